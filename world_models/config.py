@@ -1,0 +1,119 @@
+"""From YAML files and flags to a frozen dataclass, and from a command line to a command.
+
+A command is two functions: `prepare` looks at everything a person may have got wrong and raises `ValueError` or
+`FileNotFoundError`; `work` does the job. So bad input ends with one line and status 2 before anything is touched,
+and an error after that is a bug, shown with its traceback.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import inspect
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeVar
+
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter
+
+from world_models.version import __version__
+
+Config = TypeVar("Config")
+Job = TypeVar("Job")
+
+
+class Stopped(RuntimeError):
+    """Work ended early for a reason that a person can act on; what was finished stays."""
+
+
+class _Parser(ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        line = re.sub(r"\s+", " ", str(message)).strip()
+        flags = [option for action in self._actions for option in action.option_strings]
+        unknown = re.search(r"(?:unrecognized arguments: |Option ')(?:--)?([\w.]+)", line)
+        near = difflib.get_close_matches(f"--{unknown[1]}", flags, n=1) if unknown else []
+        hint = f"; did you mean {near[0]}?" if near else "" if ex is None and not unknown else "; see --help"
+        self.exit(2, f"{self.prog}: error: {line}{hint}\n")
+
+
+class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of the description as they are written."""
+
+
+def parse(schema: type[Config], argv: Sequence[str] | None = None, *, prog: str, description: str = "") -> Config:
+    """Read flags and `--config` YAML files into the dataclass `schema`; later files and flags win.
+
+    Bad values end the process with status 2 and one line on standard error.
+    """
+    return _parse(schema, _parser(schema, prog, description), argv)
+
+
+def _parser(schema: type, prog: str, description: str) -> _Parser:
+    parser = _Parser(prog=prog, description=description, formatter_class=_Help, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"world_models {__version__}")
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file of the fields below; repeatable, later wins")
+    parser.add_class_arguments(schema)
+    return parser
+
+
+def _parse(schema: type[Config], parser: _Parser, argv: Sequence[str] | None) -> Config:
+    try:
+        values = parser.instantiate(parser.parse_args(argv))
+        return schema(**{field.name: values[field.name] for field in dataclasses.fields(schema)})  # type: ignore[arg-type]
+    except ValueError as error:  # the dataclasses check their own bounds
+        parser.error(str(error))
+
+
+def run_command(
+    doc: str | None,
+    schema: type[Config],
+    prepare: Callable[[Config], Job],
+    work: Callable[[Job], Any],
+    argv: Sequence[str] | None = None,
+) -> None:
+    """Run a command: parse, prepare, work.
+
+    Args:
+        doc: the module's docstring, which `--help` shows.
+        schema: the command's config dataclass.
+        prepare: checks all input, touches nothing; its errors end with status 2.
+        work: does the job; `Stopped` ends it with status 1, Ctrl-C with 130.
+        argv: the flags; those of the process when None.
+    """
+    module = inspect.getmodule(work)
+    assert module is not None
+    spec = module.__spec__
+    name = spec.name if spec else module.__name__
+    parser = _parser(schema, f"python -m {name.removesuffix('.__main__')}", inspect.cleandoc(doc or ""))
+    config = _parse(schema, parser, argv)
+    try:
+        job = prepare(config)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    try:
+        work(job)
+    except Stopped as stopped:
+        sys.exit(f"{parser.prog}: {stopped}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def to_yaml(config: Any) -> str:
+    """The resolved config as YAML that `--config` reads back to the same values."""
+    return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False)
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, which is what YAML knows."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `ValueError(message)` unless the condition holds: the one-line bounds check of config dataclasses."""
+    if not condition:
+        raise ValueError(message)

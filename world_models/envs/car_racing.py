@@ -1,0 +1,96 @@
+"""What CarRacing-v3's simulator knows at each frame, as a named vector.
+
+The track's centre line is a closed polyline of points about 3.5 m apart; heading 0 points along +y, and left is
+positive, for angles as for distances.
+"""
+
+import math
+from typing import Any, ClassVar
+
+import numpy as np
+from gymnasium.envs.box2d import car_racing
+from jaxtyping import Float32
+
+CURVATURE_AHEAD_M = (10, 25, 50)
+CURVATURE_SPAN = 2  # points to either side that a curvature is measured over
+
+
+class CarTelemetry:
+    """Reads the state of one CarRacing episode.
+
+    Args:
+        env: the unwrapped environment, after its reset.
+    """
+
+    NAMES: ClassVar[tuple[str, ...]] = (
+        "position_x_m",
+        "position_y_m",
+        "heading_rad",
+        "velocity_along_m_per_s",
+        "velocity_across_m_per_s",
+        "yaw_rate_rad_per_s",
+        "steering_angle_rad",
+        "wheel_speed_front_left_rad_per_s",
+        "wheel_speed_front_right_rad_per_s",
+        "wheel_speed_rear_left_rad_per_s",
+        "wheel_speed_rear_right_rad_per_s",
+        "center_distance_m",
+        "relative_heading_rad",
+        *(f"curvature_ahead_{distance}m_per_m" for distance in CURVATURE_AHEAD_M),
+        "wheels_on_road_share",
+        "tile_index",
+        "zoom_px_per_m",
+    )
+
+    def __init__(self, env: Any):
+        self._env = env
+        track = np.array(env.track, np.float64)  # rows of (alpha, heading, x, y)
+        self._headings, self._points = track[:, 1], track[:, 2:4]
+        following = np.roll(self._points, -1, axis=0) - self._points
+        self._arc_m = np.concatenate([[0.0], np.cumsum(np.hypot(*following.T))])
+        self._curvature = self._curvatures()
+
+    def _curvatures(self) -> np.ndarray:
+        """Change of heading per metre at each point of the centre line; positive turns left."""
+        n, span = len(self._headings), CURVATURE_SPAN
+        ahead, behind = (np.roll(self._headings, shift) for shift in (-span, span))
+        turn = (ahead - behind + math.pi) % (2 * math.pi) - math.pi
+        index = np.arange(n)
+        length_m = (self._arc_m[(index + span) % n] - self._arc_m[(index - span) % n]) % self._arc_m[-1]
+        return turn / length_m
+
+    def __call__(self) -> Float32[np.ndarray, " 19"]:
+        """The state at the current frame, in the order of `NAMES`."""
+        hull, wheels = self._env.car.hull, self._env.car.wheels
+        x, y = hull.position
+        tile = int(np.argmin((self._points[:, 0] - x) ** 2 + (self._points[:, 1] - y) ** 2))
+        heading = self._headings[tile]
+        away_x, away_y = x - self._points[tile, 0], y - self._points[tile, 1]
+        left = -away_x * math.cos(heading) - away_y * math.sin(heading)
+        relative = (hull.angle - heading + math.pi) % (2 * math.pi) - math.pi
+        values = (
+            *(x, y, hull.angle),
+            *self._velocity(hull),
+            hull.angularVelocity,
+            wheels[0].joint.angle,
+            *(wheel.omega for wheel in wheels),
+            *(left, relative),
+            *(self._curvature_ahead(tile, distance) for distance in CURVATURE_AHEAD_M),
+            sum(bool(wheel.tiles) for wheel in wheels) / len(wheels),
+            *(tile, self._zoom()),
+        )
+        return np.array(values, np.float32)
+
+    def _velocity(self, hull: Any) -> tuple[float, float]:
+        """Speed along the car and across it, to its left."""
+        (vx, vy), angle = hull.linearVelocity, hull.angle
+        return -vx * math.sin(angle) + vy * math.cos(angle), -vx * math.cos(angle) - vy * math.sin(angle)
+
+    def _curvature_ahead(self, tile: int, distance_m: float) -> float:
+        arc = (self._arc_m[tile] + distance_m) % self._arc_m[-1]
+        return self._curvature[np.searchsorted(self._arc_m, arc, side="right") - 1]
+
+    def _zoom(self) -> float:
+        """Pixels of the 1000x800 window per metre: the camera zooms in over the first second."""
+        t = self._env.t
+        return 0.1 * car_racing.SCALE * max(1 - t, 0) + car_racing.ZOOM * car_racing.SCALE * min(t, 1)

@@ -1,0 +1,87 @@
+"""Pictures as uint8 arrays and PNG files: grids, strips, contact sheets, clips, curves. No torch in here."""
+
+import base64
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw
+
+from world_models import files
+
+if TYPE_CHECKING:
+    from world_models.rollouts import Rollouts
+
+Picture = UInt8[np.ndarray, "height width 3"]
+Frames = UInt8[np.ndarray, "frames height width 3"]
+
+GAP = 2
+WHITE = 255
+
+
+def save(path: Path, picture: Picture) -> None:
+    """Write a PNG, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with files.whole(path) as temporary:
+        temporary.write_bytes(png(picture))
+
+
+def png(picture: Picture) -> bytes:
+    """The picture as a PNG file's bytes."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def grid(rows: Sequence[Frames], scale: int = 2) -> Picture:
+    """Frames in rows, with white gaps; each frame enlarged by a whole number."""
+    columns = max(map(len, rows))
+    height, width = (scale * side for side in rows[0].shape[1:3])
+    sheet = np.full((len(rows) * (height + GAP) + GAP, columns * (width + GAP) + GAP, 3), WHITE, np.uint8)
+    for i, frames in enumerate(rows):
+        for j, frame in enumerate(frames):
+            top, left = GAP + i * (height + GAP), GAP + j * (width + GAP)
+            sheet[top : top + height, left : left + width] = frame.repeat(scale, 0).repeat(scale, 1)
+    return sheet
+
+
+def labelled(picture: Picture, labels: Sequence[str], margin: int = 150) -> Picture:
+    """The picture with a label beside each of its equally high rows."""
+    canvas = Image.new("RGB", (picture.shape[1] + margin, picture.shape[0]), "white")
+    canvas.paste(Image.fromarray(picture), (margin, 0))
+    draw, height = ImageDraw.Draw(canvas), picture.shape[0] / len(labels)
+    for i, label in enumerate(labels):
+        draw.text((8, int((i + 0.5) * height)), label, fill="black", anchor="lm")
+    return np.asarray(canvas)
+
+
+def sheet(frames: Frames, columns: int = 8, scale: int = 2) -> Picture:
+    """Frames in reading order."""
+    return grid([frames[i : i + columns] for i in range(0, len(frames), columns)], scale)
+
+
+def contact_sheet(data: "Rollouts", num_episodes: int = 8, num_frames: int = 10) -> Picture:
+    """A row for each of some episodes, spread over the data set: frames from its first to its last."""
+    chosen = np.unique(np.linspace(0, len(data) - 1, num_episodes).astype(int))
+    rows, labels = [], []
+    for index in chosen:
+        episode = data[int(index)]
+        rows.append(episode.frames[np.linspace(0, len(episode), num_frames).astype(int)])
+        labels.append(f"seed {episode.seed}, {episode.policy}\n{len(episode)} steps\nreturn {episode.rewards.sum():.0f}")
+    return labelled(grid(rows), labels)
+
+
+def clip_gif(left: Frames, right: Frames, scale: int = 3, frames_per_s: int = 25) -> bytes:
+    """An animated GIF of two clips side by side."""
+    pictures = [Image.fromarray(grid([np.stack(pair)], scale)) for pair in zip(left, right, strict=True)]
+    buffer = io.BytesIO()
+    pictures[0].save(buffer, "GIF", save_all=True, append_images=pictures[1:], duration=1000 // frames_per_s, loop=0)
+    return buffer.getvalue()
+
+
+def data_url(data: bytes, kind: str) -> str:
+    """The bytes as a URL that a page can hold in itself."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

@@ -1,0 +1,139 @@
+"""Files written whole or not at all, that say what made them."""
+
+import contextlib
+import fcntl
+import functools
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from world_models.version import __version__
+
+PARTIAL = ".partial"
+"""Suffix of a file that is still being written; no reader opens one."""
+
+PACKAGES = ("numpy", "h5py", "gymnasium", "box2d", "pygame-ce", "opencv-python", "torch")
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; it takes its real name only if the block succeeds.
+
+    The contents are on the disk before the name is, so a crash leaves either the old file or the new one.
+    """
+    temporary = path.with_name(path.name + PARTIAL)
+    try:
+        yield temporary
+        _sync(temporary)
+        temporary.replace(path)
+        _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file whole or not at all; NaN and infinities are refused, since they are not JSON."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def sha256(*parts: bytes | memoryview) -> str:
+    """Hexadecimal sha256 of the parts, one after the other."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Hexadecimal sha256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Hold a folder against a second writer; the lock goes with the process, however that ends.
+
+    Raises:
+        ValueError: another process is writing into the folder.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ValueError(f"{folder} is being written by another process; wait for it or choose another folder") from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def remove_partials(folder: Path, names: Sequence[str] = ("*",)) -> None:
+    """Delete what a killed process left half written in the folder."""
+    for name in names:
+        for path in folder.glob(name + PARTIAL):
+            path.unlink(missing_ok=True)
+
+
+def check_room(folder: Path, need_bytes: float) -> None:
+    """Refuse work that its disk cannot hold.
+
+    Raises:
+        ValueError: fewer than `need_bytes` are free where the folder is, or will be.
+    """
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    status = os.statvfs(existing)
+    free_bytes = status.f_bavail * status.f_frsize
+    if free_bytes < need_bytes:
+        raise ValueError(
+            f"{folder}: about {need_bytes / 1e9:.3g} GB are needed and {free_bytes / 1e9:.3g} GB are free; "
+            "make room, ask for less, or choose another --out"
+        )
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """What made a file: this package, its git commit where it runs from a checkout, Python and the libraries."""
+    found = {"world_models": __version__, "git_commit": _git_commit(), "python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+def _git_commit() -> str:
+    """The checkout's commit, with `-dirty` where tracked files differ; `unknown` for an installed package."""
+    here = Path(__file__)
+    git = functools.partial(subprocess.run, cwd=here.parent, capture_output=True, text=True, timeout=10)
+    try:
+        if git(["git", "ls-files", "--error-unmatch", here.name]).returncode:
+            return "unknown"
+        commit = git(["git", "rev-parse", "HEAD"]).stdout.strip()
+        dirty = git(["git", "status", "--porcelain", "--untracked-files=no"]).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return commit + ("-dirty" if dirty else "")

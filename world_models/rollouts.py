@@ -1,0 +1,174 @@
+"""Rollouts: what was seen, done and earned, as HDF5 shards of flat columns.
+
+An episode of T steps has T + 1 rows. Row t < T holds the frame x_t, the action a_t chosen after seeing it, and the
+reward and end flags that a_t caused. Row T holds the final frame; its action and reward are zero, its flags false,
+and `Episode` does not hand them out. See `rollouts/README.md` for every column.
+"""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from jaxtyping import Bool, Float32, Float64, UInt8
+
+from world_models import files
+from world_models.shards import Column, Format, reader, writer
+
+FRAME_SHAPE = (64, 64, 3)
+FRAME_BYTES = 64 * 64 * 3
+
+FORMAT = Format(
+    name="world_models.rollouts",
+    version=1,
+    columns={
+        "frames": Column(("uint8",), FRAME_SHAPE, chunk_rows=16),
+        "actions": Column(("float32",), (None,)),
+        "rewards": Column(("float32",)),
+        "terminated": Column(("bool",)),
+        "truncated": Column(("bool",)),
+        "telemetry": Column(("float32",), (None,)),
+    },
+    common=("env", "preprocess", "action_space", "warmup_steps"),
+    attributes=("config", "versions"),
+    gzip=4,
+)
+
+Frame = UInt8[np.ndarray, "64 64 3"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Episode:
+    """One episode of T transitions and T + 1 frames.
+
+    Attributes:
+        frames: x_0 .. x_T.
+        actions: a_0 .. a_{T-1}; `actions[t]` was chosen after seeing `frames[t]`.
+        rewards: what each action earned.
+        terminated, truncated: whether that action ended the episode, and how.
+        telemetry: simulator state at each frame.
+        seed: env seed.
+        policy: who drove.
+    """
+
+    frames: UInt8[np.ndarray, "T+1 64 64 3"]
+    actions: Float32[np.ndarray, "T A"]
+    rewards: Float32[np.ndarray, " T"]
+    terminated: Bool[np.ndarray, " T"]
+    truncated: Bool[np.ndarray, " T"]
+    telemetry: Float32[np.ndarray, "T+1 S"]
+    seed: int
+    policy: str
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+    def __repr__(self) -> str:
+        return f"Episode(steps={len(self)}, return={self.rewards.sum():.1f}, seed={self.seed}, policy={self.policy!r})"
+
+
+class RolloutWriter:
+    """Streams episodes, row by row, into a shard; made by `write_rollouts`."""
+
+    def __init__(self, shard: writer.ShardWriter, num_actions: int):
+        self._shard, self._num_actions = shard, num_actions
+
+    def step(
+        self,
+        frame: Frame,
+        telemetry: Float32[np.ndarray, " S"],
+        action: Float32[np.ndarray, " A"],
+        reward: float,
+        terminated: bool,
+        truncated: bool,
+    ) -> None:
+        """Append row t: a frame, the action chosen after seeing it, and what that action caused."""
+        self._shard.append(
+            frames=frame[None],
+            telemetry=telemetry[None],
+            actions=action[None],
+            rewards=np.array([reward], np.float32),
+            terminated=np.array([terminated]),
+            truncated=np.array([truncated]),
+        )
+
+    def end_episode(self, frame: Frame, telemetry: Float32[np.ndarray, " S"], seed: int, policy: str) -> None:
+        """Append row T, the final frame, and close the episode."""
+        self.step(frame, telemetry, np.zeros(self._num_actions, np.float32), 0.0, False, False)
+        self._shard.end_episode(seed, policy)
+
+
+@contextlib.contextmanager
+def write_rollouts(
+    path: Path, num_actions: int, telemetry_names: Sequence[str], attributes: Mapping[str, str | int]
+) -> Iterator[RolloutWriter]:
+    """Write one shard of rollouts in a block: whole if the block succeeds, nothing if it raises."""
+    shapes = {"frames": FRAME_SHAPE, "actions": (num_actions,), "telemetry": (len(telemetry_names),)}
+    with writer.write_shard(path, FORMAT, shapes) as shard:
+        shard.attributes.update(attributes, versions=json.dumps(files.versions()))
+        shard.column_attributes["telemetry"] = {"names": list(telemetry_names)}
+        yield RolloutWriter(shard, num_actions)
+
+
+class Rollouts(reader.ShardedEpisodes, Sequence[Episode]):
+    """A data set of rollouts: a sequence of episodes, read from disk when asked for.
+
+    Args:
+        path: a folder of shards, or one shard.
+        verify: compare every column with its digest, which reads everything.
+
+    Attributes:
+        env: id of the environment.
+        preprocess: how observations became frames; `world_models.preprocess` takes it.
+        action_space: what an action column holds.
+        num_actions: columns of `actions`.
+        telemetry_names: what each telemetry column holds, with its unit.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        ValueError: a shard is incomplete, damaged, of another kind, or inconsistent.
+    """
+
+    def __init__(self, path: str | Path, verify: bool = False):
+        super().__init__(path, FORMAT, verify)
+        first = self.shards[0]
+        self.env = str(first.attributes["env"])
+        self.preprocess: dict[str, Any] = first.json_attribute("preprocess")
+        self.action_space: dict[str, Any] = first.json_attribute("action_space")
+        self.num_actions: int = first.row_shapes["actions"][0]
+        self.telemetry_names = tuple(map(str, first.column_attributes["telemetry"].get("names", ())))
+
+    def __repr__(self) -> str:
+        return f"Rollouts({self.path}: {self.env}, {len(self)} episodes, {self.num_rows} frames, {len(self.shards)} shards)"
+
+    @overload
+    def __getitem__(self, index: int) -> Episode: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Episode]: ...
+    def __getitem__(self, index: int | slice) -> Episode | list[Episode]:
+        """Read one episode (or several) from disk."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        episode = range(len(self))[index]
+        shard, start, rows = self.locate(episode)
+        final = start + rows - 1  # the final frame's row, which is no transition
+        return Episode(
+            frames=shard.read("frames", start, final + 1),
+            actions=shard.read("actions", start, final),
+            rewards=shard.read("rewards", start, final),
+            terminated=shard.read("terminated", start, final),
+            truncated=shard.read("truncated", start, final),
+            telemetry=shard.read("telemetry", start, final + 1),
+            seed=int(self.seeds[episode]),
+            policy=self.policies[episode],
+        )
+
+    def returns(self) -> Float64[np.ndarray, " episodes"]:
+        """Sum of each episode's rewards."""
+        sums = []
+        for shard in self.shards:
+            sums.append(np.add.reduceat(shard.read("rewards").astype(np.float64), shard.starts))
+        return np.concatenate(sums)

@@ -1,0 +1,81 @@
+"""Shards: HDF5 files of flat columns with an episode table, the mechanism under rollouts and latents.
+
+A shard holds *row* columns (one entry a frame) and the episode columns `episode_start`, `episode_length`,
+`episode_seed`, `episode_policy`, which tile the rows. `rollouts.py` and `latents.py` say which row columns there are
+and what they mean; `writer` writes them whole or not at all, `reader` checks a file before anybody trusts it.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+SHARD_NAME = re.compile(r"shard-(\d{5,})\.h5")
+EPISODE_COLUMNS = {"episode_start": np.int64, "episode_length": np.int32, "episode_seed": np.int64}
+"""The numeric episode columns and their dtypes; `episode_policy`, a string, is the fourth."""
+
+BLOCK_ROWS = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """What one row column holds.
+
+    Attributes:
+        dtypes: the dtypes it may have; the first is what is written by default.
+        row_shape: shape of one row, None where any length goes.
+        chunk_rows: rows of an HDF5 chunk, the least that a read decompresses.
+    """
+
+    dtypes: tuple[str, ...]
+    row_shape: tuple[int | None, ...] = ()
+    chunk_rows: int = BLOCK_ROWS
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """A kind of shard.
+
+    Attributes:
+        name: the attribute `format` of its files.
+        version: their `format_version`.
+        columns: the row columns.
+        common: attributes that every shard of a data set has, with one value.
+        attributes: attributes that a shard has for itself.
+        gzip: compression level of the row columns, None for none.
+    """
+
+    name: str
+    version: int
+    columns: Mapping[str, Column]
+    common: tuple[str, ...]
+    attributes: tuple[str, ...]
+    gzip: int | None
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """The attributes without which a file is refused."""
+        return (*self.common, *self.attributes)
+
+
+def shard_path(folder: Path, index: int) -> Path:
+    """Where shard `index` of a data set lies."""
+    return folder / f"shard-{index:05d}.h5"
+
+
+def shard_paths(folder: Path) -> list[Path]:
+    """The shards in a folder, in order."""
+    return sorted(p for p in folder.glob("shard-*.h5") if SHARD_NAME.fullmatch(p.name))
+
+
+def little_endian(array: np.ndarray) -> memoryview:
+    """The raw bytes that a digest is taken of: little-endian, C order."""
+    ordered = np.ascontiguousarray(array)
+    return ordered.astype(ordered.dtype.newbyteorder("<"), copy=False).reshape(-1).view(np.uint8).data
+
+
+def strings_bytes(strings: tuple[str, ...]) -> bytes:
+    """What the digest of a string column is taken of: UTF-8, joined by NUL."""
+    return "\0".join(strings).encode()

@@ -1,0 +1,246 @@
+"""Reading shards: nothing is trusted before it is checked, and what is refused is refused by name, in one line."""
+
+import functools
+import json
+import os
+from pathlib import Path
+from typing import Any, NoReturn
+
+import h5py
+import numpy as np
+
+from world_models import files
+from world_models.shards import (
+    BLOCK_ROWS,
+    EPISODE_COLUMNS,
+    Column,
+    Format,
+    little_endian,
+    shard_path,
+    shard_paths,
+    strings_bytes,
+)
+
+HARMLESS_FILTERS = {1, 2, 3}  # deflate, shuffle, fletcher32: what every HDF5 build decodes without a plugin
+MAX_CHUNK_BYTES = 1 << 26
+
+
+class Shard:
+    """One shard on disk, checked when it is opened.
+
+    Attributes:
+        path: the file.
+        attributes: the file's attributes; JSON ones are decoded by whoever knows them.
+        num_rows: rows of every row column.
+        starts, lengths, seeds: the episode table, int64 (E,).
+        policies: which policy drove each episode.
+        row_shapes: the shape of one row of each column.
+
+    Raises:
+        ValueError: the file is no whole, consistent shard of this format; the message names the file and the fault.
+    """
+
+    def __init__(self, path: Path, fmt: Format, verify: bool = False):
+        self.path, self.format = path, fmt
+        try:
+            with _open(path) as file:
+                self._read_header(file)
+                if verify:
+                    self._verify(file)
+        except (OSError, KeyError, RuntimeError) as error:  # what h5py raises on a damaged file
+            raise ValueError(f"{path}: damaged or no HDF5 file ({_first_line(error)}); delete it and make it again") from None
+
+    def __repr__(self) -> str:
+        return f"Shard({self.path}, {len(self.starts)} episodes, {self.num_rows} rows)"
+
+    def read(self, column: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Rows start..stop of a column."""
+        return _cached_open(self.path, self.path.stat().st_mtime_ns, os.getpid())[column][start:stop]  # type: ignore[index]
+
+    def digest(self) -> str:
+        """The sha256 of the `digests` attribute with sorted keys: names the shard's contents."""
+        return files.sha256(json.dumps(self.digests, sort_keys=True).encode())
+
+    def _refuse(self, found: str) -> NoReturn:
+        raise ValueError(f"{self.path}: {found}")
+
+    def _read_header(self, file: h5py.File) -> None:
+        self._check_kind(file.attrs)
+        self._check_links(file)
+        datasets = {name: self._check_column(file, name, spec) for name, spec in self.format.columns.items()}
+        counts = {name: len(dataset) for name, dataset in datasets.items()}
+        self.num_rows = next(iter(counts.values()))
+        if len(set(counts.values())) > 1:
+            self._refuse("columns of different lengths: " + ", ".join(f"{name} {n}" for name, n in counts.items()))
+        self.row_shapes = {name: dataset.shape[1:] for name, dataset in datasets.items()}
+        self.attributes = {name: _text(value) for name, value in file.attrs.items()}
+        self.column_attributes = {name: dict(dataset.attrs) for name, dataset in datasets.items()}
+        self.digests: dict[str, str] = self.json_attribute("digests")
+        self._read_episodes(file)
+
+    def json_attribute(self, name: str) -> Any:
+        """A JSON attribute, decoded."""
+        try:
+            return json.loads(self.attributes[name])
+        except (TypeError, json.JSONDecodeError):
+            self._refuse(f"attribute {name} is not JSON; delete the file and make it again")
+
+    def _check_kind(self, attributes: h5py.AttributeManager) -> None:
+        found, version = _text(attributes.get("format")), attributes.get("format_version")
+        if found != self.format.name:
+            self._refuse(f"holds {found or 'something else'}, not {self.format.name}; name a folder of {self.format.name}")
+        if version != self.format.version:
+            self._refuse(f"format version {version}, this program reads {self.format.version}; read it with its own version")
+        if not attributes.get("complete", False):
+            self._refuse("is incomplete; delete it and run the command that was writing it again")
+        missing = sorted({*self.format.required, "digests"} - set(attributes))
+        if missing:
+            self._refuse(f"lacks the attribute {missing[0]}; delete it and make it again")
+
+    def _check_links(self, file: h5py.File) -> None:
+        for name in file:
+            if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+                self._refuse(f"{name} is a link to elsewhere, which is never followed; do not trust this file")
+
+    def _check_dataset(self, file: h5py.File, name: str, dims: int) -> h5py.Dataset:
+        if name not in file:
+            self._refuse(f"lacks the column {name}; delete it and make it again")
+        dataset = file[name]
+        if not isinstance(dataset, h5py.Dataset) or dataset.ndim != dims:
+            self._refuse(f"{name} is not a dataset of {dims} dimensions; delete the file and make it again")
+        if dataset.is_virtual or dataset.external:
+            self._refuse(f"{name} keeps its data in another file, which is never followed; do not trust this file")
+        plist = dataset.id.get_create_plist()
+        filters = {plist.get_filter(i)[0] for i in range(plist.get_nfilters())}
+        chunk_bytes = np.prod(dataset.chunks or (0,), dtype=np.float64) * dataset.dtype.itemsize
+        if filters - HARMLESS_FILTERS or chunk_bytes > MAX_CHUNK_BYTES:
+            self._refuse(f"{name} is packed in a way this format never uses; do not trust this file")
+        return dataset
+
+    def _check_column(self, file: h5py.File, name: str, spec: Column) -> h5py.Dataset:
+        dataset = self._check_dataset(file, name, 1 + len(spec.row_shape))
+        shape_fits = all(want in (None, have) for want, have in zip(spec.row_shape, dataset.shape[1:], strict=True))
+        if str(dataset.dtype) not in spec.dtypes or not shape_fits:
+            wanted = f"{' or '.join(spec.dtypes)} ({', '.join(['N', *(str(n or 'any') for n in spec.row_shape)])})"
+            self._refuse(f"{name} is {dataset.dtype} {dataset.shape}, wanted {wanted}; delete the file and make it again")
+        return dataset
+
+    def _read_episodes(self, file: h5py.File) -> None:
+        columns = {name: self._check_dataset(file, name, 1) for name in (*EPISODE_COLUMNS, "episode_policy")}
+        for name, dtype in EPISODE_COLUMNS.items():
+            if columns[name].dtype != dtype:
+                self._refuse(f"{name} is {columns[name].dtype}, wanted {np.dtype(dtype)}; delete the file and make it again")
+        if len({len(column) for column in columns.values()}) > 1 or not len(columns["episode_start"]):
+            self._refuse("episode columns of different lengths, or none; delete the file and make it again")
+        self.starts, self.lengths, self.seeds = (columns[name][:].astype(np.int64) for name in EPISODE_COLUMNS)
+        self.policies = tuple(columns["episode_policy"].asstr()[:].tolist())
+        ends = self.starts + self.lengths
+        tiled = self.starts[0] == 0 and (self.starts[1:] == ends[:-1]).all() and ends[-1] == self.num_rows
+        if not tiled or self.lengths.min() < 2:
+            self._refuse("its episodes do not tile its rows; delete the file and make it again")
+
+    def _verify(self, file: h5py.File) -> None:
+        """Compare every column with its digest, and the end flags with the episode table."""
+        for name in (*self.format.columns, *EPISODE_COLUMNS, "episode_policy"):
+            if self._digest_of(file, name) != self.digests.get(name):
+                self._refuse(f"{name} differs from its digest, so the data is damaged; delete the file and make it again")
+        ends = np.flatnonzero(file["terminated"][:] | file["truncated"][:])  # type: ignore[index, operator]
+        if not np.array_equal(ends, self.starts + self.lengths - 2):
+            self._refuse("an end flag does not stand at its episode's last transition; delete the file and make it again")
+
+    def _digest_of(self, file: h5py.File, name: str) -> str:
+        if name == "episode_policy":
+            return files.sha256(strings_bytes(self.policies))
+        dataset = file[name]
+        blocks = (dataset[i : i + BLOCK_ROWS] for i in range(0, len(dataset), BLOCK_ROWS)) if 0 not in dataset.shape[1:] else ()
+        return files.sha256(*map(little_endian, blocks))
+
+
+def _open(path: Path) -> h5py.File:
+    return h5py.File(path, "r", locking=False)
+
+
+@functools.lru_cache(maxsize=32)
+def _cached_open(path: Path, mtime_ns: int, pid: int) -> h5py.File:
+    """Keep the files last read open: few, since a data set may have more shards than a process may open.
+
+    The process is part of the key, since an HDF5 handle must not cross a fork.
+    """
+    return _open(path)
+
+
+def _text(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def open_shards(path: str | Path, fmt: Format, verify: bool = False) -> tuple[Shard, ...]:
+    """Open a folder of shards, or a single one, checked.
+
+    Raises:
+        FileNotFoundError: there is nothing at the path, or no shard in the folder.
+        ValueError: a shard is refused, one is missing among its neighbours, or two disagree on what they hold.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder; name a folder of {fmt.name} shards")
+    paths = [path] if path.is_file() else shard_paths(path)
+    if not paths:
+        raise FileNotFoundError(f"{path}: no shard-*.h5 in it; name a folder of {fmt.name} shards")
+    if path.is_dir():
+        _check_no_gap(path, paths)
+    shards = tuple(Shard(p, fmt, verify) for p in paths)
+    for shard in shards[1:]:
+        for name in fmt.common:
+            if shard.attributes[name] != shards[0].attributes[name]:
+                raise ValueError(
+                    f"{shard.path}: its {name} is {shard.attributes[name]}, that of {shards[0].path.name} is "
+                    f"{shards[0].attributes[name]}; keep data sets in folders of their own"
+                )
+    return shards
+
+
+def _check_no_gap(folder: Path, paths: list[Path]) -> None:
+    for index, found in enumerate(paths):
+        if found != shard_path(folder, index):
+            missing = shard_path(folder, index).name
+            raise ValueError(f"{folder}: {missing} is missing, so it is incomplete; run the command that made it again")
+
+
+class ShardedEpisodes:
+    """The episodes of a folder of shards under one index, in the order of the files.
+
+    Attributes:
+        path: what was opened.
+        shards: its shards.
+        lengths, seeds: rows and env seed of each episode, int64 (E,).
+        policies: which policy drove each episode.
+    """
+
+    def __init__(self, path: str | Path, fmt: Format, verify: bool = False):
+        self.path = Path(path)
+        self.shards = open_shards(path, fmt, verify)
+        self.lengths = np.concatenate([shard.lengths for shard in self.shards])
+        self.seeds = np.concatenate([shard.seeds for shard in self.shards])
+        self.policies = tuple(policy for shard in self.shards for policy in shard.policies)
+        self._starts = np.concatenate([shard.starts for shard in self.shards])
+        self._shard_of = np.repeat(np.arange(len(self.shards)), [len(shard.starts) for shard in self.shards])
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all shards: transitions, and one final frame an episode."""
+        return int(self.lengths.sum())
+
+    def locate(self, episode: int) -> tuple[Shard, int, int]:
+        """The shard of an episode, and its first row and number of rows there."""
+        return self.shards[self._shard_of[episode]], int(self._starts[episode]), int(self.lengths[episode])
+
+    def digest(self) -> str:
+        """Names the contents of all shards: equal digests are equal columns."""
+        return files.sha256(*(shard.digest().encode() for shard in self.shards))

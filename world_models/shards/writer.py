@@ -1,0 +1,127 @@
+"""Writing a shard: columns streamed in whole chunks, digested on the way, renamed when complete."""
+
+import contextlib
+import functools
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from world_models import files
+from world_models.shards import EPISODE_COLUMNS, Column, Format, little_endian, strings_bytes
+
+
+class _ColumnWriter:
+    """Appends to one dataset in whole chunks, and digests what passes."""
+
+    def __init__(self, file: h5py.File, name: str, spec: Column, dtype: np.dtype, row_shape: tuple[int, ...], gzip: int | None):
+        self.rows = 0
+        self.digest = hashlib.sha256()
+        self._pending: list[np.ndarray] = []
+        self._pending_rows = 0
+        self._flush_rows = max(64, spec.chunk_rows)
+        # HDF5 has no chunks for rows without width; such a column stays empty and is laid out at the end.
+        self._empty = 0 in row_shape
+        self._create = functools.partial(file.create_dataset, name, dtype=dtype)
+        self._row_shape = row_shape
+        if not self._empty:
+            packed = {"compression": "gzip", "compression_opts": gzip, "shuffle": True} if gzip is not None else {}
+            self._dataset = self._create(
+                shape=(0, *row_shape), maxshape=(None, *row_shape), chunks=(spec.chunk_rows, *row_shape), **packed
+            )
+
+    def append(self, rows: np.ndarray) -> None:
+        assert rows.shape[1:] == self._row_shape, (rows.shape, self._row_shape)
+        self.rows += len(rows)
+        if self._empty:
+            return
+        self._pending.append(rows)
+        self._pending_rows += len(rows)
+        if self._pending_rows >= self._flush_rows:
+            self._flush(self._pending_rows // self._flush_rows * self._flush_rows)
+
+    def _flush(self, count: int) -> None:
+        block = np.concatenate(self._pending).astype(self._dataset.dtype, copy=False)
+        written, rest = np.ascontiguousarray(block[:count]), block[count:].copy()
+        self._pending, self._pending_rows = [rest], len(rest)
+        self.digest.update(little_endian(written))
+        start = len(self._dataset)
+        self._dataset.resize(start + len(written), axis=0)
+        self._dataset[start:] = written
+
+    def finish(self) -> str:
+        if self._empty:
+            self._create(shape=(self.rows, *self._row_shape))
+        elif self._pending_rows:
+            self._flush(self._pending_rows)
+        return self.digest.hexdigest()
+
+
+class ShardWriter:
+    """Streams the columns of one shard; made by `write_shard`.
+
+    Attributes:
+        attributes: what the format wants said of the file; fill it in before the block ends.
+        column_attributes: the same for single columns, by name.
+    """
+
+    def __init__(self, file: h5py.File, fmt: Format, shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, str]):
+        self.attributes: dict[str, str | int] = {}
+        self.column_attributes: dict[str, dict[str, Any]] = {}
+        self._file, self._format = file, fmt
+        self._episodes: list[tuple[int, int, int, str]] = []
+        self._columns = {
+            name: _ColumnWriter(file, name, spec, np.dtype(dtypes.get(name, spec.dtypes[0])), shapes.get(name, ()), fmt.gzip)
+            for name, spec in fmt.columns.items()
+        }
+
+    def append(self, **rows: np.ndarray) -> None:
+        """Append rows to the named columns; by the end of an episode all columns have to be of one length."""
+        for name, block in rows.items():
+            self._columns[name].append(block)
+
+    def end_episode(self, seed: int, policy: str) -> None:
+        """Say that every row since the last call is one episode."""
+        start = sum(self._episodes[-1][:2]) if self._episodes else 0
+        (rows,) = {column.rows for column in self._columns.values()}
+        assert rows > start, "an episode has rows"
+        self._episodes.append((start, rows - start, seed, policy))
+
+    def finish(self) -> None:
+        """Write what is pending, the episode table, digests and attributes; `complete` comes last."""
+        digests = {name: column.finish() for name, column in self._columns.items()}
+        starts, lengths, seeds, policies = zip(*self._episodes, strict=True)
+        for (name, dtype), values in zip(EPISODE_COLUMNS.items(), (starts, lengths, seeds), strict=True):
+            data = np.array(values, dtype)
+            self._file[name] = data
+            digests[name] = files.sha256(little_endian(data))
+        self._file.create_dataset("episode_policy", data=list(policies), dtype=h5py.string_dtype())
+        digests["episode_policy"] = files.sha256(strings_bytes(policies))
+        for name, attributes in self.column_attributes.items():
+            self._file[name].attrs.update(attributes)
+        missing = set(self._format.required) - set(self.attributes)
+        assert not missing, f"attributes not set: {missing}"
+        self._file.attrs.update({"format": self._format.name, "format_version": self._format.version, **self.attributes})
+        self._file.attrs.update({"digests": json.dumps(digests, sort_keys=True), "complete": True})
+
+
+@contextlib.contextmanager
+def write_shard(
+    path: Path, fmt: Format, shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, str] | None = None
+) -> Iterator[ShardWriter]:
+    """Write a shard in a block: whole if the block succeeds, nothing if it raises.
+
+    Args:
+        path: the shard's final name.
+        fmt: which kind of shard.
+        shapes: the shape of one row of each column that is not a scalar.
+        dtypes: dtypes that differ from a column's default.
+    """
+    with files.whole(path) as temporary, h5py.File(temporary, "w") as file:
+        writer = ShardWriter(file, fmt, shapes, dtypes or {})
+        yield writer
+        writer.finish()

@@ -1,0 +1,185 @@
+"""Where numbers and pictures of a run go: metrics.jsonl always, Weights & Biases and TensorBoard as asked.
+
+No tracking failure ends a run, and nothing here ever asks a question or waits for an answer.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import UInt8
+from tqdm import tqdm
+
+METRICS_FILE = "metrics.jsonl"
+
+
+@dataclasses.dataclass(frozen=True)
+class WandbConfig:
+    """Weights & Biases.
+
+    Attributes:
+        mode: auto is online where there is an API key, else offline; WANDB_MODE in the environment decides for auto.
+        project: project to log to.
+        entity: team or user; your default when null.
+        group: runs of one group are shown together.
+        name: name of the run; that of its folder when null.
+        tags: labels to filter by.
+    """
+
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    project: str = "world_models"
+    entity: str | None = None
+    group: str | None = None
+    name: str | None = None
+    tags: tuple[str, ...] = ()
+
+
+def progress(total: int, unit: str, label: str) -> tqdm:
+    """A progress bar with rate and time left; a line every half minute where no terminal shows it."""
+    quiet = not sys.stderr.isatty()
+    return tqdm(total=total, unit=unit, desc=label, mininterval=30 if quiet else 0.1, smoothing=0.05, unit_scale=True, ascii=quiet)
+
+
+class Tracker:
+    """Logs a run's metrics and pictures to every place that was asked for.
+
+    Args:
+        folder: the run's folder.
+        config: the resolved config, for the comparison of runs.
+        wandb: how to use Weights & Biases.
+        tensorboard: whether to write TensorBoard's files too.
+        run_id: id of the W&B run to go on with.
+    """
+
+    def __init__(
+        self, folder: Path, config: Mapping[str, Any], wandb: WandbConfig, job_type: str, tensorboard: bool = False, run_id: str | None = None
+    ):
+        self._file = (folder / METRICS_FILE).open("a", encoding="utf-8")
+        self._wandb = _start_wandb(folder, config, wandb, job_type, run_id)
+        self.run_id: str | None = self._wandb.id if self._wandb else None
+        self._board = _start_tensorboard(folder) if tensorboard else None
+
+    def log(self, metrics: Mapping[str, float | int]) -> None:
+        """Log one line of metrics; `frames_seen` among them is the x axis everywhere."""
+        finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        self._file.write(json.dumps(finite) + "\n")
+        self._file.flush()
+        self._guarded(lambda: self._wandb.log(dict(metrics)), self._wandb)
+        if self._board:
+            for name, value in metrics.items():
+                self._board.add_scalar(name, value, metrics["frames_seen"])
+
+    def images(self, images: Mapping[str, UInt8[np.ndarray, "height width 3"]], frames_seen: int) -> None:
+        """Log pictures."""
+
+        def send() -> None:
+            import wandb
+
+            self._wandb.log({"frames_seen": frames_seen} | {name: wandb.Image(image) for name, image in images.items()})
+
+        self._guarded(send, self._wandb)
+        if self._board:
+            for name, image in images.items():
+                self._board.add_image(name, image, frames_seen, dataformats="HWC")
+
+    def finish(self) -> None:
+        """Close everything; what was logged stays."""
+        self._file.close()
+        self._guarded(lambda: self._wandb.finish(), self._wandb)
+        if self._board:
+            self._board.close()
+
+    def _guarded(self, send: Callable[[], Any], there: Any) -> None:
+        if not there:
+            return
+        try:
+            send()
+        except Exception as error:
+            print(f"W&B failed and is left out from here on ({error}); metrics.jsonl has everything", file=sys.stderr)
+            self._wandb = None
+
+
+def truncate_metrics(folder: Path, step: int) -> None:
+    """Drop the lines after `step`, which a resumed run writes again, and a last line that was half written."""
+    path = folder / METRICS_FILE
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    kept = []
+    for line in lines:
+        with contextlib.suppress(json.JSONDecodeError):
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+    path.write_text("".join(kept), encoding="utf-8")
+
+
+def _start_wandb(folder: Path, config: Mapping[str, Any], options: WandbConfig, job_type: str, run_id: str | None) -> Any:
+    """A W&B run, offline where online is not to be had, None where W&B is off or fails."""
+    mode = _wandb_mode(options, folder)
+    while mode != "disabled":
+        try:
+            return _init_wandb(folder, config, options, job_type, run_id, mode)
+        except Exception as error:
+            fallback = "offline" if mode == "online" else "disabled"
+            print(f"W&B cannot be used {mode} ({error}); going on {fallback}", file=sys.stderr)
+            mode = fallback
+    return None
+
+
+def _wandb_mode(options: WandbConfig, folder: Path) -> str:
+    mode = os.environ.get("WANDB_MODE", "auto") if options.mode == "auto" else options.mode
+    if mode != "auto":
+        return mode
+    if _has_api_key():
+        return "online"
+    print(f"W&B: no API key, so the run is kept offline; `wandb sync {folder}/wandb/offline-run-*` uploads it")
+    return "offline"
+
+
+def _init_wandb(folder: Path, config: Mapping[str, Any], options: WandbConfig, job_type: str, run_id: str | None, mode: str) -> Any:
+    import wandb
+
+    run = wandb.init(
+        dir=folder,
+        config=dict(config),
+        mode=mode,  # type: ignore[arg-type]
+        project=options.project,
+        entity=options.entity,
+        group=options.group,
+        name=options.name or folder.name,
+        tags=options.tags,
+        job_type=job_type,
+        id=run_id,
+        resume="allow" if run_id else None,
+        settings=wandb.Settings(init_timeout=20, console="off", silent=True),
+    )
+    run.define_metric("frames_seen")
+    run.define_metric("*", step_metric="frames_seen")
+    for name in ("val/sse", "val/loss_nats"):
+        run.define_metric(name, step_metric="frames_seen", summary="min")
+    run.define_metric("val/psnr_db", step_metric="frames_seen", summary="max")
+    return run
+
+
+def _start_tensorboard(folder: Path) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder / "tensorboard"))
+
+
+def _has_api_key() -> bool:
+    """Whether W&B would find a key by itself: in the environment or in ~/.netrc."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    import netrc
+    from urllib.parse import urlparse
+
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
+    with contextlib.suppress(OSError, netrc.NetrcParseError):
+        return bool(netrc.netrc(os.environ.get("NETRC")).authenticators(host or ""))
+    return False
