@@ -1,1 +1,45 @@
-"""x"""
+"""World Models' vision component: CarRacing in, latent sequences for a memory model out.
+
+    collect    envs + policies -> rollouts/<name>/shard-*.h5    64x64x3 frames, actions, rewards, ends, telemetry
+    train_vae  frames -> VAE -> runs/<name>/                    the V model of Ha & Schmidhuber (2018)
+    encode     rollouts + V model -> latents/<name>/shard-*.h5  mu and logvar of every frame
+    evaluate   how good the V model is                          numbers, figures, one report page
+
+Each is a command, `python -m world_models.<verb> --help`; `python -m world_models` runs them all on a small scale.
+From Python: `Rollouts`, `Latents` and `LatentSequences` read what the commands write, `load_vae` loads a V model,
+and `preprocess` turns an observation into a frame. Importing this package imports none of torch, Box2D, OpenCV.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from world_models.version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from world_models.checkpoints import load_vae as load_vae
+    from world_models.envs.preprocessing import preprocess as preprocess
+    from world_models.latents import Latents as Latents
+    from world_models.latents import LatentSequences as LatentSequences
+    from world_models.rollouts import Episode as Episode
+    from world_models.rollouts import Rollouts as Rollouts
+
+_PUBLIC = {
+    "Episode": "rollouts",
+    "Latents": "latents",
+    "LatentSequences": "latents",
+    "Rollouts": "rollouts",
+    "load_vae": "checkpoints",
+    "preprocess": "envs.preprocessing",
+}
+__all__ = ["Episode", "LatentSequences", "Latents", "Rollouts", "__version__", "load_vae", "preprocess"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

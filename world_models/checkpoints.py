@@ -1,0 +1,143 @@
+"""Models and training states on disk: weights, architecture and data digest, written whole or not at all.
+
+Weights are safetensors and states are plain tensors and numbers loaded with `weights_only=True`: no file that a user
+names can run code.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from world_models import files
+from world_models.vae import VAE, VAEConfig
+
+FORMAT = "world_models.vae"
+ARCHITECTURE = "conv_vae"
+WEIGHT_FILES = {"best": "best.safetensors", "last": "model.safetensors"}
+Weights = Literal["best", "last"]
+
+
+def save_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors as a safetensors file."""
+    with files.whole(path) as temporary:
+        temporary.write_bytes(safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is none.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; train the model first, or name the folder of a run")
+    try:
+        return safetensors.torch.load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: no safetensors file ({error}); train the model again") from None
+
+
+def save_description(run: Path, vae: VAE, **facts: Any) -> None:
+    """Write model.json: all that is needed beside the weights to load the model."""
+    description = {
+        "format": FORMAT,
+        "architecture": ARCHITECTURE,
+        "vae": dataclasses.asdict(vae.config),
+        "preprocess": vae.preprocess,
+        "versions": files.versions(),
+        **facts,
+    }
+    files.write_json(run / "model.json", description)
+
+
+def load_description(run: str | Path) -> dict[str, Any]:
+    """Read model.json.
+
+    Raises:
+        FileNotFoundError: the folder holds no model.
+        ValueError: it describes no model of this architecture.
+    """
+    path = Path(run) / "model.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{run}: no trained model in it (no model.json); name the --out of a train_vae run")
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        found = f"{description['format']}, {description['architecture']}"
+    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
+        raise ValueError(f"{path}: describes no model; name the --out of a train_vae run") from None
+    if found != f"{FORMAT}, {ARCHITECTURE}":
+        raise ValueError(f"{path}: a model of {found}, wanted {FORMAT}, {ARCHITECTURE}; read it with the program that made it")
+    return description
+
+
+def weights_path(run: str | Path, weights: Weights = "best") -> Path:
+    """Where the best or the last weights of a run lie."""
+    return Path(run) / WEIGHT_FILES[weights]
+
+
+def load_vae(run: str | Path, weights: Weights = "best", device: str | torch.device = "cpu") -> VAE:
+    """Load the V model of a run, ready to encode and decode uint8 frames.
+
+    Args:
+        run: a run's folder.
+        weights: `best` (lowest validation loss) or `last`.
+        device: where to put it.
+
+    Raises:
+        FileNotFoundError: no model there.
+        ValueError: its files are damaged or of another architecture.
+    """
+    description = load_description(run)
+    path = weights_path(run, weights)
+    try:
+        vae = VAE(VAEConfig(**description["vae"]), description["preprocess"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{Path(run) / 'model.json'}: describes no model ({error}); train it again") from None
+    _check_shapes(path, {name: tuple(tensor.shape) for name, tensor in vae.state_dict().items()})
+    vae.load_state_dict(load_tensors(path))
+    return vae.to(device).eval()
+
+
+def _check_shapes(path: Path, wanted: Mapping[str, tuple[int, ...]]) -> None:
+    """Compare names and shapes before any weight is read."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; train the model to its first validation, or give --weights last")
+    try:
+        with safe_open(path, "pt") as file:
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: no safetensors file ({error}); train the model again") from None
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            raise ValueError(
+                f"{path}: weights of another architecture: {name} is {found.get(name, 'absent')}, model.json wants "
+                f"{wanted.get(name, 'none')}; use the model.json and weights of one run"
+            )
+
+
+def save_state(run: Path, state: Mapping[str, Any]) -> None:
+    """Write state.pt: tensors and plain values, from which training goes on."""
+    with files.whole(run / "state.pt") as temporary:
+        torch.save(dict(state), temporary)
+
+
+def load_state(run: Path) -> dict[str, Any]:
+    """Read state.pt; it may hold nothing but tensors and plain values.
+
+    Raises:
+        ValueError: damaged, or holding code.
+    """
+    path = run / "state.pt"
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever its unpickler met
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path}: no training state ({reason}); choose another --out, or delete it to start anew") from None

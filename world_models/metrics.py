@@ -1,0 +1,229 @@
+"""What is measured of a V model and of the baselines it has to beat. SSE is summed over a frame's 12,288 values."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+from world_models.rollouts import FRAME_SHAPE
+from world_models.vae import (
+    ACTIVE_VARIANCE,
+    NUM_VALUES,
+    USED_KL_NATS,
+    VAE,
+    Posterior,
+    log_likelihood,
+    prior_log_prob,
+    squared_error,
+    to_images,
+)
+
+BATCH = 128
+PCA_MAX_FRAMES = 20_000
+PCA_ITERATIONS = 8
+PCA_OVERSAMPLING = 16
+
+Frames = UInt8[np.ndarray, "frames 64 64 3"]
+
+
+def batches(frames: Frames, size: int = BATCH) -> Iterator[UInt8[Tensor, "batch 64 64 3"]]:
+    """The frames in order, a batch at a time."""
+    for start in range(0, len(frames), size):
+        yield torch.from_numpy(frames[start : start + size])
+
+
+def psnr_db(sse: float) -> float:
+    """Peak signal-to-noise ratio, from the mean squared error of values in [0, 1]."""
+    return 10 * math.log10(NUM_VALUES / max(sse, 1e-12))
+
+
+@dataclasses.dataclass
+class Moments:
+    """Sums over frames, from which means and variances per latent dimension follow; float64."""
+
+    count: int = 0
+    total: Float[Tensor, " z"] | float = 0.0
+    squares: Float[Tensor, " z"] | float = 0.0
+
+    def add(self, values: Float[Tensor, "batch z"]) -> None:
+        """Count a batch in."""
+        values = values.double().cpu()
+        self.count += len(values)
+        self.total = self.total + values.sum(0)
+        self.squares = self.squares + values.square().sum(0)
+
+    @property
+    def mean(self) -> Float[Tensor, " z"]:
+        """Mean of each dimension."""
+        return torch.as_tensor(self.total) / self.count
+
+    @property
+    def variance(self) -> Float[Tensor, " z"]:
+        """Variance of each dimension."""
+        return (torch.as_tensor(self.squares) / self.count - self.mean.square()).clamp(min=0)
+
+
+@torch.inference_mode()
+def validate(vae: VAE, frames: Frames, noise: Float[Tensor, "frames z"]) -> dict[str, float]:
+    """The validation metrics: of decode(mu), except for the loss, which is the objective on one sampled z.
+
+    Returns:
+        sse, kl_nats, loss_nats, psnr_db, active_units, dims_used.
+    """
+    sums = torch.zeros(3, dtype=torch.float64)
+    mu, kl = Moments(), Moments()
+    for batch, eps in zip(batches(frames), noise.split(BATCH), strict=True):
+        images = to_images(batch.to(vae.device))
+        posterior = vae.posterior(images)
+        sse = squared_error(images, vae.logits(posterior.mu).sigmoid())
+        loss = vae.objective(images, eps.to(vae.device)).loss_nats
+        sums += torch.stack([sse.double().sum(), posterior.kl_nats().double().sum(), loss.double().sum()]).cpu()
+        mu.add(posterior.mu)
+        kl.add(posterior.kl_nats_per_dim())
+    sse, kl_nats, loss_nats = (sums / len(frames)).tolist()
+    return {
+        "sse": sse,
+        "kl_nats": kl_nats,
+        "loss_nats": loss_nats,
+        "psnr_db": psnr_db(sse) if math.isfinite(sse) else math.nan,
+        "active_units": int((mu.variance > ACTIVE_VARIANCE).sum()),
+        "dims_used": int((kl.mean > USED_KL_NATS).sum()),
+    }
+
+
+@torch.inference_mode()
+def measure(vae: VAE, frames: Frames, seed: int = 0) -> dict[str, float | list[float]]:
+    """SSE, PSNR, SSIM, KL per dimension, active units and ELBO of frames."""
+    generator = torch.Generator().manual_seed(seed)
+    sums = torch.zeros(3, dtype=torch.float64)
+    mu, kl = Moments(), Moments()
+    for batch in batches(frames):
+        images = to_images(batch.to(vae.device))
+        posterior = vae.posterior(images)
+        means = vae.logits(posterior.mu).sigmoid()
+        z = posterior.sample(torch.randn(posterior.mu.shape, generator=generator).to(vae.device))
+        elbo = log_likelihood(images, vae.logits(z), vae.config.likelihood) - posterior.kl_nats()
+        ssim = structural_similarity_index_measure(means, images, reduction="sum", data_range=1.0)
+        assert isinstance(ssim, Tensor)
+        sums += torch.stack([squared_error(images, means).double().sum(), ssim.double(), elbo.double().sum()]).cpu()
+        mu.add(posterior.mu)
+        kl.add(posterior.kl_nats_per_dim())
+    sse, ssim, elbo = (sums / len(frames)).tolist()
+    return {
+        "sse": sse,
+        "psnr_db": psnr_db(sse),
+        "ssim": ssim,
+        "kl_nats": float(kl.mean.sum()),
+        "kl_per_dim": kl.mean.tolist(),
+        "active_units": int((mu.variance > ACTIVE_VARIANCE).sum()),
+        "dims_used": int((kl.mean > USED_KL_NATS).sum()),
+        "elbo_nats": elbo,
+    }
+
+
+@torch.inference_mode()
+def iwae_nats(vae: VAE, frames: Frames, samples: Sequence[int] = (1, 10, 100), seed: int = 0) -> dict[str, float]:
+    """The importance-weighted bound on log p(x) (Burda et al. 2016, eq. 8), mean over frames, by number of samples.
+
+    With one sample it is the ELBO with a sampled KL; it grows with the number of samples towards log p(x). The
+    smaller numbers use the first of the larger ones' samples.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    totals = dict.fromkeys(samples, 0.0)
+    for batch in batches(frames):
+        images = to_images(batch.to(vae.device))
+        posterior = vae.posterior(images)
+        weights = torch.stack([_log_weight(vae, images, posterior, generator).double() for _ in range(max(samples))])
+        for k in samples:
+            totals[k] += float((torch.logsumexp(weights[:k], 0) - math.log(k)).sum())
+    return {str(k): total / len(frames) for k, total in totals.items()}
+
+
+def _log_weight(vae: VAE, images: Float[Tensor, "batch 3 64 64"], posterior: Posterior, generator: torch.Generator) -> Tensor:
+    """log p(x|z) + log p(z) - log q(z|x) for one z of the posterior."""
+    z = posterior.sample(torch.randn(posterior.mu.shape, generator=generator).to(images.device))
+    return log_likelihood(images, vae.logits(z), vae.config.likelihood) + prior_log_prob(z) - posterior.log_prob(z)
+
+
+@dataclasses.dataclass(frozen=True)
+class Baselines:
+    """The mean frame and the principal components of training frames: the least that a model has to beat."""
+
+    mean: Float[Tensor, " values"]
+    components: Float[Tensor, "k values"]
+
+    @property
+    def mean_frame(self) -> UInt8[Tensor, "64 64 3"]:
+        """The mean as a frame."""
+        return (self.mean * 255).round().to(torch.uint8).reshape(FRAME_SHAPE)
+
+    def reconstruct(self, frames: UInt8[Tensor, "batch 64 64 3"]) -> Float[Tensor, "batch values"]:
+        """What is left of frames that pass through the components."""
+        return self.mean + ((_flat(frames) - self.mean) @ self.components.T) @ self.components
+
+    def measure(self, frames: Frames) -> dict[str, float]:
+        """`mean_sse` and `pca_sse` of frames."""
+        mean_sse = pca_sse = 0.0
+        for batch in batches(frames):
+            away = _flat(batch) - self.mean
+            mean_sse += float(away.square().sum(dtype=torch.float64))
+            pca_sse += float((away - (away @ self.components.T) @ self.components).square().sum(dtype=torch.float64))
+        return {"mean_sse": mean_sse / len(frames), "pca_sse": pca_sse / len(frames)}
+
+
+def _flat(frames: UInt8[Tensor, "batch 64 64 3"]) -> Float[Tensor, "batch values"]:
+    return frames.flatten(1).float() / 255
+
+
+def fit_baselines(frames: Frames, num_components: int) -> Baselines:
+    """The mean, and the principal components by subspace iteration (Halko et al. 2011, algorithm 4.4).
+
+    Frames stay uint8 in memory and the work is on the CPU with random numbers of its own, so the result is the same
+    whatever trains on them.
+    """
+    k = min(num_components, len(frames))
+    mean = sum((_flat(batch).sum(0, dtype=torch.float64) for batch in batches(frames, 512)), torch.zeros(NUM_VALUES)) / len(frames)
+    mean = mean.float()
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(NUM_VALUES, min(k + PCA_OVERSAMPLING, len(frames)), generator=generator)).Q
+    for _ in range(PCA_ITERATIONS):
+        basis = torch.linalg.qr(_covariance_times(frames, mean, basis)).Q
+    _, rotation = torch.linalg.eigh(basis.T @ _covariance_times(frames, mean, basis))
+    return Baselines(mean, (basis @ rotation.flip(1)[:, :k]).T.contiguous())
+
+
+def _covariance_times(frames: Frames, mean: Float[Tensor, " values"], basis: Float[Tensor, "values k"]) -> Tensor:
+    product = torch.zeros_like(basis)
+    for batch in batches(frames, 512):
+        away = _flat(batch) - mean
+        product += away.T @ (away @ basis)
+    return product / len(frames)
+
+
+def previous_frame_sse(frames: Frames) -> float:
+    """SSE of predicting each of neighbouring frames by the one before it."""
+    pairs = zip(batches(frames[:-1]), batches(frames[1:]), strict=True)
+    return sum(float((_flat(a) - _flat(b)).square().sum(dtype=torch.float64)) for a, b in pairs) / (len(frames) - 1)
+
+
+def probe_r2(
+    train_x: Float[np.ndarray, "train features"],
+    train_y: Float[np.ndarray, "train targets"],
+    test_x: Float[np.ndarray, "test features"],
+    test_y: Float[np.ndarray, "test targets"],
+    ridge: float = 1e-3,
+) -> list[float | None]:
+    """R2 of a linear probe (ridge regression on standardised features) for each target; None where it never varies."""
+    center, scale = train_x.mean(0), train_x.std(0) + 1e-8
+    design, tests = ((x.astype(np.float64) - center) / scale for x in (train_x, test_x))
+    offset = train_y.mean(0, dtype=np.float64)
+    gram = design.T @ design + ridge * len(design) * np.eye(design.shape[1])
+    predicted = tests @ np.linalg.solve(gram, design.T @ (train_y - offset)) + offset
+    error = np.square(test_y - predicted).sum(0)
+    spread = np.square(test_y - test_y.mean(0, dtype=np.float64)).sum(0)
+    return [float(1 - e / s) if s > 1e-9 else None for e, s in zip(error, spread, strict=True)]

@@ -1,0 +1,166 @@
+"""The variational autoencoder: posterior, likelihoods, KL, ELBO. Nats per frame, summed over pixels and latents."""
+
+import dataclasses
+import math
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from world_models.config import require
+from world_models.networks import Decoder, Encoder
+
+NUM_VALUES = 64 * 64 * 3
+USED_KL_NATS = 0.05  # a latent dimension with more KL than this is in use
+ACTIVE_VARIANCE = 0.01  # one whose mu varies more than this over the data is active (Burda et al. 2016)
+
+
+@dataclasses.dataclass(frozen=True)
+class VAEConfig:
+    """The V model and its objective.
+
+    Attributes:
+        z_dim: latent dimensions.
+        beta: weight of the KL in the objective.
+        kl_tolerance: KL floor in nats per latent dimension: the objective has max(KL, kl_tolerance * z_dim).
+        likelihood: gaussian (squared error: variance 1/2) or bernoulli (cross-entropy).
+    """
+
+    z_dim: int = 32
+    beta: float = 1.0
+    kl_tolerance: float = 0.5
+    likelihood: Literal["gaussian", "bernoulli"] = "gaussian"
+
+    def __post_init__(self):
+        require(self.z_dim >= 1, f"vae.z_dim is {self.z_dim}; give 1 or more")
+        require(0 <= self.beta < math.inf, f"vae.beta is {self.beta}; give 0 or more")
+        require(0 <= self.kl_tolerance < math.inf, f"vae.kl_tolerance is {self.kl_tolerance}; give 0 or more")
+
+
+@dataclasses.dataclass(frozen=True)
+class Posterior:
+    """q(z|x): a normal distribution with diagonal covariance for each frame."""
+
+    mu: Float[Tensor, "batch z"]
+    logvar: Float[Tensor, "batch z"]
+
+    def sample(self, noise: Float[Tensor, "batch z"] | None = None) -> Float[Tensor, "batch z"]:
+        """z = mu + exp(logvar / 2) * noise, the reparameterisation (Kingma & Welling 2014, section 2.4)."""
+        return self.mu + torch.exp(self.logvar / 2) * (torch.randn_like(self.mu) if noise is None else noise)
+
+    def kl_nats_per_dim(self) -> Float[Tensor, "batch z"]:
+        """Divergence from N(0, 1) of each latent dimension."""
+        return 0.5 * (self.mu.square() + self.logvar.exp() - self.logvar - 1)
+
+    def kl_nats(self) -> Float[Tensor, " batch"]:
+        """Divergence from N(0, I) (Kingma & Welling 2014, appendix B)."""
+        return self.kl_nats_per_dim().sum(1)
+
+    def log_prob(self, z: Float[Tensor, "batch z"]) -> Float[Tensor, " batch"]:
+        """log q(z|x)."""
+        return -0.5 * ((z - self.mu).square() / self.logvar.exp() + self.logvar + math.log(2 * math.pi)).sum(1)
+
+
+def prior_log_prob(z: Float[Tensor, "batch z"]) -> Float[Tensor, " batch"]:
+    """log N(z; 0, I)."""
+    return -0.5 * (z.square() + math.log(2 * math.pi)).sum(1)
+
+
+def squared_error(images: Float[Tensor, "batch 3 64 64"], means: Float[Tensor, "batch 3 64 64"]) -> Float[Tensor, " batch"]:
+    """SSE: summed over the frame's 12,288 values in [0, 1]."""
+    return (images - means).square().sum((1, 2, 3))
+
+
+def cross_entropy(images: Float[Tensor, "batch 3 64 64"], logits: Float[Tensor, "batch 3 64 64"]) -> Float[Tensor, " batch"]:
+    """Bernoulli cross-entropy, summed over the frame's values."""
+    return F.binary_cross_entropy_with_logits(logits, images, reduction="none").sum((1, 2, 3))
+
+
+def log_likelihood(
+    images: Float[Tensor, "batch 3 64 64"], logits: Float[Tensor, "batch 3 64 64"], likelihood: str
+) -> Float[Tensor, " batch"]:
+    """log p(x|z) with all its constants; the Gaussian has variance 1/2, so that its exponent is the SSE."""
+    if likelihood == "bernoulli":
+        return -cross_entropy(images, logits)
+    return -squared_error(images, logits.sigmoid()) - 0.5 * NUM_VALUES * math.log(math.pi)
+
+
+@dataclasses.dataclass(frozen=True)
+class Terms:
+    """The objective and its parts, each per frame."""
+
+    loss_nats: Float[Tensor, " batch"]
+    sse: Float[Tensor, " batch"]
+    kl_nats: Float[Tensor, " batch"]
+
+
+class VAE(nn.Module):
+    """The V model: encoder, decoder, and what they were trained for.
+
+    Attributes:
+        config: sizes and objective.
+        preprocess: how observations have to be turned into frames; `world_models.preprocess` takes it.
+    """
+
+    def __init__(self, config: VAEConfig, preprocess: dict[str, Any] | None = None):
+        super().__init__()
+        self.config, self.preprocess = config, preprocess or {}
+        self.encoder, self.decoder = Encoder(config.z_dim), Decoder(config.z_dim)
+
+    def posterior(self, images: Float[Tensor, "batch 3 64 64"]) -> Posterior:
+        """q(z|x) of images in [0, 1]."""
+        mu, logvar = self.encoder(images)
+        return Posterior(mu.float(), logvar.float())  # the mathematics stays in float32 under autocast
+
+    def logits(self, z: Float[Tensor, "batch z"]) -> Float[Tensor, "batch 3 64 64"]:
+        """The decoder's output before the sigmoid."""
+        return self.decoder(z).float()
+
+    def objective(
+        self, images: Float[Tensor, "batch 3 64 64"], noise: Float[Tensor, "batch z"], beta_share: float = 1.0
+    ) -> Terms:
+        """What training minimises, on one sampled z: reconstruction + beta * max(KL, floor).
+
+        Args:
+            images: in [0, 1].
+            noise: standard normal, a row a frame.
+            beta_share: share of beta that applies, below 1 during its warm-up.
+        """
+        posterior = self.posterior(images)
+        logits = self.logits(posterior.sample(noise))
+        sse, kl = squared_error(images, logits.sigmoid()), posterior.kl_nats()
+        error = sse if self.config.likelihood == "gaussian" else cross_entropy(images, logits)
+        floor = self.config.kl_tolerance * self.config.z_dim
+        return Terms(error + beta_share * self.config.beta * kl.clamp(min=floor), sse, kl)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.encoder.mu.weight.device
+
+    @torch.inference_mode()
+    def encode(self, frames: UInt8[Tensor, "batch 64 64 3"] | UInt8[Any, "batch 64 64 3"]) -> Posterior:
+        """q(z|x) of uint8 frames (a tensor or a NumPy array)."""
+        return self.posterior(to_images(torch.as_tensor(frames).to(self.device)))
+
+    @torch.inference_mode()
+    def decode(self, z: Float[Tensor, "batch z"]) -> UInt8[Tensor, "batch 64 64 3"]:
+        """The frames that latents stand for."""
+        return to_frames(self.logits(z.to(self.device)).sigmoid())
+
+
+def to_images(frames: UInt8[Tensor, "batch height width 3"]) -> Float[Tensor, "batch 3 height width"]:
+    """Frames as the network sees them: float, channel first, in [0, 1]."""
+    return frames.permute(0, 3, 1, 2).float() / 255
+
+
+def to_frames(images: Float[Tensor, "batch 3 height width"]) -> UInt8[Tensor, "batch height width 3"]:
+    """Images as frames."""
+    return (images * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def num_parameters(module: nn.Module) -> int:
+    """Trainable numbers in a module."""
+    return sum(parameter.numel() for parameter in module.parameters())
