@@ -123,6 +123,19 @@ def _check_shapes(path: Path, wanted: Mapping[str, tuple[int, ...]]) -> None:
             )
 
 
+def check_preprocess(preprocess: Mapping[str, Any], data: Path, vae: VAE, run: str) -> None:
+    """Refuse frames that were made in another way than those the model was trained on.
+
+    Raises:
+        ValueError: the two differ.
+    """
+    if preprocess != vae.preprocess:
+        raise ValueError(
+            f"{data}: frames made by {json.dumps(preprocess)}, {run} was trained on {json.dumps(vae.preprocess)}; "
+            "collect with the same --crop, or train on such frames"
+        )
+
+
 def save_state(run: Path, state: Mapping[str, Any]) -> None:
     """Write state.pt: tensors and plain values, from which training goes on."""
     with files.whole(run / "state.pt") as temporary:

@@ -1,18 +1,21 @@
 """Pictures as uint8 arrays and PNG files: grids, strips, contact sheets, clips, curves. No torch in here."""
 
 import base64
+import functools
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 
 from world_models import files
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from world_models.rollouts import Rollouts
 
 Picture = UInt8[np.ndarray, "height width 3"]
@@ -85,3 +88,43 @@ def clip_gif(left: Frames, right: Frames, scale: int = 3, frames_per_s: int = 25
 def data_url(data: bytes, kind: str) -> str:
     """The bytes as a URL that a page can hold in itself."""
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _rendered(draw: Callable[["Axes"], None], width: float = 8.0, height: float = 3.0) -> Picture:
+    """A matplotlib figure of one pair of axes, without a display and without pyplot's global state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
+    draw(figure.add_subplot())
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def bars(heights: Float[np.ndarray, " bars"], labels: Sequence[int], xlabel: str, ylabel: str) -> Picture:
+    """A bar chart."""
+
+    def draw(axes: "Axes") -> None:
+        axes.bar(np.arange(len(heights)), heights)
+        axes.set_xticks(np.arange(len(heights)), map(str, labels), fontsize=7)
+        axes.set(xlabel=xlabel, ylabel=ylabel)
+
+    return _rendered(draw)
+
+
+def curves(
+    lines: Sequence[Mapping[str, Any]], names: Sequence[str], levels: Mapping[str, Mapping[str, float]]
+) -> Picture | None:
+    """Metrics over the frames seen, side by side; `levels` draws labelled horizontal lines. None where there is no line."""
+    if not lines:
+        return None
+
+    def draw(name: str, axes: "Axes") -> None:
+        axes.plot([line["frames_seen"] for line in lines], [line[name] for line in lines], marker=".")
+        for label, level in levels.get(name, {}).items():
+            axes.axhline(level, color="gray", linestyle="--", label=label)
+            axes.legend()
+        axes.set(xlabel="frames seen", ylabel=name, ylim=(0, None))
+
+    return np.concatenate([_rendered(functools.partial(draw, name), 6.0) for name in names], axis=1)

@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,6 +21,19 @@ from world_models.rollouts import FRAME_BYTES, FRAME_SHAPE, Rollouts
 
 BLOCK_FRAMES = 64
 WINDOWS_IN_MEMORY = 2  # the one that batches come from and the one being read
+Device = Literal["auto", "cpu", "cuda"]
+
+
+def torch_device(name: Device) -> torch.device:
+    """The device that a setting names; auto takes a GPU if there is one.
+
+    Raises:
+        ValueError: a GPU is asked for where there is none.
+    """
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise ValueError("device is cuda, and torch finds no GPU; give cpu or auto")
+    return torch.device("cuda" if there and name != "cpu" else "cpu")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,22 +92,23 @@ class FrameSet:
         """Bytes of all frames, uint8."""
         return len(self) * FRAME_BYTES
 
-    def read_block(self, block: int) -> UInt8[np.ndarray, "frames 64 64 3"]:
-        """The frames of a block, from disk."""
-        return self._shards[block].read("frames", self._starts[block], self._stops[block])
+    def read_block(self, block: int, column: str = "frames") -> np.ndarray:
+        """A block's frames, or another column's rows, from disk."""
+        return self._shards[block].read(column, self._starts[block], self._stops[block])
 
     def read_all(self) -> UInt8[np.ndarray, "frames 64 64 3"]:
         """All frames, by position."""
         return self._read_window(np.arange(len(self.block_lengths)), np.arange(len(self)))
 
-    def read_spread(self, count: int) -> UInt8[np.ndarray, "frames 64 64 3"]:
-        """Up to `count` frames, evenly spread over the positions."""
+    def read_spread(self, count: int, column: str = "frames") -> np.ndarray:
+        """Up to `count` frames, evenly spread over the positions, or another column's rows for the same frames."""
         chosen = np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(np.int64)
         blocks = np.searchsorted(self.block_offsets, chosen, side="right") - 1
-        frames = [
-            self.read_block(block)[chosen[blocks == block] - self.block_offsets[block]] for block in np.unique(blocks).tolist()
+        rows = [
+            self.read_block(block, column)[chosen[blocks == block] - self.block_offsets[block]]
+            for block in np.unique(blocks).tolist()
         ]
-        return np.concatenate(frames)
+        return np.concatenate(rows)
 
     def read_window(self, window: Window) -> UInt8[np.ndarray, "frames 64 64 3"]:
         """The frames of a window, in its order."""

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from world_models import checkpoints, figures, files, metrics, tracking
 from world_models.config import Stopped, require, run_command, to_yaml
-from world_models.frames import Batches, FrameSet, Split, noise, split_episodes
+from world_models.frames import Batches, Device, FrameSet, Split, noise, split_episodes, torch_device
 from world_models.rollouts import Rollouts
 from world_models.vae import VAE, VAEConfig, to_images
 
@@ -81,7 +81,7 @@ class TrainConfig:
     val_every_frames: int = 25_000
     num_val_frames: int = 2048
     log_every_steps: int = 20
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     memory_gb: float = 4.0
     resume: bool = False
@@ -97,13 +97,6 @@ class TrainConfig:
             require(0 <= getattr(self, name) < math.inf, f"{name} is {getattr(self, name)}; give 0 or more")
         for name in ("lr", "memory_gb"):
             require(0 < getattr(self, name) < math.inf, f"{name} is {getattr(self, name)}; give a number above 0")
-        require(self.device != "cuda" or torch.cuda.is_available(), "device is cuda, and torch finds no GPU; give cpu or auto")
-
-    @property
-    def torch_device(self) -> torch.device:
-        """The device that `device` names."""
-        name = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
-        return torch.device(name)
 
     def lr_at(self, frames_seen: int) -> float:
         """Linear warm-up, then a cosine to zero or a constant."""
@@ -145,6 +138,7 @@ class Job:
     """A checked training run."""
 
     config: TrainConfig
+    device: torch.device
     data: Rollouts
     split: Split
     batches: Batches
@@ -153,12 +147,12 @@ class Job:
 
 def prepare(config: TrainConfig) -> Job:
     """Check everything that can be wrong before the first step."""
-    data = Rollouts(config.data)
+    device, data = torch_device(config.device), Rollouts(config.data)
     split = split_episodes(data.seeds, config.split_seed)
     batches = Batches(FrameSet(data, split.train), config.batch_size, config.seed, config.shuffle_frames, config.memory_gb * 1e9)
     saved = _load_run(config, data)
     files.check_room(Path(config.out), 2e8)
-    return Job(config, data, split, batches, saved)
+    return Job(config, device, data, split, batches, saved)
 
 
 def _load_run(config: TrainConfig, data: Rollouts) -> dict[str, Any] | None:
@@ -216,7 +210,7 @@ def _start(job: Job) -> State:
     config, out = job.config, Path(job.config.out)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        vae = VAE(config.vae, job.data.preprocess).to(config.torch_device)
+        vae = VAE(config.vae, job.data.preprocess).to(job.device)
     state = State(vae, torch.optim.Adam(vae.parameters(), lr=config.lr))
     if job.saved:
         state.restore(job.saved)
@@ -231,10 +225,10 @@ def _start(job: Job) -> State:
 
 def _loop(job: Job, state: State, val_frames: UInt8[np.ndarray, "frames 64 64 3"], tracker: tracking.Tracker) -> None:
     """The training loop: batches from where the state stands, until enough frames were seen."""
-    config, device = job.config, job.config.torch_device
+    config = job.config
     seen = job.batches.frames_at(state.step)
     due, clock, logged = _next_multiple(seen, config.val_every_frames), time.perf_counter(), seen
-    stream = job.batches(device, state.step)
+    stream = job.batches(job.device, state.step)
     with tracking.progress(config.num_frames, "frames", "train") as bar, _stop_requests() as stop, contextlib.closing(stream):
         bar.update(min(seen, config.num_frames))
         while seen < config.num_frames:

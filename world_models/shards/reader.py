@@ -75,6 +75,7 @@ class Shard:
         self.row_shapes = {name: dataset.shape[1:] for name, dataset in datasets.items()}
         self.attributes = {name: _text(value) for name, value in file.attrs.items()}
         self.column_attributes = {name: dict(dataset.attrs) for name, dataset in datasets.items()}
+        self.column_dtypes = {name: str(dataset.dtype) for name, dataset in datasets.items()}
         self.digests: dict[str, str] = self.json_attribute("digests")
         self._read_episodes(file)
 

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,11 @@ class ShardWriter:
         (rows,) = {column.rows for column in self._columns.values()}
         assert rows > start, "an episode has rows"
         self._episodes.append((start, rows - start, seed, policy))
+
+    def tile_episodes(self, lengths: Sequence[int], seeds: Sequence[int], policies: Sequence[str]) -> None:
+        """Give the whole episode table at once."""
+        starts = np.cumsum([0, *lengths[:-1]]).tolist()
+        self._episodes = list(zip(starts, map(int, lengths), map(int, seeds), policies, strict=True))
 
     def finish(self) -> None:
         """Write what is pending, the episode table, digests and attributes; `complete` comes last."""
