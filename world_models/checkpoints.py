@@ -21,13 +21,15 @@ from world_models.vae import VAE, VAEConfig
 FORMAT = "world_models.vae"
 ARCHITECTURE = "conv_vae"
 WEIGHT_FILES = {"best": "best.safetensors", "last": "model.safetensors"}
+BASELINES_FILE = "baselines.safetensors"
 Weights = Literal["best", "last"]
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors as a safetensors file."""
-    with files.whole(path) as temporary:
-        temporary.write_bytes(safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
+    files.write_bytes(
+        path, safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
+    )
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -74,7 +76,9 @@ def load_description(run: str | Path) -> dict[str, Any]:
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
         raise ValueError(f"{path}: describes no model; name the --out of a train_vae run") from None
     if found != f"{FORMAT}, {ARCHITECTURE}":
-        raise ValueError(f"{path}: a model of {found}, wanted {FORMAT}, {ARCHITECTURE}; read it with the program that made it")
+        raise ValueError(
+            f"{path}: a model of {found}, wanted {FORMAT}, {ARCHITECTURE}; read it with the program that made it"
+        )
     return description
 
 
@@ -109,7 +113,9 @@ def load_vae(run: str | Path, weights: Weights = "best", device: str | torch.dev
 def _check_shapes(path: Path, wanted: Mapping[str, tuple[int, ...]]) -> None:
     """Compare names and shapes before any weight is read."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; train the model to its first validation, or give --weights last")
+        raise FileNotFoundError(
+            f"{path}: no such file; train the model to its first validation, or give --weights last"
+        )
     try:
         with safe_open(path, "pt") as file:
             found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
@@ -153,4 +159,6 @@ def load_state(run: Path) -> dict[str, Any]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever its unpickler met
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path}: no training state ({reason}); choose another --out, or delete it to start anew") from None
+        raise ValueError(
+            f"{path}: no training state ({reason}); choose another --out, or delete it to start anew"
+        ) from None

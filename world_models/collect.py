@@ -22,7 +22,7 @@ import yaml
 
 from world_models import envs, executors, files, policies, tracking
 from world_models.config import Stopped, require, run_command, to_yaml
-from world_models.rollouts import FORMAT, RolloutWriter, Rollouts, write_rollouts
+from world_models.rollouts import FORMAT, Rollouts, RolloutWriter, write_rollouts
 from world_models.shards import shard_path, shard_paths
 from world_models.shards.reader import Shard
 
@@ -69,7 +69,13 @@ class CollectConfig:
     verify: str | None = None
 
     def __post_init__(self):
-        for name, least in {"num_episodes": 1, "max_steps": 1, "episodes_per_shard": 1, "seed": 0, "warmup_steps": 0}.items():
+        for name, least in {
+            "num_episodes": 1,
+            "max_steps": 1,
+            "episodes_per_shard": 1,
+            "seed": 0,
+            "warmup_steps": 0,
+        }.items():
             require(getattr(self, name) >= least, f"{name} is {getattr(self, name)}; give {least} or more")
         require(self.num_workers >= 0, f"num_workers is {self.num_workers}; give 0 (one a core) or more")
         good = self.mixture and all(weight > 0 and np.isfinite(weight) for weight in self.mixture.values())
@@ -153,9 +159,13 @@ def _shards_there(config: CollectConfig) -> dict[int, int]:
         asked = identity(config)
         other = [f"{name} {held[name]}, not {asked[name]}" for name in IDENTITY if held[name] != asked[name]]
         if other:
-            raise ValueError(f"{config.out} holds a data set of {'; '.join(other)}: ask for the same, or choose another --out")
+            raise ValueError(
+                f"{config.out} holds a data set of {'; '.join(other)}: ask for the same, or choose another --out"
+            )
         if index * config.episodes_per_shard + len(shard.starts) > config.num_episodes:
-            raise ValueError(f"{config.out} holds more than {config.num_episodes} episodes: ask for more, or choose another --out")
+            raise ValueError(
+                f"{config.out} holds more than {config.num_episodes} episodes: ask for more, or choose another --out"
+            )
         there[index] = len(shard.starts)
     return there
 
@@ -180,7 +190,10 @@ def collect(job: Job | Rollouts) -> None:
         print(f"\ninterrupted: {len(shard_paths(out))} whole shards are in {out}; the same command goes on from there")
         raise
     data = Rollouts(out)
-    print(f"{out}: {len(data)} episodes, {data.num_rows:,} frames in {len(data.shards)} shards" + ("" if job.tasks else ", all there already"))
+    print(
+        f"{out}: {len(data)} episodes, {data.num_rows:,} frames in {len(data.shards)} shards"
+        + ("" if job.tasks else ", all there already")
+    )
 
 
 def _make_shards(job: Job) -> None:

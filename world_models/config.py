@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import yaml
-from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from world_models.version import __version__
 
@@ -23,7 +23,7 @@ Config = TypeVar("Config")
 Job = TypeVar("Job")
 
 
-class Stopped(RuntimeError):
+class Stopped(RuntimeError):  # noqa: N818 - it is no error
     """Work ended early for a reason that a person can act on; what was finished stays."""
 
 
@@ -54,7 +54,7 @@ def parse(schema: type[Config], argv: Sequence[str] | None = None, *, prog: str,
 def _parser(schema: type, prog: str, description: str) -> _Parser:
     parser = _Parser(prog=prog, description=description, formatter_class=_Help, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"world_models {__version__}")
-    parser.add_argument("--config", action=ActionConfigFile, help="YAML file of the fields below; repeatable, later wins")
+    parser.add_argument("--config", action="config", help="YAML file of the fields below; repeatable, later wins")
     parser.add_class_arguments(schema)
     return parser
 

@@ -90,7 +90,9 @@ def _shards_there(job: Job) -> set[int]:
         source = job.data.shards[index] if index < len(job.data.shards) else None
         found = (shard.attributes["vae_sha256"], shard.column_dtypes["mu"])
         if found != (job.vae_sha256, job.config.dtype):
-            raise ValueError(f"{path}: latents of another model or dtype than {job.config.vae}, {job.config.dtype}; choose another --out")
+            raise ValueError(
+                f"{path}: not {job.config.dtype} latents of {job.config.vae} {job.config.weights}; choose another --out"
+            )
         if source is None or not np.array_equal(shard.seeds, source.seeds[: len(shard.seeds)]):
             raise ValueError(f"{path}: latents of other rollouts than {job.config.data}; choose another --out")
         if shard.attributes["rollouts_digest"] == source.digest():
@@ -102,7 +104,7 @@ def _shards_there(job: Job) -> set[int]:
 
 def encode(job: Job) -> None:
     """Encode the shards that are missing, with a progress bar, and sum the latents up."""
-    config, out = job.config, Path(job.config.out)
+    out = Path(job.config.out)
     out.mkdir(parents=True, exist_ok=True)
     sources = [job.data.shards[index] for index in job.todo]
     try:
@@ -115,7 +117,10 @@ def encode(job: Job) -> None:
             files.write_json(out / SUMMARY_FILE, summarise(latents, job))
     except ValueError as error:
         raise Stopped(str(error)) from error
-    print(f"{out}: {len(latents)} episodes, {latents.num_rows:,} latents of {latents.z_dim} dimensions" + ("" if job.todo else ", all there already"))
+    print(
+        f"{out}: {len(latents)} episodes, {latents.num_rows:,} latents of {latents.z_dim} dimensions"
+        + ("" if job.todo else ", all there already")
+    )
 
 
 def encode_shard(job: Job, source: Shard, path: Path) -> Iterator[int]:

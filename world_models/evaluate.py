@@ -4,7 +4,9 @@ Examples:
   python -m world_models.evaluate --data rollouts/heldout --vae runs/vae
   python -m world_models.evaluate --data rollouts/heldout --vae runs/vae --weights last
 
-Collect held-out tracks with another seed: python -m world_models.collect --out rollouts/heldout --seed 1000000 --num_episodes 8.
+Collect held-out tracks with another seed:
+  python -m world_models.collect --out rollouts/heldout --seed 1000000 --num_episodes 8
+
 SSE is summed over a frame's 12,288 values in [0, 1]; every figure of the report says what it shows.
 """
 
@@ -71,7 +73,7 @@ def prepare(config: EvaluateConfig) -> Job:
     vae = checkpoints.load_vae(config.vae, config.weights, torch_device(config.device))
     checkpoints.check_preprocess(data.preprocess, data.path, vae, config.vae)
     description = checkpoints.load_description(config.vae)
-    baselines = metrics.Baselines(**checkpoints.load_tensors(Path(config.vae) / "baselines.safetensors"))
+    baselines = metrics.Baselines(**checkpoints.load_tensors(Path(config.vae) / checkpoints.BASELINES_FILE))
     return Job(config, data, vae, baselines, _probe_data(config, description, data))
 
 
@@ -87,14 +89,22 @@ def _probe_data(config: EvaluateConfig, description: dict[str, Any], data: Rollo
         return None
     train = Rollouts(recorded)
     if config.train_data is None and train.digest() != description["data_digest"]:
-        print(f"{recorded} has changed since the training, so no probes are fitted; name the data with --train_data", file=sys.stderr)
+        print(
+            f"{recorded} has changed since the training, so no probes are fitted; name the data with --train_data",
+            file=sys.stderr,
+        )
         return None
     if data.telemetry_names != train.telemetry_names:
-        raise ValueError(f"{data.path} and {train.path} hold other telemetry, so probes cannot be scored; name other --train_data")
+        raise ValueError(
+            f"{data.path} and {train.path} hold other telemetry, so probes cannot be scored; name other --train_data"
+        )
     chosen = split_episodes(train.seeds, description["split_seed"]).train
     both = {train.seeds[i] for i in chosen} & set(data.seeds.tolist()) if train.env == data.env else set()
     if both:
-        print(f"{len(both)} of the episodes in {data.path} were trained on, so the scores flatter; collect with another --seed", file=sys.stderr)
+        print(
+            f"{len(both)} episodes of {data.path} were trained on, so the scores flatter; collect with another --seed",
+            file=sys.stderr,
+        )
     return FrameSet(train, chosen)
 
 
@@ -112,6 +122,7 @@ def evaluate(job: Job) -> dict[str, Any]:
         scores["probe_r2"] = _probes(job, held_out)
         bar.update()
         scores |= {
+            "pca_components": len(job.baselines.components),
             "frames": len(frames),
             "episodes": len(job.data),
             "data": str(job.config.data),
@@ -144,7 +155,9 @@ def _probes(job: Job, held_out: FrameSet) -> dict[str, float | None] | None:
     return dict(zip(job.data.telemetry_names, metrics.probe_r2(*fitted, *scored), strict=True))
 
 
-def _mu_and_telemetry(vae: VAE, frames: FrameSet) -> tuple[Float[np.ndarray, "frames z"], Float[np.ndarray, "frames S"]]:
+def _mu_and_telemetry(
+    vae: VAE, frames: FrameSet
+) -> tuple[Float[np.ndarray, "frames z"], Float[np.ndarray, "frames S"]]:
     chosen, telemetry = frames.read_spread(PROBE_FRAMES), frames.read_spread(PROBE_FRAMES, "telemetry")
     mu = torch.cat([vae.encode(batch).mu.cpu() for batch in metrics.batches(chosen)])
     return mu.numpy(), telemetry

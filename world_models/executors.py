@@ -87,7 +87,9 @@ def _run_processes(
                 yield futures[future], result
         if not left:
             return
-    raise Stopped(f"workers died {MAX_ATTEMPTS} times over {len(left)} tasks; is there too little memory? Give fewer --num_workers")
+    raise Stopped(
+        f"workers died {MAX_ATTEMPTS} times over {len(left)} tasks; too little memory? Give fewer --num_workers"
+    )
 
 
 def _as_done(futures: dict[Future, int], tick: Callable[[], None]) -> Iterator[Future]:
@@ -141,9 +143,11 @@ def _call(task: Task[Item, Result], index: int, item: Item) -> Result:
     return task(item, report)
 
 
-def _run_ray(task: Task[Item, Result], items: Sequence[Item], num_workers: int, watch: Report) -> Iterator[tuple[int, Result]]:
+def _run_ray(
+    task: Task[Item, Result], items: Sequence[Item], num_workers: int, watch: Report
+) -> Iterator[tuple[int, Result]]:
     """Tasks on a Ray cluster, a core each; progress counts finished tasks, since their memory is elsewhere."""
-    import ray
+    import ray  # type: ignore[import-not-found]  # an optional extra
 
     if not ray.is_initialized():
         ray.init(num_cpus=num_workers or None, log_to_driver=False, include_dashboard=False)
@@ -162,3 +166,26 @@ def _run_ray(task: Task[Item, Result], items: Sequence[Item], num_workers: int, 
         done[index] = units
         watch(sum(done))
         yield index, result
+
+
+@contextlib.contextmanager
+def stop_requests() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C, or a scheduler's SIGTERM, into a request; a second one ends the process as always."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def request(number: int, frame: Any) -> None:
+        stop.set()
+        restore()
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        restore()

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from world_models.rollouts import Rollouts
 
-Picture = UInt8[np.ndarray, "height width 3"]
-Frames = UInt8[np.ndarray, "frames height width 3"]
+Picture = UInt8[np.ndarray, "_ _ 3"]
+Frames = UInt8[np.ndarray, "_ height width 3"]
 
 GAP = 2
 WHITE = 255
@@ -28,8 +28,7 @@ WHITE = 255
 def save(path: Path, picture: Picture) -> None:
     """Write a PNG, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with files.whole(path) as temporary:
-        temporary.write_bytes(png(picture))
+    files.write_bytes(path, png(picture))
 
 
 def png(picture: Picture) -> bytes:
@@ -73,7 +72,9 @@ def contact_sheet(data: "Rollouts", num_episodes: int = 8, num_frames: int = 10)
     for index in chosen:
         episode = data[int(index)]
         rows.append(episode.frames[np.linspace(0, len(episode), num_frames).astype(int)])
-        labels.append(f"seed {episode.seed}, {episode.policy}\n{len(episode)} steps\nreturn {episode.rewards.sum():.0f}")
+        labels.append(
+            f"seed {episode.seed}, {episode.policy}\n{len(episode)} steps\nreturn {episode.rewards.sum():.0f}"
+        )
     return labelled(grid(rows), labels)
 
 
@@ -115,10 +116,8 @@ def bars(heights: Float[np.ndarray, " bars"], labels: Sequence[int], xlabel: str
 
 def curves(
     lines: Sequence[Mapping[str, Any]], names: Sequence[str], levels: Mapping[str, Mapping[str, float]]
-) -> Picture | None:
-    """Metrics over the frames seen, side by side; `levels` draws labelled horizontal lines. None where there is no line."""
-    if not lines:
-        return None
+) -> Picture:
+    """Metrics over the frames seen, side by side; `levels` draws labelled horizontal lines."""
 
     def draw(name: str, axes: "Axes") -> None:
         axes.plot([line["frames_seen"] for line in lines], [line[name] for line in lines], marker=".")

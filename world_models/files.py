@@ -45,10 +45,15 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    with whole(path) as temporary:
+        temporary.write_bytes(data)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
-    with whole(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -85,7 +90,9 @@ def only_writer(folder: Path) -> Iterator[None]:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        raise ValueError(f"{folder} is being written by another process; wait for it or choose another folder") from None
+        raise ValueError(
+            f"{folder} is being written by another process; wait for it or choose another folder"
+        ) from None
     try:
         yield
     finally:
@@ -99,7 +106,7 @@ def remove_partials(folder: Path, names: Sequence[str] = ("*",)) -> None:
             path.unlink(missing_ok=True)
 
 
-def check_room(folder: Path, need_bytes: float) -> None:
+def check_room(folder: Path, need_bytes: int) -> None:
     """Refuse work that its disk cannot hold.
 
     Raises:

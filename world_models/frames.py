@@ -44,7 +44,9 @@ class Split:
     val: tuple[int, ...]
 
 
-def split_episodes(seeds: Sequence[int] | Int64[np.ndarray, " episodes"], split_seed: int, val_share: float = 0.1) -> Split:
+def split_episodes(
+    seeds: Sequence[int] | Int64[np.ndarray, " episodes"], split_seed: int, val_share: float = 0.1
+) -> Split:
     """Hold out the share of episodes with the lowest sha256 of "split_seed,episode_seed", at least one.
 
     Whether an episode is held out depends on its seed and on how many there are, not on files or order.
@@ -80,7 +82,9 @@ class FrameSet:
     def __init__(self, data: Rollouts, episodes: Sequence[int]):
         self.data = data
         located = [data.locate(episode) for episode in episodes]
-        self._shards, self._starts, self._stops = map(list, zip(*itertools.chain(*map(_blocks, *zip(*located, strict=True))), strict=True))
+        self._shards, self._starts, self._stops = map(
+            list, zip(*itertools.chain(*map(_blocks, *zip(*located, strict=True))), strict=True)
+        )
         self.block_lengths = np.subtract(self._stops, self._starts, dtype=np.int64)
         self.block_offsets = np.concatenate([[0], np.cumsum(self.block_lengths)])
 
@@ -116,7 +120,9 @@ class FrameSet:
         places[window.order] = np.arange(len(places))
         return self._read_window(window.blocks, places)
 
-    def _read_window(self, blocks: Iterable[int], places: Int64[np.ndarray, " frames"]) -> UInt8[np.ndarray, "frames 64 64 3"]:
+    def _read_window(
+        self, blocks: Int64[np.ndarray, " blocks"], places: Int64[np.ndarray, " frames"]
+    ) -> UInt8[np.ndarray, "frames 64 64 3"]:
         frames = np.empty((len(places), *FRAME_SHAPE), np.uint8)
         start = 0
         for block in blocks:
@@ -194,14 +200,14 @@ class Batches:
     batch_size: int
     seed: int
     shuffle_frames: int
-    memory_bytes: float
+    memory_bytes: int
 
     def __post_init__(self):
         need = WINDOWS_IN_MEMORY * (self.shuffle_frames + BLOCK_FRAMES) * FRAME_BYTES
         if not self.is_resident and need > self.memory_bytes:
             raise ValueError(
-                f"memory_gb {self.memory_bytes / 1e9:g} holds neither the {self.frames.num_bytes / 1e9:.2f} GB of training "
-                f"frames nor two shuffle buffers ({need / 1e9:.2f} GB); raise --memory_gb or lower --shuffle_frames"
+                f"memory_gb {self.memory_bytes / 1e9:g} holds neither {self.frames.num_bytes / 1e9:.2f} GB of frames "
+                f"nor two shuffle buffers ({need / 1e9:.2f} GB); raise --memory_gb or lower --shuffle_frames"
             )
 
     @property
@@ -238,7 +244,9 @@ def _skip_windows(windows: Iterator[Window], frames: int) -> tuple[Iterator[Wind
     raise AssertionError("an epoch's step lies in the epoch")
 
 
-def _rebatch(loaded: Iterable[tuple[int, Take]], batch_size: int, skip: int) -> Iterator[UInt8[Tensor, "batch 64 64 3"]]:
+def _rebatch(
+    loaded: Iterable[tuple[int, Take]], batch_size: int, skip: int
+) -> Iterator[UInt8[Tensor, "batch 64 64 3"]]:
     """Cut windows into batches; one that spans two windows is put together from both."""
     pieces: list[Tensor] = []
     room = batch_size

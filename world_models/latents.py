@@ -43,17 +43,17 @@ class LatentEpisode:
     """The latents of one episode of T transitions.
 
     Attributes:
-        mu, logvar: of every frame, x_0 .. x_T.
         actions, rewards, terminated, truncated: of the T transitions.
+        mu, logvar: of every frame, x_0 .. x_T.
         seed, policy: the episode's env seed and driver.
     """
 
-    mu: Float[np.ndarray, "T+1 z"]
-    logvar: Float[np.ndarray, "T+1 z"]
     actions: Float32[np.ndarray, "T A"]
     rewards: Float32[np.ndarray, " T"]
     terminated: Bool[np.ndarray, " T"]
     truncated: Bool[np.ndarray, " T"]
+    mu: Float[np.ndarray, "T+1 z"]
+    logvar: Float[np.ndarray, "T+1 z"]
     seed: int
     policy: str
 
@@ -87,10 +87,12 @@ def write_latents(
     with writer.write_shard(path, FORMAT, shapes, {"mu": dtype, "logvar": dtype}) as shard:
         shard.attributes.update(attributes)
         shard.attributes.update(
-            preprocess=source.attributes["preprocess"], rollouts_digest=source.digest(), versions=json.dumps(files.versions())
+            preprocess=source.attributes["preprocess"],
+            rollouts_digest=source.digest(),
+            versions=json.dumps(files.versions()),
         )
         yield LatentWriter(shard, source)
-        shard.tile_episodes(source.lengths, source.seeds, source.policies)
+        shard.tile_episodes(source.lengths.tolist(), source.seeds.tolist(), source.policies)
 
 
 class Latents(reader.ShardedEpisodes, Sequence[LatentEpisode]):
@@ -164,7 +166,9 @@ class LatentSequences(Dataset[dict[str, Tensor]]):
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         self._starts = within * (stride or length)
         if not len(self._starts):
-            raise ValueError(f"{path}: no episode has {length} steps, the longest has {steps.max()}; give a smaller length")
+            raise ValueError(
+                f"{path}: no episode has {length} steps, the longest has {steps.max()}; give a smaller length"
+            )
 
     def __len__(self) -> int:
         return len(self._starts)

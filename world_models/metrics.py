@@ -144,8 +144,10 @@ def iwae_nats(vae: VAE, frames: Frames, samples: Sequence[int] = (1, 10, 100), s
     return {str(k): total / len(frames) for k, total in totals.items()}
 
 
-def _log_weight(vae: VAE, images: Float[Tensor, "batch 3 64 64"], posterior: Posterior, generator: torch.Generator) -> Tensor:
-    """log p(x|z) + log p(z) - log q(z|x) for one z of the posterior."""
+def _log_weight(
+    vae: VAE, images: Float[Tensor, "batch 3 64 64"], posterior: Posterior, generator: torch.Generator
+) -> Tensor:
+    """Log p(x|z) + log p(z) - log q(z|x) for one z of the posterior."""
     z = posterior.sample(torch.randn(posterior.mu.shape, generator=generator).to(images.device))
     return log_likelihood(images, vae.logits(z), vae.config.likelihood) + prior_log_prob(z) - posterior.log_prob(z)
 
@@ -187,7 +189,9 @@ def fit_baselines(frames: Frames, num_components: int) -> Baselines:
     whatever trains on them.
     """
     k = min(num_components, len(frames))
-    mean = sum((_flat(batch).sum(0, dtype=torch.float64) for batch in batches(frames, 512)), torch.zeros(NUM_VALUES)) / len(frames)
+    mean = sum(
+        (_flat(batch).sum(0, dtype=torch.float64) for batch in batches(frames, 512)), torch.zeros(NUM_VALUES)
+    ) / len(frames)
     mean = mean.float()
     generator = torch.Generator().manual_seed(0)
     basis = torch.linalg.qr(torch.randn(NUM_VALUES, min(k + PCA_OVERSAMPLING, len(frames)), generator=generator)).Q

@@ -19,7 +19,9 @@ class Encoder(nn.Module):
         self.mu = nn.Linear(HIDDEN, z_dim)
         self.logvar = nn.Linear(HIDDEN, z_dim)
 
-    def forward(self, images: Float[Tensor, "batch 3 64 64"]) -> tuple[Float[Tensor, "batch z"], Float[Tensor, "batch z"]]:
+    def forward(
+        self, images: Float[Tensor, "batch 3 64 64"]
+    ) -> tuple[Float[Tensor, "batch z"], Float[Tensor, "batch z"]]:
         """The posterior's mu and logvar."""
         hidden = images
         for conv in (self.conv1, self.conv2, self.conv3, self.conv4):  # 31, 14, 6, 2 pixels wide

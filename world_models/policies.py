@@ -8,7 +8,7 @@ its randomness derives from the seed, so `episode_seed` and `episode_policy` rep
 import importlib
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 from gymnasium import spaces
@@ -17,6 +17,7 @@ from jaxtyping import Float32, UInt8
 Policy = Callable[[UInt8[np.ndarray, "64 64 3"]], Any]
 
 
+@runtime_checkable
 class Drivable(Protocol):
     """What a policy may ask of its environment."""
 
@@ -90,7 +91,9 @@ class Driver:
     def __init__(self, env: Drivable, seed: int):
         missing = [name for name in self.NEEDS if name not in env.telemetry_names]
         if missing or not (isinstance(env.action_space, spaces.Box) and env.action_space.shape == (3,)):
-            raise ValueError("policy driver needs CarRacing's telemetry and continuous actions; use random for this env")
+            raise ValueError(
+                "policy driver needs CarRacing's telemetry and continuous actions; use random for this env"
+            )
         self._env = env
         self._columns = [env.telemetry_names.index(name) for name in self.NEEDS]
         self._rng = generator(seed)
@@ -141,14 +144,16 @@ def load_policy(name: str) -> PolicyFactory:
         return BUILTIN[name]
     module, colon, attribute = name.partition(":")
     if not colon:
-        raise ValueError(f"policy {name!r} is none of {', '.join(BUILTIN)}, mixture; give one of them or package.module:name")
+        raise ValueError(
+            f"policy {name!r} is none of {', '.join(BUILTIN)}, mixture; give one of them or package.module:name"
+        )
     try:
         factory = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"policy {name!r} cannot be imported ({error}); give package.module:name") from None
     if not callable(factory):
         raise ValueError(f"policy {name!r} is {type(factory).__name__}, not callable; give a function of (env, seed)")
-    return factory
+    return cast(PolicyFactory, factory)
 
 
 def deal(weights: Mapping[str, float], num_episodes: int) -> list[str]:

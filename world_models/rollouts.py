@@ -45,20 +45,20 @@ class Episode:
     """One episode of T transitions and T + 1 frames.
 
     Attributes:
-        frames: x_0 .. x_T.
         actions: a_0 .. a_{T-1}; `actions[t]` was chosen after seeing `frames[t]`.
         rewards: what each action earned.
         terminated, truncated: whether that action ended the episode, and how.
+        frames: x_0 .. x_T.
         telemetry: simulator state at each frame.
         seed: env seed.
         policy: who drove.
     """
 
-    frames: UInt8[np.ndarray, "T+1 64 64 3"]
     actions: Float32[np.ndarray, "T A"]
     rewards: Float32[np.ndarray, " T"]
     terminated: Bool[np.ndarray, " T"]
     truncated: Bool[np.ndarray, " T"]
+    frames: UInt8[np.ndarray, "T+1 64 64 3"]
     telemetry: Float32[np.ndarray, "T+1 S"]
     seed: int
     policy: str
@@ -139,10 +139,11 @@ class Rollouts(reader.ShardedEpisodes, Sequence[Episode]):
         self.preprocess: dict[str, Any] = first.json_attribute("preprocess")
         self.action_space: dict[str, Any] = first.json_attribute("action_space")
         self.num_actions: int = first.row_shapes["actions"][0]
-        self.telemetry_names = tuple(map(str, first.column_attributes["telemetry"].get("names", ())))
+        names: Any = first.column_attributes["telemetry"].get("names", ())
+        self.telemetry_names = tuple(map(str, names))
 
     def __repr__(self) -> str:
-        return f"Rollouts({self.path}: {self.env}, {len(self)} episodes, {self.num_rows} frames, {len(self.shards)} shards)"
+        return f"Rollouts({self.path}: {self.env}, {len(self)} episodes, {self.num_rows} frames)"
 
     @overload
     def __getitem__(self, index: int) -> Episode: ...
@@ -168,7 +169,5 @@ class Rollouts(reader.ShardedEpisodes, Sequence[Episode]):
 
     def returns(self) -> Float64[np.ndarray, " episodes"]:
         """Sum of each episode's rewards."""
-        sums = []
-        for shard in self.shards:
-            sums.append(np.add.reduceat(shard.read("rewards").astype(np.float64), shard.starts))
-        return np.concatenate(sums)
+        rewards = ((shard.read("rewards").astype(np.float64), shard.starts) for shard in self.shards)
+        return np.concatenate([np.add.reduceat(earned, starts) for earned, starts in rewards])

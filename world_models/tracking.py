@@ -9,6 +9,7 @@ import json
 import math
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -41,10 +42,37 @@ class WandbConfig:
     tags: tuple[str, ...] = ()
 
 
-def progress(total: int, unit: str, label: str) -> tqdm:
+def progress(total: int, unit: str, label: str, start: int = 0) -> tqdm:
     """A progress bar with rate and time left; a line every half minute where no terminal shows it."""
     quiet = not sys.stderr.isatty()
-    return tqdm(total=total, unit=unit, desc=label, mininterval=30 if quiet else 0.1, smoothing=0.05, unit_scale=True, ascii=quiet)
+    return tqdm(
+        total=total,
+        initial=min(start, total),
+        unit=f" {unit}",
+        desc=label,
+        mininterval=30 if quiet else 0.1,
+        smoothing=0.05,
+        unit_scale=total >= 100_000,
+        ascii=quiet,
+    )
+
+
+class Meter:
+    """Measures frames/s of training alone: validation is left out."""
+
+    def __init__(self, seen: int):
+        self._seen, self._since = seen, time.perf_counter()
+
+    def frames_per_s(self, seen: int) -> float:
+        """The rate since the last call or skip."""
+        now = time.perf_counter()
+        rate = (seen - self._seen) / (now - self._since)
+        self._seen, self._since = seen, now
+        return rate
+
+    def skip(self) -> None:
+        """Leave out the time until now."""
+        self._since = time.perf_counter()
 
 
 class Tracker:
@@ -59,12 +87,18 @@ class Tracker:
     """
 
     def __init__(
-        self, folder: Path, config: Mapping[str, Any], wandb: WandbConfig, job_type: str, tensorboard: bool = False, run_id: str | None = None
+        self,
+        folder: Path,
+        config: Mapping[str, Any],
+        wandb: WandbConfig,
+        job_type: str,
+        tensorboard: bool = False,
+        run_id: str | None = None,
     ):
         self._file = (folder / METRICS_FILE).open("a", encoding="utf-8")
-        self._wandb = _start_wandb(folder, config, wandb, job_type, run_id)
+        self._wandb: Any = _start_wandb(folder, config, wandb, job_type, run_id)
         self.run_id: str | None = self._wandb.id if self._wandb else None
-        self._board = _start_tensorboard(folder) if tensorboard else None
+        self._board: Any = _start_tensorboard(folder) if tensorboard else None
 
     def log(self, metrics: Mapping[str, float | int]) -> None:
         """Log one line of metrics; `frames_seen` among them is the x axis everywhere."""
@@ -76,7 +110,7 @@ class Tracker:
             for name, value in metrics.items():
                 self._board.add_scalar(name, value, metrics["frames_seen"])
 
-    def images(self, images: Mapping[str, UInt8[np.ndarray, "height width 3"]], frames_seen: int) -> None:
+    def images(self, images: Mapping[str, UInt8[np.ndarray, "_ _ 3"]], frames_seen: int) -> None:
         """Log pictures."""
 
         def send() -> None:
@@ -118,22 +152,22 @@ def truncate_metrics(folder: Path, step: int) -> None:
     path.write_text("".join(kept), encoding="utf-8")
 
 
-def _start_wandb(folder: Path, config: Mapping[str, Any], options: WandbConfig, job_type: str, run_id: str | None) -> Any:
+def _start_wandb(
+    folder: Path, config: Mapping[str, Any], options: WandbConfig, job_type: str, run_id: str | None
+) -> Any:
     """A W&B run, offline where online is not to be had, None where W&B is off or fails."""
-    mode = _wandb_mode(options, folder)
-    while mode != "disabled":
+    modes = {"online": ("online", "offline"), "offline": ("offline",), "disabled": ()}
+    for mode in modes[_wandb_mode(options, folder)]:
         try:
             return _init_wandb(folder, config, options, job_type, run_id, mode)
-        except Exception as error:
-            fallback = "offline" if mode == "online" else "disabled"
-            print(f"W&B cannot be used {mode} ({error}); going on {fallback}", file=sys.stderr)
-            mode = fallback
+        except Exception as error:  # noqa: PERF203 - two turns at most
+            print(f"W&B cannot be used {mode} ({error}); metrics.jsonl has everything", file=sys.stderr)
     return None
 
 
 def _wandb_mode(options: WandbConfig, folder: Path) -> str:
     mode = os.environ.get("WANDB_MODE", "auto") if options.mode == "auto" else options.mode
-    if mode != "auto":
+    if mode in ("online", "offline", "disabled"):
         return mode
     if _has_api_key():
         return "online"
@@ -141,7 +175,9 @@ def _wandb_mode(options: WandbConfig, folder: Path) -> str:
     return "offline"
 
 
-def _init_wandb(folder: Path, config: Mapping[str, Any], options: WandbConfig, job_type: str, run_id: str | None, mode: str) -> Any:
+def _init_wandb(
+    folder: Path, config: Mapping[str, Any], options: WandbConfig, job_type: str, run_id: str | None, mode: str
+) -> Any:
     import wandb
 
     run = wandb.init(

@@ -10,31 +10,30 @@ Validation is on episodes that are never trained on. Ctrl-C saves the state and 
 weights that unbroken training gives. `metrics.jsonl` has every number; W&B (offline without a key) has them too.
 """
 
-import contextlib
 import dataclasses
 import math
-import signal
 import sys
-import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import yaml
-from jaxtyping import Float, UInt8
-from torch import Tensor
 
-from world_models import checkpoints, figures, files, metrics, tracking
+from world_models import checkpoints, figures, files, metrics, pictures, tracking
 from world_models.config import Stopped, require, run_command, to_yaml
+from world_models.executors import stop_requests
 from world_models.frames import Batches, Device, FrameSet, Split, noise, split_episodes, torch_device
+from world_models.learner import Learner
 from world_models.rollouts import Rollouts
-from world_models.vae import VAE, VAEConfig, to_images
+from world_models.vae import VAE, VAEConfig
 
 FREE_ON_RESUME = ("out", "data", "device", "memory_gb", "resume", "wandb", "tensorboard", "log_every_steps")
 VAL_NOISE_SEED = 0x7A1
+COLLAPSED = (
+    "posterior collapse after {seen:,} frames: no latent dimension is in use, so z says nothing about the frame; "
+    "lower --vae.beta, or give --beta_warmup_frames"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +89,14 @@ class TrainConfig:
     wandb: tracking.WandbConfig = dataclasses.field(default_factory=tracking.WandbConfig)
 
     def __post_init__(self):
-        at_least_1 = ("num_frames", "batch_size", "shuffle_frames", "val_every_frames", "num_val_frames", "log_every_steps")
+        at_least_1 = (
+            "num_frames",
+            "batch_size",
+            "shuffle_frames",
+            "val_every_frames",
+            "num_val_frames",
+            "log_every_steps",
+        )
         for name in at_least_1:
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; give 1 or more")
         for name in ("lr_warmup_frames", "beta_warmup_frames", "seed", "split_seed", "grad_clip"):
@@ -108,29 +114,9 @@ class TrainConfig:
         """Share of beta that applies."""
         return min(1.0, (frames_seen + 1) / (self.beta_warmup_frames + 1))
 
-
-@dataclasses.dataclass
-class State:
-    """All that changes while training goes on, and all that a resume needs."""
-
-    vae: VAE
-    optimizer: torch.optim.Adam
-    step: int = 0
-    best_loss_nats: float = math.inf
-    since_log: Float[Tensor, " 4"] = dataclasses.field(default_factory=lambda: torch.zeros(4, dtype=torch.float64))
-    wandb_id: str | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Tensors and plain values."""
-        plain = {name: getattr(self, name) for name in ("step", "best_loss_nats", "since_log", "wandb_id")}
-        return plain | {"vae": self.vae.state_dict(), "optimizer": self.optimizer.state_dict()}
-
-    def restore(self, saved: dict[str, Any]) -> None:
-        """The state that `as_dict` gave."""
-        self.vae.load_state_dict(saved["vae"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        for name in ("step", "best_loss_nats", "since_log", "wandb_id"):
-            setattr(self, name, saved[name])
+    def bf16_on(self, device: torch.device) -> bool:
+        """Whether to compute in bfloat16 there."""
+        return self.precision == "bfloat16" or (self.precision == "auto" and device.type == "cuda")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,9 +135,11 @@ def prepare(config: TrainConfig) -> Job:
     """Check everything that can be wrong before the first step."""
     device, data = torch_device(config.device), Rollouts(config.data)
     split = split_episodes(data.seeds, config.split_seed)
-    batches = Batches(FrameSet(data, split.train), config.batch_size, config.seed, config.shuffle_frames, config.memory_gb * 1e9)
+    batches = Batches(
+        FrameSet(data, split.train), config.batch_size, config.seed, config.shuffle_frames, int(config.memory_gb * 1e9)
+    )
     saved = _load_run(config, data)
-    files.check_room(Path(config.out), 2e8)
+    files.check_room(Path(config.out), 200_000_000)
     return Job(config, device, data, split, batches, saved)
 
 
@@ -169,11 +157,15 @@ def _load_run(config: TrainConfig, data: Rollouts) -> dict[str, Any] | None:
     before, now = (_comparable(text) for text in ((out / "config.yaml").read_text(encoding="utf-8"), to_yaml(config)))
     changed = [f"{name} {before.get(name)}, not {value}" for name, value in now.items() if before.get(name) != value]
     if changed:
-        raise ValueError(f"{out} is a run with {'; '.join(changed)}: resume it with its own config, or choose another --out")
+        raise ValueError(
+            f"{out} is a run with {'; '.join(changed)}: resume it with its own config, or choose another --out"
+        )
     if not (out / "state.pt").exists():
         return None
     if checkpoints.load_description(out)["data_digest"] != data.digest():
-        raise ValueError(f"{out} was trained on other data than {config.data}; resume it on its own, or choose another --out")
+        raise ValueError(
+            f"{out} was trained on other data than {config.data}; resume it on its own, or choose another --out"
+        )
     return checkpoints.load_state(out)
 
 
@@ -185,186 +177,109 @@ def train(job: Job) -> None:
     """Train to the end, or to the first request to stop."""
     config, out = job.config, Path(job.config.out)
     out.mkdir(parents=True, exist_ok=True)
-    with _one_line_errors(), files.only_writer(out):
+    with files.only_writer(out):
         files.remove_partials(out)
-        state = _start(job)
-        val_frames = FrameSet(job.data, job.split.val).read_spread(config.num_val_frames)
-        tracker = tracking.Tracker(out, yaml.safe_load(to_yaml(config)), config.wandb, "train", config.tensorboard, state.wandb_id)
-        state.wandb_id = tracker.run_id
+        learner = _start(job)
+        settings = yaml.safe_load(to_yaml(config))
+        tracker = tracking.Tracker(out, settings, config.wandb, "train", config.tensorboard, learner.wandb_id)
+        learner.wandb_id = tracker.run_id
         try:
-            _loop(job, state, val_frames, tracker)
+            _loop(job, learner, tracker)
         finally:
             tracker.finish()
 
 
-@contextlib.contextmanager
-def _one_line_errors() -> Iterator[None]:
-    try:
-        yield
-    except ValueError as error:
-        raise Stopped(str(error)) from error
-
-
-def _start(job: Job) -> State:
-    """A new run's files and state, or a saved one's."""
+def _start(job: Job) -> Learner:
+    """A new run's learner and files, or a saved run's."""
     config, out = job.config, Path(job.config.out)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         vae = VAE(config.vae, job.data.preprocess).to(job.device)
-    state = State(vae, torch.optim.Adam(vae.parameters(), lr=config.lr))
+    learner = Learner(vae, config.seed, config.grad_clip, config.bf16_on(job.device))
     if job.saved:
-        state.restore(job.saved)
-        print(f"{out}: going on from step {state.step:,}, {job.batches.frames_at(state.step):,} frames seen")
+        learner.restore(job.saved)
+        print(f"{out}: going on from step {learner.step:,}, {job.batches.frames_at(learner.step):,} frames seen")
     else:
         files.write_text(out / "config.yaml", to_yaml(config))
-        baselines = metrics.fit_baselines(job.batches.frames.read_spread(metrics.PCA_MAX_FRAMES), config.vae.z_dim)
-        checkpoints.save_weights(out / "baselines.safetensors", {"mean": baselines.mean, "components": baselines.components})
-    tracking.truncate_metrics(out, state.step)
-    return state
+        spread = job.batches.frames.read_spread(metrics.PCA_MAX_FRAMES)
+        baselines = metrics.fit_baselines(spread, config.vae.z_dim)
+        checkpoints.save_weights(out / checkpoints.BASELINES_FILE, dataclasses.asdict(baselines))
+    tracking.truncate_metrics(out, learner.step)
+    return learner
 
 
-def _loop(job: Job, state: State, val_frames: UInt8[np.ndarray, "frames 64 64 3"], tracker: tracking.Tracker) -> None:
-    """The training loop: batches from where the state stands, until enough frames were seen."""
-    config = job.config
-    seen = job.batches.frames_at(state.step)
-    due, clock, logged = _next_multiple(seen, config.val_every_frames), time.perf_counter(), seen
-    stream = job.batches(job.device, state.step)
-    with tracking.progress(config.num_frames, "frames", "train") as bar, _stop_requests() as stop, contextlib.closing(stream):
-        bar.update(min(seen, config.num_frames))
+def _loop(job: Job, learner: Learner, tracker: tracking.Tracker) -> None:
+    """Batch after batch from where the learner stands, until enough frames were seen."""
+    config, seen = job.config, job.batches.frames_at(learner.step)
+    val_frames = FrameSet(job.data, job.split.val).read_spread(config.num_val_frames)
+    meter = tracking.Meter(seen)
+    stream = job.batches(job.device, learner.step)
+    with tracking.progress(config.num_frames, "frames", "train", seen) as bar, stop_requests() as stop:
         while seen < config.num_frames:
             batch = next(stream)[: config.num_frames - seen]
-            _learn(config, state, batch, seen)
+            learner.learn(batch, config.lr_at(seen), config.beta_share_at(seen))
+            validate = seen // config.val_every_frames < (seen + len(batch)) // config.val_every_frames
             seen += len(batch)
             bar.update(len(batch))
             last = seen >= config.num_frames
-            if state.step % config.log_every_steps == 0 or last:
-                line = _train_line(job, state, seen, (seen - logged) / (time.perf_counter() - clock))
-                tracker.log(line)
-                bar.set_postfix(sse=f"{line['train/sse']:.1f}", kl=f"{line['train/kl_nats']:.1f}", refresh=False)
-                clock, logged = time.perf_counter(), seen
-            if seen >= due or last:
-                _validate_and_save(job, state, seen, val_frames, tracker)
-                due, clock, logged = _next_multiple(seen, config.val_every_frames), time.perf_counter(), seen
+            if learner.step % config.log_every_steps == 0 or last:
+                _log(job, learner, tracker, seen, meter)
+            if validate or last:
+                _validate(job, learner, tracker, seen, val_frames)
+                meter.skip()
             if stop.is_set() and not last:
-                _save(job, state)
+                _save(job, learner)
                 raise Stopped(f"stopped at {seen:,} frames; the same command with --resume true goes on")
 
 
-def _next_multiple(value: int, period: int) -> int:
-    return (value // period + 1) * period
+def _position(job: Job, learner: Learner, seen: int) -> dict[str, float | int]:
+    return {"step": learner.step, "frames_seen": seen, "epoch": seen / len(job.batches.frames)}
 
 
-def _learn(config: TrainConfig, state: State, batch: UInt8[Tensor, "batch 64 64 3"], seen: int) -> None:
-    """One step of Adam; the losses stay on the device."""
-    bf16 = config.precision == "bfloat16" or (config.precision == "auto" and batch.is_cuda)
-    eps = noise(config.seed, state.step, len(batch), config.vae.z_dim).to(batch.device)
-    state.optimizer.param_groups[0]["lr"] = config.lr_at(seen)
-    with torch.autocast(batch.device.type, torch.bfloat16, enabled=bf16):
-        terms = state.vae.objective(to_images(batch), eps, config.beta_share_at(seen))
-    state.optimizer.zero_grad(set_to_none=True)
-    terms.loss_nats.mean().backward()
-    if config.grad_clip:
-        torch.nn.utils.clip_grad_norm_(state.vae.parameters(), config.grad_clip)
-    state.optimizer.step()
-    state.step += 1
-    with torch.no_grad():
-        sums = torch.stack([terms.loss_nats.sum(), terms.sse.sum(), terms.kl_nats.sum(), terms.sse.new_tensor(len(batch))])
-        state.since_log = state.since_log.to(sums.device) + sums.double()
+def _log(job: Job, learner: Learner, tracker: tracking.Tracker, seen: int, meter: tracking.Meter) -> None:
+    """Log the training metrics since the last time."""
+    means = learner.means()
+    _check_finite(means["loss_nats"], seen, job.config.out)
+    rates = {"train/frames_per_s": meter.frames_per_s(seen), "train/lr": job.config.lr_at(seen)}
+    tracker.log(_position(job, learner, seen) | {f"train/{name}": value for name, value in means.items()} | rates)
 
 
-def _train_line(job: Job, state: State, seen: int, frames_per_s: float) -> dict[str, float | int]:
-    """A line of training metrics: means since the last one."""
-    loss, sse, kl, frames = state.since_log.tolist()
-    state.since_log = torch.zeros_like(state.since_log)
-    _check_finite(loss, seen, Path(job.config.out))
-    return {
-        "step": state.step,
-        "frames_seen": seen,
-        "epoch": seen / len(job.batches.frames),
-        "train/loss_nats": loss / frames,
-        "train/sse": sse / frames,
-        "train/kl_nats": kl / frames,
-        "train/frames_per_s": frames_per_s,
-        "train/lr": job.config.lr_at(seen),
-    }
-
-
-def _check_finite(loss: float, seen: int, out: Path) -> None:
+def _check_finite(loss: float, seen: int, out: str) -> None:
     if not math.isfinite(loss):
-        raise Stopped(f"the loss is {loss} after {seen:,} frames; the last checkpoint in {out} is good: lower --lr or --grad_clip")
-
-
-def _validate_and_save(
-    job: Job, state: State, seen: int, frames: UInt8[np.ndarray, "frames 64 64 3"], tracker: tracking.Tracker
-) -> None:
-    """Score held-out frames, draw them, and save the run."""
-    config, out = job.config, Path(job.config.out)
-    state.vae.eval()
-    eps = noise(VAL_NOISE_SEED, 0, len(frames), config.vae.z_dim)
-    scores = metrics.validate(state.vae, frames, eps)
-    _check_finite(scores["loss_nats"], seen, out)
-    pictures = draw(state.vae, frames)
-    state.vae.train()
-    for name, picture in pictures.items():
-        figures.save(out / "figures" / f"{name}_{seen:09d}.png", picture)
-    warm = seen >= max(config.beta_warmup_frames, config.lr_warmup_frames)
-    if warm and scores["loss_nats"] < state.best_loss_nats:
-        state.best_loss_nats = scores["loss_nats"]
-        checkpoints.save_weights(out / checkpoints.WEIGHT_FILES["best"], state.vae.state_dict())
-    if warm and scores["dims_used"] == 0:
-        print(
-            f"posterior collapse after {seen:,} frames: no latent dimension holds {metrics.USED_KL_NATS} nats, so z says "
-            "nothing about the frame; lower --vae.beta or give --beta_warmup_frames",
-            file=sys.stderr,
+        raise Stopped(
+            f"the loss is {loss} after {seen:,} frames; lower --lr or --grad_clip. {out} keeps its last checkpoint"
         )
-    tracker.log({"step": state.step, "frames_seen": seen, "epoch": seen / len(job.batches.frames)} | {f"val/{k}": v for k, v in scores.items()})
-    tracker.images(pictures, seen)
-    _save(job, state)
 
 
-def draw(vae: VAE, frames: UInt8[np.ndarray, "frames 64 64 3"]) -> dict[str, figures.Picture]:
-    """Held-out frames over their reconstructions, samples from the prior, and an interpolation between two frames."""
-    chosen = torch.from_numpy(frames[np.linspace(0, len(frames) - 1, 16).astype(int)])
-    mu = vae.encode(chosen).mu
-    decoded = vae.decode(mu).cpu().numpy()
-    shown = chosen.numpy()
-    prior = torch.randn(64, vae.config.z_dim, generator=torch.Generator().manual_seed(0))
-    weights = torch.linspace(0, 1, 12, device=mu.device)[:, None]
-    return {
-        "reconstructions": figures.grid([shown[:8], decoded[:8], shown[8:], decoded[8:]]),
-        "samples": figures.sheet(vae.decode(prior).cpu().numpy(), columns=8),
-        "interpolation": figures.grid([vae.decode(mu[1] + weights * (mu[-2] - mu[1])).cpu().numpy()]),
+def _validate(job: Job, learner: Learner, tracker: tracking.Tracker, seen: int, frames: metrics.Frames) -> None:
+    """Score held-out frames, draw them, and save the run."""
+    config, out, vae = job.config, Path(job.config.out), learner.vae
+    scores = metrics.validate(vae, frames, noise(VAL_NOISE_SEED, 0, len(frames), config.vae.z_dim))
+    _check_finite(scores["loss_nats"], seen, config.out)
+    warm = seen >= min(config.num_frames, max(config.beta_warmup_frames, config.lr_warmup_frames))
+    if warm and scores["loss_nats"] < learner.best_loss_nats:
+        learner.best_loss_nats = scores["loss_nats"]
+        checkpoints.save_weights(checkpoints.weights_path(out, "best"), vae.state_dict())
+    if warm and scores["dims_used"] == 0:
+        print(COLLAPSED.format(seen=seen), file=sys.stderr)
+    shown = {
+        "reconstructions": pictures.reconstructions(vae, frames),
+        "samples": pictures.samples(vae),
+        "interpolation": pictures.interpolation(vae, frames),
     }
+    for name, picture in shown.items():
+        figures.save(out / "figures" / f"{name}_{seen:09d}.png", picture)
+    tracker.log(_position(job, learner, seen) | {f"val/{name}": value for name, value in scores.items()})
+    tracker.images(shown, seen)
+    _save(job, learner)
 
 
-def _save(job: Job, state: State) -> None:
+def _save(job: Job, learner: Learner) -> None:
     """Save the last weights, what describes them, and the state, which alone is what a resume reads."""
-    out = Path(job.config.out)
-    checkpoints.save_weights(out / checkpoints.WEIGHT_FILES["last"], state.vae.state_dict())
-    checkpoints.save_description(
-        out, state.vae, data=job.config.data, data_digest=job.data.digest(), split_seed=job.config.split_seed, step=state.step
-    )
-    checkpoints.save_state(out, state.as_dict())
-
-
-@contextlib.contextmanager
-def _stop_requests() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C, or a scheduler's SIGTERM, into a request; a second one ends the process as always."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def request(number: int, frame: Any) -> None:
-        stop.set()
-        signal.signal(number, before[number])
-
-    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    out, facts = Path(job.config.out), {"data": job.config.data, "data_digest": job.data.digest()}
+    checkpoints.save_weights(checkpoints.weights_path(out, "last"), learner.vae.state_dict())
+    checkpoints.save_description(out, learner.vae, **facts, split_seed=job.config.split_seed, step=learner.step)
+    checkpoints.save_state(out, learner.state())
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -47,7 +47,7 @@ class Posterior:
     logvar: Float[Tensor, "batch z"]
 
     def sample(self, noise: Float[Tensor, "batch z"] | None = None) -> Float[Tensor, "batch z"]:
-        """z = mu + exp(logvar / 2) * noise, the reparameterisation (Kingma & Welling 2014, section 2.4)."""
+        """Z = mu + exp(logvar / 2) * noise, the reparameterisation (Kingma & Welling 2014, section 2.4)."""
         return self.mu + torch.exp(self.logvar / 2) * (torch.randn_like(self.mu) if noise is None else noise)
 
     def kl_nats_per_dim(self) -> Float[Tensor, "batch z"]:
@@ -59,21 +59,25 @@ class Posterior:
         return self.kl_nats_per_dim().sum(1)
 
     def log_prob(self, z: Float[Tensor, "batch z"]) -> Float[Tensor, " batch"]:
-        """log q(z|x)."""
+        """Log q(z|x)."""
         return -0.5 * ((z - self.mu).square() / self.logvar.exp() + self.logvar + math.log(2 * math.pi)).sum(1)
 
 
 def prior_log_prob(z: Float[Tensor, "batch z"]) -> Float[Tensor, " batch"]:
-    """log N(z; 0, I)."""
+    """Log N(z; 0, I)."""
     return -0.5 * (z.square() + math.log(2 * math.pi)).sum(1)
 
 
-def squared_error(images: Float[Tensor, "batch 3 64 64"], means: Float[Tensor, "batch 3 64 64"]) -> Float[Tensor, " batch"]:
+def squared_error(
+    images: Float[Tensor, "batch 3 64 64"], means: Float[Tensor, "batch 3 64 64"]
+) -> Float[Tensor, " batch"]:
     """SSE: summed over the frame's 12,288 values in [0, 1]."""
     return (images - means).square().sum((1, 2, 3))
 
 
-def cross_entropy(images: Float[Tensor, "batch 3 64 64"], logits: Float[Tensor, "batch 3 64 64"]) -> Float[Tensor, " batch"]:
+def cross_entropy(
+    images: Float[Tensor, "batch 3 64 64"], logits: Float[Tensor, "batch 3 64 64"]
+) -> Float[Tensor, " batch"]:
     """Bernoulli cross-entropy, summed over the frame's values."""
     return F.binary_cross_entropy_with_logits(logits, images, reduction="none").sum((1, 2, 3))
 
@@ -81,7 +85,7 @@ def cross_entropy(images: Float[Tensor, "batch 3 64 64"], logits: Float[Tensor, 
 def log_likelihood(
     images: Float[Tensor, "batch 3 64 64"], logits: Float[Tensor, "batch 3 64 64"], likelihood: str
 ) -> Float[Tensor, " batch"]:
-    """log p(x|z) with all its constants; the Gaussian has variance 1/2, so that its exponent is the SSE."""
+    """Log p(x|z) with all its constants; the Gaussian has variance 1/2, so that its exponent is the SSE."""
     if likelihood == "bernoulli":
         return -cross_entropy(images, logits)
     return -squared_error(images, logits.sigmoid()) - 0.5 * NUM_VALUES * math.log(math.pi)

@@ -1,7 +1,7 @@
 """Environments that yield 64x64x3 uint8 frames and a named telemetry vector, whatever is underneath."""
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
@@ -15,6 +15,7 @@ from world_models.envs.preprocessing import preprocess as preprocess
 Frame = UInt8[np.ndarray, "64 64 3"]
 
 
+@runtime_checkable
 class Telemetry(Protocol):
     """Reads a simulator's state; made anew for each episode, after the reset."""
 
@@ -86,7 +87,9 @@ def make_env(env_id: str, crop: str = "auto") -> FrameEnv:
     image = _is_image(env.observation_space)
     if not image:
         if "rgb_array" not in env.metadata.get("render_modes", ()):
-            raise ValueError(f"{env_id} has neither image observations nor render_mode rgb_array; choose an env with images")
+            raise ValueError(
+                f"{env_id} has neither image observations nor render_mode rgb_array; choose an env with images"
+            )
         env.close()
         env = _make(env_id, render_mode="rgb_array")
     elif how.crop is not None and how.crop[1] > env.observation_space.shape[0]:  # type: ignore[index]
@@ -146,7 +149,9 @@ def describe_space(space: spaces.Space) -> dict[str, Any]:
     if isinstance(space, spaces.Discrete):
         return {"type": kind, "n": int(space.n), "start": int(space.start)}
     if isinstance(space, spaces.Box):
-        low, high = ([float(x) if np.isfinite(x) else None for x in bound.reshape(-1)] for bound in (space.low, space.high))
+        low, high = (
+            [float(x) if np.isfinite(x) else None for x in bound.reshape(-1)] for bound in (space.low, space.high)
+        )
         return {"type": kind, "shape": list(space.shape), "low": low, "high": high}
     return {"type": kind, "shape": list(space.shape or ())}
 

@@ -86,9 +86,9 @@ class CarTelemetry:
         (vx, vy), angle = hull.linearVelocity, hull.angle
         return -vx * math.sin(angle) + vy * math.cos(angle), -vx * math.cos(angle) - vy * math.sin(angle)
 
-    def _curvature_ahead(self, tile: int, distance_m: float) -> float:
+    def _curvature_ahead(self, tile: int, distance_m: int) -> float:
         arc = (self._arc_m[tile] + distance_m) % self._arc_m[-1]
-        return self._curvature[np.searchsorted(self._arc_m, arc, side="right") - 1]
+        return float(self._curvature[np.searchsorted(self._arc_m, arc, side="right") - 1])
 
     def _zoom(self) -> float:
         """Pixels of the 1000x800 window per metre: the camera zooms in over the first second."""

@@ -40,9 +40,13 @@ class Preprocess:
         """
         try:
             crop = spec["crop"]
-            return cls(None if crop is None else (int(crop[0]), int(crop[1])), int(spec["size"]), str(spec["interpolation"]))
+            return cls(
+                None if crop is None else (int(crop[0]), int(crop[1])), int(spec["size"]), str(spec["interpolation"])
+            )
         except (KeyError, TypeError, IndexError) as error:
-            raise ValueError(f"{spec!r} is no preprocess; give the one that rollouts or a model hold ({error})") from None
+            raise ValueError(
+                f"{spec!r} is no preprocess; give the one that rollouts or a model hold ({error})"
+            ) from None
 
 
 def parse_crop(text: str, env_id: str) -> tuple[int, int] | None:

@@ -48,7 +48,9 @@ class Shard:
                 if verify:
                     self._verify(file)
         except (OSError, KeyError, RuntimeError) as error:  # what h5py raises on a damaged file
-            raise ValueError(f"{path}: damaged or no HDF5 file ({_first_line(error)}); delete it and make it again") from None
+            raise ValueError(
+                f"{path}: damaged or no HDF5 file ({_first_line(error)}); delete it and make it again"
+            ) from None
 
     def __repr__(self) -> str:
         return f"Shard({self.path}, {len(self.starts)} episodes, {self.num_rows} rows)"
@@ -89,9 +91,13 @@ class Shard:
     def _check_kind(self, attributes: h5py.AttributeManager) -> None:
         found, version = _text(attributes.get("format")), attributes.get("format_version")
         if found != self.format.name:
-            self._refuse(f"holds {found or 'something else'}, not {self.format.name}; name a folder of {self.format.name}")
+            self._refuse(
+                f"holds {found or 'something else'}, not {self.format.name}; name a folder of {self.format.name}"
+            )
         if version != self.format.version:
-            self._refuse(f"format version {version}, this program reads {self.format.version}; read it with its own version")
+            self._refuse(
+                f"format version {version}, this program reads {self.format.version}; read it with its own version"
+            )
         if not attributes.get("complete", False):
             self._refuse("is incomplete; delete it and run the command that was writing it again")
         missing = sorted({*self.format.required, "digests"} - set(attributes))
@@ -123,18 +129,22 @@ class Shard:
         shape_fits = all(want in (None, have) for want, have in zip(spec.row_shape, dataset.shape[1:], strict=True))
         if str(dataset.dtype) not in spec.dtypes or not shape_fits:
             wanted = f"{' or '.join(spec.dtypes)} ({', '.join(['N', *(str(n or 'any') for n in spec.row_shape)])})"
-            self._refuse(f"{name} is {dataset.dtype} {dataset.shape}, wanted {wanted}; delete the file and make it again")
+            self._refuse(
+                f"{name} is {dataset.dtype} {dataset.shape}, wanted {wanted}; delete the file and make it again"
+            )
         return dataset
 
     def _read_episodes(self, file: h5py.File) -> None:
         columns = {name: self._check_dataset(file, name, 1) for name in (*EPISODE_COLUMNS, "episode_policy")}
         for name, dtype in EPISODE_COLUMNS.items():
             if columns[name].dtype != dtype:
-                self._refuse(f"{name} is {columns[name].dtype}, wanted {np.dtype(dtype)}; delete the file and make it again")
+                self._refuse(
+                    f"{name} is {columns[name].dtype}, wanted {np.dtype(dtype)}; delete the file and make it again"
+                )
         if len({len(column) for column in columns.values()}) > 1 or not len(columns["episode_start"]):
             self._refuse("episode columns of different lengths, or none; delete the file and make it again")
         self.starts, self.lengths, self.seeds = (columns[name][:].astype(np.int64) for name in EPISODE_COLUMNS)
-        self.policies = tuple(columns["episode_policy"].asstr()[:].tolist())
+        self.policies = tuple(map(str, columns["episode_policy"].asstr()[:]))
         ends = self.starts + self.lengths
         tiled = self.starts[0] == 0 and (self.starts[1:] == ends[:-1]).all() and ends[-1] == self.num_rows
         if not tiled or self.lengths.min() < 2:
@@ -144,16 +154,25 @@ class Shard:
         """Compare every column with its digest, and the end flags with the episode table."""
         for name in (*self.format.columns, *EPISODE_COLUMNS, "episode_policy"):
             if self._digest_of(file, name) != self.digests.get(name):
-                self._refuse(f"{name} differs from its digest, so the data is damaged; delete the file and make it again")
+                self._refuse(
+                    f"{name} differs from its digest, so the data is damaged; delete the file and make it again"
+                )
         ends = np.flatnonzero(file["terminated"][:] | file["truncated"][:])  # type: ignore[index, operator]
         if not np.array_equal(ends, self.starts + self.lengths - 2):
-            self._refuse("an end flag does not stand at its episode's last transition; delete the file and make it again")
+            self._refuse(
+                "an end flag does not stand at its episode's last transition; delete the file and make it again"
+            )
 
     def _digest_of(self, file: h5py.File, name: str) -> str:
         if name == "episode_policy":
             return files.sha256(strings_bytes(self.policies))
         dataset = file[name]
-        blocks = (dataset[i : i + BLOCK_ROWS] for i in range(0, len(dataset), BLOCK_ROWS)) if 0 not in dataset.shape[1:] else ()
+        assert isinstance(dataset, h5py.Dataset)
+        blocks = (
+            (dataset[i : i + BLOCK_ROWS] for i in range(0, len(dataset), BLOCK_ROWS))
+            if 0 not in dataset.shape[1:]
+            else ()
+        )
         return files.sha256(*map(little_endian, blocks))
 
 

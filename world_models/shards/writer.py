@@ -18,7 +18,9 @@ from world_models.shards import EPISODE_COLUMNS, Column, Format, little_endian, 
 class _ColumnWriter:
     """Appends to one dataset in whole chunks, and digests what passes."""
 
-    def __init__(self, file: h5py.File, name: str, spec: Column, dtype: np.dtype, row_shape: tuple[int, ...], gzip: int | None):
+    def __init__(
+        self, file: h5py.File, name: str, spec: Column, dtype: np.dtype, row_shape: tuple[int, ...], gzip: int | None
+    ):
         self.rows = 0
         self.digest = hashlib.sha256()
         self._pending: list[np.ndarray] = []
@@ -75,7 +77,9 @@ class ShardWriter:
         self._file, self._format = file, fmt
         self._episodes: list[tuple[int, int, int, str]] = []
         self._columns = {
-            name: _ColumnWriter(file, name, spec, np.dtype(dtypes.get(name, spec.dtypes[0])), shapes.get(name, ()), fmt.gzip)
+            name: _ColumnWriter(
+                file, name, spec, np.dtype(dtypes.get(name, spec.dtypes[0])), shapes.get(name, ()), fmt.gzip
+            )
             for name, spec in fmt.columns.items()
         }
 
@@ -110,7 +114,9 @@ class ShardWriter:
             self._file[name].attrs.update(attributes)
         missing = set(self._format.required) - set(self.attributes)
         assert not missing, f"attributes not set: {missing}"
-        self._file.attrs.update({"format": self._format.name, "format_version": self._format.version, **self.attributes})
+        self._file.attrs.update(
+            {"format": self._format.name, "format_version": self._format.version, **self.attributes}
+        )
         self._file.attrs.update({"digests": json.dumps(digests, sort_keys=True), "complete": True})
 
 

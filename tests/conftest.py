@@ -1,0 +1,92 @@
+"""Data that tests share: made once a session, by the commands themselves where that is cheap."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+os.environ["WANDB_MODE"] = "disabled"
+
+from world_models import collect, encode, train_vae
+from world_models.rollouts import write_rollouts
+from world_models.shards import shard_path
+
+PREPROCESS = {"crop": [0, 84], "size": 64, "interpolation": "INTER_AREA"}
+TELEMETRY = ("speed_m_per_s", "heading_rad")
+
+
+@pytest.fixture(scope="session")
+def rollouts_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Real CarRacing: 6 episodes of 40 steps in 3 shards, seeds 0 to 5, brownian and driver in turn."""
+    out = tmp_path_factory.mktemp("rollouts") / "carracing"
+    collect.main([*f"--out {out} --num_episodes 6 --max_steps 40 --episodes_per_shard 2 --executor serial".split()])
+    return out
+
+
+@pytest.fixture(scope="session")
+def run_dir(rollouts_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A V model trained for a few steps on `rollouts_dir`."""
+    out = tmp_path_factory.mktemp("runs") / "vae"
+    train_vae.main(
+        f"--data {rollouts_dir} --out {out} --num_frames 400 --batch_size 50 --lr_warmup_frames 50 "
+        "--val_every_frames 200 --log_every_steps 2".split()
+    )
+    return out
+
+
+@pytest.fixture(scope="session")
+def latents_dir(rollouts_dir: Path, run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The latents of `rollouts_dir` by `run_dir`."""
+    out = tmp_path_factory.mktemp("latents") / "carracing"
+    encode.main(f"--data {rollouts_dir} --vae {run_dir} --out {out}".split())
+    return out
+
+
+@pytest.fixture
+def make_rollouts(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a synthetic data set in milliseconds: one list of episode lengths (in steps) for each shard."""
+
+    def make(*shards: Sequence[int], name: str = "rollouts", seed: int = 0, preprocess: dict = PREPROCESS) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        rng = np.random.default_rng(seed)
+        attributes = {
+            "env": "Synthetic-v0",
+            "preprocess": json.dumps(preprocess),
+            "action_space": json.dumps({"type": "Box", "shape": [3]}),
+            "warmup_steps": 0,
+            "config": "seed: 0\n",
+        }
+        episode = 0
+        for index, lengths in enumerate(shards):
+            with write_rollouts(shard_path(folder, index), 3, TELEMETRY, attributes) as rollouts:
+                for steps in lengths:
+                    for step in range(steps):
+                        last = step == steps - 1
+                        rollouts.step(
+                            _frame(rng),
+                            _numbers(rng, 2),
+                            _numbers(rng, 3),
+                            float(rng.normal()),
+                            last and episode % 2 == 0,
+                            last and episode % 2 == 1,
+                        )
+                    rollouts.end_episode(
+                        _frame(rng), _numbers(rng, 2), seed + episode, ("brownian", "driver")[episode % 2]
+                    )
+                    episode += 1
+        return folder
+
+    return make
+
+
+def _frame(rng: np.random.Generator) -> np.ndarray:
+    """A smooth random picture: a coarse one, enlarged."""
+    return rng.integers(0, 256, (8, 8, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+
+
+def _numbers(rng: np.random.Generator, count: int) -> np.ndarray:
+    return rng.standard_normal(count).astype(np.float32)
