@@ -43,9 +43,9 @@ class PipelineConfig:
 
     root: str = "."
     name: str = "quick"
-    num_episodes: int = 40
-    max_steps: int = 500
-    num_frames: int = 150_000
+    num_episodes: int = 60
+    max_steps: int = 400
+    num_frames: int = 130_000
     num_workers: int = 0
     seed: int = 0
     wandb: WandbConfig = dataclasses.field(default_factory=WandbConfig)

@@ -67,8 +67,8 @@ class TrainConfig:
 
     data: str = "rollouts/carracing"
     out: str = "runs/vae"
-    num_frames: int = 150_000
-    batch_size: int = 128
+    num_frames: int = 130_000
+    batch_size: int = 64
     lr: float = 1e-3
     schedule: Literal["cosine", "constant"] = "cosine"
     lr_warmup_frames: int = 10_000
@@ -79,7 +79,7 @@ class TrainConfig:
     shuffle_frames: int = 16_384
     val_every_frames: int = 25_000
     num_val_frames: int = 2048
-    log_every_steps: int = 20
+    log_every_steps: int = 50
     device: Device = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     memory_gb: float = 4.0

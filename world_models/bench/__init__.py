@@ -1,0 +1,161 @@
+"""Measure frames/s of every stage against a named baseline, interleaved in one run.
+
+Examples:
+  python -m world_models.bench                                     all stages, on frames it collects itself
+  python -m world_models.bench --stages train,encode --data rollouts/carracing --json bench.json
+
+Absolute figures drift with the machine; the ratio of the interleaved pairs is what counts. `quiet` says whether other
+processes left the machine alone meanwhile: figures of a busy machine are worth little.
+
+  stage    baseline         what the baseline does
+  collect  gymnasium_loop   gymnasium.make("CarRacing-v3") driven in one process, nothing stored
+  read     single_frames    one frame after the other from the same shards, in random order
+  load     frame_by_frame   frame by frame through h5py and a DataLoader from an uncompressed copy
+  train    plain            the paper's layers as written, batch 100, float32 conversion on the host
+  encode   whole_rollouts   whole rollouts divided by 255 in float64 on the host, cast, through the plain encoder
+"""
+
+import dataclasses
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from world_models import collect, executors, files
+from world_models.bench import stages
+from world_models.bench.measuring import Sample, Work, gemm_gflop_per_s, interleave
+from world_models.config import require, run_command
+from world_models.frames import Device, torch_device
+from world_models.rollouts import Rollouts
+
+STAGES = ("collect", "read", "load", "train", "encode")
+GFLOP_PER_FRAME = {"train": 0.2297, "encode": 0.0296}
+"""Multiplications and additions of the stages that matrix products limit, as the paper's layers are written."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchConfig:
+    """What to measure.
+
+    Attributes:
+        stages: comma-separated, of collect, read, load, train, encode.
+        data: rollouts to read; collected into a temporary folder when null.
+        json: file for the results, as a list of objects.
+        repeats: interleaved pairs of each variant and its baseline.
+        device: of train and encode; auto takes a GPU if there is one.
+        seconds: how long one sample of train takes.
+    """
+
+    stages: str = ",".join(STAGES)
+    data: str | None = None
+    json: str | None = None
+    repeats: int = 5
+    device: Device = "auto"
+    seconds: float = 2.0
+
+    def __post_init__(self):
+        unknown = set(self.stages.split(",")) - set(STAGES)
+        require(not unknown, f"stages has {', '.join(sorted(unknown))}; give some of {','.join(STAGES)}")
+        require(self.repeats >= 1, f"repeats is {self.repeats}; give 1 or more")
+        require(self.seconds > 0, f"seconds is {self.seconds}; give a number above 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A checked benchmark."""
+
+    config: BenchConfig
+    device: torch.device
+    data: Rollouts | None
+
+
+def prepare(config: BenchConfig) -> Job:
+    """Check the data and the device."""
+    return Job(config, torch_device(config.device), Rollouts(config.data) if config.data else None)
+
+
+def bench(job: Job) -> list[dict[str, Any]]:
+    """Measure, print a table, and write the JSON; returns what it holds."""
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="world_models_bench_") as folder:
+        data = job.data or _own_data(Path(folder))
+        for stage in job.config.stages.split(","):
+            for row in _measure(stage, job, data, Path(folder)):
+                rows.append(row)
+                print(_line(row), flush=True)
+    if job.config.json:
+        files.write_json(Path(job.config.json), rows)
+    return rows
+
+
+def _own_data(folder: Path) -> Rollouts:
+    print("collecting 4,000 frames to measure on")
+    settings = collect.CollectConfig(out=str(folder / "rollouts"), num_episodes=8, episodes_per_shard=4)
+    collect.collect(collect.prepare(settings))
+    return Rollouts(settings.out)
+
+
+def _measure(stage: str, job: Job, data: Rollouts, folder: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a stage: each variant beside the baseline, in interleaved pairs."""
+    works: dict[str, Callable[[], dict[str, Work]]] = {
+        "collect": lambda: stages.collect_works(folder),
+        "read": lambda: stages.read_works(data),
+        "load": lambda: stages.load_works(data, folder, job.device),
+        "train": lambda: stages.train_works(data, job.device, job.config.seconds),
+        "encode": lambda: stages.encode_works(data, folder, job.device),
+    }
+    (baseline, theirs), *ours = works[stage]().items()
+    gflop = GFLOP_PER_FRAME.get(stage)
+    for index, (variant, work) in enumerate(ours):
+        samples = interleave(work, theirs, job.config.repeats)
+        limit = gemm_gflop_per_s(job.device) / gflop if gflop else None
+        yield _row(stage, variant, baseline, samples, limit, job.device) | {"default": index == 0}
+
+
+def _row(
+    stage: str, variant: str, baseline: str, samples: Sequence[Sample], limit: float | None, device: torch.device
+) -> dict[str, Any]:
+    ours, theirs = [s.ours for s in samples], [s.theirs for s in samples]
+    return {
+        "stage": stage,
+        "variant": variant,
+        "baseline": baseline,
+        "frames_per_s": _spread(ours),
+        "baseline_frames_per_s": _spread(theirs),
+        "ratio": statistics.median(s.ours / s.theirs for s in samples),
+        "limit_fraction": statistics.median(ours) / limit if limit else None,
+        "device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"cpu, {executors.available_cores()} cores",
+        "quiet": all(s.quiet for s in samples),
+        "versions": files.versions(),
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {executors.available_cores()} cores"
+
+
+def _spread(values: Sequence[float]) -> list[float]:
+    return [min(values), statistics.median(values), max(values)]
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    low, middle, high = row["frames_per_s"]
+    limit = f", {row['limit_fraction']:.0%} of the GEMM limit" if row["limit_fraction"] else ""
+    busy = "" if row["quiet"] else ", machine was busy"
+    rate = f"{middle:10,.0f} frames/s ({low:,.0f} .. {high:,.0f})"
+    baseline = f"{row['ratio']:6.2f}x {row['baseline']} ({row['baseline_frames_per_s'][1]:,.0f})"
+    return f"{row['stage']:8} {row['variant']:10} {rate}, {baseline}{limit}{busy}"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    run_command(__doc__, BenchConfig, prepare, bench, argv)
+
+
+if __name__ == "__main__":
+    main()

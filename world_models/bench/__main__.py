@@ -1,0 +1,5 @@
+"""Run the benchmark: python -m world_models.bench."""
+
+from world_models.bench import main
+
+main()

@@ -1,0 +1,76 @@
+"""Timing two pieces of work side by side, on a machine that may not be idle."""
+
+import contextlib
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+BUSY_CORES = 0.2
+"""Others using more of the cores than this disturb a measurement."""
+
+Work = Callable[[], int]
+"""Does a sample of work and returns its number of frames."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """A pair of rates measured one after the other."""
+
+    ours: float
+    theirs: float
+    quiet: bool
+
+
+def interleave(ours: Work, theirs: Work, repeats: int) -> list[Sample]:
+    """Pairs of rates after a warm-up, which one goes first in turn."""
+    for warm_up in (ours, theirs):
+        warm_up()
+    samples = []
+    for repeat in range(repeats):
+        pair = {}
+        with others_busy() as busy:
+            for work in (ours, theirs) if repeat % 2 == 0 else (theirs, ours):
+                start = time.perf_counter()
+                frames = work()
+                pair[work] = frames / (time.perf_counter() - start)
+        samples.append(Sample(pair[ours], pair[theirs], busy[0] < BUSY_CORES))
+    return samples
+
+
+@contextlib.contextmanager
+def others_busy() -> Iterator[list[float]]:
+    """Cores that other processes used during the block, in the list that it gives."""
+
+    def used() -> tuple[float, float, float]:
+        fields = [int(x) for x in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+        idle = fields[3] + fields[4]
+        return (sum(fields) - idle) / os.sysconf("SC_CLK_TCK"), sum(os.times()[:4]), time.perf_counter()
+
+    busy = [0.0]
+    before = used()
+    yield busy
+    everyone, self, seconds = (after - start for after, start in zip(used(), before, strict=True))
+    busy[0] = max(0.0, everyone - self) / seconds
+
+
+def gemm_gflop_per_s(device: torch.device, size: int = 2048) -> float:
+    """What a large float32 matrix product reaches, the best of five."""
+    a = torch.randn(size, size, device=device)
+    times = []
+    for _ in range(6):
+        wait(device)
+        start = time.perf_counter()
+        torch.mm(a, a)
+        wait(device)
+        times.append(time.perf_counter() - start)
+    return 2 * size**3 / min(times[1:]) / 1e9
+
+
+def wait(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
