@@ -31,12 +31,21 @@ class _Parser(ArgumentParser):
     """Says what is wrong in one line."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        line = re.sub(r"\s+", " ", str(message)).strip()
+        line = _plain_words(re.sub(r"\s+", " ", str(message)).strip())
         flags = [option for action in self._actions for option in action.option_strings]
         unknown = re.search(r"(?:unrecognized arguments: |Option ')(?:--)?([\w.]+)", line)
         near = difflib.get_close_matches(f"--{unknown[1]}", flags, n=1) if unknown else []
-        hint = f"; did you mean {near[0]}?" if near else "" if ex is None and not unknown else "; see --help"
+        hint = f"; did you mean {near[0]}?" if near else "; see --help" if unknown else ""
         self.exit(2, f"{self.prog}: error: {line}{hint}\n")
+
+
+def _plain_words(message: str) -> str:
+    """The library's report of a wrong type, in the words of our own messages."""
+    found = re.fullmatch(r'Parser key "(?P<key>.*?)": Expected an? (?P<type>.*)\. Got value: (?P<value>.*)', message)
+    if not found:
+        return message
+    wanted = re.sub(r"<class '(.*?)'>|typing\.Literal\[(.*?)\]", lambda match: match[1] or match[2], found["type"])
+    return f"{found['key']} is {found['value']}; give {wanted}"
 
 
 class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):

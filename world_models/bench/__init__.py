@@ -31,6 +31,7 @@ from world_models.config import require, run_command
 from world_models.frames import Device, torch_device
 from world_models.rollouts import Rollouts
 
+MIN_FRAMES = 200
 STAGES = ("collect", "read", "load", "train", "encode")
 GFLOP_PER_FRAME = {"train": 0.2297, "encode": 0.0296}
 """Multiplications and additions of the stages that matrix products limit, as the paper's layers are written."""
@@ -74,7 +75,10 @@ class Job:
 
 def prepare(config: BenchConfig) -> Job:
     """Check the data and the device."""
-    return Job(config, torch_device(config.device), Rollouts(config.data) if config.data else None)
+    data = Rollouts(config.data) if config.data else None
+    if data and data.num_rows < MIN_FRAMES:
+        raise ValueError(f"{config.data} holds {data.num_rows} frames; give {MIN_FRAMES} or more to measure on")
+    return Job(config, torch_device(config.device), data)
 
 
 def bench(job: Job) -> list[dict[str, Any]]:
@@ -92,8 +96,8 @@ def bench(job: Job) -> list[dict[str, Any]]:
 
 
 def _own_data(folder: Path) -> Rollouts:
-    print("collecting 4,000 frames to measure on")
-    settings = collect.CollectConfig(out=str(folder / "rollouts"), num_episodes=8, episodes_per_shard=4)
+    print("collecting frames to measure on")
+    settings = collect.CollectConfig(str(folder / "rollouts"), 8, 2 * stages.STEPS, episodes_per_shard=4)
     collect.collect(collect.prepare(settings))
     return Rollouts(settings.out)
 

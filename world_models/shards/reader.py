@@ -177,7 +177,7 @@ class Shard:
 
 
 def _open(path: Path) -> h5py.File:
-    return h5py.File(path, "r", locking=False)
+    return h5py.File(path, "r")
 
 
 @functools.lru_cache(maxsize=32)

@@ -1,0 +1,128 @@
+import json
+import math
+import time
+
+import pytest
+import torch
+
+from world_models import bench
+from world_models.bench import measuring, stages
+from world_models.rollouts import Rollouts
+
+
+@pytest.fixture(scope="module")
+def rows(rollouts_dir, tmp_path_factory):
+    """The JSON of a benchmark of the stages that do not drive."""
+    path = tmp_path_factory.mktemp("bench") / "bench.json"
+    argv = f"--stages read,load,train,encode --data {rollouts_dir} --repeats 2 --seconds 0.1 --json {path}"
+    bench.main(argv.split())
+    return json.loads(path.read_text())
+
+
+def test_every_row_has_the_agreed_keys(rows):
+    agreed = {
+        "stage",
+        "variant",
+        "default",
+        "baseline",
+        "frames_per_s",
+        "baseline_frames_per_s",
+        "ratio",
+        "device",
+        "quiet",
+    }
+    assert all(agreed <= row.keys() for row in rows)
+
+
+def test_one_variant_a_stage_is_the_default(rows):
+    defaults = [row["stage"] for row in rows if row["default"]]
+    assert defaults == ["read", "load", "train", "encode"]
+
+
+def test_the_baselines_have_their_names(rows):
+    names = {row["stage"]: row["baseline"] for row in rows}
+    assert names == {"read": "single_frames", "load": "frame_by_frame", "train": "plain", "encode": "whole_rollouts"}
+
+
+def test_rates_are_ordered_and_ratios_finite(rows):
+    for row in rows:
+        for low, middle, high in (row["frames_per_s"], row["baseline_frames_per_s"]):
+            assert 0 < low <= middle <= high
+        assert math.isfinite(row["ratio"])
+
+
+def test_a_limit_is_known_where_matrix_products_are(rows):
+    assert {row["stage"] for row in rows if row["limit_fraction"] is not None} == {"train", "encode"}
+
+
+def test_pairs_are_interleaved_and_take_turns():
+    order = []
+
+    def work(name):
+        def run():
+            order.append(name)
+            time.sleep(0.001)
+            return 1
+
+        return run
+
+    samples = measuring.interleave(work("ours"), work("theirs"), 3)
+    assert order == ["ours", "theirs", "ours", "theirs", "theirs", "ours", "ours", "theirs"]
+    assert len(samples) == 3
+
+
+def test_the_ratio_is_that_of_the_pairs():
+    samples = [measuring.Sample(10.0, 5.0, True), measuring.Sample(30.0, 10.0, True), measuring.Sample(8.0, 8.0, True)]
+    row = bench._row("train", "default", "plain", samples, 20.0, torch.device("cpu"))
+    assert row["ratio"] == 2
+    assert row["frames_per_s"] == [8, 10, 30]
+    assert row["limit_fraction"] == 0.5
+
+
+def test_one_busy_sample_makes_a_row_busy():
+    samples = [measuring.Sample(10.0, 5.0, True), measuring.Sample(10.0, 5.0, False)]
+    row = bench._row("read", "blocks", "single_frames", samples, None, torch.device("cpu"))
+    assert not row["quiet"]
+    assert "machine was busy" in bench._line(row)
+
+
+def test_own_work_does_not_count_as_a_busy_machine(monkeypatch):
+    fields = iter(["cpu 0 0 0 0 0 0 0 0 0", "cpu 100 0 0 100 0 0 0 0 0"])  # one core busy, one idle, for a second
+    times = iter([(0.0,) * 5, (1.0, 0.0, 0.0, 0.0, 0.0)])
+    clock = iter([0.0, 1.0])
+    monkeypatch.setattr(measuring.Path, "read_text", lambda self: next(fields))
+    monkeypatch.setattr(measuring.os, "times", lambda: next(times))
+    monkeypatch.setattr(measuring.time, "perf_counter", lambda: next(clock))
+    with measuring.others_busy() as busy:
+        pass
+    assert busy == [0.0]
+
+
+def test_the_plain_vae_is_the_same_function(run_dir):
+    from world_models import load_vae
+
+    vae, plain = load_vae(run_dir), stages._plain_vae(torch.device("cpu"))
+    plain.load_state_dict(vae.state_dict())
+    z = torch.randn(4, 32)
+    assert torch.allclose(plain.logits(z), vae.logits(z), atol=1e-5)
+
+
+def test_all_loads_give_the_same_number_of_frames_an_epoch(rollouts_dir, tmp_path):
+    data = Rollouts(rollouts_dir)
+    works = stages.load_works(data, tmp_path, torch.device("cpu"))
+    assert works["resident"]() == works["streamed"]() == 2 * data.num_rows
+
+
+def test_collection_is_measured_on_real_steps(tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "STEPS", 5)
+    works = stages.collect_works(tmp_path)
+    assert works["gymnasium_loop"]() == 5
+    assert works["serial"]() == 2 * 5
+    assert len(Rollouts(tmp_path / "collect_0")) == 2
+
+
+def test_without_data_it_collects_its_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(stages, "STEPS", 20)
+    rows = bench.bench(bench.prepare(bench.BenchConfig(stages="read", repeats=1)))
+    assert [row["stage"] for row in rows] == ["read"]
+    assert "collecting" in capsys.readouterr().out

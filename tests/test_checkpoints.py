@@ -1,0 +1,277 @@
+"""Models and training states on disk: what was saved is what is loaded, and nothing else is."""
+
+import json
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from world_models import checkpoints, files
+from world_models.checkpoints import load_state, load_tensors, load_vae
+from world_models.vae import VAE, VAEConfig
+
+PREPROCESS = {"crop": [0, 84], "size": 64, "interpolation": "INTER_AREA"}
+
+
+def _save(run: Path, vae: VAE, **facts: Any) -> Path:
+    run.mkdir(parents=True, exist_ok=True)
+    for weights in ("best", "last"):
+        checkpoints.save_weights(checkpoints.weights_path(run, weights), vae.state_dict())
+    checkpoints.save_description(run, vae, **facts)
+    return run
+
+
+@pytest.fixture
+def vae() -> VAE:
+    torch.manual_seed(0)
+    return VAE(VAEConfig(z_dim=4, beta=2.0, likelihood="bernoulli"), PREPROCESS)
+
+
+@pytest.fixture
+def run(vae: VAE, tmp_path: Path) -> Path:
+    return _save(tmp_path / "run", vae)
+
+
+def _describe(run: Path, **changes: Any) -> None:
+    path = run / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def _frames() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
+
+
+@pytest.mark.parametrize("weights", ["best", "last"])
+def test_loaded_model_encodes_as_the_saved_one(vae: VAE, run: Path, weights: Any):
+    saved, loaded = vae.encode(_frames()), load_vae(run, weights).encode(_frames())
+    assert torch.equal(saved.mu, loaded.mu)
+    assert torch.equal(saved.logvar, loaded.logvar)
+
+
+def test_loaded_model_knows_its_config_and_preprocessing(vae: VAE, run: Path):
+    loaded = load_vae(run)
+    assert (loaded.config, loaded.preprocess) == (vae.config, PREPROCESS)
+
+
+def test_loaded_model_is_ready_to_use(run: Path):
+    assert not load_vae(run).training
+
+
+def test_load_vae_is_a_public_name(run: Path):
+    import world_models
+
+    assert world_models.load_vae(str(run)).config.z_dim == 4
+
+
+def test_best_and_last_are_files_of_their_own(vae: VAE, run: Path):
+    torch.nn.init.zeros_(vae.encoder.mu.weight)
+    checkpoints.save_weights(checkpoints.weights_path(run, "best"), vae.state_dict())
+    best, last = (load_vae(run, weights).encoder.mu.weight.abs().max() for weights in ("best", "last"))
+    assert best == 0
+    assert last > 0
+
+
+@pytest.mark.parametrize(("weights", "name"), [("best", "best.safetensors"), ("last", "model.safetensors")])
+def test_weights_lie_where_the_design_says(weights: Any, name: str):
+    assert checkpoints.weights_path("runs/vae", weights) == Path("runs/vae") / name
+
+
+def test_description_holds_the_facts_given(vae: VAE, tmp_path: Path):
+    description = checkpoints.load_description(_save(tmp_path / "run", vae, data="rollouts/x", step=7))
+    assert (description["data"], description["step"]) == ("rollouts/x", 7)
+
+
+def test_description_says_what_made_it(run: Path):
+    assert checkpoints.load_description(run)["versions"] == files.versions()
+
+
+def test_tensors_that_are_not_contiguous_can_be_saved(tmp_path: Path):
+    tensor = torch.arange(6.0).reshape(2, 3)
+    checkpoints.save_weights(tmp_path / "x.safetensors", {"x": tensor.T})
+    assert torch.equal(load_tensors(tmp_path / "x.safetensors")["x"], tensor.T)
+
+
+@pytest.mark.parametrize("make", [False, True])
+def test_a_folder_without_a_model_is_refused(tmp_path: Path, make: bool):
+    if make:
+        (tmp_path / "run").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"run: no trained model in it .* name the --out of a train_vae run"):
+        load_vae(tmp_path / "run")
+
+
+@pytest.mark.parametrize(("weights", "name"), [("best", "best.safetensors"), ("last", "model.safetensors")])
+def test_missing_weights_are_refused_by_name(run: Path, weights: Any, name: str):
+    (run / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"{name}: no such file"):
+        load_vae(run, weights)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '"x"', "{}", '{"format": "world_models.vae"}', "\x00"])
+def test_a_damaged_description_is_refused(run: Path, text: str):
+    (run / "model.json").write_text(text)
+    with pytest.raises(ValueError, match=r"model\.json: describes no model; name the --out"):
+        load_vae(run)
+
+
+def test_a_description_that_is_no_text_is_refused(run: Path):
+    (run / "model.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"model\.json: describes no model"):
+        load_vae(run)
+
+
+@pytest.mark.parametrize("changes", [{"architecture": "transformer"}, {"format": "diamond.denoiser"}])
+def test_another_architecture_is_refused_by_name(run: Path, changes: dict[str, str]):
+    _describe(run, **changes)
+    with pytest.raises(ValueError, match=rf"a model of .*{next(iter(changes.values()))}.*, wanted world_models\.vae"):
+        load_vae(run)
+
+
+@pytest.mark.parametrize("described", [None, 3, [], {"depth": 4}, {"z_dim": "many"}, {"z_dim": 0}])
+def test_a_description_of_no_model_is_refused(run: Path, described: Any):
+    _describe(run, vae=described)
+    with pytest.raises(ValueError, match=r"describes no model|give 1 or more"):
+        load_vae(run)
+
+
+def test_a_description_without_preprocessing_is_refused(run: Path):
+    description = json.loads((run / "model.json").read_text())
+    del description["preprocess"]
+    (run / "model.json").write_text(json.dumps(description))
+    with pytest.raises(ValueError, match=r"describes no model \('preprocess'\)"):
+        load_vae(run)
+
+
+def test_weights_of_another_shape_are_refused_by_the_tensors_name(run: Path):
+    _describe(run, vae={"z_dim": 5})
+    with pytest.raises(ValueError, match=r"weights of another architecture: decoder\.linear\.weight is \(1024, 4\)"):
+        load_vae(run)
+
+
+def test_weights_with_a_tensor_too_many_are_refused(vae: VAE, run: Path):
+    tensors = vae.state_dict() | {"extra": torch.zeros(1)}
+    checkpoints.save_weights(run / "best.safetensors", tensors)
+    with pytest.raises(ValueError, match=r"extra is \(1,\), model\.json wants none"):
+        load_vae(run)
+
+
+def test_weights_with_a_tensor_too_few_are_refused(vae: VAE, run: Path):
+    tensors = vae.state_dict()
+    del tensors["encoder.mu.bias"]
+    checkpoints.save_weights(run / "best.safetensors", tensors)
+    with pytest.raises(ValueError, match=r"encoder\.mu\.bias is absent, model\.json wants \(4,\)"):
+        load_vae(run)
+
+
+def _halve(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def _scribble(path: Path) -> None:
+    path.write_bytes(b"no tensors in here" * 100)
+
+
+def _pickle(path: Path) -> None:
+    path.write_bytes(pickle.dumps({"a": 1}))
+
+
+@pytest.mark.parametrize("damage", [_halve, _empty, _scribble, _pickle])
+def test_damaged_weights_are_refused(run: Path, damage: Callable[[Path], None]):
+    damage(run / "best.safetensors")
+    with pytest.raises(ValueError, match=r"best\.safetensors: no safetensors file .* train the model again"):
+        load_vae(run)
+
+
+@pytest.mark.parametrize("damage", [_halve, _empty, _scribble, _pickle])
+def test_damaged_tensors_are_refused(tmp_path: Path, damage: Callable[[Path], None]):
+    path = tmp_path / "baselines.safetensors"
+    path.write_bytes(safetensors.torch.save({"mean": torch.zeros(100)}))
+    damage(path)
+    with pytest.raises(ValueError, match=r"baselines\.safetensors: no safetensors file"):
+        load_tensors(path)
+
+
+def test_missing_tensors_are_refused(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match=r"x\.safetensors: no such file; train the model first"):
+        load_tensors(tmp_path / "x.safetensors")
+
+
+def test_frames_made_in_the_models_way_are_accepted(vae: VAE):
+    checkpoints.check_preprocess(dict(PREPROCESS), Path("rollouts/x"), vae, "runs/vae")
+
+
+def test_frames_made_in_another_way_are_refused_with_both(vae: VAE):
+    other = PREPROCESS | {"crop": None}
+    with pytest.raises(ValueError, match=r'rollouts/x: frames made by {"crop": null.*runs/vae was trained on .*84'):
+        checkpoints.check_preprocess(other, Path("rollouts/x"), vae, "runs/vae")
+
+
+def test_state_comes_back_as_it_was_saved(tmp_path: Path):
+    state = {"step": 7, "best": float("inf"), "id": None, "sums": torch.arange(3.0), "nested": {"a": [torch.ones(2)]}}
+    checkpoints.save_state(tmp_path, state)
+    loaded = load_state(tmp_path)
+    assert torch.equal(loaded.pop("sums"), state.pop("sums"))
+    assert torch.equal(loaded.pop("nested")["a"][0], state.pop("nested")["a"][0])
+    assert loaded == state
+
+
+class _Code:
+    """What an attacker hides in a pickle."""
+
+    def __init__(self, path: Path):
+        self._path = path
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return os.mkdir, (str(self._path),)
+
+
+@pytest.mark.parametrize("write", [torch.save, lambda state, path: Path(path).write_bytes(pickle.dumps(state))])
+def test_a_state_that_holds_code_is_refused(tmp_path: Path, write: Callable[[Any, Path], Any]):
+    write({"step": _Code(tmp_path / "pwned")}, tmp_path / "state.pt")
+    with pytest.raises(ValueError, match=r"state\.pt: no training state .* delete it to start anew"):
+        load_state(tmp_path)
+
+
+@pytest.mark.parametrize("write", [torch.save, lambda state, path: Path(path).write_bytes(pickle.dumps(state))])
+def test_code_in_a_state_is_never_run(tmp_path: Path, write: Callable[[Any, Path], Any]):
+    write({"step": _Code(tmp_path / "pwned")}, tmp_path / "state.pt")
+    with pytest.raises(ValueError):
+        load_state(tmp_path)
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize("damage", [_halve, _empty, _scribble])
+def test_a_damaged_state_is_refused(tmp_path: Path, damage: Callable[[Path], None]):
+    checkpoints.save_state(tmp_path, {"sums": torch.zeros(1000)})
+    damage(tmp_path / "state.pt")
+    with pytest.raises(ValueError, match=r"state\.pt: no training state"):
+        load_state(tmp_path)
+
+
+def test_a_refusal_is_one_line(tmp_path: Path):
+    torch.save({"step": _Code(tmp_path / "pwned")}, tmp_path / "state.pt")
+    with pytest.raises(ValueError) as refused:
+        load_state(tmp_path)
+    assert "\n" not in str(refused.value)
+
+
+def test_an_interrupted_save_leaves_the_old_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    checkpoints.save_state(tmp_path, {"step": 1})
+
+    def crash(state: Any, path: Path) -> None:
+        Path(path).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", crash)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.save_state(tmp_path, {"step": 2})
+    assert load_state(tmp_path) == {"step": 1}

@@ -1,0 +1,65 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from world_models import bench, collect, config, encode, evaluate, train_vae
+from world_models.__main__ import PipelineConfig
+from world_models.tracking import WandbConfig
+from world_models.vae import VAEConfig
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+SCHEMAS = {
+    "collect": collect.CollectConfig,
+    "train_vae": train_vae.TrainConfig,
+    "encode": encode.EncodeConfig,
+    "evaluate": evaluate.EvaluateConfig,
+}
+FILES = sorted(CONFIGS.rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(CONFIGS)) for path in FILES])
+def test_every_yaml_is_loaded_by_its_command(path):
+    config.parse(SCHEMAS[path.stem], ["--config", str(path)], prog="test")
+
+
+def test_the_quick_collect_yaml_is_the_default():
+    loaded = config.parse(collect.CollectConfig, ["--config", str(CONFIGS / "collect.yaml")], prog="test")
+    assert loaded == collect.CollectConfig()
+
+
+def test_the_quick_train_yaml_is_the_default():
+    loaded = config.parse(train_vae.TrainConfig, ["--config", str(CONFIGS / "train_vae.yaml")], prog="test")
+    assert loaded == train_vae.TrainConfig()
+
+
+def test_the_papers_epochs_are_ten():
+    collected = config.parse(collect.CollectConfig, ["--config", str(CONFIGS / "paper/collect.yaml")], prog="test")
+    trained = config.parse(train_vae.TrainConfig, ["--config", str(CONFIGS / "paper/train_vae.yaml")], prog="test")
+    assert trained.num_frames == 10 * collected.num_episodes * 9 // 10 * (collected.max_steps + 1)
+
+
+@pytest.mark.parametrize("schema", [*SCHEMAS.values(), bench.BenchConfig, PipelineConfig])
+def test_printed_config_gives_the_same_config_back(schema, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        config.parse(schema, ["--print_config"], prog="test")
+    (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
+    assert config.parse(schema, ["--config", str(tmp_path / "printed.yaml")], prog="test") == schema()
+
+
+@pytest.mark.parametrize("schema", [*SCHEMAS.values(), bench.BenchConfig, PipelineConfig])
+def test_resolved_config_gives_the_same_config_back(schema, tmp_path):
+    (tmp_path / "resolved.yaml").write_text(config.to_yaml(schema()))
+    assert config.parse(schema, ["--config", str(tmp_path / "resolved.yaml")], prog="test") == schema()
+
+
+@pytest.mark.parametrize("schema", [*SCHEMAS.values(), bench.BenchConfig, PipelineConfig, VAEConfig, WandbConfig])
+def test_every_field_is_explained_by_help(schema, capsys):
+    with pytest.raises(SystemExit):
+        config.parse(schema, ["--help"], prog="test")
+    shown = " ".join(capsys.readouterr().out.split())
+    documented = [line.strip() for line in (schema.__doc__ or "").splitlines()]
+    for field in dataclasses.fields(schema):
+        (line,) = [line for line in documented if line.startswith(f"{field.name}: ")]
+        nested = dataclasses.is_dataclass(field.default_factory)  # a group, headed by its own docstring
+        assert nested or line.partition(": ")[2][:40] in shown

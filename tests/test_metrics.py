@@ -1,0 +1,399 @@
+"""What is measured, against exact answers: linear-Gaussian models, SVD, NumPy, sums by hand."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import LowRankMultivariateNormal
+
+from world_models import metrics
+from world_models.metrics import Baselines, Moments
+from world_models.vae import VAE, Posterior, VAEConfig, to_images
+
+
+def _frames(count: int, seed: int = 0) -> np.ndarray:
+    """Smooth random pictures: coarse ones, enlarged."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (count, 8, 8, 3), np.uint8).repeat(8, 1).repeat(8, 2)
+
+
+def _flat(frames: np.ndarray) -> np.ndarray:
+    return frames.reshape(len(frames), -1).astype(np.float64) / 255
+
+
+@pytest.fixture
+def vae() -> VAE:
+    torch.manual_seed(0)
+    return VAE(VAEConfig(z_dim=4, beta=2.0, kl_tolerance=0.0)).eval()
+
+
+class _Linear(VAE):
+    """p(x|z) = N(0.5 + W z, I / 2), where each of three latents moves one colour: p(z|x) and p(x) are known exactly."""
+
+    WEIGHT = 0.01
+
+    def __init__(self, exact: bool = True):
+        super().__init__(VAEConfig(z_dim=3))
+        self._exact = exact
+
+    def posterior(self, images: Tensor) -> Posterior:
+        precision = 1 + 2 * 4096 * self.WEIGHT**2
+        mu = 2 * self.WEIGHT * (images - 0.5).sum((2, 3)) / precision
+        logvar = torch.full_like(mu, -math.log(precision))
+        return Posterior(mu, logvar) if self._exact else Posterior(mu + 0.5, torch.zeros_like(mu))
+
+    def logits(self, z: Tensor) -> Tensor:
+        return torch.logit(0.5 + self.WEIGHT * z)[:, :, None, None].expand(-1, 3, 64, 64)
+
+
+def _grey(count: int) -> np.ndarray:
+    rng = np.random.default_rng(1)
+    return (128 + rng.normal(0, 3, (count, 1, 1, 3)) + rng.normal(0, 2, (count, 64, 64, 3))).astype(np.uint8)
+
+
+def _log_evidence(frames: np.ndarray) -> float:
+    """Mean log p(x) of the linear model, by the marginal's density."""
+    images = to_images(torch.from_numpy(frames)).double().flatten(1)
+    factor = torch.eye(3, dtype=torch.float64).repeat_interleave(4096, 0) * _Linear.WEIGHT
+    marginal = LowRankMultivariateNormal(torch.full((12_288,), 0.5).double(), factor, torch.full((12_288,), 0.5).double())
+    return float(marginal.log_prob(images).mean())
+
+
+# the bounds
+
+
+def test_bound_of_the_exact_posterior_is_the_evidence_with_one_sample():
+    frames = _grey(4)
+    assert metrics.iwae_nats(_Linear(), frames, (1,))["1"] == pytest.approx(_log_evidence(frames), abs=0.05)
+
+
+def test_elbo_of_the_exact_posterior_is_the_evidence():
+    frames = _grey(1).repeat(1000, 0)
+    assert metrics.measure(_Linear(), frames)["elbo_nats"] == pytest.approx(_log_evidence(frames[:1]), abs=0.1)
+
+
+def test_bound_with_one_sample_is_the_elbo():
+    frames, model = _grey(2).repeat(2000, 0), _Linear(exact=False)
+    elbo = metrics.measure(model, frames)["elbo_nats"]
+    assert metrics.iwae_nats(model, frames, (1,), seed=1)["1"] == pytest.approx(elbo, abs=0.12)
+
+
+def test_bound_rises_with_the_number_of_samples_to_the_evidence():
+    frames = _grey(1).repeat(50, 0)
+    bounds = [*metrics.iwae_nats(_Linear(exact=False), frames).values()]
+    evidence = _log_evidence(frames[:1])
+    assert bounds[0] < bounds[1] < bounds[2] < evidence + 0.05
+    assert evidence - bounds[2] < 0.1 * (evidence - bounds[0])
+
+
+def test_bound_rises_with_the_number_of_samples_for_a_vae(vae: VAE):
+    bounds = [*metrics.iwae_nats(vae, _frames(4), (1, 2, 5)).values()]
+    assert bounds == sorted(bounds)
+
+
+def test_bounds_are_named_by_their_samples():
+    assert list(metrics.iwae_nats(_Linear(), _grey(1))) == ["1", "10", "100"]
+
+
+def test_bound_is_the_same_every_time(vae: VAE):
+    assert metrics.iwae_nats(vae, _frames(3), (2,)) == metrics.iwae_nats(vae, _frames(3), (2,))
+
+
+def test_smaller_bounds_do_not_depend_on_the_larger_ones(vae: VAE):
+    alone, among = (metrics.iwae_nats(vae, _frames(3), samples)["1"] for samples in ((1,), (1, 4)))
+    assert alone == among
+
+
+# moments and PSNR
+
+
+@pytest.mark.parametrize("cuts", [[], [3], [1, 2, 90]])
+def test_moments_are_numpys_however_the_values_come(cuts: Sequence[int]):
+    values = np.random.default_rng(0).normal(5, [0.01, 1, 100], (100, 3)).astype(np.float32)
+    moments = Moments()
+    for part in np.split(values, cuts):
+        moments.add(torch.from_numpy(part))
+    np.testing.assert_allclose(moments.mean, values.mean(0, dtype=np.float64), rtol=1e-9)
+    np.testing.assert_allclose(moments.variance, values.var(0, dtype=np.float64), rtol=1e-6)
+
+
+def test_variance_of_a_constant_is_not_negative():
+    moments = Moments()
+    moments.add(torch.full((1000, 1), 0.1))
+    assert 0 <= float(moments.variance) < 1e-9
+
+
+@pytest.mark.parametrize(("mse", "psnr_db"), [(1.0, 0.0), (0.01, 20.0), (1e-4, 40.0)])
+def test_psnr_is_ten_decibels_a_tenth_of_the_mean_squared_error(mse: float, psnr_db: float):
+    assert metrics.psnr_db(12_288 * mse) == pytest.approx(psnr_db)
+
+
+def test_psnr_of_a_perfect_reconstruction_is_finite():
+    assert math.isfinite(metrics.psnr_db(0.0))
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 100])
+def test_batches_hold_all_frames_in_order(size: int):
+    frames = _frames(7)
+    assert np.array_equal(torch.cat(list(metrics.batches(frames, size))), frames)
+
+
+# of a model
+
+
+class _Copier(VAE):
+    """A model whose reconstruction is the image."""
+
+    def __init__(self, mu: Tensor | None = None):
+        super().__init__(VAEConfig(z_dim=4))
+        self._mu = mu
+
+    def posterior(self, images: Tensor) -> Posterior:
+        self._images = images
+        mu = torch.zeros(len(images), 4) if self._mu is None else self._mu[: len(images)]
+        return Posterior(mu, torch.zeros_like(mu))
+
+    def logits(self, z: Tensor) -> Tensor:
+        return torch.logit(self._images.clamp(1e-6, 1 - 1e-6))
+
+
+def test_ssim_of_identical_images_is_one():
+    assert metrics.measure(_Copier(), _frames(3))["ssim"] == pytest.approx(1, abs=1e-5)
+
+
+def test_sse_of_identical_images_is_zero():
+    assert metrics.measure(_Copier(), _frames(3))["sse"] == pytest.approx(0, abs=1e-6)
+
+
+def test_ssim_of_other_images_is_below_one(vae: VAE):
+    ssim = metrics.measure(vae, _frames(3))["ssim"]
+    assert isinstance(ssim, float)
+    assert -1 < ssim < 0.9
+
+
+def _by_hand(vae: VAE, frames: np.ndarray) -> dict[str, float]:
+    """Of decode(mu), one frame at a time."""
+    sse, kl = [], []
+    with torch.no_grad():
+        for frame in frames:
+            images = to_images(torch.from_numpy(frame[None]))
+            mu, logvar = vae.encoder(images)
+            sse.append(float((images - vae.decoder(mu).sigmoid()).square().sum()))
+            kl.append(float(0.5 * (mu.square() + logvar.exp() - logvar - 1).sum()))
+    return {"sse": float(np.mean(sse)), "kl_nats": float(np.mean(kl))}
+
+
+@pytest.mark.parametrize("count", [5, 130])
+def test_measure_is_the_mean_over_frames_of_decode_mu(vae: VAE, count: int):
+    frames = _frames(count)
+    measured, by_hand = metrics.measure(vae, frames), _by_hand(vae, frames)
+    assert {name: measured[name] for name in by_hand} == pytest.approx(by_hand, rel=1e-4)
+
+
+def test_validation_is_the_mean_over_frames_of_decode_mu(vae: VAE):
+    frames = _frames(130)
+    scores, by_hand = metrics.validate(vae, frames, torch.zeros(130, 4)), _by_hand(vae, frames)
+    assert {name: scores[name] for name in by_hand} == pytest.approx(by_hand, rel=1e-4)
+
+
+def test_validation_loss_is_the_objective_on_the_given_noise(vae: VAE):
+    frames, noise = _frames(130), torch.randn(130, 4)
+    with torch.no_grad():
+        expected = vae.objective(to_images(torch.from_numpy(frames)), noise).loss_nats.mean()
+    assert metrics.validate(vae, frames, noise)["loss_nats"] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_psnr_is_that_of_the_mean_squared_error(vae: VAE):
+    measured = metrics.measure(vae, _frames(4))
+    sse = measured["sse"]
+    assert isinstance(sse, float)
+    assert measured["psnr_db"] == pytest.approx(-10 * math.log10(sse / 12_288))
+
+
+def test_kl_per_dim_sums_to_the_kl(vae: VAE):
+    measured = metrics.measure(vae, _frames(4))
+    kl_per_dim = measured["kl_per_dim"]
+    assert isinstance(kl_per_dim, list)
+    assert len(kl_per_dim) == 4
+    assert sum(kl_per_dim) == pytest.approx(measured["kl_nats"])
+
+
+def _spread_mu() -> Tensor:
+    """Standard deviations 0, 0.09, 0.11, 2 and KLs of 0, 0.004, 0.006 and about 2 nats."""
+    return torch.tensor([-1.0, 1.0]).repeat(3)[:, None] * torch.tensor([0.0, 0.09, 0.11, 2.0])
+
+
+def test_active_units_are_those_whose_mu_varies_by_more_than_a_hundredth():
+    assert metrics.measure(_Copier(_spread_mu()), _frames(6))["active_units"] == 2
+
+
+def test_used_dims_are_those_with_more_than_a_twentieth_of_a_nat():
+    assert metrics.measure(_Copier(_spread_mu()), _frames(6))["dims_used"] == 1
+
+
+def test_validation_counts_units_as_the_measurement_does():
+    scores = metrics.validate(_Copier(_spread_mu()), _frames(6), torch.zeros(6, 4))
+    assert (scores["active_units"], scores["dims_used"]) == (2, 1)
+
+
+def test_constant_mu_that_is_far_from_zero_is_not_active():
+    measured = metrics.measure(_Copier(torch.full((6, 4), 3.0)), _frames(6))
+    assert (measured["active_units"], measured["dims_used"]) == (0, 4)
+
+
+def test_validation_of_a_broken_model_is_not_a_number(vae: VAE):
+    torch.nn.init.constant_(vae.decoder.deconv4.bias, math.nan)  # type: ignore[arg-type]
+    assert math.isnan(metrics.validate(vae, _frames(2), torch.zeros(2, 4))["psnr_db"])
+
+
+def test_measurement_is_the_same_every_time(vae: VAE):
+    assert metrics.measure(vae, _frames(3)) == metrics.measure(vae, _frames(3))
+
+
+# baselines
+
+
+def _sse_of_svd(train: np.ndarray, test: np.ndarray, k: int) -> float:
+    mean = _flat(train).mean(0)
+    components = np.linalg.svd(_flat(train) - mean, full_matrices=False)[2][:k]
+    away = _flat(test) - mean
+    return float(np.square(away - away @ components.T @ components).sum(1).mean())
+
+
+@pytest.mark.parametrize("k", [1, 8, 32])
+def test_pca_is_as_good_as_the_exact_svd(k: int):
+    frames = _frames(60)
+    sse = metrics.fit_baselines(frames, k).measure(frames)["pca_sse"]
+    assert sse == pytest.approx(_sse_of_svd(frames, frames, k), rel=1e-3)
+
+
+def test_pca_components_are_orthonormal():
+    components = metrics.fit_baselines(_frames(60), 8).components
+    torch.testing.assert_close(components @ components.T, torch.eye(8), rtol=0, atol=1e-4)
+
+
+def test_pca_components_fall_in_variance():
+    frames = _frames(60)
+    baselines = metrics.fit_baselines(frames, 8)
+    variance = ((torch.from_numpy(_flat(frames)).float() - baselines.mean) @ baselines.components.T).var(0)
+    assert variance.tolist() == sorted(variance.tolist(), reverse=True)
+
+
+def test_pca_has_no_more_components_than_frames():
+    assert metrics.fit_baselines(_frames(5), 32).components.shape == (5, 12_288)
+
+
+def test_pca_of_as_many_components_as_frames_loses_nothing():
+    frames = _frames(5)
+    assert metrics.fit_baselines(frames, 5).measure(frames)["pca_sse"] < 1e-3
+
+
+def test_pca_of_equal_frames_is_their_mean():
+    frames = _frames(1).repeat(20, 0)
+    assert metrics.fit_baselines(frames, 4).measure(frames)["pca_sse"] == pytest.approx(0, abs=1e-6)
+
+
+def test_pca_is_the_same_every_time():
+    first, second = (metrics.fit_baselines(_frames(30), 4) for _ in range(2))
+    assert torch.equal(first.components, second.components)
+
+
+def test_mean_is_that_of_the_frames():
+    frames = _frames(600)
+    np.testing.assert_allclose(metrics.fit_baselines(frames, 1).mean, _flat(frames).mean(0), atol=1e-6)
+
+
+def test_mean_frame_is_the_mean_as_a_frame():
+    frames = _frames(9)
+    difference = metrics.fit_baselines(frames, 1).mean_frame.numpy() - frames.mean(0)
+    assert np.abs(difference).max() <= 0.5 + 1e-3
+
+
+def test_mean_sse_is_the_variance_summed_over_values():
+    frames = _frames(150)
+    measured = metrics.fit_baselines(frames, 1).measure(frames)["mean_sse"]
+    assert measured == pytest.approx(_flat(frames).var(0).sum(), rel=1e-5)
+
+
+def test_pca_of_other_frames_is_measured_with_the_training_mean():
+    train, test = _frames(60), _frames(20, seed=1)
+    sse = metrics.fit_baselines(train, 8).measure(test)["pca_sse"]
+    assert sse == pytest.approx(_sse_of_svd(train, test, 8), rel=0.01)
+
+
+def test_reconstruction_through_the_components_has_the_measured_sse():
+    frames = _frames(20)
+    baselines = metrics.fit_baselines(frames, 3)
+    rebuilt = baselines.reconstruct(torch.from_numpy(frames)).double().numpy()
+    by_hand = np.square(_flat(frames) - rebuilt).sum(1).mean()
+    assert baselines.measure(frames)["pca_sse"] == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_baselines_without_components_leave_the_mean():
+    baselines = Baselines(torch.zeros(12_288), torch.zeros(0, 12_288))
+    frames = np.full((2, 64, 64, 3), 255, np.uint8)
+    assert baselines.measure(frames) == {"mean_sse": 12_288, "pca_sse": 12_288}
+
+
+def test_previous_frame_sse_is_the_mean_over_steps():
+    frames = np.stack([np.full((64, 64, 3), value, np.uint8) for value in (0, 51, 51, 255)])
+    assert metrics.previous_frame_sse(frames) == pytest.approx(12_288 * (0.2**2 + 0 + 0.8**2) / 3, rel=1e-5)
+
+
+@pytest.mark.parametrize("count", [2, 129, 130])
+def test_previous_frame_sse_counts_every_pair(count: int):
+    frames = _frames(count)
+    expected = np.square(np.diff(_flat(frames), axis=0)).sum(1).mean()
+    assert metrics.previous_frame_sse(frames) == pytest.approx(expected, rel=1e-5)
+
+
+# probes
+
+
+def _features(count: int = 400, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal([0, 5, -3], [1, 0.1, 20], (count, 3)).astype(np.float32)
+
+
+def _line(x: np.ndarray) -> np.ndarray:
+    return (x @ np.array([[1.0], [30.0], [-0.1]]) + 100).astype(np.float32)
+
+
+def _probe(target: Any, noise: float = 0.0) -> float | None:
+    train, test = _features(), _features(200, seed=1)
+    rng = np.random.default_rng(2)
+    targets = [(target(x) + noise * rng.normal(size=(len(x), 1))).astype(np.float32) for x in (train, test)]
+    return metrics.probe_r2(train, targets[0], test, targets[1])[0]
+
+
+def test_probe_finds_a_linear_target():
+    assert _probe(_line) == pytest.approx(1, abs=1e-3)
+
+
+def test_probe_explains_the_share_that_is_linear():
+    explained = _probe(_line, noise=float(_line(_features()).std()))
+    assert explained == pytest.approx(0.5, abs=0.1)
+
+
+def test_probe_finds_nothing_in_noise():
+    assert _probe(lambda x: 0 * _line(x), noise=1.0) == pytest.approx(0, abs=0.05)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e4])
+def test_probe_of_a_constant_target_is_none(value: float):
+    assert _probe(lambda x: np.full((len(x), 1), value)) is None
+
+
+def test_probe_ignores_a_feature_that_never_varies():
+    train, test = (np.concatenate([x, np.full((len(x), 1), 0.1, np.float32)], 1) for x in (_features(), _features(200, 1)))
+    assert metrics.probe_r2(train, _line(train[:, :3]), test, _line(test[:, :3]))[0] == pytest.approx(1, abs=1e-3)
+
+
+def test_probes_are_one_a_target():
+    x = _features()
+    y = np.concatenate([_line(x), np.ones_like(_line(x)), x[:, :1]], 1)
+    found = metrics.probe_r2(x, y, x, y)
+    assert [r2 is None for r2 in found] == [False, True, False]

@@ -1,0 +1,265 @@
+"""The mathematics of the VAE against torch.distributions, closed forms and finite differences."""
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Bernoulli, Independent, Normal, kl_divergence
+
+from world_models import vae as v
+from world_models.vae import VAE, Posterior, VAEConfig
+
+
+@pytest.fixture
+def model() -> VAE:
+    torch.manual_seed(0)
+    return VAE(VAEConfig(z_dim=4)).eval()
+
+
+def _posterior(batch: int = 5, z_dim: int = 3) -> Posterior:
+    generator = torch.Generator().manual_seed(1)
+    mu, logvar = torch.randn(2, batch, z_dim, dtype=torch.float64, generator=generator) * 2
+    return Posterior(mu, logvar)
+
+
+def _distribution(posterior: Posterior) -> Independent:
+    return Independent(Normal(posterior.mu, (posterior.logvar / 2).exp()), 1)
+
+
+def _standard_normal(like: Tensor) -> Independent:
+    return Independent(Normal(torch.zeros_like(like), torch.ones_like(like)), 1)
+
+
+def _images(batch: int = 2, seed: int = 0) -> Tensor:
+    return torch.rand(batch, 3, 64, 64, generator=torch.Generator().manual_seed(seed))
+
+
+def _logits(batch: int = 2, seed: int = 1) -> Tensor:
+    return 2 * torch.randn(batch, 3, 64, 64, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("z_dim", 0), ("beta", -1.0), ("beta", math.inf), ("beta", math.nan), ("kl_tolerance", -0.1)],
+)
+def test_bad_config_is_refused_by_the_name_of_its_field(field: str, value: Any):
+    with pytest.raises(ValueError, match=rf"vae\.{field} is {value}"):
+        VAEConfig(**{field: value})
+
+
+def test_kl_is_that_of_torch_distributions():
+    posterior = _posterior()
+    expected = kl_divergence(_distribution(posterior), _standard_normal(posterior.mu))
+    torch.testing.assert_close(posterior.kl_nats(), expected)
+
+
+def test_kl_is_the_closed_form():
+    posterior = Posterior(torch.tensor([[3.0, 0.0]]), torch.tensor([[math.log(4), math.log(0.25)]]))
+    by_hand = 0.5 * (9 + 4 - math.log(4) - 1) + 0.5 * (0 + 0.25 - math.log(0.25) - 1)
+    torch.testing.assert_close(posterior.kl_nats(), torch.tensor([by_hand]))
+
+
+def test_kl_of_the_prior_is_zero():
+    assert Posterior(torch.zeros(2, 4), torch.zeros(2, 4)).kl_nats().tolist() == [0, 0]
+
+
+def test_kl_per_dim_sums_to_the_kl():
+    posterior = _posterior()
+    torch.testing.assert_close(posterior.kl_nats_per_dim().sum(1), posterior.kl_nats())
+
+
+def test_log_prob_is_that_of_torch_distributions():
+    posterior, z = _posterior(), torch.randn(5, 3, dtype=torch.float64)
+    torch.testing.assert_close(posterior.log_prob(z), _distribution(posterior).log_prob(z))
+
+
+def test_prior_log_prob_is_that_of_torch_distributions():
+    z = torch.randn(5, 3, dtype=torch.float64)
+    torch.testing.assert_close(v.prior_log_prob(z), _standard_normal(z).log_prob(z))
+
+
+def test_sample_is_mu_plus_sigma_times_noise():
+    noise = torch.tensor([[1.0, -2.0]])
+    sample = Posterior(torch.tensor([[10.0, 20.0]]), torch.tensor([[0.0, math.log(9)]])).sample(noise)
+    torch.testing.assert_close(sample, torch.tensor([[11.0, 14.0]]))
+
+
+def test_samples_without_given_noise_have_the_posteriors_moments():
+    torch.manual_seed(0)
+    samples = Posterior(torch.full((40_000, 1), 3.0), torch.full((40_000, 1), math.log(4))).sample()
+    assert float(samples.mean()) == pytest.approx(3, abs=0.05)
+    assert float(samples.std()) == pytest.approx(2, abs=0.05)
+
+
+def test_gradient_through_the_sample_is_that_of_finite_differences():
+    noise = torch.randn(3, 2, dtype=torch.float64)
+
+    def objective(mu: Tensor, logvar: Tensor) -> Tensor:
+        posterior = Posterior(mu, logvar)
+        return posterior.sample(noise).sin().sum(1) + posterior.kl_nats()
+
+    mu, logvar = torch.randn(2, 3, 2, dtype=torch.float64)
+    gradients = torch.autograd.functional.jacobian(objective, (mu, logvar))
+    step = 1e-6
+    for which, inputs in enumerate((mu, logvar)):
+        for index in np.ndindex(3, 2):
+            moved = [torch.zeros_like(mu), torch.zeros_like(mu)]
+            moved[which][index] = step
+            up, down = (objective(mu + s * moved[0], logvar + s * moved[1]) for s in (1, -1))
+            torch.testing.assert_close(gradients[which][(slice(None), *index)], (up - down) / (2 * step))
+        assert inputs.shape == (3, 2)
+
+
+def test_squared_error_is_summed_over_a_frames_values():
+    torch.testing.assert_close(v.squared_error(torch.ones(2, 3, 64, 64), torch.zeros(2, 3, 64, 64)), torch.full((2,), 12_288.0))
+
+
+def test_squared_error_is_the_nonconstant_part_of_a_normal_with_variance_one_half():
+    images, means = _images(), _images(seed=7)
+    normal = Normal(means.double(), math.sqrt(0.5))
+    constant = 12_288 * 0.5 * math.log(math.pi)
+    expected = -normal.log_prob(images.double()).sum((1, 2, 3)) - constant
+    torch.testing.assert_close(v.squared_error(images, means).double(), expected, rtol=1e-5, atol=0)
+
+
+def test_gaussian_log_likelihood_is_that_of_torch_distributions():
+    images, logits = _images(), _logits()
+    expected = Normal(logits.sigmoid().double(), math.sqrt(0.5)).log_prob(images.double()).sum((1, 2, 3))
+    torch.testing.assert_close(v.log_likelihood(images, logits, "gaussian").double(), expected, rtol=1e-5, atol=0)
+
+
+def test_bernoulli_log_likelihood_is_that_of_torch_distributions():
+    images, logits = _images().round(), _logits()
+    expected = Bernoulli(logits=logits.double()).log_prob(images.double()).sum((1, 2, 3))
+    torch.testing.assert_close(v.log_likelihood(images, logits, "bernoulli").double(), expected, rtol=1e-5, atol=0)
+
+
+def test_cross_entropy_of_grey_values_is_their_mean_over_black_and_white():
+    images, logits = _images(), _logits()
+    log_p, log_not_p = logits.double().sigmoid().log(), (-logits.double()).sigmoid().log()
+    expected = -(images * log_p + (1 - images) * log_not_p).sum((1, 2, 3))
+    torch.testing.assert_close(v.cross_entropy(images, logits).double(), expected, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("beta_share", [0.0, 0.25, 1.0])
+@pytest.mark.parametrize(
+    ("likelihood", "beta", "kl_tolerance"),
+    [("gaussian", 1.0, 0.5), ("gaussian", 4.0, 0.0), ("bernoulli", 1.0, 0.5), ("bernoulli", 0.5, 2.0)],
+)
+def test_objective_is_the_error_and_beta_times_the_floored_kl(
+    likelihood: Any, beta: float, kl_tolerance: float, beta_share: float
+):
+    torch.manual_seed(0)
+    model = VAE(VAEConfig(4, beta, kl_tolerance, likelihood))
+    images, noise = _images(), torch.randn(2, 4)
+    mu, logvar = model.encoder(images)
+    logits = model.decoder(mu + torch.exp(0.5 * logvar) * noise)
+    if likelihood == "gaussian":
+        error = (images - torch.sigmoid(logits)).pow(2).flatten(1).sum(1)
+    else:
+        error = -Bernoulli(logits=logits, validate_args=False).log_prob(images).flatten(1).sum(1)
+    kl = kl_divergence(Normal(mu, torch.exp(0.5 * logvar)), Normal(0, 1)).sum(1)
+    expected = error + beta_share * beta * torch.clamp(kl, min=kl_tolerance * 4)
+    torch.testing.assert_close(model.objective(images, noise, beta_share).loss_nats, expected)
+
+
+def _with_posterior(model: VAE, monkeypatch: pytest.MonkeyPatch, mu: Tensor) -> VAE:
+    monkeypatch.setattr(model, "posterior", lambda images: Posterior(mu, torch.zeros_like(mu)))
+    return model
+
+
+def test_kl_floor_holds_for_each_frame_by_itself(model: VAE, monkeypatch: pytest.MonkeyPatch):
+    mu = torch.tensor([[0.0] * 4, [3.0] * 4])  # KL of 0 and 18 nats: their mean is above the floor of 2
+    terms = _with_posterior(model, monkeypatch, mu).objective(_images(), torch.zeros(2, 4))
+    torch.testing.assert_close(terms.loss_nats - terms.sse, torch.tensor([2.0, 18.0]), rtol=0, atol=1e-3)
+
+
+def test_reported_kl_has_neither_floor_nor_beta(monkeypatch: pytest.MonkeyPatch):
+    model = VAE(VAEConfig(z_dim=4, beta=7.0))
+    mu = torch.tensor([[0.0] * 4, [3.0] * 4])
+    terms = _with_posterior(model, monkeypatch, mu).objective(_images(), torch.zeros(2, 4))
+    torch.testing.assert_close(terms.kl_nats, torch.tensor([0.0, 18.0]))
+
+
+def test_reported_sse_is_the_squared_error_whatever_the_likelihood():
+    torch.manual_seed(0)
+    model, images, noise = VAE(VAEConfig(4, likelihood="bernoulli")), _images(), torch.randn(2, 4)
+    means = model.logits(model.posterior(images).sample(noise)).sigmoid()
+    torch.testing.assert_close(model.objective(images, noise).sse, (images - means).square().sum((1, 2, 3)))
+
+
+def test_kl_below_its_floor_gives_no_gradient(model: VAE, monkeypatch: pytest.MonkeyPatch):
+    mu = torch.full((2, 4), 0.1, requires_grad=True)
+    terms = _with_posterior(model, monkeypatch, mu).objective(_images(), torch.zeros(2, 4))
+    (gradient,) = torch.autograd.grad((terms.loss_nats - terms.sse).sum(), mu)
+    assert gradient.abs().max() == 0
+
+
+def test_objective_stays_float32_under_autocast(model: VAE):
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = model.objective(_images(), torch.zeros(2, 4))
+    assert {value.dtype for value in vars(terms).values()} == {torch.float32}
+
+
+def _frames(batch: int = 3) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (batch, 64, 64, 3), np.uint8)
+
+
+def test_encode_gives_the_posterior_of_the_images(model: VAE):
+    frames = _frames()
+    expected = model.posterior(torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255)
+    torch.testing.assert_close(model.encode(frames).mu, expected.mu)
+
+
+def test_encode_takes_arrays_as_it_takes_tensors(model: VAE):
+    frames = _frames()
+    of_array, of_tensor = model.encode(frames), model.encode(torch.from_numpy(frames))
+    assert torch.equal(of_array.mu, of_tensor.mu)
+    assert torch.equal(of_array.logvar, of_tensor.logvar)
+
+
+def test_encode_keeps_no_graph(model: VAE):
+    assert not model.encode(_frames()).mu.requires_grad
+
+
+def test_decode_gives_frames(model: VAE):
+    frames = model.decode(torch.randn(3, 4))
+    assert (frames.dtype, frames.shape) == (torch.uint8, (3, 64, 64, 3))
+
+
+def test_decode_gives_the_rounded_means(model: VAE):
+    z = torch.randn(3, 4)
+    means = model.decoder(z).sigmoid().permute(0, 2, 3, 1) * 255
+    assert (model.decode(z).float() - means).abs().max() <= 0.5 + 1e-3
+
+
+def test_frames_survive_the_way_through_images():
+    every_value = torch.arange(256, dtype=torch.uint8).repeat(48).reshape(1, 64, 64, 3)
+    assert torch.equal(v.to_frames(v.to_images(every_value)), every_value)
+
+
+def test_images_are_channel_first_in_zero_to_one():
+    frame = torch.zeros(1, 64, 64, 3, dtype=torch.uint8)
+    frame[0, 5, 9, 2] = 255
+    images = v.to_images(frame)
+    assert images.shape == (1, 3, 64, 64)
+    assert images[0, 2, 5, 9] == 1
+    assert images.sum() == 1
+
+
+def test_to_frames_keeps_values_in_range():
+    assert v.to_frames(torch.tensor([-0.5, 0.5, 1.5]).reshape(1, 3, 1, 1)).flatten().tolist() == [0, 128, 255]
+
+
+def test_model_knows_what_it_was_made_for():
+    model = VAE(VAEConfig(z_dim=7), {"size": 64})
+    assert (model.config.z_dim, model.preprocess, model.device.type) == (7, {"size": 64}, "cpu")
+
+
+def test_config_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        VAEConfig().z_dim = 3  # type: ignore[misc]
