@@ -131,9 +131,9 @@ def _try_policies(config: CollectConfig) -> None:
     factories = [policies.load_policy(name) for name in config.weights]
     env = envs.make_env(config.env, config.crop)
     try:
-        env.reset(config.seed)
         for factory in factories:
-            factory(env, config.seed)
+            frame = env.reset(config.seed)
+            envs.to_columns(env.action_space, factory(env, config.seed)(frame))
     finally:
         env.close()
 
@@ -155,7 +155,7 @@ def _shards_there(config: CollectConfig) -> dict[int, int]:
     for path in shard_paths(Path(config.out)):
         shard = Shard(path, FORMAT)
         index = int(path.stem.removeprefix("shard-"))
-        held = identity(CollectConfig(**yaml.safe_load(shard.attributes["config"])))
+        held = identity(_config_of(shard))
         asked = identity(config)
         other = [f"{name} {held[name]}, not {asked[name]}" for name in IDENTITY if held[name] != asked[name]]
         if other:
@@ -170,6 +170,13 @@ def _shards_there(config: CollectConfig) -> dict[int, int]:
     return there
 
 
+def _config_of(shard: Shard) -> CollectConfig:
+    try:
+        return CollectConfig(**yaml.safe_load(shard.attributes["config"]))
+    except (TypeError, yaml.YAMLError) as error:
+        raise ValueError(f"{shard.path}: collected by another program ({error}); choose another --out") from None
+
+
 def collect(job: Job | Rollouts) -> None:
     """Make the shards that are missing, with a progress bar; or show a verified data set."""
     if isinstance(job, Rollouts):
@@ -177,18 +184,12 @@ def collect(job: Job | Rollouts) -> None:
         return
     out = Path(job.config.out)
     out.mkdir(parents=True, exist_ok=True)
-    try:
-        with files.only_writer(out):
+    with files.only_writer(out):
+        files.remove_partials(out)
+        try:
+            _make_shards(job)
+        finally:
             files.remove_partials(out)
-            try:
-                _make_shards(job)
-            finally:
-                files.remove_partials(out)
-    except ValueError as error:
-        raise Stopped(str(error)) from None
-    except KeyboardInterrupt:
-        print(f"\ninterrupted: {len(shard_paths(out))} whole shards are in {out}; the same command goes on from there")
-        raise
     data = Rollouts(out)
     print(
         f"{out}: {len(data)} episodes, {data.num_rows:,} frames in {len(data.shards)} shards"

@@ -107,6 +107,7 @@ def run_command(
     except Stopped as stopped:
         sys.exit(f"{parser.prog}: {stopped}")
     except KeyboardInterrupt:
+        print(f"\n{parser.prog}: interrupted; what is finished stays", file=sys.stderr)
         sys.exit(130)
 
 

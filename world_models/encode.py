@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 
 from world_models import checkpoints, files, tracking
-from world_models.config import Stopped, require, run_command, to_yaml
+from world_models.config import require, run_command, to_yaml
 from world_models.frames import Device, torch_device
 from world_models.latents import FORMAT, SUMMARY_FILE, Latents, write_latents
 from world_models.metrics import Moments
@@ -107,16 +107,13 @@ def encode(job: Job) -> None:
     out = Path(job.config.out)
     out.mkdir(parents=True, exist_ok=True)
     sources = [job.data.shards[index] for index in job.todo]
-    try:
-        with files.only_writer(out), tracking.progress(sum(s.num_rows for s in sources), "frames", "encode") as bar:
-            files.remove_partials(out)
-            for index, source in zip(job.todo, sources, strict=True):
-                for rows in encode_shard(job, source, shard_path(out, index)):
-                    bar.update(rows)
-            latents = Latents(out)
-            files.write_json(out / SUMMARY_FILE, summarise(latents, job))
-    except ValueError as error:
-        raise Stopped(str(error)) from error
+    with files.only_writer(out), tracking.progress(sum(s.num_rows for s in sources), "frames", "encode") as bar:
+        files.remove_partials(out)
+        for index, source in zip(job.todo, sources, strict=True):
+            for rows in encode_shard(job, source, shard_path(out, index)):
+                bar.update(rows)
+        latents = Latents(out)
+        files.write_json(out / SUMMARY_FILE, summarise(latents, job))
     print(
         f"{out}: {len(latents)} episodes, {latents.num_rows:,} latents of {latents.z_dim} dimensions"
         + ("" if job.todo else ", all there already")

@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from world_models.config import Stopped
 from world_models.version import __version__
 
 PARTIAL = ".partial"
@@ -83,16 +84,14 @@ def only_writer(folder: Path) -> Iterator[None]:
     """Hold a folder against a second writer; the lock goes with the process, however that ends.
 
     Raises:
-        ValueError: another process is writing into the folder.
+        Stopped: another process is writing into the folder.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        raise ValueError(
-            f"{folder} is being written by another process; wait for it or choose another folder"
-        ) from None
+        raise Stopped(f"{folder} is being written by another process; wait for it or choose another folder") from None
     try:
         yield
     finally:

@@ -229,7 +229,8 @@ def _loop(job: Job, learner: Learner, tracker: tracking.Tracker) -> None:
                 meter.skip()
             if stop.is_set() and not last:
                 _save(job, learner)
-                raise Stopped(f"stopped at {seen:,} frames; the same command with --resume true goes on")
+                again = "the same command" if config.resume else "the same command with --resume true"
+                raise Stopped(f"stopped at {seen:,} frames; {again} goes on from there")
 
 
 def _position(job: Job, learner: Learner, seen: int) -> dict[str, float | int]:
