@@ -18,6 +18,7 @@ from torch import Tensor
 
 from world_models import files
 from world_models.rollouts import FRAME_BYTES, FRAME_SHAPE, Rollouts
+from world_models.shards.reader import Shard
 
 BLOCK_FRAMES = 64
 WINDOWS_IN_MEMORY = 2  # the one that batches come from and the one being read
@@ -80,11 +81,8 @@ class FrameSet:
     """The frames of some episodes of a data set, by position 0 .. len - 1; final frames are among them."""
 
     def __init__(self, data: Rollouts, episodes: Sequence[int]):
-        self.data = data
-        located = [data.locate(episode) for episode in episodes]
-        self._shards, self._starts, self._stops = map(
-            list, zip(*itertools.chain(*map(_blocks, *zip(*located, strict=True))), strict=True)
-        )
+        blocks = [block for episode in episodes for block in _blocks(*data.locate(episode))]
+        self._shards, self._starts, self._stops = zip(*blocks, strict=True)
         self.block_lengths = np.subtract(self._stops, self._starts, dtype=np.int64)
         self.block_offsets = np.concatenate([[0], np.cumsum(self.block_lengths)])
 
@@ -141,11 +139,11 @@ class FrameSet:
             yield Window(chosen, positions, rng.permutation(len(positions)))
 
 
-def _blocks(shard, start: int, rows: int) -> list[tuple]:
+def _blocks(shard: Shard, start: int, rows: int) -> list[tuple[Shard, int, int]]:
     """An episode cut where the file's rows are multiples of 64, so that a read unpacks few chunks twice."""
     inner = range((start // BLOCK_FRAMES + 1) * BLOCK_FRAMES, start + rows, BLOCK_FRAMES)
     cuts = [start, *inner, start + rows]
-    return [(shard, *cut) for cut in itertools.pairwise(cuts)]
+    return [(shard, first, last) for first, last in itertools.pairwise(cuts)]
 
 
 Take = Callable[[int, int], UInt8[Tensor, "frames 64 64 3"]]

@@ -101,10 +101,13 @@ def load_works(data: Rollouts, folder: Path, device: torch.device) -> dict[str, 
 
 
 class _PlainDecoder(Decoder):
-    """The paper's first transposed convolution as it is written."""
+    """The paper's transposed convolutions as they are written."""
 
     def _first_deconv(self, hidden: Float[Tensor, "batch 1024"]) -> Float[Tensor, "batch 128 5 5"]:
         return self.deconv1(hidden[:, :, None, None])
+
+    def _last_deconv(self, hidden: Float[Tensor, "batch 32 30 30"]) -> Float[Tensor, "batch 3 64 64"]:
+        return self.deconv4(hidden)
 
 
 def _plain_vae(device: torch.device) -> VAE:
