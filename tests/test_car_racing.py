@@ -142,7 +142,9 @@ def test_yaw_rate_is_the_change_of_heading_per_second(env: envs.FrameEnv):
     assert after["yaw_rate_rad_per_s"] == pytest.approx((after["heading_rad"] - before) * car_racing.FPS, abs=1e-3)
 
 
-@pytest.mark.parametrize(("name", "side", "end"), [(w, -1 if "left" in w else 1, 1 if "front" in w else -1) for w in WHEELS])
+@pytest.mark.parametrize(
+    ("name", "side", "end"), [(w, -1 if "left" in w else 1, 1 if "front" in w else -1) for w in WHEELS]
+)
 def test_each_wheel_speed_is_of_the_wheel_that_its_name_says(env: envs.FrameEnv, name: str, side: int, end: int):
     car = simulator(env).car
     for wheel in car.wheels:

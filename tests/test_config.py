@@ -248,6 +248,17 @@ def test_a_flag_like_no_other_is_referred_to_help(refusal: Callable[..., str]):
     assert line.endswith("; see --help")
 
 
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--lr=fast", "lr is fast; give float"),
+        ("--vae.likelihood=x", "vae.likelihood is x; give 'gaussian', 'bernoulli'"),
+    ],
+)
+def test_a_wrong_type_is_told_in_plain_words(refusal: Callable[..., str], flag: str, said: str):
+    assert refusal(parse, "--data=d", flag) == f"{PROG}: error: {said}"
+
+
 def test_a_bound_says_all_there_is_to_say(refusal: Callable[..., str]):
     assert refusal(parse, "--data=d", "--lr=0") == f"{PROG}: error: lr is 0.0; give a number above 0"
 
@@ -315,11 +326,11 @@ def test_stopped_work_ends_with_status_1_and_its_message():
     assert caught.value.code == f"python -m {__name__}: 3 of 4 done; run it again"
 
 
-def test_an_interrupted_command_ends_with_status_130(capsys: pytest.CaptureFixture[str]):
+def test_an_interrupted_command_ends_with_status_130_and_one_line(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as caught:
         run_command(str, raising(KeyboardInterrupt()))
     assert caught.value.code == 130
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == f"\npython -m {__name__}: interrupted; what is finished stays\n"
 
 
 @pytest.mark.parametrize("error", [ValueError("bug"), FileNotFoundError("gone"), RuntimeError("bug"), KeyError("bug")])

@@ -134,7 +134,7 @@ def test_the_public_preprocess_is_the_one_that_collecting_uses():
     ids=str,
 )
 def test_a_wrong_spec_is_refused(wrong: dict[str, Any]):
-    with pytest.raises(ValueError, match="is no preprocess|keeps no row|frames are 64x64"):
+    with pytest.raises(ValueError, match=r"is no preprocess|keeps no row|frames are 64x64"):
         preprocess(PICTURE, wrong)
 
 

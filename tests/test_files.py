@@ -2,7 +2,6 @@ import hashlib
 import json
 import os
 import platform
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 
 from world_models import files
+from world_models.config import Stopped
 from world_models.version import __version__
 
 HOLD = """
@@ -115,7 +115,7 @@ def test_file_sha256_is_of_the_bytes_of_a_file_larger_than_a_block(tmp_path: Pat
 
 
 def test_a_second_writer_is_refused_by_folder_name_in_one_line(tmp_path: Path):
-    with files.only_writer(tmp_path), pytest.raises(ValueError) as caught, files.only_writer(tmp_path):
+    with files.only_writer(tmp_path), pytest.raises(Stopped) as caught, files.only_writer(tmp_path):
         pass
     assert str(tmp_path) in str(caught.value)
     assert "another process" in str(caught.value)
@@ -125,7 +125,7 @@ def test_a_second_writer_is_refused_by_folder_name_in_one_line(tmp_path: Path):
 def test_a_refused_writer_leaves_the_first_ones_lock(tmp_path: Path):
     with files.only_writer(tmp_path):
         for _ in range(2):
-            with pytest.raises(ValueError), files.only_writer(tmp_path):
+            with pytest.raises(Stopped), files.only_writer(tmp_path):
                 pass
 
 
@@ -138,7 +138,7 @@ def test_a_folder_is_free_again_after_its_writer_ends(tmp_path: Path):
 
 def test_locking_leaves_no_file_and_no_descriptor_behind(tmp_path: Path):
     before = len(names(Path("/proc/self/fd")))
-    with files.only_writer(tmp_path), pytest.raises(ValueError), files.only_writer(tmp_path):
+    with files.only_writer(tmp_path), pytest.raises(Stopped), files.only_writer(tmp_path):
         pass
     assert names(tmp_path) == []
     assert len(names(Path("/proc/self/fd"))) == before
@@ -146,12 +146,13 @@ def test_locking_leaves_no_file_and_no_descriptor_behind(tmp_path: Path):
 
 def test_another_process_holds_the_folder_until_it_is_killed(tmp_path: Path):
     with subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        with pytest.raises(ValueError, match="another process"), files.only_writer(tmp_path):
-            pass
-        holder.send_signal(signal.SIGKILL)
-        holder.wait()
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == "held\n"
+            with pytest.raises(Stopped, match="another process"), files.only_writer(tmp_path):
+                pass
+        finally:
+            holder.kill()
     with files.only_writer(tmp_path):
         pass
 

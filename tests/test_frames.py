@@ -28,8 +28,13 @@ LENGTHS = ([100, 3], [70, 80])  # steps; 257 frames in 10 blocks
 
 
 @pytest.fixture
-def frames(make_rollouts: Callable[..., Path]) -> FrameSet:
-    return FrameSet(Rollouts(make_rollouts(*LENGTHS)), range(4))
+def data(make_rollouts: Callable[..., Path]) -> Rollouts:
+    return Rollouts(make_rollouts(*LENGTHS))
+
+
+@pytest.fixture
+def frames(data: Rollouts) -> FrameSet:
+    return FrameSet(data, range(4))
 
 
 def _batches(frames: FrameSet, streamed: bool = False, **settings: Any) -> Batches:
@@ -97,38 +102,36 @@ def test_fewer_than_two_episodes_cannot_be_split(episodes: int):
 # frames by position
 
 
-def test_frame_set_holds_final_frames_too(frames: FrameSet):
-    assert len(frames) == frames.data.num_rows == 257
+def test_frame_set_holds_final_frames_too(data: Rollouts, frames: FrameSet):
+    assert len(frames) == data.num_rows == 257
 
 
 def test_frame_set_knows_its_size(frames: FrameSet):
     assert frames.num_bytes == 257 * 64 * 64 * 3 == frames.read_all().nbytes
 
 
-def test_all_frames_are_the_episodes_in_order(frames: FrameSet):
-    assert np.array_equal(frames.read_all(), np.concatenate([episode.frames for episode in frames.data]))
+def test_all_frames_are_the_episodes_in_order(data: Rollouts, frames: FrameSet):
+    assert np.array_equal(frames.read_all(), np.concatenate([episode.frames for episode in data]))
 
 
-def test_frame_set_holds_only_the_chosen_episodes(frames: FrameSet):
-    chosen = FrameSet(frames.data, (1, 3))
-    expected = np.concatenate([frames.data[1].frames, frames.data[3].frames])
+def test_frame_set_holds_only_the_chosen_episodes(data: Rollouts):
+    chosen = FrameSet(data, (1, 3))
+    expected = np.concatenate([data[1].frames, data[3].frames])
     assert np.array_equal(chosen.read_all(), expected)
 
 
 @pytest.mark.parametrize("column", ["frames", "telemetry"])
 @pytest.mark.parametrize("count", [1, 2, 16, 100, 257, 10_000])
-def test_spread_rows_are_even_over_the_positions(frames: FrameSet, column: str, count: int):
-    every = np.concatenate([getattr(episode, column) for episode in frames.data])
+def test_spread_rows_are_even_over_the_positions(data: Rollouts, frames: FrameSet, column: str, count: int):
+    every = np.concatenate([getattr(episode, column) for episode in data])
     places = np.linspace(0, 256, min(count, 257)).round().astype(int)
     assert np.array_equal(frames.read_spread(count, column), every[places])
 
 
-def test_spread_telemetry_is_that_of_the_spread_frames(frames: FrameSet):
-    chosen = FrameSet(frames.data, (0, 2))
+def test_spread_telemetry_is_that_of_the_spread_frames(data: Rollouts):
+    chosen = FrameSet(data, (0, 2))
     telemetry = {
-        name: row
-        for episode in frames.data
-        for name, row in zip(_names(episode.frames), episode.telemetry, strict=True)
+        name: row for episode in data for name, row in zip(_names(episode.frames), episode.telemetry, strict=True)
     }
     rows = [telemetry[name] for name in _names(chosen.read_spread(90))]
     assert np.array_equal(chosen.read_spread(90, "telemetry"), np.stack(rows))
@@ -154,7 +157,7 @@ def test_an_epoch_holds_every_frame_once(frames: FrameSet, streamed: bool, shuff
 @pytest.mark.parametrize("batch_size", [7, 100])
 def test_order_is_the_same_resident_and_streamed(frames: FrameSet, shuffle_frames: int, batch_size: int):
     resident, streamed = (
-        _batches(frames, streamed, shuffle_frames=shuffle_frames, batch_size=batch_size) for streamed in (False, True)
+        _batches(frames, where, shuffle_frames=shuffle_frames, batch_size=batch_size) for where in (False, True)
     )
     steps = 2 * resident.steps_per_epoch + 3
     assert _same(_take(resident, steps), _take(streamed, steps))
@@ -165,7 +168,7 @@ def test_order_is_the_same_every_time(frames: FrameSet):
 
 
 @pytest.mark.parametrize("changed", [{"seed": 1}, {"shuffle_frames": 60}])
-def test_order_depends_on_seed_and_buffer(frames: FrameSet, changed: dict[str, int]):
+def test_order_depends_on_seed_and_buffer(frames: FrameSet, changed: dict[str, Any]):
     assert not torch.equal(_epoch(_batches(frames)), _epoch(_batches(frames, **changed)))
 
 
@@ -178,8 +181,8 @@ def test_order_does_not_depend_on_the_batch_size(frames: FrameSet, batch_size: i
     assert torch.equal(_epoch(_batches(frames)), _epoch(_batches(frames, batch_size=batch_size)))
 
 
-def test_order_of_a_large_buffer_mixes_all_episodes(frames: FrameSet):
-    names = {name: i for i, episode in enumerate(frames.data) for name in _names(episode.frames)}
+def test_order_of_a_large_buffer_mixes_all_episodes(data: Rollouts, frames: FrameSet):
+    names = {name: i for i, episode in enumerate(data) for name in _names(episode.frames)}
     first = _take(_batches(frames, shuffle_frames=10_000, batch_size=64), 1)[0]
     assert {names[name] for name in _names(first)} >= {0, 2, 3}
 
@@ -224,7 +227,9 @@ def test_frames_at_counts_what_the_batches_held(frames: FrameSet, step: int):
 
 def test_steps_before_the_start_are_not_read(frames: FrameSet, monkeypatch: pytest.MonkeyPatch):
     batches, read = _batches(frames, streamed=True, shuffle_frames=1), []
-    monkeypatch.setattr(frames, "read_window", lambda window: read.append(window) or FrameSet.read_window(frames, window))
+    monkeypatch.setattr(
+        frames, "read_window", lambda window: read.append(window) or FrameSet.read_window(frames, window)
+    )
     _take(batches, 1, start_step=12)
     assert len(read) == 1
 
@@ -245,7 +250,9 @@ def test_too_little_memory_for_two_buffers_is_refused_by_its_flag(frames: FrameS
 
 def test_streaming_holds_at_most_two_windows(frames: FrameSet, monkeypatch: pytest.MonkeyPatch):
     batches, read = _batches(frames, streamed=True, batch_size=1), []
-    monkeypatch.setattr(frames, "read_window", lambda window: read.append(window) or FrameSet.read_window(frames, window))
+    monkeypatch.setattr(
+        frames, "read_window", lambda window: read.append(window) or FrameSet.read_window(frames, window)
+    )
     _take(batches, 1)
     assert len(read) <= 2
 

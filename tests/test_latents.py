@@ -1,4 +1,5 @@
 import hashlib
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -56,12 +57,12 @@ def windows(make_latents: Make) -> LatentSequences:
 
 
 def columns_of(path: Path) -> dict[str, Any]:
-    with h5py.File(path, locking=False) as file:
+    with h5py.File(io.BytesIO(path.read_bytes())) as file:
         return {name: dataset[:] for name, dataset in file.items()}  # type: ignore[index]
 
 
 def attributes_of(path: Path) -> dict[str, Any]:
-    with h5py.File(path, locking=False) as file:
+    with h5py.File(io.BytesIO(path.read_bytes())) as file:
         return dict(file.attrs)
 
 

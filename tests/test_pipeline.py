@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from world_models import LatentSequences, Latents, Rollouts, load_vae
+from world_models import Latents, LatentSequences, Rollouts, load_vae
 from world_models.__main__ import main
 
 

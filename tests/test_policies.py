@@ -22,7 +22,7 @@ class Stub:
 
     def __init__(self, action_space: spaces.Space = CAR_ACTIONS, **state: float):
         self.action_space, self.env = action_space, None
-        self.telemetry_names = policies.Driver.NEEDS
+        self.telemetry_names: tuple[str, ...] = policies.Driver.NEEDS
         self.state = dict.fromkeys(self.telemetry_names, 0.0) | state
 
     def telemetry(self) -> np.ndarray:
@@ -119,9 +119,11 @@ def test_brownian_hands_out_an_action_that_stays_as_it_was():
     np.testing.assert_array_equal(first, kept)
 
 
-@pytest.mark.parametrize("space", [spaces.Discrete(2), spaces.Box(-np.inf, np.inf, (2,)), spaces.MultiBinary(2)], ids=str)
+@pytest.mark.parametrize(
+    "space", [spaces.Discrete(2), spaces.Box(-np.inf, np.inf, (2,)), spaces.MultiBinary(2)], ids=str
+)
 def test_brownian_refuses_actions_without_bounds(space: spaces.Space):
-    with pytest.raises(ValueError, match="brownian needs bounded continuous actions.*use random"):
+    with pytest.raises(ValueError, match=r"brownian needs bounded continuous actions.*use random"):
         policies.brownian(Stub(space), 0)
 
 
@@ -149,7 +151,7 @@ def test_driver_earns_far_more_than_random(seed: int, undrawn: None):
 
 def mean_action(**state: float) -> np.ndarray:
     """Over the styles and nerves of many seeds."""
-    return np.mean([act(policies.Driver(Stub(**state), seed), 5).mean(0) for seed in range(20)], axis=0)
+    return np.mean([act(policies.Driver(Stub(CAR_ACTIONS, **state), seed), 5).mean(0) for seed in range(20)], axis=0)
 
 
 @pytest.mark.parametrize("sign", [-1, 1])
@@ -191,7 +193,7 @@ def test_driver_refuses_an_env_without_telemetry():
 
 @pytest.mark.parametrize("space", [spaces.Discrete(5), spaces.Box(-1.0, 1.0, (2,))], ids=str)
 def test_driver_refuses_other_actions_than_a_cars(space: spaces.Space):
-    with pytest.raises(ValueError, match="driver needs .* continuous actions"):
+    with pytest.raises(ValueError, match=r"driver needs .* continuous actions"):
         policies.Driver(Stub(space), 0)
 
 
@@ -203,7 +205,11 @@ def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str
     """Writes the module `own_policy_module`, importable during the test."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "own_policy_module", raising=False)
-    return lambda source: (tmp_path / "own_policy_module.py").write_text(source) and None
+
+    def write(source: str) -> None:
+        (tmp_path / "own_policy_module.py").write_text(source)
+
+    return write
 
 
 @pytest.mark.parametrize("name", ["random", "brownian", "driver"])
@@ -230,7 +236,7 @@ def test_an_unknown_name_is_told_the_known_ones(name: str):
 
 @pytest.mark.parametrize("name", ["no_such_module:drive", "math:no_such_name", ":drive", "math:", ".relative:drive"])
 def test_what_cannot_be_imported_is_refused(name: str):
-    with pytest.raises(ValueError, match="cannot be imported .*; give package.module:name"):
+    with pytest.raises(ValueError, match=r"cannot be imported .*; give package\.module:name"):
         policies.load_policy(name)
 
 
@@ -241,7 +247,12 @@ def test_what_cannot_be_called_is_refused():
 
 # --- mixtures
 
-WEIGHTS: list[dict[str, float]] = [{"a": 1.0}, {"a": 3.0, "b": 1.0}, {"a": 0.7, "b": 0.3}, {"a": 1.0, "b": 1.0, "c": 1.0}]
+WEIGHTS: list[dict[str, float]] = [
+    {"a": 1.0},
+    {"a": 3.0, "b": 1.0},
+    {"a": 0.7, "b": 0.3},
+    {"a": 1.0, "b": 1.0, "c": 1.0},
+]
 
 
 def test_equal_weights_take_turns():

@@ -115,7 +115,9 @@ def test_gradient_through_the_sample_is_that_of_finite_differences():
 
 
 def test_squared_error_is_summed_over_a_frames_values():
-    torch.testing.assert_close(v.squared_error(torch.ones(2, 3, 64, 64), torch.zeros(2, 3, 64, 64)), torch.full((2,), 12_288.0))
+    torch.testing.assert_close(
+        v.squared_error(torch.ones(2, 3, 64, 64), torch.zeros(2, 3, 64, 64)), torch.full((2,), 12_288.0)
+    )
 
 
 def test_squared_error_is_the_nonconstant_part_of_a_normal_with_variance_one_half():

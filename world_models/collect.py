@@ -11,6 +11,7 @@ Run the same command again after a crash and it goes on; a larger --num_episodes
 holds depends only on the config and the shard's number, never on workers or interruptions.
 """
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from world_models import envs, executors, files, policies, tracking
+from world_models import envs, executors, files, overview, policies, tracking
 from world_models.config import Stopped, require, run_command, to_yaml
 from world_models.rollouts import FORMAT, Rollouts, RolloutWriter, write_rollouts
 from world_models.shards import shard_path, shard_paths
@@ -113,6 +114,7 @@ def prepare(config: CollectConfig) -> Job | Rollouts:
     """Check everything that can be wrong before the first step, and find what is left to do."""
     if config.verify is not None:
         return Rollouts(config.verify, verify=True)
+    executors.check(config.executor)
     _try_policies(config)
     there = _shards_there(config)
     dealt = policies.deal(config.weights, config.num_episodes)
@@ -180,7 +182,7 @@ def _config_of(shard: Shard) -> CollectConfig:
 def collect(job: Job | Rollouts) -> None:
     """Make the shards that are missing, with a progress bar; or show a verified data set."""
     if isinstance(job, Rollouts):
-        show(job)
+        overview.show(job)
         return
     out = Path(job.config.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -204,9 +206,11 @@ def _make_shards(job: Job) -> None:
         def watch(frames: int) -> None:
             bar.update(frames - bar.n)
 
-        run = executors.run(collect_shard, job.tasks, job.config.executor, job.config.num_workers, watch)
-        for index, frames in run if job.tasks else ():
-            bar.total -= planned[index] - frames  # episodes that ended early
+        with contextlib.closing(
+            executors.run(collect_shard, job.tasks, job.config.executor, job.config.num_workers, watch)
+        ) as run:
+            for index, frames in run:
+                bar.total -= planned[index] - frames  # episodes that ended early
         bar.update(bar.total - bar.n)
 
 
@@ -261,33 +265,6 @@ def _warm_up(env: envs.FrameEnv, seed: int, steps: int) -> envs.Frame:
         if terminated or truncated:
             raise Stopped(f"the episode of seed {seed} ended in warm-up step {step + 1}; give fewer --warmup_steps")
     return frame
-
-
-def show(data: Rollouts) -> None:
-    """Print what a data set holds, and draw a contact sheet of it."""
-    from world_models import figures
-
-    returns = data.returns()
-    size = sum(shard.path.stat().st_size for shard in data.shards)
-    print(f"{data.path}: {data.env}, whole, every digest right")
-    print(f"  episodes   {len(data)} in {len(data.shards)} shards, seeds {data.seeds.min()}..{data.seeds.max()}")
-    print(f"  frames     {data.num_rows:,}, {size / data.num_rows:,.0f} bytes each, {size / 1e6:,.1f} MB in all")
-    print(f"  steps      {data.lengths.min() - 1}..{data.lengths.max() - 1} an episode")
-    print(f"  preprocess {json.dumps(data.preprocess)}")
-    print(f"  telemetry  {', '.join(data.telemetry_names) or 'none'}")
-    for name in sorted(set(data.policies)):
-        drove = np.array([policy == name for policy in data.policies])
-        print(f"  {name:10} {drove.sum()} episodes, return {describe(returns[drove])}")
-    folder = data.path if data.path.is_dir() else data.path.parent
-    sheet = folder / "contact_sheet.png"
-    figures.save(sheet, figures.contact_sheet(data))
-    print(f"  pictures   {sheet}")
-
-
-def describe(values: Sequence[float] | np.ndarray) -> str:
-    """Least, median and greatest."""
-    low, middle, high = np.percentile(values, [0, 50, 100])
-    return f"{low:.1f} .. {middle:.1f} .. {high:.1f}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -33,7 +33,7 @@ class _Parser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         line = _plain_words(re.sub(r"\s+", " ", str(message)).strip())
         flags = [option for action in self._actions for option in action.option_strings]
-        unknown = re.search(r"(?:unrecognized arguments: |Option ')(?:--)?([\w.]+)", line)
+        unknown = re.search(r"(?:unrecognized arguments: |[Oo]ption ')(?:--)?([\w.]+)", line)
         near = difflib.get_close_matches(f"--{unknown[1]}", flags, n=1) if unknown else []
         hint = f"; did you mean {near[0]}?" if near else "; see --help" if unknown else ""
         self.exit(2, f"{self.prog}: error: {line}{hint}\n")

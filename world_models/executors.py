@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Literal, TypeVar
@@ -29,7 +29,7 @@ _progress: Any = None
 
 def run(
     task: Task[Item, Result], items: Sequence[Item], executor: Executor, num_workers: int, watch: Report
-) -> Iterator[tuple[int, Result]]:
+) -> Generator[tuple[int, Result], None, None]:
     """Run the task on every item and yield (index, result) as they finish, in any order.
 
     Args:
@@ -48,6 +48,19 @@ def run(
         yield from _run_ray(task, items, num_workers, watch)
     else:
         yield from _run_processes(task, items, num_workers or available_cores(), watch)
+
+
+def check(executor: Executor) -> None:
+    """Refuse an executor whose package is not installed.
+
+    Raises:
+        ValueError: it is Ray, and Ray is not there.
+    """
+    if executor == "ray":
+        try:
+            import ray as ray  # type: ignore[import-not-found]
+        except ImportError:
+            raise ValueError("executor ray needs ray; pip install 'world_models[ray]', or use processes") from None
 
 
 def available_cores() -> int:
@@ -73,23 +86,27 @@ def _run_processes(
     task: Task[Item, Result], items: Sequence[Item], num_workers: int, watch: Report
 ) -> Iterator[tuple[int, Result]]:
     """A fresh pool takes up what is left when a worker is killed, since one dead worker breaks its whole pool."""
+    if not items:
+        return
     context = multiprocessing.get_context("spawn")  # a fork would share HDF5's and OpenMP's locks
     progress = context.RawArray("q", len(items))  # a slot each: no lock that a killed worker could hold
-    left = set(range(len(items)))
-    for _ in range(MAX_ATTEMPTS):
+    left, attempts = set(range(len(items))), 0
+    while left:
+        before = len(left)
         pool = ProcessPoolExecutor(min(num_workers, len(left)), context, _start_worker, (progress,))
         with _killed_on_exit(pool), contextlib.suppress(BrokenProcessPool):
             with _interrupts_held():
                 futures = {pool.submit(_call, task, index, items[index]): index for index in sorted(left)}
             for future in _as_done(futures, lambda: watch(sum(progress))):
-                result = future.result()
-                left.remove(futures[future])
-                yield futures[future], result
-        if not left:
-            return
-    raise Stopped(
-        f"workers died {MAX_ATTEMPTS} times over {len(left)} tasks; too little memory? Give fewer --num_workers"
-    )
+                with contextlib.suppress(BrokenProcessPool):  # what the others finished is kept
+                    result = future.result()
+                    left.remove(futures[future])
+                    yield futures[future], result
+        attempts = attempts + 1 if len(left) == before else 0
+        if attempts == MAX_ATTEMPTS:
+            raise Stopped(
+                f"workers died {attempts} times over {len(left)} tasks; too little memory? Give fewer --num_workers"
+            )
 
 
 def _as_done(futures: dict[Future, int], tick: Callable[[], None]) -> Iterator[Future]:
@@ -106,11 +123,16 @@ def _interrupts_held() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    heard: list[int] = []  # the mask is this thread's alone: the system hands the signal to another one
+    handler = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+    if heard:
+        signal.raise_signal(signal.SIGINT)
 
 
 @contextlib.contextmanager

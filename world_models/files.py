@@ -109,9 +109,11 @@ def check_room(folder: Path, need_bytes: int) -> None:
     """Refuse work that its disk cannot hold.
 
     Raises:
-        ValueError: fewer than `need_bytes` are free where the folder is, or will be.
+        ValueError: fewer than `need_bytes` are free where the folder is, or will be, or a file is in its place.
     """
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not existing.is_dir():
+        raise ValueError(f"{existing} is a file, not a folder; choose another --out")
     status = os.statvfs(existing)
     free_bytes = status.f_bavail * status.f_frsize
     if free_bytes < need_bytes:

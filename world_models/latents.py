@@ -116,6 +116,8 @@ class Latents(reader.ShardedEpisodes, Sequence[LatentEpisode]):
     def __init__(self, path: str | Path, verify: bool = False):
         super().__init__(path, FORMAT, verify)
         first = self.shards[0]
+        if first.row_shapes["mu"] != first.row_shapes["logvar"]:
+            raise ValueError(f"{first.path}: mu and logvar differ in width; delete the file and make it again")
         self.z_dim: int = first.row_shapes["mu"][0]
         self.num_actions: int = first.row_shapes["actions"][0]
         self.preprocess: dict[str, Any] = first.json_attribute("preprocess")
@@ -159,7 +161,8 @@ class LatentSequences(Dataset[dict[str, Tensor]]):
     def __init__(self, path: str | Path, length: int, stride: int | None = None, seed: int = 0):
         if length < 1 or (stride is not None and stride < 1):
             raise ValueError(f"length {length}, stride {stride}: give 1 or more")
-        self.latents, self.length, self.seed, self.epoch = Latents(path), length, seed, 0
+        self.latents, self.length, self.seed = Latents(path), length, seed
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # persistent workers see set_epoch
         steps = self.latents.lengths - 1
         counts = np.maximum(0, (steps - length) // (stride or length) + 1)
         self._episodes = np.repeat(np.arange(len(steps)), counts)
@@ -175,7 +178,7 @@ class LatentSequences(Dataset[dict[str, Tensor]]):
 
     def set_epoch(self, epoch: int) -> None:
         """Move the noise on; call it before each epoch, as for a `DistributedSampler`."""
-        self.epoch = epoch
+        self._epoch.fill_(epoch)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """One window."""
@@ -183,7 +186,7 @@ class LatentSequences(Dataset[dict[str, Tensor]]):
         shard, first, _ = self.latents.locate(int(self._episodes[index]))
         start = first + int(self._starts[index])
         stop = start + self.length
-        rng = np.random.default_rng([self.seed, self.epoch, index])
+        rng = np.random.default_rng([self.seed, int(self._epoch), index])
         mu, logvar = (shard.read(name, start, stop + 1).astype(np.float32) for name in ("mu", "logvar"))
         z = torch.from_numpy(mu + np.exp(logvar / 2) * rng.standard_normal(mu.shape, np.float32))
         steps = {name: torch.from_numpy(shard.read(name, start, stop)) for name in COPIED_COLUMNS}

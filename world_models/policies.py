@@ -149,7 +149,7 @@ def load_policy(name: str) -> PolicyFactory:
         )
     try:
         factory = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"policy {name!r} cannot be imported ({error}); give package.module:name") from None
     if not callable(factory):
         raise ValueError(f"policy {name!r} is {type(factory).__name__}, not callable; give a function of (env, seed)")
@@ -166,7 +166,7 @@ def deal(weights: Mapping[str, float], num_episodes: int) -> list[str]:
     dealt = dict.fromkeys(weights, 0)
     names = []
     for count in range(1, num_episodes + 1):
-        name = max(weights, key=lambda name: weights[name] * count / total - dealt[name])
+        name = max(sorted(weights), key=lambda name: weights[name] * count / total - dealt[name])
         dealt[name] += 1
         names.append(name)
     return names

@@ -139,8 +139,13 @@ class Rollouts(reader.ShardedEpisodes, Sequence[Episode]):
         self.preprocess: dict[str, Any] = first.json_attribute("preprocess")
         self.action_space: dict[str, Any] = first.json_attribute("action_space")
         self.num_actions: int = first.row_shapes["actions"][0]
-        names: Any = first.column_attributes["telemetry"].get("names", ())
-        self.telemetry_names = tuple(map(str, names))
+        self.telemetry_names = _telemetry_names(first)
+        for shard in self.shards[1:]:
+            if _telemetry_names(shard) != self.telemetry_names:
+                raise ValueError(
+                    f"{shard.path}: its telemetry is {', '.join(_telemetry_names(shard))}, that of {first.path.name} "
+                    f"is {', '.join(self.telemetry_names)}; keep data sets in folders of their own"
+                )
 
     def __repr__(self) -> str:
         return f"Rollouts({self.path}: {self.env}, {len(self)} episodes, {self.num_rows} frames)"
@@ -171,3 +176,12 @@ class Rollouts(reader.ShardedEpisodes, Sequence[Episode]):
         """Sum of each episode's rewards."""
         rewards = ((shard.read("rewards").astype(np.float64), shard.starts) for shard in self.shards)
         return np.concatenate([np.add.reduceat(earned, starts) for earned, starts in rewards])
+
+
+def _telemetry_names(shard: reader.Shard) -> tuple[str, ...]:
+    names: Any = shard.column_attributes["telemetry"].get("names", ())
+    if np.shape(names) != shard.row_shapes["telemetry"]:
+        raise ValueError(
+            f"{shard.path}: telemetry does not name each of its columns; delete the file and make it again"
+        )
+    return tuple(map(str, names))

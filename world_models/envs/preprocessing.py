@@ -73,6 +73,8 @@ def preprocess(
     """
     how = spec if isinstance(spec, Preprocess) else Preprocess.from_spec(spec)
     if how.crop is not None:
+        if how.crop[1] > frame.shape[0]:
+            raise ValueError(f"crop keeps rows to {how.crop[1]}, the picture has {frame.shape[0]}; crop fewer")
         frame = frame[how.crop[0] : how.crop[1]]
     small = cv2.resize(frame, (how.size, how.size), interpolation=cv2.INTER_AREA)
     if small.ndim == 2:  # OpenCV drops a lone channel

@@ -67,7 +67,8 @@ def shard_path(folder: Path, index: int) -> Path:
 
 def shard_paths(folder: Path) -> list[Path]:
     """The shards in a folder, in order."""
-    return sorted(p for p in folder.glob("shard-*.h5") if SHARD_NAME.fullmatch(p.name))
+    numbered = [(int(match[1]), p) for p in folder.glob("shard-*.h5") if (match := SHARD_NAME.fullmatch(p.name))]
+    return [p for _, p in sorted(numbered)]
 
 
 def little_endian(array: np.ndarray) -> memoryview:

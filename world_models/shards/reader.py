@@ -23,6 +23,11 @@ from world_models.shards import (
 
 HARMLESS_FILTERS = {1, 2, 3}  # deflate, shuffle, fletcher32: what every HDF5 build decodes without a plugin
 MAX_CHUNK_BYTES = 1 << 26
+MAX_DEFLATE_RATIO = 1100  # deflate packs 1,032 bytes into one at the best
+
+
+class _RefusedError(ValueError):
+    """What a shard is refused for, in words of ours."""
 
 
 class Shard:
@@ -47,24 +52,34 @@ class Shard:
                 self._read_header(file)
                 if verify:
                     self._verify(file)
-        except (OSError, KeyError, RuntimeError) as error:  # what h5py raises on a damaged file
-            raise ValueError(
-                f"{path}: damaged or no HDF5 file ({_first_line(error)}); delete it and make it again"
-            ) from None
+        except _RefusedError:
+            raise
+        except Exception as error:  # h5py raises whatever a damaged file makes it trip over
+            reason = " ".join(str(error).split()) or type(error).__name__
+            if getattr(error, "errno", None):  # the system's word, not HDF5's
+                self._refuse(f"cannot be read ({reason}); check its permissions and its disk")
+            self._refuse(f"damaged or no HDF5 file ({reason}); delete it and make it again")
 
     def __repr__(self) -> str:
         return f"Shard({self.path}, {len(self.starts)} episodes, {self.num_rows} rows)"
 
     def read(self, column: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Rows start..stop of a column."""
-        return _cached_open(self.path, self.path.stat().st_mtime_ns, os.getpid())[column][start:stop]  # type: ignore[index]
+        """Rows start..stop of a column.
+
+        Raises:
+            OSError: the file cannot be read there; the message names it.
+        """
+        try:
+            return _cached_open(self.path, self.path.stat().st_mtime_ns, os.getpid())[column][start:stop]  # type: ignore[index]
+        except OSError as error:
+            raise OSError(f"{self.path}: {column} cannot be read ({error}); check the data set's digests") from error
 
     def digest(self) -> str:
         """The sha256 of the `digests` attribute with sorted keys: names the shard's contents."""
         return files.sha256(json.dumps(self.digests, sort_keys=True).encode())
 
     def _refuse(self, found: str) -> NoReturn:
-        raise ValueError(f"{self.path}: {found}")
+        raise _RefusedError(f"{self.path}: {found}") from None
 
     def _read_header(self, file: h5py.File) -> None:
         self._check_kind(file.attrs)
@@ -117,6 +132,8 @@ class Shard:
             self._refuse(f"{name} is not a dataset of {dims} dimensions; delete the file and make it again")
         if dataset.is_virtual or dataset.external:
             self._refuse(f"{name} keeps its data in another file, which is never followed; do not trust this file")
+        if dataset.size * dataset.dtype.itemsize > MAX_DEFLATE_RATIO * self.path.stat().st_size:
+            self._refuse(f"{name} claims more rows than a file of this size can hold; do not trust this file")
         plist = dataset.id.get_create_plist()
         filters = {plist.get_filter(i)[0] for i in range(plist.get_nfilters())}
         chunk_bytes = np.prod(dataset.chunks or (0,), dtype=np.float64) * dataset.dtype.itemsize
@@ -193,10 +210,6 @@ def _text(value: Any) -> Any:
     return value.decode() if isinstance(value, bytes) else value
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
 def open_shards(path: str | Path, fmt: Format, verify: bool = False) -> tuple[Shard, ...]:
     """Open a folder of shards, or a single one, checked.
 
@@ -219,6 +232,12 @@ def open_shards(path: str | Path, fmt: Format, verify: bool = False) -> tuple[Sh
                 raise ValueError(
                     f"{shard.path}: its {name} is {shard.attributes[name]}, that of {shards[0].path.name} is "
                     f"{shards[0].attributes[name]}; keep data sets in folders of their own"
+                )
+        for name, row_shape in shard.row_shapes.items():
+            if row_shape != shards[0].row_shapes[name]:
+                raise ValueError(
+                    f"{shard.path}: a row of {name} is {row_shape}, in {shards[0].path.name} it is "
+                    f"{shards[0].row_shapes[name]}; keep data sets in folders of their own"
                 )
     return shards
 

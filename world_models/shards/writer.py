@@ -92,7 +92,7 @@ class ShardWriter:
         """Say that every row since the last call is one episode."""
         start = sum(self._episodes[-1][:2]) if self._episodes else 0
         (rows,) = {column.rows for column in self._columns.values()}
-        assert rows > start, "an episode has rows"
+        assert rows > start + 1, "an episode has a transition and a final row"
         self._episodes.append((start, rows - start, seed, policy))
 
     def tile_episodes(self, lengths: Sequence[int], seeds: Sequence[int], policies: Sequence[str]) -> None:
@@ -103,6 +103,8 @@ class ShardWriter:
     def finish(self) -> None:
         """Write what is pending, the episode table, digests and attributes; `complete` comes last."""
         digests = {name: column.finish() for name, column in self._columns.items()}
+        rows = {column.rows for column in self._columns.values()}
+        assert self._episodes and rows == {sum(self._episodes[-1][:2])}, "every row belongs to an episode"
         starts, lengths, seeds, policies = zip(*self._episodes, strict=True)
         for (name, dtype), values in zip(EPISODE_COLUMNS.items(), (starts, lengths, seeds), strict=True):
             data = np.array(values, dtype)

@@ -1,0 +1,329 @@
+"""Latents mirror their rollouts, say what made them, and are made once."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from world_models import checkpoints, encode, files
+from world_models.latents import Latents
+from world_models.rollouts import Rollouts
+from world_models.vae import VAE, VAEConfig
+
+PREPROCESS = {"crop": [0, 84], "size": 64, "interpolation": "INTER_AREA"}
+
+
+def _save_vae(run: Path, seed: int = 0, preprocess: dict[str, Any] = PREPROCESS) -> Path:
+    torch.manual_seed(seed)
+    vae = VAE(VAEConfig(z_dim=4), preprocess)
+    torch.nn.init.normal_(vae.encoder.mu.weight)  # untrained, so that dimensions vary by hand
+    run.mkdir()
+    for weights in ("best", "last"):
+        checkpoints.save_weights(checkpoints.weights_path(run, weights), vae.state_dict())
+    checkpoints.save_description(run, vae)
+    return run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return _save_vae(tmp_path / "run")
+
+
+@pytest.fixture
+def data(make_rollouts: Callable[..., Path]) -> Path:
+    return make_rollouts([9, 5], [6])
+
+
+def _encode(data: Path, run: Path, out: Path, more: str = "") -> Path:
+    encode.main(f"--data {data} --vae {run} --out {out} {more}".split())
+    return out
+
+
+@pytest.fixture
+def latents(data: Path, run: Path, tmp_path: Path) -> Path:
+    return _encode(data, run, tmp_path / "latents")
+
+
+def _refused(capsys: pytest.CaptureFixture[str], data: Path, run: Path, out: Path, more: str = "") -> str:
+    """The one line that a refusal with status 2 ends with."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        _encode(data, run, out, more)
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def _written(out: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in sorted(out.glob("*.h5"))}
+
+
+def _digests(out: Path) -> list[dict[str, str]]:
+    return [shard.digests for shard in Latents(out).shards]
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 256])
+def test_latents_are_what_the_model_encodes(data: Path, run: Path, tmp_path: Path, batch_size: int):
+    latents = Latents(_encode(data, run, tmp_path / "latents", f"--batch_size {batch_size}"), verify=True)
+    vae = checkpoints.load_vae(run)
+    for episode, encoded in zip(Rollouts(data), latents, strict=True):
+        posterior = vae.encode(episode.frames)
+        np.testing.assert_allclose(encoded.mu, posterior.mu, atol=1e-5)
+        np.testing.assert_allclose(encoded.logvar, posterior.logvar, atol=1e-5)
+
+
+def test_latents_of_real_frames_are_what_the_trained_model_encodes(
+    latents_dir: Path, run_dir: Path, rollouts_dir: Path
+):
+    posterior = checkpoints.load_vae(run_dir).encode(Rollouts(rollouts_dir)[3].frames)
+    np.testing.assert_allclose(Latents(latents_dir)[3].mu, posterior.mu, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        "actions",
+        "rewards",
+        "terminated",
+        "truncated",
+        "episode_start",
+        "episode_length",
+        "episode_seed",
+        "episode_policy",
+    ],
+)
+def test_columns_are_mirrored_exactly(data: Path, latents: Path, column: str):
+    for name in ("shard-00000.h5", "shard-00001.h5"):
+        with h5py.File(data / name) as source, h5py.File(latents / name) as mirror:
+            ours, theirs = mirror[column], source[column]
+            assert isinstance(ours, h5py.Dataset)
+            assert isinstance(theirs, h5py.Dataset)
+            assert ours.dtype == theirs.dtype
+            assert np.array_equal(ours[:], theirs[:])
+
+
+def test_latents_have_no_columns_but_those_of_the_format(latents: Path):
+    with h5py.File(latents / "shard-00000.h5") as file:
+        columns = {"mu", "logvar", "actions", "rewards", "terminated", "truncated"}
+        assert set(file) == columns | {"episode_start", "episode_length", "episode_seed", "episode_policy"}
+
+
+def test_each_shard_names_the_rollouts_it_mirrors(data: Path, latents: Path):
+    for shard, source in zip(Latents(latents).shards, Rollouts(data).shards, strict=True):
+        with h5py.File(source.path) as file:
+            digests = json.dumps(json.loads(str(file.attrs["digests"])), sort_keys=True)
+        assert shard.attributes["rollouts_digest"] == files.sha256(digests.encode())
+
+
+@pytest.mark.parametrize(("weights", "name"), [("best", "best.safetensors"), ("last", "model.safetensors")])
+def test_vae_sha256_is_of_the_weights_used(data: Path, run: Path, tmp_path: Path, weights: str, name: str):
+    torch.manual_seed(5)
+    checkpoints.save_weights(run / "model.safetensors", VAE(VAEConfig(z_dim=4)).state_dict())
+    latents = Latents(_encode(data, run, tmp_path / "latents", f"--weights {weights}"))
+    assert latents.vae_sha256 == files.file_sha256(run / name)
+
+
+def test_shards_say_how_their_frames_were_made(latents: Path):
+    assert Latents(latents).preprocess == PREPROCESS
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_latents_have_the_dtype_asked_for(data: Path, run: Path, tmp_path: Path, dtype: str):
+    episode = Latents(_encode(data, run, tmp_path / "latents", f"--dtype {dtype}"), verify=True)[0]
+    assert episode.mu.dtype == episode.logvar.dtype == np.dtype(dtype)
+
+
+def test_float16_latents_are_the_rounded_ones(data: Path, run: Path, latents: Path, tmp_path: Path):
+    rounded = Latents(_encode(data, run, tmp_path / "half", "--dtype float16"))
+    assert np.array_equal(rounded[0].mu, Latents(latents)[0].mu.astype(np.float16))
+
+
+# latents.json
+
+
+def _summary(out: Path) -> dict[str, Any]:
+    return json.loads((out / "latents.json").read_text())
+
+
+def test_summary_counts_what_there_is(latents: Path):
+    counts = {"episodes": 3, "rows": 23, "transitions": 20, "z_dim": 4, "num_actions": 3}
+    assert counts.items() <= _summary(latents).items()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_summary_has_the_moments_of_numpy(data: Path, run: Path, tmp_path: Path, dtype: str):
+    out = _encode(data, run, tmp_path / "latents", f"--dtype {dtype}")
+    mu, logvar = (
+        np.concatenate([getattr(episode, name) for episode in Latents(out)]).astype(np.float64)
+        for name in ("mu", "logvar")
+    )
+    summary = _summary(out)
+    np.testing.assert_allclose(summary["mu_mean"], mu.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(summary["mu_variance"], mu.var(0), rtol=1e-6)
+    np.testing.assert_allclose(summary["sigma_mean"], np.exp(logvar / 2).mean(0), rtol=1e-6)
+
+
+def test_summary_names_model_and_data(data: Path, run: Path, latents: Path):
+    summary = _summary(latents)
+    assert (summary["vae"], summary["data"]) == (str(run), str(data))
+    assert summary["vae_sha256"] == files.file_sha256(run / "best.safetensors")
+    assert summary["rollouts_digest"] == Rollouts(data).digest()
+
+
+# again
+
+
+def test_encoding_again_makes_nothing(
+    data: Path, run: Path, latents: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    before, summary = _written(latents), _summary(latents)
+    monkeypatch.setattr(VAE, "encode", None)
+    _encode(data, run, latents)
+    assert _written(latents) == before
+    assert _summary(latents) == summary
+    assert "all there already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_deleted_shard_is_made_again_with_the_same_digests(data: Path, run: Path, latents: Path, index: int):
+    digests, before = _digests(latents), _written(latents)
+    name = f"shard-{index:05d}.h5"
+    (latents / name).unlink()
+    _encode(data, run, latents)
+    assert _digests(latents) == digests
+    assert {shard for shard, written in _written(latents).items() if written != before[shard]} == {name}
+
+
+def test_a_crash_leaves_whole_shards_and_encoding_goes_on(
+    data: Path, run: Path, latents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    calls = 0
+    encode_frames = VAE.encode
+
+    def crash(self: VAE, frames: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise KeyboardInterrupt
+        return encode_frames(self, frames)
+
+    out = tmp_path / "crashed"
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(VAE, "encode", crash)
+        _encode(data, run, out)
+    assert ended.value.code == 130
+    assert [path.name for path in out.iterdir()] == ["shard-00000.h5"]
+    _encode(data, run, out)
+    assert _digests(out) == _digests(latents)
+
+
+def test_what_a_killed_process_left_is_cleared_away(data: Path, run: Path, tmp_path: Path):
+    out = tmp_path / "latents"
+    out.mkdir()
+    (out / "shard-00000.h5.partial").write_bytes(b"half")
+    _encode(data, run, out)
+    assert sorted(path.name for path in out.iterdir()) == ["latents.json", "shard-00000.h5", "shard-00001.h5"]
+
+
+def test_a_new_shard_of_rollouts_is_added(make_rollouts: Callable[..., Path], run: Path, tmp_path: Path):
+    out = _encode(make_rollouts([9, 5], name="few"), run, tmp_path / "latents")
+    before = _written(out)
+    more = make_rollouts([9, 5], [6], name="more")
+    _encode(more, run, out)
+    assert len(Latents(out)) == 3
+    assert _written(out)["shard-00000.h5"] == before["shard-00000.h5"]
+
+
+def test_a_shard_whose_rollouts_have_grown_is_encoded_again(
+    make_rollouts: Callable[..., Path], run: Path, tmp_path: Path
+):
+    out = _encode(make_rollouts([9, 5], [6], name="few"), run, tmp_path / "latents")
+    before = _written(out)
+    more = make_rollouts([9, 5], [6, 4], name="more")
+    _encode(more, run, out)
+    assert _written(out)["shard-00000.h5"] == before["shard-00000.h5"]
+    assert _digests(out) == _digests(_encode(more, run, tmp_path / "anew"))
+    assert _summary(out)["episodes"] == 4
+
+
+# what is refused
+
+
+def test_latents_of_another_model_are_refused(
+    data: Path, latents: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    other, before = _save_vae(tmp_path / "other", seed=1), _written(latents)
+    line = _refused(capsys, data, other, latents)
+    assert "shard-00000.h5" in line
+    assert f"latents of {other}" in line
+    assert _written(latents) == before
+
+
+def test_latents_of_another_dtype_are_refused(data: Path, run: Path, latents: Path, capsys: pytest.CaptureFixture[str]):
+    assert "not float16 latents" in _refused(capsys, data, run, latents, "--dtype float16")
+
+
+@pytest.mark.parametrize(
+    ("shards", "seed"),
+    [([[9, 5], [6]], 7), ([[9, 6], [6]], 0), ([[9, 5]], 0), ([[9], [5], [6]], 0)],
+    ids=["other_seeds", "other_lengths", "fewer_shards", "shorter_shards"],
+)
+def test_latents_of_other_rollouts_are_refused(
+    make_rollouts: Callable[..., Path],
+    run: Path,
+    latents: Path,
+    capsys: pytest.CaptureFixture[str],
+    shards: list[list[int]],
+    seed: int,
+):
+    other = make_rollouts(*shards, name="other", seed=seed)
+    assert f"latents of other rollouts than {other}" in _refused(capsys, other, run, latents)
+
+
+def test_frames_made_in_another_way_are_refused(
+    make_rollouts: Callable[..., Path], run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    other = make_rollouts([5], name="other", preprocess=PREPROCESS | {"crop": None})
+    line = _refused(capsys, other, run, tmp_path / "latents")
+    assert '"crop": null' in line
+    assert '"crop": [0, 84]' in line
+
+
+def test_damaged_latents_are_refused_by_name(data: Path, run: Path, latents: Path, capsys: pytest.CaptureFixture[str]):
+    (latents / "shard-00001.h5").write_bytes(b"no HDF5")
+    assert "shard-00001.h5: damaged or no HDF5 file" in _refused(capsys, data, run, latents)
+
+
+def test_a_run_that_is_not_there_is_refused(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert "no trained model" in _refused(capsys, data, tmp_path / "nowhere", tmp_path / "latents")
+
+
+def test_data_that_is_not_there_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert "no such file or folder" in _refused(capsys, tmp_path / "nowhere", run, tmp_path / "latents")
+
+
+def test_rollouts_are_not_taken_for_latents(data: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = tmp_path / "out"
+    shutil.copytree(data, out)
+    assert "holds world_models.rollouts, not world_models.latents" in _refused(capsys, data, run, out)
+
+
+def test_a_refusal_makes_no_folder(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    _refused(capsys, tmp_path / "nowhere", run, tmp_path / "latents")
+    assert not (tmp_path / "latents").exists()
+
+
+def test_a_batch_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="batch_size is 0; give 1 or more"):
+        encode.EncodeConfig(batch_size=0)
+
+
+def test_a_folder_that_another_process_writes_is_refused(data: Path, run: Path, latents: Path):
+    with files.only_writer(latents), pytest.raises(SystemExit, match="being written by another process"):
+        _encode(data, run, latents)

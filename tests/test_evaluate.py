@@ -1,0 +1,386 @@
+"""Scores, figures and the report page of a V model."""
+
+import io
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from world_models import checkpoints, collect, evaluate, files, metrics
+from world_models.frames import split_episodes
+from world_models.rollouts import Rollouts
+from world_models.vae import VAE, VAEConfig, to_images
+
+PREPROCESS = {"crop": [0, 84], "size": 64, "interpolation": "INTER_AREA"}
+SCORES = {
+    "sse",
+    "psnr_db",
+    "ssim",
+    "kl_nats",
+    "kl_per_dim",
+    "active_units",
+    "elbo_nats",
+    "iwae_nats",
+    "pca_sse",
+    "mean_sse",
+    "previous_sse",
+    "probe_r2",
+}
+
+
+def _no_constants(name: str) -> NoReturn:
+    raise AssertionError(f"{name} is not JSON")
+
+
+def _scores(run: Path) -> dict[str, Any]:
+    return json.loads((run / "eval.json").read_text(), parse_constant=_no_constants)
+
+
+@pytest.fixture(scope="module")
+def heldout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Real CarRacing: two tracks that are not in `rollouts_dir`, of 20 steps."""
+    out = tmp_path_factory.mktemp("rollouts") / "heldout"
+    collect.main(f"--out {out} --seed 1000 --num_episodes 2 --max_steps 20 --executor serial".split())
+    return out
+
+
+@pytest.fixture(scope="module")
+def run(run_dir: Path, heldout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained model, evaluated."""
+    run = tmp_path_factory.mktemp("evaluated") / "vae"
+    shutil.copytree(run_dir, run, ignore=shutil.ignore_patterns("figures", "state.pt"))
+    evaluate.main(f"--data {heldout} --vae {run}".split())
+    return run
+
+
+# eval.json
+
+
+def test_eval_json_has_the_keys_of_the_design(run: Path):
+    assert set(_scores(run)) >= SCORES
+
+
+@pytest.mark.parametrize("name", sorted(SCORES - {"probe_r2", "iwae_nats", "kl_per_dim"}))
+def test_each_score_is_a_number(run: Path, name: str):
+    assert np.isfinite(_scores(run)[name])
+
+
+def _all_frames(heldout: Path) -> np.ndarray:
+    return np.concatenate([episode.frames for episode in Rollouts(heldout)])
+
+
+def test_sse_is_of_decode_mu(run: Path, heldout: Path):
+    vae, images = checkpoints.load_vae(run), to_images(torch.from_numpy(_all_frames(heldout)))
+    with torch.no_grad():
+        errors = (images - vae.decoder(vae.encoder(images)[0]).sigmoid()).square().sum((1, 2, 3))
+    assert _scores(run)["sse"] == pytest.approx(float(errors.mean()), rel=1e-4)
+
+
+def test_previous_sse_is_of_each_episodes_steps(run: Path, heldout: Path):
+    steps = [
+        np.square(np.diff(episode.frames.astype(np.float64) / 255, axis=0)).sum((1, 2, 3)).mean()
+        for episode in Rollouts(heldout)
+    ]
+    assert _scores(run)["previous_sse"] == pytest.approx(np.mean(steps), rel=1e-4)
+
+
+def test_mean_sse_is_of_the_training_mean(run: Path, rollouts_dir: Path, heldout: Path):
+    data = Rollouts(rollouts_dir)
+    train = np.concatenate([data[i].frames for i in split_episodes(data.seeds, 0).train])
+    away = _all_frames(heldout) / 255 - train.mean(0) / 255
+    assert _scores(run)["mean_sse"] == pytest.approx(np.square(away).sum((1, 2, 3)).mean(), rel=1e-4)
+
+
+def test_pca_has_as_many_components_as_the_model_dimensions(run: Path):
+    assert _scores(run)["pca_components"] == 32
+
+
+def test_bounds_are_named_by_their_samples(run: Path):
+    assert list(_scores(run)["iwae_nats"]) == ["1", "10", "100"]
+
+
+def test_each_telemetry_column_has_a_probe(run: Path, heldout: Path):
+    probes = _scores(run)["probe_r2"]
+    assert tuple(probes) == Rollouts(heldout).telemetry_names
+    assert all(r2 is None or r2 <= 1 for r2 in probes.values())
+    assert any(r2 is not None for r2 in probes.values())
+
+
+def test_kl_per_dim_sums_to_the_kl(run: Path):
+    scores = _scores(run)
+    assert len(scores["kl_per_dim"]) == 32
+    assert sum(scores["kl_per_dim"]) == pytest.approx(scores["kl_nats"], rel=1e-6)
+
+
+def test_scores_name_what_was_scored(run: Path, heldout: Path):
+    scores, data = _scores(run), Rollouts(heldout)
+    assert (scores["frames"], scores["episodes"]) == (data.num_rows, 2)
+    assert scores["data_digest"] == data.digest()
+    assert scores["vae_sha256"] == files.file_sha256(run / "best.safetensors")
+
+
+# the report
+
+
+def test_report_needs_nothing_from_elsewhere(run: Path):
+    page = (run / "report.html").read_text()
+    references = re.findall(r"""(?:src|href|srcset|url|data-src)\s*[=(]\s*["']?([^"')\s>]*)""", page)
+    assert len(references) == page.count("<img") > 0
+    assert all(re.match(r"data:image/(png|gif);base64,", reference) for reference in references)
+
+
+def test_report_shows_every_figure(run: Path):
+    shown = re.findall(r'alt="(\w+)"', (run / "report.html").read_text())
+    assert shown == [
+        "reconstructions",
+        "comparison",
+        "clip",
+        "samples",
+        "traversal",
+        "interpolation",
+        "kl_per_dim",
+        "curves",
+    ]
+
+
+@pytest.mark.parametrize(
+    "name", ["reconstructions", "comparison", "samples", "traversal", "interpolation", "kl_per_dim", "curves"]
+)
+def test_each_figure_is_a_png_of_a_sane_size(run: Path, name: str):
+    with Image.open(run / "figures" / f"{name}.png") as picture:
+        assert picture.format == "PNG"
+        assert 100 < picture.width < 3000
+        assert 100 < picture.height < 3000
+        assert len(picture.convert("RGB").getcolors(1 << 24) or ()) > 10
+
+
+def test_clip_is_a_moving_gif(run: Path):
+    with Image.open(io.BytesIO((run / "figures" / "clip.gif").read_bytes())) as gif:
+        assert gif.format == "GIF"
+        assert getattr(gif, "n_frames", 1) == 11
+
+
+# small synthetic evaluations
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spares the hundred decodings of every frame."""
+    monkeypatch.setattr(metrics, "iwae_nats", lambda *_args: {"1": -1.0, "10": -0.5, "100": -0.25})
+
+
+def _make_run(run: Path, train: Path, **facts: Any) -> Path:
+    """An untrained model that says it was trained on `train`."""
+    torch.manual_seed(0)
+    vae, data = VAE(VAEConfig(z_dim=4), PREPROCESS), Rollouts(train)
+    run.mkdir()
+    for weights in ("best", "last"):
+        checkpoints.save_weights(checkpoints.weights_path(run, weights), vae.state_dict())
+    checkpoints.save_description(
+        run, vae, **({"data": str(train), "data_digest": data.digest(), "split_seed": 0} | facts)
+    )
+    baselines = metrics.fit_baselines(data[0].frames, 4)
+    checkpoints.save_weights(
+        run / "baselines.safetensors", {"mean": baselines.mean, "components": baselines.components}
+    )
+    return run
+
+
+@pytest.fixture
+def train(make_rollouts: Callable[..., Path]) -> Path:
+    return make_rollouts([6, 6, 6], name="train")
+
+
+@pytest.fixture
+def test(make_rollouts: Callable[..., Path]) -> Path:
+    return make_rollouts([5, 4], name="test", seed=1000)
+
+
+@pytest.fixture
+def small(train: Path, tmp_path: Path) -> Path:
+    return _make_run(tmp_path / "run", train)
+
+
+def _evaluate(data: Path, run: Path, more: str = "") -> dict[str, Any]:
+    evaluate.main(f"--data {data} --vae {run} {more}".split())
+    return _scores(run)
+
+
+def _refused(capsys: pytest.CaptureFixture[str], data: Path, run: Path, more: str = "") -> str:
+    """The one line that a refusal with status 2 ends with."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        _evaluate(data, run, more)
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_probes_are_fitted_on_the_recorded_training_data(quick: None, small: Path, test: Path):
+    assert set(_evaluate(test, small)["probe_r2"]) == {"speed_m_per_s", "heading_rad"}
+
+
+def test_probes_are_null_when_the_training_data_is_gone(
+    quick: None, small: Path, train: Path, test: Path, capsys: pytest.CaptureFixture[str]
+):
+    shutil.rmtree(train)
+    assert _evaluate(test, small)["probe_r2"] is None
+    assert f"{train} is gone, so no probes are fitted" in capsys.readouterr().err
+
+
+def test_probes_are_null_when_the_training_data_has_changed(
+    quick: None,
+    small: Path,
+    train: Path,
+    test: Path,
+    make_rollouts: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+):
+    shutil.rmtree(train)
+    make_rollouts([6, 6, 5], name="train")
+    assert _evaluate(test, small)["probe_r2"] is None
+    assert f"{train} has changed since the training" in capsys.readouterr().err
+
+
+def test_probes_can_be_fitted_on_data_that_is_named(
+    quick: None, small: Path, train: Path, test: Path, make_rollouts: Callable[..., Path]
+):
+    shutil.rmtree(train)
+    other = make_rollouts([6, 6], name="other", seed=50)
+    assert set(_evaluate(test, small, f"--train_data {other}")["probe_r2"]) == {"speed_m_per_s", "heading_rad"}
+
+
+def test_named_training_data_that_is_not_there_is_refused(
+    small: Path, test: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    line = _refused(capsys, test, small, f"--train_data {tmp_path / 'nowhere'}")
+    assert "nowhere: no such file or folder" in line
+
+
+def test_evaluating_on_trained_episodes_is_said(
+    quick: None, small: Path, train: Path, capsys: pytest.CaptureFixture[str]
+):
+    _evaluate(train, small)
+    assert f"2 episodes of {train} were trained on, so the scores flatter" in capsys.readouterr().err
+
+
+def test_evaluating_on_other_tracks_is_not_warned_of(
+    quick: None, small: Path, test: Path, capsys: pytest.CaptureFixture[str]
+):
+    _evaluate(test, small)
+    assert "trained on" not in capsys.readouterr().err
+
+
+def test_evaluating_on_the_held_out_episode_is_not_warned_of(
+    quick: None, small: Path, train: Path, make_rollouts: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+):
+    data = Rollouts(train)
+    (held_out,) = split_episodes(data.seeds, 0).val
+    alone = make_rollouts([6], name="alone", seed=int(data.seeds[held_out]))
+    _evaluate(alone, small)
+    assert "trained on" not in capsys.readouterr().err
+
+
+def test_other_telemetry_is_refused(small: Path, run_dir: Path, heldout: Path, capsys: pytest.CaptureFixture[str]):
+    assert "hold other telemetry" in _refused(capsys, heldout, small)
+
+
+def test_a_telemetry_column_that_never_varies_has_no_probe(
+    quick: None, small: Path, test: Path, monkeypatch: pytest.MonkeyPatch
+):
+    probe = metrics.probe_r2
+
+    def constant(
+        train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray
+    ) -> list[float | None]:
+        return probe(train_x, train_y, test_x, test_y * np.array([0, 1], np.float32))
+
+    monkeypatch.setattr(metrics, "probe_r2", constant)
+    found = _evaluate(test, small)["probe_r2"]
+    assert found["speed_m_per_s"] is None
+    assert found["heading_rad"] is not None
+
+
+def test_no_more_frames_are_scored_than_asked_for(quick: None, small: Path, test: Path):
+    assert _evaluate(test, small, "--max_frames 7")["frames"] == 7
+
+
+def test_last_weights_are_scored_where_they_are_asked_for(quick: None, small: Path, test: Path):
+    best = _evaluate(test, small)["sse"]
+    torch.manual_seed(9)
+    checkpoints.save_weights(small / "model.safetensors", VAE(VAEConfig(z_dim=4)).state_dict())
+    scores = _evaluate(test, small, "--weights last")
+    assert scores["weights"] == "last"
+    assert scores["vae_sha256"] == files.file_sha256(small / "model.safetensors")
+    assert scores["sse"] != best
+
+
+def test_evaluation_is_the_same_every_time(small: Path, test: Path, make_rollouts: Callable[..., Path]):
+    tiny = make_rollouts([2], name="tiny", seed=2000)
+    assert _evaluate(tiny, small) == _evaluate(tiny, small)
+
+
+def test_report_without_metrics_has_no_curves(quick: None, small: Path, test: Path):
+    _evaluate(test, small)
+    assert 'alt="curves"' not in (small / "report.html").read_text()
+
+
+def test_result_is_printed_in_a_line(quick: None, small: Path, test: Path, capsys: pytest.CaptureFixture[str]):
+    scores = _evaluate(test, small)
+    assert f"SSE {scores['sse']:.2f} per frame" in capsys.readouterr().out
+
+
+def test_evaluation_leaves_nothing_half_written(quick: None, small: Path, test: Path):
+    _evaluate(test, small)
+    assert not list(small.rglob("*.partial"))
+
+
+# what is refused
+
+
+def test_frames_made_in_another_way_are_refused(
+    small: Path, make_rollouts: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+):
+    other = make_rollouts([5], name="other", preprocess=PREPROCESS | {"crop": None})
+    assert '"crop": null' in _refused(capsys, other, small)
+
+
+def test_missing_baselines_are_refused(small: Path, test: Path, capsys: pytest.CaptureFixture[str]):
+    (small / "baselines.safetensors").unlink()
+    assert "baselines.safetensors: no such file" in _refused(capsys, test, small)
+
+
+def test_baselines_of_another_kind_are_refused(small: Path, test: Path, capsys: pytest.CaptureFixture[str]):
+    checkpoints.save_weights(small / "baselines.safetensors", {"average": torch.zeros(3)})
+    assert "baselines.safetensors" in _refused(capsys, test, small)
+
+
+@pytest.mark.parametrize("missing", ["data", "data_digest", "split_seed"])
+def test_a_description_without_its_training_data_is_refused(
+    small: Path, test: Path, capsys: pytest.CaptureFixture[str], missing: str
+):
+    description = checkpoints.load_description(small)
+    del description[missing]
+    files.write_json(small / "model.json", description)
+    assert "model.json" in _refused(capsys, test, small)
+
+
+def test_a_run_that_is_not_there_is_refused(test: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert "no trained model" in _refused(capsys, test, tmp_path / "nowhere")
+
+
+def test_fewer_than_two_frames_are_refused():
+    with pytest.raises(ValueError, match="max_frames is 1; give 2 or more"):
+        evaluate.EvaluateConfig(max_frames=1)
+
+
+def test_a_run_that_another_process_writes_is_refused(quick: None, small: Path, test: Path):
+    with files.only_writer(small), pytest.raises(SystemExit, match="being written by another process"):
+        _evaluate(test, small)

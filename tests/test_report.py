@@ -1,0 +1,143 @@
+"""The report page: complete in itself, and it says what the numbers say."""
+
+import base64
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from world_models import report
+
+SCORES: dict[str, Any] = {
+    "sse": 42.25,
+    "pca_sse": 77.5,
+    "mean_sse": 310.0,
+    "previous_sse": 25.0,
+    "psnr_db": 24.6,
+    "ssim": 0.91,
+    "kl_nats": 30.5,
+    "kl_per_dim": [20.0, 10.5],
+    "active_units": 2,
+    "dims_used": 2,
+    "elbo_nats": -7100.0,
+    "iwae_nats": {"1": -7100.5, "10": -7090.25, "100": -7080.0},
+    "probe_r2": {"speed_m_per_s": 0.875, "constant_m": None},
+    "pca_components": 2,
+    "frames": 1234,
+    "episodes": 8,
+    "data": "rollouts/heldout",
+}
+
+
+def _picture(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (20, 30, 3), np.uint8)
+
+
+SHOWN = {"reconstructions": _picture(), "samples": _picture(1), "clip": b"GIF89a not really"}
+
+
+def _text(page: str) -> str:
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", page))
+
+
+def test_page_needs_nothing_from_elsewhere():
+    page = report.page("vae", SCORES, SHOWN)
+    references = re.findall(r"""(?:src|href|srcset|url)\s*[=(]\s*["']?([^"')\s>]*)""", page)
+    assert len(references) == 3
+    assert all(reference.startswith("data:image/") for reference in references)
+
+
+@pytest.mark.parametrize("tag", ["<script", "<link", "<iframe", "@import", "http://", "https://", "file:"])
+def test_page_has_no_scripts_links_or_addresses(tag: str):
+    assert tag not in report.page("vae", SCORES, SHOWN)
+
+
+def test_page_holds_the_pictures_themselves():
+    page = report.page("vae", SCORES, {"samples": _picture()})
+    (encoded,) = re.findall(r"data:image/png;base64,([^\"]*)", page)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded)))), _picture())
+
+
+def test_page_holds_the_clip_as_a_gif():
+    page = report.page("vae", SCORES, {"clip": b"GIF89a not really"})
+    assert f"data:image/gif;base64,{base64.b64encode(b'GIF89a not really').decode()}" in page
+
+
+def test_every_figure_says_what_it_shows():
+    page = report.page("vae", SCORES, SHOWN)
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", page)
+    assert captions == [report.CAPTIONS[name] for name in ("reconstructions", "clip", "samples")]
+
+
+@pytest.mark.parametrize(
+    "number", ["42.25", "77.5", "310", "25", "24.6", "0.91", "30.5", "-7,100", "-7,090.2", "-7,080.0", "1,234 frames"]
+)
+def test_page_says_the_numbers(number: str):
+    assert number in _text(report.page("vae", SCORES, SHOWN))
+
+
+@pytest.mark.parametrize(("column", "value"), [("speed_m_per_s", "0.875"), ("constant_m", "never varies")])
+def test_page_says_what_each_probe_found(column: str, value: str):
+    assert f"{column} {value}" in _text(report.page("vae", SCORES, SHOWN))
+
+
+def test_page_says_why_there_are_no_probes():
+    assert "No probes" in report.page("vae", SCORES | {"probe_r2": None}, SHOWN)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [("<b>&", {}), ("vae", {"data": "<b>&"}), ("vae", {"probe_r2": {"<b>&": 0.5}})],
+)
+def test_names_are_escaped(name: str, changes: dict[str, Any]):
+    page = report.page(name, SCORES | changes, {})
+    assert "<b>" not in page
+    assert "&lt;b&gt;&amp;" in page
+
+
+def test_every_score_in_the_table_is_a_key_of_the_evaluation():
+    assert set(report.TABLE) <= set(SCORES)
+
+
+def _write(run: Path, lines: list[dict[str, Any]] | None) -> str:
+    (run / "figures").mkdir(parents=True)
+    if lines is not None:
+        (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    report.write(run, SCORES, SHOWN)
+    return (run / "report.html").read_text()
+
+
+def test_figures_are_files_too(tmp_path: Path):
+    _write(tmp_path / "run", None)
+    found = sorted(path.name for path in (tmp_path / "run" / "figures").iterdir())
+    assert found == ["clip.gif", "reconstructions.png", "samples.png"]
+
+
+def test_figures_folder_is_made_if_there_is_none(tmp_path: Path):
+    report.write(tmp_path, SCORES, {"samples": _picture(), "clip": b"GIF89a"})
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"clip.gif", "samples.png"}
+
+
+def test_page_is_named_for_its_run(tmp_path: Path):
+    assert "<title>V model my_run</title>" in _write(tmp_path / "my_run", None)
+
+
+def test_validation_curves_are_drawn_where_there_are_metrics(tmp_path: Path):
+    lines = [{"frames_seen": 5, "train/sse": 1.0}, {"frames_seen": 10, "val/sse": 50.0, "val/kl_nats": 3.0}]
+    assert 'alt="curves"' in _write(tmp_path / "run", lines)
+
+
+@pytest.mark.parametrize("lines", [None, [], [{"frames_seen": 5, "train/sse": 1.0}]])
+def test_without_validation_lines_there_are_no_curves(tmp_path: Path, lines: list[dict[str, Any]] | None):
+    assert 'alt="curves"' not in _write(tmp_path / "run", lines)
+
+
+def test_summary_is_one_line_of_the_main_numbers():
+    assert report.summary(SCORES) == (
+        "SSE 42.25 per frame (PCA-2 77.50, mean frame 310.00), KL 30.5 nats, 2 active units of 2"
+    )

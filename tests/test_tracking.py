@@ -1,0 +1,434 @@
+"""Where numbers go: metrics.jsonl always, W&B and TensorBoard as asked, and no failure of theirs ends a run."""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from world_models import tracking
+from world_models.tracking import Tracker, WandbConfig, truncate_metrics
+
+OFF = WandbConfig(mode="disabled")
+
+
+@pytest.fixture(autouse=True)
+def no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A machine without a W&B account or settings."""
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+
+
+class _Run:
+    """Stands in for a W&B run."""
+
+    id = "run-id"
+
+    def __init__(self, fail: bool = False):
+        self.logged: list[dict[str, Any]] = []
+        self.metrics: dict[str, dict[str, Any]] = {}
+        self.finished, self._fail = False, fail
+
+    def define_metric(self, name: str, **options: Any) -> None:
+        self.metrics[name] = options
+
+    def log(self, values: dict[str, Any]) -> None:
+        if self._fail:
+            raise ConnectionError("no network")
+        self.logged.append(values)
+
+    def finish(self) -> None:
+        self.finished = True
+        if self._fail:
+            raise ConnectionError("no network")
+
+
+Init = Callable[..., list[dict[str, Any]]]
+
+
+@pytest.fixture
+def fake_init(monkeypatch: pytest.MonkeyPatch) -> Init:
+    """Replaces `wandb.init`; gives the list of what it is called with."""
+    import wandb
+
+    def install(run: Any = None, failing: tuple[str, ...] = (), error: Exception | None = None) -> list[dict[str, Any]]:
+        calls: list[dict[str, Any]] = []
+
+        def init(**options: Any) -> Any:
+            calls.append(options)
+            if options["mode"] in failing:
+                raise error or ConnectionError("no network")
+            return run or _Run()
+
+        monkeypatch.setattr(wandb, "init", init)
+        return calls
+
+    return install
+
+
+def _lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+# metrics.jsonl
+
+
+def test_each_line_is_a_json_object(tmp_path: Path):
+    tracker = Tracker(tmp_path, {}, OFF, "train")
+    logged = [{"step": 1, "frames_seen": 10, "train/sse": 1.5}, {"step": 2, "frames_seen": 20, "train/sse": 1.25}]
+    for metrics in logged:
+        tracker.log(metrics)
+    tracker.finish()
+    assert _lines(tmp_path) == logged
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_not_a_number_is_null(tmp_path: Path, value: float):
+    tracker = Tracker(tmp_path, {}, OFF, "train")
+    tracker.log({"step": 1, "frames_seen": 10, "train/sse": value})
+    tracker.finish()
+    assert _lines(tmp_path) == [{"step": 1, "frames_seen": 10, "train/sse": None}]
+
+
+def test_a_line_is_on_disk_as_soon_as_it_is_logged(tmp_path: Path):
+    tracker = Tracker(tmp_path, {}, OFF, "train")
+    tracker.log({"step": 1, "frames_seen": 10})
+    assert _lines(tmp_path) == [{"step": 1, "frames_seen": 10}]
+    tracker.finish()
+
+
+def test_a_second_tracker_appends(tmp_path: Path):
+    for step in (1, 2):
+        tracker = Tracker(tmp_path, {}, OFF, "train")
+        tracker.log({"step": step, "frames_seen": step})
+        tracker.finish()
+    assert [line["step"] for line in _lines(tmp_path)] == [1, 2]
+
+
+def _metrics(folder: Path, text: str) -> None:
+    (folder / "metrics.jsonl").write_text(text)
+
+
+LINES = "".join(json.dumps({"step": step, "x": step / 3}) + "\n" for step in (2, 4, 4, 6))
+
+
+@pytest.mark.parametrize(("step", "kept"), [(0, 0), (3, 1), (4, 3), (5, 3), (6, 4), (99, 4)])
+def test_truncation_keeps_the_lines_up_to_the_step(tmp_path: Path, step: int, kept: int):
+    _metrics(tmp_path, LINES)
+    truncate_metrics(tmp_path, step)
+    assert (tmp_path / "metrics.jsonl").read_text().splitlines() == LINES.splitlines()[:kept]
+
+
+def test_truncation_drops_a_half_written_line(tmp_path: Path):
+    _metrics(tmp_path, LINES + '{"step": 6, "x')
+    truncate_metrics(tmp_path, 99)
+    assert (tmp_path / "metrics.jsonl").read_text() == LINES
+
+
+def test_truncation_of_no_metrics_leaves_an_empty_file(tmp_path: Path):
+    truncate_metrics(tmp_path, 5)
+    assert (tmp_path / "metrics.jsonl").read_text() == ""
+
+
+# which mode
+
+
+def test_auto_without_a_key_is_offline_and_says_so_in_one_line(
+    tmp_path: Path, fake_init: Init, capsys: pytest.CaptureFixture[str]
+):
+    calls = fake_init()
+    Tracker(tmp_path, {}, WandbConfig(), "train").finish()
+    assert [call["mode"] for call in calls] == ["offline"]
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "no API key" in line
+    assert f"wandb sync {tmp_path}" in line
+
+
+def test_auto_with_a_key_in_the_environment_is_online(
+    tmp_path: Path, fake_init: Init, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    calls = fake_init()
+    Tracker(tmp_path, {}, WandbConfig(), "train").finish()
+    assert [call["mode"] for call in calls] == ["online"]
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("base_url", "host", "mode"),
+    [
+        (None, "api.wandb.ai", "online"),
+        (None, "github.com", "offline"),
+        ("https://wandb.example.org:8080", "wandb.example.org", "online"),
+        ("https://wandb.example.org:8080", "api.wandb.ai", "offline"),
+        ("nonsense", "api.wandb.ai", "offline"),
+    ],
+)
+def test_auto_finds_the_key_in_netrc(
+    tmp_path: Path, fake_init: Init, monkeypatch: pytest.MonkeyPatch, base_url: str | None, host: str, mode: str
+):
+    (tmp_path / "netrc").write_text(f"machine {host}\n  login user\n  password {'k' * 40}\n")
+    if base_url:
+        monkeypatch.setenv("WANDB_BASE_URL", base_url)
+    calls = fake_init()
+    Tracker(tmp_path, {}, WandbConfig(), "train").finish()
+    assert [call["mode"] for call in calls] == [mode]
+
+
+def test_a_damaged_netrc_is_no_key(tmp_path: Path, fake_init: Init):
+    (tmp_path / "netrc").write_text("machine\nmachine machine nonsense")
+    calls = fake_init()
+    Tracker(tmp_path, {}, WandbConfig(), "train").finish()
+    assert [call["mode"] for call in calls] == ["offline"]
+
+
+@pytest.mark.parametrize(("variable", "modes"), [("online", ["online"]), ("offline", ["offline"]), ("disabled", [])])
+def test_wandb_mode_in_the_environment_decides_for_auto(
+    tmp_path: Path, fake_init: Init, monkeypatch: pytest.MonkeyPatch, variable: str, modes: list[str]
+):
+    monkeypatch.setenv("WANDB_MODE", variable)
+    calls = fake_init()
+    Tracker(tmp_path, {}, WandbConfig(), "train").finish()
+    assert [call["mode"] for call in calls] == modes
+
+
+@pytest.mark.parametrize(("mode", "modes"), [("online", ["online"]), ("offline", ["offline"]), ("disabled", [])])
+def test_a_mode_asked_for_wins_over_the_environment(
+    tmp_path: Path, fake_init: Init, monkeypatch: pytest.MonkeyPatch, mode: Any, modes: list[str]
+):
+    monkeypatch.setenv("WANDB_MODE", "offline" if mode != "offline" else "online")
+    calls = fake_init()
+    Tracker(tmp_path, {}, WandbConfig(mode=mode), "train").finish()
+    assert [call["mode"] for call in calls] == modes
+
+
+def test_disabled_wandb_is_not_even_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    tracker = Tracker(tmp_path, {}, OFF, "train")
+    tracker.log({"step": 1, "frames_seen": 10})
+    tracker.images({"x": np.zeros((2, 2, 3), np.uint8)}, 10)
+    tracker.finish()
+    assert tracker.run_id is None
+
+
+# what W&B is told
+
+
+def test_wandb_is_told_what_the_config_says(tmp_path: Path, fake_init: Init):
+    calls = fake_init()
+    options = WandbConfig("offline", "my_project", "me", "my_group", "my_name", ("a", "b"))
+    Tracker(tmp_path, {"lr": 0.1}, options, "train").finish()
+    expected = {"project": "my_project", "entity": "me", "group": "my_group", "name": "my_name", "tags": ("a", "b")}
+    assert calls[0].items() >= (expected | {"config": {"lr": 0.1}, "job_type": "train", "dir": tmp_path}).items()
+
+
+def test_wandb_run_is_named_for_its_folder(tmp_path: Path, fake_init: Init):
+    calls = fake_init()
+    Tracker(tmp_path, {}, WandbConfig("offline"), "train").finish()
+    assert calls[0]["name"] == tmp_path.name
+
+
+@pytest.mark.parametrize(("run_id", "resume"), [(None, None), ("abc", "allow")])
+def test_wandb_goes_on_with_a_known_run(tmp_path: Path, fake_init: Init, run_id: str | None, resume: str | None):
+    calls = fake_init()
+    Tracker(tmp_path, {}, WandbConfig("offline"), "train", run_id=run_id).finish()
+    assert (calls[0]["id"], calls[0]["resume"]) == (run_id, resume)
+
+
+def test_tracker_knows_its_wandb_run(tmp_path: Path, fake_init: Init):
+    fake_init(_Run())
+    tracker = Tracker(tmp_path, {}, WandbConfig("offline"), "train")
+    tracker.finish()
+    assert tracker.run_id == "run-id"
+
+
+def test_frames_seen_is_wandbs_x_axis(tmp_path: Path, fake_init: Init):
+    run = _Run()
+    fake_init(run)
+    Tracker(tmp_path, {}, WandbConfig("offline"), "train").finish()
+    assert run.metrics["*"] == {"step_metric": "frames_seen"}
+    assert {options.get("step_metric", "frames_seen") for options in run.metrics.values()} == {"frames_seen"}
+
+
+def test_wandb_gets_the_names_and_numbers_of_metrics_jsonl(tmp_path: Path, fake_init: Init):
+    run = _Run()
+    fake_init(run)
+    tracker = Tracker(tmp_path, {}, WandbConfig("offline"), "train")
+    tracker.log({"step": 1, "frames_seen": 10, "train/sse": 2.5})
+    tracker.finish()
+    assert run.logged == _lines(tmp_path)
+    assert run.finished
+
+
+def test_wandb_gets_pictures_at_the_frames_seen(tmp_path: Path, fake_init: Init):
+    run = _Run()
+    fake_init(run)
+    tracker = Tracker(tmp_path, {}, WandbConfig("offline"), "train")
+    tracker.images({"samples": np.zeros((8, 8, 3), np.uint8)}, 30)
+    tracker.finish()
+    assert [set(values) for values in run.logged] == [{"frames_seen", "samples"}]
+    assert run.logged[0]["frames_seen"] == 30
+
+
+# when W&B fails
+
+
+def test_where_online_fails_the_run_is_kept_offline(
+    tmp_path: Path, fake_init: Init, capsys: pytest.CaptureFixture[str]
+):
+    calls = fake_init(failing=("online",))
+    tracker = Tracker(tmp_path, {}, WandbConfig("online"), "train")
+    tracker.finish()
+    assert [call["mode"] for call in calls] == ["online", "offline"]
+    assert tracker.run_id == "run-id"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "W&B cannot be used online (no network)" in line
+
+
+@pytest.mark.parametrize(
+    "error", [ConnectionError("x"), ValueError("x"), TimeoutError("x"), OSError("x"), KeyError("x")]
+)
+def test_no_failure_to_start_wandb_ends_a_run(
+    tmp_path: Path, fake_init: Init, error: Exception, capsys: pytest.CaptureFixture[str]
+):
+    fake_init(failing=("offline",), error=error)
+    tracker = Tracker(tmp_path, {}, WandbConfig("offline"), "train")
+    tracker.log({"step": 1, "frames_seen": 10})
+    tracker.finish()
+    assert tracker.run_id is None
+    assert len(_lines(tmp_path)) == len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_wandb_that_is_not_installed_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    tracker = Tracker(tmp_path, {}, WandbConfig("offline"), "train")
+    tracker.finish()
+    assert tracker.run_id is None
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_wandb_that_fails_while_logging_is_left_out_with_one_line(
+    tmp_path: Path, fake_init: Init, capsys: pytest.CaptureFixture[str]
+):
+    fake_init(_Run(fail=True))
+    tracker = Tracker(tmp_path, {}, WandbConfig("offline"), "train")
+    for step in (1, 2, 3):
+        tracker.log({"step": step, "frames_seen": step})
+    tracker.images({"x": np.zeros((2, 2, 3), np.uint8)}, 3)
+    tracker.finish()
+    assert len(_lines(tmp_path)) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "W&B failed and is left out" in line
+
+
+def test_wandb_that_fails_to_finish_does_not_end_the_run(
+    tmp_path: Path, fake_init: Init, capsys: pytest.CaptureFixture[str]
+):
+    fake_init(_Run(fail=True))
+    Tracker(tmp_path, {}, WandbConfig("offline"), "train").finish()
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_an_offline_run_is_really_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # a port where nobody listens
+    for name in ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name.lower()))
+    tracker = Tracker(tmp_path, {"lr": 0.1}, WandbConfig("offline"), "train")
+    tracker.log({"step": 1, "frames_seen": 10, "train/sse": 2.5})
+    tracker.images({"samples": np.zeros((8, 8, 3), np.uint8)}, 10)
+    tracker.finish()
+    (written,) = (tmp_path / "wandb").glob(f"offline-run-*/run-{tracker.run_id}.wandb")
+    assert b"train/sse" in written.read_bytes()
+
+
+# TensorBoard
+
+
+def _board(folder: Path, scalars: Mapping[str, float]) -> Any:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    tracker = Tracker(folder, {}, OFF, "train", tensorboard=True)
+    tracker.log({"step": 1, "frames_seen": 10, **scalars})
+    tracker.images({"samples": np.zeros((8, 8, 3), np.uint8)}, 10)
+    tracker.finish()
+    accumulator = EventAccumulator(str(folder / "tensorboard"))
+    accumulator.Reload()
+    return accumulator
+
+
+def test_tensorboard_gets_numbers_over_frames_seen(tmp_path: Path):
+    (event,) = _board(tmp_path, {"train/sse": 2.5}).Scalars("train/sse")
+    assert (event.step, event.value) == (10, 2.5)
+
+
+def test_tensorboard_gets_pictures(tmp_path: Path):
+    (event,) = _board(tmp_path, {}).Images("samples")
+    assert (event.step, event.width, event.height) == (10, 8, 8)
+
+
+def test_without_asking_there_is_no_tensorboard(tmp_path: Path):
+    Tracker(tmp_path, {}, OFF, "train").finish()
+    assert not (tmp_path / "tensorboard").exists()
+
+
+def test_tensorboard_that_is_not_installed_does_not_end_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    tracker = Tracker(tmp_path, {}, OFF, "train", tensorboard=True)
+    tracker.log({"step": 1, "frames_seen": 10})
+    tracker.finish()
+    assert len(_lines(tmp_path)) == 1
+
+
+def test_tensorboard_that_fails_while_logging_does_not_end_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from torch.utils.tensorboard import SummaryWriter
+
+    def fail(*_args: Any, **_options: Any) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(SummaryWriter, "add_scalar", fail)
+    tracker = Tracker(tmp_path, {}, OFF, "train", tensorboard=True)
+    tracker.log({"step": 1, "frames_seen": 10})
+    tracker.finish()
+    assert len(_lines(tmp_path)) == 1
+
+
+# progress and rates
+
+
+@pytest.mark.parametrize(("terminal", "interval"), [(True, 0.1), (False, 30)])
+def test_progress_is_seldom_written_where_no_terminal_shows_it(
+    monkeypatch: pytest.MonkeyPatch, terminal: bool, interval: float
+):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    with tracking.progress(10, "frames", "train") as bar:
+        assert bar.mininterval == interval
+
+
+@pytest.mark.parametrize(("start", "shown"), [(0, 0), (4, 4), (99, 10)])
+def test_progress_begins_where_the_work_does(start: int, shown: int):
+    with tracking.progress(10, "frames", "train", start) as bar:
+        assert bar.n == shown
+
+
+def test_meter_measures_frames_since_the_last_time(monkeypatch: pytest.MonkeyPatch):
+    clock = iter([0.0, 2.0, 6.0])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    meter = tracking.Meter(100)
+    assert meter.frames_per_s(200) == 50
+    assert meter.frames_per_s(400) == 50
+
+
+def test_meter_leaves_out_what_it_skips(monkeypatch: pytest.MonkeyPatch):
+    clock = iter([0.0, 100.0, 102.0])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    meter = tracking.Meter(0)
+    meter.skip()
+    assert meter.frames_per_s(100) == 50

@@ -1,0 +1,551 @@
+"""Training: what it leaves on disk, what it never trains on, how it ends, what it refuses."""
+
+import hashlib
+import json
+import math
+import os
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from world_models import checkpoints, files, train_vae
+from world_models.frames import split_episodes
+from world_models.learner import Learner
+from world_models.rollouts import Rollouts
+from world_models.train_vae import TrainConfig
+from world_models.vae import VAE
+
+SMALL = "--num_frames 90 --batch_size 16 --lr_warmup_frames 20 --val_every_frames 40 --log_every_steps 2 --vae.z_dim 4"
+NAMES = {"step", "frames_seen", "epoch"}
+TRAIN_NAMES = {"loss_nats", "sse", "kl_nats", "frames_per_s", "lr"}
+VAL_NAMES = {"sse", "kl_nats", "loss_nats", "psnr_db", "active_units", "dims_used"}
+FILES = {"config.yaml", "model.safetensors", "model.json", "best.safetensors", "state.pt", "metrics.jsonl"}
+
+
+def _train(data: Path, out: Path, more: str = "") -> Path:
+    train_vae.main(f"--data {data} --out {out} {SMALL} {more}".split())
+    return out
+
+
+def _refused(capsys: pytest.CaptureFixture[str], data: Path, out: Path, more: str = "") -> str:
+    """The one line that a refusal with status 2 ends with."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        _train(data, out, more)
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def _stopped(data: Path, out: Path, more: str = "") -> str:
+    """The message that training ends with, and status 1."""
+    with pytest.raises(SystemExit) as ended:
+        _train(data, out, more)
+    assert isinstance(ended.value.code, str)  # which Python prints, and gives status 1
+    return ended.value.code
+
+
+def _lines(run: Path, name: str = "step") -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if name in line]
+
+
+@pytest.fixture
+def data(make_rollouts: Callable[..., Path]) -> Path:
+    return make_rollouts([15, 15], [15])
+
+
+@pytest.fixture(scope="module")
+def run(rollouts_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished small run on real frames."""
+    return _train(rollouts_dir, tmp_path_factory.mktemp("train") / "run", "--beta_warmup_frames 45")
+
+
+# what a run leaves
+
+
+def test_run_holds_the_files_of_the_design(run: Path):
+    assert {path.name for path in run.iterdir()} >= FILES | {"figures", "baselines.safetensors"}
+
+
+def test_run_leaves_nothing_half_written(run: Path):
+    assert not list(run.rglob("*.partial"))
+
+
+def test_config_yaml_is_the_resolved_config(run: Path, rollouts_dir: Path):
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["num_frames"] == 90
+    assert config["data"] == str(rollouts_dir)
+    assert config["vae"]["z_dim"] == 4
+    assert config["schedule"] == "cosine"
+
+
+def test_config_yaml_repeats_the_run(run: Path, tmp_path: Path):
+    out = tmp_path / "again"
+    train_vae.main(["--config", str(run / "config.yaml"), "--out", str(out)])
+    assert files.file_sha256(out / "model.safetensors") == files.file_sha256(run / "model.safetensors")
+
+
+def test_model_json_names_data_and_preprocessing(run: Path, rollouts_dir: Path):
+    description, data = checkpoints.load_description(run), Rollouts(rollouts_dir)
+    assert description["data_digest"] == data.digest()
+    assert description["preprocess"] == data.preprocess
+    assert description["data"] == str(rollouts_dir)
+    assert description["step"] == _lines(run)[-1]["step"]
+
+
+def test_state_holds_the_last_weights(run: Path):
+    state, weights = checkpoints.load_state(run), checkpoints.load_tensors(run / "model.safetensors")
+    assert all(torch.equal(state["vae"][name], tensor) for name, tensor in weights.items())
+
+
+def test_figures_are_drawn_at_each_validation(run: Path):
+    seen = [line["frames_seen"] for line in _lines(run, "val/sse")]
+    expected = {f"{name}_{n:09d}.png" for name in ("reconstructions", "samples", "interpolation") for n in seen}
+    assert {path.name for path in (run / "figures").iterdir()} == expected
+
+
+def test_figures_are_pictures_of_many_colours(run: Path):
+    for path in (run / "figures").glob("reconstructions_*.png"):
+        picture = np.asarray(Image.open(path))
+        assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 50
+
+
+# metrics
+
+
+def test_training_lines_have_the_names_of_the_design(run: Path):
+    names = {frozenset(line) for line in _lines(run, "train/sse")}
+    assert names == {frozenset(NAMES | {f"train/{name}" for name in TRAIN_NAMES})}
+
+
+def test_validation_lines_have_the_names_of_the_design(run: Path):
+    names = {frozenset(line) for line in _lines(run, "val/sse")}
+    assert names == {frozenset(NAMES | {f"val/{name}" for name in VAL_NAMES})}
+
+
+def test_metrics_are_all_numbers(run: Path):
+    assert all(math.isfinite(value) for line in _lines(run) for value in line.values())
+
+
+def test_training_ends_after_exactly_the_frames_asked_for(run: Path):
+    assert _lines(run)[-1]["frames_seen"] == 90
+
+
+def test_a_validation_follows_the_last_step(run: Path):
+    lines = _lines(run)
+    assert "val/sse" in lines[-1]
+    assert lines[-1]["step"] == lines[-2]["step"]
+
+
+def test_validations_come_at_the_first_step_past_each_interval(run: Path):
+    assert [line["frames_seen"] for line in _lines(run, "val/sse")] == [48, 80, 90]
+
+
+def test_training_lines_come_every_few_steps(run: Path):
+    assert [line["step"] for line in _lines(run, "train/sse")] == [2, 4, 6]
+
+
+def test_epoch_counts_training_frames(run: Path, rollouts_dir: Path):
+    data = Rollouts(rollouts_dir)
+    frames = sum(int(data.lengths[i]) for i in split_episodes(data.seeds, 0).train)
+    assert _lines(run)[-1]["epoch"] == pytest.approx(90 / frames)
+
+
+def test_best_weights_are_those_of_the_lowest_validation_loss(run: Path):
+    assert checkpoints.load_state(run)["best_loss_nats"] == min(
+        line["val/loss_nats"] for line in _lines(run, "val/sse") if line["frames_seen"] >= 45
+    )
+
+
+def test_best_weights_are_not_taken_before_the_warm_up_is_over(data: Path, tmp_path: Path):
+    run = _train(data, tmp_path / "run", "--beta_warmup_frames 85")
+    assert checkpoints.load_state(run)["best_loss_nats"] == _lines(run, "val/sse")[-1]["val/loss_nats"]
+
+
+def test_a_run_shorter_than_its_warm_up_has_best_weights(data: Path, tmp_path: Path):
+    run = _train(data, tmp_path / "run", "--num_frames 16 --lr_warmup_frames 1000")
+    assert checkpoints.load_vae(run, "best").config.z_dim == 4
+
+
+# what is trained on
+
+
+def _hashes(frames: Any) -> set[str]:
+    return {hashlib.sha256(np.asarray(frame).tobytes()).hexdigest() for frame in frames}
+
+
+def _learned(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Fills with the hash of every frame that is learned from."""
+    seen: set[str] = set()
+    learn = Learner.learn
+
+    def spy(self: Learner, batch: torch.Tensor, lr: float, beta_share: float) -> None:
+        seen.update(_hashes(batch))
+        learn(self, batch, lr, beta_share)
+
+    monkeypatch.setattr(Learner, "learn", spy)
+    return seen
+
+
+def _split(data: Rollouts, split_seed: int) -> tuple[set[str], set[str]]:
+    split = split_episodes(data.seeds, split_seed)
+    train, val = ([_hashes(data[i].frames) for i in part] for part in (split.train, split.val))
+    return set().union(*train), set().union(*val)
+
+
+@pytest.mark.parametrize("split_seed", [0, 1])
+def test_held_out_episodes_are_never_trained_on(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, split_seed: int
+):
+    seen = _learned(monkeypatch)
+    _train(data, tmp_path / "run", f"--split_seed {split_seed} --val_every_frames 1000")
+    train, val = _split(Rollouts(data), split_seed)
+    assert seen == train
+    assert not seen & val
+
+
+def test_validation_is_on_held_out_frames(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from world_models import metrics
+
+    scored: set[str] = set()
+    validate = metrics.validate
+
+    def spy(vae: VAE, frames: np.ndarray, noise: torch.Tensor) -> dict[str, float]:
+        scored.update(_hashes(frames))
+        return validate(vae, frames, noise)
+
+    monkeypatch.setattr(metrics, "validate", spy)
+    _train(data, tmp_path / "run", "--num_frames 16")
+    assert scored == _split(Rollouts(data), 0)[1]
+
+
+def test_baselines_are_of_training_frames(data: Path, tmp_path: Path):
+    run, rollouts = _train(data, tmp_path / "run", "--num_frames 16"), Rollouts(data)
+    baselines = checkpoints.load_tensors(run / "baselines.safetensors")
+    frames = np.concatenate([rollouts[i].frames for i in split_episodes(rollouts.seeds, 0).train])
+    np.testing.assert_allclose(baselines["mean"], frames.reshape(len(frames), -1).mean(0) / 255, atol=1e-5)
+    assert baselines["components"].shape == (4, 12_288)
+
+
+def test_training_is_the_same_every_time(data: Path, tmp_path: Path):
+    runs = [_train(data, tmp_path / name, "--num_frames 48") for name in ("a", "b")]
+    digests = {files.file_sha256(run / "model.safetensors") for run in runs}
+    assert len(digests) == 1
+
+
+def test_training_depends_on_its_seed(data: Path, tmp_path: Path):
+    runs = [_train(data, tmp_path / str(seed), f"--seed {seed} --num_frames 16") for seed in (0, 1)]
+    assert len({files.file_sha256(run / "model.safetensors") for run in runs}) == 2
+
+
+def test_training_leaves_the_global_generator_alone(data: Path, tmp_path: Path):
+    before = torch.get_rng_state()
+    _train(data, tmp_path / "run", "--num_frames 16")
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_no_wandb_step_is_asked_for_when_it_is_disabled(data: Path, tmp_path: Path):
+    run = _train(data, tmp_path / "run", "--num_frames 16 --wandb.mode disabled")
+    assert not (run / "wandb").exists()
+
+
+def test_tensorboard_is_written_where_it_is_asked_for(data: Path, tmp_path: Path):
+    run = _train(data, tmp_path / "run", "--num_frames 16 --tensorboard true")
+    assert list((run / "tensorboard").glob("events.out.tfevents.*"))
+
+
+# schedules
+
+
+def _config(**changes: Any) -> TrainConfig:
+    return TrainConfig(**({"num_frames": 1100, "lr": 0.5, "lr_warmup_frames": 100} | changes))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "seen", "lr"),
+    [
+        ("cosine", 0, 0.5 / 101),
+        ("cosine", 50, 0.5 * 51 / 101),
+        ("cosine", 100, 0.5),
+        ("cosine", 350, 0.25 * (1 + math.cos(math.pi / 4))),
+        ("cosine", 600, 0.25),
+        ("cosine", 1100, 0.0),
+        ("constant", 50, 0.5 * 51 / 101),
+        ("constant", 100, 0.5),
+        ("constant", 1100, 0.5),
+    ],
+)
+def test_learning_rate_warms_up_and_then_follows_its_schedule(schedule: Any, seen: int, lr: float):
+    assert _config(schedule=schedule).lr_at(seen) == pytest.approx(lr, abs=1e-12)
+
+
+@pytest.mark.parametrize("seen", [0, 5, 10])
+def test_learning_rate_without_warm_up_begins_at_its_highest(seen: int):
+    assert _config(lr_warmup_frames=0, schedule="constant").lr_at(seen) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("warmup", "seen", "share"), [(0, 0, 1.0), (99, 0, 0.01), (99, 49, 0.5), (99, 99, 1.0), (99, 500, 1.0)]
+)
+def test_beta_rises_linearly_over_its_warm_up(warmup: int, seen: int, share: float):
+    assert _config(beta_warmup_frames=warmup).beta_share_at(seen) == pytest.approx(share)
+
+
+def test_each_step_takes_the_scheduled_values(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    taken: list[tuple[float, float]] = []
+    learn = Learner.learn
+
+    def spy(self: Learner, batch: torch.Tensor, lr: float, beta_share: float) -> None:
+        taken.append((lr, beta_share))
+        learn(self, batch, lr, beta_share)
+
+    monkeypatch.setattr(Learner, "learn", spy)
+    _train(data, tmp_path / "run", "--num_frames 48 --beta_warmup_frames 40")
+    config = TrainConfig(num_frames=48, lr_warmup_frames=20, beta_warmup_frames=40)
+    assert taken == [(config.lr_at(seen), config.beta_share_at(seen)) for seen in (0, 16, 32)]
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "on"),
+    [
+        ("auto", "cpu", False),
+        ("auto", "cuda", True),
+        ("float32", "cuda", False),
+        ("bfloat16", "cpu", True),
+        ("bfloat16", "cuda", True),
+    ],
+)
+def test_precision_is_bfloat16_where_asked_for_or_on_a_gpu(precision: Any, device: str, on: bool):
+    assert _config(precision=precision).bf16_on(torch.device(device)) is on
+
+
+# how it ends
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    learn = Learner.learn
+
+    def interrupted(self: Learner, batch: torch.Tensor, lr: float, beta_share: float) -> None:
+        learn(self, batch, lr, beta_share)
+        if self.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Learner, "learn", interrupted)
+    message = _stopped(data, tmp_path / "run", "--val_every_frames 1000")
+    assert "--resume true" in message
+    assert checkpoints.load_state(tmp_path / "run")["step"] in (3, 4)  # the signal is seen at once, or a step later
+
+
+def test_ctrl_c_while_resuming_asks_for_the_same_command(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    learn = Learner.learn
+
+    def interrupted(self: Learner, batch: torch.Tensor, lr: float, beta_share: float) -> None:
+        learn(self, batch, lr, beta_share)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Learner, "learn", interrupted)
+    assert "the same command goes on" in _stopped(data, tmp_path / "run", "--resume true")
+
+
+def test_ctrl_c_at_the_last_step_is_a_finished_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    learn = Learner.learn
+
+    def interrupted(self: Learner, batch: torch.Tensor, lr: float, beta_share: float) -> None:
+        if self.step == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        learn(self, batch, lr, beta_share)
+
+    monkeypatch.setattr(Learner, "learn", interrupted)
+    run = _train(data, tmp_path / "run", "--num_frames 32")
+    assert "val/sse" in _lines(run)[-1]
+
+
+def _broken_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """The weights turn into NaN at a step."""
+    learn = Learner.learn
+
+    def broken(self: Learner, batch: torch.Tensor, lr: float, beta_share: float) -> None:
+        learn(self, batch, math.nan if self.step >= step else lr, beta_share)
+
+    monkeypatch.setattr(Learner, "learn", broken)
+
+
+@pytest.mark.parametrize("log_every_steps", [1, 1000])
+def test_a_loss_that_is_no_number_stops_the_run(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log_every_steps: int
+):
+    _broken_after(monkeypatch, 3)
+    message = _stopped(data, tmp_path / "run", f"--log_every_steps {log_every_steps}")
+    assert "the loss is nan after" in message
+    assert "lower --lr or --grad_clip" in message
+
+
+@pytest.mark.parametrize("log_every_steps", [1, 1000])
+def test_a_stopped_run_keeps_its_last_good_checkpoint(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log_every_steps: int
+):
+    _broken_after(monkeypatch, 3)
+    _stopped(data, tmp_path / "run", f"--log_every_steps {log_every_steps}")
+    for tensors in (
+        checkpoints.load_state(tmp_path / "run")["vae"],
+        checkpoints.load_vae(tmp_path / "run", "last").state_dict(),
+        checkpoints.load_vae(tmp_path / "run", "best").state_dict(),
+    ):
+        assert all(bool(tensor.isfinite().all()) for tensor in tensors.values())
+
+
+def test_a_huge_learning_rate_stops_the_run(data: Path, tmp_path: Path):
+    assert "the loss is" in _stopped(data, tmp_path / "run", "--lr 1e30 --lr_warmup_frames 0 --schedule constant")
+
+
+def test_ctrl_c_never_saves_weights_that_are_no_numbers(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    learn = Learner.learn
+
+    def broken(self: Learner, batch: torch.Tensor, lr: float, beta_share: float) -> None:
+        learn(self, batch, math.nan if self.step >= 3 else lr, beta_share)
+        if self.step == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Learner, "learn", broken)
+    _stopped(data, tmp_path / "run", "--log_every_steps 1000 --val_every_frames 48 --num_frames 1000")
+    state = checkpoints.load_state(tmp_path / "run")
+    assert all(bool(tensor.isfinite().all()) for tensor in state["vae"].values())
+
+
+def test_posterior_collapse_is_said(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    _train(data, tmp_path / "run", "--vae.beta 1000 --vae.kl_tolerance 0 --num_frames 48")
+    assert "posterior collapse after 48 frames" in capsys.readouterr().err
+
+
+def test_a_model_in_use_is_not_said_to_be_collapsed(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    from world_models import metrics
+
+    validate = metrics.validate
+    monkeypatch.setattr(metrics, "validate", lambda *args: validate(*args) | {"dims_used": 1})
+    _train(data, tmp_path / "run", "--num_frames 16")
+    assert "collapse" not in capsys.readouterr().err
+
+
+# what is refused
+
+
+def test_a_run_that_is_there_is_refused_without_resume(
+    run: Path, rollouts_dir: Path, capsys: pytest.CaptureFixture[str]
+):
+    before = files.file_sha256(run / "state.pt")
+    line = _refused(capsys, rollouts_dir, run, "--beta_warmup_frames 45")
+    assert "holds a run already; give --resume true" in line
+    assert files.file_sha256(run / "state.pt") == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "found"),
+    [
+        ("--lr 0.5", "lr 0.001, not 0.5"),
+        ("--batch_size 8", "batch_size 16, not 8"),
+        ("--seed 3", "seed 0, not 3"),
+        ("--num_frames 5000", "num_frames 90, not 5000"),
+        ("--vae.z_dim 7", "vae "),
+        ("--split_seed 3", "split_seed 0, not 3"),
+    ],
+)
+def test_resuming_with_another_config_is_refused_by_the_fields_name(
+    run: Path, rollouts_dir: Path, capsys: pytest.CaptureFixture[str], flags: str, found: str
+):
+    assert found in _refused(capsys, rollouts_dir, run, f"--beta_warmup_frames 45 --resume true {flags}")
+
+
+def test_resuming_on_other_data_is_refused(data: Path, run: Path, capsys: pytest.CaptureFixture[str]):
+    line = _refused(capsys, data, run, "--beta_warmup_frames 45 --resume true")
+    assert "was trained on other data" in line
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1", "only words", "\x00"])
+def test_a_damaged_config_yaml_is_refused_in_one_line(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(text)
+    assert "config.yaml" in _refused(capsys, data, tmp_path / "run", "--resume true")
+
+
+def test_a_damaged_state_is_refused_in_one_line(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = _train(data, tmp_path / "run", "--num_frames 16")
+    (run / "state.pt").write_bytes(b"no state")
+    assert "no training state" in _refused(capsys, data, run, "--num_frames 16 --resume true")
+
+
+def test_data_that_is_not_there_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert "nowhere: no such file or folder" in _refused(capsys, tmp_path / "nowhere", tmp_path / "run")
+
+
+def test_a_refusal_makes_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    _refused(capsys, tmp_path / "nowhere", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_single_episode_is_refused(
+    make_rollouts: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert "collect at least 2" in _refused(capsys, make_rollouts([5]), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("num_frames", 0),
+        ("batch_size", 0),
+        ("shuffle_frames", 0),
+        ("val_every_frames", -1),
+        ("num_val_frames", 0),
+        ("log_every_steps", 0),
+        ("lr_warmup_frames", -1),
+        ("beta_warmup_frames", -1),
+        ("seed", -1),
+        ("split_seed", -1),
+        ("grad_clip", -0.5),
+        ("grad_clip", math.nan),
+        ("lr", 0.0),
+        ("lr", math.inf),
+        ("memory_gb", 0.0),
+    ],
+)
+def test_a_value_out_of_bounds_is_refused_by_its_fields_name(field: str, value: Any):
+    with pytest.raises(ValueError, match=f"^{field} is {value}; give"):
+        TrainConfig(**{field: value})
+
+
+def test_a_folder_that_another_process_writes_is_refused(data: Path, tmp_path: Path):
+    (tmp_path / "run").mkdir()
+    with files.only_writer(tmp_path / "run"):
+        assert "being written by another process" in _stopped(data, tmp_path / "run")
+
+
+def _interrupted_before_its_first_save(data: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(*_args: Sequence[Any]) -> None:
+        raise RuntimeError("power cut")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
+        patch.setattr(Learner, "learn", crash)
+        _train(data, run, "--num_frames 32")
+
+
+def test_a_run_that_never_saved_is_begun_anew_by_resume(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    _interrupted_before_its_first_save(data, tmp_path / "run", monkeypatch)
+    run = _train(data, tmp_path / "run", "--num_frames 32 --resume true")
+    assert _lines(run)[-1]["frames_seen"] == 32
+
+
+def test_resume_starts_a_run_where_there_is_none(data: Path, tmp_path: Path):
+    run = _train(data, tmp_path / "run", "--num_frames 16 --resume true")
+    assert _lines(run)[-1]["frames_seen"] == 16
