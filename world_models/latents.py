@@ -8,9 +8,9 @@ model learns (z_t, a_t) -> (z_{t+1}, r_t, end_t). z is not stored: readers sampl
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import torch
@@ -95,7 +95,7 @@ def write_latents(
         shard.tile_episodes(source.lengths.tolist(), source.seeds.tolist(), source.policies)
 
 
-class Latents(reader.ShardedEpisodes, Sequence[LatentEpisode]):
+class Latents(reader.ShardedEpisodes[LatentEpisode]):
     """A data set of latents: a sequence of episodes, read from disk when asked for.
 
     Args:
@@ -126,15 +126,8 @@ class Latents(reader.ShardedEpisodes, Sequence[LatentEpisode]):
     def __repr__(self) -> str:
         return f"Latents({self.path}: {len(self)} episodes, {self.num_rows} rows, z_dim {self.z_dim})"
 
-    @overload
-    def __getitem__(self, index: int) -> LatentEpisode: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[LatentEpisode]: ...
-    def __getitem__(self, index: int | slice) -> LatentEpisode | list[LatentEpisode]:
-        """Read one episode (or several) from disk."""
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        episode = range(len(self))[index]
+    def read_episode(self, episode: int) -> LatentEpisode:
+        """Read the episode of this number."""
         shard, start, rows = self.locate(episode)
         latents = {name: shard.read(name, start, start + rows) for name in ("mu", "logvar")}
         steps = {name: shard.read(name, start, start + rows - 1) for name in COPIED_COLUMNS}

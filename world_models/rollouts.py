@@ -10,7 +10,7 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, UInt8
@@ -113,7 +113,7 @@ def write_rollouts(
         yield RolloutWriter(shard, num_actions)
 
 
-class Rollouts(reader.ShardedEpisodes, Sequence[Episode]):
+class Rollouts(reader.ShardedEpisodes[Episode]):
     """A data set of rollouts: a sequence of episodes, read from disk when asked for.
 
     Args:
@@ -150,15 +150,8 @@ class Rollouts(reader.ShardedEpisodes, Sequence[Episode]):
     def __repr__(self) -> str:
         return f"Rollouts({self.path}: {self.env}, {len(self)} episodes, {self.num_rows} frames)"
 
-    @overload
-    def __getitem__(self, index: int) -> Episode: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Episode]: ...
-    def __getitem__(self, index: int | slice) -> Episode | list[Episode]:
-        """Read one episode (or several) from disk."""
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        episode = range(len(self))[index]
+    def read_episode(self, episode: int) -> Episode:
+        """Read the episode of this number."""
         shard, start, rows = self.locate(episode)
         final = start + rows - 1  # the final frame's row, which is no transition
         return Episode(

@@ -3,8 +3,9 @@
 import functools
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar, overload
 
 import h5py
 import numpy as np
@@ -249,8 +250,11 @@ def _check_no_gap(folder: Path, paths: list[Path]) -> None:
             raise ValueError(f"{folder}: {missing} is missing, so it is incomplete; run the command that made it again")
 
 
-class ShardedEpisodes:
-    """The episodes of a folder of shards under one index, in the order of the files.
+AnyEpisode = TypeVar("AnyEpisode")
+
+
+class ShardedEpisodes(Sequence[AnyEpisode]):
+    """The episodes of a folder of shards under one index, in the order of the files, read when asked for.
 
     Attributes:
         path: what was opened.
@@ -270,6 +274,20 @@ class ShardedEpisodes:
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    @overload
+    def __getitem__(self, index: int) -> AnyEpisode: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[AnyEpisode]: ...
+    def __getitem__(self, index: int | slice) -> AnyEpisode | list[AnyEpisode]:
+        """Read one episode (or several) from disk."""
+        if isinstance(index, slice):
+            return [self.read_episode(i) for i in range(len(self))[index]]
+        return self.read_episode(range(len(self))[index])
+
+    def read_episode(self, episode: int) -> AnyEpisode:
+        """Read the episode of this number."""
+        raise AssertionError("a format says what its episodes are")
 
     @property
     def num_rows(self) -> int:
