@@ -30,9 +30,9 @@ def _save_vae(run: Path, seed: int = 0, preprocess: dict[str, Any] = PREPROCESS)
     return run
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    return _save_vae(tmp_path / "run")
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _save_vae(tmp_path_factory.mktemp("runs") / "run")
 
 
 @pytest.fixture
@@ -123,10 +123,11 @@ def test_each_shard_names_the_rollouts_it_mirrors(data: Path, latents: Path):
 
 @pytest.mark.parametrize(("weights", "name"), [("best", "best.safetensors"), ("last", "model.safetensors")])
 def test_vae_sha256_is_of_the_weights_used(data: Path, run: Path, tmp_path: Path, weights: str, name: str):
+    both = shutil.copytree(run, tmp_path / "both")
     torch.manual_seed(5)
-    checkpoints.save_weights(run / "model.safetensors", VAE(VAEConfig(z_dim=4)).state_dict())
-    latents = Latents(_encode(data, run, tmp_path / "latents", f"--weights {weights}"))
-    assert latents.vae_sha256 == files.file_sha256(run / name)
+    checkpoints.save_weights(both / "model.safetensors", VAE(VAEConfig(z_dim=4)).state_dict())
+    latents = Latents(_encode(data, both, tmp_path / "latents", f"--weights {weights}"))
+    assert latents.vae_sha256 == files.file_sha256(both / name)
 
 
 def test_shards_say_how_their_frames_were_made(latents: Path):

@@ -39,7 +39,8 @@ def _cell(picture: np.ndarray, row: int, column: int, margin: int = 0) -> np.nda
     return picture[top : top + 128 : 2, left : left + 128 : 2]
 
 
-def _all(vae: VAE) -> dict[str, np.ndarray]:
+@pytest.fixture(scope="module")
+def every_picture(vae: VAE) -> dict[str, np.ndarray]:
     frames = _frames()
     return {
         "reconstructions": pictures.reconstructions(vae, frames),
@@ -51,8 +52,8 @@ def _all(vae: VAE) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("name", ["reconstructions", "samples", "interpolation", "comparison", "traversal"])
-def test_every_frame_of_a_picture_has_many_colours(vae: VAE, name: str):
-    picture = _all(vae)[name]
+def test_every_frame_of_a_picture_has_many_colours(every_picture: dict[str, np.ndarray], name: str):
+    picture = every_picture[name]
     margin = (picture.shape[1] - 2) % CELL
     for row in range(picture.shape[0] // CELL):
         for column in range((picture.shape[1] - margin) // CELL):

@@ -60,8 +60,8 @@ def save_description(run: Path, vae: VAE, **facts: Any) -> None:
     files.write_json(run / "model.json", description)
 
 
-def load_description(run: str | Path) -> dict[str, Any]:
-    """Read model.json.
+def load_description(run: str | Path, *needed: str) -> dict[str, Any]:
+    """Read model.json, which has to say what is needed.
 
     Raises:
         FileNotFoundError: the folder holds no model.
@@ -73,13 +73,32 @@ def load_description(run: str | Path) -> dict[str, Any]:
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
         found = f"{description['format']}, {description['architecture']}"
+        missing = [name for name in needed if name not in description]
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
         raise ValueError(f"{path}: describes no model; name the --out of a train_vae run") from None
     if found != f"{FORMAT}, {ARCHITECTURE}":
         raise ValueError(
             f"{path}: a model of {found}, wanted {FORMAT}, {ARCHITECTURE}; read it with the program that made it"
         )
+    if missing:
+        raise ValueError(f"{path}: lacks {missing[0]}; train the model again")
     return description
+
+
+def load_baselines(run: str | Path) -> dict[str, Tensor]:
+    """Read the mean frame and the principal components of a run's training frames.
+
+    Raises:
+        FileNotFoundError: the run has none.
+        ValueError: the file holds something else.
+    """
+    path = Path(run) / BASELINES_FILE
+    tensors = load_tensors(path)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    mean, components = shapes.get("mean", ()), shapes.get("components", ())
+    if shapes.keys() != {"mean", "components"} or len(mean) != 1 or components[1:] != mean:
+        raise ValueError(f"{path}: holds {shapes}, no mean and components; train the model again")
+    return tensors
 
 
 def weights_path(run: str | Path, weights: Weights = "best") -> Path:

@@ -72,8 +72,8 @@ def prepare(config: EvaluateConfig) -> Job:
     data = Rollouts(config.data)
     vae = checkpoints.load_vae(config.vae, config.weights, torch_device(config.device))
     checkpoints.check_preprocess(data.preprocess, data.path, vae, config.vae)
-    description = checkpoints.load_description(config.vae)
-    baselines = metrics.Baselines(**checkpoints.load_tensors(Path(config.vae) / checkpoints.BASELINES_FILE))
+    description = checkpoints.load_description(config.vae, "data", "data_digest", "split_seed")
+    baselines = metrics.Baselines(**checkpoints.load_baselines(config.vae))
     return Job(config, data, vae, baselines, _probe_data(config, description, data))
 
 

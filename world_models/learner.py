@@ -56,6 +56,10 @@ class Learner:
         self._sums.zero_()
         return {name: value / frames for name, value in zip(NAMES, sums, strict=True)}
 
+    def is_finite(self) -> bool:
+        """Whether every weight is a number."""
+        return all(bool(weight.isfinite().all()) for weight in self.vae.parameters())
+
     def state(self) -> dict[str, Any]:
         """All that a resume needs: tensors and plain values."""
         return {

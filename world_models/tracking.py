@@ -18,7 +18,11 @@ import numpy as np
 from jaxtyping import UInt8
 from tqdm import tqdm
 
+from world_models import files
+
 METRICS_FILE = "metrics.jsonl"
+ALL_THERE = f"{METRICS_FILE} has everything"
+PLACES = {"_wandb": "W&B", "_board": "TensorBoard"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,39 +109,44 @@ class Tracker:
         finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         self._file.write(json.dumps(finite) + "\n")
         self._file.flush()
-        self._guarded(lambda: self._wandb.log(dict(metrics)), self._wandb)
-        if self._board:
+
+        def send_to_board() -> None:
             for name, value in metrics.items():
                 self._board.add_scalar(name, value, metrics["frames_seen"])
+
+        self._guarded("_wandb", lambda: self._wandb.log(dict(metrics)))
+        self._guarded("_board", send_to_board)
 
     def images(self, images: Mapping[str, UInt8[np.ndarray, "_ _ 3"]], frames_seen: int) -> None:
         """Log pictures."""
 
-        def send() -> None:
+        def send_to_wandb() -> None:
             import wandb
 
             self._wandb.log({"frames_seen": frames_seen} | {name: wandb.Image(image) for name, image in images.items()})
 
-        self._guarded(send, self._wandb)
-        if self._board:
+        def send_to_board() -> None:
             for name, image in images.items():
                 self._board.add_image(name, image, frames_seen, dataformats="HWC")
+
+        self._guarded("_wandb", send_to_wandb)
+        self._guarded("_board", send_to_board)
 
     def finish(self) -> None:
         """Close everything; what was logged stays."""
         self._file.close()
-        self._guarded(lambda: self._wandb.finish(), self._wandb)
-        if self._board:
-            self._board.close()
+        self._guarded("_wandb", lambda: self._wandb.finish())
+        self._guarded("_board", lambda: self._board.close())
 
-    def _guarded(self, send: Callable[[], Any], there: Any) -> None:
-        if not there:
+    def _guarded(self, place: str, send: Callable[[], Any]) -> None:
+        """Send to a place that may be missing, and leave it out from the first failure on."""
+        if getattr(self, place) is None:
             return
         try:
             send()
         except Exception as error:
-            print(f"W&B failed and is left out from here on ({error}); metrics.jsonl has everything", file=sys.stderr)
-            self._wandb = None
+            print(f"{PLACES[place]} failed and is left out from here on ({error}); {ALL_THERE}", file=sys.stderr)
+            setattr(self, place, None)
 
 
 def truncate_metrics(folder: Path, step: int) -> None:
@@ -149,7 +158,7 @@ def truncate_metrics(folder: Path, step: int) -> None:
         with contextlib.suppress(json.JSONDecodeError):
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
-    path.write_text("".join(kept), encoding="utf-8")
+    files.write_text(path, "".join(kept))
 
 
 def _start_wandb(
@@ -161,7 +170,7 @@ def _start_wandb(
         try:
             return _init_wandb(folder, config, options, job_type, run_id, mode)
         except Exception as error:  # noqa: PERF203 - two turns at most
-            print(f"W&B cannot be used {mode} ({error}); metrics.jsonl has everything", file=sys.stderr)
+            print(f"W&B cannot be used {mode} ({error}); {ALL_THERE}", file=sys.stderr)
     return None
 
 
@@ -203,9 +212,13 @@ def _init_wandb(
 
 
 def _start_tensorboard(folder: Path) -> Any:
-    from torch.utils.tensorboard import SummaryWriter
+    try:
+        from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(str(folder / "tensorboard"))
+        return SummaryWriter(str(folder / "tensorboard"))
+    except Exception as error:
+        print(f"TensorBoard cannot be used ({error}); {ALL_THERE}", file=sys.stderr)
+        return None
 
 
 def _has_api_key() -> bool:

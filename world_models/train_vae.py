@@ -154,7 +154,7 @@ def _load_run(config: TrainConfig, data: Rollouts) -> dict[str, Any] | None:
         return None
     if not config.resume:
         raise ValueError(f"{out} holds a run already; give --resume true to go on with it, or choose another --out")
-    before, now = (_comparable(text) for text in ((out / "config.yaml").read_text(encoding="utf-8"), to_yaml(config)))
+    before, now = _comparable(out, (out / "config.yaml").read_text(encoding="utf-8")), _comparable(out, to_yaml(config))
     changed = [f"{name} {before.get(name)}, not {value}" for name, value in now.items() if before.get(name) != value]
     if changed:
         raise ValueError(
@@ -162,15 +162,22 @@ def _load_run(config: TrainConfig, data: Rollouts) -> dict[str, Any] | None:
         )
     if not (out / "state.pt").exists():
         return None
-    if checkpoints.load_description(out)["data_digest"] != data.digest():
+    if checkpoints.load_description(out, "data_digest")["data_digest"] != data.digest():
         raise ValueError(
             f"{out} was trained on other data than {config.data}; resume it on its own, or choose another --out"
         )
     return checkpoints.load_state(out)
 
 
-def _comparable(text: str) -> dict[str, Any]:
-    return {name: value for name, value in (yaml.safe_load(text) or {}).items() if name not in FREE_ON_RESUME}
+def _comparable(out: Path, text: str) -> dict[str, Any]:
+    """What two configs must share for one to resume the other's run."""
+    try:
+        values = yaml.safe_load(text)
+        return {name: value for name, value in values.items() if name not in FREE_ON_RESUME}
+    except (yaml.YAMLError, AttributeError):
+        raise ValueError(
+            f"{out / 'config.yaml'}: no config of a run; delete the folder or choose another --out"
+        ) from None
 
 
 def train(job: Job) -> None:
@@ -182,7 +189,7 @@ def train(job: Job) -> None:
         learner = _start(job)
         settings = yaml.safe_load(to_yaml(config))
         tracker = tracking.Tracker(out, settings, config.wandb, "train", config.tensorboard, learner.wandb_id)
-        learner.wandb_id = tracker.run_id
+        learner.wandb_id = tracker.run_id or learner.wandb_id
         try:
             _loop(job, learner, tracker)
         finally:
@@ -277,6 +284,8 @@ def _validate(job: Job, learner: Learner, tracker: tracking.Tracker, seen: int, 
 
 def _save(job: Job, learner: Learner) -> None:
     """Save the last weights, what describes them, and the state, which alone is what a resume reads."""
+    if not learner.is_finite():
+        raise Stopped(f"the weights are no numbers any more; {job.config.out} keeps its last checkpoint: lower --lr")
     out, facts = Path(job.config.out), {"data": job.config.data, "data_digest": job.data.digest()}
     checkpoints.save_weights(checkpoints.weights_path(out, "last"), learner.vae.state_dict())
     checkpoints.save_description(out, learner.vae, **facts, split_seed=job.config.split_seed, step=learner.step)
