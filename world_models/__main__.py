@@ -1,7 +1,7 @@
 """The whole pipeline on a small scale: collect, train, encode, evaluate, and say where everything is.
 
 Examples:
-  python -m world_models                       about eight minutes on two cores
+  python -m world_models                       about seven minutes on two cores
   python -m world_models --num_frames 400000   a better model, for more time
   python -m world_models --root /data/try --num_episodes 100
 
@@ -43,9 +43,9 @@ class PipelineConfig:
 
     root: str = "."
     name: str = "quick"
-    num_episodes: int = 60
-    max_steps: int = 400
-    num_frames: int = 130_000
+    num_episodes: int = 40
+    max_steps: int = 500
+    num_frames: int = 120_000
     num_workers: int = 0
     seed: int = 0
     wandb: WandbConfig = dataclasses.field(default_factory=WandbConfig)

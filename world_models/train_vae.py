@@ -7,7 +7,7 @@ Examples:
   python -m world_models.train_vae --resume true                         go on after Ctrl-C, a crash, a preemption
 
 Validation is on episodes that are never trained on. Ctrl-C saves the state and stops; resumed training gives the
-weights that unbroken training gives. `metrics.jsonl` has every number; W&B (offline without a key) has them too.
+weights that unbroken training gives. `metrics.jsonl` has every number, and W&B has them too.
 """
 
 import dataclasses
@@ -67,7 +67,7 @@ class TrainConfig:
 
     data: str = "rollouts/carracing"
     out: str = "runs/vae"
-    num_frames: int = 130_000
+    num_frames: int = 120_000
     batch_size: int = 64
     lr: float = 1e-3
     schedule: Literal["cosine", "constant"] = "cosine"
