@@ -275,3 +275,10 @@ def test_an_interrupted_save_leaves_the_old_state(tmp_path: Path, monkeypatch: p
     with pytest.raises(KeyboardInterrupt):
         checkpoints.save_state(tmp_path, {"step": 2})
     assert load_state(tmp_path) == {"step": 1}
+
+
+def test_a_loaded_model_can_be_built_upon(run_dir: Path):
+    vae = checkpoints.load_vae(run_dir)
+    head = torch.nn.Linear(vae.config.z_dim, 1)
+    head(vae.encode(torch.zeros(2, 64, 64, 3, dtype=torch.uint8)).mu).sum().backward()
+    assert head.weight.grad is not None

@@ -622,3 +622,38 @@ def test_a_worker_stays_below_250_mb(worker: dict[str, Any]):
 def test_identity_is_what_the_design_says():
     names = ["env", "seed", "max_steps", "episodes_per_shard", "policy", "mixture", "warmup_steps", "preprocess"]
     assert list(identity(CollectConfig())) == names
+
+
+def test_a_policy_may_use_its_array_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    source = """
+import numpy as np
+
+def make(env, seed):
+    action = np.zeros(3, np.float32)
+
+    def act(frame):
+        action[1] += 0.01
+        return action
+
+    return act
+"""
+    (tmp_path / "reusing_policy.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    out = tmp_path / "rollouts"
+    collect.main(f"--out {out} --num_episodes 1 --max_steps 4 --executor serial --policy reusing_policy:make".split())
+    assert Rollouts(out)[0].actions[:, 1] == pytest.approx([0.01, 0.02, 0.03, 0.04])
+
+
+@pytest.mark.parametrize("body", ["def make(env): pass", "def make(env, seed): return lambda frame: 1 / 0", "x = ("])
+def test_a_policy_that_fails_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str):
+    name = f"failing_policy_{len(body)}"
+    (tmp_path / f"{name}.py").write_text(body)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=name):
+        collect.prepare(collect.CollectConfig(out=str(tmp_path / "rollouts"), policy=f"{name}:make"))
+
+
+def test_a_warm_up_that_outlasts_the_episode_is_refused_before_any_work(tmp_path: Path):
+    asked = collect.CollectConfig(str(tmp_path / "x"), env="CartPole-v1", policy="random", warmup_steps=500)
+    with pytest.raises(ValueError, match="fewer --warmup_steps"):
+        collect.prepare(asked)

@@ -184,7 +184,7 @@ def test_collecting_what_cannot_be_is_refused(refused, tmp_path, argv, said):
     assert not (tmp_path / "rollouts").exists()
 
 
-@pytest.mark.parametrize("argv", [["--stages", "dance"], ["--repeats", "0"]])
+@pytest.mark.parametrize("argv", [["--stages", "dance"], ["--repeats", "0"], ["--json", "no/such/folder.json"]])
 def test_a_benchmark_of_nothing(refused, argv):
     assert argv[0].removeprefix("--") in refused("bench", *argv)
 

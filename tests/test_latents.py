@@ -16,7 +16,8 @@ from world_models.latents import Latents, LatentSequences, write_latents
 from world_models.rollouts import FORMAT as ROLLOUTS
 from world_models.rollouts import Rollouts
 from world_models.shards import shard_path
-from world_models.shards.reader import Shard, open_shards
+from world_models.shards.episodes import open_shards
+from world_models.shards.reader import Shard
 
 Make = Callable[..., Path]
 Z_DIM = 2

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from world_models import Latents, LatentSequences, Rollouts, load_vae
+from world_models import Latents, LatentSequences, Rollouts, encode, load_vae
 from world_models.__main__ import main
 
 
@@ -61,6 +61,29 @@ def test_running_again_repeats_nothing_and_says_so(first, capsys):
     assert said.count("finished before") == 5
     assert "SSE" in said
     assert {path: path.stat().st_mtime_ns for path in first.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("more", ["--num_frames 400", "--num_episodes 6"])
+def test_another_scale_under_the_same_name_is_refused_before_any_work(first, capsys, more):
+    before = sorted(first.rglob("*"))
+    with pytest.raises(SystemExit) as end:
+        main([*_argv(first), *more.split()])
+    assert end.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert sorted(first.rglob("*")) == before
+
+
+def test_what_goes_wrong_between_stages_is_said_in_one_line(first, monkeypatch):
+    monkeypatch.setattr(encode, "prepare", lambda config: (_ for _ in ()).throw(ValueError("no such latents")))
+    with pytest.raises(SystemExit) as end:
+        main(_argv(first))
+    assert end.value.code == "python -m world_models: no such latents"
+
+
+def test_lost_latents_are_summed_up_again(first):
+    (first / "latents/quick/latents.json").unlink()
+    main(_argv(first))
+    assert (first / "latents/quick/latents.json").exists()
 
 
 def test_a_lost_evaluation_is_made_again(first, capsys):

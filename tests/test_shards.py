@@ -22,7 +22,8 @@ from world_models.shards import (
     shard_paths,
     strings_bytes,
 )
-from world_models.shards.reader import Shard, ShardedEpisodes, _cached_open, open_shards
+from world_models.shards.episodes import ShardedEpisodes, open_shards
+from world_models.shards.reader import Shard, _cached_open
 from world_models.shards.writer import ShardWriter, write_shard
 
 TINY = Format(

@@ -192,6 +192,7 @@ def test_a_damaged_netrc_is_no_key(tmp_path: Path, fake_init: Init):
 def test_wandb_mode_in_the_environment_decides_for_auto(
     tmp_path: Path, fake_init: Init, monkeypatch: pytest.MonkeyPatch, variable: str, modes: list[str]
 ):
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     monkeypatch.setenv("WANDB_MODE", variable)
     calls = fake_init()
     Tracker(tmp_path, {}, WandbConfig(), "train").finish()
@@ -202,6 +203,7 @@ def test_wandb_mode_in_the_environment_decides_for_auto(
 def test_a_mode_asked_for_wins_over_the_environment(
     tmp_path: Path, fake_init: Init, monkeypatch: pytest.MonkeyPatch, mode: Any, modes: list[str]
 ):
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     monkeypatch.setenv("WANDB_MODE", "offline" if mode != "offline" else "online")
     calls = fake_init()
     Tracker(tmp_path, {}, WandbConfig(mode=mode), "train").finish()
@@ -279,9 +281,17 @@ def test_wandb_gets_pictures_at_the_frames_seen(tmp_path: Path, fake_init: Init)
 # when W&B fails
 
 
+def test_online_without_a_key_never_asks_for_one(tmp_path: Path, fake_init: Init, capsys: pytest.CaptureFixture[str]):
+    calls = fake_init()
+    Tracker(tmp_path, {}, WandbConfig(mode="online"), "train").finish()
+    assert [call["mode"] for call in calls] == ["offline"]
+    assert "no API key" in capsys.readouterr().out
+
+
 def test_where_online_fails_the_run_is_kept_offline(
-    tmp_path: Path, fake_init: Init, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, fake_init: Init, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     calls = fake_init(failing=("online",))
     tracker = Tracker(tmp_path, {}, WandbConfig("online"), "train")
     tracker.finish()
@@ -426,9 +436,10 @@ def test_meter_measures_frames_since_the_last_time(monkeypatch: pytest.MonkeyPat
     assert meter.frames_per_s(400) == 50
 
 
-def test_meter_leaves_out_what_it_skips(monkeypatch: pytest.MonkeyPatch):
-    clock = iter([0.0, 100.0, 102.0])
+def test_meter_leaves_out_a_pause_and_keeps_the_frames_before_it(monkeypatch: pytest.MonkeyPatch):
+    clock = iter([0.0, 1.0, 101.0, 102.0])
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
     meter = tracking.Meter(0)
-    meter.skip()
+    with meter.paused():
+        pass
     assert meter.frames_per_s(100) == 50

@@ -1,8 +1,8 @@
 """The whole pipeline on a small scale: collect, train, encode, evaluate, and say where everything is.
 
 Examples:
-  python -m world_models                       about seven minutes on two cores
-  python -m world_models --num_frames 400000   a better model, for more time
+  python -m world_models                                      about seven minutes on two cores
+  python -m world_models --num_frames 400000 --name better
   python -m world_models --root /data/try --num_episodes 100
 
 Finished stages are not repeated: run it again after a crash, or to see the summary once more.
@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from world_models import collect, encode, evaluate, files, train_vae
-from world_models.checkpoints import load_description
-from world_models.config import require, run_command
-from world_models.latents import Latents
+from world_models.checkpoints import load_description, weights_path
+from world_models.config import Stopped, require, run_command
+from world_models.latents import SUMMARY_FILE
 from world_models.report import summary
-from world_models.rollouts import Rollouts
+from world_models.rollouts import FORMAT
+from world_models.shards.reader import Shard
 from world_models.tracking import WandbConfig
 
 HELD_OUT_SEED = 1_000_000
@@ -94,84 +95,96 @@ def plan(config: PipelineConfig) -> Pipeline:
         encode.EncodeConfig(data=rollouts, vae=run, out=latents),
         evaluate.EvaluateConfig(data=held_out, vae=run),
     )
-    collect.prepare(first)
+    todo = [collect.prepare(settings) for settings in (first, second)]
+    if finished(todo[0]):
+        train_vae.prepare(pipeline.training)
+    elif (Path(run) / "state.pt").exists():
+        raise ValueError(f"{run} was trained on fewer episodes than {config.num_episodes}; choose another --name")
     return pipeline
 
 
 def run(pipeline: Pipeline) -> None:
     """Run the stages that are not finished, and print the summary."""
-    held_out, run_folder = pipeline.held_out.out, Path(pipeline.training.out)
-    times: dict[str, float] = {}
-    _stage("collect", pipeline.collecting, collect.prepare, collect.collect, times)
-    _stage("collect, held out", pipeline.held_out, collect.prepare, collect.collect, times)
-    _stage("train", pipeline.training, train_vae.prepare, train_vae.train, times)
-    _stage("encode", pipeline.encoding, encode.prepare, encode.encode, times)
-    if _evaluated(run_folder, held_out):
-        print("evaluate: finished before")
-    else:
-        _stage("evaluate", pipeline.evaluating, evaluate.prepare, evaluate.evaluate, times)
-    print(_summary(pipeline, times))
+    speeds = [
+        _stage("collect", pipeline.collecting, collect.prepare, collect.collect),
+        _stage("collect, held out", pipeline.held_out, collect.prepare, collect.collect),
+        _stage("train", pipeline.training, train_vae.prepare, train_vae.train),
+        _stage("encode", pipeline.encoding, encode.prepare, encode.encode),
+        _stage("evaluate", pipeline.evaluating, evaluate.prepare, evaluate.evaluate),
+    ]
+    print(_summary(pipeline, "\n".join(filter(None, speeds))))
 
 
-def _stage(
-    name: str, config: Any, prepare: Callable[[Any], Any], work: Callable[[Any], Any], times: dict[str, float]
-) -> None:
-    job = prepare(config)
+def _stage(name: str, config: Any, prepare: Callable[[Any], Any], work: Callable[[Any], Any]) -> str | None:
+    """Run a stage unless it is finished; returns a line on its speed."""
+    try:
+        job = prepare(config)
+    except (ValueError, OSError) as error:
+        raise Stopped(str(error)) from None
     if finished(job):
         print(f"{name}: finished before")
-        return
-    print(f"{name}: {config.out if hasattr(config, 'out') else config.vae}")
+        return None
+    print(f"{name}: {getattr(config, 'out', None) or config.vae}")
     start = time.perf_counter()
     work(job)
-    times[name] = time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    return f"  {name:18} {seconds:6.0f} s, {num_frames(job) / seconds:8,.0f} frames/s"
 
 
 def finished(job: Any) -> bool:
     """Whether a stage has nothing left to do."""
     match job:
-        case collect.Job(tasks=()) | encode.Job(todo=()):
-            return True
-        case train_vae.Job(saved=dict() as saved):
-            return job.batches.frames_at(saved["step"]) >= job.config.num_frames
-    return False
+        case collect.Job():
+            return not job.tasks
+        case train_vae.Job():
+            return bool(job.saved) and _frames_seen(job) >= job.config.num_frames
+        case encode.Job():
+            return not job.todo and (Path(job.config.out) / SUMMARY_FILE).exists()
+        case evaluate.Job():
+            return _is_evaluated(job)
+    raise AssertionError(job)
 
 
-def _evaluated(run_folder: Path, held_out: str) -> bool:
+def num_frames(job: Any) -> int:
+    """How many frames a stage has to go through."""
+    match job:
+        case collect.Job():
+            return sum(Shard(task.path, FORMAT).num_rows for task in job.tasks)
+        case train_vae.Job():
+            return job.config.num_frames - _frames_seen(job)
+        case encode.Job():
+            return sum(job.data.shards[index].num_rows for index in job.todo)
+        case evaluate.Job():
+            return min(job.config.max_frames, job.data.num_rows)
+    raise AssertionError(job)
+
+
+def _frames_seen(job: train_vae.Job) -> int:
+    return job.batches.frames_at(job.saved["step"]) if job.saved else 0
+
+
+def _is_evaluated(job: evaluate.Job) -> bool:
     """Whether eval.json is of these weights and this data."""
-    path = run_folder / "eval.json"
+    path = Path(job.config.vae) / "eval.json"
     if not path.exists():
         return False
     scores = json.loads(path.read_text(encoding="utf-8"))
-    weights = files.file_sha256(run_folder / "best.safetensors")
-    return (scores["vae_sha256"], scores["data_digest"]) == (weights, Rollouts(held_out).digest())
+    weights = files.file_sha256(weights_path(job.config.vae, job.config.weights))
+    return (scores["vae_sha256"], scores["data_digest"]) == (weights, job.data.digest())
 
 
-def _summary(pipeline: Pipeline, times: dict[str, float]) -> str:
+def _summary(pipeline: Pipeline, speeds: str) -> str:
     """Where everything is, how good the model is, and how fast each stage was."""
     run_folder = Path(pipeline.training.out)
     scores = json.loads((run_folder / "eval.json").read_text(encoding="utf-8"))
-    frames = {
-        "collect": Rollouts(pipeline.collecting.out).num_rows,
-        "collect, held out": Rollouts(pipeline.held_out.out).num_rows,
-        "train": pipeline.training.num_frames,
-        "encode": Latents(pipeline.encoding.out).num_rows,
-        "evaluate": scores["frames"],
-    }
-    speeds = [
-        f"  {name:18} {seconds:6.0f} s, {frames[name] / seconds:8,.0f} frames/s" for name, seconds in times.items()
-    ]
-    return "\n".join(
-        [
-            "",
-            summary(scores),
-            f"  rollouts   {pipeline.collecting.out}, held out {pipeline.held_out.out}",
-            f"  V model    {run_folder} ({load_description(run_folder)['step']:,} steps)",
-            f"  report     {run_folder / 'report.html'}",
-            f"  latents    {pipeline.encoding.out}, which LatentSequences reads",
-            *(["time of each stage"] if speeds else []),
-            *speeds,
-        ]
-    )
+    return f"""
+{summary(scores)}
+  rollouts   {pipeline.collecting.out}, held out {pipeline.held_out.out}
+  V model    {run_folder} ({load_description(run_folder)["step"]:,} steps)
+  report     {run_folder / "report.html"}
+  latents    {pipeline.encoding.out}, which LatentSequences reads
+{"time of each stage" if speeds else ""}
+{speeds}""".rstrip()
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -6,12 +6,13 @@ names can run code.
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import safetensors.torch
 import torch
+import yaml
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -180,4 +181,44 @@ def load_state(run: Path) -> dict[str, Any]:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
             f"{path}: no training state ({reason}); choose another --out, or delete it to start anew"
+        ) from None
+
+
+def load_run(out: Path, resume: bool, config: str, free: Sequence[str], data_digest: str) -> dict[str, Any] | None:
+    """The saved state that a run goes on from, None for a new run.
+
+    Args:
+        out: the run's folder.
+        resume: whether going on was asked for.
+        config: the resolved config, as YAML.
+        free: fields that may differ from those of the run.
+        data_digest: of the rollouts to train on.
+
+    Raises:
+        ValueError: the folder holds a run that this is no resumption of.
+    """
+    if not (out / "config.yaml").exists():
+        return None
+    if not resume:
+        raise ValueError(f"{out} holds a run already; give --resume true to go on with it, or choose another --out")
+    before, now = (_fixed(out, text, free) for text in ((out / "config.yaml").read_text(encoding="utf-8"), config))
+    changed = [f"{name} {before.get(name)}, not {value}" for name, value in now.items() if before.get(name) != value]
+    if changed:
+        raise ValueError(
+            f"{out} is a run with {'; '.join(changed)}: resume it with its own config, or choose another --out"
+        )
+    if not (out / "state.pt").exists():
+        return None
+    if load_description(out, "data_digest")["data_digest"] != data_digest:
+        raise ValueError(f"{out} was trained on other data; resume it on its own, or choose another --out")
+    return load_state(out)
+
+
+def _fixed(out: Path, text: str, free: Sequence[str]) -> dict[str, Any]:
+    """The fields of a config that must not change in a run."""
+    try:
+        return {name: value for name, value in yaml.safe_load(text).items() if name not in free}
+    except (yaml.YAMLError, AttributeError, UnicodeDecodeError):
+        raise ValueError(
+            f"{out / 'config.yaml'}: no config of a run; delete the folder or choose another --out"
         ) from None

@@ -129,13 +129,19 @@ def prepare(config: CollectConfig) -> Job | Rollouts:
 
 
 def _try_policies(config: CollectConfig) -> None:
-    """Make the environment and every policy once, so that what cannot work fails here."""
-    factories = [policies.load_policy(name) for name in config.weights]
+    """Make the environment, and ask every policy for its first action, so that what cannot work fails here."""
     env = envs.make_env(config.env, config.crop)
     try:
-        for factory in factories:
-            frame = env.reset(config.seed)
-            envs.to_columns(env.action_space, factory(env, config.seed)(frame))
+        for name in config.weights:
+            factory, frame = policies.load_policy(name), _warm_up(env, config.seed, config.warmup_steps)
+            try:
+                envs.to_columns(env.action_space, factory(env, config.seed)(frame))
+            except ValueError:
+                raise
+            except Exception as error:  # it may be anybody's
+                raise ValueError(f"policy {name!r} fails on its first frame ({error!r}); mend it") from error
+    except Stopped as stopped:
+        raise ValueError(str(stopped)) from None
     finally:
         env.close()
 

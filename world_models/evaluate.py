@@ -74,14 +74,15 @@ def prepare(config: EvaluateConfig) -> Job:
     checkpoints.check_preprocess(data.preprocess, data.path, vae, config.vae)
     description = checkpoints.load_description(config.vae, "data", "data_digest", "split_seed")
     baselines = metrics.Baselines(**checkpoints.load_baselines(config.vae))
-    return Job(config, data, vae, baselines, _probe_data(config, description, data))
+    files.check_room(Path(config.vae), 50_000_000)
+    return Job(config, data, vae, baselines, _probe_data(config, description, data, vae))
 
 
-def _probe_data(config: EvaluateConfig, description: dict[str, Any], data: Rollouts) -> FrameSet | None:
+def _probe_data(config: EvaluateConfig, description: dict[str, Any], data: Rollouts, vae: VAE) -> FrameSet | None:
     """The run's training frames, None where they are gone or other data lies there now.
 
     Raises:
-        ValueError: held-out episodes are among those that the model was trained on.
+        ValueError: the data cannot be compared: other frames, or other telemetry.
     """
     recorded = Path(config.train_data or description["data"])
     if config.train_data is None and not recorded.exists():
@@ -94,6 +95,7 @@ def _probe_data(config: EvaluateConfig, description: dict[str, Any], data: Rollo
             file=sys.stderr,
         )
         return None
+    checkpoints.check_preprocess(train.preprocess, train.path, vae, config.vae)
     if data.telemetry_names != train.telemetry_names:
         raise ValueError(
             f"{data.path} and {train.path} hold other telemetry, so probes cannot be scored; name other --train_data"
@@ -133,8 +135,8 @@ def evaluate(job: Job) -> dict[str, Any]:
         }
         pictures = report.draw(job.vae, job.data, frames, job.baselines, scores)
         bar.update()
-        files.write_json(run / "eval.json", scores)
         report.write(run, scores, pictures)
+        files.write_json(run / "eval.json", scores)  # last: it says that the evaluation is whole
         bar.update()
     print(report.summary(scores))
     print(f"{run / 'report.html'} shows it, {run / 'eval.json'} has the numbers")
@@ -144,7 +146,8 @@ def evaluate(job: Job) -> dict[str, Any]:
 def _previous_sse(data: Rollouts, num_episodes: int = 20) -> float:
     """SSE of predicting each frame by the one before it, over whole episodes spread over the data."""
     chosen = np.unique(np.linspace(0, len(data) - 1, num_episodes).astype(int)).tolist()
-    return float(np.mean([metrics.previous_frame_sse(data[i].frames) for i in chosen]))
+    errors = [metrics.previous_frame_sse(data[episode].frames) for episode in chosen]
+    return float(np.average(errors, weights=data.lengths[chosen] - 1))
 
 
 def _probes(job: Job, held_out: FrameSet) -> dict[str, float | None] | None:

@@ -114,6 +114,8 @@ def check_room(folder: Path, need_bytes: int) -> None:
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not existing.is_dir():
         raise ValueError(f"{existing} is a file, not a folder; choose another --out")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ValueError(f"{existing} cannot be written to; choose another --out")
     status = os.statvfs(existing)
     free_bytes = status.f_bavail * status.f_frsize
     if free_bytes < need_bytes:

@@ -106,11 +106,17 @@ class FrameSet:
         """Up to `count` frames, evenly spread over the positions, or another column's rows for the same frames."""
         chosen = np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(np.int64)
         blocks = np.searchsorted(self.block_offsets, chosen, side="right") - 1
-        rows = [
+        rows = (
             self.read_block(block, column)[chosen[blocks == block] - self.block_offsets[block]]
             for block in np.unique(blocks).tolist()
-        ]
-        return np.concatenate(rows)
+        )
+        first = next(rows)
+        spread = np.empty((len(chosen), *first.shape[1:]), first.dtype)
+        stop = 0
+        for block in itertools.chain([first], rows):
+            start, stop = stop, stop + len(block)
+            spread[start:stop] = block
+        return spread
 
     def read_window(self, window: Window) -> UInt8[np.ndarray, "frames 64 64 3"]:
         """The frames of a window, in its order."""

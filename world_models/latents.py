@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 from world_models import files
 from world_models.rollouts import FORMAT as ROLLOUTS_FORMAT
 from world_models.shards import Column, Format, reader, writer
+from world_models.shards.episodes import ShardedEpisodes
 
 FORMAT = Format(
     name="world_models.latents",
@@ -95,7 +96,7 @@ def write_latents(
         shard.tile_episodes(source.lengths.tolist(), source.seeds.tolist(), source.policies)
 
 
-class Latents(reader.ShardedEpisodes[LatentEpisode]):
+class Latents(ShardedEpisodes[LatentEpisode]):
     """A data set of latents: a sequence of episodes, read from disk when asked for.
 
     Args:

@@ -1,6 +1,7 @@
 """What a data set of rollouts holds: in print, and as a contact sheet."""
 
 import json
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,8 +25,11 @@ def show(data: Rollouts) -> None:
         print(f"  {name:10} {drove.sum()} episodes, return {_spread(returns[drove])}")
     folder = data.path if data.path.is_dir() else data.path.parent
     sheet = folder / "contact_sheet.png"
-    figures.save(sheet, figures.contact_sheet(data))
-    print(f"  pictures   {sheet}")
+    if os.access(folder, os.W_OK):
+        figures.save(sheet, figures.contact_sheet(data))
+        print(f"  pictures   {sheet}")
+    else:
+        print(f"  pictures   none, {folder} cannot be written to")
 
 
 def _spread(values: Sequence[float] | np.ndarray) -> str:

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float32, Float64, UInt8
 
 from world_models import files
 from world_models.shards import Column, Format, reader, writer
+from world_models.shards.episodes import ShardedEpisodes
 
 FRAME_SHAPE = (64, 64, 3)
 FRAME_BYTES = 64 * 64 * 3
@@ -113,7 +114,7 @@ def write_rollouts(
         yield RolloutWriter(shard, num_actions)
 
 
-class Rollouts(reader.ShardedEpisodes[Episode]):
+class Rollouts(ShardedEpisodes[Episode]):
     """A data set of rollouts: a sequence of episodes, read from disk when asked for.
 
     Args:

@@ -10,7 +10,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,15 +68,18 @@ class Meter:
         self._seen, self._since = seen, time.perf_counter()
 
     def frames_per_s(self, seen: int) -> float:
-        """The rate since the last call or skip."""
+        """The rate since the last call."""
         now = time.perf_counter()
         rate = (seen - self._seen) / (now - self._since)
         self._seen, self._since = seen, now
         return rate
 
-    def skip(self) -> None:
-        """Leave out the time until now."""
-        self._since = time.perf_counter()
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out the time of a block."""
+        start = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - start
 
 
 class Tracker:
@@ -176,9 +179,9 @@ def _start_wandb(
 
 def _wandb_mode(options: WandbConfig, folder: Path) -> str:
     mode = os.environ.get("WANDB_MODE", "auto") if options.mode == "auto" else options.mode
-    if mode in ("online", "offline", "disabled"):
+    if mode in ("offline", "disabled"):
         return mode
-    if _has_api_key():
+    if _has_api_key():  # without one, online would ask for it
         return "online"
     print(f"W&B: no API key, so the run is kept offline; `wandb sync {folder}/wandb/offline-run-*` uploads it")
     return "offline"
@@ -201,7 +204,7 @@ def _init_wandb(
         job_type=job_type,
         id=run_id,
         resume="allow" if run_id else None,
-        settings=wandb.Settings(init_timeout=20, console="off", silent=True),
+        settings=wandb.Settings(init_timeout=20, console="off", silent=True, **_bounded_finish(wandb)),
     )
     run.define_metric("frames_seen")
     run.define_metric("*", step_metric="frames_seen")
@@ -209,6 +212,11 @@ def _init_wandb(
         run.define_metric(name, step_metric="frames_seen", summary="min")
     run.define_metric("val/psnr_db", step_metric="frames_seen", summary="max")
     return run
+
+
+def _bounded_finish(wandb: Any) -> dict[str, Any]:
+    """Versions of W&B that can give up an upload at the end of a run are told to, after a minute."""
+    return {"finish_timeout": 60} if "finish_timeout" in wandb.Settings.model_fields else {}
 
 
 def _start_tensorboard(folder: Path) -> Any:

@@ -3,7 +3,7 @@
 Examples:
   python -m world_models.train_vae                                       the quick scale, minutes on a laptop
   python -m world_models.train_vae --data rollouts/carracing --out runs/beta4 --vae.beta 4 --num_frames 400000
-  python -m world_models.train_vae --config configs/paper/train_vae.yaml --data rollouts/paper
+  python -m world_models.train_vae --config configs/paper/train_vae.yaml
   python -m world_models.train_vae --resume true                         go on after Ctrl-C, a crash, a preemption
 
 Validation is on episodes that are never trained on. Ctrl-C saves the state and stops; resumed training gives the
@@ -138,46 +138,9 @@ def prepare(config: TrainConfig) -> Job:
     batches = Batches(
         FrameSet(data, split.train), config.batch_size, config.seed, config.shuffle_frames, int(config.memory_gb * 1e9)
     )
-    saved = _load_run(config, data)
+    saved = checkpoints.load_run(Path(config.out), config.resume, to_yaml(config), FREE_ON_RESUME, data.digest())
     files.check_room(Path(config.out), 200_000_000)
     return Job(config, device, data, split, batches, saved)
-
-
-def _load_run(config: TrainConfig, data: Rollouts) -> dict[str, Any] | None:
-    """The saved state to go on from, None for a new run.
-
-    Raises:
-        ValueError: the folder holds a run that this is no resumption of.
-    """
-    out = Path(config.out)
-    if not (out / "config.yaml").exists():
-        return None
-    if not config.resume:
-        raise ValueError(f"{out} holds a run already; give --resume true to go on with it, or choose another --out")
-    before, now = _comparable(out, (out / "config.yaml").read_text(encoding="utf-8")), _comparable(out, to_yaml(config))
-    changed = [f"{name} {before.get(name)}, not {value}" for name, value in now.items() if before.get(name) != value]
-    if changed:
-        raise ValueError(
-            f"{out} is a run with {'; '.join(changed)}: resume it with its own config, or choose another --out"
-        )
-    if not (out / "state.pt").exists():
-        return None
-    if checkpoints.load_description(out, "data_digest")["data_digest"] != data.digest():
-        raise ValueError(
-            f"{out} was trained on other data than {config.data}; resume it on its own, or choose another --out"
-        )
-    return checkpoints.load_state(out)
-
-
-def _comparable(out: Path, text: str) -> dict[str, Any]:
-    """What two configs must share for one to resume the other's run."""
-    try:
-        values = yaml.safe_load(text)
-        return {name: value for name, value in values.items() if name not in FREE_ON_RESUME}
-    except (yaml.YAMLError, AttributeError):
-        raise ValueError(
-            f"{out / 'config.yaml'}: no config of a run; delete the folder or choose another --out"
-        ) from None
 
 
 def train(job: Job) -> None:
@@ -232,8 +195,8 @@ def _loop(job: Job, learner: Learner, tracker: tracking.Tracker) -> None:
             if learner.step % config.log_every_steps == 0 or last:
                 _log(job, learner, tracker, seen, meter)
             if validate or last:
-                _validate(job, learner, tracker, seen, val_frames)
-                meter.skip()
+                with meter.paused():
+                    _validate(job, learner, tracker, seen, val_frames)
             if stop.is_set() and not last:
                 _save(job, learner)
                 again = "the same command" if config.resume else "the same command with --resume true"
@@ -248,8 +211,8 @@ def _log(job: Job, learner: Learner, tracker: tracking.Tracker, seen: int, meter
     """Log the training metrics since the last time."""
     means = learner.means()
     _check_finite(means["loss_nats"], seen, job.config.out)
-    rates = {"train/frames_per_s": meter.frames_per_s(seen), "train/lr": job.config.lr_at(seen)}
-    tracker.log(_position(job, learner, seen) | {f"train/{name}": value for name, value in means.items()} | rates)
+    rates = {"frames_per_s": meter.frames_per_s(seen), "lr": job.config.lr_at(seen)}
+    tracker.log(_position(job, learner, seen) | {f"train/{name}": value for name, value in (means | rates).items()})
 
 
 def _check_finite(loss: float, seen: int, out: str) -> None:

@@ -144,12 +144,12 @@ class VAE(nn.Module):
         """Where the weights are."""
         return self.encoder.mu.weight.device
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, frames: UInt8[Tensor, "batch 64 64 3"] | UInt8[Any, "batch 64 64 3"]) -> Posterior:
         """q(z|x) of uint8 frames (a tensor or a NumPy array)."""
         return self.posterior(to_images(torch.as_tensor(frames).to(self.device)))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def decode(self, z: Float[Tensor, "batch z"]) -> UInt8[Tensor, "batch 64 64 3"]:
         """The frames that latents stand for."""
         return to_frames(self.logits(z.to(self.device)).sigmoid())

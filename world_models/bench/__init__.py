@@ -76,6 +76,8 @@ class Job:
 def prepare(config: BenchConfig) -> Job:
     """Check the data and the device."""
     data = Rollouts(config.data) if config.data else None
+    if config.json and not Path(config.json).absolute().parent.is_dir():
+        raise ValueError(f"{config.json}: there is no such folder; make it, or choose another --json")
     if data and data.num_rows < MIN_FRAMES:
         raise ValueError(f"{config.data} holds {data.num_rows} frames; give {MIN_FRAMES} or more to measure on")
     return Job(config, torch_device(config.device), data)
@@ -131,9 +133,7 @@ def _row(
         "baseline_frames_per_s": _spread(theirs),
         "ratio": statistics.median(s.ours / s.theirs for s in samples),
         "limit_fraction": statistics.median(ours) / limit if limit else None,
-        "device": torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"cpu, {executors.available_cores()} cores",
+        "device": _device_name(device),
         "quiet": all(s.quiet for s in samples),
         "versions": files.versions(),
     }

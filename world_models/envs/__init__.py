@@ -130,7 +130,7 @@ def to_columns(space: spaces.Space, action: Any) -> Float32[np.ndarray, " A"]:
     Raises:
         ValueError: the action has another number of values than the space.
     """
-    columns = np.asarray(action, np.float32).reshape(-1)
+    columns = np.array(action, np.float32).reshape(-1)  # a copy: the policy may use its array again
     if len(columns) != num_columns(space):
         raise ValueError(f"the policy gave an action of {len(columns)} values, {space} takes {num_columns(space)}")
     return columns
