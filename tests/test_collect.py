@@ -230,7 +230,8 @@ def test_the_stored_config_makes_the_same_data_set(gather: Callable[..., Rollout
 
 def test_warm_up_takes_zero_actions_that_are_not_stored(gather: Callable[..., Rollouts]):
     data = gather("--warmup_steps 3 --num_episodes 1", env="SteeredPictures-v0", policy="brownian")
-    np.testing.assert_array_equal(Pictures.taken, np.concatenate([np.zeros((3, 2)), data[0].actions]))
+    collected = Pictures.taken[-13:]  # before them come those of the trial
+    np.testing.assert_array_equal(collected, np.concatenate([np.zeros((3, 2)), data[0].actions]))
 
 
 def test_warm_up_comes_before_the_first_frame(gather: Callable[..., Rollouts]):
@@ -247,11 +248,14 @@ def test_warm_up_is_recorded(gather: Callable[..., Rollouts]):
 
 
 @pytest.mark.parametrize("env", ["Finishing-v0", "Limited-v0"])
-def test_an_episode_that_ends_in_its_warm_up_stops_the_collection(
-    gather: Callable[..., Rollouts], env: str, capsys: pytest.CaptureFixture[str]
+def test_an_episode_that_ends_in_its_warm_up_is_refused_before_any_work(
+    gather: Callable[..., Rollouts], out: Path, env: str, capsys: pytest.CaptureFixture[str]
 ):
-    with pytest.raises(SystemExit, match=r"the episode of seed 0 ended in warm-up step 7; give fewer --warmup_steps"):
+    with pytest.raises(SystemExit) as end:
         gather("--warmup_steps 7", env=env)
+    assert end.value.code == 2
+    assert "the episode of seed 0 ended in warm-up step 7; give fewer --warmup_steps" in capsys.readouterr().err
+    assert not out.exists()
 
 
 # --- who drives
@@ -657,3 +661,13 @@ def test_a_warm_up_that_outlasts_the_episode_is_refused_before_any_work(tmp_path
     asked = collect.CollectConfig(str(tmp_path / "x"), env="CartPole-v1", policy="random", warmup_steps=500)
     with pytest.raises(ValueError, match="fewer --warmup_steps"):
         collect.prepare(asked)
+
+
+def test_a_data_set_in_a_read_only_folder_is_shown_without_a_contact_sheet(
+    make_rollouts: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    folder = make_rollouts([3, 3])
+    monkeypatch.setattr("world_models.overview.os.access", lambda path, mode: False)
+    collect.main(["--verify", str(folder)])
+    assert "cannot be written to" in capsys.readouterr().out
+    assert not (folder / "contact_sheet.png").exists()

@@ -291,3 +291,9 @@ def test_git_is_asked_once_a_process(checkout: Path, monkeypatch: pytest.MonkeyP
     first = files.versions()
     monkeypatch.setattr(files.subprocess, "run", raises(AssertionError("asked again")))
     assert files.versions() == first
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(files.os, "access", lambda path, mode: False)
+    with pytest.raises(ValueError, match=r"cannot be written to; choose another --out"):
+        files.check_room(tmp_path / "out", 1)

@@ -675,3 +675,36 @@ def test_an_end_flag_in_the_wrong_place_is_found_by_verify_only(tmp_path: Path, 
 
 def test_an_untouched_data_set_passes_verify(make_rollouts: Make):
     assert len(open_shards(make_rollouts([3, 4], [1]), ROLLOUTS, verify=True)) == 2
+
+
+def test_a_column_that_claims_more_than_the_file_can_hold_is_refused(make_rollouts: Callable[..., Path]):
+    path = make_rollouts([3, 3]) / "shard-00000.h5"
+    with h5py.File(path, "a") as file:
+        del file["frames"]
+        file.create_dataset("frames", (1 << 40, 64, 64, 3), np.uint8, chunks=(16, 64, 64, 3), compression="gzip")
+    with pytest.raises(ValueError, match=r"shard-00000\.h5: frames claims more rows than a file of this size can hold"):
+        Rollouts(path)
+
+
+def test_a_read_that_fails_names_file_and_column(make_rollouts: Callable[..., Path], monkeypatch: pytest.MonkeyPatch):
+    shard = Rollouts(make_rollouts([3, 3])).shards[0]
+
+    def fail(*key: object) -> None:
+        raise OSError("inflate failed")
+
+    monkeypatch.setattr("world_models.shards.reader._cached_open", fail)
+    with pytest.raises(OSError, match=r"shard-00000\.h5: rewards cannot be read \(inflate failed\)"):
+        shard.read("rewards")
+
+
+def test_a_file_without_permission_is_not_called_damaged(
+    make_rollouts: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+):
+    path = make_rollouts([3, 3]) / "shard-00000.h5"
+
+    def fail(path: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("world_models.shards.reader._open", fail)
+    with pytest.raises(ValueError, match="check its permissions"):
+        Rollouts(path)

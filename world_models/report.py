@@ -90,7 +90,7 @@ def _validation_lines(run: Path) -> list[dict[str, Any]]:
 def page(name: str, scores: Mapping[str, Any], shown: Shown) -> str:
     """The report as HTML."""
     title = html.escape(f"V model {name}")
-    rows = [_row(label, f"{scores[key]:,.4g}") for key, label in TABLE.items()]
+    rows = [_row(label, _number(scores[key])) for key, label in TABLE.items()]
     rows += [
         _row(f"importance-weighted bound, {k} samples (nats)", f"{v:,.1f}") for k, v in scores["iwae_nats"].items()
     ]
@@ -105,6 +105,10 @@ def page(name: str, scores: Mapping[str, Any], shown: Shown) -> str:
         "</body></html>\n",
     ]
     return "\n".join(parts)
+
+
+def _number(value: float | int) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
 
 
 def _row(label: str, value: str) -> str:
