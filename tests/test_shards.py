@@ -23,7 +23,7 @@ from world_models.shards import (
     strings_bytes,
 )
 from world_models.shards.episodes import ShardedEpisodes, open_shards
-from world_models.shards.reader import Shard, _cached_open
+from world_models.shards.reader import Shard, _cached_columns
 from world_models.shards.writer import ShardWriter, write_shard
 
 TINY = Format(
@@ -290,13 +290,13 @@ def test_reading_leaves_the_file_as_it_was(make_rollouts: Make):
 
 @pytest.fixture
 def few_descriptors() -> Iterator[None]:
-    _cached_open.cache_clear()
+    _cached_columns.cache_clear()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     in_use = max(int(path.name) for path in Path("/proc/self/fd").iterdir()) + 1
     resource.setrlimit(resource.RLIMIT_NOFILE, (in_use + 40, hard))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    _cached_open.cache_clear()
+    _cached_columns.cache_clear()
 
 
 def test_a_data_set_may_have_more_shards_than_a_process_may_open(tmp_path: Path, few_descriptors: None):
@@ -692,7 +692,7 @@ def test_a_read_that_fails_names_file_and_column(make_rollouts: Callable[..., Pa
     def fail(*key: object) -> None:
         raise OSError("inflate failed")
 
-    monkeypatch.setattr("world_models.shards.reader._cached_open", fail)
+    monkeypatch.setattr("world_models.shards.reader._cached_columns", fail)
     with pytest.raises(OSError, match=r"shard-00000\.h5: rewards cannot be read \(inflate failed\)"):
         shard.read("rewards")
 
