@@ -671,3 +671,13 @@ def test_a_data_set_in_a_read_only_folder_is_shown_without_a_contact_sheet(
     collect.main(["--verify", str(folder)])
     assert "cannot be written to" in capsys.readouterr().out
     assert not (folder / "contact_sheet.png").exists()
+
+
+def test_a_failing_policy_is_named_with_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "raising_policy.py").write_text("def make(env, seed):\n    raise ValueError('oops')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    asked = collect.CollectConfig(out=str(tmp_path / "rollouts"), policy="raising_policy:make")
+    with pytest.raises(
+        ValueError, match=r"'raising_policy:make' fails .* ValueError\('oops'\) at .*raising_policy.py:2"
+    ):
+        collect.prepare(asked)

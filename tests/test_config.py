@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from world_models import config
+from world_models.tracking import WandbConfig
 from world_models.version import __version__
 
 PROG = "python -m things.make"
@@ -374,3 +375,11 @@ def test_require_raises_its_message_unless_the_condition_holds():
     config.require(True, "never")
     with pytest.raises(ValueError, match=r"^give 1 or more$"):
         config.require(False, "give 1 or more")
+
+
+def test_an_empty_yaml_is_refused_in_plain_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "empty.yaml").write_text("")
+    with pytest.raises(SystemExit) as end:
+        config.parse(WandbConfig, ["--config", str(tmp_path / "empty.yaml")], prog="test")
+    assert end.value.code == 2
+    assert "a --config file holds no settings" in capsys.readouterr().err

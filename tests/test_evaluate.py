@@ -183,9 +183,14 @@ def _make_run(run: Path, train: Path, **facts: Any) -> Path:
     run.mkdir()
     for weights in ("best", "last"):
         checkpoints.save_weights(checkpoints.weights_path(run, weights), vae.state_dict())
-    checkpoints.save_description(
-        run, vae, **({"data": str(train), "data_digest": data.digest(), "split_seed": 0} | facts)
-    )
+    recorded = {
+        "data": str(train),
+        "data_digest": data.digest(),
+        "split_seed": 0,
+        "env": data.env,
+        "train_seeds": data.seeds[list(split_episodes(data.seeds, 0).train)].tolist(),
+    }
+    checkpoints.save_description(run, vae, **(recorded | facts))
     baselines = metrics.fit_baselines(data[0].frames, 4)
     checkpoints.save_weights(
         run / "baselines.safetensors", {"mean": baselines.mean, "components": baselines.components}
@@ -362,7 +367,7 @@ def test_baselines_of_another_kind_are_refused(small: Path, test: Path, capsys: 
     assert "baselines.safetensors" in _refused(capsys, test, small)
 
 
-@pytest.mark.parametrize("missing", ["data", "data_digest", "split_seed"])
+@pytest.mark.parametrize("missing", ["data", "data_digest", "split_seed", "env", "train_seeds"])
 def test_a_description_without_its_training_data_is_refused(
     small: Path, test: Path, capsys: pytest.CaptureFixture[str], missing: str
 ):
@@ -384,3 +389,12 @@ def test_fewer_than_two_frames_are_refused():
 def test_a_run_that_another_process_writes_is_refused(quick: None, small: Path, test: Path):
     with files.only_writer(small), pytest.raises(SystemExit, match="being written by another process"):
         _evaluate(test, small)
+
+
+def test_trained_episodes_are_known_where_the_training_data_is_gone(
+    quick: None, small: Path, train: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    moved = train.rename(tmp_path / "moved")
+    _evaluate(moved, small)
+    assert f"2 episodes of {moved} were trained on" in capsys.readouterr().err
+    assert json.loads((small / "eval.json").read_text())["trained_on_episodes"] == 2

@@ -30,6 +30,7 @@ SCORES: dict[str, Any] = {
     "pca_components": 2,
     "frames": 1234,
     "episodes": 8,
+    "trained_on_episodes": 0,
     "data": "rollouts/heldout",
 }
 
@@ -141,3 +142,8 @@ def test_summary_is_one_line_of_the_main_numbers():
     assert report.summary(SCORES) == (
         "SSE 42.25 per frame (PCA-2 77.50, mean frame 310.00), KL 30.5 nats, 2 active units of 2"
     )
+
+
+def test_the_page_says_whether_the_model_was_trained_on_what_it_is_scored_on():
+    assert "none of them trained on" in report.page("vae", SCORES, SHOWN)
+    assert "3 of which it was trained on" in report.page("vae", SCORES | {"trained_on_episodes": 3}, SHOWN)

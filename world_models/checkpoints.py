@@ -205,12 +205,14 @@ def load_run(out: Path, resume: bool, config: str, free: Sequence[str], data_dig
     changed = [f"{name} {before.get(name)}, not {value}" for name, value in now.items() if before.get(name) != value]
     if changed:
         raise ValueError(
-            f"{out} is a run with {'; '.join(changed)}: resume it with its own config, or choose another --out"
+            f"{out} is a run with {'; '.join(changed)}: give --config {out}/config.yaml --resume true, or another --out"
         )
     if not (out / "state.pt").exists():
         return None
     if load_description(out, "data_digest")["data_digest"] != data_digest:
-        raise ValueError(f"{out} was trained on other data; resume it on its own, or choose another --out")
+        raise ValueError(
+            f"{out} was trained on other data than lies there now (was it extended?); choose another --out"
+        )
     return load_state(out)
 
 

@@ -14,6 +14,7 @@ holds depends only on the config and the shard's number, never on workers or int
 import contextlib
 import dataclasses
 import json
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -136,10 +137,12 @@ def _try_policies(config: CollectConfig) -> None:
             factory, frame = policies.load_policy(name), _warm_up(env, config.seed, config.warmup_steps)
             try:
                 envs.to_columns(env.action_space, factory(env, config.seed)(frame))
-            except ValueError:
-                raise
-            except Exception as error:  # it may be anybody's
-                raise ValueError(f"policy {name!r} fails on its first frame ({error!r}); mend it") from error
+            except Exception as error:
+                if name in policies.BUILTIN:
+                    raise
+                place = traceback.extract_tb(error.__traceback__)[-1]
+                at = f"{place.filename}:{place.lineno}"
+                raise ValueError(f"policy {name!r} fails on its first frame: {error!r} at {at}; mend it") from error
     except Stopped as stopped:
         raise ValueError(str(stopped)) from None
     finally:

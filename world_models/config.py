@@ -41,6 +41,8 @@ class _Parser(ArgumentParser):
 
 def _plain_words(message: str) -> str:
     """The library's report of a wrong type, in the words of our own messages."""
+    if message.startswith("Unexpected config:"):
+        return f"a --config file holds no settings ({message}); give it lines of name: value"
     found = re.fullmatch(r'Parser key "(?P<key>.*?)": Expected an? (?P<type>.*)\. Got value: (?P<value>.*)', message)
     if not found:
         return message

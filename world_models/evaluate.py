@@ -65,6 +65,7 @@ class Job:
     vae: VAE
     baselines: metrics.Baselines
     probe_data: FrameSet | None
+    trained_on: int
 
 
 def prepare(config: EvaluateConfig) -> Job:
@@ -72,10 +73,12 @@ def prepare(config: EvaluateConfig) -> Job:
     data = Rollouts(config.data)
     vae = checkpoints.load_vae(config.vae, config.weights, torch_device(config.device))
     checkpoints.check_preprocess(data.preprocess, data.path, vae, config.vae)
-    description = checkpoints.load_description(config.vae, "data", "data_digest", "split_seed")
+    description = checkpoints.load_description(config.vae, "data", "data_digest", "split_seed", "env", "train_seeds")
     baselines = metrics.Baselines(**checkpoints.load_baselines(config.vae))
     files.check_room(Path(config.vae), 50_000_000)
-    return Job(config, data, vae, baselines, _probe_data(config, description, data, vae))
+    return Job(
+        config, data, vae, baselines, _probe_data(config, description, data, vae), _trained_on(description, data)
+    )
 
 
 def _probe_data(config: EvaluateConfig, description: dict[str, Any], data: Rollouts, vae: VAE) -> FrameSet | None:
@@ -101,13 +104,18 @@ def _probe_data(config: EvaluateConfig, description: dict[str, Any], data: Rollo
             f"{data.path} and {train.path} hold other telemetry, so probes cannot be scored; name other --train_data"
         )
     chosen = split_episodes(train.seeds, description["split_seed"]).train
-    both = {train.seeds[i] for i in chosen} & set(data.seeds.tolist()) if train.env == data.env else set()
-    if both:
+    return FrameSet(train, chosen)
+
+
+def _trained_on(description: dict[str, Any], data: Rollouts) -> int:
+    """How many of the episodes the model was trained on, wherever its data is now; says so if there are any."""
+    same = set(description["train_seeds"]) & set(data.seeds.tolist()) if description["env"] == data.env else set()
+    if same:
         print(
-            f"{len(both)} episodes of {data.path} were trained on, so the scores flatter; collect with another --seed",
+            f"{len(same)} episodes of {data.path} were trained on, so the scores flatter; collect with another --seed",
             file=sys.stderr,
         )
-    return FrameSet(train, chosen)
+    return len(same)
 
 
 def evaluate(job: Job) -> dict[str, Any]:
@@ -127,6 +135,7 @@ def evaluate(job: Job) -> dict[str, Any]:
             "pca_components": len(job.baselines.components),
             "frames": len(frames),
             "episodes": len(job.data),
+            "trained_on_episodes": job.trained_on,
             "data": str(job.config.data),
             "data_digest": job.data.digest(),
             "weights": job.config.weights,

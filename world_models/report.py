@@ -97,7 +97,7 @@ def page(name: str, scores: Mapping[str, Any], shown: Shown) -> str:
     parts = [
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>',
         f"<style>{STYLE}</style></head><body><h1>{title}</h1><p>{html.escape(summary(scores))}.</p>",
-        f"<p>Scored on {scores['frames']:,} frames of {scores['episodes']} held-out episodes in "
+        f"<p>Scored on {scores['frames']:,} frames of {scores['episodes']} episodes, {_novelty(scores)}, in "
         f"{html.escape(scores['data'])}. Errors are summed over a frame's 12,288 values in [0, 1].</p>",
         f"<table>{''.join(rows)}</table>",
         _probe_table(scores["probe_r2"]),
@@ -105,6 +105,15 @@ def page(name: str, scores: Mapping[str, Any], shown: Shown) -> str:
         "</body></html>\n",
     ]
     return "\n".join(parts)
+
+
+def _novelty(scores: Mapping[str, Any]) -> str:
+    trained_on = scores["trained_on_episodes"]
+    return (
+        f"{trained_on} of which it was trained on, so that the scores flatter"
+        if trained_on
+        else "none of them trained on"
+    )
 
 
 def _number(value: float | int) -> str:
@@ -125,7 +134,7 @@ def _figure(key: str, picture: figures.Picture | bytes) -> str:
 
 def _probe_table(probes: Mapping[str, float | None] | None) -> str:
     if probes is None:
-        return "<p>No probes: the training data is not there, or has no telemetry.</p>"
+        return "<p>No probes: the training data is not there, has changed, or has no telemetry.</p>"
     rows = [_row(name, "never varies" if r2 is None else f"{r2:.3f}") for name, r2 in probes.items()]
     return (
         "<h2>What mu knows of the simulator</h2><p>R2 on held-out episodes of a linear probe from mu to each column of "

@@ -58,6 +58,7 @@ def progress(total: int, unit: str, label: str, start: int = 0) -> tqdm:
         smoothing=0.05,
         unit_scale=total >= 100_000,
         ascii=quiet,
+        disable=not total,
     )
 
 

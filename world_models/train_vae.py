@@ -30,6 +30,7 @@ from world_models.vae import VAE, VAEConfig
 
 FREE_ON_RESUME = ("out", "data", "device", "memory_gb", "resume", "wandb", "tensorboard", "log_every_steps")
 VAL_NOISE_SEED = 0x7A1
+RESULT = "{out}: SSE {sse:.2f}, KL {kl_nats:.1f} nats, {active_units} active units, held out, after {seen:,} frames"
 COLLAPSED = (
     "posterior collapse after {seen:,} frames: no latent dimension is in use, so z says nothing about the frame; "
     "lower --vae.beta, or give --beta_warmup_frames"
@@ -182,7 +183,7 @@ def _loop(job: Job, learner: Learner, tracker: tracking.Tracker) -> None:
     """Batch after batch from where the learner stands, until enough frames were seen."""
     config, seen = job.config, job.batches.frames_at(learner.step)
     val_frames = FrameSet(job.data, job.split.val).read_spread(config.num_val_frames)
-    meter = tracking.Meter(seen)
+    meter, scores = tracking.Meter(seen), {}
     stream = job.batches(job.device, learner.step)
     with tracking.progress(config.num_frames, "frames", "train", seen) as bar, stop_requests() as stop:
         while seen < config.num_frames:
@@ -196,11 +197,13 @@ def _loop(job: Job, learner: Learner, tracker: tracking.Tracker) -> None:
                 _log(job, learner, tracker, seen, meter)
             if validate or last:
                 with meter.paused():
-                    _validate(job, learner, tracker, seen, val_frames)
+                    scores = _validate(job, learner, tracker, seen, val_frames)
             if stop.is_set() and not last:
                 _save(job, learner)
                 again = "the same command" if config.resume else "the same command with --resume true"
                 raise Stopped(f"stopped at {seen:,} frames; {again} goes on from there")
+    if scores:
+        print(RESULT.format(out=config.out, seen=seen, **scores))
 
 
 def _position(job: Job, learner: Learner, seen: int) -> dict[str, float | int]:
@@ -222,8 +225,10 @@ def _check_finite(loss: float, seen: int, out: str) -> None:
         )
 
 
-def _validate(job: Job, learner: Learner, tracker: tracking.Tracker, seen: int, frames: metrics.Frames) -> None:
-    """Score held-out frames, draw them, and save the run."""
+def _validate(
+    job: Job, learner: Learner, tracker: tracking.Tracker, seen: int, frames: metrics.Frames
+) -> dict[str, float]:
+    """Score held-out frames, draw them, and save the run; returns the scores."""
     config, out, vae = job.config, Path(job.config.out), learner.vae
     scores = metrics.validate(vae, frames, noise(VAL_NOISE_SEED, 0, len(frames), config.vae.z_dim))
     _check_finite(scores["loss_nats"], seen, config.out)
@@ -243,13 +248,20 @@ def _validate(job: Job, learner: Learner, tracker: tracking.Tracker, seen: int, 
     tracker.log(_position(job, learner, seen) | {f"val/{name}": value for name, value in scores.items()})
     tracker.images(shown, seen)
     _save(job, learner)
+    return scores
 
 
 def _save(job: Job, learner: Learner) -> None:
     """Save the last weights, what describes them, and the state, which alone is what a resume reads."""
     if not learner.is_finite():
         raise Stopped(f"the weights are no numbers any more; {job.config.out} keeps its last checkpoint: lower --lr")
-    out, facts = Path(job.config.out), {"data": job.config.data, "data_digest": job.data.digest()}
+    out = Path(job.config.out)
+    facts = {
+        "data": job.config.data,
+        "data_digest": job.data.digest(),
+        "env": job.data.env,
+        "train_seeds": job.data.seeds[list(job.split.train)].tolist(),
+    }
     checkpoints.save_weights(checkpoints.weights_path(out, "last"), learner.vae.state_dict())
     checkpoints.save_description(out, learner.vae, **facts, split_seed=job.config.split_seed, step=learner.step)
     checkpoints.save_state(out, learner.state())

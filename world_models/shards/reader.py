@@ -13,6 +13,7 @@ from world_models import files
 from world_models.shards import (
     BLOCK_ROWS,
     EPISODE_COLUMNS,
+    SHARD_NAME,
     Column,
     Format,
     little_endian,
@@ -56,7 +57,8 @@ class Shard:
             reason = " ".join(str(error).split()) or type(error).__name__
             if getattr(error, "errno", None):  # the system's word, not HDF5's
                 self._refuse(f"cannot be read ({reason}); check its permissions and its disk")
-            self._refuse(f"damaged or no HDF5 file ({reason}); delete it and make it again")
+            again = "delete it and make it again" if SHARD_NAME.fullmatch(path.name) else "name a folder of shards"
+            self._refuse(f"damaged or no HDF5 file ({reason}); {again}")
 
     def __repr__(self) -> str:
         return f"Shard({self.path}, {len(self.starts)} episodes, {self.num_rows} rows)"
