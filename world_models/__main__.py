@@ -97,7 +97,10 @@ def plan(config: PipelineConfig) -> Pipeline:
     )
     todo = [collect.prepare(settings) for settings in (first, second)]
     if finished(todo[0]):
-        train_vae.prepare(pipeline.training)
+        try:
+            train_vae.prepare(pipeline.training)
+        except ValueError as error:
+            raise ValueError(f"{error}; here, choose another --name") from None
     elif (Path(run) / "state.pt").exists():
         raise ValueError(f"{run} was trained on fewer episodes than {config.num_episodes}; choose another --name")
     return pipeline
