@@ -1,7 +1,7 @@
 """Environments that yield 64x64x3 uint8 frames and a named telemetry vector, whatever is underneath."""
 
 import dataclasses
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -13,15 +13,6 @@ from world_models.envs.preprocessing import parse_crop as parse_crop
 from world_models.envs.preprocessing import preprocess as preprocess
 
 Frame = UInt8[np.ndarray, "64 64 3"]
-
-
-@runtime_checkable
-class Telemetry(Protocol):
-    """Reads a simulator's state; made anew for each episode, after the reset."""
-
-    def __call__(self) -> Float32[np.ndarray, " S"]:
-        """The state at the current frame."""
-        ...
 
 
 class FrameEnv:
