@@ -7,11 +7,14 @@
 
 Each is a command, `python -m world_models.<verb> --help`; `python -m world_models` runs them all on a small scale.
 From Python: `Rollouts`, `Latents` and `LatentSequences` read what the commands write, `load_vae` loads a V model,
-and `preprocess` turns an observation into a frame. Importing this package imports none of torch, Box2D, OpenCV.
+and `preprocess` turns an observation into a frame. Importing this package registers the Gymnasium environment
+`world_models/CarRacing-v3`, CarRacing-v3 with the fast renderer, and imports none of torch, Box2D, OpenCV.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
+
+import gymnasium
 
 from world_models.version import __version__ as __version__
 
@@ -32,6 +35,13 @@ _PUBLIC = {
     "preprocess": "envs.preprocessing",
 }
 __all__ = ["Episode", "LatentSequences", "Latents", "Rollouts", "__version__", "load_vae", "preprocess"]
+
+gymnasium.register(
+    id="world_models/CarRacing-v3",
+    entry_point="world_models.envs.car_racing:CarRacing",
+    max_episode_steps=1000,
+    reward_threshold=900,
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,8 @@
 """Environments that yield 64x64x3 uint8 frames and a named telemetry vector, whatever is underneath."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -13,6 +15,7 @@ from world_models.envs.preprocessing import parse_crop as parse_crop
 from world_models.envs.preprocessing import preprocess as preprocess
 
 Frame = UInt8[np.ndarray, "64 64 3"]
+FAST_CAR_RACING = "world_models/CarRacing-v3"
 
 
 class FrameEnv:
@@ -29,6 +32,7 @@ class FrameEnv:
         self.env, self.preprocess = env, how
         self.action_space: spaces.Space[Any] = env.action_space
         self._from_render = from_render
+        self._fast: Any = env.unwrapped if hasattr(env.unwrapped, "check_next_frame") else None
         self._telemetry_class = _telemetry_class(env)
         self.telemetry_names: tuple[str, ...] = self._telemetry_class.NAMES if self._telemetry_class else ()
 
@@ -47,6 +51,21 @@ class FrameEnv:
         """The simulator's state at the current frame."""
         return self._telemetry() if self._telemetry else np.zeros(0, np.float32)
 
+    @property
+    def renderer(self) -> str:
+        """Who draws the observations: `gymnasium`, or one of CarRacing's fast renderers."""
+        return self._fast.renderer.name if self._fast else "gymnasium"
+
+    @property
+    def num_checked(self) -> int:
+        """How many observations were compared with those that Gymnasium draws."""
+        return self._fast.num_checked if self._fast else 0
+
+    def check_next_frame(self) -> None:
+        """Have the next observation compared with Gymnasium's, where another renderer is at work."""
+        if self._fast:
+            self._fast.check_next_frame = True
+
     def close(self) -> None:
         """Free what the environment holds."""
         self.env.close()
@@ -64,17 +83,24 @@ def _telemetry_class(env: gymnasium.Env):
     return None
 
 
-def make_env(env_id: str, crop: str = "auto") -> FrameEnv:
+def make_env(env_id: str, crop: str = "auto", renderer: str = "auto") -> FrameEnv:
     """Make an environment by its Gymnasium id.
 
     Frames are the observations where those are images, else what `render_mode="rgb_array"` draws. The id's own time
     limit is left out: `max_steps` of the collection takes its place.
 
+    Args:
+        env_id: the id; CarRacing-v3 is made with the fast renderer, which gives the same observations.
+        crop: rows to keep, see `parse_crop`.
+        renderer: who draws CarRacing: auto, c, pygame or gymnasium.
+
     Raises:
-        ValueError: unknown id, a missing package, no images to be had, or actions that do not fit flat columns.
+        ValueError: unknown id, a missing package, no images to be had, actions that do not fit flat columns, or a
+            renderer that this environment or this machine does not have.
     """
     how = Preprocess(parse_crop(crop, env_id))
-    env = _make(env_id)
+    make = _maker(env_id, renderer)
+    env = make()
     image = _is_image(env.observation_space)
     if not image:
         if "rgb_array" not in env.metadata.get("render_modes", ()):
@@ -82,11 +108,20 @@ def make_env(env_id: str, crop: str = "auto") -> FrameEnv:
                 f"{env_id} has neither image observations nor render_mode rgb_array; choose an env with images"
             )
         env.close()
-        env = _make(env_id, render_mode="rgb_array")
+        env = make(render_mode="rgb_array")
     elif how.crop is not None and how.crop[1] > env.observation_space.shape[0]:  # type: ignore[index]
         raise ValueError(f"crop {crop} keeps rows to {how.crop[1]}, {env_id} has {env.observation_space.shape[0]}")  # type: ignore[index]
     num_columns(env.action_space)
     return FrameEnv(env, not image, how)
+
+
+def _maker(env_id: str, renderer: str) -> Callable[..., gymnasium.Env]:
+    """What makes the environment, with the renderer that was asked for."""
+    if env_id == FAST_CAR_RACING or (env_id == "CarRacing-v3" and renderer != "gymnasium"):
+        return functools.partial(_make, FAST_CAR_RACING, renderer=renderer)
+    if renderer not in ("auto", "gymnasium"):
+        raise ValueError(f"renderer {renderer} draws CarRacing-v3, not {env_id}; leave it out, or give gymnasium")
+    return functools.partial(_make, env_id)
 
 
 def _make(env_id: str, **options: Any) -> gymnasium.Env:

@@ -1,0 +1,108 @@
+"""The step of CarRacing's car, in Python's floats instead of NumPy's scalars: the same doubles in half the time."""
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+from gymnasium.envs.box2d import car_dynamics, car_racing
+from gymnasium.envs.box2d.car_dynamics import ENGINE_POWER, FRICTION_LIMIT, SIZE, WHEEL_MOMENT_OF_INERTIA
+
+BRAKE_RAD_PER_S = 15
+STIFFNESS = 205000 * SIZE * SIZE
+
+
+class FastCar(car_dynamics.Car):
+    """Gymnasium's car; `gas` and `step` do the same arithmetic in the same order."""
+
+    def gas(self, gas: float) -> None:
+        """Open the throttle of the rear wheels, gradually; shutting it takes effect at once."""
+        gas = 0 if gas < 0 else 1 if gas > 1 else float(gas)
+        for wheel in self.wheels[2:4]:
+            wheel.gas += min(gas - wheel.gas, 0.1)
+
+    def step(self, dt: float) -> None:
+        """Turn the wheels and apply their forces."""
+        for wheel in self.wheels:
+            self._step_wheel(wheel, dt)
+
+    def _step_wheel(self, wheel: Any, dt: float) -> None:
+        joint, rotation, velocity = wheel.joint, wheel.transform.q, wheel.linearVelocity
+        error = wheel.steer - joint.angle
+        joint.motorSpeed = _sign(error) * min(50.0 * abs(error), 3.0)
+
+        friction_limit, grass = FRICTION_LIMIT * 0.6, not wheel.tiles
+        for tile in wheel.tiles:
+            friction_limit = max(friction_limit, FRICTION_LIMIT * tile.road_friction)
+
+        omega, brake, radius = wheel.omega, wheel.brake, wheel.wheel_rad
+        omega += dt * ENGINE_POWER * wheel.gas / WHEEL_MOMENT_OF_INERTIA / (abs(omega) + 5.0)
+        self.fuel_spent += dt * ENGINE_POWER * wheel.gas
+        if brake >= 0.9:
+            omega = 0
+        elif brake > 0:
+            omega += -_sign(omega) * min(BRAKE_RAD_PER_S * brake, abs(omega))
+        wheel.phase += omega * dt
+
+        # The wheel's own axes: forward is (-sine, cosine), sideways is (cosine, sine).
+        sine, cosine, vx, vy = rotation.s, rotation.c, velocity.x, velocity.y
+        forward_force = (-(-sine * vx + cosine * vy) + omega * radius) * STIFFNESS
+        side_force = -(cosine * vx + sine * vy) * STIFFNESS
+        force = math.sqrt(forward_force * forward_force + side_force * side_force)
+        self._leave_trace(wheel, grass, force > 2.0 * friction_limit)
+        if force > friction_limit:
+            forward_force = forward_force / force * friction_limit
+            side_force = side_force / force * friction_limit
+        wheel.omega = omega - dt * forward_force * radius / WHEEL_MOMENT_OF_INERTIA
+        wheel.ApplyForceToCenter(
+            (side_force * cosine + forward_force * -sine, side_force * sine + forward_force * cosine), True
+        )
+
+    def _leave_trace(self, wheel: Any, grass: bool, skids: bool) -> None:
+        """Draw out the trace of a skidding wheel, which only the window shows."""
+        if not skids:
+            wheel.skid_start = wheel.skid_particle = None
+            return
+        particle, place = wheel.skid_particle, wheel.position
+        if particle and particle.grass == grass and len(particle.poly) < 30:
+            particle.poly.append((place[0], place[1]))
+        elif wheel.skid_start is None:
+            wheel.skid_start = place
+        else:
+            wheel.skid_particle = self._create_particle(wheel.skid_start, place, grass)
+            wheel.skid_start = None
+
+
+def _sign(x: float) -> float:
+    return 1.0 if x > 0 else -1.0 if x < 0 else x
+
+
+TRIAL_STEPS = 60
+
+
+@functools.cache
+def fast_car_agrees() -> bool:
+    """Whether the fast car gives the doubles of the installed Gymnasium's car: both drive a trial."""
+    return _trial(car_dynamics.Car) == _trial(FastCar)
+
+
+class _BlindCarRacing(car_racing.CarRacing):
+    """CarRacing without pictures."""
+
+    def _render(self, mode: str) -> None:
+        return None
+
+
+def _trial(car_class: type) -> list[Any]:
+    """Every double of a drive: full throttle, skids, braking and the grass."""
+    env = _BlindCarRacing()
+    env.reset(seed=0)
+    assert env.car is not None
+    env.car.__class__ = car_class
+    rng, states = np.random.default_rng(0), []
+    for step in range(TRIAL_STEPS):
+        if step % 10 == 0:
+            action = rng.uniform((-1, -0.2, -1.5), (1, 1.2, 1)).astype(np.float32)
+        _, reward, *_ = env.step(action)
+        states += [reward, *(tuple(wheel.position) + (wheel.omega, wheel.phase) for wheel in env.car.wheels)]
+    return states

@@ -1,0 +1,335 @@
+"""CarRacing's observation, drawn faster than Gymnasium draws it and to the same bits.
+
+`c` is a small C library (`_car_canvas.c`), built where there is a compiler; `pygame` draws with pygame as Gymnasium
+does, less what nobody sees; `gymnasium` is Gymnasium's own. All three give the same 96x96 pixels for the same state.
+Whether they do so on this machine is not believed but tried: see `renderer_choice`.
+"""
+
+import ctypes
+import functools
+import importlib.util
+import math
+import struct
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+import pygame
+from gymnasium.envs.box2d import car_racing
+from jaxtyping import Float64, Int64, UInt8
+from pygame import gfxdraw
+
+Observation = UInt8[np.ndarray, "96 96 3"]
+
+WIDTH, HEIGHT = car_racing.WINDOW_W, car_racing.WINDOW_H
+PANEL_HEIGHT = HEIGHT // 8
+TEXT_CENTER = (60, HEIGHT - HEIGHT * 2.5 / 40.0)
+WHITE, BLACK, STRIPE_GREY = (255, 255, 255), (0, 0, 0), (77, 77, 77)
+
+
+@runtime_checkable
+class Renderer(Protocol):
+    """Draws the observation of one environment."""
+
+    name: ClassVar[str]
+
+    def draw(self, env: car_racing.CarRacing) -> Observation:
+        """What Gymnasium's `env._render("state_pixels")` gives."""
+        ...
+
+
+class GymnasiumRenderer:
+    """Gymnasium's own drawing."""
+
+    name: ClassVar[str] = "gymnasium"
+
+    def draw(self, env: car_racing.CarRacing) -> Observation:
+        """The observation, as Gymnasium draws it."""
+        return car_racing.CarRacing._render(env, "state_pixels")
+
+
+# ---- what both fast renderers know of an episode ----
+
+
+class Camera:
+    """Where the world lies on the canvas: turned about the car, scaled, moved. The doubles are Gymnasium's.
+
+    Attributes:
+        cos, sin: of the turn; exactly 0 and 1 at multiples of 90 degrees, where pygame rounds the angle.
+        zoom: pixels per metre.
+        shift: what is added at last, in pixels.
+    """
+
+    def __init__(self, env: car_racing.CarRacing):
+        assert env.car is not None and env.car.hull is not None
+        hull, t = env.car.hull, env.t
+        angle = -hull.angle
+        self.zoom = 0.1 * car_racing.SCALE * max(1 - t, 0) + car_racing.ZOOM * car_racing.SCALE * min(t, 1)
+        x, y = hull.position
+        shift = pygame.math.Vector2((-x * self.zoom, -y * self.zoom)).rotate_rad(angle)
+        self.shift = (WIDTH / 2 + shift[0], HEIGHT / 4 + shift[1])
+        self.cos, self.sin = pygame.math.Vector2(1, 0).rotate_rad(angle)
+
+
+class Ground:
+    """The quads of an episode, from bottom to top: the field, the grass, the road and its borders.
+
+    Attributes:
+        quads: x and y of four corners of each quad, in metres.
+        colors: of the field, of all grass, and of each quad of the road. A tile's colour changes when the car touches
+            it, so the rows become the tiles' own arrays.
+        num_grass: quads of grass.
+    """
+
+    quads: Float64[np.ndarray, "2 4 quads"]
+    colors: Float64[np.ndarray, "colors 3"]
+
+    def __init__(self, env: car_racing.CarRacing):
+        assert env.road is not None
+        bounds = car_racing.PLAYFIELD
+        field = [(bounds, bounds), (bounds, -bounds), (-bounds, -bounds), (-bounds, bounds)]
+        grass = _grass()
+        quads = [field, *grass, *(corners for corners, _ in env.road_poly)]
+        self.quads = np.ascontiguousarray(np.array(quads, np.float64).transpose(2, 1, 0))
+        self.num_grass = len(grass)
+        self.colors = np.array([env.bg_color, env.grass_color, *(color for _, color in env.road_poly)], np.float64)
+        tiles = {id(tile.color): tile for tile in env.road}
+        for index, (corners, color) in enumerate(env.road_poly):
+            if id(color) in tiles:
+                tiles[id(color)].color = row = self.colors[2 + index]
+                env.road_poly[index] = (corners, row)
+
+
+def _ground(env: car_racing.CarRacing) -> Ground:
+    """The episode's ground: one for all renderers of the environment, since the tiles take its colours for theirs."""
+    car: Any = env.car
+    if not hasattr(car, "ground"):
+        car.ground = Ground(env)
+    return car.ground
+
+
+@functools.cache
+def _grass() -> list[list[tuple[float, float]]]:
+    """The light squares of the field, in the order in which Gymnasium draws them."""
+    size = car_racing.GRASS_DIM
+    return [
+        [
+            (size * x + size, size * y + 0),
+            (size * x + 0, size * y + 0),
+            (size * x + 0, size * y + size),
+            (size * x + size, size * y + size),
+        ]
+        for x in range(-20, 20, 2)
+        for y in range(-20, 20, 2)
+    ]
+
+
+@functools.lru_cache(maxsize=256)
+def _text(text: str) -> tuple[UInt8[np.ndarray, "height width 3"], int, int]:
+    """The reward as Gymnasium writes it, and the column and row where it begins."""
+    surface = _font_render(text)
+    place = surface.get_rect()
+    place.center = TEXT_CENTER
+    return np.ascontiguousarray(pygame.surfarray.array3d(surface).transpose(1, 0, 2)), place.x, place.y
+
+
+def _font_render(text: str) -> pygame.Surface:
+    try:
+        return _font().render(text, True, WHITE, BLACK)
+    except pygame.error:  # some window was closed, and pygame with it: the font is of no use any more
+        _font.cache_clear()
+        return _font().render(text, True, WHITE, BLACK)
+
+
+@functools.cache
+def _font() -> pygame.font.Font:
+    pygame.font.init()
+    return pygame.font.Font(pygame.font.get_default_font(), 42)
+
+
+# ---- C ----
+
+_REASONS = {
+    1: "the car's position, speed or heading is not a finite number, or beyond every picture",
+    2: "more than 255 colours are on the track",
+    3: "the track's colours are not within 0..255, or the car is not CarRacing's",
+}
+
+
+class _Scene(ctypes.Structure):
+    """`Scene` of `_car_canvas.c`, field for field."""
+
+    _fields_ = (
+        ("state", ctypes.c_double * 37),
+        ("quads", ctypes.c_void_p),
+        ("colors", ctypes.c_void_p),
+        ("margin", ctypes.c_double),
+        ("wheel", ctypes.c_double * 2 * 4),
+        ("hull", ctypes.c_double * 2 * 8 * 4),
+        ("text", ctypes.c_void_p),
+        ("text_x", ctypes.c_int32),
+        ("text_y", ctypes.c_int32),
+        ("text_width", ctypes.c_int32),
+        ("text_height", ctypes.c_int32),
+        ("num_quads", ctypes.c_int32),
+        ("num_grass", ctypes.c_int32),
+        ("hull_points", ctypes.c_int32 * 4),
+        ("wheel_color", ctypes.c_uint8 * 4),
+        ("hull_color", ctypes.c_uint8 * 4),
+    )
+
+
+_pack_state = struct.Struct("37d").pack_into
+
+
+@functools.cache
+def load_library() -> ctypes.CDLL:
+    """The C library.
+
+    Raises:
+        ImportError: it was not built, or for another version of this file.
+    """
+    spec = importlib.util.find_spec("world_models.envs._car_canvas")
+    if spec is None or spec.origin is None:
+        raise ImportError("the C renderer was not built; install a C compiler, then the package again")
+    library = ctypes.CDLL(spec.origin)
+    library.canvas_size.restype = library.scene_size.restype = ctypes.c_size_t
+    library.canvas_init.argtypes = [ctypes.c_void_p]
+    library.canvas_draw.argtypes = [ctypes.c_void_p] * 3
+    if library.scene_size() != ctypes.sizeof(_Scene):
+        raise ImportError("the C renderer is of another version; install the package again")
+    return library
+
+
+class CRenderer:
+    """Draws with `_car_canvas.c`, on a canvas of its own.
+
+    Raises:
+        ImportError: the library was not built.
+    """
+
+    name: ClassVar[str] = "c"
+
+    def __init__(self):
+        self._library = load_library()
+        memory = np.zeros(self._library.canvas_size() + 64, np.uint8)
+        self._memory, self._canvas = memory, memory.ctypes.data + -memory.ctypes.data % 64
+        self._library.canvas_init(self._canvas)
+        self._scene, self._out = _Scene(), np.zeros((96, 96, 3), np.uint8)
+        self._scene_at, self._out_at = ctypes.addressof(self._scene), self._out.ctypes.data
+        self._car: Any = None
+        self._written = ""
+
+    def draw(self, env: car_racing.CarRacing) -> Observation:
+        """The observation.
+
+        Raises:
+            ValueError: the state cannot be drawn, such as a position that is not a number.
+        """
+        if env.car is not self._car:
+            self._begin(env)
+        car = self._car
+        camera, velocity = Camera(env), car.hull.linearVelocity
+        self._colors[0], self._colors[1] = env.bg_color, env.grass_color
+        values = [camera.cos, camera.sin, camera.zoom, *camera.shift]
+        for position, rotation in self._bodies:
+            values += (position.x, position.y, rotation.c, rotation.s)
+        values += [wheel.phase for wheel in car.wheels]
+        values += [wheel.omega for wheel in car.wheels]
+        values += (velocity.x, velocity.y, car.wheels[0].joint.angle, car.hull.angularVelocity)
+        _pack_state(self._scene, 0, *values)
+        self._write(f"{env.reward:04.0f}")
+        reason = self._library.canvas_draw(self._canvas, self._scene_at, self._out_at)
+        if reason:
+            raise ValueError(f"CarRacing cannot be drawn: {_REASONS[reason]}; reset the environment")
+        return self._out.copy()
+
+    def _begin(self, env: car_racing.CarRacing) -> None:
+        """Take over what stays for an episode."""
+        car, ground, scene = env.car, _ground(env), self._scene
+        assert car is not None
+        self._ground, self._colors = ground, ground.colors
+        scene.num_quads, scene.num_grass = ground.quads.shape[2], ground.num_grass
+        scene.quads, scene.colors = ground.quads.ctypes.data, ground.colors.ctypes.data
+        scene.margin = car_racing.MAX_SHAPE_DIM
+        for corner, vertex in zip(scene.wheel, car.wheels[0].fixtures[0].shape.vertices, strict=True):
+            corner[:] = vertex
+        for part, fixture in enumerate(car.hull.fixtures):
+            vertices = fixture.shape.vertices
+            scene.hull_points[part] = len(vertices)
+            for corner, vertex in zip(scene.hull[part], vertices, strict=False):
+                corner[:] = vertex
+        scene.hull_color[:3] = [int(c * 255) for c in car.hull.color]
+        scene.wheel_color[:3] = [int(c * 255) for c in car.wheels[0].color]
+        # Box2D hands out references into a body, which follow it until it is destroyed.
+        transforms = [body.transform for body in (*car.wheels, car.hull)]
+        self._bodies = [(transform.position, transform.q) for transform in transforms]
+        self._car = car
+
+    def _write(self, text: str) -> None:
+        if text == self._written:
+            return
+        pixels, x, y = _text(text)
+        scene = self._scene
+        self._pixels, self._written = pixels, text
+        scene.text, scene.text_x, scene.text_y = pixels.ctypes.data, x, y
+        scene.text_height, scene.text_width = pixels.shape[:2]
+
+
+# ---- pygame ----
+
+
+class PygameRenderer:
+    """Draws as Gymnasium does, but transforms all quads at once and leaves out those that nobody sees."""
+
+    name: ClassVar[str] = "pygame"
+
+    def __init__(self):
+        self._canvas = pygame.Surface((WIDTH, HEIGHT))
+        self._picture = pygame.Surface((WIDTH, HEIGHT))
+        self._car: Any = None
+
+    def draw(self, env: car_racing.CarRacing) -> Observation:
+        """The observation.
+
+        Raises:
+            ValueError: the state cannot be drawn, such as a position that is not a number.
+        """
+        if env.car is not self._car:
+            self._ground, self._car = _ground(env), env.car
+        camera = Camera(env)
+        self._canvas.fill(BLACK)
+        self._ground.colors[0], self._ground.colors[1] = env.bg_color, env.grass_color
+        self._draw_ground(camera)
+        self._car.draw(self._canvas, camera.zoom, camera.shift, -self._car.hull.angle, False)
+        pygame.surfarray.pixels2d(self._picture)[:] = pygame.surfarray.pixels2d(self._canvas)[:, ::-1]
+        env.surf = self._picture
+        env._render_indicators(WIDTH, HEIGHT)
+        pixels, x, y = _text(f"{env.reward:04.0f}")
+        self._picture.blit(pygame.surfarray.make_surface(pixels.transpose(1, 0, 2)), (x, y))
+        return env._create_image_array(self._picture, (96, 96))
+
+    def _draw_ground(self, camera: Camera) -> None:
+        ground = self._ground
+        world_x, world_y = ground.quads
+        x = (camera.cos * world_x - camera.sin * world_y) * camera.zoom + camera.shift[0]
+        y = (camera.sin * world_x + camera.cos * world_y) * camera.zoom + camera.shift[1]
+        if not (np.abs((x[:, 0], y[:, 0])) < 9e18).all():  # what is no number fails here as well
+            raise ValueError(f"CarRacing cannot be drawn: {_REASONS[1]}; reset the environment")
+        corners = np.stack([x, y], axis=2).transpose(1, 0, 2)
+        for index in np.flatnonzero(_seen(x, y)).tolist():
+            points: Int64[np.ndarray, "4 2"] = corners[index].astype(np.int64)
+            first_road = ground.num_grass + 1
+            row = 0 if index == 0 else 1 if index < first_road else index - first_road + 2
+            color = [int(c) for c in ground.colors[row]]
+            gfxdraw.aapolygon(self._canvas, points.tolist(), color)
+            gfxdraw.filled_polygon(self._canvas, points.tolist(), color)
+
+
+def _seen(x: Float64[np.ndarray, "4 quads"], y: Float64[np.ndarray, "4 quads"]) -> np.ndarray:
+    """Which quads may leave a pixel in the picture: near as Gymnasium says, and not hidden by the panel."""
+    margin = car_racing.MAX_SHAPE_DIM
+    near = (x >= -margin) & (x <= WIDTH + margin) & (y >= -margin) & (y <= HEIGHT + margin)
+    on_canvas = (x.max(0) >= -2) & (x.min(0) <= WIDTH + 1) & (y.max(0) >= PANEL_HEIGHT - 2) & (y.min(0) <= HEIGHT + 1)
+    seen = near.any(0) & on_canvas
+    seen[0] = True  # the field is always drawn
+    return seen

@@ -1,0 +1,130 @@
+"""Which renderer draws CarRacing on this machine: tried against Gymnasium's own, not believed."""
+
+import functools
+import math
+from importlib import metadata
+from typing import Literal
+
+import numpy as np
+import pygame
+from gymnasium.envs.box2d import car_racing
+
+from world_models.envs.car_renderer import (
+    CRenderer,
+    GymnasiumRenderer,
+    Observation,
+    PygameRenderer,
+    Renderer,
+)
+
+RendererName = Literal["auto", "c", "pygame", "gymnasium"]
+RENDERERS: dict[str, type[Renderer]] = {
+    "c": CRenderer,
+    "pygame": PygameRenderer,
+    "gymnasium": GymnasiumRenderer,
+}
+
+TESTED = {"gymnasium": ("1.4.",), "pygame-ce": ("2.5.",)}
+"""Versions that the renderers were tested with, as prefixes; others are checked on more frames."""
+
+TRIAL_FRAMES = 8
+CAUTION = 8
+"""How many times as many frames are checked with versions that were never tested."""
+
+
+class Mismatch(Exception):
+    """A renderer drew another frame than Gymnasium."""
+
+
+def versions() -> str:
+    """What a report of a mismatch has to tell."""
+    found = []
+    for package in ("gymnasium", "pygame-ce", "pygame", "box2d"):
+        try:
+            found.append(f"{package} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            continue
+    sdl = ".".join(map(str, pygame.get_sdl_version()))
+    return ", ".join([*found, f"SDL {sdl}", f"smoothscale {pygame.transform.get_smoothscale_backend()}"])
+
+
+def caution() -> int:
+    """How many times the usual number of frames has to be checked with the installed versions."""
+    try:
+        tested = all(metadata.version(package).startswith(prefixes) for package, prefixes in TESTED.items())
+    except metadata.PackageNotFoundError:
+        tested = False
+    return 1 if tested else CAUTION
+
+
+def compare(renderer: Renderer, frame: Observation, env: car_racing.CarRacing) -> None:
+    """Compare a frame that the renderer just drew with the one that Gymnasium draws.
+
+    Raises:
+        Mismatch: they differ.
+    """
+    differing = int((frame != GymnasiumRenderer().draw(env)).any(axis=2).sum())
+    if differing:
+        raise Mismatch(
+            f"renderer {renderer.name} drew {differing} of {frame.shape[0] * frame.shape[1]} pixels unlike Gymnasium; "
+            f"please report it with these versions: {versions()}"
+        )
+
+
+@functools.cache
+def choose(name: RendererName) -> tuple[str, str]:
+    """The renderer that a name stands for here, and in a line why.
+
+    Raises:
+        ValueError: it cannot be had.
+    """
+    if name != "auto":
+        if problem := _problem(name):
+            raise ValueError(f"renderer {name} cannot be had: {problem}; choose auto or another renderer")
+        return name, "as asked"
+    problems = []
+    for candidate in RENDERERS:
+        problem = _problem(candidate)
+        if problem is None:
+            frames = "" if candidate == "gymnasium" else f", {TRIAL_FRAMES * caution()} trial frames like Gymnasium's"
+            return candidate, "; ".join([f"the fastest here{frames}", *problems])
+        problems.append(f"not {candidate}: {problem}")
+    raise AssertionError("Gymnasium's renderer is always there")
+
+
+@functools.cache
+def _problem(name: str) -> str | None:
+    """Why a renderer cannot be used here: it is not there, or draws a trial frame unlike Gymnasium."""
+    if name == "gymnasium":
+        return None
+    try:
+        renderer = RENDERERS[name]()
+        env = car_racing.CarRacing(domain_randomize=True)
+        env.reset(seed=0)
+        rng = np.random.default_rng(0)
+        for _ in range(TRIAL_FRAMES * caution()):
+            scatter(env, rng)
+            compare(renderer, renderer.draw(env), env)
+    except (ImportError, Mismatch, OSError, AttributeError) as problem:
+        return str(problem)
+    return None
+
+
+def scatter(env: car_racing.CarRacing, rng: np.random.Generator) -> None:
+    """Put the car anywhere on its track, at any heading, speed and time: what a trial has to draw."""
+    car = env.car
+    assert car is not None and car.hull is not None
+    _, heading, x, y = env.track[rng.integers(len(env.track))]
+    heading += rng.normal(0, 1)
+    x, y = x + rng.normal(0, 8), y + rng.normal(0, 8)
+    cos, sin = math.cos(heading - car.hull.angle), math.sin(heading - car.hull.angle)
+    home_x, home_y = car.hull.position
+    for wheel in car.wheels:
+        away_x, away_y = wheel.position[0] - home_x, wheel.position[1] - home_y
+        wheel.position = (x + cos * away_x - sin * away_y, y + sin * away_x + cos * away_y)
+        wheel.angle += heading - car.hull.angle + rng.normal(0, 0.2)
+        wheel.phase, wheel.omega = rng.uniform(0, 100), rng.normal(0, 100)
+    car.hull.position, car.hull.angle = (x, y), heading
+    car.hull.linearVelocity, car.hull.angularVelocity = rng.normal(0, 40, 2).tolist(), rng.normal(0, 3)
+    env.t = rng.choice([rng.uniform(0, 1), 10.0])
+    env.reward = rng.normal(0, 1000)
