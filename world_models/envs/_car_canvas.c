@@ -2,8 +2,8 @@
  *
  * Gymnasium draws polygons on a 1000x800 canvas, turns it upside down, draws a panel over rows 700..799, and shrinks it
  * to 96x96, columns first. Here a row of the canvas is 96 cells, each the source pixels of one output column. Most cells
- * have one colour and are one byte, the colour's number in a palette: a span of a polygon is a memset, and a block of
- * like cells shrinks by one look-up. Only a MIXED cell, where something begins or ends, has pixels of its own.
+ * have one colour and are its number in a palette: a span of a polygon sets few of them, and a block of like cells
+ * shrinks by one look-up. Only a mixed cell, where something begins or ends, has pixels of its own.
  *
  * Every rounding below is one of pygame's: gfxdraw's fixed-point polygons and Wu lines, draw.polygon's float32
  * intersections, smoothscale's 14-bit weights. Where pygame's arithmetic wraps around, this wraps around alike.
@@ -28,12 +28,12 @@ enum {
     SIZE = 96,   /* of the observation, both ways */
     TAPS = 12,   /* source pixels of an output pixel, at most */
     ONE = 0x4000,
-    MIXED = 255,
-    MAX_COLORS = 255,
+    MAX_COLORS = 256,
+    MAX_MIXED = 40000, /* cells with pixels of their own; pictures have some 5,000, and cells are 76,800 in all */
     MAX_POINTS = 8, /* of a polygon of the car */
 };
 
-enum { OK = 0, NOT_FINITE = 1, TOO_MANY_COLORS = 2, BAD_SCENE = 3 };
+enum { OK = 0, NOT_FINITE = 1, TOO_COMPLEX = 2 };
 
 typedef struct {
     _Alignas(16) uint16_t weight[TAPS][4]; /* of the source pixels lo, ... hi, once a channel; ONE is a whole pixel */
@@ -48,6 +48,11 @@ typedef struct {
     double velocity[2], steering, yaw_rate;
 } State;
 
+typedef struct {
+    int16_t x, y;
+    uint32_t color;
+} Ink;
+
 /* The state, and what stays for an episode. */
 typedef struct {
     State state;
@@ -56,8 +61,8 @@ typedef struct {
     double margin;        /* quads with no corner this near to the canvas are left out, as in Gymnasium */
     double wheel[4][2];   /* corners of a wheel in its own frame, float32 */
     double hull[4][MAX_POINTS][2];
-    const uint8_t *text; /* (text_height, text_width, 3) */
-    int32_t text_x, text_y, text_width, text_height;
+    const Ink *ink;
+    int32_t num_ink, text_left, text_top, text_width, text_height;
     int32_t num_quads, num_grass;
     int32_t hull_points[4];
     uint8_t wheel_color[4], hull_color[4];
@@ -66,21 +71,17 @@ typedef struct {
 typedef struct {
     Taps across[SIZE], down[SIZE];
     uint32_t recip_across, recip_down;
+    int16_t first_pixel[SIZE + 1]; /* of each cell; it is also the last of the cell before */
     int16_t left_cell[WIDTH + 1];  /* the cell that a span from x covers in part, before those it covers whole */
     int16_t right_cell[WIDTH + 1]; /* the same for a span that ends at x */
     uint8_t shrunk_down[SIZE][256];
     int num_colors;
     uint32_t palette[MAX_COLORS];
     uint32_t shrunk_across[MAX_COLORS][SIZE];
-    uint8_t cell[HEIGHT][SIZE];
-    /* A mixed cell's pixels lie in pixels[slot]. A slot is the cell's own if owner says so, which needs no clearing. */
-    uint32_t slot[HEIGHT][SIZE], owner[HEIGHT * SIZE], num_slots;
-    uint32_t pixels[HEIGHT * SIZE][TAPS];
-    /* The polygon being drawn: where each row crosses its edges, and the span that was filled. */
-    int32_t crossing[HEIGHT][4];
-    uint8_t num_crossings[HEIGHT];
+    uint16_t cell[HEIGHT][SIZE]; /* a colour's number, or MAX_COLORS + i where pixels[i] are the cell's own */
+    uint32_t num_mixed, pixels[MAX_MIXED + 1][TAPS];
+    /* Of the quad being drawn: what was filled of each row. */
     int32_t span_lo[HEIGHT], span_hi[HEIGHT];
-    double corner_x[4], corner_y[4];
 } Canvas;
 
 /* ---- arithmetic that wraps around where pygame's does ---- */
@@ -137,10 +138,10 @@ size_t scene_size(void) { return sizeof(Scene); }
 
 void canvas_init(Canvas *canvas) {
     memset(canvas, 0, offsetof(Canvas, cell));
-    canvas->num_slots = 0;
     canvas->recip_across = init_taps(canvas->across, WIDTH);
     canvas->recip_down = init_taps(canvas->down, HEIGHT);
-    /* Neighbouring cells share the source pixel between them. */
+    for (int c = 0; c < SIZE; c++) canvas->first_pixel[c] = (int16_t)canvas->across[c].lo;
+    canvas->first_pixel[SIZE] = WIDTH - 1;
     for (int x = 0, c = 0; x < WIDTH; x++) {
         canvas->left_cell[x] = (int16_t)(x == 0 ? -1 : c);
         if (c < SIZE && x == canvas->across[c].hi) c++;
@@ -171,39 +172,26 @@ static int color_number(Canvas *canvas, uint32_t color) {
 
 /* ---- cells ---- */
 
-/* The pixels of a cell, which becomes MIXED. */
-static uint32_t *mixed_pixels(Canvas *canvas, int row, int c) {
-    uint32_t id = (uint32_t)(row * SIZE + c), *slot = &canvas->slot[row][c];
-    uint8_t *cell = &canvas->cell[row][c];
-    if (*cell == MIXED) return canvas->pixels[*slot];
-    if (*slot >= canvas->num_slots || canvas->owner[*slot] != id) {
-        *slot = canvas->num_slots++;
-        canvas->owner[*slot] = id;
-    }
-    uint32_t *pixels = canvas->pixels[*slot], color = canvas->palette[*cell];
+/* The pixels of a cell, which becomes mixed. When there is no more room the last ones are shared, and canvas_draw fails. */
+static inline uint32_t *mixed_pixels(Canvas *canvas, uint16_t *cell) {
+    if (*cell >= MAX_COLORS) return canvas->pixels[*cell - MAX_COLORS];
+    uint32_t *pixels = canvas->pixels[canvas->num_mixed], color = canvas->palette[*cell];
     for (int i = 0; i < TAPS; i++) pixels[i] = color;
-    *cell = MIXED;
+    *cell = (uint16_t)(MAX_COLORS + canvas->num_mixed);
+    canvas->num_mixed += canvas->num_mixed < MAX_MIXED;
     return pixels;
 }
 
-/* A short memset: two overlapping stores are quicker than a call. */
-static inline void set_bytes(uint8_t *bytes, int value, int count) {
-    uint64_t eight = (uint64_t)value * 0x0101010101010101u;
-    if (count >= 8) {
-        for (int i = 0; i < count - 8; i += 8) memcpy(bytes + i, &eight, 8);
-        memcpy(bytes + count - 8, &eight, 8);
-    } else if (count >= 4) {
-        memcpy(bytes, &eight, 4);
-        memcpy(bytes + count - 4, &eight, 4);
-    } else
-        for (int i = 0; i < count; i++) bytes[i] = (uint8_t)value;
+static inline void set_part(Canvas *canvas, int row, int c, int from, int to, int number) {
+    uint16_t *cell = &canvas->cell[row][c];
+    if (*cell == number) return;
+    int first = from - canvas->first_pixel[c], last = to - canvas->first_pixel[c];
+    uint32_t *pixels = mixed_pixels(canvas, cell), color = canvas->palette[number];
+    for (int i = 0; i < TAPS; i++) pixels[i] = i >= first && i <= last ? color : pixels[i]; /* quicker than a short loop */
 }
 
-static void set_part(Canvas *canvas, int row, int c, int from, int to, int number) {
-    if (canvas->cell[row][c] == number) return;
-    int lo = canvas->across[c].lo;
-    uint32_t *pixels = mixed_pixels(canvas, row, c), color = canvas->palette[number];
-    for (int x = from; x <= to; x++) pixels[x - lo] = color;
+static void set_all(uint16_t *cells, int count, int number) {
+    for (int c = 0; c < count; c++) cells[c] = (uint16_t)number;
 }
 
 /* Pixels from..to of a row, both within the canvas. */
@@ -213,14 +201,15 @@ static void set_span(Canvas *canvas, int row, int from, int to, int number) {
         set_part(canvas, row, left, from, to, number);
         return;
     }
-    if (left >= 0) set_part(canvas, row, left, from, canvas->across[left].hi, number);
-    if (right < SIZE) set_part(canvas, row, right, canvas->across[right].lo, to, number);
-    if (right > left + 1) set_bytes(&canvas->cell[row][left + 1], number, right - left - 1);
+    if (left >= 0) set_part(canvas, row, left, from, canvas->first_pixel[left + 1], number);
+    if (right < SIZE) set_part(canvas, row, right, canvas->first_pixel[right], to, number);
+    set_all(&canvas->cell[row][left + 1], right - left - 1, number);
 }
 
 static void blend_in_cell(Canvas *canvas, int row, int c, int x, int number, uint32_t alpha) {
-    if (canvas->cell[row][c] == number) return;
-    uint32_t *pixel = &mixed_pixels(canvas, row, c)[x - canvas->across[c].lo];
+    uint16_t *cell = &canvas->cell[row][c];
+    if (*cell == number) return;
+    uint32_t *pixel = &mixed_pixels(canvas, cell)[x - canvas->first_pixel[c]];
     uint32_t source = canvas->palette[number], under = *pixel, rest = 256 - alpha;
     uint32_t red_blue = ((under & 0xff00ff) * rest + (source & 0xff00ff) * alpha) >> 8 & 0xff00ff;
     uint32_t green = ((under & 0x00ff00) * rest + (source & 0x00ff00) * alpha) >> 8 & 0x00ff00;
@@ -238,25 +227,33 @@ static void blend(Canvas *canvas, int row, int x, int number, uint32_t alpha) {
 
 typedef struct {
     int16_t x[4], y[4];
-    int number, top, bottom; /* rows from y = top to bottom were filled first, so that the outline skips what they hide */
+    int number, top, bottom; /* rows top..bottom were filled already, and hide the outline; -1 for none */
 } Quad;
 
 /* y counts upwards in the scene; the flip makes it a row. What the panel hides is not drawn. */
 static int visible(int y) { return y >= PANEL && y < HEIGHT; }
 
-static int hidden(const Canvas *canvas, const Quad *quad, int x, int y) {
-    return y >= quad->top && y <= quad->bottom && x >= canvas->span_lo[y] && x <= canvas->span_hi[y];
+/* The columns of row y where the outline does not show: the span that was filled, or all of a row out of sight. */
+typedef struct {
+    int lo, hi;
+} Hidden;
+
+static Hidden hidden_columns(const Canvas *canvas, const Quad *quad, int y) {
+    if (!visible(y)) return (Hidden){0, WIDTH};
+    if (y < quad->top || y > quad->bottom) return (Hidden){WIDTH, -1};
+    return (Hidden){canvas->span_lo[y], canvas->span_hi[y]};
 }
 
-static void outline_pixel(Canvas *canvas, const Quad *quad, int x, int y, uint32_t weight) {
-    if (!visible(y) || x < 0 || x >= WIDTH || hidden(canvas, quad, x, y)) return;
-    blend(canvas, HEIGHT - 1 - y, x, quad->number, 255 * weight >> 8);
+static inline void outline_pixel(Canvas *canvas, int number, Hidden hidden, int x, int y, uint32_t weight) {
+    uint32_t alpha = 255 * weight >> 8;
+    if ((x >= hidden.lo && x <= hidden.hi) || (unsigned)x >= WIDTH || alpha == 0) return;
+    blend(canvas, HEIGHT - 1 - y, x, number, alpha);
 }
 
 static void outline_span(Canvas *canvas, const Quad *quad, int from, int to, int y) {
-    if (!visible(y)) return;
+    Hidden hidden = hidden_columns(canvas, quad, y);
     for (int x = max_int(min_int(from, to), 0); x <= min_int(max_int(from, to), WIDTH - 1); x++)
-        if (!hidden(canvas, quad, x, y)) set_span(canvas, HEIGHT - 1 - y, x, x, quad->number);
+        if (x < hidden.lo || x > hidden.hi) set_span(canvas, HEIGHT - 1 - y, x, x, quad->number);
 }
 
 static int side(int x, int y) {
@@ -305,8 +302,9 @@ static void outline_edge(Canvas *canvas, const Quad *quad, int from, int to) {
     }
     dx = dx < 0 ? -dx : dx;
     outline_span(canvas, quad, p[0], p[0], p[1]);
-    int steep = dy > dx;
+    int steep = dy > dx, number = quad->number;
     uint32_t error = 0, slope = (uint32_t)(steep ? (dx << 16) / dy : (dy << 16) / dx) << 16;
+    Hidden here = hidden_columns(canvas, quad, y), above = hidden_columns(canvas, quad, y + 1);
     for (int left = (steep ? dy : dx) - 1; left > 0; left--) {
         uint32_t before = error;
         error += slope;
@@ -315,52 +313,58 @@ static void outline_edge(Canvas *canvas, const Quad *quad, int from, int to) {
         if (steep) {
             y++;
             x += carry ? step : 0;
-            outline_pixel(canvas, quad, x, y, 255 - weight);
-            outline_pixel(canvas, quad, x + step, y, weight);
-        } else {
-            x += step;
-            y += carry;
-            outline_pixel(canvas, quad, x, y, 255 - weight);
-            outline_pixel(canvas, quad, x, y + 1, weight);
+            here = hidden_columns(canvas, quad, y);
+            outline_pixel(canvas, number, here, x, y, 255 - weight);
+            outline_pixel(canvas, number, here, x + step, y, weight);
+            continue;
         }
+        x += step;
+        if (carry) {
+            y++;
+            here = above;
+            above = hidden_columns(canvas, quad, y + 1);
+        }
+        outline_pixel(canvas, number, here, x, y, 255 - weight);
+        outline_pixel(canvas, number, above, x, y + 1, weight);
     }
 }
 
-static void add_crossing(Canvas *canvas, int y, int32_t x) { canvas->crossing[y][canvas->num_crossings[y]++] = x; }
+/* An edge on its way down: row y crosses it at share * dx + 65536 * x1 in 16.16, share = 65536 * (y - y1) / height. */
+typedef struct {
+    int x1, y1, y2, dx, height, quotient, remainder, share, over;
+} Edge;
 
-/* Where the rows low..high cross an edge, in 16.16: ((65536 * (y - y1)) / (y2 - y1)) * (x2 - x1) + 65536 * x1. */
-static void cross_edge(Canvas *canvas, const Quad *quad, int from, int to, int low, int high, int bottom) {
-    int x1 = quad->x[from], y1 = quad->y[from], x2 = quad->x[to], y2 = quad->y[to];
-    if (y1 == y2) return;
-    if (y1 > y2) {
-        int x = x1, y = y1;
-        x1 = x2, y1 = y2, x2 = x, y2 = y;
+static Edge make_edge(const Quad *quad, int from, int to) {
+    if (quad->y[from] > quad->y[to]) {
+        int i = from;
+        from = to, to = i;
     }
-    int first = max_int(y1, low), last = min_int(y2 == bottom ? y2 : y2 - 1, high);
-    int height = y2 - y1;
-    int32_t base = wrap_mul(65536, x1);
-    if (height >= 32768) { /* the product wraps around: no way to advance it */
-        for (int y = first; y <= last; y++)
-            add_crossing(canvas, y, wrap_add(wrap_mul(wrap_mul(65536, y - y1) / height, x2 - x1), base));
-        return;
-    }
-    if (first > last) return;
-    int quotient = 65536 / height, remainder = 65536 % height;
-    int64_t start = (int64_t)65536 * (first - y1);
-    int share = (int)(start / height), over = (int)(start % height);
-    for (int y = first; y <= last; y++) {
-        add_crossing(canvas, y, wrap_add(wrap_mul(share, x2 - x1), base));
-        share += quotient;
-        over += remainder;
-        if (over >= height) share++, over -= height;
-    }
+    Edge edge = {.x1 = quad->x[from], .y1 = quad->y[from], .y2 = quad->y[to], .dx = quad->x[to] - quad->x[from]};
+    edge.height = edge.y2 - edge.y1;
+    if (edge.height) edge.quotient = 65536 / edge.height, edge.remainder = 65536 % edge.height;
+    return edge;
 }
 
-static void sort_pair(int32_t *a, int32_t *b) {
-    if (wrap_sub(*a, *b) > 0) {
-        int32_t c = *a;
-        *a = *b, *b = c;
-    }
+static void start_edge(Edge *edge, int y) {
+    int64_t share = (int64_t)65536 * (y - edge->y1);
+    edge->share = (int)(share / edge->height);
+    edge->over = (int)(share % edge->height);
+}
+
+static inline int32_t next_crossing(Edge *edge, int y) {
+    if (edge->height >= 32768) edge->share = wrap_mul(65536, y - edge->y1) / edge->height; /* no way to advance it */
+    int32_t crossing = wrap_add(wrap_mul(edge->share, edge->dx), wrap_mul(65536, edge->x1));
+    edge->over += edge->remainder;
+    int carry = edge->over >= edge->height;
+    edge->share += edge->quotient + carry;
+    edge->over -= carry ? edge->height : 0;
+    return crossing;
+}
+
+static inline void sort_pair(int32_t *a, int32_t *b) {
+    int32_t first = *a, second = *b, swap = wrap_sub(first, second) > 0;
+    *a = swap ? second : first;
+    *b = swap ? first : second;
 }
 
 /* Merge sort, as glibc's qsort does with pygame's comparison, whose difference may wrap around. */
@@ -391,35 +395,74 @@ static void fill_row(Canvas *canvas, int y, const int32_t *crossing, int number)
         set_span(canvas, HEIGHT - 1 - y, max_int(from, 0), min_int(to, WIDTH - 1), number);
 }
 
+/* The rows low..high, which the same two or four edges cross. */
+static void fill_slab(Canvas *canvas, const Quad *quad, Edge *edges, int count, int low, int high) {
+    for (int i = 0; i < count; i++) start_edge(&edges[i], low);
+    if (count == 2) {
+        Edge a = edges[0], b = edges[1];
+        for (int y = low; y <= high; y++) {
+            int32_t crossing[2] = {next_crossing(&a, y), next_crossing(&b, y)};
+            sort_pair(&crossing[0], &crossing[1]);
+            fill_row(canvas, y, crossing, quad->number);
+        }
+        return;
+    }
+    for (int y = low; y <= high; y++) {
+        int32_t crossing[4];
+        for (int i = 0; i < 4; i++) crossing[i] = next_crossing(&edges[i], y);
+        sort_four(crossing);
+        fill_row(canvas, y, crossing, quad->number);
+        fill_row(canvas, y, crossing + 2, quad->number);
+    }
+}
+
+/* The edges that row y crosses; the lowest row is crossed by those that end in it. */
+static int active_edges(const Edge *all, int y, int bottom, Edge *active) {
+    int count = 0;
+    for (int i = 0; i < 4; i++) {
+        const Edge *edge = &all[i];
+        if (edge->height && (y == bottom ? edge->y2 == bottom : edge->y1 <= y && y < edge->y2)) active[count++] = *edge;
+    }
+    return count;
+}
+
+/* From one vertex down to the next the active edges stay the same. */
+static void fill_quad(Canvas *canvas, const Quad *quad, const Edge *all, int top, int bottom) {
+    for (int y = top, next; y <= bottom; y = next) {
+        Edge active[4];
+        int count = active_edges(all, y, bottom, active);
+        next = y == bottom ? bottom + 1 : bottom;
+        for (int i = 0; i < 4; i++)
+            if (quad->y[i] > y) next = min_int(next, quad->y[i]);
+        int low = max_int(y, PANEL), high = min_int(next - 1, HEIGHT - 1);
+        if (count && low <= high) fill_slab(canvas, quad, active, count, low, high);
+    }
+}
+
 static void draw_outline(Canvas *canvas, const Quad *quad) {
     for (int i = 0; i < 4; i++) outline_edge(canvas, quad, i, (i + 1) & 3);
 }
 
 static void draw_quad(Canvas *canvas, Quad *quad) {
-    int top = quad->y[0], bottom = quad->y[0], left = quad->x[0], right = quad->x[0];
+    int top = quad->y[0], bottom = quad->y[0], left = quad->x[0], right = quad->x[0], most = 0;
     for (int i = 1; i < 4; i++) {
         top = min_int(top, quad->y[i]), bottom = max_int(bottom, quad->y[i]);
         left = min_int(left, quad->x[i]), right = max_int(right, quad->x[i]);
     }
     if (bottom < PANEL - 1 || top >= HEIGHT) return;
     if ((right < 0 || left >= WIDTH) && bottom - top < 32768) return; /* else crossings may wrap around into view */
-    int low = max_int(top, PANEL), high = min_int(bottom, HEIGHT - 1), most = 0;
-    for (int y = low; y <= high; y++) canvas->num_crossings[y] = 0;
-    for (int i = 0; i < 4; i++) cross_edge(canvas, quad, (i + 3) & 3, i, low, high, bottom);
-    for (int y = low; y <= high; y++) most = max_int(most, canvas->num_crossings[y]);
-    /* A quad that crosses itself has rows of two spans: it is drawn in pygame's order. So is one without rows. */
-    quad->top = quad->bottom = -1;
-    if (most > 2 || top == bottom) draw_outline(canvas, quad);
-    for (int y = low; y <= high; y++) {
-        int32_t *crossing = canvas->crossing[y];
-        int count = canvas->num_crossings[y];
-        if (count == 4) sort_four(crossing);
-        if (count == 2) sort_pair(&crossing[0], &crossing[1]);
-        for (int i = 0; i + 1 < count; i += 2) fill_row(canvas, y, crossing + i, quad->number);
+    Edge all[4], active[4];
+    for (int i = 0; i < 4; i++) all[i] = make_edge(quad, (i + 3) & 3, i);
+    for (int i = 0; i < 4; i++) most = max_int(most, active_edges(all, quad->y[i], bottom, active));
+    if (most == 2) { /* a row is one span: filled first, it tells the outline what not to draw */
+        fill_quad(canvas, quad, all, top, bottom);
+        quad->top = top, quad->bottom = bottom;
+        draw_outline(canvas, quad);
+    } else {
+        quad->top = quad->bottom = -1;
+        draw_outline(canvas, quad);
+        fill_quad(canvas, quad, all, top, bottom);
     }
-    if (most > 2 || top == bottom) return;
-    quad->top = low, quad->bottom = high;
-    draw_outline(canvas, quad);
 }
 
 static int draw_quads(Canvas *canvas, const Scene *scene) {
@@ -444,9 +487,9 @@ static int draw_quads(Canvas *canvas, const Scene *scene) {
         }
         const double *color = &scene->colors[3 * (i == 0 ? 0 : i <= scene->num_grass ? 1 : i - scene->num_grass + 1)];
         for (int k = 0; k < 3; k++)
-            if (!(color[k] >= 0 && color[k] < 256)) return BAD_SCENE;
+            if (!(color[k] >= 0 && color[k] < 256)) return TOO_COMPLEX;
         quad.number = color_number(canvas, rgb((uint32_t)color[0], (uint32_t)color[1], (uint32_t)color[2]));
-        if (quad.number < 0) return TOO_MANY_COLORS;
+        if (quad.number < 0) return TOO_COMPLEX;
         draw_quad(canvas, &quad);
     }
     return OK;
@@ -543,7 +586,7 @@ static int draw_car(Canvas *canvas, const Scene *scene) {
     const uint8_t *wheel = scene->wheel_color, *hull = scene->hull_color;
     int black = color_number(canvas, rgb(wheel[0], wheel[1], wheel[2]));
     int red = color_number(canvas, rgb(hull[0], hull[1], hull[2])), grey = color_number(canvas, rgb(77, 77, 77));
-    if (black < 0 || red < 0 || grey < 0) return TOO_MANY_COLORS;
+    if (black < 0 || red < 0 || grey < 0) return TOO_COMPLEX;
     for (int w = 0; w < 4; w++) {
         Polygon tyre = {.number = black, .flip = 1};
         for (int i = 0; i < 4; i++)
@@ -553,7 +596,7 @@ static int draw_car(Canvas *canvas, const Scene *scene) {
     }
     for (int part = 0; part < 4; part++) {
         Polygon polygon = {.number = red, .flip = 1};
-        if (scene->hull_points[part] < 3 || scene->hull_points[part] > MAX_POINTS) return BAD_SCENE;
+        if (scene->hull_points[part] < 3 || scene->hull_points[part] > MAX_POINTS) return TOO_COMPLEX;
         for (int i = 0; i < scene->hull_points[part]; i++)
             add_body_point(&polygon, state, state->body[4], scene->hull[part][i][0], scene->hull[part][i][1]);
         draw_polygon(canvas, &polygon);
@@ -563,7 +606,7 @@ static int draw_car(Canvas *canvas, const Scene *scene) {
 
 static int draw_rectangle(Canvas *canvas, double x1, double y1, double x2, double y2, uint32_t color) {
     int number = color_number(canvas, color);
-    if (number < 0) return TOO_MANY_COLORS;
+    if (number < 0) return TOO_COMPLEX;
     int32_t left = to_int32(x1), top = to_int32(y1), right = to_int32(x2), low = to_int32(y2);
     Polygon polygon = {.x = {left, right, right, left}, .y = {top, top, low, low}, .count = 4, .number = number};
     draw_polygon(canvas, &polygon);
@@ -582,37 +625,32 @@ static int draw_sideways(Canvas *canvas, int place, double value, double scale, 
     return draw_rectangle(canvas, place * w, HEIGHT - 4 * h, (place + scale * value) * w, HEIGHT - 2 * h, color);
 }
 
-static int draw_text(Canvas *canvas, const Scene *scene) {
-    for (int j = 0; j < scene->text_height; j++) {
-        int row = scene->text_y + j;
-        if (row < 0 || row >= HEIGHT) continue;
-        for (int i = 0; i < scene->text_width; i++) {
-            const uint8_t *pixel = &scene->text[3 * ((ptrdiff_t)j * scene->text_width + i)];
-            int x = scene->text_x + i;
-            if (x < 0 || x >= WIDTH) continue;
-            uint32_t color = rgb(pixel[0], pixel[1], pixel[2]);
-            int left = canvas->left_cell[x], right = canvas->right_cell[x];
-            for (int c = max_int(left, 0); c <= min_int(right, SIZE - 1); c++) {
-                uint8_t cell = canvas->cell[row][c];
-                if (cell != MIXED && canvas->palette[cell] == color) continue;
-                mixed_pixels(canvas, row, c)[x - canvas->across[c].lo] = color;
-            }
-        }
+/* The text lies on black; its ink is the pixels of other colours, all within the canvas. */
+static void draw_text(Canvas *canvas, const Scene *scene, int black) {
+    for (int row = scene->text_top; row < scene->text_top + scene->text_height; row++) {
+        int from = max_int(scene->text_left, 0), to = min_int(scene->text_left + scene->text_width, WIDTH) - 1;
+        if (row >= 0 && row < HEIGHT && from <= to) set_span(canvas, row, from, to, black);
     }
-    return OK;
+    for (int i = 0; i < scene->num_ink; i++) {
+        int x = scene->ink[i].x, row = scene->ink[i].y;
+        if (x < 0 || x >= WIDTH || row < 0 || row >= HEIGHT) continue;
+        for (int c = max_int(canvas->left_cell[x], 0); c <= min_int(canvas->right_cell[x], SIZE - 1); c++)
+            mixed_pixels(canvas, &canvas->cell[row][c])[x - canvas->first_pixel[c]] = scene->ink[i].color;
+    }
 }
 
 static int draw_panel(Canvas *canvas, const Scene *scene) {
     const State *state = &scene->state;
     int black = color_number(canvas, 0);
-    if (black < 0) return TOO_MANY_COLORS;
-    memset(canvas->cell[HEIGHT - PANEL], black, PANEL * SIZE);
+    if (black < 0) return TOO_COMPLEX;
+    set_all(canvas->cell[HEIGHT - PANEL], PANEL * SIZE, black);
     int bad = draw_upright(canvas, 5, sqrt(state->velocity[0] * state->velocity[0] + state->velocity[1] * state->velocity[1]), 0.02, rgb(255, 255, 255));
     for (int w = 0; w < 4; w++)
         bad |= draw_upright(canvas, 7 + w, state->wheel_speed[w], 0.01, rgb(w < 2 ? 0 : 51, 0, 255));
     bad |= draw_sideways(canvas, 20, state->steering, -10.0, rgb(0, 255, 0));
     bad |= draw_sideways(canvas, 30, state->yaw_rate, -0.8, rgb(255, 0, 0));
-    return bad ? TOO_MANY_COLORS : draw_text(canvas, scene);
+    draw_text(canvas, scene, black);
+    return bad ? TOO_COMPLEX : OK;
 }
 
 /* ---- smoothscale ---- */
@@ -622,8 +660,8 @@ static __m128i weighted(__m128i channels, const uint16_t *weight) {
     return _mm_mulhi_epu16(_mm_slli_epi16(channels, 2), _mm_load_si128((const __m128i *)weight));
 }
 
-/* A mixed cell's output pixel before rows are put together, as 16-bit channels. */
-static __m128i shrink_cell(const uint32_t *pixels, const Taps *taps, uint32_t recip) {
+/* A mixed cell's output pixel, before rows are put together. */
+static uint32_t shrink_cell(const uint32_t *pixels, const Taps *taps, uint32_t recip) {
     __m128i zero = _mm_setzero_si128(), sum = zero;
     for (int i = 0; i < TAPS; i += 4) {
         __m128i four = _mm_loadu_si128((const __m128i *)(pixels + i));
@@ -631,48 +669,47 @@ static __m128i shrink_cell(const uint32_t *pixels, const Taps *taps, uint32_t re
         sum = _mm_add_epi16(sum, weighted(_mm_unpackhi_epi8(four, zero), taps->weight[i + 2]));
     }
     sum = _mm_add_epi16(sum, _mm_srli_si128(sum, 8));
-    return _mm_mulhi_epu16(sum, _mm_set1_epi16((short)recip));
+    sum = _mm_mulhi_epu16(sum, _mm_set1_epi16((short)recip));
+    return (uint32_t)_mm_cvtsi128_si32(_mm_packus_epi16(sum, zero));
 }
 
-static uint32_t shrink_block(const Canvas *canvas, int out_row, int c) {
-    const Taps *down = &canvas->down[out_row], *across = &canvas->across[c];
+/* An output pixel of those of its rows. */
+static uint32_t shrink_rows(const uint32_t *pixels, const Taps *taps, uint32_t recip) {
     __m128i zero = _mm_setzero_si128(), sum = zero;
-    for (int row = down->lo; row <= down->hi; row++) {
-        int number = canvas->cell[row][c];
-        __m128i channels =
-            number == MIXED
-                ? shrink_cell(canvas->pixels[canvas->slot[row][c]], across, canvas->recip_across)
-                : _mm_unpacklo_epi8(_mm_cvtsi32_si128((int)canvas->shrunk_across[number][c]), zero);
-        __m128i weight = _mm_loadl_epi64((const __m128i *)down->weight[row - down->lo]);
+    for (int i = 0; i <= taps->hi - taps->lo; i++) {
+        __m128i channels = _mm_unpacklo_epi8(_mm_cvtsi32_si128((int)pixels[i]), zero);
+        __m128i weight = _mm_loadl_epi64((const __m128i *)taps->weight[i]);
         sum = _mm_add_epi16(sum, _mm_mulhi_epu16(_mm_slli_epi16(channels, 2), weight));
     }
-    sum = _mm_mulhi_epu16(sum, _mm_set1_epi16((short)canvas->recip_down));
+    sum = _mm_mulhi_epu16(sum, _mm_set1_epi16((short)recip));
     return (uint32_t)_mm_cvtsi128_si32(_mm_packus_epi16(sum, zero));
 }
 #else
-static uint32_t shrink_cell(const uint32_t *pixels, const Taps *taps, uint32_t recip) {
-    uint32_t out = 0;
-    for (int k = 0; k < 24; k += 8) {
-        uint32_t sum = 0;
-        for (int i = 0; i < TAPS; i++) sum += (pixels[i] >> k & 255) * 4 * taps->weight[i][0] >> 16;
-        out |= (sum * recip >> 16) << k;
-    }
-    return out;
-}
-
-static uint32_t shrink_block(const Canvas *canvas, int out_row, int c) {
-    const Taps *down = &canvas->down[out_row], *across = &canvas->across[c];
+static uint32_t shrink_rows(const uint32_t *pixels, const Taps *taps, uint32_t recip) {
     uint32_t sum[3] = {0, 0, 0};
-    for (int row = down->lo; row <= down->hi; row++) {
-        int number = canvas->cell[row][c];
-        uint32_t pixel = number == MIXED ? shrink_cell(canvas->pixels[canvas->slot[row][c]], across, canvas->recip_across)
-                                         : canvas->shrunk_across[number][c];
-        for (int k = 0; k < 3; k++) sum[k] += (pixel >> 8 * k & 255) * 4 * down->weight[row - down->lo][0] >> 16;
-    }
-    for (int k = 0; k < 3; k++) sum[k] = sum[k] * canvas->recip_down >> 16;
+    for (int i = 0; i <= taps->hi - taps->lo; i++)
+        for (int k = 0; k < 3; k++) sum[k] += (pixels[i] >> 8 * k & 255) * 4 * taps->weight[i][0] >> 16;
+    for (int k = 0; k < 3; k++) sum[k] = sum[k] * recip >> 16;
     return rgb(sum[0], sum[1], sum[2]);
 }
+
+static uint32_t shrink_cell(const uint32_t *pixels, const Taps *taps, uint32_t recip) {
+    return shrink_rows(pixels, taps, recip);
+}
 #endif
+
+static uint32_t shrink_block(const Canvas *canvas, int out_row, int c) {
+    const Taps *down = &canvas->down[out_row];
+    uint32_t pixels[TAPS];
+    for (int row = down->lo; row <= down->hi; row++) {
+        int number = canvas->cell[row][c];
+        pixels[row - down->lo] =
+            number < MAX_COLORS
+                ? canvas->shrunk_across[number][c]
+                : shrink_cell(canvas->pixels[number - MAX_COLORS], &canvas->across[c], canvas->recip_across);
+    }
+    return shrink_rows(pixels, down, canvas->recip_down);
+}
 
 static void put_pixel(uint8_t *out, uint32_t pixel) {
     out[0] = (uint8_t)pixel;
@@ -683,12 +720,12 @@ static void put_pixel(uint8_t *out, uint32_t pixel) {
 static void shrink(const Canvas *canvas, uint8_t *out) {
     for (int out_row = 0; out_row < SIZE; out_row++) {
         const Taps *down = &canvas->down[out_row];
-        const uint8_t *first = canvas->cell[down->lo];
-        uint8_t differs[SIZE] = {0};
+        const uint16_t *first = canvas->cell[down->lo];
+        uint16_t differs[SIZE] = {0};
         for (int row = down->lo + 1; row <= down->hi; row++)
             for (int c = 0; c < SIZE; c++) differs[c] |= canvas->cell[row][c] ^ first[c];
         for (int c = 0; c < SIZE; c++, out += 3) {
-            if (differs[c] || first[c] == MIXED) {
+            if (differs[c] || first[c] >= MAX_COLORS) {
                 put_pixel(out, shrink_block(canvas, out_row, c));
                 continue;
             }
@@ -708,14 +745,14 @@ static int all_finite(const State *state) {
 /* Draw a scene; out is (96, 96, 3). Returns OK, or why there is no picture. */
 int canvas_draw(Canvas *canvas, const Scene *scene, uint8_t *out) {
     if (!all_finite(&scene->state)) return NOT_FINITE;
-    if (scene->num_grass < 0 || scene->num_quads < scene->num_grass + 1) return BAD_SCENE;
+    if (scene->num_grass < 0 || scene->num_quads < scene->num_grass + 1) return TOO_COMPLEX;
     if (canvas->num_colors > MAX_COLORS / 2) canvas->num_colors = 0;
-    canvas->num_slots = 0;
-    int black = color_number(canvas, 0);
-    memset(canvas->cell, black, sizeof canvas->cell);
+    canvas->num_mixed = 0;
+    set_all(canvas->cell[0], HEIGHT * SIZE, color_number(canvas, 0));
     int bad = draw_quads(canvas, scene);
     if (!bad) bad = draw_car(canvas, scene);
     if (!bad) bad = draw_panel(canvas, scene);
+    if (!bad && canvas->num_mixed == MAX_MIXED) bad = TOO_COMPLEX;
     if (bad) {
         canvas->num_colors = 0;
         return bad;

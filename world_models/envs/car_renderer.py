@@ -8,7 +8,6 @@ Whether they do so on this machine is not believed but tried: see `renderer_choi
 import ctypes
 import functools
 import importlib.util
-import math
 import struct
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -23,7 +22,11 @@ Observation = UInt8[np.ndarray, "96 96 3"]
 WIDTH, HEIGHT = car_racing.WINDOW_W, car_racing.WINDOW_H
 PANEL_HEIGHT = HEIGHT // 8
 TEXT_CENTER = (60, HEIGHT - HEIGHT * 2.5 / 40.0)
-WHITE, BLACK, STRIPE_GREY = (255, 255, 255), (0, 0, 0), (77, 77, 77)
+WHITE, BLACK = (255, 255, 255), (0, 0, 0)
+NOT_FINITE = (
+    "CarRacing cannot be drawn: the car's position, heading or speed is not a finite number, or beyond every picture; "
+    "reset the environment"
+)
 
 
 @runtime_checkable
@@ -124,20 +127,28 @@ def _grass() -> list[list[tuple[float, float]]]:
 
 
 @functools.lru_cache(maxsize=256)
-def _text(text: str) -> tuple[UInt8[np.ndarray, "height width 3"], int, int]:
-    """The reward as Gymnasium writes it, and the column and row where it begins."""
-    surface = _font_render(text)
-    place = surface.get_rect()
-    place.center = TEXT_CENTER
-    return np.ascontiguousarray(pygame.surfarray.array3d(surface).transpose(1, 0, 2)), place.x, place.y
-
-
-def _font_render(text: str) -> pygame.Surface:
+def _text(text: str) -> tuple[pygame.Surface, pygame.Rect]:
+    """The reward as Gymnasium writes it, and where it goes."""
     try:
-        return _font().render(text, True, WHITE, BLACK)
+        surface = _font().render(text, True, WHITE, BLACK)
     except pygame.error:  # some window was closed, and pygame with it: the font is of no use any more
         _font.cache_clear()
-        return _font().render(text, True, WHITE, BLACK)
+        surface = _font().render(text, True, WHITE, BLACK)
+    place = surface.get_rect()
+    place.center = TEXT_CENTER
+    return surface, place
+
+
+@functools.lru_cache(maxsize=256)
+def _ink(text: str) -> tuple[np.ndarray, pygame.Rect]:
+    """The pixels of a text that are not black, as `Ink` of the C library, and the text's place."""
+    surface, place = _text(text)
+    pixels = pygame.surfarray.array3d(surface).astype(np.uint32)
+    colors = pixels @ np.array([1, 1 << 8, 1 << 16], np.uint32)
+    x, y = np.nonzero(colors)
+    ink = np.empty(len(x), np.dtype([("x", np.int16), ("y", np.int16), ("color", np.uint32)]))
+    ink["x"], ink["y"], ink["color"] = x + place.x, y + place.y, colors[x, y]
+    return ink, place
 
 
 @functools.cache
@@ -148,11 +159,7 @@ def _font() -> pygame.font.Font:
 
 # ---- C ----
 
-_REASONS = {
-    1: "the car's position, speed or heading is not a finite number, or beyond every picture",
-    2: "more than 255 colours are on the track",
-    3: "the track's colours are not within 0..255, or the car is not CarRacing's",
-}
+_NOT_FINITE, _TOO_COMPLEX = 1, 2
 
 
 class _Scene(ctypes.Structure):
@@ -165,9 +172,10 @@ class _Scene(ctypes.Structure):
         ("margin", ctypes.c_double),
         ("wheel", ctypes.c_double * 2 * 4),
         ("hull", ctypes.c_double * 2 * 8 * 4),
-        ("text", ctypes.c_void_p),
-        ("text_x", ctypes.c_int32),
-        ("text_y", ctypes.c_int32),
+        ("ink", ctypes.c_void_p),
+        ("num_ink", ctypes.c_int32),
+        ("text_left", ctypes.c_int32),
+        ("text_top", ctypes.c_int32),
         ("text_width", ctypes.c_int32),
         ("text_height", ctypes.c_int32),
         ("num_quads", ctypes.c_int32),
@@ -238,9 +246,11 @@ class CRenderer:
         values += (velocity.x, velocity.y, car.wheels[0].joint.angle, car.hull.angularVelocity)
         _pack_state(self._scene, 0, *values)
         self._write(f"{env.reward:04.0f}")
-        reason = self._library.canvas_draw(self._canvas, self._scene_at, self._out_at)
-        if reason:
-            raise ValueError(f"CarRacing cannot be drawn: {_REASONS[reason]}; reset the environment")
+        failure = self._library.canvas_draw(self._canvas, self._scene_at, self._out_at)
+        if failure == _NOT_FINITE:
+            raise ValueError(NOT_FINITE)
+        if failure == _TOO_COMPLEX:  # more colours or edges than there is room for: no picture of CarRacing's own
+            return GymnasiumRenderer().draw(env)
         return self._out.copy()
 
     def _begin(self, env: car_racing.CarRacing) -> None:
@@ -268,11 +278,11 @@ class CRenderer:
     def _write(self, text: str) -> None:
         if text == self._written:
             return
-        pixels, x, y = _text(text)
+        ink, place = _ink(text)
         scene = self._scene
-        self._pixels, self._written = pixels, text
-        scene.text, scene.text_x, scene.text_y = pixels.ctypes.data, x, y
-        scene.text_height, scene.text_width = pixels.shape[:2]
+        self._ink, self._written = ink, text
+        scene.ink, scene.num_ink = ink.ctypes.data, len(ink)
+        scene.text_left, scene.text_top, scene.text_width, scene.text_height = place
 
 
 # ---- pygame ----
@@ -304,8 +314,7 @@ class PygameRenderer:
         pygame.surfarray.pixels2d(self._picture)[:] = pygame.surfarray.pixels2d(self._canvas)[:, ::-1]
         env.surf = self._picture
         env._render_indicators(WIDTH, HEIGHT)
-        pixels, x, y = _text(f"{env.reward:04.0f}")
-        self._picture.blit(pygame.surfarray.make_surface(pixels.transpose(1, 0, 2)), (x, y))
+        self._picture.blit(*_text(f"{env.reward:04.0f}"))
         return env._create_image_array(self._picture, (96, 96))
 
     def _draw_ground(self, camera: Camera) -> None:
@@ -314,7 +323,7 @@ class PygameRenderer:
         x = (camera.cos * world_x - camera.sin * world_y) * camera.zoom + camera.shift[0]
         y = (camera.sin * world_x + camera.cos * world_y) * camera.zoom + camera.shift[1]
         if not (np.abs((x[:, 0], y[:, 0])) < 9e18).all():  # what is no number fails here as well
-            raise ValueError(f"CarRacing cannot be drawn: {_REASONS[1]}; reset the environment")
+            raise ValueError(NOT_FINITE)
         corners = np.stack([x, y], axis=2).transpose(1, 0, 2)
         for index in np.flatnonzero(_seen(x, y)).tolist():
             points: Int64[np.ndarray, "4 2"] = corners[index].astype(np.int64)
