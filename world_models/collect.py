@@ -24,7 +24,9 @@ import yaml
 
 from world_models import envs, executors, files, overview, policies, tracking
 from world_models.config import Stopped, require, run_command, to_yaml
-from world_models.rollouts import FORMAT, Rollouts, RolloutWriter, write_rollouts
+from world_models.envs.renderer_choice import RendererName
+from world_models.recording import ShardTask, record_shard, warm_up
+from world_models.rollouts import FORMAT, Rollouts
 from world_models.shards import shard_path, shard_paths
 from world_models.shards.reader import Shard
 
@@ -50,6 +52,7 @@ class CollectConfig:
         seed: seed of the first episode; episode i has seed + i.
         warmup_steps: steps with zero actions before an episode's first row, which are not stored.
         crop: rows of the observation to keep: auto, none, or TOP:BOTTOM.
+        renderer: who draws CarRacing: auto, c, pygame, or gymnasium; the frames are the same.
         num_workers: processes at once; 0 for one a core.
         executor: where the work runs: processes, serial, or ray.
         episodes_per_shard: episodes in a file.
@@ -65,6 +68,7 @@ class CollectConfig:
     seed: int = 0
     warmup_steps: int = 0
     crop: str = "auto"
+    renderer: RendererName = "auto"
     num_workers: int = 0
     executor: executors.Executor = "processes"
     episodes_per_shard: int = 10
@@ -90,25 +94,12 @@ class CollectConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class ShardTask:
-    """All that a worker needs to make one shard."""
-
-    config: CollectConfig
-    index: int
-    policies: tuple[str, ...]
-
-    @property
-    def path(self) -> Path:
-        """The file to be."""
-        return shard_path(Path(self.config.out), self.index)
-
-
-@dataclasses.dataclass(frozen=True)
 class Job:
-    """A checked collection: the shards still to be made."""
+    """A checked collection: the shards still to be made, and what is said before it begins."""
 
     config: CollectConfig
     tasks: tuple[ShardTask, ...]
+    note: str
 
 
 def prepare(config: CollectConfig) -> Job | Rollouts:
@@ -116,25 +107,46 @@ def prepare(config: CollectConfig) -> Job | Rollouts:
     if config.verify is not None:
         return Rollouts(config.verify, verify=True)
     executors.check(config.executor)
-    _try_policies(config)
+    renderer, note = _try_env(config)
     there = _shards_there(config)
     dealt = policies.deal(config.weights, config.num_episodes)
     size = config.episodes_per_shard
     shards = [tuple(dealt[first : first + size]) for first in range(0, config.num_episodes, size)]
     tasks = tuple(
-        ShardTask(config, index, names) for index, names in enumerate(shards) if there.get(index, 0) < len(names)
+        shard_task(config, index, names, renderer)
+        for index, names in enumerate(shards)
+        if there.get(index, 0) < len(names)
     )
     frames = sum(len(task.policies) for task in tasks) * (config.max_steps + 1)
     files.check_room(Path(config.out), frames * BYTES_PER_FRAME)
-    return Job(config, tasks)
+    return Job(config, tasks, note)
 
 
-def _try_policies(config: CollectConfig) -> None:
-    """Make the environment, and ask every policy for its first action, so that what cannot work fails here."""
-    env = envs.make_env(config.env, config.crop)
+def shard_task(config: CollectConfig, index: int, names: tuple[str, ...], renderer: str) -> ShardTask:
+    """The task of recording the shard of this number, its episodes driven by these policies."""
+    return ShardTask(
+        path=shard_path(Path(config.out), index),
+        env=config.env,
+        crop=config.crop,
+        renderer=renderer,
+        warmup_steps=config.warmup_steps,
+        max_steps=config.max_steps,
+        first_seed=config.seed + index * config.episodes_per_shard,
+        policies=names,
+        config=to_yaml(config),
+    )
+
+
+def _try_env(config: CollectConfig) -> tuple[str, str]:
+    """Make the environment, and ask every policy for its first action, so that what cannot work fails here.
+
+    Returns:
+        The renderer that draws, and a line on why where that was not asked for.
+    """
+    env = envs.make_env(config.env, config.crop, config.renderer)
     try:
         for name in config.weights:
-            factory, frame = policies.load_policy(name), _warm_up(env, config.seed, config.warmup_steps)
+            factory, frame = policies.load_policy(name), warm_up(env, config.seed, config.warmup_steps)
             try:
                 envs.to_columns(env.action_space, factory(env, config.seed)(frame))
             except Exception as error:
@@ -147,6 +159,7 @@ def _try_policies(config: CollectConfig) -> None:
         raise ValueError(str(stopped)) from None
     finally:
         env.close()
+    return env.renderer, env.renderer_note
 
 
 def identity(config: CollectConfig) -> dict[str, Any]:
@@ -195,6 +208,8 @@ def collect(job: Job | Rollouts) -> None:
         return
     out = Path(job.config.out)
     out.mkdir(parents=True, exist_ok=True)
+    if job.tasks and job.note:
+        print(job.note)
     with files.only_writer(out):
         files.remove_partials(out)
         try:
@@ -216,64 +231,13 @@ def _make_shards(job: Job) -> None:
             bar.update(frames - bar.n)
 
         with contextlib.closing(
-            executors.run(collect_shard, job.tasks, job.config.executor, job.config.num_workers, watch)
+            executors.run(record_shard, job.tasks, job.config.executor, job.config.num_workers, watch)
         ) as run:
-            for index, frames in run:
-                bar.total -= planned[index] - frames  # episodes that ended early
+            for index, recorded in run:
+                bar.total -= planned[index] - recorded.steps  # episodes that ended early
+                if recorded.mismatch:
+                    bar.write(f"{job.tasks[index].path.name} was made again, drawn by Gymnasium: {recorded.mismatch}")
         bar.update(bar.total - bar.n)
-
-
-def collect_shard(task: ShardTask, report: executors.Report) -> int:
-    """Collect one shard, a pure function of the task; returns its number of steps."""
-    settings = task.config
-    env = envs.make_env(settings.env, settings.crop)
-    attributes = {
-        "env": settings.env,
-        "preprocess": json.dumps(envs.spec(env.preprocess)),
-        "action_space": json.dumps(envs.describe_space(env.action_space)),
-        "warmup_steps": settings.warmup_steps,
-        "config": to_yaml(settings),
-    }
-    env.close()
-    steps = 0
-    with write_rollouts(task.path, envs.num_columns(env.action_space), env.telemetry_names, attributes) as rollouts:
-        for offset, name in enumerate(task.policies):
-            seed = settings.seed + task.index * settings.episodes_per_shard + offset
-            steps += drive(settings, name, seed, rollouts, lambda done, before=steps: report(before + done))
-    return steps
-
-
-def drive(settings: CollectConfig, name: str, seed: int, rollouts: RolloutWriter, report: executors.Report) -> int:
-    """Drive one episode into a shard; returns its number of steps.
-
-    The environment is made anew, since a simulator may carry something over from one episode to the next.
-    """
-    env = envs.make_env(settings.env, settings.crop)
-    frame = _warm_up(env, seed, settings.warmup_steps)
-    policy = policies.load_policy(name)(env, seed)
-    done, step = False, 0
-    while not done:
-        telemetry, action = env.telemetry(), envs.to_columns(env.action_space, policy(frame))
-        following, reward, terminated, truncated = env.step(action)
-        step += 1
-        truncated = truncated or step == settings.max_steps
-        rollouts.step(frame, telemetry, action, reward, terminated, truncated)
-        frame, done = following, terminated or truncated
-        if step % 16 == 0 or done:
-            report(step)
-    rollouts.end_episode(frame, env.telemetry(), seed, name)
-    env.close()
-    return step
-
-
-def _warm_up(env: envs.FrameEnv, seed: int, steps: int) -> envs.Frame:
-    frame = env.reset(seed)
-    nothing = np.zeros(envs.num_columns(env.action_space), np.float32)
-    for step in range(steps):
-        frame, _, terminated, truncated = env.step(nothing)
-        if terminated or truncated:
-            raise Stopped(f"the episode of seed {seed} ended in warm-up step {step + 1}; give fewer --warmup_steps")
-    return frame
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -101,6 +101,10 @@ class RolloutWriter:
         self.step(frame, telemetry, np.zeros(self._num_actions, np.float32), 0.0, False, False)
         self._shard.end_episode(seed, policy)
 
+    def set_attribute(self, name: str, value: str | int) -> None:
+        """Say something of the file that is known only at its end."""
+        self._shard.attributes[name] = value
+
 
 @contextlib.contextmanager
 def write_rollouts(

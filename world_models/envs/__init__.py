@@ -57,6 +57,11 @@ class FrameEnv:
         return self._fast.renderer.name if self._fast else "gymnasium"
 
     @property
+    def renderer_note(self) -> str:
+        """In a line, which renderer was taken and why; empty where there was no choice."""
+        return f"CarRacing is drawn by {self.renderer}: {self._fast.renderer_reason}" if self._fast else ""
+
+    @property
     def num_checked(self) -> int:
         """How many observations were compared with those that Gymnasium draws."""
         return self._fast.num_checked if self._fast else 0

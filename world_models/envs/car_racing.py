@@ -27,6 +27,8 @@ class CarRacing(car_racing.CarRacing):
         renderer: who draws the observation: auto, c, pygame or gymnasium.
 
     Attributes:
+        renderer: who draws; `renderer.name` tells which.
+        renderer_reason: in a line, why it was taken.
         check_next_frame: set it, and the next observation is compared with the one that Gymnasium draws.
         num_checked: observations that were compared.
 
@@ -48,7 +50,8 @@ class CarRacing(car_racing.CarRacing):
         EzPickle.__init__(
             self, render_mode, verbose, lap_complete_percent, domain_randomize, continuous, renderer=renderer
         )
-        self.renderer = renderer_choice.RENDERERS[renderer_choice.choose(renderer)[0]]()
+        name, self.renderer_reason = renderer_choice.choose(renderer)
+        self.renderer = renderer_choice.RENDERERS[name]()
         self.check_next_frame = False
         self.num_checked = 0
 
@@ -68,6 +71,13 @@ class CarRacing(car_racing.CarRacing):
             self.num_checked += 1
             renderer_choice.compare(self.renderer, frame, self)
         return frame
+
+    def close(self) -> None:
+        """Free the simulator's memory: Box2D's bodies and its listener hold on to one another."""
+        super().close()
+        self.world.contactListener = None
+        self.contactListener_keepref = None
+        self._destroy()
 
 
 class CarTelemetry:
