@@ -21,6 +21,7 @@ from world_models.shards.episodes import ShardedEpisodes
 
 FRAME_SHAPE = (64, 64, 3)
 FRAME_BYTES = 64 * 64 * 3
+BLOCK_ROWS = 64
 
 FORMAT = Format(
     name="world_models.rollouts",
@@ -74,8 +75,18 @@ class Episode:
 class RolloutWriter:
     """Streams episodes, row by row, into a shard; made by `write_rollouts`."""
 
-    def __init__(self, shard: writer.ShardWriter, num_actions: int):
-        self._shard, self._num_actions = shard, num_actions
+    def __init__(self, shard: writer.ShardWriter, num_actions: int, num_telemetry: int):
+        self._shard, self._num_actions, self._num_telemetry = shard, num_actions, num_telemetry
+        self._new_block()
+
+    def _new_block(self) -> None:
+        """Rows are gathered before they are passed on: one by one, that costs more than a simulator's step."""
+        self._count = 0
+        self._frames = np.empty((BLOCK_ROWS, *FRAME_SHAPE), np.uint8)
+        self._telemetry = np.empty((BLOCK_ROWS, self._num_telemetry), np.float32)
+        self._actions = np.empty((BLOCK_ROWS, self._num_actions), np.float32)
+        self._rewards = np.empty(BLOCK_ROWS, np.float32)
+        self._ends = np.empty((BLOCK_ROWS, 2), bool)
 
     def step(
         self,
@@ -87,18 +98,29 @@ class RolloutWriter:
         truncated: bool,
     ) -> None:
         """Append row t: a frame, the action chosen after seeing it, and what that action caused."""
+        row = self._count
+        self._frames[row], self._telemetry[row], self._actions[row] = frame, telemetry, action
+        self._rewards[row], self._ends[row] = reward, (terminated, truncated)
+        self._count += 1
+        if self._count == BLOCK_ROWS:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        rows = slice(self._count)
         self._shard.append(
-            frames=frame[None],
-            telemetry=telemetry[None],
-            actions=action[None],
-            rewards=np.array([reward], np.float32),
-            terminated=np.array([terminated]),
-            truncated=np.array([truncated]),
+            frames=self._frames[rows],
+            telemetry=self._telemetry[rows],
+            actions=self._actions[rows],
+            rewards=self._rewards[rows],
+            terminated=self._ends[rows, 0],
+            truncated=self._ends[rows, 1],
         )
+        self._new_block()
 
     def end_episode(self, frame: Frame, telemetry: Float32[np.ndarray, " S"], seed: int, policy: str) -> None:
         """Append row T, the final frame, and close the episode."""
         self.step(frame, telemetry, np.zeros(self._num_actions, np.float32), 0.0, False, False)
+        self._pass_on()
         self._shard.end_episode(seed, policy)
 
     def set_attribute(self, name: str, value: str | int) -> None:
@@ -115,7 +137,7 @@ def write_rollouts(
     with writer.write_shard(path, FORMAT, shapes) as shard:
         shard.attributes.update(attributes, versions=json.dumps(files.versions()))
         shard.column_attributes["telemetry"] = {"names": list(telemetry_names)}
-        yield RolloutWriter(shard, num_actions)
+        yield RolloutWriter(shard, num_actions, len(telemetry_names))
 
 
 class Rollouts(ShardedEpisodes[Episode]):

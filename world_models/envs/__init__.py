@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -34,22 +35,28 @@ class FrameEnv:
         self._from_render = from_render
         self._fast: Any = env.unwrapped if hasattr(env.unwrapped, "check_next_frame") else None
         self._telemetry_class = _telemetry_class(env)
+        self._state: np.ndarray | None = None
         self.telemetry_names: tuple[str, ...] = self._telemetry_class.NAMES if self._telemetry_class else ()
 
     def reset(self, seed: int) -> Frame:
         """Begin the episode that the seed determines; returns x_0."""
         observation, _ = self.env.reset(seed=seed)
         self._telemetry = self._telemetry_class(self.env.unwrapped) if self._telemetry_class else None
+        self._state = None
         return self._frame(observation)
 
     def step(self, action: Float32[np.ndarray, " A"]) -> tuple[Frame, float, bool, bool]:
         """Take the action given as stored columns; returns the next frame, reward, terminated, truncated."""
         observation, reward, terminated, truncated, _ = self.env.step(from_columns(self.action_space, action))
+        self._state = None
         return self._frame(observation), float(reward), bool(terminated), bool(truncated)
 
     def telemetry(self) -> Float32[np.ndarray, " S"]:
         """The simulator's state at the current frame."""
-        return self._telemetry() if self._telemetry else np.zeros(0, np.float32)
+        if self._state is None:
+            self._state = self._telemetry() if self._telemetry else np.zeros(0, np.float32)
+            self._state.flags.writeable = False  # the recorder and the policy both get it
+        return self._state
 
     @property
     def renderer(self) -> str:
@@ -151,7 +158,7 @@ def num_columns(space: spaces.Space) -> int:
     if isinstance(space, spaces.Discrete):
         return 1
     if isinstance(space, spaces.Box | spaces.MultiDiscrete | spaces.MultiBinary):
-        return int(np.prod(space.shape))
+        return math.prod(space.shape or ())
     raise ValueError(f"actions are {space}; only Box, Discrete, MultiDiscrete and MultiBinary fit columns of numbers")
 
 

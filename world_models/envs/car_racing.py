@@ -4,16 +4,18 @@ The track's centre line is a closed polyline of points about 3.5 m apart; headin
 positive, for angles as for distances.
 """
 
+import bisect
 import math
 from typing import Any, ClassVar
 
 import numpy as np
 from gymnasium.envs.box2d import car_racing
 from gymnasium.utils import EzPickle
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 
 from world_models.envs import renderer_choice
 from world_models.envs.car_dynamics import FastCar, fast_car_agrees
+from world_models.envs.car_renderer import zoom_px_per_m
 
 CURVATURE_AHEAD_M = (10, 25, 50)
 CURVATURE_SPAN = 2  # points to either side that a curvature is measured over
@@ -110,52 +112,48 @@ class CarTelemetry:
     def __init__(self, env: Any):
         self._env = env
         track = np.array(env.track, np.float64)  # rows of (alpha, heading, x, y)
-        self._headings, self._points = track[:, 1], track[:, 2:4]
-        following = np.roll(self._points, -1, axis=0) - self._points
-        self._arc_m = np.concatenate([[0.0], np.cumsum(np.hypot(*following.T))])
-        self._curvature = self._curvatures()
-
-    def _curvatures(self) -> np.ndarray:
-        """Change of heading per metre at each point of the centre line; positive turns left."""
-        n, span = len(self._headings), CURVATURE_SPAN
-        ahead, behind = (np.roll(self._headings, shift) for shift in (-span, span))
-        turn = (ahead - behind + math.pi) % (2 * math.pi) - math.pi
-        index = np.arange(n)
-        length_m = (self._arc_m[(index + span) % n] - self._arc_m[(index - span) % n]) % self._arc_m[-1]
-        return turn / length_m
+        headings, points = track[:, 1], track[:, 2:4]
+        following = np.roll(points, -1, axis=0) - points
+        arc_m = np.concatenate([[0.0], np.cumsum(np.hypot(*following.T))])
+        self._x, self._y = np.ascontiguousarray(points.T)
+        # A step looks up single numbers, which lists give several times faster than arrays.
+        self._track: list[tuple[float, float, float]] = track[:, 1:4].tolist()
+        self._arc_m: list[float] = arc_m.tolist()
+        self._curvature: list[float] = _curvatures(headings, arc_m).tolist()
 
     def __call__(self) -> Float32[np.ndarray, " 19"]:
         """The state at the current frame, in the order of `NAMES`."""
         hull, wheels = self._env.car.hull, self._env.car.wheels
-        x, y = hull.position
-        tile = int(np.argmin((self._points[:, 0] - x) ** 2 + (self._points[:, 1] - y) ** 2))
-        heading = self._headings[tile]
-        away_x, away_y = x - self._points[tile, 0], y - self._points[tile, 1]
-        left = -away_x * math.cos(heading) - away_y * math.sin(heading)
-        relative = (hull.angle - heading + math.pi) % (2 * math.pi) - math.pi
+        (x, y), angle, (vx, vy) = hull.position, hull.angle, hull.linearVelocity
+        sin, cos = math.sin(angle), math.cos(angle)
+        away_x, away_y = self._x - x, self._y - y
+        tile = int((away_x * away_x + away_y * away_y).argmin())
+        heading, center_x, center_y = self._track[tile]
+        left = -(x - center_x) * math.cos(heading) - (y - center_y) * math.sin(heading)
+        relative = (angle - heading + math.pi) % (2 * math.pi) - math.pi
         values = (
-            *(x, y, hull.angle),
-            *self._velocity(hull),
+            *(x, y, angle),
+            *(-vx * sin + vy * cos, -vx * cos - vy * sin),  # along the car, and across it to its left
             hull.angularVelocity,
             wheels[0].joint.angle,
             *(wheel.omega for wheel in wheels),
             *(left, relative),
             *(self._curvature_ahead(tile, distance) for distance in CURVATURE_AHEAD_M),
             sum(bool(wheel.tiles) for wheel in wheels) / len(wheels),
-            *(tile, self._zoom()),
+            *(tile, zoom_px_per_m(self._env.t)),
         )
         return np.array(values, np.float32)
 
-    def _velocity(self, hull: Any) -> tuple[float, float]:
-        """Speed along the car and across it, to its left."""
-        (vx, vy), angle = hull.linearVelocity, hull.angle
-        return -vx * math.sin(angle) + vy * math.cos(angle), -vx * math.cos(angle) - vy * math.sin(angle)
-
     def _curvature_ahead(self, tile: int, distance_m: int) -> float:
         arc = (self._arc_m[tile] + distance_m) % self._arc_m[-1]
-        return float(self._curvature[np.searchsorted(self._arc_m, arc, side="right") - 1])
+        return self._curvature[bisect.bisect_right(self._arc_m, arc) - 1]
 
-    def _zoom(self) -> float:
-        """Pixels of the 1000x800 window per metre: the camera zooms in over the first second."""
-        t = self._env.t
-        return 0.1 * car_racing.SCALE * max(1 - t, 0) + car_racing.ZOOM * car_racing.SCALE * min(t, 1)
+
+def _curvatures(headings: Float64[np.ndarray, " n"], arc_m: Float64[np.ndarray, " n+1"]) -> Float64[np.ndarray, " n"]:
+    """Change of heading per metre at each point of the centre line; positive turns left."""
+    n, span = len(headings), CURVATURE_SPAN
+    ahead, behind = (np.roll(headings, shift) for shift in (-span, span))
+    turn = (ahead - behind + math.pi) % (2 * math.pi) - math.pi
+    index = np.arange(n)
+    length_m = (arc_m[(index + span) % n] - arc_m[(index - span) % n]) % arc_m[-1]
+    return turn / length_m

@@ -53,6 +53,11 @@ class GymnasiumRenderer:
 # ---- what both fast renderers know of an episode ----
 
 
+def zoom_px_per_m(t: float) -> float:
+    """Pixels of the 1000x800 canvas per metre at time t: the camera zooms in over the first second."""
+    return 0.1 * car_racing.SCALE * max(1 - t, 0) + car_racing.ZOOM * car_racing.SCALE * min(t, 1)
+
+
 class Camera:
     """Where the world lies on the canvas: turned about the car, scaled, moved. The doubles are Gymnasium's.
 
@@ -64,9 +69,9 @@ class Camera:
 
     def __init__(self, env: car_racing.CarRacing):
         assert env.car is not None and env.car.hull is not None
-        hull, t = env.car.hull, env.t
+        hull = env.car.hull
         angle = -hull.angle
-        self.zoom = 0.1 * car_racing.SCALE * max(1 - t, 0) + car_racing.ZOOM * car_racing.SCALE * min(t, 1)
+        self.zoom = zoom_px_per_m(env.t)
         x, y = hull.position
         shift = pygame.math.Vector2((-x * self.zoom, -y * self.zoom)).rotate_rad(angle)
         self.shift = (WIDTH / 2 + shift[0], HEIGHT / 4 + shift[1])
