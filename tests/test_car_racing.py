@@ -20,7 +20,7 @@ WIDTH_M = car_racing.TRACK_WIDTH  # of half the road
 def env(monkeypatch: pytest.MonkeyPatch) -> Iterator[envs.FrameEnv]:
     """The car at rest on the start of seed 0's track; nothing is drawn, for speed."""
     monkeypatch.setattr(car_racing.CarRacing, "_render", lambda self, mode: np.zeros((96, 96, 3), np.uint8))
-    made = envs.make_env("CarRacing-v3")
+    made = envs.make_env("CarRacing-v3", renderer="gymnasium")
     made.reset(0)
     yield made
     made.close()
@@ -31,7 +31,8 @@ def simulator(env: envs.FrameEnv) -> Any:
 
 
 def read(env: envs.FrameEnv) -> dict[str, float]:
-    return dict(zip(env.telemetry_names, map(float, env.telemetry()), strict=True))
+    """What the telemetry says now; `env.telemetry()` is of the latest step, and tests carry the car about."""
+    return dict(zip(env.telemetry_names, map(float, env._telemetry()), strict=True))  # type: ignore[misc]
 
 
 def drive(env: envs.FrameEnv, *action: float, steps: int) -> None:

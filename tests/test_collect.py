@@ -20,9 +20,10 @@ from gymnasium.envs.box2d import car_racing
 from PIL import Image
 
 from world_models import collect, executors, files, tracking
-from world_models.collect import CollectConfig, Job, ShardTask, identity, prepare
+from world_models.collect import CollectConfig, Job, identity, prepare, shard_task
 from world_models.config import Stopped
 from world_models.envs import Preprocess, preprocess
+from world_models.recording import Recorded, ShardTask, record_shard
 from world_models.rollouts import Rollouts
 from world_models.shards import shard_path
 
@@ -163,7 +164,7 @@ def test_car_racing_takes_exactly_the_stored_actions(gather: Callable[..., Rollo
 
     monkeypatch.setattr(car_racing.CarRacing, "_render", lambda self, mode: np.zeros((96, 96, 3), np.uint8))
     monkeypatch.setattr(car_racing.CarRacing, "step", watched)
-    data = gather(env="CarRacing-v3", policy="mixture")
+    data = gather("--renderer gymnasium", env="CarRacing-v3", policy="mixture")
     np.testing.assert_array_equal(np.concatenate([episode.actions for episode in data]), taken)
 
 
@@ -353,7 +354,10 @@ def test_fewer_episodes_than_are_there_are_refused(rollouts_dir: Path):
 
 def test_more_episodes_need_only_the_new_shards(rollouts_dir: Path):
     job = prepare(dataclasses.replace(there(rollouts_dir), num_episodes=9))
-    assert isinstance(job, Job) and [(task.index, len(task.policies)) for task in job.tasks] == [(3, 2), (4, 1)]
+    assert isinstance(job, Job) and [(task.path.stem, len(task.policies)) for task in job.tasks] == [
+        ("shard-00003", 2),
+        ("shard-00004", 1),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -452,7 +456,7 @@ def test_running_again_says_that_all_is_there(copied: CollectConfig, capsys: pyt
 def test_a_missing_shard_is_made_again(copied: CollectConfig):
     shard_path(Path(copied.out), 1).unlink()
     job = prepare(copied)
-    assert isinstance(job, Job) and [task.index for task in job.tasks] == [1]
+    assert isinstance(job, Job) and [task.path.stem for task in job.tasks] == ["shard-00001"]
 
 
 def test_what_a_killed_run_left_half_written_is_removed(gather: Callable[..., Rollouts], out: Path):
@@ -482,15 +486,15 @@ def interrupted(
     gather: Callable[..., Rollouts], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> pytest.ExceptionInfo[SystemExit]:
     """A collection of two shards during whose second one somebody presses Ctrl-C."""
-    make = collect.collect_shard
+    make = collect.record_shard
 
-    def press(task: ShardTask, report: executors.Report) -> int:
-        if task.index == 1:
-            (Path(task.config.out) / "shard-00001.h5.partial").touch()
+    def press(task: ShardTask, report: executors.Report) -> Recorded:
+        if task.path.name == "shard-00001.h5":
+            task.path.with_name("shard-00001.h5.partial").touch()
             raise KeyboardInterrupt
         return make(task, report)
 
-    monkeypatch.setattr(collect, "collect_shard", press)
+    monkeypatch.setattr(collect, "record_shard", press)
     with pytest.raises(SystemExit) as exit:
         gather("--episodes_per_shard 1")
     return exit
@@ -528,8 +532,8 @@ def test_a_shard_reports_its_steps_as_they_are_made(out: Path):
     out.mkdir()
     seen: list[int] = []
     config = CollectConfig(str(out), env="Pictures-v0", policy="random", max_steps=20)
-    steps = collect.collect_shard(ShardTask(config, 0, ("random", "random")), seen.append)
-    assert (steps, seen) == (40, [16, 20, 36, 40])
+    recorded = record_shard(shard_task(config, 0, ("random", "random"), "auto"), seen.append)
+    assert (recorded, seen) == (Recorded(40), [16, 20, 36, 40])
 
 
 # --- verify
@@ -603,9 +607,10 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     source = """if True:
         import json, re, sys
         from pathlib import Path
-        from world_models.collect import CollectConfig, ShardTask, collect_shard
-        task = ShardTask(CollectConfig(sys.argv[1], max_steps=60), 0, ("brownian", "driver"))
-        steps = collect_shard(task, lambda units: None)
+        from world_models.collect import CollectConfig, shard_task
+        from world_models.recording import record_shard
+        task = shard_task(CollectConfig(sys.argv[1], max_steps=60), 0, ("brownian", "driver"), "auto")
+        steps = record_shard(task, lambda units: None).steps
         status = Path("/proc/self/status").read_text()  # ru_maxrss would tell of the process that started this one
         peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", status)[1]) / 1024
         print(json.dumps({"steps": steps, "modules": list(sys.modules), "peak_mb": peak}))"""

@@ -10,8 +10,9 @@ import pytest
 
 import world_models
 from world_models import collect, envs, policies
-from world_models.collect import CollectConfig, ShardTask
+from world_models.collect import CollectConfig, shard_task
 from world_models.executors import Executor
+from world_models.recording import record_shard
 from world_models.rollouts import Rollouts
 from world_models.shards import shard_path
 
@@ -57,7 +58,7 @@ def test_serial_makes_the_same_columns_again(rollouts_dir: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("index", [0, 2])
 def test_a_shard_made_alone_is_the_shard_made_among_others(rollouts_dir: Path, tmp_path: Path, index: int):
-    collect.collect_shard(ShardTask(config(tmp_path), index, ("brownian", "driver")), lambda units: None)
+    record_shard(shard_task(config(tmp_path), index, ("brownian", "driver"), "auto"), lambda units: None)
     alone = Rollouts(shard_path(tmp_path, index)).shards[0]
     assert alone.digests == digests(rollouts_dir)[index]
 

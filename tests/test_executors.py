@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from world_models import executors
+from world_models import workers as team
 from world_models.config import Stopped
 from world_models.executors import Executor, Report
 
@@ -142,12 +143,6 @@ def test_progress_of_processes_is_told_while_they_work():
     assert len(seen) > 3
 
 
-def test_a_worker_reports_into_the_slot_of_its_item(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(executors, "_progress", [0, 0, 0])
-    executors._call(square, 1, 7)
-    assert executors._progress == [0, 7, 0]
-
-
 # --- workers that die
 
 
@@ -210,7 +205,7 @@ def test_a_worker_does_not_hear_ctrl_c():
 
 def test_ctrl_c_while_workers_start_is_heard_afterwards():
     reached = False
-    with pytest.raises(KeyboardInterrupt), executors._interrupts_held():
+    with pytest.raises(KeyboardInterrupt), team._interrupts_held():
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.2)  # whichever thread the system hands the signal to
         reached = True

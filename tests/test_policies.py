@@ -63,7 +63,7 @@ def test_policy_and_track_of_one_seed_do_not_share_random_numbers():
 
 @pytest.mark.parametrize("name", policies.BUILTIN)
 def test_making_and_asking_a_policy_leaves_the_envs_random_numbers_alone(name: str, undrawn: None):
-    env = envs.make_env("CarRacing-v3")
+    env = envs.make_env("CarRacing-v3", renderer="gymnasium")
     env.reset(5)
     before = env.env.unwrapped.np_random.bit_generator.state
     act(policies.BUILTIN[name](env, 5), 10)
@@ -131,7 +131,7 @@ def test_brownian_refuses_actions_without_bounds(space: spaces.Space):
 
 
 def returns(name: str, seed: int, steps: int = 500) -> float:
-    env = envs.make_env("CarRacing-v3")
+    env = envs.make_env("CarRacing-v3", renderer="gymnasium")
     frame = env.reset(seed)
     policy = policies.load_policy(name)(env, seed)
     earned = 0.0
@@ -278,5 +278,5 @@ def test_a_deal_depends_on_the_weights_not_on_the_order_they_are_written_in():
 
 
 def test_a_frame_env_offers_what_a_policy_may_ask_for():
-    env: Any = envs.make_env("CarRacing-v3")
+    env: Any = envs.make_env("CarRacing-v3", renderer="gymnasium")
     assert isinstance(env, policies.Drivable)

@@ -4,27 +4,15 @@ A task is `task(item, report) -> result`, importable by name; it calls `report(n
 """
 
 import contextlib
-import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from typing import Any, Literal, TypeVar
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any, Literal
 
-from world_models.config import Stopped
+from world_models.workers import MAX_ATTEMPTS, Item, Report, Result, Task, run_processes
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-Report = Callable[[int], None]
-Task = Callable[[Item, Report], Result]
 Executor = Literal["processes", "serial", "ray"]
-
-WATCH_EVERY_S = 0.2
-MAX_ATTEMPTS = 3
-
-_progress: Any = None
 
 
 def run(
@@ -47,7 +35,7 @@ def run(
     elif executor == "ray":
         yield from _run_ray(task, items, num_workers, watch)
     else:
-        yield from _run_processes(task, items, num_workers or available_cores(), watch)
+        yield from run_processes(task, items, num_workers or available_cores(), watch)
 
 
 def check(executor: Executor) -> None:
@@ -80,89 +68,6 @@ def _run_serial(task: Task[Item, Result], items: Sequence[Item], watch: Report) 
         latest = 0
         yield index, task(item, report)
         done += latest
-
-
-def _run_processes(
-    task: Task[Item, Result], items: Sequence[Item], num_workers: int, watch: Report
-) -> Iterator[tuple[int, Result]]:
-    """A fresh pool takes up what is left when a worker is killed, since one dead worker breaks its whole pool."""
-    if not items:
-        return
-    context = multiprocessing.get_context("spawn")  # a fork would share HDF5's and OpenMP's locks
-    progress = context.RawArray("q", len(items))  # a slot each: no lock that a killed worker could hold
-    left, attempts = set(range(len(items))), 0
-    while left:
-        before = len(left)
-        pool = ProcessPoolExecutor(min(num_workers, len(left)), context, _start_worker, (progress,))
-        with _killed_on_exit(pool), contextlib.suppress(BrokenProcessPool):
-            with _interrupts_held():
-                futures = {pool.submit(_call, task, index, items[index]): index for index in sorted(left)}
-            for future in _as_done(futures, lambda: watch(sum(progress))):
-                with contextlib.suppress(BrokenProcessPool):  # what the others finished is kept
-                    result = future.result()
-                    left.remove(futures[future])
-                    yield futures[future], result
-        attempts = attempts + 1 if len(left) == before else 0
-        if attempts == MAX_ATTEMPTS:
-            raise Stopped(
-                f"workers died {attempts} times over {len(left)} tasks; too little memory? Give fewer --num_workers"
-            )
-
-
-def _as_done(futures: dict[Future, int], tick: Callable[[], None]) -> Iterator[Future]:
-    waiting = set(futures)
-    while waiting:
-        done, waiting = wait(waiting, WATCH_EVERY_S, FIRST_COMPLETED)
-        tick()
-        yield from done
-
-
-@contextlib.contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Hold Ctrl-C back while workers start: they inherit the held state, so only the parent sees it, afterwards."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    heard: list[int] = []  # the mask is this thread's alone: the system hands the signal to another one
-    handler = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        signal.signal(signal.SIGINT, handler)
-    if heard:
-        signal.raise_signal(signal.SIGINT)
-
-
-@contextlib.contextmanager
-def _killed_on_exit(pool: ProcessPoolExecutor) -> Iterator[None]:
-    """End the pool's workers at once if the block ends early, whatever they are doing."""
-    others = set(multiprocessing.active_children())
-    try:
-        yield
-    except BaseException:
-        for worker in set(multiprocessing.active_children()) - others:
-            worker.kill()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start_worker(progress: Any) -> None:
-    """Prepare a worker process: it reports into its slots, and it does not outlive its parent."""
-    global _progress
-    _progress = progress
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
-
-
-def _call(task: Task[Item, Result], index: int, item: Item) -> Result:
-    def report(units: int) -> None:
-        _progress[index] = units
-
-    return task(item, report)
 
 
 def _run_ray(

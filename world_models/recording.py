@@ -51,7 +51,7 @@ def record_shard(task: ShardTask, report: executors.Report) -> Recorded:
     """Record one shard, a pure function of the task; `report` is told the number of steps."""
     try:
         return Recorded(_write(task, report))
-    except renderer_choice.Mismatch as mismatch:  # nothing of it was kept
+    except renderer_choice.MismatchError as mismatch:  # nothing of it was kept
         return Recorded(_write(dataclasses.replace(task, renderer="gymnasium"), report), str(mismatch))
 
 

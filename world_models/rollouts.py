@@ -123,6 +123,10 @@ class RolloutWriter:
         self._pass_on()
         self._shard.end_episode(seed, policy)
 
+    def finish(self) -> None:
+        """Make sure that nothing is left over."""
+        assert self._count == 0, "every row belongs to an episode"
+
     def set_attribute(self, name: str, value: str | int) -> None:
         """Say something of the file that is known only at its end."""
         self._shard.attributes[name] = value
@@ -137,7 +141,9 @@ def write_rollouts(
     with writer.write_shard(path, FORMAT, shapes) as shard:
         shard.attributes.update(attributes, versions=json.dumps(files.versions()))
         shard.column_attributes["telemetry"] = {"names": list(telemetry_names)}
-        yield RolloutWriter(shard, num_actions, len(telemetry_names))
+        rollouts = RolloutWriter(shard, num_actions, len(telemetry_names))
+        yield rollouts
+        rollouts.finish()
 
 
 class Rollouts(ShardedEpisodes[Episode]):

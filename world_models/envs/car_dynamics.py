@@ -99,10 +99,9 @@ def _trial(car_class: type) -> list[Any]:
     env.reset(seed=0)
     assert env.car is not None
     env.car.__class__ = car_class
-    rng, states = np.random.default_rng(0), []
-    for step in range(TRIAL_STEPS):
-        if step % 10 == 0:
-            action = rng.uniform((-1, -0.2, -1.5), (1, 1.2, 1)).astype(np.float32)
+    actions = np.random.default_rng(0).uniform((-1, -0.2, -1.5), (1, 1.2, 1), (TRIAL_STEPS // 10, 3))
+    states = []
+    for action in actions.astype(np.float32).repeat(10, axis=0):
         _, reward, *_ = env.step(action)
-        states += [reward, *(tuple(wheel.position) + (wheel.omega, wheel.phase) for wheel in env.car.wheels)]
+        states += [reward, *((*wheel.position, wheel.omega, wheel.phase) for wheel in env.car.wheels)]
     return states

@@ -15,7 +15,7 @@ from jaxtyping import Float32, Float64
 
 from world_models.envs import renderer_choice
 from world_models.envs.car_dynamics import FastCar, fast_car_agrees
-from world_models.envs.car_renderer import zoom_px_per_m
+from world_models.envs.car_scene import zoom_px_per_m
 
 CURVATURE_AHEAD_M = (10, 25, 50)
 CURVATURE_SPAN = 2  # points to either side that a curvature is measured over
@@ -36,7 +36,7 @@ class CarRacing(car_racing.CarRacing):
 
     Raises:
         ValueError: the renderer cannot be had on this machine.
-        renderer_choice.Mismatch: from `reset` or `step`, if a compared observation differs.
+        renderer_choice.MismatchError: from `reset` or `step`, if a compared observation differs.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class CarRacing(car_racing.CarRacing):
         if action is None and fast_car_agrees():
             assert self.car is not None
             self.car.__class__ = FastCar
-        return super().step(action)
+        return super().step(action)  # type: ignore[arg-type]
 
     def _render(self, mode: str):
         if mode != "state_pixels" or "t" not in self.__dict__:

@@ -17,12 +17,11 @@ from gymnasium.envs.box2d import car_racing
 from jaxtyping import Float64, Int64, UInt8
 from pygame import gfxdraw
 
+from world_models.envs.car_scene import BLACK, HEIGHT, WIDTH, Camera, ground_of, reward_ink, reward_text
+
 Observation = UInt8[np.ndarray, "96 96 3"]
 
-WIDTH, HEIGHT = car_racing.WINDOW_W, car_racing.WINDOW_H
 PANEL_HEIGHT = HEIGHT // 8
-TEXT_CENTER = (60, HEIGHT - HEIGHT * 2.5 / 40.0)
-WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 NOT_FINITE = (
     "CarRacing cannot be drawn: the car's position, heading or speed is not a finite number, or beyond every picture; "
     "reset the environment"
@@ -47,119 +46,8 @@ class GymnasiumRenderer:
 
     def draw(self, env: car_racing.CarRacing) -> Observation:
         """The observation, as Gymnasium draws it."""
-        return car_racing.CarRacing._render(env, "state_pixels")
-
-
-# ---- what both fast renderers know of an episode ----
-
-
-def zoom_px_per_m(t: float) -> float:
-    """Pixels of the 1000x800 canvas per metre at time t: the camera zooms in over the first second."""
-    return 0.1 * car_racing.SCALE * max(1 - t, 0) + car_racing.ZOOM * car_racing.SCALE * min(t, 1)
-
-
-class Camera:
-    """Where the world lies on the canvas: turned about the car, scaled, moved. The doubles are Gymnasium's.
-
-    Attributes:
-        cos, sin: of the turn; exactly 0 and 1 at multiples of 90 degrees, where pygame rounds the angle.
-        zoom: pixels per metre.
-        shift: what is added at last, in pixels.
-    """
-
-    def __init__(self, env: car_racing.CarRacing):
-        assert env.car is not None and env.car.hull is not None
-        hull = env.car.hull
-        angle = -hull.angle
-        self.zoom = zoom_px_per_m(env.t)
-        x, y = hull.position
-        shift = pygame.math.Vector2((-x * self.zoom, -y * self.zoom)).rotate_rad(angle)
-        self.shift = (WIDTH / 2 + shift[0], HEIGHT / 4 + shift[1])
-        self.cos, self.sin = pygame.math.Vector2(1, 0).rotate_rad(angle)
-
-
-class Ground:
-    """The quads of an episode, from bottom to top: the field, the grass, the road and its borders.
-
-    Attributes:
-        quads: x and y of four corners of each quad, in metres.
-        colors: of the field, of all grass, and of each quad of the road. A tile's colour changes when the car touches
-            it, so the rows become the tiles' own arrays.
-        num_grass: quads of grass.
-    """
-
-    quads: Float64[np.ndarray, "2 4 quads"]
-    colors: Float64[np.ndarray, "colors 3"]
-
-    def __init__(self, env: car_racing.CarRacing):
-        assert env.road is not None
-        bounds = car_racing.PLAYFIELD
-        field = [(bounds, bounds), (bounds, -bounds), (-bounds, -bounds), (-bounds, bounds)]
-        grass = _grass()
-        quads = [field, *grass, *(corners for corners, _ in env.road_poly)]
-        self.quads = np.ascontiguousarray(np.array(quads, np.float64).transpose(2, 1, 0))
-        self.num_grass = len(grass)
-        self.colors = np.array([env.bg_color, env.grass_color, *(color for _, color in env.road_poly)], np.float64)
-        tiles = {id(tile.color): tile for tile in env.road}
-        for index, (corners, color) in enumerate(env.road_poly):
-            if id(color) in tiles:
-                tiles[id(color)].color = row = self.colors[2 + index]
-                env.road_poly[index] = (corners, row)
-
-
-def _ground(env: car_racing.CarRacing) -> Ground:
-    """The episode's ground: one for all renderers of the environment, since the tiles take its colours for theirs."""
-    car: Any = env.car
-    if not hasattr(car, "ground"):
-        car.ground = Ground(env)
-    return car.ground
-
-
-@functools.cache
-def _grass() -> list[list[tuple[float, float]]]:
-    """The light squares of the field, in the order in which Gymnasium draws them."""
-    size = car_racing.GRASS_DIM
-    return [
-        [
-            (size * x + size, size * y + 0),
-            (size * x + 0, size * y + 0),
-            (size * x + 0, size * y + size),
-            (size * x + size, size * y + size),
-        ]
-        for x in range(-20, 20, 2)
-        for y in range(-20, 20, 2)
-    ]
-
-
-@functools.lru_cache(maxsize=256)
-def _text(text: str) -> tuple[pygame.Surface, pygame.Rect]:
-    """The reward as Gymnasium writes it, and where it goes."""
-    try:
-        surface = _font().render(text, True, WHITE, BLACK)
-    except pygame.error:  # some window was closed, and pygame with it: the font is of no use any more
-        _font.cache_clear()
-        surface = _font().render(text, True, WHITE, BLACK)
-    place = surface.get_rect()
-    place.center = TEXT_CENTER
-    return surface, place
-
-
-@functools.lru_cache(maxsize=256)
-def _ink(text: str) -> tuple[np.ndarray, pygame.Rect]:
-    """The pixels of a text that are not black, as `Ink` of the C library, and the text's place."""
-    surface, place = _text(text)
-    pixels = pygame.surfarray.array3d(surface).astype(np.uint32)
-    colors = pixels @ np.array([1, 1 << 8, 1 << 16], np.uint32)
-    x, y = np.nonzero(colors)
-    ink = np.empty(len(x), np.dtype([("x", np.int16), ("y", np.int16), ("color", np.uint32)]))
-    ink["x"], ink["y"], ink["color"] = x + place.x, y + place.y, colors[x, y]
-    return ink, place
-
-
-@functools.cache
-def _font() -> pygame.font.Font:
-    pygame.font.init()
-    return pygame.font.Font(pygame.font.get_default_font(), 42)
+        frame: Any = car_racing.CarRacing._render(env, "state_pixels")
+        return frame
 
 
 # ---- C ----
@@ -260,8 +148,8 @@ class CRenderer:
 
     def _begin(self, env: car_racing.CarRacing) -> None:
         """Take over what stays for an episode."""
-        car, ground, scene = env.car, _ground(env), self._scene
-        assert car is not None
+        car: Any = env.car
+        ground, scene = ground_of(env), self._scene
         self._ground, self._colors = ground, ground.colors
         scene.num_quads, scene.num_grass = ground.quads.shape[2], ground.num_grass
         scene.quads, scene.colors = ground.quads.ctypes.data, ground.colors.ctypes.data
@@ -283,7 +171,7 @@ class CRenderer:
     def _write(self, text: str) -> None:
         if text == self._written:
             return
-        ink, place = _ink(text)
+        ink, place = reward_ink(text)
         scene = self._scene
         self._ink, self._written = ink, text
         scene.ink, scene.num_ink = ink.ctypes.data, len(ink)
@@ -310,7 +198,7 @@ class PygameRenderer:
             ValueError: the state cannot be drawn, such as a position that is not a number.
         """
         if env.car is not self._car:
-            self._ground, self._car = _ground(env), env.car
+            self._ground, self._car = ground_of(env), env.car
         camera = Camera(env)
         self._canvas.fill(BLACK)
         self._ground.colors[0], self._ground.colors[1] = env.bg_color, env.grass_color
@@ -319,7 +207,7 @@ class PygameRenderer:
         pygame.surfarray.pixels2d(self._picture)[:] = pygame.surfarray.pixels2d(self._canvas)[:, ::-1]
         env.surf = self._picture
         env._render_indicators(WIDTH, HEIGHT)
-        self._picture.blit(*_text(f"{env.reward:04.0f}"))
+        self._picture.blit(*reward_text(f"{env.reward:04.0f}"))
         return env._create_image_array(self._picture, (96, 96))
 
     def _draw_ground(self, camera: Camera) -> None:

@@ -32,40 +32,39 @@ CAUTION = 8
 """How many times as many frames are checked with versions that were never tested."""
 
 
-class Mismatch(Exception):
+class MismatchError(Exception):
     """A renderer drew another frame than Gymnasium."""
 
 
 def versions() -> str:
     """What a report of a mismatch has to tell."""
-    found = []
-    for package in ("gymnasium", "pygame-ce", "pygame", "box2d"):
-        try:
-            found.append(f"{package} {metadata.version(package)}")
-        except metadata.PackageNotFoundError:
-            continue
+    found = [f"{name} {version}" for name in (*TESTED, "pygame", "box2d") if (version := _version(name))]
     sdl = ".".join(map(str, pygame.get_sdl_version()))
     return ", ".join([*found, f"SDL {sdl}", f"smoothscale {pygame.transform.get_smoothscale_backend()}"])
 
 
 def caution() -> int:
     """How many times the usual number of frames has to be checked with the installed versions."""
-    try:
-        tested = all(metadata.version(package).startswith(prefixes) for package, prefixes in TESTED.items())
-    except metadata.PackageNotFoundError:
-        tested = False
+    tested = all((_version(name) or "").startswith(prefixes) for name, prefixes in TESTED.items())
     return 1 if tested else CAUTION
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def compare(renderer: Renderer, frame: Observation, env: car_racing.CarRacing) -> None:
     """Compare a frame that the renderer just drew with the one that Gymnasium draws.
 
     Raises:
-        Mismatch: they differ.
+        MismatchError: they differ.
     """
     differing = int((frame != GymnasiumRenderer().draw(env)).any(axis=2).sum())
     if differing:
-        raise Mismatch(
+        raise MismatchError(
             f"renderer {renderer.name} drew {differing} of {frame.shape[0] * frame.shape[1]} pixels unlike Gymnasium; "
             f"please report it with these versions: {versions()}"
         )
@@ -105,7 +104,7 @@ def _problem(name: str) -> str | None:
         for _ in range(TRIAL_FRAMES * caution()):
             scatter(env, rng)
             compare(renderer, renderer.draw(env), env)
-    except (ImportError, Mismatch, OSError, AttributeError) as problem:
+    except (ImportError, MismatchError, OSError, AttributeError) as problem:
         return str(problem)
     return None
 

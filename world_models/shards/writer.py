@@ -29,6 +29,7 @@ class _ColumnWriter:
         self.digest = hashlib.sha256()
         self._pending: list[np.ndarray] = []
         self._pending_rows = 0
+        self._chunk_rows = spec.chunk_rows
         self._flush_rows = max(64, spec.chunk_rows)
         # HDF5 has no chunks for rows without width; such a column stays empty and is laid out at the end.
         self._empty = 0 in row_shape
@@ -66,7 +67,7 @@ class _ColumnWriter:
 
     def _write_packed(self, start: int, rows: np.ndarray) -> None:
         """Write whole chunks packed here, in the format of HDF5's own gzip filter but six times as fast."""
-        height = self._dataset.chunks[0]
+        height = self._chunk_rows
         for first in range(0, len(rows), height):
             chunk = rows[first : first + height]
             missing = bytes((height - len(chunk)) * chunk[0].nbytes)  # the last chunk is whole on disk, too
