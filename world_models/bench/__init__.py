@@ -8,7 +8,8 @@ Absolute figures drift with the machine; the ratio of the interleaved pairs is w
 processes left the machine alone meanwhile: figures of a busy machine are worth little.
 
   stage    baseline         what the baseline does
-  collect  gymnasium_loop   gymnasium.make("CarRacing-v3") driven in one process, nothing stored
+  collect  gymnasium_loop   gymnasium.make("CarRacing-v3") driven in as many processes, nothing stored
+           gymnasium_step   its env.step over the same steps of the same episodes
   read     single_frames    one frame after the other from the same shards, in random order
   load     frame_by_frame   frame by frame through h5py and a DataLoader from an uncompressed copy
   train    plain            the paper's layers as written, batch 100, float32 conversion on the host
@@ -25,7 +26,7 @@ from typing import Any
 import torch
 
 from world_models import collect, executors, files
-from world_models.bench import stages
+from world_models.bench import driving, stages
 from world_models.bench.measuring import Sample, Work, gemm_gflop_per_s, interleave
 from world_models.config import require, run_command
 from world_models.frames import Device, torch_device
@@ -87,8 +88,9 @@ def bench(job: Job) -> list[dict[str, Any]]:
     """Measure, print a table, and write the JSON; returns what it holds."""
     rows = []
     with tempfile.TemporaryDirectory(prefix="world_models_bench_") as folder:
-        data = job.data or _own_data(Path(folder))
-        for stage in job.config.stages.split(","):
+        stages_asked = job.config.stages.split(",")
+        data = job.data or (_own_data(Path(folder)) if stages_asked != ["collect"] else None)
+        for stage in stages_asked:
             for row in _measure(stage, job, data, Path(folder)):
                 rows.append(row)
                 print(_line(row), flush=True)
@@ -99,24 +101,41 @@ def bench(job: Job) -> list[dict[str, Any]]:
 
 def _own_data(folder: Path) -> Rollouts:
     print("collecting frames to measure on")
-    settings = collect.CollectConfig(str(folder / "rollouts"), 8, 2 * stages.STEPS, episodes_per_shard=4)
+    settings = collect.CollectConfig(str(folder / "rollouts"), 8, driving.STEPS, episodes_per_shard=4)
     collect.collect(collect.prepare(settings))
     return Rollouts(settings.out)
 
 
-def _measure(stage: str, job: Job, data: Rollouts, folder: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a stage: each variant beside the baseline, in interleaved pairs."""
+def _measure(stage: str, job: Job, data: Rollouts | None, folder: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a stage: each variant beside the baseline, in interleaved rounds."""
+    if stage == "collect":
+        yield from _measure_collect(job, folder)
+        return
+    assert data is not None
     works: dict[str, Callable[[], dict[str, Work]]] = {
-        "collect": lambda: stages.collect_works(folder),
         "read": lambda: stages.read_works(data),
         "load": lambda: stages.load_works(data, folder, job.device),
         "train": lambda: stages.train_works(data, job.device, job.config.seconds),
         "encode": lambda: stages.encode_works(data, folder, job.device),
     }
-    (baseline, theirs), *ours = works[stage]().items()
+    yield from _compare(stage, works[stage](), job)
+
+
+def _measure_collect(job: Job, folder: Path) -> Iterator[dict[str, Any]]:
+    """Collections on all cores and in one process, and single steps; the first row tells where a step's time goes."""
+    parts = driving.parts_us(folder)
+    print("collect  a step in us:", ", ".join(f"{part} {us:.0f}" for part, us in parts.items()), flush=True)
+    extra: dict[str, Any] = {"parts_us": parts}
+    for index, works in enumerate(driving.comparisons(folder)):
+        for row in _compare("collect", works, job):
+            yield row | {"default": row["default"] and index == 0} | extra
+            extra = {}
+
+
+def _compare(stage: str, works: Mapping[str, Work], job: Job) -> Iterator[dict[str, Any]]:
+    baseline = next(iter(works))
     gflop = GFLOP_PER_FRAME.get(stage)
-    for index, (variant, work) in enumerate(ours):
-        samples = interleave(work, theirs, job.config.repeats)
+    for index, (variant, samples) in enumerate(interleave(works, job.config.repeats).items()):
         limit = gemm_gflop_per_s(job.device) / gflop if gflop else None
         yield _row(stage, variant, baseline, samples, limit, job.device) | {"default": index == 0}
 
@@ -153,7 +172,7 @@ def _line(row: Mapping[str, Any]) -> str:
     busy = "" if row["quiet"] else ", machine was busy"
     rate = f"{middle:10,.0f} frames/s ({low:,.0f} .. {high:,.0f})"
     baseline = f"{row['ratio']:6.2f}x {row['baseline']} ({row['baseline_frames_per_s'][1]:,.0f})"
-    return f"{row['stage']:8} {row['variant']:10} {rate}, {baseline}{limit}{busy}"
+    return f"{row['stage']:8} {row['variant']:22} {rate}, {baseline}{limit}{busy}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -12,8 +12,8 @@ import torch
 BUSY_CORES = 0.2
 """Others using more of the cores than this disturb a measurement."""
 
-Work = Callable[[], int]
-"""Does a sample of work and returns its number of frames."""
+Work = Callable[[], int | tuple[int, float]]
+"""Does a sample of work and returns its number of frames, and the seconds it took where not all of its time counts."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,20 +25,30 @@ class Sample:
     quiet: bool
 
 
-def interleave(ours: Work, theirs: Work, repeats: int) -> list[Sample]:
-    """Pairs of rates after a warm-up, which one goes first in turn."""
-    for warm_up in (ours, theirs):
-        warm_up()
-    samples = []
+def interleave(works: Mapping[str, Work], repeats: int) -> dict[str, list[Sample]]:
+    """Rates of each work beside those of the first, the baseline, in rounds after a warm-up; another begins each time.
+
+    Returns:
+        For every work but the baseline its samples, one a round.
+    """
+    baseline, *ours = works
+    for work in works.values():
+        work()
+    samples: dict[str, list[Sample]] = {name: [] for name in ours}
     for repeat in range(repeats):
-        pair = {}
+        names = [*works][repeat % len(works) :] + [*works][: repeat % len(works)]
         with others_busy() as busy:
-            for work in (ours, theirs) if repeat % 2 == 0 else (theirs, ours):
-                start = time.perf_counter()
-                frames = work()
-                pair[work] = frames / (time.perf_counter() - start)
-        samples.append(Sample(pair[ours], pair[theirs], busy[0] < BUSY_CORES))
+            rates = {name: _rate(works[name]) for name in names}
+        for name in ours:
+            samples[name].append(Sample(rates[name], rates[baseline], busy[0] < BUSY_CORES))
     return samples
+
+
+def _rate(work: Work) -> float:
+    start = time.perf_counter()
+    done = work()
+    frames, seconds = done if isinstance(done, tuple) else (done, time.perf_counter() - start)
+    return frames / seconds
 
 
 @contextlib.contextmanager

@@ -1,14 +1,11 @@
-"""The work of each stage, the way this package does it and the way of the named baseline, which comes first."""
+"""The work of reading, loading, training and encoding: the way of the named baseline first, then this package's."""
 
-import contextlib
-import io
 import itertools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import h5py
 import numpy as np
 import torch
@@ -16,42 +13,13 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from world_models import collect, encode, executors
+from world_models import encode
 from world_models.bench.measuring import Work, wait
 from world_models.frames import Batches, FrameSet
 from world_models.learner import Learner
 from world_models.networks import Decoder
 from world_models.rollouts import Rollouts
 from world_models.vae import VAE, VAEConfig
-
-STEPS = 200
-"""Of an episode that is collected; every episode begins with the opening zoom, which costs most to draw."""
-
-
-def collect_works(folder: Path) -> dict[str, Work]:
-    """CarRacing, episodes of `STEPS`: all cores and one process, against a plain loop."""
-    fresh = itertools.count()
-
-    def gymnasium_loop() -> int:
-        env = gymnasium.make("CarRacing-v3")
-        env.reset(seed=0)
-        for _ in range(STEPS):
-            env.step(env.action_space.sample())
-        env.close()
-        return STEPS
-
-    def collected(executor: executors.Executor, num_episodes: int) -> int:
-        out = str(folder / f"collect_{next(fresh)}")
-        settings = collect.CollectConfig(out, num_episodes, STEPS, executor=executor, episodes_per_shard=2)
-        with contextlib.redirect_stdout(None), contextlib.redirect_stderr(io.StringIO()):
-            collect.collect(collect.prepare(settings))
-        return num_episodes * settings.max_steps
-
-    return {
-        "gymnasium_loop": gymnasium_loop,
-        "processes": lambda: collected("processes", 4 * executors.available_cores()),
-        "serial": lambda: collected("serial", 2),
-    }
 
 
 def read_works(data: Rollouts) -> dict[str, Work]:
