@@ -1,6 +1,7 @@
 """The work of collecting: whole collections, single steps of the environment, and where a step's time goes."""
 
 import contextlib
+import functools
 import importlib.util
 import io
 import itertools
@@ -65,7 +66,7 @@ def whole_collections(folder: Path, cores: int, suffix: str) -> dict[str, Work]:
             collect.collect(collect.prepare(settings))
         return episodes * STEPS
 
-    ours = {f"{name}{suffix}": lambda name=name: collected(name) for name in renderers_here()}
+    ours: dict[str, Work] = {f"{name}{suffix}": functools.partial(collected, name) for name in renderers_here()}
     return {f"gymnasium_loop{suffix}": plain_loops, **ours}
 
 

@@ -17,7 +17,7 @@ from gymnasium.envs.box2d import car_racing
 from jaxtyping import Float64, Int64, UInt8
 from pygame import gfxdraw
 
-from world_models.envs.car_scene import BLACK, HEIGHT, WIDTH, Camera, ground_of, reward_ink, reward_text
+from world_models.envs.car_scene import BLACK, HEIGHT, WIDTH, Camera, ground_of, reward_ink, reward_string, reward_text
 
 Observation = UInt8[np.ndarray, "96 96 3"]
 
@@ -138,7 +138,7 @@ class CRenderer:
         values += [wheel.omega for wheel in car.wheels]
         values += (velocity.x, velocity.y, car.wheels[0].joint.angle, car.hull.angularVelocity)
         _pack_state(self._scene, 0, *values)
-        self._write(f"{env.reward:04.0f}")
+        self._write(reward_string(env.reward))
         failure = self._library.canvas_draw(self._canvas, self._scene_at, self._out_at)
         if failure == _NOT_FINITE:
             raise ValueError(NOT_FINITE)
@@ -207,7 +207,7 @@ class PygameRenderer:
         pygame.surfarray.pixels2d(self._picture)[:] = pygame.surfarray.pixels2d(self._canvas)[:, ::-1]
         env.surf = self._picture
         env._render_indicators(WIDTH, HEIGHT)
-        self._picture.blit(*reward_text(f"{env.reward:04.0f}"))
+        self._picture.blit(*reward_text(reward_string(env.reward)))
         return env._create_image_array(self._picture, (96, 96))
 
     def _draw_ground(self, camera: Camera) -> None:

@@ -6,6 +6,7 @@ The numbers are Gymnasium's own doubles, computed in its order.
 import functools
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pygame
 from gymnasium.envs.box2d import car_racing
@@ -14,6 +15,7 @@ from jaxtyping import Float64
 WIDTH, HEIGHT = car_racing.WINDOW_W, car_racing.WINDOW_H
 TEXT_CENTER = (60, HEIGHT - HEIGHT * 2.5 / 40.0)
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
+GYMNASIUM = tuple(int(part) for part in gymnasium.__version__.split(".")[:2])
 
 
 def zoom_px_per_m(t: float) -> float:
@@ -92,6 +94,13 @@ def _grass() -> list[list[tuple[float, float]]]:
         for x in range(-20, 20, 2)
         for y in range(-20, 20, 2)
     ]
+
+
+def reward_string(reward: float) -> str:
+    """The reward as digits: Gymnasium 1.4 rounds it, 1.3 writes it out, earlier ones cut it off."""
+    if GYMNASIUM >= (1, 4):
+        return f"{reward:04.0f}"
+    return f"{reward:04}" if GYMNASIUM == (1, 3) else f"{int(reward):04d}"
 
 
 @functools.lru_cache(maxsize=256)

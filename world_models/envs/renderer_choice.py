@@ -24,7 +24,7 @@ RENDERERS: dict[str, type[Renderer]] = {
     "gymnasium": GymnasiumRenderer,
 }
 
-TESTED = {"gymnasium": ("1.4.",), "pygame-ce": ("2.5.",)}
+TESTED = {"gymnasium": ("1.1.", "1.2.", "1.3.", "1.4."), "pygame-ce": ("2.5.",)}
 """Versions that the renderers were tested with, as prefixes; others are checked on more frames."""
 
 TRIAL_FRAMES = 8
