@@ -1,12 +1,15 @@
 import json
 import math
+import sys
 import time
+import types
+from pathlib import Path
 
 import pytest
 import torch
 
 from world_models import bench
-from world_models.bench import measuring, stages
+from world_models.bench import driving, measuring, stages
 from world_models.rollouts import Rollouts
 
 
@@ -66,9 +69,15 @@ def test_pairs_are_interleaved_and_take_turns():
 
         return run
 
-    samples = measuring.interleave(work("ours"), work("theirs"), 3)
-    assert order == ["ours", "theirs", "ours", "theirs", "theirs", "ours", "ours", "theirs"]
-    assert len(samples) == 3
+    samples = measuring.interleave({"theirs": work("theirs"), "ours": work("ours")}, 3)
+    assert order == ["theirs", "ours", "theirs", "ours", "ours", "theirs", "theirs", "ours"]
+    assert list(samples) == ["ours"] and len(samples["ours"]) == 3
+
+
+def test_every_variant_is_measured_beside_the_baseline_of_its_round():
+    works = {"theirs": lambda: (6, 2.0), "a": lambda: (6, 1.0), "b": lambda: (6, 0.5)}
+    (a,), (b,) = measuring.interleave(works, 1).values()
+    assert (a.ours, a.theirs, b.ours, b.theirs) == (6, 3, 12, 3)
 
 
 def test_the_ratio_is_that_of_the_pairs():
@@ -113,16 +122,79 @@ def test_all_loads_give_the_same_number_of_frames_an_epoch(rollouts_dir, tmp_pat
     assert works["resident"]() == works["streamed"]() == 2 * data.num_rows
 
 
-def test_collection_is_measured_on_real_steps(tmp_path, monkeypatch):
-    monkeypatch.setattr(stages, "STEPS", 5)
-    works = stages.collect_works(tmp_path)
-    assert works["gymnasium_loop"]() == 5
-    assert works["serial"]() == 2 * 5
-    assert len(Rollouts(tmp_path / "collect_0")) == 2
+@pytest.fixture
+def short(monkeypatch):
+    """Episodes of five steps, and the renderers that every machine has."""
+    monkeypatch.setattr(driving, "STEPS", 5)
+    monkeypatch.setattr(driving, "renderers_here", lambda: ["pygame", "gymnasium"])
+
+
+def test_collections_are_measured_on_real_steps(tmp_path, short):
+    works = driving.whole_collections(tmp_path, 1, "_one_process")
+    assert list(works) == ["gymnasium_loop_one_process", "pygame_one_process", "gymnasium_one_process"]
+    assert works["pygame_one_process"]() == driving.EPISODES_PER_CORE["pygame"] * 5
+    assert len(Rollouts(tmp_path / "collect_one_process_pygame_0")) == driving.EPISODES_PER_CORE["pygame"]
+
+
+def test_a_plain_loop_drives_each_process_through_an_episode(short):
+    steps, seconds = driving.whole_collections(Path(), 1, "")["gymnasium_loop"]()
+    assert steps == 5 and 0 < seconds < driving.plain_loop(0, lambda units: None) * 100
+
+
+def test_environments_are_stepped_without_their_reset(short, monkeypatch):
+    monkeypatch.setattr(driving.importlib.util, "find_spec", lambda name: None)
+    works = driving.env_steps()
+    assert list(works) == ["gymnasium_step", "pygame_step"]
+    assert all(work()[0] == 5 for work in works.values())
+
+
+class StandInPool:
+    """Takes what EnvPool takes: a batch of one action."""
+
+    def reset(self):
+        self.steps = 0
+
+    def step(self, actions):
+        assert actions.shape == (1, 3)
+        self.steps += 1
+
+
+def test_envpool_is_measured_where_it_is_installed(short, monkeypatch):
+    pool, stand_in = StandInPool(), types.ModuleType("envpool")
+    stand_in.make_gymnasium = lambda env_id, **options: pool  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "envpool", stand_in)
+    monkeypatch.setattr(driving.importlib.util, "find_spec", lambda name: name == "envpool")
+    assert driving.env_steps()["envpool_step"]()[0] == 5 == pool.steps
+
+
+def test_the_parts_of_a_step_are_all_there(tmp_path, short):
+    parts = driving.parts_us(tmp_path)
+    assert parts.keys() == {"rendering", "physics", "resize", "telemetry", "policy", "write", "reset"}
+    assert all(us > 0 for us in parts.values())
+
+
+def test_renderers_here_can_be_had():
+    assert set(driving.renderers_here()) <= {"c", "pygame", "gymnasium"} and "gymnasium" in driving.renderers_here()
+
+
+def test_the_collect_stage_says_where_the_time_goes(short, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(
+        driving, "comparisons", lambda folder: iter([{"slow": lambda: (1, 2.0), "fast": lambda: (1, 1.0)}])
+    )
+    (row,) = bench.bench(bench.prepare(bench.BenchConfig(stages="collect", repeats=1)))
+    assert row["default"] and row["ratio"] == 2 and row["parts_us"]["rendering"] > 0
+    assert "rendering" in capsys.readouterr().out
+
+
+def test_only_the_first_comparison_has_the_default(short, monkeypatch):
+    pair = {"slow": lambda: (1, 2.0), "fast": lambda: (1, 1.0)}
+    monkeypatch.setattr(driving, "comparisons", lambda folder: iter([pair, pair]))
+    rows = bench.bench(bench.prepare(bench.BenchConfig(stages="collect", repeats=1)))
+    assert [row["default"] for row in rows] == [True, False]
 
 
 def test_without_data_it_collects_its_own(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(stages, "STEPS", 20)
+    monkeypatch.setattr(driving, "STEPS", 40)
     rows = bench.bench(bench.prepare(bench.BenchConfig(stages="read", repeats=1)))
     assert [row["stage"] for row in rows] == ["read"]
     assert "collecting" in capsys.readouterr().out
