@@ -85,13 +85,13 @@ class Canvas:
         self._end = self._at + size
         self._memory[self._at : self._end] = filling
         library.canvas_init(self._memory.ctypes.data + self._at)
-        self.longest_s = 0.0
+        self.longest_s = 0.0  # of the processor, which others use too
 
     def draw(self, scene: car_renderer._Scene) -> int:
         canvas, picture = self._memory.ctypes.data + self._at, self._picture.ctypes.data + self._out
-        began = time.perf_counter()
+        began = time.thread_time()
         code = self._draw(canvas, ctypes.addressof(scene), picture)
-        self.longest_s = max(self.longest_s, time.perf_counter() - began)
+        self.longest_s = max(self.longest_s, time.thread_time() - began)
         guards = (*np.split(self._memory, [self._at, self._end])[::2], *self._around_picture)
         assert all((guard == FILLING).all() for guard in guards), "a byte beside the canvas or the picture was written"
         return code
@@ -278,7 +278,7 @@ def test_no_numbers_make_the_library_misbehave(build: Build, sanitized: dict[str
     assert done.returncode == 0, f"seed {seed}: {done.stderr[-5000:]}"
     found = json.loads(done.stdout.splitlines()[-1])
     print(found)
-    assert set(found["codes"]) == {"0", "1", "2"} and found["longest_s"] < 1
+    assert set(found["codes"]) == {"0", "1", "2"} and found["longest_s"] < 0.5
 
 
 if __name__ == "__main__":

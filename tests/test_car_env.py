@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import gymnasium
@@ -22,6 +23,7 @@ from world_models.envs import renderer_choice
 from world_models.envs.car_racing import CarRacing
 
 FAST, PLAIN = "world_models/CarRacing-v3", "CarRacing-v3"
+OURS = ["c", "pygame"] if find_spec("world_models.envs._car_canvas") else ["pygame"]
 STRAIGHT, LEFT = np.array([0, 1, 0], np.float32), np.array([-1, 0.3, 0.1], np.float32)
 Make = Callable[..., Any]
 
@@ -115,7 +117,7 @@ def test_every_step_is_gymnasiums(make: Make, options: dict[str, Any]):
     assert_same(drive(fast, actions, seed=3), drive(plain, actions, seed=3))
 
 
-@pytest.mark.parametrize("renderer", ["c", "pygame", "gymnasium"])
+@pytest.mark.parametrize("renderer", [*OURS, "gymnasium"])
 def test_every_step_is_gymnasiums_whoever_draws(make: Make, renderer: str):
     fast, plain = make(FAST, renderer=renderer, domain_randomize=True), make(PLAIN, domain_randomize=True)
     actions = random_actions(plain)
@@ -222,7 +224,7 @@ def test_a_checked_frame_changes_nothing(make: Make):
 # --- what it draws
 
 
-@pytest.mark.parametrize("renderer", ["c", "pygame"])
+@pytest.mark.parametrize("renderer", OURS)
 @pytest.mark.parametrize(("mode", "shape"), [("rgb_array", (400, 600, 3)), ("state_pixels", (96, 96, 3))])
 def test_render_gives_gymnasiums_pictures(make: Make, mode: str, shape: tuple[int, ...], renderer: str):
     envs = [make(FAST, render_mode=mode, renderer=renderer), make(PLAIN, render_mode=mode)]
@@ -271,7 +273,7 @@ WINDOW = """if True:
         "wrong": [i for i, pair in enumerate(zip(frames, expected, strict=True)) if not np.array_equal(*pair)]}))"""
 
 
-@pytest.fixture(scope="module", params=["c", "pygame"])
+@pytest.fixture(scope="module", params=OURS)
 def window(request: pytest.FixtureRequest) -> dict[str, Any]:
     """What became of a window, and of an environment without one in the same process."""
     return run_python(WINDOW, request.param)
@@ -326,7 +328,7 @@ def test_make_vec_makes_a_vector_of_them():
 
 
 def test_instances_that_take_turns_are_as_they_would_be_alone(make: Make):
-    kinds: list[dict[str, Any]] = [{"renderer": "c"}, {"renderer": "c"}, {"renderer": "pygame"}, {"continuous": False}]
+    kinds: list[dict[str, Any]] = [*({"renderer": name} for name in (*OURS, OURS[0])), {"continuous": False}]
     actions = [random_actions(make(FAST, **kind), steps=15) for kind in kinds]
     alone = [drive(make(FAST, **kind), actions[index], seed=index) for index, kind in enumerate(kinds)]
     envs = [make(FAST, **kind) for kind in kinds]
@@ -353,7 +355,7 @@ def test_a_copy_is_made_with_the_same_arguments(duplicate: Callable[[Any], Any])
 
 
 def test_a_pickled_environment_drives_as_the_original():
-    env = CarRacing(continuous=False, renderer="c")
+    env = CarRacing(continuous=False, renderer="pygame")
     double = pickle.loads(pickle.dumps(env))
     actions = [3, 3, 3, 1, 2, 4, 0]
     assert_same(drive(double, actions), drive(env, actions))
@@ -365,7 +367,7 @@ def test_a_pickle_chooses_the_renderer_anew_where_auto_was_asked_for():
     assert double._ezpickle_kwargs == {"renderer": "auto"}
 
 
-@pytest.mark.parametrize("renderer", ["c", "pygame", "gymnasium"])
+@pytest.mark.parametrize("renderer", [*OURS, "gymnasium"])
 def test_an_environment_can_be_reset_after_it_was_closed(make: Make, renderer: str):
     env = make(FAST, renderer=renderer)
     before = drive(env, [STRAIGHT] * 5)
@@ -388,7 +390,7 @@ def test_environments_that_were_closed_leave_no_memory_behind():
 
         def live(count):
             for index in range(count):
-                env = gymnasium.make("world_models/CarRacing-v3", renderer="c")
+                env = gymnasium.make("world_models/CarRacing-v3")
                 env.reset(seed=index % 5)
                 env.close()
             return psutil.Process().memory_info().rss / 2**20

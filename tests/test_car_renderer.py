@@ -228,13 +228,17 @@ def be_far_away(env: CarRacing, seed: int) -> None:
 def meet_a_road_of_any_shape(env: CarRacing, seed: int) -> None:
     """Slivers, bow ties and quads larger than the picture, as no track has them."""
     rng = np.random.default_rng(seed)
+    lay_quads(env, rng, seed, 10 ** rng.uniform(-2, 2.5, (60, 1, 1)))
+
+
+def lay_quads(env: CarRacing, rng: np.random.Generator, seed: int, sizes_m: np.ndarray) -> None:
     env.reset(seed=seed % 10)
+    env.t = (10.0, 0.3)[seed % 2]
     car: Any = env.car
-    centers, sizes = rng.normal(0, 20, (60, 1, 2)) + car.hull.position, 10 ** rng.uniform(-2, 2.5, (60, 1, 1))
-    corners, colors = centers + sizes * rng.normal(0, 1, (60, 4, 2)), rng.uniform(0, 255, (60, 3))
+    centers = rng.normal(0, 20, (len(sizes_m), 1, 2)) + car.hull.position
+    corners, colors = centers + sizes_m * rng.normal(0, 1, (len(sizes_m), 4, 2)), rng.uniform(0, 255, (len(sizes_m), 3))
     corners[::7, 3] = corners[::7, 0]
     env.road_poly = list(zip(corners.tolist(), colors, strict=True))
-    env.t = 10.0
 
 
 MOMENTS = [
@@ -272,6 +276,19 @@ def test_an_unusual_moment_is_drawn_as_gymnasium_draws_it(renderer: Renderer, pl
     env = make_env(domain_randomize=True)
     moments = (place(env, seed) for seed in range(share_of_frames(renderer.name)))
     assert_none_differ(renderer, env, place.__name__, moments)
+
+
+def test_corners_beyond_16_bits_come_round_as_they_do_for_gymnasium():
+    """No track has such corners, so the pygame renderer does not look for them."""
+    renderer, env = make_renderer("c"), make_env()
+    found = []
+    for seed in range(share_of_frames("c") // 2):
+        rng = np.random.default_rng(seed)
+        sizes_m = 10 ** rng.uniform(1, 5, (40, 4, 1))
+        sizes_m[:, 0] = 5
+        lay_quads(env, rng, seed, sizes_m)
+        found.append(differing(renderer, env))
+    assert sum(found) == 0
 
 
 # --- any state at all

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,10 @@ from world_models.envs.car_renderer import CRenderer
 from world_models.recording import CHECKED_FRAMES, Recorded, ShardTask, record_shard
 from world_models.rollouts import FORMAT, Rollouts
 from world_models.shards.reader import Shard
+
+pytestmark = pytest.mark.skipif(
+    find_spec("world_models.envs._car_canvas") is None, reason="the C renderer is not built"
+)
 
 STEPS = 12
 POLICIES = ("brownian", "driver")

@@ -3,6 +3,7 @@
 import ctypes
 import importlib.util
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,10 @@ from world_models.envs import car_renderer, renderer_choice
 from world_models.envs.car_racing import CarRacing
 from world_models.envs.car_renderer import CRenderer, GymnasiumRenderer, PygameRenderer, load_library
 from world_models.envs.renderer_choice import CAUTION, TESTED, TRIAL_FRAMES, MismatchError, choose
+
+pytestmark = pytest.mark.skipif(
+    find_spec("world_models.envs._car_canvas") is None, reason="the C renderer is not built"
+)
 
 NOT_BUILT = "the C renderer was not built; install a C compiler, then the package again"
 FASTEST = f"the fastest here, {TRIAL_FRAMES} trial frames like Gymnasium's"

@@ -151,7 +151,7 @@ def test_an_item_whose_worker_was_killed_is_done_next(tmp_path: Path):
 
 def test_an_item_survives_two_deaths_of_its_worker(tmp_path: Path):
     killer = Killer(tmp_path / "0", times=2)
-    found = dict(run_processes(count_run, [(tmp_path / "0", 0.5)], 1, killer))
+    found = dict(run_processes(count_run, [(tmp_path / "0", 0.8)], 1, killer))
     assert times_begun(tmp_path / "0") == 3 and str(found[0]) not in killer.killed
 
 
@@ -191,7 +191,7 @@ def test_a_worker_killed_before_it_took_its_item_costs_a_retry(
 
 
 def test_a_long_item_does_not_hold_up_the_others():
-    found = list(run_processes(sleep_s, [0.8, *[0.01] * 6], 2, ignore))
+    found = list(run_processes(sleep_s, [1.5, *[0.01] * 6], 2, ignore))
     assert found[-1][0] == 0  # the long one is the last to be done
     pids = dict(found)
     assert pids[0] not in {pids[index] for index in range(1, 7)}

@@ -159,7 +159,7 @@ def _try_env(config: CollectConfig) -> tuple[str, str]:
         raise ValueError(str(stopped)) from None
     finally:
         env.close()
-    return env.renderer, env.renderer_note
+    return env.renderer, env.renderer_note if config.renderer == "auto" else ""
 
 
 def identity(config: CollectConfig) -> dict[str, Any]:

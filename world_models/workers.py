@@ -12,7 +12,7 @@ import threading
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from multiprocessing import connection
+from multiprocessing import connection, reduction, resource_tracker
 from typing import Any, TypeVar
 
 from world_models.config import Stopped
@@ -24,6 +24,8 @@ Task = Callable[[Item, Report], Result]
 
 WATCH_EVERY_S = 0.2
 MAX_ATTEMPTS = 3
+PATIENCE_S = 5.0
+"""How long a worker may take to end when it is dismissed: a thread that a task left behind would hold it for ever."""
 TASKS_OF_A_WORKER = 50
 """Tasks after which a worker is replaced: starting one costs as much as a tenth of a shard."""
 
@@ -46,11 +48,13 @@ class _Worker:
     def give(self, index: int, item: Any) -> None:
         self.index = index
         self.num_tasks += 1
-        with contextlib.suppress(BrokenPipeError):  # it is dead, as the next look at its pipe will tell
+        with contextlib.suppress(ConnectionError):  # it is dead, as the next look at its pipe will tell
             self.pipe.send((index, item))
 
     def dismiss(self) -> None:
         self.pipe.close()  # what an idle worker takes as the end
+        self.process.join(PATIENCE_S)
+        self.process.kill()
         self.process.join()
 
     def kill(self) -> None:
@@ -67,6 +71,7 @@ def run_processes(
         Stopped: an item's worker died `MAX_ATTEMPTS` times.
     """
     context = multiprocessing.get_context("spawn")  # a fork would share HDF5's and OpenMP's locks
+    resource_tracker.ensure_running()  # started with the first worker, it would let Ctrl-C through to all of them
     progress = context.RawArray("q", max(1, len(items)))  # a slot each: no lock that a killed worker could hold
     waiting, deaths = deque(range(len(items))), Counter[int]()
     team: dict[connection.Connection, _Worker] = {}
@@ -153,10 +158,7 @@ def _work(task: Task, pipe: connection.Connection, progress: Any) -> None:
         while True:
             index, item = pipe.recv()
             outcome = _attempt(task, item, lambda units, slot=index: progress.__setitem__(slot, units))
-            try:
-                pipe.send(outcome)
-            except Exception as error:  # the result, or an error, is of a kind that no pipe takes
-                pipe.send((None, TypeError(f"{type(error).__name__}: {error}"), ""))
+            pipe.send(_sendable(*outcome))
 
 
 def _attempt(task: Task, item: Any, report: Report) -> tuple[Any, Exception | None, str]:
@@ -164,3 +166,13 @@ def _attempt(task: Task, item: Any, report: Report) -> tuple[Any, Exception | No
         return task(item, report), None, ""
     except Exception as error:
         return None, error, traceback.format_exc()
+
+
+def _sendable(result: Any, error: Exception | None, where: str) -> tuple[Any, Exception | None, str]:
+    """The outcome, or an error that tells of it where it would not come out of the pipe as it went in."""
+    try:
+        reduction.ForkingPickler.loads(reduction.ForkingPickler.dumps((result, error)))
+    except Exception as problem:
+        what = f"a result of type {type(result).__name__}" if error is None else f"{type(error).__name__}: {error}"
+        return None, TypeError(f"{what} (which cannot be sent between processes: {problem})"), where
+    return result, error, where

@@ -74,16 +74,24 @@ class FastCar(car_dynamics.Car):
 
 
 def _sign(x: float) -> float:
-    return 1.0 if x > 0 else -1.0 if x < 0 else x
+    return 1.0 if x > 0 else -1.0 if x < 0 else x + 0.0  # NumPy's sign of -0.0 is 0.0
 
 
-TRIAL_STEPS = 60
+# Steering, gas and brake, each held for ten steps: throttle beyond its end, brakes that slow and that block, skids.
+_TRIAL = (
+    *((0.0, 1.5, 0.0), (0.0, 1.5, 0.0), (0.05, 0.6, 0.15), (-0.3, 1.0, 0.85), (1.0, 0.4, -1.0), (-0.5, 1.0, 0.0)),
+    *((0.02, -0.5, 0.0), (0.7, 0.9, 0.95), (-1.0, 1.0, 0.3)),
+)
 
 
 @functools.cache
 def fast_car_agrees() -> bool:
     """Whether the fast car gives the doubles of the installed Gymnasium's car: both drive a trial."""
-    return _trial(car_dynamics.Car) == _trial(FastCar)
+    expected = _trial(car_dynamics.Car)
+    try:
+        return _trial(FastCar) == expected
+    except Exception:  # another version's car is made otherwise
+        return False
 
 
 class _BlindCarRacing(car_racing.CarRacing):
@@ -94,14 +102,17 @@ class _BlindCarRacing(car_racing.CarRacing):
 
 
 def _trial(car_class: type) -> list[Any]:
-    """Every double of a drive: full throttle, skids, braking and the grass."""
+    """Every double of a drive, on the road and then on the grass, and the traces of its skids."""
     env = _BlindCarRacing()
-    env.reset(seed=0)
-    assert env.car is not None
-    env.car.__class__ = car_class
-    actions = np.random.default_rng(0).uniform((-1, -0.2, -1.5), (1, 1.2, 1), (TRIAL_STEPS // 10, 3))
     states = []
-    for action in actions.astype(np.float32).repeat(10, axis=0):
-        _, reward, *_ = env.step(action)
-        states += [reward, *((*wheel.position, wheel.omega, wheel.phase) for wheel in env.car.wheels)]
+    for away_m in (0.0, 60.0):
+        env.reset(seed=0)
+        car: Any = env.car
+        car.__class__ = car_class
+        for body in (car.hull, *car.wheels):
+            body.position = (body.position[0] + away_m, body.position[1])
+        for action in np.array(_TRIAL, np.float32).repeat(10, axis=0):
+            _, reward, *_ = env.step(action)
+            states += [reward, *((*wheel.position, wheel.omega, wheel.phase) for wheel in car.wheels)]
+        states += [particle.poly for particle in car.particles]
     return states

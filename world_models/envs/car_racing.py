@@ -77,7 +77,8 @@ class CarRacing(car_racing.CarRacing):
     def close(self) -> None:
         """Free the simulator's memory: Box2D's bodies and its listener hold on to one another."""
         super().close()
-        self.world.contactListener = None
+        world: Any = self.world
+        world.contactListener = world.contactListener_bug_workaround = None
         self.contactListener_keepref = None
         self._destroy()
 

@@ -77,6 +77,8 @@ def choose(name: RendererName) -> tuple[str, str]:
     Raises:
         ValueError: it cannot be had.
     """
+    if name not in ("auto", *RENDERERS):
+        raise ValueError(f"renderer is {name!r}; give auto, {', '.join(RENDERERS)}")
     if name != "auto":
         if problem := _problem(name):
             raise ValueError(f"renderer {name} cannot be had: {problem}; choose auto or another renderer")
@@ -104,8 +106,9 @@ def _problem(name: str) -> str | None:
         for _ in range(TRIAL_FRAMES * caution()):
             scatter(env, rng)
             compare(renderer, renderer.draw(env), env)
-    except (ImportError, MismatchError, OSError, AttributeError) as problem:
-        return str(problem)
+    except Exception as problem:  # whatever another version of a library makes of it
+        said = str(problem) if isinstance(problem, ImportError | OSError | MismatchError) else repr(problem)
+        return " ".join(said.split())
     return None
 
 

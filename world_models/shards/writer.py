@@ -30,7 +30,7 @@ class _ColumnWriter:
         self._pending: list[np.ndarray] = []
         self._pending_rows = 0
         self._chunk_rows = spec.chunk_rows
-        self._flush_rows = max(64, spec.chunk_rows)
+        self._flush_rows = -(-64 // spec.chunk_rows) * spec.chunk_rows  # whole chunks
         # HDF5 has no chunks for rows without width; such a column stays empty and is laid out at the end.
         self._empty = 0 in row_shape
         # The shuffle filter leaves columns of single bytes as they are, so a chunk is its bytes, packed.
