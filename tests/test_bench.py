@@ -140,7 +140,17 @@ def test_a_plain_loop_drives_each_process_through_an_episode(short):
     done = driving.whole_collections(Path(), 1, "")["gymnasium_loop"]()
     assert isinstance(done, tuple)
     steps, seconds = done
-    assert steps == 5 and 0 < seconds < driving.plain_loop(0, lambda units: None) * 100
+    assert steps == 5 and seconds > 0
+
+
+def test_a_plain_loop_drives_the_steps_it_is_given(monkeypatch):
+    taken = []
+    step = driving.gymnasium.envs.box2d.CarRacing.step
+    monkeypatch.setattr(driving.gymnasium.envs.box2d.CarRacing, "step", lambda *args: taken.append(1) or step(*args))
+    driving.plain_loop((0, 3), lambda units: None)
+    assert (
+        len(taken) == 3 + 2
+    )  # a reset of the episode and one of the policy's environment, each with a step of its own
 
 
 def steps_of(work: measuring.Work) -> int:

@@ -32,7 +32,7 @@ SECONDS = max(FRAMES / 75, 20)  # at most
 SOURCE = Path(car_renderer.__file__).with_name("_car_canvas.c")
 COMPILER = shutil.which("cc")
 FLAGS = ("-std=c11", "-O3", "-ffp-contract=off", "-fno-builtin-sin", "-fno-builtin-cos")  # the package's own
-SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O1")
+SANITIZE = ("-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all", "-g", "-O1")
 NO_COMPILER = "no C compiler here: cc is not on the path"
 OK, NOT_FINITE, TOO_COMPLEX = range(3)
 GUARD, FILLING = 64, 0xA5
@@ -143,13 +143,15 @@ def garbage(rng: np.random.Generator) -> tuple[car_renderer._Scene, list[np.ndar
     scene.state[:] = state
     count = int(rng.choice([1, 3, 10, 30, 400], p=[0.1, 0.3, 0.3, 0.25, 0.05]))
     grass = int(rng.integers(0, count)) if rng.random() < 0.97 else int(rng.integers(-2, count + 3))
-    quads, colors = corners(rng, count), rng.uniform(0, 255, (max(count - grass, 0) + 1, 3))
+    quads, colors = corners(rng, count), rng.uniform(0, 255, (count - grass + 1 if 0 <= grass < count else 1, 3))
     if rng.random() < 0.5:
         colors = rng.choice([0.0, 77.0, 255.9], colors.shape)
     if rng.random() < 0.05:
         colors[rng.integers(len(colors))] = rng.choice([-0.5, 256.0, 1e300, *NO_NUMBERS])
-    ink = np.empty(int(rng.integers(0, 300)), np.dtype([("x", np.int16), ("y", np.int16), ("color", np.uint32)]))
-    ink["x"], ink["y"] = rng.integers(-(2**15), 2**15, (2, len(ink))) // int(rng.choice([1, 30]))
+    places = rng.integers(-(2**15), 2**15, (rng.integers(1, 300), 2)) // int(rng.choice([1, 30]))
+    places[:10] = rng.choice([-1, 0, 5, 799, 800, 999, 1000], places[:10].shape)
+    ink = np.empty(len(places), np.dtype([("x", np.int16), ("y", np.int16), ("color", np.uint32)]))
+    ink["x"], ink["y"] = places.T
     ink["color"] = rng.integers(0, 2**24, len(ink))
     scene.num_quads, scene.num_grass, scene.num_ink = count, grass, len(ink) if rng.random() < 0.9 else -5
     scene.quads, scene.colors, scene.ink = quads.ctypes.data, colors.ctypes.data, ink.ctypes.data

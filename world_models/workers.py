@@ -170,8 +170,9 @@ def _attempt(task: Task, item: Any, report: Report) -> tuple[Any, Exception | No
 
 def _sendable(result: Any, error: Exception | None, where: str) -> tuple[Any, Exception | None, str]:
     """The outcome, or an error that tells of it where it would not come out of the pipe as it went in."""
+    pipe_format: Any = reduction.ForkingPickler
     try:
-        reduction.ForkingPickler.loads(reduction.ForkingPickler.dumps((result, error)))
+        pipe_format.loads(pipe_format.dumps((result, error)))
     except Exception as problem:
         what = f"a result of type {type(result).__name__}" if error is None else f"{type(error).__name__}: {error}"
         return None, TypeError(f"{what} (which cannot be sent between processes: {problem})"), where

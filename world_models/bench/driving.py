@@ -48,7 +48,8 @@ def whole_collections(folder: Path, cores: int, suffix: str) -> dict[str, Work]:
     fresh = itertools.count()
 
     def plain_loops() -> tuple[int, float]:
-        loops = workers.run_processes(plain_loop, range(cores), cores, lambda units: None)
+        episodes = [(seed, STEPS) for seed in range(cores)]
+        loops = workers.run_processes(plain_loop, episodes, cores, lambda units: None)
         return cores * STEPS, max(seconds for _, seconds in loops)  # what starting the processes takes does not count
 
     def collected(renderer: renderer_choice.RendererName) -> int:
@@ -70,9 +71,10 @@ def whole_collections(folder: Path, cores: int, suffix: str) -> dict[str, Work]:
     return {f"gymnasium_loop{suffix}": plain_loops, **ours}
 
 
-def plain_loop(seed: int, report: Callable[[int], None]) -> float:
-    """What public code does: drive an episode of Gymnasium's CarRacing; returns the seconds it took."""
-    actions, start = brownian_actions(seed), time.perf_counter()
+def plain_loop(episode: tuple[int, int], report: Callable[[int], None]) -> float:
+    """What public code does: drive an episode of Gymnasium's CarRacing, of a seed and a length; returns its seconds."""
+    seed, steps = episode
+    actions, start = brownian_actions(seed, steps), time.perf_counter()
     env = gymnasium.make("CarRacing-v3")
     env.reset(seed=seed)
     for action in actions:
@@ -81,10 +83,10 @@ def plain_loop(seed: int, report: Callable[[int], None]) -> float:
     return time.perf_counter() - start
 
 
-def brownian_actions(seed: int) -> np.ndarray:
+def brownian_actions(seed: int, steps: int) -> np.ndarray:
     """The actions of an episode, the same for every environment."""
     policy = policies.brownian(envs.make_env("CarRacing-v3", renderer="gymnasium"), seed)
-    return np.stack([policy(np.zeros((64, 64, 3), np.uint8)) for _ in range(STEPS)])
+    return np.stack([policy(np.zeros((64, 64, 3), np.uint8)) for _ in range(steps)])
 
 
 def env_steps() -> dict[str, Work]:
@@ -96,7 +98,7 @@ def env_steps() -> dict[str, Work]:
         def work() -> tuple[int, float]:
             seed = next(seeds)
             env.reset(seed=seed)
-            actions = brownian_actions(seed)
+            actions = brownian_actions(seed, STEPS)
             start = time.perf_counter()
             for action in actions:
                 env.step(action)
