@@ -1,7 +1,7 @@
 """Drive an environment and save what was seen, done and earned: rollouts/<name>/shard-*.h5.
 
 Examples:
-  python -m world_models.collect                                        40 episodes of CarRacing, a laptop's minute
+  python -m world_models.collect                                        40 episodes of CarRacing, seconds
   python -m world_models.collect --out rollouts/random --policy random --seed 1000
   python -m world_models.collect --config configs/paper/collect.yaml    10,000 episodes
   python -m world_models.collect --env CartPole-v1 --policy random --out rollouts/cartpole

@@ -22,8 +22,8 @@ from world_models.rollouts import write_rollouts
 STEPS = 500
 """Of an episode; each begins with the opening zoom, which costs most to draw."""
 
-EPISODES_PER_CORE = {"c": 10, "pygame": 3, "gymnasium": 1}
-"""So that every sample takes a few seconds; starting processes counts in them."""
+EPISODES_PER_CORE = {"c": 20, "pygame": 3, "gymnasium": 1}
+"""So that every sample takes a few seconds, which starting processes counts in; 40 episodes are a default collection."""
 
 
 def comparisons(folder: Path) -> Iterator[dict[str, Work]]:
