@@ -1,4 +1,7 @@
-"""The paper's convolutional encoder and decoder (Ha & Schmidhuber 2018, appendix A.1), 64x64x3 images."""
+"""The paper's convolutional encoder and decoder (Ha & Schmidhuber 2018, appendix A.1), 64x64x3 images.
+
+These are the definition. What runs are the faster forms of the same functions in `formulations.py`.
+"""
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -43,24 +46,7 @@ class Decoder(nn.Module):
 
     def forward(self, z: Float[Tensor, "batch z"]) -> Float[Tensor, "batch 3 64 64"]:
         """The images before the last sigmoid, as logits."""
-        hidden = F.relu(self._first_deconv(self.linear(z)))
-        hidden = F.relu(self.deconv2(hidden))  # 5 -> 13 pixels wide
-        hidden = F.relu(self.deconv3(hidden))  # 30
-        return self._last_deconv(hidden)  # 64
-
-    def _first_deconv(self, hidden: Float[Tensor, "batch 1024"]) -> Float[Tensor, "batch 128 5 5"]:
-        """`deconv1` of a 1x1 map, which is a linear map and eight times faster as one."""
-        weight, bias = self.deconv1.weight, self.deconv1.bias
-        assert bias is not None
-        return (hidden @ weight.flatten(1)).unflatten(1, (128, 5, 5)) + bias[:, None, None]
-
-    def _last_deconv(self, hidden: Float[Tensor, "batch 32 30 30"]) -> Float[Tensor, "batch 3 64 64"]:
-        """`deconv4` as a sub-pixel convolution (Shi et al. 2016): faster, since 12 channels keep a core busier than 3.
-
-        Of a 6x6 kernel of stride 2, each of the four pixels in a 2x2 block sees a 3x3 kernel of its own.
-        """
-        weight, bias = self.deconv4.weight, self.deconv4.bias
-        assert bias is not None
-        phases = weight.unflatten(2, (3, 2)).unflatten(4, (3, 2))  # in, out, row, row phase, column, column phase
-        kernels = phases.permute(1, 3, 5, 0, 2, 4).flatten(0, 2).flip(-2, -1)
-        return F.pixel_shuffle(F.conv2d(hidden, kernels, padding=2), 2) + bias[:, None, None]
+        hidden = self.linear(z)[:, :, None, None]
+        for deconv in (self.deconv1, self.deconv2, self.deconv3):  # 5, 13, 30 pixels wide
+            hidden = F.relu(deconv(hidden))
+        return self.deconv4(hidden)  # 64

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from world_models import formulations
 from world_models.config import require
 from world_models.networks import Decoder, Encoder
 
@@ -115,12 +116,12 @@ class VAE(nn.Module):
 
     def posterior(self, images: Float[Tensor, "batch 3 64 64"]) -> Posterior:
         """q(z|x) of images in [0, 1]."""
-        mu, logvar = self.encoder(images)
+        mu, logvar = formulations.encode(self.encoder, images)
         return Posterior(mu.float(), logvar.float())  # the mathematics stays in float32 under autocast
 
     def logits(self, z: Float[Tensor, "batch z"]) -> Float[Tensor, "batch 3 64 64"]:
         """The decoder's output before the sigmoid."""
-        return self.decoder(z).float()
+        return formulations.decode(self.decoder, z).float()
 
     def objective(
         self, images: Float[Tensor, "batch 3 64 64"], noise: Float[Tensor, "batch z"], beta_share: float = 1.0
@@ -133,7 +134,16 @@ class VAE(nn.Module):
             beta_share: share of beta that applies, below 1 during its warm-up.
         """
         posterior = self.posterior(images)
-        logits = self.logits(posterior.sample(noise))
+        return self.terms(images, posterior, self.logits(posterior.sample(noise)), beta_share)
+
+    def terms(
+        self,
+        images: Float[Tensor, "batch 3 64 64"],
+        posterior: Posterior,
+        logits: Float[Tensor, "batch 3 64 64"],
+        beta_share: float = 1.0,
+    ) -> Terms:
+        """The objective of what the networks made of the images."""
         sse, kl = squared_error(images, logits.sigmoid()), posterior.kl_nats()
         error = sse if self.config.likelihood == "gaussian" else cross_entropy(images, logits)
         floor = self.config.kl_tolerance * self.config.z_dim

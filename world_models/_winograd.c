@@ -1,0 +1,623 @@
+/* The V model's strided convolutions on a CPU, with fewer multiplications: forward, and the gradients.
+ *
+ * A convolution with a kernel of 2r x 2r and stride 2 is one with a kernel of r x r and stride 1 on blocks of 2 x 2
+ * pixels, whose channels are the four pixels' channels. Winograd's F(2, r) (Winograd 1980; Lavin & Gray 2016) computes
+ * two neighbouring outputs of that with r + 1 multiplications instead of 2 r; in two dimensions, 2 x 2 outputs, a tile,
+ * take (r + 1)^2 instead of 4 r^2: 9 instead of 16 for r = 2, 16 instead of 36 for r = 3. What is left of a layer are
+ * (r + 1)^2 matrix products, one a point, of (tiles, channels of a block) by (channels of a block, channels).
+ *
+ * One layer has a wide side (blocks, `channels` each pixel) and a narrow side (`size` x `size` outputs, `features` each
+ * pixel). A convolution goes from wide to narrow, a transposed convolution from narrow to wide, and each is what the
+ * other's gradient needs. Four linear maps are all there is:
+ *
+ *   spread   wide -> points      V = B' d B      collect   points -> wide, its adjoint
+ *   mix      points -> narrow    Y = A' M A      unmix     narrow -> points, its adjoint
+ *
+ * with, on a line of r + 1 blocks d and for r = 2 and r = 3 (evaluation at 0, 1, infinity, and at 0, 1, -1, infinity),
+ *
+ *   B' d = d0 - d1, d1, d1 - d2               A' m = m0 + m1, m1 - m2
+ *   B' d = d0 - d2, d1 + d2, d2 - d1, d1 - d3     A' m = m0 + m1 + m2, m1 - m2 - m3
+ *
+ * All pixels are channel-last. Everything is computed for few enough images at a time to stay in a core's cache. Sums are
+ * taken in one fixed order, whatever the number of threads that call this, so results are the same bit for bit.
+ *
+ * The file includes itself once for each type of number and each instruction set that is worth a kernel of its own.
+ */
+#ifndef REAL
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+enum {
+    SLACK = 16,            /* rows that a kernel may read behind the last */
+    CACHE_BYTES = 1 << 21, /* what the images that are computed at a time may take; best of 2^18 .. 2^22 */
+    MAX_IMAGES = 64,       /* computed at a time */
+};
+
+/* One layer, as winograd.py packs it. */
+typedef struct {
+    int64_t taps;     /* r: 2 or 3 */
+    int64_t width;    /* pixels along a side of a wide image */
+    int64_t channels; /* of a wide pixel, a multiple of 4 */
+    int64_t stored;   /* of them in memory; the others are zero */
+    int64_t bytes;    /* whether wide images are uint8, which only a convolution can take */
+    int64_t size;     /* pixels along a side of a narrow image */
+    int64_t features; /* of a narrow pixel, a multiple of 16 */
+    int64_t relu;     /* whether a ReLU follows a transposed convolution; one always follows a convolution */
+} Layer;
+
+/* Images and weights in memory, and where their gradients go. */
+typedef struct {
+    void *wide, *narrow, *weights, *bias;
+    void *wide_gradient, *narrow_gradient, *weights_gradient, *bias_gradient;
+} Arrays;
+
+/* What follows from a layer's sizes. */
+typedef struct {
+    int64_t side;   /* tiles along a side of an image: pairs of narrow pixels */
+    int64_t tiles;  /* of an image */
+    int64_t points; /* (r + 1)^2 */
+    int64_t depth;  /* numbers of a block of 2 x 2 wide pixels */
+    int64_t padded; /* wide pixels along a side that the tiles see */
+    int64_t images; /* computed at a time */
+    int64_t image, spread, mixed, weights; /* numbers of: an image, V and M of `images` images, U */
+} Plan;
+
+static Plan plan_of(const Layer *layer, size_t number_bytes)
+{
+    Plan plan;
+    plan.side = (layer->size + 1) / 2;
+    plan.tiles = plan.side * plan.side;
+    plan.points = (layer->taps + 1) * (layer->taps + 1);
+    plan.depth = 4 * layer->channels;
+    plan.padded = 2 * (2 * plan.side + layer->taps - 1);
+    plan.images = CACHE_BYTES / (int64_t)number_bytes / (plan.points * plan.tiles * (plan.depth + layer->features));
+    plan.images = plan.images < 1 ? 1 : plan.images > MAX_IMAGES ? MAX_IMAGES : plan.images;
+    int64_t wide = plan.padded * plan.padded * layer->channels;
+    int64_t narrow = (layer->size * layer->size + 3) * layer->features; /* and what lies beyond the edge */
+    plan.image = ((wide > narrow ? wide : narrow) + 15) / 16 * 16;
+    plan.spread = (plan.points * plan.images * plan.tiles + SLACK) * plan.depth;
+    plan.mixed = (plan.points * plan.images * plan.tiles + SLACK) * layer->features;
+    plan.weights = plan.points * plan.depth * layer->features;
+    return plan;
+}
+
+#define INLINE static inline __attribute__((always_inline))
+#define JOIN_(a, b, c) a##_##b##_##c
+#define JOIN(a, b, c) JOIN_(a, b, c)
+#define NAME(a) JOIN(a, REAL, TARGET_NAME)
+
+#if defined(__x86_64__)
+#define TARGET_NAME avx512
+#define TARGET __attribute__((target("avx512f,avx512vl,avx2,fma")))
+#define VECTOR_BYTES 64
+#define ROWS 12
+#define REAL float
+#include "_winograd.c"
+#undef REAL
+#define REAL double
+#include "_winograd.c"
+#undef REAL
+#undef TARGET_NAME
+#undef TARGET
+#undef VECTOR_BYTES
+#undef ROWS
+
+#define TARGET_NAME avx2
+#define TARGET __attribute__((target("avx2,fma")))
+#define VECTOR_BYTES 32
+#define ROWS 6
+#define REAL float
+#include "_winograd.c"
+#undef REAL
+#define REAL double
+#include "_winograd.c"
+#undef REAL
+#undef TARGET_NAME
+#undef TARGET
+#undef VECTOR_BYTES
+#undef ROWS
+#endif
+
+#define TARGET_NAME portable
+#define TARGET
+#define VECTOR_BYTES 16
+#define ROWS 4
+#define REAL float
+#include "_winograd.c"
+#undef REAL
+#define REAL double
+#include "_winograd.c"
+#undef REAL
+
+/* The best instruction set here: 0 portable, 1 AVX2, 2 AVX-512. */
+int winograd_best(void)
+{
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl")) return 2;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return 1;
+#endif
+    return 0;
+}
+
+/* Tells winograd.py whether it packs what this file reads. */
+int64_t winograd_struct_bytes(void) { return (int64_t)(sizeof(Layer) + 1000 * sizeof(Arrays)); }
+
+/* Bytes of working memory that a call needs, aligned to 64. */
+int64_t winograd_work_bytes(const Layer *layer, int number_bytes)
+{
+    Plan plan = plan_of(layer, (size_t)number_bytes);
+    return number_bytes * (2 * plan.image + 2 * plan.spread + 2 * plan.mixed + plan.weights);
+}
+
+#if defined(__x86_64__)
+#define CHOOSE(function, type, ...)                       \
+    (set == 2   ? function##_##type##_avx512(__VA_ARGS__) \
+     : set == 1 ? function##_##type##_avx2(__VA_ARGS__)   \
+                : function##_##type##_portable(__VA_ARGS__))
+#else
+#define CHOOSE(function, type, ...) function##_##type##_portable(__VA_ARGS__)
+#endif
+#define EXPORT(function)                                                                                              \
+    void winograd_##function(int set, int number_bytes, const Layer *layer, int64_t images, void *work, Arrays *arrays) \
+    {                                                                                                                 \
+        (void)set;                                                                                                    \
+        if (number_bytes == 4) CHOOSE(function, float, layer, images, work, arrays);                                  \
+        else CHOOSE(function, double, layer, images, work, arrays);                                                   \
+    }
+
+EXPORT(conv)
+EXPORT(conv_backward)
+EXPORT(deconv)
+EXPORT(deconv_backward)
+
+#else /* ------------------------------------------ for one type and instruction set -------------------------------- */
+
+typedef REAL NAME(Vector) __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(REAL)), may_alias));
+#define VECTOR NAME(Vector)
+#define LANES ((int64_t)(VECTOR_BYTES / sizeof(REAL)))
+
+/* ROWS x (vectors * LANES) numbers of C = A B, or C + A B: B packed, A of any strides; `rows` of them are stored. */
+INLINE TARGET void NAME(kernel)(const int vectors, int64_t rows, int64_t depth, const REAL *a, int64_t row, int64_t step,
+                                const REAL *b, REAL *c, int64_t ldc, int add)
+{
+    VECTOR sum[ROWS][2];
+    const REAL *lines[(ROWS + 2) / 3];
+#pragma GCC unroll 12
+    for (int i = 0; i < ROWS; i++)
+        for (int v = 0; v < vectors; v++) sum[i][v] = (VECTOR){0};
+#pragma GCC unroll 4
+    for (int i = 0; i < (ROWS + 2) / 3; i++) lines[i] = a + 3 * i * row;
+    for (int64_t k = 0; k < depth; k++) {
+        VECTOR right[2];
+        for (int v = 0; v < vectors; v++) right[v] = *(const VECTOR *)(b + v * LANES);
+        b += vectors * LANES;
+#pragma GCC unroll 12
+        for (int i = 0; i < ROWS; i++) {
+            REAL left = lines[i / 3][(i % 3) * row];
+            for (int v = 0; v < vectors; v++) sum[i][v] += left * right[v];
+        }
+#pragma GCC unroll 4
+        for (int i = 0; i < (ROWS + 2) / 3; i++) lines[i] += step;
+    }
+#pragma GCC unroll 12
+    for (int i = 0; i < ROWS; i++)
+        if (i < rows)
+            for (int v = 0; v < vectors; v++) {
+                VECTOR *out = (VECTOR *)(c + i * ldc + v * LANES);
+                if (add) *out += sum[i][v];
+                else *out = sum[i][v];
+            }
+}
+
+/* Columns of B to a kernel: two vectors where there are as many, one for a rest of GRAIN. */
+INLINE int NAME(vectors_at)(int64_t column, int64_t columns) { return columns - column >= 2 * LANES ? 2 : 1; }
+
+/* B (depth, columns) with a stride each way, packed in panels as wide as a kernel. */
+TARGET static void NAME(pack)(int64_t depth, int64_t columns, const REAL *b, int64_t row, int64_t step, REAL *packed)
+{
+    for (int64_t j = 0; j < columns;) {
+        int64_t width = NAME(vectors_at)(j, columns) * LANES;
+        for (int64_t k = 0; k < depth; k++, packed += width) {
+            const REAL *source = b + k * row + j * step;
+            if (step == 1) memcpy(packed, source, (size_t)width * sizeof(REAL));
+            else
+                for (int64_t i = 0; i < width; i++) packed[i] = source[i * step];
+        }
+        j += width;
+    }
+}
+
+/* C (rows, columns) = A B or C + A B, with B packed; reads A up to a whole block of rows. */
+TARGET static void NAME(product)(int64_t rows, int64_t columns, int64_t depth, const REAL *a, int64_t row, int64_t step,
+                                 const REAL *packed, REAL *c, int64_t ldc, int add)
+{
+    for (int64_t j = 0; j < columns;) {
+        int vectors = NAME(vectors_at)(j, columns);
+        for (int64_t i = 0; i < rows; i += ROWS) {
+            if (vectors == 2)
+                NAME(kernel)(2, rows - i, depth, a + i * row, row, step, packed, c + i * ldc + j, ldc, add);
+            else
+                NAME(kernel)(1, rows - i, depth, a + i * row, row, step, packed, c + i * ldc + j, ldc, add);
+        }
+        packed += depth * vectors * LANES;
+        j += vectors * LANES;
+    }
+}
+
+/* B' on a line. */
+INLINE TARGET void NAME(to_points)(const int taps, const REAL *d, REAL *v)
+{
+    if (taps == 2) v[0] = d[0] - d[1], v[1] = d[1], v[2] = d[1] - d[2];
+    else v[0] = d[0] - d[2], v[1] = d[1] + d[2], v[2] = d[2] - d[1], v[3] = d[1] - d[3];
+}
+
+/* Its adjoint, B. */
+INLINE TARGET void NAME(from_points)(const int taps, const REAL *v, REAL *d)
+{
+    if (taps == 2) d[0] = v[0], d[1] = v[1] + v[2] - v[0], d[2] = -v[2];
+    else d[0] = v[0], d[1] = v[1] - v[2] + v[3], d[2] = v[1] + v[2] - v[0], d[3] = -v[3];
+}
+
+/* One tile, one row of pixels in each block, two pixels of `run / 2` channels each: `spread` or, adding, `collect`. */
+INLINE TARGET void NAME(tile_of_blocks)(const int taps, const int collect, int64_t run, REAL *restrict wide, int64_t line,
+                                        int64_t block, REAL *restrict points, int64_t point)
+{
+    const int P = taps + 1;
+#pragma GCC ivdep
+    for (int64_t l = 0; l < run; l++) {
+        REAL a[4][4], b[4][4], in[4], out[4];
+#pragma GCC unroll 4
+        for (int i = 0; i < P; i++) {
+#pragma GCC unroll 4
+            for (int j = 0; j < P; j++) in[j] = collect ? points[(i * P + j) * point + l] : wide[i * line + j * block + l];
+            if (collect) NAME(from_points)(taps, in, out);
+            else NAME(to_points)(taps, in, out);
+#pragma GCC unroll 4
+            for (int j = 0; j < P; j++) a[i][j] = out[j];
+        }
+#pragma GCC unroll 4
+        for (int j = 0; j < P; j++) {
+#pragma GCC unroll 4
+            for (int i = 0; i < P; i++) in[i] = a[i][j];
+            if (collect) NAME(from_points)(taps, in, out);
+            else NAME(to_points)(taps, in, out);
+#pragma GCC unroll 4
+            for (int i = 0; i < P; i++) b[i][j] = out[i];
+        }
+#pragma GCC unroll 4
+        for (int i = 0; i < P; i++)
+#pragma GCC unroll 4
+            for (int j = 0; j < P; j++)
+                if (collect) wide[i * line + j * block + l] += b[i][j];
+                else points[(i * P + j) * point + l] = b[i][j];
+    }
+}
+
+/* `spread` or, adding, `collect` for one image of `width` pixels a side: its tiles are rows of `points`, and its points
+ * are `point` numbers apart. */
+TARGET static void NAME(blocks)(const Layer *layer, const Plan *plan, int collect, REAL *wide, int64_t width, REAL *points,
+                                int64_t point)
+{
+    const int64_t run = 2 * layer->channels, line = width * layer->channels;
+    for (int64_t y = 0; y < plan->side; y++)
+        for (int64_t x = 0; x < plan->side; x++)
+            for (int64_t below = 0; below < 2; below++) {
+                REAL *corner = wide + (4 * y + below) * line + 2 * x * run;
+                REAL *tile = points + (y * plan->side + x) * plan->depth + below * run;
+                if (layer->taps == 2 && collect) NAME(tile_of_blocks)(2, 1, run, corner, 2 * line, run, tile, point);
+                else if (layer->taps == 2) NAME(tile_of_blocks)(2, 0, run, corner, 2 * line, run, tile, point);
+                else if (collect) NAME(tile_of_blocks)(3, 1, run, corner, 2 * line, run, tile, point);
+                else NAME(tile_of_blocks)(3, 0, run, corner, 2 * line, run, tile, point);
+            }
+}
+
+/* `mix` for one tile: up to 2 x 2 narrow pixels, with a bias and a ReLU if there is a bias. */
+INLINE TARGET void NAME(tile_mix)(const int taps, const int biased, int64_t features, const REAL *restrict points,
+                                  int64_t point, const REAL *restrict bias, REAL *restrict y00, REAL *restrict y01,
+                                  REAL *restrict y10, REAL *restrict y11)
+{
+    const int P = taps + 1;
+#pragma GCC ivdep
+    for (int64_t l = 0; l < features; l++) {
+        REAL upper[4], lower[4];
+#pragma GCC unroll 4
+        for (int j = 0; j < P; j++) {
+            REAL m0 = points[j * point + l], m1 = points[(P + j) * point + l], m2 = points[(2 * P + j) * point + l];
+            if (taps == 2) upper[j] = m0 + m1, lower[j] = m1 - m2;
+            else upper[j] = m0 + m1 + m2, lower[j] = m1 - m2 - points[(3 * P + j) * point + l];
+        }
+        REAL y[4], add = biased ? bias[l] : 0;
+        y[0] = upper[0] + upper[1] + (taps == 3 ? upper[2] : 0) + add;
+        y[1] = upper[1] - upper[2] - (taps == 3 ? upper[3] : 0) + add;
+        y[2] = lower[0] + lower[1] + (taps == 3 ? lower[2] : 0) + add;
+        y[3] = lower[1] - lower[2] - (taps == 3 ? lower[3] : 0) + add;
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) y[i] = biased && y[i] < 0 ? 0 : y[i];
+        y11[l] = y[3], y10[l] = y[2], y01[l] = y[1], y00[l] = y[0];
+    }
+}
+
+/* `unmix` for one tile. */
+INLINE TARGET void NAME(tile_unmix)(const int taps, int64_t features, const REAL *restrict y00, const REAL *restrict y01,
+                                    const REAL *restrict y10, const REAL *restrict y11, REAL *restrict points, int64_t point)
+{
+    const int P = taps + 1;
+#pragma GCC ivdep
+    for (int64_t l = 0; l < features; l++) {
+        REAL lines[2][4];
+#pragma GCC unroll 2
+        for (int i = 0; i < 2; i++) {
+            REAL left = i ? y10[l] : y00[l], right = i ? y11[l] : y01[l];
+            lines[i][0] = left, lines[i][1] = left + right;
+            if (taps == 2) lines[i][2] = -right;
+            else lines[i][2] = left - right, lines[i][3] = -right;
+        }
+#pragma GCC unroll 4
+        for (int j = 0; j < P; j++) {
+            REAL upper = lines[0][j], lower = lines[1][j];
+            points[j * point + l] = upper;
+            points[(P + j) * point + l] = upper + lower;
+            if (taps == 2) points[(2 * P + j) * point + l] = -lower;
+            else points[(2 * P + j) * point + l] = upper - lower, points[(3 * P + j) * point + l] = -lower;
+        }
+    }
+}
+
+/* `mix`, or `unmix` of what lies in `narrow`, for one image; pixels beyond its edge are those at `beyond`. */
+TARGET static void NAME(pixels)(const Layer *layer, const Plan *plan, int unmix, REAL *points, int64_t point,
+                                const REAL *bias, REAL *narrow, REAL *beyond)
+{
+    const int64_t size = layer->size, features = layer->features;
+    for (int64_t y = 0; y < plan->side; y++)
+        for (int64_t x = 0; x < plan->side; x++) {
+            REAL *tile = points + (y * plan->side + x) * features;
+            REAL *y00 = narrow + (2 * y * size + 2 * x) * features;
+            const int right = 2 * x + 1 < size, below = 2 * y + 1 < size;
+            REAL *y01 = right ? y00 + features : beyond;
+            REAL *y10 = below ? y00 + size * features : beyond + features;
+            REAL *y11 = right && below ? y00 + (size + 1) * features : beyond + 2 * features;
+            if (layer->taps == 2 && unmix) NAME(tile_unmix)(2, features, y00, y01, y10, y11, tile, point);
+            else if (unmix) NAME(tile_unmix)(3, features, y00, y01, y10, y11, tile, point);
+            else if (layer->taps == 2 && bias) NAME(tile_mix)(2, 1, features, tile, point, bias, y00, y01, y10, y11);
+            else if (layer->taps == 2) NAME(tile_mix)(2, 0, features, tile, point, bias, y00, y01, y10, y11);
+            else if (bias) NAME(tile_mix)(3, 1, features, tile, point, bias, y00, y01, y10, y11);
+            else NAME(tile_mix)(3, 0, features, tile, point, bias, y00, y01, y10, y11);
+        }
+}
+
+/* A line of wide pixels with their channels padded; to know that 3 are stored makes it faster. */
+INLINE TARGET void NAME(widen)(const int known, const int bytes, const Layer *layer, int64_t pixels,
+                               const void *restrict from, REAL *restrict to)
+{
+    const int64_t stored = known ? known : layer->stored, channels = known ? 4 : layer->channels;
+    for (int64_t x = 0; x < pixels; x++) {
+        for (int64_t l = 0; l < stored; l++)
+            to[x * channels + l] = bytes ? ((const uint8_t *)from)[x * stored + l] : ((const REAL *)from)[x * stored + l];
+        for (int64_t l = stored; l < channels; l++) to[x * channels + l] = 0;
+    }
+}
+
+/* A line of wide pixels out of a padded one, with their bias and perhaps a ReLU. */
+INLINE TARGET void NAME(narrow_down)(const int known, const int relu, const Layer *layer, const REAL *restrict from,
+                                     const REAL *restrict bias, REAL *restrict to)
+{
+    const int64_t stored = known ? known : layer->stored, channels = known ? 4 : layer->channels;
+    for (int64_t x = 0; x < layer->width; x++)
+#pragma GCC ivdep
+        for (int64_t l = 0; l < stored; l++) {
+            REAL value = from[x * channels + l] + bias[l];
+            to[x * stored + l] = relu && value < 0 ? 0 : value;
+        }
+}
+
+/* to = gradient, where the ReLU let something through if there is one; adds up the bias's gradient. */
+INLINE TARGET void NAME(pass)(const int relu, int64_t pixels, int64_t stored, int64_t channels, const REAL *restrict gradient,
+                              const REAL *restrict value, REAL *restrict to, REAL *restrict bias)
+{
+    for (int64_t pixel = 0; pixel < pixels; pixel++)
+#pragma GCC ivdep
+        for (int64_t l = 0; l < stored; l++) {
+            REAL passed = gradient[pixel * stored + l];
+            if (relu) passed = value[pixel * stored + l] > 0 ? passed : 0;
+            to[pixel * channels + l] = passed;
+            bias[l] += passed;
+        }
+}
+
+/* `spread` for image `index` as it lies in memory; `padded` has room for one. */
+TARGET static void NAME(spread_image)(const Layer *layer, const Plan *plan, const void *wide, int64_t index, REAL *padded,
+                                      REAL *points, int64_t point)
+{
+    const int64_t line = layer->width * layer->stored, lines = plan->padded < layer->width ? plan->padded : layer->width;
+    if (layer->stored == layer->channels && !layer->bytes) {
+        NAME(blocks)(layer, plan, 0, (REAL *)wide + index * layer->width * line, layer->width, points, point);
+        return;
+    }
+    for (int64_t y = 0; y < lines; y++) {
+        const int64_t from = (index * layer->width + y) * line;
+        REAL *to = padded + y * plan->padded * layer->channels;
+        if (layer->bytes && layer->stored == 3) NAME(widen)(3, 1, layer, lines, (const uint8_t *)wide + from, to);
+        else if (layer->bytes) NAME(widen)(0, 1, layer, lines, (const uint8_t *)wide + from, to);
+        else NAME(widen)(0, 0, layer, lines, (const REAL *)wide + from, to);
+    }
+    NAME(blocks)(layer, plan, 0, padded, plan->padded, points, point);
+}
+
+/* Working memory of a call. */
+typedef struct {
+    REAL *image, *padded, *spread, *other_spread, *mixed, *other_mixed, *weights;
+} NAME(Work);
+
+static NAME(Work) NAME(work_of)(const Plan *plan, void *memory)
+{
+    NAME(Work) work = {.image = memory, .padded = (REAL *)memory + plan->image};
+    work.spread = work.padded + plan->image;
+    work.other_spread = work.spread + plan->spread;
+    work.mixed = work.other_spread + plan->spread;
+    work.other_mixed = work.mixed + plan->mixed;
+    work.weights = work.other_mixed + plan->mixed;
+    return work;
+}
+
+/* The weights of all points, packed for V U, or transposed for M U'. */
+TARGET static void NAME(pack_weights)(const Layer *layer, const Plan *plan, int transposed, const REAL *weights, REAL *packed)
+{
+    const int64_t depth = plan->depth, features = layer->features;
+    for (int64_t p = 0; p < plan->points; p++, weights += depth * features, packed += depth * features) {
+        if (transposed) NAME(pack)(features, depth, weights, 1, features, packed);
+        else NAME(pack)(depth, features, weights, features, 1, packed);
+    }
+}
+
+/* At every point M = V U; with `transposed`, V = M U'. */
+TARGET static void NAME(apply)(const Layer *layer, const Plan *plan, int transposed, int64_t rows, const REAL *from,
+                               const REAL *packed, REAL *to)
+{
+    const int64_t depth = transposed ? layer->features : plan->depth, columns = transposed ? plan->depth : layer->features;
+    for (int64_t p = 0; p < plan->points; p++)
+        NAME(product)(rows, columns, depth, from + p * rows * depth, depth, 1, packed + p * depth * columns,
+                      to + p * rows * columns, columns, 0);
+}
+
+/* U's gradient = V' M at every point, or adds to it. */
+TARGET static void NAME(weight_gradient)(const Layer *layer, const Plan *plan, int add, int64_t rows, const REAL *spread,
+                                         const REAL *mixed, REAL *packed, REAL *gradient)
+{
+    const int64_t depth = plan->depth, features = layer->features;
+    for (int64_t p = 0; p < plan->points; p++) {
+        NAME(pack)(rows, features, mixed + p * rows * features, features, 1, packed);
+        NAME(product)(depth, features, rows, spread + p * rows * depth, 1, depth, packed, gradient + p * depth * features,
+                      features, add);
+    }
+}
+
+INLINE int64_t NAME(group)(const Plan *plan, int64_t rest) { return rest < plan->images ? rest : plan->images; }
+
+/* narrow = relu(conv(wide, weights) + bias). */
+TARGET static void NAME(conv)(const Layer *layer, int64_t images, void *memory, Arrays *arrays)
+{
+    const Plan plan = plan_of(layer, sizeof(REAL));
+    const NAME(Work) work = NAME(work_of)(&plan, memory);
+    const int64_t narrow_size = layer->size * layer->size * layer->features;
+    NAME(pack_weights)(layer, &plan, 0, arrays->weights, work.weights);
+    for (int64_t done = 0, count; done < images; done += count) {
+        count = NAME(group)(&plan, images - done);
+        const int64_t rows = count * plan.tiles;
+        for (int64_t i = 0; i < count; i++)
+            NAME(spread_image)(layer, &plan, arrays->wide, done + i, work.padded, work.spread + i * plan.tiles * plan.depth,
+                               rows * plan.depth);
+        NAME(apply)(layer, &plan, 0, rows, work.spread, work.weights, work.mixed);
+        for (int64_t i = 0; i < count; i++)
+            NAME(pixels)(layer, &plan, 0, work.mixed + i * plan.tiles * layer->features, rows * layer->features, arrays->bias,
+                         (REAL *)arrays->narrow + (done + i) * narrow_size, work.image);
+    }
+}
+
+/* From the narrow images' gradient that of the weights, of the bias (added to), and of wide images if it is wanted. */
+TARGET static void NAME(conv_backward)(const Layer *layer, int64_t images, void *memory, Arrays *arrays)
+{
+    const Plan plan = plan_of(layer, sizeof(REAL));
+    const NAME(Work) work = NAME(work_of)(&plan, memory);
+    const int64_t wide_size = layer->width * layer->width * layer->channels;
+    const int64_t narrow_size = layer->size * layer->size * layer->features;
+    REAL *passed = work.image, *beyond = work.image + narrow_size, *wide_gradient = arrays->wide_gradient;
+    memset(beyond, 0, (size_t)(3 * layer->features) * sizeof(REAL));
+    if (wide_gradient) {
+        NAME(pack_weights)(layer, &plan, 1, arrays->weights, work.weights);
+        memset(wide_gradient, 0, (size_t)(images * wide_size) * sizeof(REAL));
+    }
+    for (int64_t done = 0, count; done < images; done += count) {
+        count = NAME(group)(&plan, images - done);
+        const int64_t rows = count * plan.tiles;
+        for (int64_t i = 0; i < count; i++) {
+            const int64_t at = (done + i) * narrow_size;
+            NAME(pass)(1, layer->size * layer->size, layer->features, layer->features, (REAL *)arrays->narrow_gradient + at,
+                       (REAL *)arrays->narrow + at, passed, arrays->bias_gradient);
+            NAME(pixels)(layer, &plan, 1, work.mixed + i * plan.tiles * layer->features, rows * layer->features, NULL, passed,
+                         beyond);
+            NAME(spread_image)(layer, &plan, arrays->wide, done + i, work.padded, work.spread + i * plan.tiles * plan.depth,
+                               rows * plan.depth);
+        }
+        NAME(weight_gradient)(layer, &plan, done > 0, rows, work.spread, work.mixed, work.other_mixed,
+                              arrays->weights_gradient);
+        if (!wide_gradient) continue;
+        NAME(apply)(layer, &plan, 1, rows, work.mixed, work.weights, work.other_spread);
+        for (int64_t i = 0; i < count; i++)
+            NAME(blocks)(layer, &plan, 1, wide_gradient + (done + i) * wide_size, layer->width,
+                         work.other_spread + i * plan.tiles * plan.depth, rows * plan.depth);
+    }
+}
+
+/* wide = deconv(narrow, weights) + bias, and a ReLU if the layer has one. */
+TARGET static void NAME(deconv)(const Layer *layer, int64_t images, void *memory, Arrays *arrays)
+{
+    const Plan plan = plan_of(layer, sizeof(REAL));
+    const NAME(Work) work = NAME(work_of)(&plan, memory);
+    const int64_t line = layer->width * layer->stored, narrow_size = layer->size * layer->size * layer->features;
+    REAL *beyond = work.image;
+    memset(beyond, 0, (size_t)(3 * layer->features) * sizeof(REAL));
+    NAME(pack_weights)(layer, &plan, 1, arrays->weights, work.weights);
+    for (int64_t done = 0, count; done < images; done += count) {
+        count = NAME(group)(&plan, images - done);
+        const int64_t rows = count * plan.tiles;
+        for (int64_t i = 0; i < count; i++)
+            NAME(pixels)(layer, &plan, 1, work.mixed + i * plan.tiles * layer->features, rows * layer->features, NULL,
+                         (REAL *)arrays->narrow + (done + i) * narrow_size, beyond);
+        NAME(apply)(layer, &plan, 1, rows, work.mixed, work.weights, work.spread);
+        for (int64_t i = 0; i < count; i++) {
+            memset(work.padded, 0, (size_t)plan.image * sizeof(REAL));
+            NAME(blocks)(layer, &plan, 1, work.padded, plan.padded, work.spread + i * plan.tiles * plan.depth,
+                         rows * plan.depth);
+            for (int64_t y = 0; y < layer->width; y++) {
+                const REAL *from = work.padded + y * plan.padded * layer->channels;
+                REAL *to = (REAL *)arrays->wide + ((done + i) * layer->width + y) * line;
+                if (layer->relu) NAME(narrow_down)(0, 1, layer, from, arrays->bias, to);
+                else if (layer->stored == 3) NAME(narrow_down)(3, 0, layer, from, arrays->bias, to);
+                else NAME(narrow_down)(0, 0, layer, from, arrays->bias, to);
+            }
+        }
+    }
+}
+
+/* From the wide images' gradient that of the weights, of the bias (added to), and of narrow images. */
+TARGET static void NAME(deconv_backward)(const Layer *layer, int64_t images, void *memory, Arrays *arrays)
+{
+    const Plan plan = plan_of(layer, sizeof(REAL));
+    const NAME(Work) work = NAME(work_of)(&plan, memory);
+    const int64_t line = layer->width * layer->stored, narrow_size = layer->size * layer->size * layer->features;
+    REAL *beyond = work.image, *bias = arrays->bias_gradient;
+    memset(work.padded, 0, (size_t)plan.image * sizeof(REAL));
+    NAME(pack_weights)(layer, &plan, 0, arrays->weights, work.weights);
+    for (int64_t done = 0, count; done < images; done += count) {
+        count = NAME(group)(&plan, images - done);
+        const int64_t rows = count * plan.tiles;
+        for (int64_t i = 0; i < count; i++) {
+            for (int64_t y = 0; y < layer->width; y++) {
+                const int64_t at = ((done + i) * layer->width + y) * line;
+                const REAL *gradient = (REAL *)arrays->wide_gradient + at;
+                const REAL *value = layer->relu ? (REAL *)arrays->wide + at : NULL;
+                REAL *to = work.padded + y * plan.padded * layer->channels;
+                if (layer->relu) NAME(pass)(1, layer->width, layer->stored, layer->channels, gradient, value, to, bias);
+                else if (layer->stored == 3) NAME(pass)(0, layer->width, 3, 4, gradient, value, to, bias);
+                else NAME(pass)(0, layer->width, layer->stored, layer->channels, gradient, value, to, bias);
+            }
+            NAME(blocks)(layer, &plan, 0, work.padded, plan.padded, work.spread + i * plan.tiles * plan.depth,
+                         rows * plan.depth);
+        }
+        NAME(apply)(layer, &plan, 0, rows, work.spread, work.weights, work.mixed);
+        for (int64_t i = 0; i < count; i++)
+            NAME(pixels)(layer, &plan, 0, work.mixed + i * plan.tiles * layer->features, rows * layer->features, NULL,
+                         (REAL *)arrays->narrow_gradient + (done + i) * narrow_size, beyond);
+        memset(beyond, 0, (size_t)(3 * layer->features) * sizeof(REAL));
+        for (int64_t i = 0; i < count; i++)
+            NAME(pixels)(layer, &plan, 1, work.mixed + i * plan.tiles * layer->features, rows * layer->features, NULL,
+                         (REAL *)arrays->narrow + (done + i) * narrow_size, beyond);
+        NAME(weight_gradient)(layer, &plan, done > 0, rows, work.spread, work.mixed, work.other_mixed,
+                              arrays->weights_gradient);
+    }
+}
+
+#undef VECTOR
+#undef LANES
+#endif

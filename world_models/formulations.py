@@ -1,0 +1,171 @@
+"""The V model's networks in faster forms, which compute the functions of `networks.py` with its parameters.
+
+`networks.py` is the definition. Here are two forms of it, and `choose` says which one a device gets:
+
+- *winograd*, for a CPU: the strided convolutions by `winograd.py`, with fewer multiplications than there are in the
+  definition; the decoder's linear layer and its first transposed convolution, between which the paper has no activation,
+  folded into one matrix; one matrix for both heads; the last row and column of the first convolution, which the second
+  never looks at, left out. Weights are prepared once, differentiably, and then serve any number of batches.
+- *rewritten*, for a GPU, or a CPU without the C library: the first convolution on blocks of pixels, one matrix for both
+  heads, the first transposed convolution as a matrix product, the last as a sub-pixel convolution (Shi et al. 2016).
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal, TypeVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from world_models import winograd
+from world_models.networks import HIDDEN, Decoder, Encoder
+from world_models.winograd import Layer
+
+CONVS = (Layer(4, 64, 3, 30, 32), Layer(4, 30, 32, 14, 64), Layer(4, 14, 64, 6, 128), Layer(4, 6, 128, 2, 256))
+DECONVS = (Layer(6, 13, 64, 5, 128), Layer(6, 30, 32, 13, 64), Layer(6, 64, 3, 30, 32, relu=False))
+MIN_PART = 8
+"""Frames that are worth a thread of their own."""
+
+Pixels = Float[Tensor, "batch 64 64 3"] | UInt8[Tensor, "batch 64 64 3"]
+Weights = tuple[Tensor, ...]
+"""A network's weights as the winograd form computes with them."""
+
+Part = TypeVar("Part")
+Result = TypeVar("Result")
+
+
+def choose(device: torch.device) -> Literal["winograd", "rewritten"]:
+    """The fastest form on a device; autocast has no say in C."""
+    on_cpu = device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    return "winograd" if on_cpu and winograd.is_available() else "rewritten"
+
+
+def encode(
+    encoder: Encoder, images: Float[Tensor, "batch 3 64 64"]
+) -> tuple[Float[Tensor, "batch z"], Float[Tensor, "batch z"]]:
+    """Mu and logvar, as `encoder(images)` gives them."""
+    if choose(images.device) == "rewritten":
+        return _rewritten_encoder(encoder, images)
+    pixels, weights = images.permute(0, 2, 3, 1).contiguous(), prepare_encoder(encoder)
+    parts = _in_parts(lambda part: run_encoder(weights, part), pixels)
+    mu, logvar = zip(*parts, strict=True)
+    return torch.cat(mu), torch.cat(logvar)
+
+
+def decode(decoder: Decoder, z: Float[Tensor, "batch z"]) -> Float[Tensor, "batch 3 64 64"]:
+    """The images as logits, as `decoder(z)` gives them."""
+    if choose(z.device) == "rewritten":
+        return _rewritten_decoder(decoder, z)
+    weights = prepare_decoder(decoder)
+    return torch.cat(_in_parts(lambda part: run_decoder(weights, part), z))
+
+
+def _in_parts(function: Callable[[Tensor], Result], rows: Tensor) -> list[Result]:
+    """Apply to parts of a batch, a thread each; where a gradient may be asked for, to the whole."""
+    return [function(rows)] if torch.is_grad_enabled() else in_threads(function, split(rows))
+
+
+def split(rows: Tensor) -> Sequence[Tensor]:
+    """A batch cut for this machine's threads."""
+    return rows.tensor_split(max(1, min(torch.get_num_threads(), len(rows) // MIN_PART)))
+
+
+def in_threads(function: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
+    """Apply a function to each part on a thread of its own, where PyTorch starts no further threads."""
+    if len(parts) == 1:
+        return [function(parts[0])]
+    inference, threads = torch.is_inference_mode_enabled(), torch.get_num_threads()
+    grad = torch.is_grad_enabled()
+
+    def run(part: Part) -> Result:
+        with torch.inference_mode(inference), torch.set_grad_enabled(grad and not inference):
+            return function(part)
+
+    torch.set_num_threads(1)  # of this thread, and of the library for matrix products everywhere
+    try:
+        return list(_pool(len(parts)).map(run, parts))
+    finally:
+        torch.set_num_threads(threads)
+
+
+@functools.cache
+def _pool(size: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(size, initializer=torch.set_num_threads, initargs=(1,))
+
+
+def prepare_encoder(encoder: Encoder) -> Weights:
+    """Transformed weights and bias of each convolution, then matrix and bias of both heads."""
+    convs = (encoder.conv1, encoder.conv2, encoder.conv3, encoder.conv4)
+    heads = torch.cat([encoder.mu.weight, encoder.logvar.weight])
+    channel_last = heads.unflatten(1, (256, 4)).transpose(1, 2).flatten(1)
+    bias = torch.cat([encoder.mu.bias, encoder.logvar.bias])
+    return (*_transformed(convs), channel_last, bias)
+
+
+def prepare_decoder(decoder: Decoder) -> Weights:
+    """Matrix and bias of the first two layers, then transformed weights and bias of each transposed convolution."""
+    assert decoder.deconv1.bias is not None
+    both = torch.cat([decoder.linear.weight.t(), decoder.linear.bias[None]]) @ decoder.deconv1.weight.flatten(1)
+    channel_last = both.unflatten(1, (128, 25)).transpose(1, 2)
+    bias = channel_last[-1] + decoder.deconv1.bias
+    return (
+        channel_last[:-1].flatten(1),
+        bias.flatten(),
+        *_transformed((decoder.deconv2, decoder.deconv3, decoder.deconv4)),
+    )
+
+
+def _transformed(layers: Sequence[torch.nn.Conv2d | torch.nn.ConvTranspose2d]) -> Weights:
+    pairs = ((winograd.transform_weights(layer.weight), layer.bias) for layer in layers)
+    return tuple(tensor for pair in pairs for tensor in pair if tensor is not None)
+
+
+def run_encoder(weights: Weights, pixels: Pixels) -> tuple[Float[Tensor, "batch z"], Float[Tensor, "batch z"]]:
+    """Mu and logvar of pixels in [0, 1], or of uint8 frames."""
+    *convs, heads, heads_bias = weights
+    if pixels.dtype == torch.uint8:
+        convs[0] = convs[0] / 255
+    hidden = pixels
+    for layer, transformed, bias in zip(CONVS, convs[::2], convs[1::2], strict=True):
+        hidden = winograd.conv(hidden, transformed, bias, layer)
+    mu, logvar = F.linear(hidden.flatten(1), heads, heads_bias).chunk(2, 1)
+    return mu, logvar
+
+
+def run_decoder(weights: Weights, z: Float[Tensor, "batch z"]) -> Float[Tensor, "batch 3 64 64"]:
+    """The images as logits."""
+    first, first_bias, *deconvs = weights
+    hidden = F.relu(z @ first + first_bias).unflatten(1, (5, 5, 128))
+    for layer, transformed, bias in zip(DECONVS, deconvs[::2], deconvs[1::2], strict=True):
+        hidden = winograd.deconv(hidden, transformed, bias, layer)
+    return hidden.permute(0, 3, 1, 2)
+
+
+def _rewritten_encoder(encoder: Encoder, images: Tensor) -> tuple[Tensor, Tensor]:
+    blocks = F.pixel_unshuffle(images, 2)  # channel, row in the block, column in the block
+    kernel = encoder.conv1.weight.unflatten(2, (2, 2)).unflatten(4, (2, 2)).permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
+    hidden = F.relu(F.conv2d(blocks, kernel, encoder.conv1.bias))
+    for conv in (encoder.conv2, encoder.conv3, encoder.conv4):
+        hidden = F.relu(conv(hidden))
+    heads, bias = (torch.cat(pair) for pair in zip(*(_linear(head) for head in (encoder.mu, encoder.logvar)), strict=True))
+    mu, logvar = F.linear(hidden.flatten(1), heads, bias).chunk(2, 1)
+    return mu, logvar
+
+
+def _linear(layer: torch.nn.Linear) -> tuple[Tensor, Tensor]:
+    return layer.weight, layer.bias
+
+
+def _rewritten_decoder(decoder: Decoder, z: Tensor) -> Tensor:
+    hidden = decoder.linear(z)
+    assert decoder.deconv1.bias is not None and decoder.deconv4.bias is not None
+    hidden = (hidden @ decoder.deconv1.weight.flatten(1)).unflatten(1, (128, 5, 5)) + decoder.deconv1.bias[:, None, None]
+    hidden = F.relu(decoder.deconv2(F.relu(hidden)))
+    hidden = F.relu(decoder.deconv3(hidden))
+    # Each of the four pixels of a 2x2 block sees a 3x3 kernel of its own: every second row and column of the 6x6 one.
+    phases = decoder.deconv4.weight.unflatten(2, (3, 2)).unflatten(4, (3, 2)).permute(1, 3, 5, 0, 2, 4)
+    blocks = F.conv2d(hidden, phases.flatten(0, 2).flip(-2, -1), padding=2)
+    return F.pixel_shuffle(blocks, 2) + decoder.deconv4.bias[:, None, None]
