@@ -11,15 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from world_models.frames import (
-    BLOCK_FRAMES,
-    Batches,
-    FrameSet,
-    Resident,
-    noise,
-    split_episodes,
-    torch_device,
-)
+from world_models.batches import Batches, Resident
+from world_models.frames import BLOCK_FRAMES, FrameSet, noise, split_episodes, torch_device
 from world_models.rollouts import FRAME_BYTES, Rollouts
 
 CPU = torch.device("cpu")
@@ -44,7 +37,7 @@ def _batches(frames: FrameSet, streamed: bool = False, **settings: Any) -> Batch
 
 
 def _take(batches: Batches, count: int, start_step: int = 0) -> list[Tensor]:
-    return list(itertools.islice(batches(CPU, start_step), count))
+    return [batch.frames for batch in itertools.islice(batches(CPU, start_step), count)]
 
 
 def _epoch(batches: Batches, epoch: int = 0) -> Tensor:

@@ -3,9 +3,9 @@
 `networks.py` is the definition. Here are two forms of it, and `choose` says which one a device gets:
 
 - *winograd*, for a CPU: the strided convolutions by `winograd.py`, with fewer multiplications than there are in the
-  definition; the decoder's linear layer and its first transposed convolution, between which the paper has no activation,
-  folded into one matrix; one matrix for both heads; the last row and column of the first convolution, which the second
-  never looks at, left out. Weights are prepared once, differentiably, and then serve any number of batches.
+  definition; the decoder's linear layer and its first transposed convolution, between which the paper has no
+  activation, folded into one matrix; one matrix for both heads; the last row and column of the first convolution,
+  which the second never looks at, left out. Weights are prepared once, differentiably, and serve any number of batches.
 - *rewritten*, for a GPU, or a CPU without the C library: the first convolution on blocks of pixels, one matrix for both
   heads, the first transposed convolution as a matrix product, the last as a sub-pixel convolution (Shi et al. 2016).
 """
@@ -21,7 +21,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from world_models import winograd
-from world_models.networks import HIDDEN, Decoder, Encoder
+from world_models.networks import Decoder, Encoder
 from world_models.winograd import Layer
 
 CONVS = (Layer(4, 64, 3, 30, 32), Layer(4, 30, 32, 14, 64), Layer(4, 14, 64, 6, 128), Layer(4, 6, 128, 2, 256))
@@ -150,7 +150,9 @@ def _rewritten_encoder(encoder: Encoder, images: Tensor) -> tuple[Tensor, Tensor
     hidden = F.relu(F.conv2d(blocks, kernel, encoder.conv1.bias))
     for conv in (encoder.conv2, encoder.conv3, encoder.conv4):
         hidden = F.relu(conv(hidden))
-    heads, bias = (torch.cat(pair) for pair in zip(*(_linear(head) for head in (encoder.mu, encoder.logvar)), strict=True))
+    heads, bias = (
+        torch.cat(pair) for pair in zip(*(_linear(head) for head in (encoder.mu, encoder.logvar)), strict=True)
+    )
     mu, logvar = F.linear(hidden.flatten(1), heads, bias).chunk(2, 1)
     return mu, logvar
 
@@ -162,7 +164,9 @@ def _linear(layer: torch.nn.Linear) -> tuple[Tensor, Tensor]:
 def _rewritten_decoder(decoder: Decoder, z: Tensor) -> Tensor:
     hidden = decoder.linear(z)
     assert decoder.deconv1.bias is not None and decoder.deconv4.bias is not None
-    hidden = (hidden @ decoder.deconv1.weight.flatten(1)).unflatten(1, (128, 5, 5)) + decoder.deconv1.bias[:, None, None]
+    hidden = (hidden @ decoder.deconv1.weight.flatten(1)).unflatten(1, (128, 5, 5)) + decoder.deconv1.bias[
+        :, None, None
+    ]
     hidden = F.relu(decoder.deconv2(F.relu(hidden)))
     hidden = F.relu(decoder.deconv3(hidden))
     # Each of the four pixels of a 2x2 block sees a 3x3 kernel of its own: every second row and column of the 6x6 one.

@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from world_models import distributed, formulations
+from world_models.batches import Batch
 from world_models.frames import noise
-from world_models.vae import VAE, to_images
+from world_models.vae import VAE, Posterior, Terms, to_images
 
 NAMES = ("loss_nats", "sse", "kl_nats")
 
@@ -31,27 +33,27 @@ class Learner:
 
     def __init__(self, vae: VAE, seed: int, grad_clip: float, bf16: bool):
         self.vae, self._seed, self._grad_clip, self._bf16 = vae, seed, grad_clip, bf16
-        self._optimizer = torch.optim.Adam(vae.parameters())
+        self._optimizer = torch.optim.Adam(vae.parameters(), fused=True)
         self._sums = torch.zeros(len(NAMES) + 1, dtype=torch.float64, device=vae.device)
         self.step, self.best_loss_nats, self.wandb_id = 0, math.inf, None
 
-    def learn(self, batch: UInt8[Tensor, "batch 64 64 3"], lr: float, beta_share: float) -> None:
+    def learn(self, batch: Batch, lr: float, beta_share: float) -> None:
         """Take one step; the losses stay on the device until `means` asks for them."""
-        eps = noise(self._seed, self.step, len(batch), self.vae.config.z_dim).to(batch.device)
-        with torch.autocast(batch.device.type, torch.bfloat16, enabled=self._bf16):
-            terms = self.vae.objective(to_images(batch), eps, beta_share)
+        eps = noise(self._seed, self.step, batch.size, self.vae.config.z_dim)[batch.rows].to(batch.frames.device)
         self._optimizer.zero_grad(set_to_none=True)
-        terms.loss_nats.mean().backward()
+        with torch.autocast(batch.frames.device.type, torch.bfloat16, enabled=self._bf16):
+            sums = backward(self.vae, batch.frames, eps, beta_share, batch.size)
+        distributed.sum_up(weight.grad for weight in self.vae.parameters() if weight.grad is not None)
         if self._grad_clip:
             torch.nn.utils.clip_grad_norm_(self.vae.parameters(), self._grad_clip)
         self._optimizer.param_groups[0]["lr"] = lr
         self._optimizer.step()
         self.step += 1
-        sums = [getattr(terms, name).detach().sum() for name in NAMES]
-        self._sums += torch.stack([*sums, sums[0].new_tensor(len(batch))]).double()
+        self._sums += torch.cat([sums, sums.new_tensor([len(batch.frames)])])
 
     def means(self) -> dict[str, float]:
         """The mean loss and its parts, per frame, since the last call."""
+        distributed.sum_up([self._sums])
         *sums, frames = self._sums.tolist()
         self._sums.zero_()
         return {name: value / frames for name, value in zip(NAMES, sums, strict=True)}
@@ -77,3 +79,51 @@ class Learner:
         self._sums.copy_(state["sums"])
         self.vae.load_state_dict(state["vae"])
         self._optimizer.load_state_dict(state["optimizer"])
+
+
+def backward(
+    vae: VAE, frames: UInt8[Tensor, "part 64 64 3"], noise: Float[Tensor, "part z"], beta_share: float, size: int
+) -> Float[Tensor, " names"]:
+    """Add the gradient of (this part's share of) the mean loss of a batch to the weights' own.
+
+    Args:
+        vae: the model.
+        frames: of a batch, or a part of it.
+        noise: standard normal, a row a frame.
+        beta_share: share of beta that applies.
+        size: frames of the whole batch.
+
+    Returns:
+        Each of `NAMES`, summed over the frames; float64.
+    """
+    if formulations.choose(frames.device) == "winograd":
+        return _backward_in_threads(vae, frames, noise, beta_share, size)
+    terms = vae.objective(to_images(frames), noise, beta_share)
+    (terms.loss_nats.sum() / size).backward()
+    return _sums(terms)
+
+
+def _sums(terms: Terms) -> Float[Tensor, " names"]:
+    return torch.stack([getattr(terms, name).detach().double().sum() for name in NAMES])
+
+
+def _backward_in_threads(vae: VAE, frames: Tensor, noise: Tensor, beta_share: float, size: int) -> Tensor:
+    """Weights are prepared once, each thread takes its frames there and back, and their gradients are added up."""
+    encoder, decoder = formulations.prepare_encoder(vae.encoder), formulations.prepare_decoder(vae.decoder)
+
+    def there_and_back(part: tuple[Tensor, Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
+        pixels, eps = part
+        weights = tuple(tensor.detach().requires_grad_() for tensor in (*encoder, *decoder))
+        posterior = Posterior(*formulations.run_encoder(weights[: len(encoder)], pixels))
+        logits = formulations.run_decoder(weights[len(encoder) :], posterior.sample(eps))
+        terms = vae.terms(to_images(pixels), posterior, logits, beta_share)
+        return torch.autograd.grad(terms.loss_nats.sum() / size, weights), _sums(terms)
+
+    parts = list(zip(formulations.split(frames), formulations.split(noise), strict=True))
+    (total, sums), *others = formulations.in_threads(there_and_back, parts)
+    for gradients, more in others:
+        sums += more
+        for gradient, addend in zip(total, gradients, strict=True):
+            gradient += addend
+    torch.autograd.backward((*encoder, *decoder), total)
+    return sums

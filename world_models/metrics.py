@@ -10,6 +10,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from world_models import distributed
 from world_models.rollouts import FRAME_SHAPE
 from world_models.vae import (
     ACTIVE_VARIANCE,
@@ -57,6 +58,13 @@ class Moments:
         self.total = self.total + values.sum(0)
         self.squares = self.squares + values.square().sum(0)
 
+    def sum_up(self, device: torch.device) -> None:
+        """Count in what other processes have; their messages are tensors on a device."""
+        packed = torch.stack([torch.as_tensor(self.total), torch.as_tensor(self.squares)]).to(device)
+        count = torch.tensor(float(self.count), dtype=torch.float64, device=device)
+        distributed.sum_up([packed, count])
+        self.count, (self.total, self.squares) = int(count), packed.cpu()
+
     @property
     def mean(self) -> Float[Tensor, " z"]:
         """Mean of each dimension."""
@@ -72,27 +80,31 @@ class Moments:
 def validate(vae: VAE, frames: Frames, noise: Float[Tensor, "frames z"]) -> dict[str, float]:
     """The validation metrics: of decode(mu), except for the loss, which is the objective on one sampled z.
 
+    Where several processes train together, each scores its part of the frames, and all get the metrics of all.
+
     Returns:
         sse, kl_nats, loss_nats, psnr_db, active_units, dims_used.
     """
-    sums = torch.zeros(3, dtype=torch.float64)
-    mu, kl = Moments(), Moments()
-    for batch, eps in zip(batches(frames), noise.split(BATCH), strict=True):
+    here, z_dim = distributed.world(), vae.config.z_dim
+    mine = np.array_split(np.arange(len(frames)), here.size)[here.rank]
+    columns = Moments(0, *torch.zeros(2, 3 + 2 * z_dim, dtype=torch.float64))  # sse, kl, loss, each mu, each kl
+    for batch, eps in zip(batches(frames[mine]), noise[mine].split(BATCH), strict=False):
         images = to_images(batch.to(vae.device))
         posterior = vae.posterior(images)
         sse = squared_error(images, vae.logits(posterior.mu).sigmoid())
         loss = vae.objective(images, eps.to(vae.device)).loss_nats
-        sums += torch.stack([sse.double().sum(), posterior.kl_nats().double().sum(), loss.double().sum()]).cpu()
-        mu.add(posterior.mu)
-        kl.add(posterior.kl_nats_per_dim())
-    sse, kl_nats, loss_nats = (sums / len(frames)).tolist()
+        scores = torch.stack([sse, posterior.kl_nats(), loss], 1)
+        columns.add(torch.cat([scores, posterior.mu, posterior.kl_nats_per_dim()], 1))
+    columns.sum_up(vae.device)
+    sse, kl_nats, loss_nats = columns.mean[:3].tolist()
+    mu_variance, kl_means = columns.variance[3 : 3 + z_dim], columns.mean[3 + z_dim :]
     return {
         "sse": sse,
         "kl_nats": kl_nats,
         "loss_nats": loss_nats,
         "psnr_db": psnr_db(sse) if math.isfinite(sse) else math.nan,
-        "active_units": int((mu.variance > ACTIVE_VARIANCE).sum()),
-        "dims_used": int((kl.mean > USED_KL_NATS).sum()),
+        "active_units": int((mu_variance > ACTIVE_VARIANCE).sum()),
+        "dims_used": int((kl_means > USED_KL_NATS).sum()),
     }
 
 

@@ -46,7 +46,7 @@ class WandbConfig:
     tags: tuple[str, ...] = ()
 
 
-def progress(total: int, unit: str, label: str, start: int = 0) -> tqdm:
+def progress(total: int, unit: str, label: str, start: int = 0, shown: bool = True) -> tqdm:
     """A progress bar with rate and time left; a line every half minute where no terminal shows it."""
     quiet = not sys.stderr.isatty()
     return tqdm(
@@ -58,7 +58,7 @@ def progress(total: int, unit: str, label: str, start: int = 0) -> tqdm:
         smoothing=0.05,
         unit_scale=total >= 100_000,
         ascii=quiet,
-        disable=not total,
+        disable=not (total and shown),
     )
 
 

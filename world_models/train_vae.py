@@ -10,27 +10,30 @@ Validation is on episodes that are never trained on. Ctrl-C saves the state and 
 weights that unbroken training gives. `metrics.jsonl` has every number, and W&B has them too.
 """
 
+import contextlib
 import dataclasses
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
-import yaml
 
-from world_models import checkpoints, figures, files, metrics, pictures, tracking
+from world_models import checkpoints, distributed, files, metrics, tracking
+from world_models.batches import Batches
 from world_models.config import Stopped, require, run_command, to_yaml
 from world_models.executors import stop_requests
-from world_models.frames import Batches, Device, FrameSet, Split, noise, split_episodes, torch_device
+from world_models.frames import Device, FrameSet, Split, noise, split_episodes, torch_device
 from world_models.learner import Learner
 from world_models.rollouts import Rollouts
+from world_models.runs import NoRun, Run
 from world_models.vae import VAE, VAEConfig
 
 FREE_ON_RESUME = ("out", "data", "device", "memory_gb", "resume", "wandb", "tensorboard", "log_every_steps")
 VAL_NOISE_SEED = 0x7A1
-RESULT = "{out}: SSE {sse:.2f}, KL {kl_nats:.1f} nats, {active_units} active units, held out, after {seen:,} frames"
+NO_FRAMES = np.empty((0, 64, 64, 3), np.uint8)
+RESULT = "SSE {sse:.2f}, KL {kl_nats:.1f} nats, {active_units} active units, held out, after {seen:,} frames"
 COLLAPSED = (
     "posterior collapse after {seen:,} frames: no latent dimension is in use, so z says nothing about the frame; "
     "lower --vae.beta, or give --beta_warmup_frames"
@@ -134,88 +137,91 @@ class Job:
 
 def prepare(config: TrainConfig) -> Job:
     """Check everything that can be wrong before the first step."""
-    device, data = torch_device(config.device), Rollouts(config.data)
+    here, device = distributed.world(), distributed.own_device(torch_device(config.device))
+    data = Rollouts(config.data)
     split = split_episodes(data.seeds, config.split_seed)
-    batches = Batches(
-        FrameSet(data, split.train), config.batch_size, config.seed, config.shuffle_frames, int(config.memory_gb * 1e9)
-    )
+    memory_bytes = int(config.memory_gb * 1e9)
+    order = (config.batch_size, config.seed, config.shuffle_frames)
+    batches = Batches(FrameSet(data, split.train), *order, memory_bytes, here.rank, here.size)
     saved = checkpoints.load_run(Path(config.out), config.resume, to_yaml(config), FREE_ON_RESUME, data.digest())
     files.check_room(Path(config.out), 200_000_000)
     return Job(config, device, data, split, batches, saved)
 
 
 def train(job: Job) -> None:
-    """Train to the end, or to the first request to stop."""
-    config, out = job.config, Path(job.config.out)
-    out.mkdir(parents=True, exist_ok=True)
-    with files.only_writer(out):
-        files.remove_partials(out)
-        learner = _start(job)
-        settings = yaml.safe_load(to_yaml(config))
-        tracker = tracking.Tracker(out, settings, config.wandb, "train", config.tensorboard, learner.wandb_id)
-        learner.wandb_id = tracker.run_id or learner.wandb_id
-        try:
-            _loop(job, learner, tracker)
-        finally:
-            tracker.finish()
+    """Train to the end, or to the first request to stop; of several processes the first one alone writes."""
+    config = job.config
+    with distributed.joined(job.device) as here, contextlib.ExitStack() as stack:
+        run = _run(job) if here.is_first else NoRun()
+        stack.callback(run.close)
+        learner = _learner(job)
+        if job.saved:
+            learner.restore(job.saved)
+            seen = job.batches.frames_at(learner.step)
+            run.say(f"going on from step {learner.step:,}, {seen:,} frames seen")
+        else:
+            run.begin(learner, job.batches.frames.read_spread(metrics.PCA_MAX_FRAMES) if here.is_first else NO_FRAMES)
+        run.track(learner)
+        val_frames = FrameSet(job.data, job.split.val).read_spread(config.num_val_frames)
+        _loop(job, learner, run, val_frames)
 
 
-def _start(job: Job) -> Learner:
-    """A new run's learner and files, or a saved run's."""
-    config, out = job.config, Path(job.config.out)
+def _run(job: Job) -> Run:
+    facts = {
+        "data": job.config.data,
+        "data_digest": job.data.digest(),
+        "env": job.data.env,
+        "train_seeds": job.data.seeds[list(job.split.train)].tolist(),
+        "split_seed": job.config.split_seed,
+    }
+    return Run(Path(job.config.out), to_yaml(job.config), facts, job.config.wandb, job.config.tensorboard)
+
+
+def _learner(job: Job) -> Learner:
+    config = job.config
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         vae = VAE(config.vae, job.data.preprocess).to(job.device)
-    learner = Learner(vae, config.seed, config.grad_clip, config.bf16_on(job.device))
-    if job.saved:
-        learner.restore(job.saved)
-        print(f"{out}: going on from step {learner.step:,}, {job.batches.frames_at(learner.step):,} frames seen")
-    else:
-        files.write_text(out / "config.yaml", to_yaml(config))
-        spread = job.batches.frames.read_spread(metrics.PCA_MAX_FRAMES)
-        baselines = metrics.fit_baselines(spread, config.vae.z_dim)
-        checkpoints.save_weights(out / checkpoints.BASELINES_FILE, dataclasses.asdict(baselines))
-    tracking.truncate_metrics(out, learner.step)
-    return learner
+    return Learner(vae, config.seed, config.grad_clip, config.bf16_on(job.device))
 
 
-def _loop(job: Job, learner: Learner, tracker: tracking.Tracker) -> None:
+def _loop(job: Job, learner: Learner, run: Run | NoRun, val_frames: metrics.Frames) -> None:
     """Batch after batch from where the learner stands, until enough frames were seen."""
     config, seen = job.config, job.batches.frames_at(learner.step)
-    val_frames = FrameSet(job.data, job.split.val).read_spread(config.num_val_frames)
     meter, scores = tracking.Meter(seen), {}
     stream = job.batches(job.device, learner.step)
-    with tracking.progress(config.num_frames, "frames", "train", seen) as bar, stop_requests() as stop:
+    shown = distributed.world().is_first
+    with tracking.progress(config.num_frames, "frames", "train", seen, shown) as bar, stop_requests() as stop:
         while seen < config.num_frames:
-            batch = next(stream)[: config.num_frames - seen]
+            batch = next(stream).cut(config.num_frames - seen)
             learner.learn(batch, config.lr_at(seen), config.beta_share_at(seen))
-            validate = seen // config.val_every_frames < (seen + len(batch)) // config.val_every_frames
-            seen += len(batch)
-            bar.update(len(batch))
+            validate = seen // config.val_every_frames < (seen + batch.size) // config.val_every_frames
+            seen += batch.size
+            bar.update(batch.size)
             last = seen >= config.num_frames
             if learner.step % config.log_every_steps == 0 or last:
-                _log(job, learner, tracker, seen, meter)
+                _log(job, learner, run, seen, meter)
             if validate or last:
                 with meter.paused():
-                    scores = _validate(job, learner, tracker, seen, val_frames)
-            if stop.is_set() and not last:
-                _save(job, learner)
+                    scores = _validate(job, learner, run, seen, val_frames)
+            if distributed.asked(stop.is_set(), learner.step, job.device) and not last:
+                _save(job, learner, run)
                 again = "the same command" if config.resume else "the same command with --resume true"
                 raise Stopped(f"stopped at {seen:,} frames; {again} goes on from there")
     if scores:
-        print(RESULT.format(out=config.out, seen=seen, **scores))
+        run.say(RESULT.format(seen=seen, **scores))
 
 
 def _position(job: Job, learner: Learner, seen: int) -> dict[str, float | int]:
     return {"step": learner.step, "frames_seen": seen, "epoch": seen / len(job.batches.frames)}
 
 
-def _log(job: Job, learner: Learner, tracker: tracking.Tracker, seen: int, meter: tracking.Meter) -> None:
+def _log(job: Job, learner: Learner, run: Run | NoRun, seen: int, meter: tracking.Meter) -> None:
     """Log the training metrics since the last time."""
     means = learner.means()
     _check_finite(means["loss_nats"], seen, job.config.out)
     rates = {"frames_per_s": meter.frames_per_s(seen), "lr": job.config.lr_at(seen)}
-    tracker.log(_position(job, learner, seen) | {f"train/{name}": value for name, value in (means | rates).items()})
+    run.log(_position(job, learner, seen) | {f"train/{name}": value for name, value in (means | rates).items()})
 
 
 def _check_finite(loss: float, seen: int, out: str) -> None:
@@ -225,46 +231,27 @@ def _check_finite(loss: float, seen: int, out: str) -> None:
         )
 
 
-def _validate(
-    job: Job, learner: Learner, tracker: tracking.Tracker, seen: int, frames: metrics.Frames
-) -> dict[str, float]:
+def _validate(job: Job, learner: Learner, run: Run | NoRun, seen: int, frames: metrics.Frames) -> dict[str, float]:
     """Score held-out frames, draw them, and save the run; returns the scores."""
-    config, out, vae = job.config, Path(job.config.out), learner.vae
+    config, vae = job.config, learner.vae
     scores = metrics.validate(vae, frames, noise(VAL_NOISE_SEED, 0, len(frames), config.vae.z_dim))
     _check_finite(scores["loss_nats"], seen, config.out)
     warm = seen >= min(config.num_frames, max(config.beta_warmup_frames, config.lr_warmup_frames))
     if warm and scores["loss_nats"] < learner.best_loss_nats:
         learner.best_loss_nats = scores["loss_nats"]
-        checkpoints.save_weights(checkpoints.weights_path(out, "best"), vae.state_dict())
+        run.save_best(vae)
     if warm and scores["dims_used"] == 0:
-        print(COLLAPSED.format(seen=seen), file=sys.stderr)
-    shown = {
-        "reconstructions": pictures.reconstructions(vae, frames),
-        "samples": pictures.samples(vae),
-        "interpolation": pictures.interpolation(vae, frames),
-    }
-    for name, picture in shown.items():
-        figures.save(out / "figures" / f"{name}_{seen:09d}.png", picture)
-    tracker.log(_position(job, learner, seen) | {f"val/{name}": value for name, value in scores.items()})
-    tracker.images(shown, seen)
-    _save(job, learner)
+        run.warn(COLLAPSED.format(seen=seen))
+    run.draw(vae, frames, seen)
+    run.log(_position(job, learner, seen) | {f"val/{name}": value for name, value in scores.items()})
+    _save(job, learner, run)
     return scores
 
 
-def _save(job: Job, learner: Learner) -> None:
-    """Save the last weights, what describes them, and the state, which alone is what a resume reads."""
+def _save(job: Job, learner: Learner, run: Run | NoRun) -> None:
     if not learner.is_finite():
         raise Stopped(f"the weights are no numbers any more; {job.config.out} keeps its last checkpoint: lower --lr")
-    out = Path(job.config.out)
-    facts = {
-        "data": job.config.data,
-        "data_digest": job.data.digest(),
-        "env": job.data.env,
-        "train_seeds": job.data.seeds[list(job.split.train)].tolist(),
-    }
-    checkpoints.save_weights(checkpoints.weights_path(out, "last"), learner.vae.state_dict())
-    checkpoints.save_description(out, learner.vae, **facts, split_seed=job.config.split_seed, step=learner.step)
-    checkpoints.save_state(out, learner.state())
+    run.save(learner)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,7 +1,7 @@
 """Strided convolutions on a CPU by Winograd's algorithm: `_winograd.c` as functions that autograd knows.
 
-A convolution with a kernel of 2r x 2r and stride 2 takes (r + 1)^2 products for 2 x 2 outputs instead of 4 r^2 * 4: less
-than half. Its weights are transformed once (`transform_weights`, in PyTorch, differentiable) and used for many images.
+A convolution with a kernel of 2r x 2r and stride 2 takes (r + 1)^2 products for 2 x 2 outputs instead of 4 r^2: about
+half. Its weights are transformed once (`transform_weights`, in PyTorch, differentiable) and used for many images.
 Images are channel-last. Many threads may call at once, and one call computes on its own thread alone.
 """
 
@@ -58,8 +58,7 @@ class Layer:
 
 class _Layer(ctypes.Structure):
     _fields_ = tuple(
-        (name, ctypes.c_int64)
-        for name in ("taps", "width", "channels", "stored", "bytes", "size", "features", "relu")
+        (name, ctypes.c_int64) for name in ("taps", "width", "channels", "stored", "bytes", "size", "features", "relu")
     )
 
 

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from world_models import encode
+from world_models.batches import Batches
 from world_models.bench.measuring import Work, wait
-from world_models.frames import Batches, FrameSet
+from world_models.frames import FrameSet
 from world_models.learner import Learner
 from world_models.networks import Decoder
 from world_models.rollouts import Rollouts

@@ -1,0 +1,81 @@
+"""Several processes that train one model, as `torchrun` starts them; one process alone is the plain case.
+
+Nothing here has to be asked about by a loop: with one process every function is what it says, at no cost.
+"""
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterable, Iterator
+
+import torch
+import torch.distributed
+from torch import Tensor
+
+ASK_EVERY_STEPS = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """The processes of a run, by torchrun's environment variables.
+
+    Attributes:
+        rank: number of this process.
+        size: how many there are.
+        local_rank: number of this process on its machine, which is that of its GPU.
+    """
+
+    rank: int
+    size: int
+    local_rank: int
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that writes and talks."""
+        return self.rank == 0
+
+
+def world() -> World:
+    """The processes that this one is of."""
+    return World(*(int(os.environ.get(name, default)) for name, default in _VARIABLES))
+
+
+_VARIABLES = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+
+
+def own_device(device: torch.device) -> torch.device:
+    """The GPU of this process, where each has one."""
+    return torch.device("cuda", world().local_rank) if device.type == "cuda" else device
+
+
+@contextlib.contextmanager
+def joined(device: torch.device) -> Iterator[World]:
+    """Meet the other processes; no process enters the block before all are there."""
+    here = world()
+    if here.size > 1:
+        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield here
+    finally:
+        if here.size > 1:
+            torch.distributed.destroy_process_group()
+
+
+def sum_up(tensors: Iterable[Tensor]) -> None:
+    """Replace each tensor by its sum over all processes, the same bits in each; one message for all of them."""
+    if world().size == 1:
+        return
+    listed = list(tensors)
+    flat = torch.cat([tensor.flatten() for tensor in listed])
+    torch.distributed.all_reduce(flat)
+    for tensor, total in zip(listed, flat.split([tensor.numel() for tensor in listed]), strict=True):
+        tensor.copy_(total.view_as(tensor))
+
+
+def asked(asked_here: bool, step: int, device: torch.device) -> bool:
+    """Whether something is asked for in any process; all get the same answer, several of them at every 16th step."""
+    if world().size == 1 or step % ASK_EVERY_STEPS:
+        return asked_here and world().size == 1
+    votes = torch.tensor([float(asked_here)], device=device)
+    sum_up([votes])
+    return bool(votes)

@@ -1,0 +1,99 @@
+"""The folder of a training run: config, baselines, weights, state, metrics, pictures. One process writes it."""
+
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from jaxtyping import UInt8
+
+from world_models import checkpoints, figures, files, metrics, pictures, tracking
+from world_models.learner import Learner
+from world_models.vae import VAE
+
+Metrics = Mapping[str, float | int]
+
+
+class Run:
+    """A run's folder, held against other writers until `close`.
+
+    Args:
+        out: the folder.
+        config: the resolved config, as YAML.
+        facts: what model.json says of data and split.
+        wandb: how to use Weights & Biases.
+        tensorboard: whether to write TensorBoard's files too.
+    """
+
+    def __init__(
+        self, out: Path, config: str, facts: Mapping[str, Any], wandb: tracking.WandbConfig, tensorboard: bool
+    ):
+        self._out, self._config, self._facts = out, config, facts
+        self._wandb, self._tensorboard = wandb, tensorboard
+        self._open = contextlib.ExitStack()
+        out.mkdir(parents=True, exist_ok=True)
+        self._open.enter_context(files.only_writer(out))
+        files.remove_partials(out)
+
+    def begin(self, learner: Learner, spread: UInt8[np.ndarray, "frames 64 64 3"]) -> None:
+        """Write a new run's first files: its config, and the baselines fitted on a spread of its training frames."""
+        files.write_text(self._out / "config.yaml", self._config)
+        baselines = metrics.fit_baselines(spread, learner.vae.config.z_dim)
+        checkpoints.save_weights(self._out / checkpoints.BASELINES_FILE, dataclasses.asdict(baselines))
+
+    def track(self, learner: Learner) -> None:
+        """Log from here on; what a broken run logged after its last checkpoint is dropped, since it comes again."""
+        tracking.truncate_metrics(self._out, learner.step)
+        settings = yaml.safe_load(self._config)
+        self._tracker = tracking.Tracker(self._out, settings, self._wandb, "train", self._tensorboard, learner.wandb_id)
+        self._open.callback(self._tracker.finish)
+        learner.wandb_id = self._tracker.run_id or learner.wandb_id
+
+    def log(self, values: Metrics) -> None:
+        """Log one line of metrics."""
+        self._tracker.log(values)
+
+    def draw(self, vae: VAE, frames: metrics.Frames, seen: int) -> None:
+        """Draw what the model makes of held-out frames, and what it dreams."""
+        shown = {
+            "reconstructions": pictures.reconstructions(vae, frames),
+            "samples": pictures.samples(vae),
+            "interpolation": pictures.interpolation(vae, frames),
+        }
+        for name, picture in shown.items():
+            figures.save(self._out / "figures" / f"{name}_{seen:09d}.png", picture)
+        self._tracker.images(shown, seen)
+
+    def save_best(self, vae: VAE) -> None:
+        """Save the weights as the best so far."""
+        checkpoints.save_weights(checkpoints.weights_path(self._out, "best"), vae.state_dict())
+
+    def save(self, learner: Learner) -> None:
+        """Save the last weights, what describes them, and the state, which alone is what a resume reads."""
+        checkpoints.save_weights(checkpoints.weights_path(self._out, "last"), learner.vae.state_dict())
+        checkpoints.save_description(self._out, learner.vae, **self._facts, step=learner.step)
+        checkpoints.save_state(self._out, learner.state())
+
+    def say(self, line: str) -> None:
+        """Print what the run came to."""
+        print(f"{self._out}: {line}")
+
+    def warn(self, line: str) -> None:
+        """Print what is going wrong."""
+        print(line, file=sys.stderr)
+
+    def close(self) -> None:
+        """Finish logging, and let the folder go."""
+        self._open.close()
+
+
+class NoRun:
+    """What the other processes of a training have in the place of a `Run`: nothing is written or said."""
+
+    def __getattr__(self, name: str) -> Any:
+        assert hasattr(Run, name), f"a run has no {name}"
+        return lambda *args, **kwargs: None
