@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from world_models import checkpoints, encode, files
+from world_models import checkpoints, encode, files, formulations
 from world_models.latents import Latents
 from world_models.rollouts import Rollouts
 from world_models.vae import VAE, VAEConfig
@@ -204,19 +204,19 @@ def test_a_deleted_shard_is_made_again_with_the_same_digests(data: Path, run: Pa
 def test_a_crash_leaves_whole_shards_and_encoding_goes_on(
     data: Path, run: Path, latents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    calls = 0
-    encode_frames = VAE.encode
+    batches = 0
+    run_encoder = formulations.run_encoder
 
-    def crash(self: VAE, frames: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == 2:
+    def crash(weights: Any, frames: Any) -> Any:
+        nonlocal batches
+        batches += 1
+        if batches == 2:
             raise KeyboardInterrupt
-        return encode_frames(self, frames)
+        return run_encoder(weights, frames)
 
     out = tmp_path / "crashed"
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
-        patch.setattr(VAE, "encode", crash)
+        patch.setattr(formulations, "run_encoder", crash)
         _encode(data, run, out)
     assert ended.value.code == 130
     assert [path.name for path in out.iterdir()] == ["shard-00000.h5"]

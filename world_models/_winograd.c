@@ -1,10 +1,10 @@
 /* The V model's strided convolutions on a CPU, with fewer multiplications: forward, and the gradients.
  *
  * A convolution with a kernel of 2r x 2r and stride 2 is one with a kernel of r x r and stride 1 on blocks of 2 x 2
- * pixels, whose channels are the four pixels' channels. Winograd's F(2, r) (Winograd 1980; Lavin & Gray 2016) computes
- * two neighbouring outputs of that with r + 1 multiplications instead of 2 r; in two dimensions, 2 x 2 outputs, a tile,
- * take (r + 1)^2 instead of 4 r^2: 9 instead of 16 for r = 2, 16 instead of 36 for r = 3. What is left of a layer are
- * (r + 1)^2 matrix products, one a point, of (tiles, channels of a block) by (channels of a block, channels).
+ * pixels, whose channels are the four pixels' channels. Winograd's F(m, r) (Winograd 1980; Lavin & Gray 2016) computes m
+ * neighbouring outputs of that with m + r - 1 multiplications instead of m r; in two dimensions m x m outputs, a tile,
+ * take 9 instead of 16 for F(2, 2), 16 instead of 36 for F(3, 2) and F(2, 3). What is left of a layer are
+ * (m + r - 1)^2 matrix products, one a point, of (tiles, channels of a block) by (channels of a block, channels).
  *
  * One layer has a wide side (blocks, `channels` each pixel) and a narrow side (`size` x `size` outputs, `features` each
  * pixel). A convolution goes from wide to narrow, a transposed convolution from narrow to wide, and each is what the
@@ -13,13 +13,14 @@
  *   spread   wide -> points      V = B' d B      collect   points -> wide, its adjoint
  *   mix      points -> narrow    Y = A' M A      unmix     narrow -> points, its adjoint
  *
- * with, on a line of r + 1 blocks d and for r = 2 and r = 3 (evaluation at 0, 1, infinity, and at 0, 1, -1, infinity),
+ * with, on a line of blocks d and of points m (which evaluate polynomials at 0, 1, -1 if there are four, and infinity),
  *
- *   B' d = d0 - d1, d1, d1 - d2               A' m = m0 + m1, m1 - m2
- *   B' d = d0 - d2, d1 + d2, d2 - d1, d1 - d3     A' m = m0 + m1 + m2, m1 - m2 - m3
+ *   F(2, 2)   B' d = d0 - d1, d1, d1 - d2                  A' m = m0 + m1, m1 - m2
+ *   F(2, 3)   B' d = d0 - d2, d1 + d2, d2 - d1, d1 - d3    A' m = m0 + m1 + m2, m1 - m2 - m3
+ *   F(3, 2)   B' d = the same                              A' m = m0 + m1 + m2, m1 - m2, m1 + m2 - m3
  *
- * All pixels are channel-last. Everything is computed for few enough images at a time to stay in a core's cache. Sums are
- * taken in one fixed order, whatever the number of threads that call this, so results are the same bit for bit.
+ * All pixels are channel-last. Everything is computed for few enough images at a time to stay in a core's cache. Sums
+ * are taken in one fixed order, whatever the number of threads that call this, so results are the same bit for bit.
  *
  * The file includes itself once for each type of number and each instruction set that is worth a kernel of its own.
  */
@@ -37,6 +38,7 @@ enum {
 /* One layer, as winograd.py packs it. */
 typedef struct {
     int64_t taps;     /* r: 2 or 3 */
+    int64_t tile;     /* m: 2, or 3 where r is 2 */
     int64_t width;    /* pixels along a side of a wide image */
     int64_t channels; /* of a wide pixel, a multiple of 4 */
     int64_t stored;   /* of them in memory; the others are zero */
@@ -54,9 +56,9 @@ typedef struct {
 
 /* What follows from a layer's sizes. */
 typedef struct {
-    int64_t side;   /* tiles along a side of an image: pairs of narrow pixels */
+    int64_t side;   /* tiles along a side of an image */
     int64_t tiles;  /* of an image */
-    int64_t points; /* (r + 1)^2 */
+    int64_t points; /* (m + r - 1)^2 */
     int64_t depth;  /* numbers of a block of 2 x 2 wide pixels */
     int64_t padded; /* wide pixels along a side that the tiles see */
     int64_t images; /* computed at a time */
@@ -66,15 +68,15 @@ typedef struct {
 static Plan plan_of(const Layer *layer, size_t number_bytes)
 {
     Plan plan;
-    plan.side = (layer->size + 1) / 2;
+    plan.side = (layer->size + layer->tile - 1) / layer->tile;
     plan.tiles = plan.side * plan.side;
-    plan.points = (layer->taps + 1) * (layer->taps + 1);
+    plan.points = (layer->tile + layer->taps - 1) * (layer->tile + layer->taps - 1);
     plan.depth = 4 * layer->channels;
-    plan.padded = 2 * (2 * plan.side + layer->taps - 1);
+    plan.padded = 2 * (layer->tile * plan.side + layer->taps - 1);
     plan.images = CACHE_BYTES / (int64_t)number_bytes / (plan.points * plan.tiles * (plan.depth + layer->features));
     plan.images = plan.images < 1 ? 1 : plan.images > MAX_IMAGES ? MAX_IMAGES : plan.images;
     int64_t wide = plan.padded * plan.padded * layer->channels;
-    int64_t narrow = (layer->size * layer->size + 3) * layer->features; /* and what lies beyond the edge */
+    int64_t narrow = (layer->size * layer->size + 1) * layer->features; /* and one pixel beyond the edge */
     plan.image = ((wide > narrow ? wide : narrow) + 15) / 16 * 16;
     plan.spread = (plan.points * plan.images * plan.tiles + SLACK) * plan.depth;
     plan.mixed = (plan.points * plan.images * plan.tiles + SLACK) * layer->features;
@@ -245,25 +247,40 @@ TARGET static void NAME(product)(int64_t rows, int64_t columns, int64_t depth, c
     }
 }
 
-/* B' on a line. */
-INLINE TARGET void NAME(to_points)(const int taps, const REAL *d, REAL *v)
+/* B' on a line of so many points. */
+INLINE TARGET void NAME(to_points)(const int points, const REAL *d, REAL *v)
 {
-    if (taps == 2) v[0] = d[0] - d[1], v[1] = d[1], v[2] = d[1] - d[2];
+    if (points == 3) v[0] = d[0] - d[1], v[1] = d[1], v[2] = d[1] - d[2];
     else v[0] = d[0] - d[2], v[1] = d[1] + d[2], v[2] = d[2] - d[1], v[3] = d[1] - d[3];
 }
 
 /* Its adjoint, B. */
-INLINE TARGET void NAME(from_points)(const int taps, const REAL *v, REAL *d)
+INLINE TARGET void NAME(from_points)(const int points, const REAL *v, REAL *d)
 {
-    if (taps == 2) d[0] = v[0], d[1] = v[1] + v[2] - v[0], d[2] = -v[2];
+    if (points == 3) d[0] = v[0], d[1] = v[1] + v[2] - v[0], d[2] = -v[2];
     else d[0] = v[0], d[1] = v[1] - v[2] + v[3], d[2] = v[1] + v[2] - v[0], d[3] = -v[3];
 }
 
+/* A' on a line of m outputs. */
+INLINE TARGET void NAME(to_outputs)(const int points, const int m, const REAL *v, REAL *y)
+{
+    if (points == 3) y[0] = v[0] + v[1], y[1] = v[1] - v[2];
+    else if (m == 2) y[0] = v[0] + v[1] + v[2], y[1] = v[1] - v[2] - v[3];
+    else y[0] = v[0] + v[1] + v[2], y[1] = v[1] - v[2], y[2] = v[1] + v[2] - v[3];
+}
+
+/* Its adjoint, A. */
+INLINE TARGET void NAME(from_outputs)(const int points, const int m, const REAL *y, REAL *v)
+{
+    if (points == 3) v[0] = y[0], v[1] = y[0] + y[1], v[2] = -y[1];
+    else if (m == 2) v[0] = y[0], v[1] = y[0] + y[1], v[2] = y[0] - y[1], v[3] = -y[1];
+    else v[0] = y[0], v[1] = y[0] + y[1] + y[2], v[2] = y[0] - y[1] + y[2], v[3] = -y[2];
+}
+
 /* One tile, one row of pixels in each block, two pixels of `run / 2` channels each: `spread` or, adding, `collect`. */
-INLINE TARGET void NAME(tile_of_blocks)(const int taps, const int collect, int64_t run, REAL *restrict wide, int64_t line,
+INLINE TARGET void NAME(tile_of_blocks)(const int P, const int collect, int64_t run, REAL *restrict wide, int64_t line,
                                         int64_t block, REAL *restrict points, int64_t point)
 {
-    const int P = taps + 1;
 #pragma GCC ivdep
     for (int64_t l = 0; l < run; l++) {
         REAL a[4][4], b[4][4], in[4], out[4];
@@ -271,8 +288,8 @@ INLINE TARGET void NAME(tile_of_blocks)(const int taps, const int collect, int64
         for (int i = 0; i < P; i++) {
 #pragma GCC unroll 4
             for (int j = 0; j < P; j++) in[j] = collect ? points[(i * P + j) * point + l] : wide[i * line + j * block + l];
-            if (collect) NAME(from_points)(taps, in, out);
-            else NAME(to_points)(taps, in, out);
+            if (collect) NAME(from_points)(P, in, out);
+            else NAME(to_points)(P, in, out);
 #pragma GCC unroll 4
             for (int j = 0; j < P; j++) a[i][j] = out[j];
         }
@@ -280,8 +297,8 @@ INLINE TARGET void NAME(tile_of_blocks)(const int taps, const int collect, int64
         for (int j = 0; j < P; j++) {
 #pragma GCC unroll 4
             for (int i = 0; i < P; i++) in[i] = a[i][j];
-            if (collect) NAME(from_points)(taps, in, out);
-            else NAME(to_points)(taps, in, out);
+            if (collect) NAME(from_points)(P, in, out);
+            else NAME(to_points)(P, in, out);
 #pragma GCC unroll 4
             for (int i = 0; i < P; i++) b[i][j] = out[i];
         }
@@ -303,86 +320,87 @@ TARGET static void NAME(blocks)(const Layer *layer, const Plan *plan, int collec
     for (int64_t y = 0; y < plan->side; y++)
         for (int64_t x = 0; x < plan->side; x++)
             for (int64_t below = 0; below < 2; below++) {
-                REAL *corner = wide + (4 * y + below) * line + 2 * x * run;
+                REAL *corner = wide + (2 * layer->tile * y + below) * line + layer->tile * x * run;
                 REAL *tile = points + (y * plan->side + x) * plan->depth + below * run;
-                if (layer->taps == 2 && collect) NAME(tile_of_blocks)(2, 1, run, corner, 2 * line, run, tile, point);
-                else if (layer->taps == 2) NAME(tile_of_blocks)(2, 0, run, corner, 2 * line, run, tile, point);
-                else if (collect) NAME(tile_of_blocks)(3, 1, run, corner, 2 * line, run, tile, point);
-                else NAME(tile_of_blocks)(3, 0, run, corner, 2 * line, run, tile, point);
+                if (plan->points == 9 && collect) NAME(tile_of_blocks)(3, 1, run, corner, 2 * line, run, tile, point);
+                else if (plan->points == 9) NAME(tile_of_blocks)(3, 0, run, corner, 2 * line, run, tile, point);
+                else if (collect) NAME(tile_of_blocks)(4, 1, run, corner, 2 * line, run, tile, point);
+                else NAME(tile_of_blocks)(4, 0, run, corner, 2 * line, run, tile, point);
             }
 }
 
-/* `mix` for one tile: up to 2 x 2 narrow pixels, with a bias and a ReLU if there is a bias. */
-INLINE TARGET void NAME(tile_mix)(const int taps, const int biased, int64_t features, const REAL *restrict points,
-                                  int64_t point, const REAL *restrict bias, REAL *restrict y00, REAL *restrict y01,
-                                  REAL *restrict y10, REAL *restrict y11)
+/* `mix` for one tile into m x m narrow pixels, with a bias and a ReLU if there is a bias. */
+INLINE TARGET void NAME(tile_mix)(const int P, const int m, const int biased, int64_t features, const REAL *restrict points,
+                                  int64_t point, const REAL *restrict bias, REAL *const *pixels)
 {
-    const int P = taps + 1;
 #pragma GCC ivdep
     for (int64_t l = 0; l < features; l++) {
-        REAL upper[4], lower[4];
+        REAL a[4][4], in[4], out[4];
 #pragma GCC unroll 4
-        for (int j = 0; j < P; j++) {
-            REAL m0 = points[j * point + l], m1 = points[(P + j) * point + l], m2 = points[(2 * P + j) * point + l];
-            if (taps == 2) upper[j] = m0 + m1, lower[j] = m1 - m2;
-            else upper[j] = m0 + m1 + m2, lower[j] = m1 - m2 - points[(3 * P + j) * point + l];
+        for (int i = 0; i < P; i++) {
+#pragma GCC unroll 4
+            for (int j = 0; j < P; j++) in[j] = points[(i * P + j) * point + l];
+            NAME(to_outputs)(P, m, in, a[i]);
         }
-        REAL y[4], add = biased ? bias[l] : 0;
-        y[0] = upper[0] + upper[1] + (taps == 3 ? upper[2] : 0) + add;
-        y[1] = upper[1] - upper[2] - (taps == 3 ? upper[3] : 0) + add;
-        y[2] = lower[0] + lower[1] + (taps == 3 ? lower[2] : 0) + add;
-        y[3] = lower[1] - lower[2] - (taps == 3 ? lower[3] : 0) + add;
 #pragma GCC unroll 4
-        for (int i = 0; i < 4; i++) y[i] = biased && y[i] < 0 ? 0 : y[i];
-        y11[l] = y[3], y10[l] = y[2], y01[l] = y[1], y00[l] = y[0];
+        for (int j = 0; j < m; j++) {
+#pragma GCC unroll 4
+            for (int i = 0; i < P; i++) in[i] = a[i][j];
+            NAME(to_outputs)(P, m, in, out);
+#pragma GCC unroll 4
+            for (int i = 0; i < m; i++) {
+                REAL value = out[i] + (biased ? bias[l] : 0);
+                pixels[i * m + j][l] = biased && value < 0 ? 0 : value;
+            }
+        }
     }
 }
 
 /* `unmix` for one tile. */
-INLINE TARGET void NAME(tile_unmix)(const int taps, int64_t features, const REAL *restrict y00, const REAL *restrict y01,
-                                    const REAL *restrict y10, const REAL *restrict y11, REAL *restrict points, int64_t point)
+INLINE TARGET void NAME(tile_unmix)(const int P, const int m, int64_t features, REAL *const *pixels, REAL *restrict points,
+                                    int64_t point)
 {
-    const int P = taps + 1;
 #pragma GCC ivdep
     for (int64_t l = 0; l < features; l++) {
-        REAL lines[2][4];
-#pragma GCC unroll 2
-        for (int i = 0; i < 2; i++) {
-            REAL left = i ? y10[l] : y00[l], right = i ? y11[l] : y01[l];
-            lines[i][0] = left, lines[i][1] = left + right;
-            if (taps == 2) lines[i][2] = -right;
-            else lines[i][2] = left - right, lines[i][3] = -right;
+        REAL a[4][4], in[4], out[4];
+#pragma GCC unroll 4
+        for (int i = 0; i < m; i++) {
+#pragma GCC unroll 4
+            for (int j = 0; j < m; j++) in[j] = pixels[i * m + j][l];
+            NAME(from_outputs)(P, m, in, a[i]);
         }
 #pragma GCC unroll 4
         for (int j = 0; j < P; j++) {
-            REAL upper = lines[0][j], lower = lines[1][j];
-            points[j * point + l] = upper;
-            points[(P + j) * point + l] = upper + lower;
-            if (taps == 2) points[(2 * P + j) * point + l] = -lower;
-            else points[(2 * P + j) * point + l] = upper - lower, points[(3 * P + j) * point + l] = -lower;
+#pragma GCC unroll 4
+            for (int i = 0; i < m; i++) in[i] = a[i][j];
+            NAME(from_outputs)(P, m, in, out);
+#pragma GCC unroll 4
+            for (int i = 0; i < P; i++) points[(i * P + j) * point + l] = out[i];
         }
     }
 }
 
-/* `mix`, or `unmix` of what lies in `narrow`, for one image; pixels beyond its edge are those at `beyond`. */
+/* `mix`, or `unmix` of what lies in `narrow`, for one image; pixels beyond its edge are all the one at `beyond`. */
 TARGET static void NAME(pixels)(const Layer *layer, const Plan *plan, int unmix, REAL *points, int64_t point,
                                 const REAL *bias, REAL *narrow, REAL *beyond)
 {
-    const int64_t size = layer->size, features = layer->features;
+    const int64_t size = layer->size, features = layer->features, m = layer->tile;
     for (int64_t y = 0; y < plan->side; y++)
         for (int64_t x = 0; x < plan->side; x++) {
-            REAL *tile = points + (y * plan->side + x) * features;
-            REAL *y00 = narrow + (2 * y * size + 2 * x) * features;
-            const int right = 2 * x + 1 < size, below = 2 * y + 1 < size;
-            REAL *y01 = right ? y00 + features : beyond;
-            REAL *y10 = below ? y00 + size * features : beyond + features;
-            REAL *y11 = right && below ? y00 + (size + 1) * features : beyond + 2 * features;
-            if (layer->taps == 2 && unmix) NAME(tile_unmix)(2, features, y00, y01, y10, y11, tile, point);
-            else if (unmix) NAME(tile_unmix)(3, features, y00, y01, y10, y11, tile, point);
-            else if (layer->taps == 2 && bias) NAME(tile_mix)(2, 1, features, tile, point, bias, y00, y01, y10, y11);
-            else if (layer->taps == 2) NAME(tile_mix)(2, 0, features, tile, point, bias, y00, y01, y10, y11);
-            else if (bias) NAME(tile_mix)(3, 1, features, tile, point, bias, y00, y01, y10, y11);
-            else NAME(tile_mix)(3, 0, features, tile, point, bias, y00, y01, y10, y11);
+            REAL *tile = points + (y * plan->side + x) * features, *at[9];
+            for (int64_t i = 0; i < m; i++)
+                for (int64_t j = 0; j < m; j++)
+                    at[i * m + j] = m * y + i < size && m * x + j < size
+                                        ? narrow + ((m * y + i) * size + m * x + j) * features : beyond;
+            if (m == 3 && unmix) NAME(tile_unmix)(4, 3, features, at, tile, point);
+            else if (m == 3 && bias) NAME(tile_mix)(4, 3, 1, features, tile, point, bias, at);
+            else if (m == 3) NAME(tile_mix)(4, 3, 0, features, tile, point, bias, at);
+            else if (plan->points == 9 && unmix) NAME(tile_unmix)(3, 2, features, at, tile, point);
+            else if (plan->points == 9 && bias) NAME(tile_mix)(3, 2, 1, features, tile, point, bias, at);
+            else if (plan->points == 9) NAME(tile_mix)(3, 2, 0, features, tile, point, bias, at);
+            else if (unmix) NAME(tile_unmix)(4, 2, features, at, tile, point);
+            else if (bias) NAME(tile_mix)(4, 2, 1, features, tile, point, bias, at);
+            else NAME(tile_mix)(4, 2, 0, features, tile, point, bias, at);
         }
 }
 
@@ -522,7 +540,7 @@ TARGET static void NAME(conv_backward)(const Layer *layer, int64_t images, void 
     const int64_t wide_size = layer->width * layer->width * layer->channels;
     const int64_t narrow_size = layer->size * layer->size * layer->features;
     REAL *passed = work.image, *beyond = work.image + narrow_size, *wide_gradient = arrays->wide_gradient;
-    memset(beyond, 0, (size_t)(3 * layer->features) * sizeof(REAL));
+    memset(beyond, 0, (size_t)layer->features * sizeof(REAL));
     if (wide_gradient) {
         NAME(pack_weights)(layer, &plan, 1, arrays->weights, work.weights);
         memset(wide_gradient, 0, (size_t)(images * wide_size) * sizeof(REAL));
@@ -556,7 +574,7 @@ TARGET static void NAME(deconv)(const Layer *layer, int64_t images, void *memory
     const NAME(Work) work = NAME(work_of)(&plan, memory);
     const int64_t line = layer->width * layer->stored, narrow_size = layer->size * layer->size * layer->features;
     REAL *beyond = work.image;
-    memset(beyond, 0, (size_t)(3 * layer->features) * sizeof(REAL));
+    memset(beyond, 0, (size_t)layer->features * sizeof(REAL));
     NAME(pack_weights)(layer, &plan, 1, arrays->weights, work.weights);
     for (int64_t done = 0, count; done < images; done += count) {
         count = NAME(group)(&plan, images - done);
@@ -609,7 +627,7 @@ TARGET static void NAME(deconv_backward)(const Layer *layer, int64_t images, voi
         for (int64_t i = 0; i < count; i++)
             NAME(pixels)(layer, &plan, 0, work.mixed + i * plan.tiles * layer->features, rows * layer->features, NULL,
                          (REAL *)arrays->narrow_gradient + (done + i) * narrow_size, beyond);
-        memset(beyond, 0, (size_t)(3 * layer->features) * sizeof(REAL));
+        memset(beyond, 0, (size_t)layer->features * sizeof(REAL));
         for (int64_t i = 0; i < count; i++)
             NAME(pixels)(layer, &plan, 1, work.mixed + i * plan.tiles * layer->features, rows * layer->features, NULL,
                          (REAL *)arrays->narrow + (done + i) * narrow_size, beyond);

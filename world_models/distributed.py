@@ -79,3 +79,8 @@ def asked(asked_here: bool, step: int, device: torch.device) -> bool:
     votes = torch.tensor([float(asked_here)], device=device)
     sum_up([votes])
     return bool(votes)
+
+
+def wait_for_all(device: torch.device) -> None:
+    """Go on when every process has come this far."""
+    sum_up([torch.zeros(1, device=device)])

@@ -5,19 +5,23 @@ Examples:
   python -m world_models.encode --data rollouts/paper --vae runs/paper --out latents/paper --dtype float16
 
 Each shard of rollouts gets its mirror: mu and logvar of every row, with actions, rewards and ends. Run the same
-command again after a crash, or after collecting more, and only what is missing is encoded.
+command again after a crash, or after collecting more, and only what is missing is encoded. With several GPUs,
+  torchrun --nproc_per_node=8 -m world_models.encode ...                    each encodes shards of its own
 """
 
+import collections
+import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
-from world_models import checkpoints, files, tracking
+from world_models import checkpoints, distributed, executors, files, formulations, tracking
 from world_models.config import require, run_command, to_yaml
 from world_models.frames import Device, torch_device
 from world_models.latents import FORMAT, SUMMARY_FILE, Latents, write_latents
@@ -26,6 +30,11 @@ from world_models.rollouts import Rollouts
 from world_models.shards import shard_path, shard_paths
 from world_models.shards.reader import Shard
 from world_models.vae import VAE
+
+CPU_BATCH, GPU_BATCH = 64, 4096
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +46,7 @@ class EncodeConfig:
         vae: folder of a train_vae run.
         out: folder of the latents.
         weights: best (lowest validation loss) or last.
-        batch_size: frames encoded at once.
+        batch_size: frames encoded at once; null for what suits the device.
         dtype: of mu and logvar on disk.
         device: auto takes a GPU if there is one.
     """
@@ -46,17 +55,27 @@ class EncodeConfig:
     vae: str = "runs/vae"
     out: str = "latents/carracing"
     weights: checkpoints.Weights = "best"
-    batch_size: int = 256
+    batch_size: int | None = None
     dtype: Literal["float32", "float16"] = "float32"
     device: Device = "auto"
 
     def __post_init__(self):
-        require(self.batch_size >= 1, f"batch_size is {self.batch_size}; give 1 or more")
+        require(
+            self.batch_size is None or self.batch_size >= 1, f"batch_size is {self.batch_size}; give 1 or more, or null"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A checked encoding: the shards still to be made."""
+    """A checked encoding.
+
+    Attributes:
+        config: what to encode.
+        data: the rollouts.
+        vae: the model, on its device.
+        vae_sha256: of its weights.
+        todo: the shards still to be made, by all processes together.
+    """
 
     config: EncodeConfig
     data: Rollouts
@@ -68,7 +87,8 @@ class Job:
 def prepare(config: EncodeConfig) -> Job:
     """Check everything that can be wrong before the first frame, and find what is left to do."""
     data = Rollouts(config.data)
-    vae = checkpoints.load_vae(config.vae, config.weights, torch_device(config.device))
+    device = distributed.own_device(torch_device(config.device))
+    vae = checkpoints.load_vae(config.vae, config.weights, device)
     checkpoints.check_preprocess(data.preprocess, data.path, vae, config.vae)
     job = Job(config, data, vae, files.file_sha256(checkpoints.weights_path(config.vae, config.weights)), ())
     there = _shards_there(job)
@@ -104,16 +124,27 @@ def _shards_there(job: Job) -> set[int]:
 
 def encode(job: Job) -> None:
     """Encode the shards that are missing, with a progress bar, and sum the latents up."""
+    out, here = Path(job.config.out), distributed.world()
+    with contextlib.ExitStack() as stack:
+        if here.is_first:
+            out.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(files.only_writer(out))
+            files.remove_partials(out)
+        stack.enter_context(distributed.joined(job.vae.device))
+        mine = job.todo[here.rank :: here.size]
+        rows = sum(job.data.shards[index].num_rows for index in mine)
+        bar = stack.enter_context(tracking.progress(rows, "frames", "encode", shown=here.is_first))
+        for index in mine:
+            for count in encode_shard(job, job.data.shards[index], shard_path(out, index)):
+                bar.update(count)
+        distributed.wait_for_all(job.vae.device)
+        if here.is_first:
+            _finish(job, Latents(out))
+
+
+def _finish(job: Job, latents: Latents) -> None:
     out = Path(job.config.out)
-    out.mkdir(parents=True, exist_ok=True)
-    sources = [job.data.shards[index] for index in job.todo]
-    with files.only_writer(out), tracking.progress(sum(s.num_rows for s in sources), "frames", "encode") as bar:
-        files.remove_partials(out)
-        for index, source in zip(job.todo, sources, strict=True):
-            for rows in encode_shard(job, source, shard_path(out, index)):
-                bar.update(rows)
-        latents = Latents(out)
-        files.write_json(out / SUMMARY_FILE, summarise(latents, job))
+    files.write_json(out / SUMMARY_FILE, summarise(latents, job))
     print(
         f"{out}: {len(latents)} episodes, {latents.num_rows:,} latents of {latents.z_dim} dimensions"
         + ("" if job.todo else ", all there already")
@@ -121,14 +152,46 @@ def encode(job: Job) -> None:
 
 
 def encode_shard(job: Job, source: Shard, path: Path) -> Iterator[int]:
-    """Encode one shard, block by block, yielding the rows of each."""
+    """Encode one shard, yielding the rows of each batch that is written.
+
+    Three stages overlap: threads that unpack frames, threads that encode (on a CPU one a core, on a GPU one in all),
+    and this one, which writes. Batches are written in their order, and few of them are ever in memory.
+    """
     attributes = {"vae_sha256": job.vae_sha256, "config": to_yaml(job.config)}
-    with write_latents(path, source, job.vae.config.z_dim, job.config.dtype, attributes) as latents:
-        for start in range(0, source.num_rows, job.config.batch_size):
-            frames = source.read("frames", start, start + job.config.batch_size)
-            posterior = job.vae.encode(torch.from_numpy(frames))
-            latents.append(_column(posterior.mu, job.config.dtype), _column(posterior.logvar, job.config.dtype))
-            yield len(frames)
+    on_cpu, cores = job.vae.device.type == "cpu", executors.available_cores()
+    batch_size = job.config.batch_size or (CPU_BATCH if on_cpu else GPU_BATCH)
+    encode_batch = formulations.encoder_of_frames(job.vae.encoder)
+
+    def latents_of(frames: UInt8[np.ndarray, "batch 64 64 3"]) -> tuple[np.ndarray, np.ndarray]:
+        mu, logvar = encode_batch(torch.from_numpy(frames))
+        return _column(mu, job.config.dtype), _column(logvar, job.config.dtype)
+
+    def frames_from(start: int) -> UInt8[np.ndarray, "batch 64 64 3"]:
+        return source.read("frames", start, start + batch_size)
+
+    with (
+        formulations.single_threaded(),
+        ThreadPoolExecutor(cores) as readers,
+        formulations.threads(cores if on_cpu else 1) as encoders,
+        write_latents(path, source, job.vae.config.z_dim, job.config.dtype, attributes) as latents,
+    ):
+        frames = _ahead(readers, frames_from, range(0, source.num_rows, batch_size), cores)
+        for mu, logvar in _ahead(encoders, latents_of, frames, cores):
+            latents.append(mu, logvar)
+            yield len(mu)
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], depth: int
+) -> Iterator[Result]:
+    """The results for the items in order, each begun while up to `depth` before it are under way or not yet taken."""
+    under_way: collections.deque[Future[Result]] = collections.deque()
+    for item in items:
+        under_way.append(pool.submit(function, item))
+        if len(under_way) > depth:
+            yield under_way.popleft().result()
+    while under_way:
+        yield under_way.popleft().result()
 
 
 def _column(values: torch.Tensor, dtype: str) -> Float[np.ndarray, "rows z"]:

@@ -10,8 +10,9 @@
   heads, the first transposed convolution as a matrix product, the last as a sub-pixel convolution (Shi et al. 2016).
 """
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, TypeVar
 
@@ -24,7 +25,12 @@ from world_models import winograd
 from world_models.networks import Decoder, Encoder
 from world_models.winograd import Layer
 
-CONVS = (Layer(4, 64, 3, 30, 32), Layer(4, 30, 32, 14, 64), Layer(4, 14, 64, 6, 128), Layer(4, 6, 128, 2, 256))
+CONVS = (
+    Layer(4, 64, 3, 30, 32, tile=3),
+    Layer(4, 30, 32, 14, 64),
+    Layer(4, 14, 64, 6, 128, tile=3),
+    Layer(4, 6, 128, 2, 256),
+)
 DECONVS = (Layer(6, 13, 64, 5, 128), Layer(6, 30, 32, 13, 64), Layer(6, 64, 3, 30, 32, relu=False))
 MIN_PART = 8
 """Frames that are worth a thread of their own."""
@@ -74,26 +80,53 @@ def split(rows: Tensor) -> Sequence[Tensor]:
 
 
 def in_threads(function: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
-    """Apply a function to each part on a thread of its own, where PyTorch starts no further threads."""
+    """Apply a function to each part on a thread of its own, in this thread's modes of autograd."""
     if len(parts) == 1:
         return [function(parts[0])]
-    inference, threads = torch.is_inference_mode_enabled(), torch.get_num_threads()
-    grad = torch.is_grad_enabled()
+    inference, grad = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
 
     def run(part: Part) -> Result:
         with torch.inference_mode(inference), torch.set_grad_enabled(grad and not inference):
             return function(part)
 
-    torch.set_num_threads(1)  # of this thread, and of the library for matrix products everywhere
-    try:
+    with single_threaded():
         return list(_pool(len(parts)).map(run, parts))
+
+
+@contextlib.contextmanager
+def single_threaded() -> Iterator[None]:
+    """Let PyTorch start no threads of its own in the block: neither here nor, for matrix products, anywhere."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
 
 
-@functools.cache
-def _pool(size: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(size, initializer=torch.set_num_threads, initargs=(1,))
+def threads(count: int) -> ThreadPoolExecutor:
+    """Threads for work of which each does its own; to be used where PyTorch is `single_threaded`."""
+    return ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
+
+
+_pool = functools.cache(threads)
+
+
+def encoder_of_frames(
+    encoder: Encoder,
+) -> Callable[[UInt8[Tensor, "batch 64 64 3"]], tuple[Float[Tensor, "batch z"], Float[Tensor, "batch z"]]]:
+    """A function for mu and logvar of frames, prepared once, which many threads may call at once."""
+    device = encoder.mu.weight.device
+    with torch.inference_mode():
+        weights = prepare_encoder(encoder) if choose(device) == "winograd" else None
+
+    @torch.inference_mode()
+    def encode_frames(frames: UInt8[Tensor, "batch 64 64 3"]) -> tuple[Tensor, Tensor]:
+        if weights:
+            return run_encoder(weights, frames)
+        return _rewritten_encoder(encoder, frames.to(device).permute(0, 3, 1, 2).float() / 255)
+
+    return encode_frames
 
 
 def prepare_encoder(encoder: Encoder) -> Weights:
@@ -102,7 +135,7 @@ def prepare_encoder(encoder: Encoder) -> Weights:
     heads = torch.cat([encoder.mu.weight, encoder.logvar.weight])
     channel_last = heads.unflatten(1, (256, 4)).transpose(1, 2).flatten(1)
     bias = torch.cat([encoder.mu.bias, encoder.logvar.bias])
-    return (*_transformed(convs), channel_last, bias)
+    return (*_transformed(convs, CONVS), channel_last, bias)
 
 
 def prepare_decoder(decoder: Decoder) -> Weights:
@@ -114,12 +147,15 @@ def prepare_decoder(decoder: Decoder) -> Weights:
     return (
         channel_last[:-1].flatten(1),
         bias.flatten(),
-        *_transformed((decoder.deconv2, decoder.deconv3, decoder.deconv4)),
+        *_transformed((decoder.deconv2, decoder.deconv3, decoder.deconv4), DECONVS),
     )
 
 
-def _transformed(layers: Sequence[torch.nn.Conv2d | torch.nn.ConvTranspose2d]) -> Weights:
-    pairs = ((winograd.transform_weights(layer.weight), layer.bias) for layer in layers)
+def _transformed(modules: Sequence[torch.nn.Conv2d | torch.nn.ConvTranspose2d], layers: Sequence[Layer]) -> Weights:
+    pairs = (
+        (winograd.transform_weights(module.weight, layer.tile), module.bias)
+        for module, layer in zip(modules, layers, strict=True)
+    )
     return tuple(tensor for pair in pairs for tensor in pair if tensor is not None)
 
 

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from world_models import files
 from world_models.rollouts import FORMAT as ROLLOUTS_FORMAT
-from world_models.shards import Column, Format, reader, writer
+from world_models.shards import BLOCK_ROWS, Column, Format, reader, writer
 from world_models.shards.episodes import ShardedEpisodes
 
 FORMAT = Format(
@@ -68,15 +68,12 @@ class LatentEpisode:
 class LatentWriter:
     """Writes the latents of one shard of rollouts, block by block; made by `write_latents`."""
 
-    def __init__(self, shard: writer.ShardWriter, source: reader.Shard):
-        self._shard, self._source, self._row = shard, source, 0
+    def __init__(self, shard: writer.ShardWriter):
+        self._shard = shard
 
     def append(self, mu: Float[np.ndarray, "rows z"], logvar: Float[np.ndarray, "rows z"]) -> None:
-        """Append the latents of the source's next rows; its other columns come along."""
-        stop = self._row + len(mu)
-        copied = {name: self._source.read(name, self._row, stop) for name in COPIED_COLUMNS}
-        self._shard.append(mu=mu, logvar=logvar, **copied)
-        self._row = stop
+        """Append the latents of the source's next rows."""
+        self._shard.append(mu=mu, logvar=logvar)
 
 
 @contextlib.contextmanager
@@ -92,7 +89,9 @@ def write_latents(
             rollouts_digest=source.digest(),
             versions=json.dumps(files.versions()),
         )
-        yield LatentWriter(shard, source)
+        for start in range(0, source.num_rows, BLOCK_ROWS):
+            shard.append(**{name: source.read(name, start, start + BLOCK_ROWS) for name in COPIED_COLUMNS})
+        yield LatentWriter(shard)
         shard.tile_episodes(source.lengths.tolist(), source.seeds.tolist(), source.policies)
 
 

@@ -1,7 +1,7 @@
 """Strided convolutions on a CPU by Winograd's algorithm: `_winograd.c` as functions that autograd knows.
 
-A convolution with a kernel of 2r x 2r and stride 2 takes (r + 1)^2 products for 2 x 2 outputs instead of 4 r^2: about
-half. Its weights are transformed once (`transform_weights`, in PyTorch, differentiable) and used for many images.
+A convolution with a kernel of 2r x 2r and stride 2 takes (m + r - 1)^2 products for m x m outputs instead of (m r)^2:
+about half. Its weights are transformed once (`transform_weights`, in PyTorch, differentiable) and used for many images.
 Images are channel-last. Many threads may call at once, and one call computes on its own thread alone.
 """
 
@@ -18,8 +18,12 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 FEATURES_MULTIPLE = 16
-_LINES = {2: [[1, 0], [1, 1], [0, 1]], 3: [[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]]}
-"""Winograd's G for r taps: a line of a kernel to what is multiplied with at each point."""
+_LINES = {
+    (2, 2): [[1, 0], [1, 1], [0, 1]],
+    (2, 3): [[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]],
+    (3, 2): [[1, 0], [0.5, 0.5], [0.5, -0.5], [0, 1]],
+}
+"""Winograd's G for tiles of m outputs and r taps: a line of a kernel to what is multiplied with at each point."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Layer:
         narrow: pixels along a side of a narrow image.
         features: of a narrow pixel, a multiple of 16.
         relu: whether a ReLU follows a transposed convolution; one always follows a convolution.
+        tile: narrow pixels along a side that are computed at once; 3 needs fewer products where it divides `narrow`.
     """
 
     kernel: Literal[4, 6]
@@ -41,9 +46,11 @@ class Layer:
     narrow: int
     features: int
     relu: bool = True
+    tile: Literal[2, 3] = 2
 
     def __post_init__(self):
         assert self.features % FEATURES_MULTIPLE == 0, "a narrow pixel fills whole vectors"
+        assert (self.tile, self.taps) in _LINES, "there is no such algorithm"
 
     @property
     def taps(self) -> int:
@@ -58,7 +65,8 @@ class Layer:
 
 class _Layer(ctypes.Structure):
     _fields_ = tuple(
-        (name, ctypes.c_int64) for name in ("taps", "width", "channels", "stored", "bytes", "size", "features", "relu")
+        (name, ctypes.c_int64)
+        for name in ("taps", "tile", "width", "channels", "stored", "bytes", "size", "features", "relu")
     )
 
 
@@ -112,6 +120,7 @@ def _call(function: str, layer: Layer, images: int, dtype: torch.dtype, **arrays
     wide = arrays.get("wide")
     sizes = _Layer(
         taps=layer.taps,
+        tile=layer.tile,
         width=layer.wide,
         channels=layer.padded_channels,
         stored=layer.channels,
@@ -135,9 +144,9 @@ def _call(function: str, layer: Layer, images: int, dtype: torch.dtype, **arrays
 
 
 def transform_weights(
-    weights: Float[Tensor, "features channels kernel kernel"],
+    weights: Float[Tensor, "features channels kernel kernel"], tile: int = 2
 ) -> Float[Tensor, "points depth features"]:
-    """Weights as `conv` and `deconv` take them: (r + 1)^2 matrices, from a block's numbers to features.
+    """Weights as `conv` and `deconv` take them: (m + r - 1)^2 matrices, from a block's numbers to features.
 
     A 5x5 kernel gets zeros at its end, which change nothing.
     """
@@ -148,8 +157,8 @@ def transform_weights(
     pixels_last = padded.flatten(2).transpose(0, 1).contiguous().flatten(0, 1)
     pixels_first = pixels_last.t().contiguous().unflatten(0, (taps, 2, taps, 2))
     taps_first = pixels_first.transpose(1, 2).reshape(taps * taps, -1)
-    lines = torch.tensor(_LINES[taps], dtype=weights.dtype)
-    return (torch.kron(lines, lines) @ taps_first).reshape((taps + 1) ** 2, -1, features)
+    lines = torch.tensor(_LINES[tile, taps], dtype=weights.dtype)
+    return (torch.kron(lines, lines) @ taps_first).reshape((tile + taps - 1) ** 2, -1, features)
 
 
 class _Conv(torch.autograd.Function):

@@ -4,8 +4,10 @@ Examples:
   python -m world_models.bench                                     all stages, on frames it collects itself
   python -m world_models.bench --stages train,encode --data rollouts/carracing --json bench.json
 
-Absolute figures drift with the machine; the ratio of the interleaved pairs is what counts. `quiet` says whether other
-processes left the machine alone meanwhile: figures of a busy machine are worth little.
+Absolute figures drift with the machine; the ratio of the interleaved pairs is what counts. Rounds in which other
+processes were busy are dropped, counted, and repeated; `quiet` is false where no round was quiet. `limit_fraction` is
+the paper's own multiplications per second over those of a large matrix product in the same run: algorithms that need
+fewer can pass 1.
 
   stage    baseline         what the baseline does
   collect  gymnasium_loop   gymnasium.make("CarRacing-v3") driven in as many processes, nothing stored
@@ -17,6 +19,7 @@ processes left the machine alone meanwhile: figures of a busy machine are worth 
 """
 
 import dataclasses
+import resource
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +30,7 @@ import torch
 
 from world_models import collect, executors, files
 from world_models.bench import driving, stages
-from world_models.bench.measuring import Sample, Work, gemm_gflop_per_s, interleave
+from world_models.bench.measuring import Samples, Work, gemm_gflop_per_s, interleave
 from world_models.config import require, run_command
 from world_models.frames import Device, torch_device
 from world_models.rollouts import Rollouts
@@ -141,25 +144,37 @@ def _compare(stage: str, works: Mapping[str, Work], job: Job) -> Iterator[dict[s
 
 
 def _row(
-    stage: str, variant: str, baseline: str, samples: Sequence[Sample], limit: float | None, device: torch.device
+    stage: str, variant: str, baseline: str, samples: Samples, limit: float | None, device: torch.device
 ) -> dict[str, Any]:
-    ours, theirs = [s.ours for s in samples], [s.theirs for s in samples]
+    ours, theirs = [s.ours for s in samples.pairs], [s.theirs for s in samples.pairs]
+    gflop = GFLOP_PER_FRAME.get(stage)
     return {
         "stage": stage,
         "variant": variant,
         "baseline": baseline,
         "frames_per_s": _spread(ours),
         "baseline_frames_per_s": _spread(theirs),
-        "ratio": statistics.median(s.ours / s.theirs for s in samples),
+        "ratio": statistics.median(s.ours / s.theirs for s in samples.pairs),
+        "gflop_per_s": statistics.median(ours) * gflop if gflop else None,
         "limit_fraction": statistics.median(ours) / limit if limit else None,
         "device": _device_name(device),
-        "quiet": all(s.quiet for s in samples),
+        "dtype": "bfloat16" if stage == "train" and device.type == "cuda" else "float32",
+        "quiet": samples.quiet,
+        "dropped": samples.dropped,
+        "peak_memory_gb": _peak_memory_gb(device),
         "versions": files.versions(),
     }
 
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {executors.available_cores()} cores"
+
+
+def _peak_memory_gb(device: torch.device) -> float:
+    """Of the GPU where it computes, else of this process, since it began."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 def _spread(values: Sequence[float]) -> list[float]:
@@ -169,7 +184,8 @@ def _spread(values: Sequence[float]) -> list[float]:
 def _line(row: Mapping[str, Any]) -> str:
     low, middle, high = row["frames_per_s"]
     limit = f", {row['limit_fraction']:.0%} of the GEMM limit" if row["limit_fraction"] else ""
-    busy = "" if row["quiet"] else ", machine was busy"
+    busy = f", {row['dropped']} busy rounds dropped" if row["dropped"] else ""
+    busy = busy if row["quiet"] else ", machine was busy"
     rate = f"{middle:10,.0f} frames/s ({low:,.0f} .. {high:,.0f})"
     baseline = f"{row['ratio']:6.2f}x {row['baseline']} ({row['baseline_frames_per_s'][1]:,.0f})"
     return f"{row['stage']:8} {row['variant']:22} {rate}, {baseline}{limit}{busy}"

@@ -16,32 +16,58 @@ Work = Callable[[], int | tuple[int, float]]
 """Does a sample of work and returns its number of frames, and the seconds it took where not all of its time counts."""
 
 
+MAX_ROUNDS = 3
+"""Rounds that are tried for each one asked for: those of a busy machine are dropped."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Sample:
     """A pair of rates measured one after the other."""
 
     ours: float
     theirs: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """What a variant and its baseline reached, a pair a round.
+
+    Attributes:
+        pairs: of quiet rounds; of all rounds if none was quiet.
+        dropped: rounds that were left out because other processes were busy.
+        quiet: whether other processes left the machine alone.
+    """
+
+    pairs: tuple[Sample, ...]
+    dropped: int
     quiet: bool
 
 
-def interleave(works: Mapping[str, Work], repeats: int) -> dict[str, list[Sample]]:
+def interleave(works: Mapping[str, Work], repeats: int) -> dict[str, Samples]:
     """Rates of each work beside those of the first, the baseline, in rounds after a warm-up; another begins each time.
 
+    Rounds are repeated until as many as asked for were quiet, or three times as many were tried.
+
     Returns:
-        For every work but the baseline its samples, one a round.
+        For every work but the baseline its samples.
     """
     baseline, *ours = works
     for work in works.values():
         work()
-    samples: dict[str, list[Sample]] = {name: [] for name in ours}
-    for repeat in range(repeats):
+    quiet, loud = [], []
+    for repeat in range(MAX_ROUNDS * repeats):
         names = [*works][repeat % len(works) :] + [*works][: repeat % len(works)]
         with others_busy() as busy:
             rates = {name: _rate(works[name]) for name in names}
-        for name in ours:
-            samples[name].append(Sample(rates[name], rates[baseline], busy[0] < BUSY_CORES))
-    return samples
+        (quiet if busy[0] < BUSY_CORES else loud).append(rates)
+        if len(quiet) == repeats:
+            break
+    kept = quiet or loud
+    dropped = len(loud) if quiet else 0
+    return {
+        name: Samples(tuple(Sample(rates[name], rates[baseline]) for rates in kept), dropped, bool(quiet))
+        for name in ours
+    }
 
 
 def _rate(work: Work) -> float:

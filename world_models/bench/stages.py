@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from world_models import encode
-from world_models.batches import Batches
+from world_models.batches import Batch, Batches
 from world_models.bench.measuring import Work, wait
 from world_models.frames import FrameSet
 from world_models.learner import Learner
-from world_models.networks import Decoder
 from world_models.rollouts import Rollouts
-from world_models.vae import VAE, VAEConfig
+from world_models.train_vae import TrainConfig
+from world_models.vae import VAE, Posterior, VAEConfig
 
 
 def read_works(data: Rollouts) -> dict[str, Work]:
@@ -60,7 +60,7 @@ def load_works(data: Rollouts, folder: Path, device: torch.device) -> dict[str, 
     def loader(memory_bytes: int) -> Work:
         batches = Batches(frames, 128, 0, len(frames) // 8, memory_bytes)
         stream = batches(device)
-        return lambda: sum(len(next(stream)) for _ in range(2 * batches.steps_per_epoch))
+        return lambda: sum(next(stream).size for _ in range(2 * batches.steps_per_epoch))
 
     return {
         "frame_by_frame": lambda: sum(len(batch) for batch in itertools.islice(plain, 16)),
@@ -69,49 +69,58 @@ def load_works(data: Rollouts, folder: Path, device: torch.device) -> dict[str, 
     }
 
 
-class _PlainDecoder(Decoder):
-    """The paper's transposed convolutions as they are written."""
+class _PlainVAE(VAE):
+    """The paper's layers as they are written, in place of their faster forms."""
 
-    def _first_deconv(self, hidden: Float[Tensor, "batch 1024"]) -> Float[Tensor, "batch 128 5 5"]:
-        return self.deconv1(hidden[:, :, None, None])
+    def posterior(self, images: Float[Tensor, "batch 3 64 64"]) -> Posterior:
+        return Posterior(*self.encoder(images))
 
-    def _last_deconv(self, hidden: Float[Tensor, "batch 32 30 30"]) -> Float[Tensor, "batch 3 64 64"]:
-        return self.deconv4(hidden)
-
-
-def _plain_vae(device: torch.device) -> VAE:
-    vae = VAE(VAEConfig())
-    vae.decoder = _PlainDecoder(vae.config.z_dim)
-    return vae.to(device)
+    def logits(self, z: Float[Tensor, "batch z"]) -> Float[Tensor, "batch 3 64 64"]:
+        return self.decoder(z)
 
 
 def train_works(data: Rollouts, device: torch.device, seconds: float) -> dict[str, Work]:
-    """Training steps on frames in memory."""
-    frames = FrameSet(data, range(len(data))).read_spread(2048)
+    """Training steps on frames in memory, and all the way from compressed shards."""
+    frames = FrameSet(data, range(len(data)))
+    some = frames.read_spread(2048)
 
-    def timed(step: Callable[[Any], Any], batches: Sequence[Any]) -> Work:
+    def timed(step: Callable[[Any], Any], batches: Iterator[Any]) -> Work:
         def work() -> int:
             seen, end = 0, time.perf_counter() + seconds
-            for batch in itertools.cycle(batches):
+            while time.perf_counter() < end:
+                batch = next(batches)
                 step(batch)
-                seen += len(batch)
-                if time.perf_counter() > end:
-                    break
+                seen += batch.size if isinstance(batch, Batch) else len(batch)
             wait(device)
             return seen
 
         return work
 
-    learner = Learner(VAE(VAEConfig()).to(device), 0, 100.0, bf16=device.type == "cuda")
+    def plain_batches() -> Iterator[UInt8[np.ndarray, "batch 64 64 3"]]:
+        return itertools.cycle([some[i : i + 100] for i in range(0, max(1, len(some) - 99), 100)])
+
+    def resident(size: int) -> Iterator[Batch]:
+        on_device = torch.from_numpy(some).to(device).split(size)
+        return itertools.cycle([Batch(part, torch.arange(len(part)), len(part)) for part in on_device])
+
+    def ours(batches: Iterator[Batch]) -> Work:
+        learner = Learner(VAE(VAEConfig()).to(device), 0, 100.0, bf16=device.type == "cuda")
+        return timed(lambda batch: learner.learn(batch, 1e-4, 1.0), batches)
+
+    default = TrainConfig().batch_size
+    streamed = Batches(frames, default, 0, max(1, len(frames) // 8), frames.num_bytes - 1)
     return {
-        "plain": timed(_plain_step(device), [frames[i : i + 100] for i in range(0, max(1, len(frames) - 99), 100)]),
-        "default": timed(lambda batch: learner.learn(batch, 1e-4, 1.0), torch.from_numpy(frames).to(device).split(128)),
+        "plain": timed(_plain_step(device), plain_batches()),
+        f"batch_{default}": ours(resident(default)),
+        "batch_100": ours(resident(100)),
+        "batch_256": ours(resident(256)),
+        f"batch_{default}_from_shards": ours(streamed(device)),
     }
 
 
 def _plain_step(device: torch.device) -> Callable[[UInt8[np.ndarray, "batch 64 64 3"]], None]:
     """A training step as public code takes it: the paper's layers, frames made float on the host."""
-    vae = _plain_vae(device)
+    vae = _PlainVAE(VAEConfig()).to(device)
     optimizer = torch.optim.Adam(vae.parameters(), lr=1e-4)
 
     def step(frames: UInt8[np.ndarray, "batch 64 64 3"]) -> None:
@@ -127,15 +136,14 @@ def _plain_step(device: torch.device) -> Callable[[UInt8[np.ndarray, "batch 64 6
 def encode_works(data: Rollouts, folder: Path, device: torch.device) -> dict[str, Work]:
     """A shard of rollouts to a file of latents."""
     fresh = itertools.count()
-    vae, shard = _plain_vae(device).eval(), data.shards[0]
-    settings = encode.EncodeConfig()
-    vae.preprocess = data.preprocess
-    encoding = encode.Job(settings, data, vae, "none", ())
+    vae, shard = _PlainVAE(VAEConfig(), data.preprocess).to(device).eval(), data.shards[0]
+    encoding = encode.Job(encode.EncodeConfig(), data, vae, "none", ())
 
     def whole_rollouts() -> int:
-        with torch.inference_mode():
+        with torch.inference_mode(), h5py.File(shard.path) as file:
+            frames: Any = file["frames"]
             for start, rows in zip(shard.starts, shard.lengths, strict=True):
-                images = shard.read("frames", int(start), int(start + rows)) / 255.0
+                images = frames[start : start + rows] / 255.0
                 mu, logvar = vae.encoder(torch.from_numpy(images).float().permute(0, 3, 1, 2).to(device))
                 np.savez(folder / "latents.npz", mu=mu.cpu().numpy(), logvar=logvar.cpu().numpy())
         return shard.num_rows

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, NoReturn
 import h5py
 import numpy as np
 from isal import isal_zlib
+from isal.igzip_lib import IsalError
 
 from world_models import files
 from world_models.shards import (
@@ -93,7 +95,7 @@ class Shard:
                 yield from _unpacked(dataset, start, stop)
             elif start < stop:
                 yield start, dataset[start:stop]
-        except (OSError, isal_zlib.error) as error:
+        except (OSError, IsalError) as error:
             raise OSError(f"{self.path}: {column} cannot be read ({error}); check the data set's digests") from error
 
     def digest(self) -> str:
@@ -240,15 +242,20 @@ def _is_plainly_packed(dataset: h5py.Dataset) -> bool:
 
 
 def _unpacked(dataset: h5py.Dataset, start: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
-    height, chunk_bytes = dataset.chunks[0], int(np.prod(dataset.chunks))
+    shape = dataset.chunks
+    assert shape is not None
+    height, chunk_bytes = shape[0], math.prod(shape)
     for first in range(start // height * height, stop, height):
         skipped_filters, packed = dataset.id.read_direct_chunk((first,) + (0,) * (dataset.ndim - 1))
+        low, high = max(start, first), min(stop, first + height)
+        if skipped_filters:
+            yield low, dataset[low:high]
+            continue
         # No more than the chunk may hold is unpacked, whatever the file says.
-        chunk = packed if skipped_filters else isal_zlib.decompressobj().decompress(packed, chunk_bytes)
+        chunk = isal_zlib.decompressobj().decompress(packed, chunk_bytes)
         if len(chunk) != chunk_bytes:
             raise OSError(f"the chunk at row {first} holds {len(chunk)} bytes instead of {chunk_bytes}")
-        low, high = max(start, first), min(stop, first + height)
-        yield low, np.frombuffer(chunk, dataset.dtype).reshape(dataset.chunks)[low - first : high - first]
+        yield low, np.frombuffer(chunk, dataset.dtype).reshape(shape)[low - first : high - first]
 
 
 def _text(value: Any) -> Any:
