@@ -1,8 +1,12 @@
 """Latents mirror their rollouts, say what made them, and are made once."""
 
+import itertools
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -318,6 +322,52 @@ def test_rollouts_are_not_taken_for_latents(data: Path, run: Path, tmp_path: Pat
 def test_a_refusal_makes_no_folder(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     _refused(capsys, tmp_path / "nowhere", run, tmp_path / "latents")
     assert not (tmp_path / "latents").exists()
+
+
+def test_backends_give_the_same_latents(data: Path, run: Path, latents: Path, tmp_path: Path):
+    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    for ours, theirs in zip(
+        Latents(_encode(data, run, tmp_path / "onnx", "--backend onnx")), Latents(latents), strict=True
+    ):
+        np.testing.assert_allclose(ours.mu, theirs.mu, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(ours.logvar, theirs.logvar, rtol=1e-5, atol=1e-5)
+
+
+def test_onnx_on_a_gpu_is_refused():
+    with pytest.raises(ValueError, match="backend onnx computes on the CPU; give --device cpu"):
+        encode.EncodeConfig(backend="onnx", device="cuda")
+
+
+def test_results_come_in_order_and_few_are_ahead():
+    begun: list[int] = []
+
+    def begin(item: int) -> int:
+        begun.append(item)
+        return item
+
+    with ThreadPoolExecutor(3) as pool:
+        results = encode._ahead(pool, begin, itertools.count(), 4)
+        assert [next(results) for _ in range(6)] == [0, 1, 2, 3, 4, 5]
+    assert sorted(begun) == list(range(10))
+
+
+def test_a_failure_in_a_stage_leaves_no_file(data: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(*args: Any) -> Any:
+        raise OSError("no more frames")
+
+    monkeypatch.setattr(formulations, "run_encoder", fail)
+    with pytest.raises(OSError, match="no more frames"):
+        _encode(data, run, tmp_path / "latents")
+    assert list((tmp_path / "latents").iterdir()) == []
+
+
+def test_processes_split_the_shards(data: Path, run: Path, latents: Path, tmp_path: Path):
+    out, script = tmp_path / "split", [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
+    command = [*script, "-m", "world_models.encode", *f"--data {data} --vae {run} --out {out} --device cpu".split()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("3 episodes, 23 latents") == 1
+    assert _digests(out) == _digests(latents)
 
 
 def test_a_batch_of_nothing_is_refused():

@@ -1,8 +1,7 @@
-"""Frames as batches: one order whatever the memory, the split, the noise."""
+"""Frames by position: what they are, how they are split, the order of an epoch, and the noise."""
 
 import hashlib
-import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from world_models.batches import Batches, Resident
 from world_models.frames import BLOCK_FRAMES, FrameSet, noise, split_episodes, torch_device
-from world_models.rollouts import FRAME_BYTES, Rollouts
+from world_models.rollouts import FRAME_SHAPE, Rollouts
+from world_models.shards.reader import Shard
 
 CPU = torch.device("cpu")
-PLENTY = 1 << 40
-LENGTHS = ([100, 3], [70, 80])  # steps; 257 frames in 10 blocks
+LENGTHS = ([100, 3], [70, 80])  # steps; 257 frames in 7 blocks
 
 
 @pytest.fixture
@@ -30,26 +28,8 @@ def frames(data: Rollouts) -> FrameSet:
     return FrameSet(data, range(4))
 
 
-def _batches(frames: FrameSet, streamed: bool = False, **settings: Any) -> Batches:
-    settings = {"batch_size": 20, "seed": 0, "shuffle_frames": 30} | settings
-    need = 2 * (settings["shuffle_frames"] + BLOCK_FRAMES) * FRAME_BYTES
-    return Batches(frames, memory_bytes=need if streamed else PLENTY, **settings)
-
-
-def _take(batches: Batches, count: int, start_step: int = 0) -> list[Tensor]:
-    return [batch.frames for batch in itertools.islice(batches(CPU, start_step), count)]
-
-
-def _epoch(batches: Batches, epoch: int = 0) -> Tensor:
-    return torch.cat(_take(batches, batches.steps_per_epoch, epoch * batches.steps_per_epoch))
-
-
 def _names(frames: Tensor | np.ndarray) -> list[str]:
     return [hashlib.sha256(np.asarray(frame).tobytes()).hexdigest() for frame in frames]
-
-
-def _same(left: list[Tensor], right: list[Tensor]) -> bool:
-    return len(left) == len(right) and all(map(torch.equal, left, right))
 
 
 # the split
@@ -134,50 +114,40 @@ def test_blocks_never_cross_an_episode_or_the_files_multiples_of_64(frames: Fram
     assert frames.block_lengths.tolist() == [64, 37, 4, 64, 7, 57, 24]
 
 
-# order
+def _into(frames: FrameSet, blocks: list[int], places: np.ndarray) -> np.ndarray:
+    rows = np.zeros((int(places.max()) + 1, *FRAME_SHAPE), np.uint8)
+    frames.read_into(rows, np.array(blocks, np.int64), places)
+    return rows
 
 
-@pytest.mark.parametrize("streamed", [False, True])
-@pytest.mark.parametrize("shuffle_frames", [1, 30, 60])
-@pytest.mark.parametrize("batch_size", [20, 64, 257, 300])
-def test_an_epoch_holds_every_frame_once(frames: FrameSet, streamed: bool, shuffle_frames: int, batch_size: int):
-    batches = _batches(frames, streamed, shuffle_frames=shuffle_frames, batch_size=batch_size)
-    assert batches.is_resident != streamed
-    assert sorted(_names(_epoch(batches))) == sorted(_names(frames.read_all()))
+@pytest.mark.parametrize("blocks", [[0], [6, 2], [3, 0, 5, 1], list(range(7))])
+def test_blocks_are_read_to_the_places_given(frames: FrameSet, blocks: list[int]):
+    expected = np.concatenate([frames.read_block(block) for block in blocks])
+    places = np.random.default_rng(0).permutation(len(expected))
+    assert np.array_equal(_into(frames, blocks, places)[places], expected)
 
 
-@pytest.mark.parametrize("shuffle_frames", [1, 30, 60])
-@pytest.mark.parametrize("batch_size", [7, 100])
-def test_order_is_the_same_resident_and_streamed(frames: FrameSet, shuffle_frames: int, batch_size: int):
-    resident, streamed = (
-        _batches(frames, where, shuffle_frames=shuffle_frames, batch_size=batch_size) for where in (False, True)
-    )
-    steps = 2 * resident.steps_per_epoch + 3
-    assert _same(_take(resident, steps), _take(streamed, steps))
+def test_reading_blocks_leaves_other_places_as_they_were(frames: FrameSet):
+    rows = _into(frames, [2], np.array([9, 3, 5, 7]))
+    assert not rows[[0, 1, 2, 4, 6, 8]].any()
 
 
-def test_order_is_the_same_every_time(frames: FrameSet):
-    assert torch.equal(_epoch(_batches(frames)), _epoch(_batches(frames)))
+def test_reading_no_blocks_is_nothing(frames: FrameSet):
+    rows = np.zeros((3, *FRAME_SHAPE), np.uint8)
+    frames.read_into(rows, np.empty(0, np.int64), np.empty(0, np.int64))
+    assert not rows.any()
 
 
-@pytest.mark.parametrize("changed", [{"seed": 1}, {"shuffle_frames": 60}])
-def test_order_depends_on_seed_and_buffer(frames: FrameSet, changed: dict[str, Any]):
-    assert not torch.equal(_epoch(_batches(frames)), _epoch(_batches(frames, **changed)))
+def test_a_block_that_cannot_be_read_is_an_error(frames: FrameSet, monkeypatch: pytest.MonkeyPatch):
+    def broken(self: Shard, column: str, start: int, stop: int) -> Iterator[Any]:
+        raise OSError(f"{self.path}: no disk")
+
+    monkeypatch.setattr(Shard, "pieces", broken)
+    with pytest.raises(OSError, match="no disk"):
+        frames.read_all()
 
 
-def test_order_depends_on_the_epoch(frames: FrameSet):
-    assert not torch.equal(_epoch(_batches(frames)), _epoch(_batches(frames), epoch=1))
-
-
-@pytest.mark.parametrize("batch_size", [1, 33, 257])
-def test_order_does_not_depend_on_the_batch_size(frames: FrameSet, batch_size: int):
-    assert torch.equal(_epoch(_batches(frames)), _epoch(_batches(frames, batch_size=batch_size)))
-
-
-def test_order_of_a_large_buffer_mixes_all_episodes(data: Rollouts, frames: FrameSet):
-    names = {name: i for i, episode in enumerate(data) for name in _names(episode.frames)}
-    first = _take(_batches(frames, shuffle_frames=10_000, batch_size=64), 1)[0]
-    assert {names[name] for name in _names(first)} >= {0, 2, 3}
+# the order of an epoch
 
 
 @pytest.mark.parametrize("shuffle_frames", [1, 30, 100])
@@ -187,67 +157,30 @@ def test_windows_are_no_larger_than_the_buffer_and_a_block(frames: FrameSet, shu
     assert max(lengths) < shuffle_frames + BLOCK_FRAMES
 
 
-def test_window_hands_out_its_positions_in_its_order(frames: FrameSet):
+@pytest.mark.parametrize("epoch", [0, 1])
+@pytest.mark.parametrize("shuffle_frames", [1, 30, 100, 1000])
+def test_windows_of_an_epoch_hold_every_position_once(frames: FrameSet, epoch: int, shuffle_frames: int):
+    windows = list(frames.windows(0, epoch, shuffle_frames))
+    given = np.concatenate([window.positions[window.order] for window in windows])
+    assert np.array_equal(np.sort(given), np.arange(257))
+
+
+@pytest.mark.parametrize("shuffle_frames", [1, 30, 1000])
+def test_the_last_window_alone_ends_the_epoch(frames: FrameSet, shuffle_frames: int):
+    ends = [window.ends_epoch for window in frames.windows(0, 0, shuffle_frames)]
+    assert ends == [False] * (len(ends) - 1) + [True]
+
+
+def test_positions_of_a_window_are_those_of_its_blocks(frames: FrameSet):
     every = frames.read_all()
-    for window in frames.windows(0, 0, 30):
-        assert np.array_equal(frames.read_window(window), every[window.positions[window.order]])
+    for window in frames.windows(0, 0, 100):
+        expected = np.concatenate([frames.read_block(int(block)) for block in window.blocks])
+        assert np.array_equal(every[window.positions], expected)
 
 
-# steps
-
-
-@pytest.mark.parametrize("streamed", [False, True])
-@pytest.mark.parametrize("start", [1, 5, 12, 13, 14, 20, 26])
-def test_starting_at_any_step_gives_the_batches_of_running_on(frames: FrameSet, streamed: bool, start: int):
-    batches = _batches(frames, streamed)
-    assert _same(_take(batches, 4, start), _take(batches, start + 4)[start:])
-
-
-def test_last_batch_of_an_epoch_is_smaller(frames: FrameSet):
-    assert [len(batch) for batch in _take(_batches(frames), 14)] == [20] * 12 + [17] + [20]
-
-
-@pytest.mark.parametrize(("batch_size", "steps"), [(1, 257), (20, 13), (257, 1), (300, 1)])
-def test_steps_per_epoch_count_the_partial_batch(frames: FrameSet, batch_size: int, steps: int):
-    assert _batches(frames, batch_size=batch_size).steps_per_epoch == steps
-
-
-@pytest.mark.parametrize("step", [0, 1, 12, 13, 14, 26, 30])
-def test_frames_at_counts_what_the_batches_held(frames: FrameSet, step: int):
-    batches = _batches(frames)
-    assert batches.frames_at(step) == sum(map(len, _take(batches, step)))
-
-
-def test_steps_before_the_start_are_not_read(frames: FrameSet, monkeypatch: pytest.MonkeyPatch):
-    batches, read = _batches(frames, streamed=True, shuffle_frames=1), []
-    monkeypatch.setattr(
-        frames, "read_window", lambda window: read.append(window) or FrameSet.read_window(frames, window)
-    )
-    _take(batches, 1, start_step=12)
-    assert len(read) == 1
-
-
-# memory
-
-
-def test_frames_that_fit_are_resident_and_others_are_not(frames: FrameSet):
-    settings = {"batch_size": 20, "seed": 0, "shuffle_frames": 1}
-    assert Batches(frames, memory_bytes=frames.num_bytes, **settings).is_resident
-    assert not Batches(frames, memory_bytes=frames.num_bytes - 1, **settings).is_resident
-
-
-def test_too_little_memory_for_two_buffers_is_refused_by_its_flag(frames: FrameSet):
-    with pytest.raises(ValueError, match=r"memory_gb 0\.001 holds neither .* raise --memory_gb or lower --shuffle_fra"):
-        Batches(frames, 20, 0, 16_384, 1_000_000)
-
-
-def test_streaming_holds_at_most_two_windows(frames: FrameSet, monkeypatch: pytest.MonkeyPatch):
-    batches, read = _batches(frames, streamed=True, batch_size=1), []
-    monkeypatch.setattr(
-        frames, "read_window", lambda window: read.append(window) or FrameSet.read_window(frames, window)
-    )
-    _take(batches, 1)
-    assert len(read) <= 2
+def test_windows_shuffle_their_frames(frames: FrameSet):
+    (window,) = frames.windows(0, 0, 1000)
+    assert not np.array_equal(window.order, np.sort(window.order))
 
 
 # device and noise
@@ -268,20 +201,6 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="device is cuda, and torch finds no GPU; give cpu or auto"):
         torch_device("cuda")
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("free", [PLENTY, 0])
-def test_gpu_gets_the_batches_that_the_cpu_gets(frames: FrameSet, free: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, PLENTY))
-    on_gpu = [batch.cpu() for batch in itertools.islice(_batches(frames)(torch.device("cuda")), 15)]
-    assert _same(on_gpu, _take(_batches(frames), 15))
-
-
-def test_frames_too_many_for_the_gpu_stay_on_the_host(frames: FrameSet, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 0))
-    assert Resident(frames, torch.device("cuda"))._frames.device == CPU
 
 
 def test_noise_of_a_step_is_the_same_every_time():

@@ -95,7 +95,7 @@ class Shard:
                 yield from _unpacked(dataset, start, stop)
             elif start < stop:
                 yield start, dataset[start:stop]
-        except (OSError, IsalError) as error:
+        except (OSError, IsalError) as error:  # pyright: ignore[reportGeneralTypeIssues] - isal declares an instance
             raise OSError(f"{self.path}: {column} cannot be read ({error}); check the data set's digests") from error
 
     def digest(self) -> str:
