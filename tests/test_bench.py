@@ -1,3 +1,4 @@
+import contextlib
 import json
 import math
 import sys
@@ -5,13 +6,16 @@ import time
 import types
 from pathlib import Path
 
+import numpy as np
+import psutil
 import pytest
 import torch
 from gymnasium.envs.box2d import car_racing
 
-from world_models import bench
+from world_models import bench, formulations
 from world_models.bench import driving, measuring, stages
 from world_models.rollouts import Rollouts
+from world_models.vae import VAEConfig
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +23,9 @@ def rows(rollouts_dir, tmp_path_factory):
     """The JSON of a benchmark of the stages that do not drive."""
     path = tmp_path_factory.mktemp("bench") / "bench.json"
     argv = f"--stages read,load,train,encode --data {rollouts_dir} --repeats 2 --seconds 0.1 --json {path}"
-    bench.main(argv.split())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measuring, "others_busy", lambda: contextlib.nullcontext([0.0]))
+        bench.main(argv.split())
     return json.loads(path.read_text())
 
 
@@ -59,7 +65,14 @@ def test_a_limit_is_known_where_matrix_products_are(rows):
     assert {row["stage"] for row in rows if row["limit_fraction"] is not None} == {"train", "encode"}
 
 
-def test_pairs_are_interleaved_and_take_turns():
+def _busy_cores(monkeypatch, *cores):
+    """Let other processes use so many cores in each round."""
+    rounds = iter(cores)
+    monkeypatch.setattr(measuring, "others_busy", lambda: contextlib.nullcontext([next(rounds)]))
+
+
+def test_pairs_are_interleaved_and_take_turns(monkeypatch):
+    _busy_cores(monkeypatch, 0, 0, 0)
     order = []
 
     def work(name):
@@ -72,28 +85,60 @@ def test_pairs_are_interleaved_and_take_turns():
 
     samples = measuring.interleave({"theirs": work("theirs"), "ours": work("ours")}, 3)
     assert order == ["theirs", "ours", "theirs", "ours", "ours", "theirs", "theirs", "ours"]
-    assert list(samples) == ["ours"] and len(samples["ours"]) == 3
+    assert list(samples) == ["ours"] and len(samples["ours"].pairs) == 3
 
 
-def test_every_variant_is_measured_beside_the_baseline_of_its_round():
+def test_busy_rounds_are_dropped_counted_and_repeated(monkeypatch):
+    _busy_cores(monkeypatch, 0.9, 0, 0.5, 0)
+    rates = iter([0, 0, 100, 100, 1, 2, 100, 100, 3, 4])  # a warm-up, then four rounds that take turns
+    samples = measuring.interleave({"a": lambda: (next(rates), 1.0), "b": lambda: (next(rates), 1.0)}, 2)["b"]
+    assert {(pair.ours, pair.theirs) for pair in samples.pairs} == {(1, 2), (3, 4)}
+    assert samples.quiet and samples.dropped == 2
+
+
+def test_a_machine_that_is_never_quiet_is_measured_and_said_to_be_busy(monkeypatch):
+    _busy_cores(monkeypatch, *[0.9] * 6)
+    samples = measuring.interleave({"a": lambda: (1, 1.0), "b": lambda: (2, 1.0)}, 2)["b"]
+    assert len(samples.pairs) == 2 * measuring.MAX_ROUNDS
+    assert not samples.quiet
+
+
+def test_every_variant_is_measured_beside_the_baseline_of_its_round(monkeypatch):
+    _busy_cores(monkeypatch, 0)
     works = {"theirs": lambda: (6, 2.0), "a": lambda: (6, 1.0), "b": lambda: (6, 0.5)}
-    (a,), (b,) = measuring.interleave(works, 1).values()
+    (a,), (b,) = (samples.pairs for samples in measuring.interleave(works, 1).values())
     assert (a.ours, a.theirs, b.ours, b.theirs) == (6, 3, 12, 3)
 
 
+def _samples(*pairs, dropped=0, quiet=True):
+    return measuring.Samples(tuple(measuring.Sample(*map(float, pair)) for pair in pairs), dropped, quiet)
+
+
 def test_the_ratio_is_that_of_the_pairs():
-    samples = [measuring.Sample(10.0, 5.0, True), measuring.Sample(30.0, 10.0, True), measuring.Sample(8.0, 8.0, True)]
-    row = bench._row("train", "default", "plain", samples, 20.0, torch.device("cpu"))
+    row = bench._row("train", "default", "plain", _samples((10, 5), (30, 10), (8, 8)), 20.0, torch.device("cpu"))
     assert row["ratio"] == 2
     assert row["frames_per_s"] == [8, 10, 30]
     assert row["limit_fraction"] == 0.5
+    assert row["gflop_per_s"] == pytest.approx(10 * bench.GFLOP_PER_FRAME["train"])
 
 
-def test_one_busy_sample_makes_a_row_busy():
-    samples = [measuring.Sample(10.0, 5.0, True), measuring.Sample(10.0, 5.0, False)]
+@pytest.mark.parametrize(
+    ("samples", "said"),
+    [
+        (_samples((10, 5)), ""),
+        (_samples((10, 5), dropped=2), ", 2 busy rounds dropped"),
+        (_samples((10, 5), quiet=False), ", machine was busy"),
+    ],
+)
+def test_a_line_says_whether_the_machine_was_busy(samples, said):
     row = bench._row("read", "blocks", "single_frames", samples, None, torch.device("cpu"))
-    assert not row["quiet"]
-    assert "machine was busy" in bench._line(row)
+    assert row["quiet"] == samples.quiet and row["dropped"] == samples.dropped
+    assert bench._line(row).endswith(f"single_frames (5){said}")
+
+
+def test_peak_memory_is_at_least_what_is_held_now():
+    row = bench._row("read", "blocks", "single_frames", _samples((10, 5)), None, torch.device("cpu"))
+    assert row["peak_memory_gb"] * 1e9 >= psutil.Process().memory_info().rss * 0.9
 
 
 def test_own_work_does_not_count_as_a_busy_machine(monkeypatch):
@@ -111,10 +156,18 @@ def test_own_work_does_not_count_as_a_busy_machine(monkeypatch):
 def test_the_plain_vae_is_the_same_function(run_dir):
     from world_models import load_vae
 
-    vae, plain = load_vae(run_dir), stages._plain_vae(torch.device("cpu"))
+    vae, plain = load_vae(run_dir), stages._PlainVAE(VAEConfig())
     plain.load_state_dict(vae.state_dict())
-    z = torch.randn(4, 32)
-    assert torch.allclose(plain.logits(z), vae.logits(z), atol=1e-5)
+    z, images = torch.randn(4, 32), torch.rand(4, 3, 64, 64)
+    assert torch.allclose(plain.logits(z), vae.logits(z), atol=1e-4)
+    assert torch.allclose(plain.posterior(images).mu, vae.posterior(images).mu, atol=1e-4)
+
+
+def test_the_baseline_runs_the_layers_as_they_are_written(monkeypatch):
+    monkeypatch.setattr(formulations, "encode", None)
+    monkeypatch.setattr(formulations, "decode", None)
+    step = stages._plain_step(torch.device("cpu"))
+    step(np.zeros((2, 64, 64, 3), np.uint8))
 
 
 def test_all_loads_give_the_same_number_of_frames_an_epoch(rollouts_dir, tmp_path):

@@ -16,6 +16,7 @@ import yaml
 from PIL import Image
 
 from world_models import checkpoints, files, train_vae
+from world_models.batches import Batch
 from world_models.frames import split_episodes
 from world_models.learner import Learner
 from world_models.rollouts import Rollouts
@@ -187,8 +188,8 @@ def _learned(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     seen: set[str] = set()
     learn = Learner.learn
 
-    def spy(self: Learner, batch: torch.Tensor, lr: float, beta_share: float) -> None:
-        seen.update(_hashes(batch))
+    def spy(self: Learner, batch: Batch, lr: float, beta_share: float) -> None:
+        seen.update(_hashes(batch.frames))
         learn(self, batch, lr, beta_share)
 
     monkeypatch.setattr(Learner, "learn", spy)
