@@ -20,6 +20,15 @@ needs_library = pytest.mark.skipif(not BUILT, reason="the C convolutions were no
 FORMS = [pytest.param("winograd", marks=needs_library), "rewritten"]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """PyTorch's threads wait long for each other where others keep the cores busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(params=FORMS)
 def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(formulations, "choose", lambda device: request.param)

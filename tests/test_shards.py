@@ -1,8 +1,12 @@
+import dataclasses
 import hashlib
 import json
 import os
 import resource
+import tracemalloc
+import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +27,7 @@ from world_models.shards import (
     strings_bytes,
 )
 from world_models.shards.episodes import ShardedEpisodes, open_shards
-from world_models.shards.reader import Shard, _cached_columns
+from world_models.shards.reader import Shard, _cached_columns, _unpacked
 from world_models.shards.writer import ShardWriter, write_shard
 
 TINY = Format(
@@ -331,6 +335,154 @@ def test_a_single_shard_opens_without_its_neighbours(make_rollouts: Make):
 
 def test_a_path_may_be_a_string(make_rollouts: Make):
     assert len(open_shards(str(make_rollouts([3], [4])), ROLLOUTS)) == 2
+
+
+# unpacking without HDF5
+
+BYTES = dataclasses.replace(
+    TINY, columns={**TINY.columns, "value": Column(("uint8", "int8", "bool"), (None,), chunk_rows=10)}
+)
+
+
+def byte_values(rows: int, width: int = 3, dtype: str = "uint8") -> np.ndarray:
+    return (np.arange(rows * width).reshape(rows, width) // 7 % 251).astype(dtype)
+
+
+def write_bytes(path: Path, value: np.ndarray) -> Path:
+    with write_shard(path, BYTES, {"value": value.shape[1:]}, {"value": str(value.dtype)}) as shard:
+        shard.attributes.update(place="here", note="a")
+        append_episode(shard, value)
+    return path
+
+
+def repacked(path: Path, **options: Any) -> Path:
+    """Packs the column `value` of a shard in another way."""
+    with h5py.File(path, "r+") as file:
+        data: Any = file["value"][:]  # type: ignore[index]
+        del file["value"]
+        file.create_dataset("value", data=data, maxshape=(None, data.shape[1]), **options)
+    return path
+
+
+@pytest.fixture
+def unpacked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Fills with the ranges of rows that are unpacked here, not by HDF5."""
+    ranges: list[tuple[int, int]] = []
+
+    def spy(dataset: h5py.Dataset, start: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
+        ranges.append((start, stop))
+        return _unpacked(dataset, start, stop)
+
+    monkeypatch.setattr("world_models.shards.reader._unpacked", spy)
+    return ranges
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "bool"])
+@pytest.mark.parametrize(
+    ("start", "stop"), [(0, 25), (0, 10), (10, 20), (9, 11), (3, 7), (0, 1), (24, 25), (5, 5), (19, 25), (0, 1000)]
+)
+def test_bytes_of_a_range_are_those_that_hdf5_reads(
+    tmp_path: Path, unpacked: list[tuple[int, int]], start: int, stop: int, dtype: str
+):
+    path = write_bytes(tmp_path / "a.h5", byte_values(25, dtype=dtype))
+    with h5py.File(path) as file:
+        expected = file["value"][start:stop]  # type: ignore[index]
+    rows = Shard(path, BYTES).read("value", start, stop)
+    np.testing.assert_array_equal(rows, expected)
+    assert rows.dtype == dtype
+    assert unpacked == [(start, min(stop, 25))]
+
+
+PACKINGS: dict[str, dict[str, Any]] = {
+    "gzip": {"chunks": (10, 3), "compression": 4},
+    "gzip and shuffle": {"chunks": (10, 3), "compression": 9, "shuffle": True},
+    "one row a chunk": {"chunks": (1, 3), "compression": 1},
+    "one chunk": {"chunks": (64, 3), "compression": 1},
+}
+LEFT_TO_HDF5: dict[str, dict[str, Any]] = {
+    "no gzip": {"chunks": (10, 3)},
+    "a checksum": {"chunks": (10, 3), "compression": 4, "fletcher32": True},
+    "parts of rows": {"chunks": (10, 2), "compression": 4},
+}
+
+
+@pytest.mark.parametrize("packing", PACKINGS | LEFT_TO_HDF5)
+def test_bytes_are_read_whatever_their_packing(tmp_path: Path, unpacked: list[tuple[int, int]], packing: str):
+    path = repacked(write_bytes(tmp_path / "a.h5", byte_values(25)), **(PACKINGS | LEFT_TO_HDF5)[packing])
+    np.testing.assert_array_equal(Shard(path, BYTES).read("value", 3, 23), byte_values(25)[3:23])
+    assert unpacked == ([(3, 23)] if packing in PACKINGS else [])
+
+
+def test_numbers_of_several_bytes_are_left_to_hdf5(tmp_path: Path, unpacked: list[tuple[int, int]]):
+    Shard(write_tiny(tmp_path / "a.h5", values(30)), TINY).read("value")
+    assert unpacked == []
+
+
+def test_a_chunk_that_was_stored_as_it_is_is_read(tmp_path: Path, unpacked: list[tuple[int, int]]):
+    path = write_bytes(tmp_path / "a.h5", byte_values(25))
+    with h5py.File(path, "r+") as file:
+        plain: Any = file["value"]
+        plain.id.write_direct_chunk((10, 0), bytes(range(30)), filter_mask=3)
+    expected = byte_values(25)
+    expected[10:20] = np.arange(30).reshape(10, 3)
+    np.testing.assert_array_equal(Shard(path, BYTES).read("value"), expected)
+    assert unpacked == [(0, 25)]
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 25), (3, 22), (12, 18), (10, 20)])
+def test_pieces_follow_each_other_as_they_lie_on_disk(tmp_path: Path, start: int, stop: int):
+    shard = Shard(write_bytes(tmp_path / "a.h5", byte_values(25)), BYTES)
+    pieces = list(shard.pieces("value", start, stop))
+    firsts = [first for first, _ in pieces]
+    assert firsts == [start, *range(start // 10 * 10 + 10, stop, 10)]
+    np.testing.assert_array_equal(np.concatenate([piece for _, piece in pieces]), byte_values(25)[start:stop])
+
+
+def test_threads_that_read_at_once_get_what_one_gets(make_rollouts: Make):
+    (shard,) = open_shards(make_rollouts([60, 40]), ROLLOUTS)
+    alone, ranges = shard.read("frames"), [(first, first + 9) for first in range(0, 90, 3)]
+    with ThreadPoolExecutor(4) as threads:
+        together = threads.map(lambda bounds: shard.read("frames", *bounds), ranges)
+        assert all(np.array_equal(rows, alone[slice(*at)]) for rows, at in zip(together, ranges, strict=True))
+
+
+def with_chunk(path: Path, chunk: bytes) -> Path:
+    """Puts bytes in the place of the packed chunk of rows 10 to 19."""
+    with h5py.File(path, "r+") as file:
+        file["value"].id.write_direct_chunk((10, 0), chunk)  # type: ignore[union-attr]
+    return path
+
+
+@pytest.mark.parametrize(
+    ("chunk", "found"),
+    [
+        (b"no deflate stream", "Error -"),
+        (zlib.compress(bytes(29)), "the chunk at row 10 holds 29 bytes instead of 30"),
+        (zlib.compress(bytes(30))[:-7], "the chunk at row 10 holds . bytes instead of 30"),
+        (zlib.compress(b""), "the chunk at row 10 holds 0 bytes instead of 30"),
+    ],
+)
+def test_a_damaged_chunk_is_refused_when_it_is_read_by_file_and_column(tmp_path: Path, chunk: bytes, found: str):
+    path = with_chunk(write_bytes(tmp_path / "a.h5", byte_values(25)), chunk)
+    shard = Shard(path, BYTES)
+    with pytest.raises(OSError, match=rf"^{path}: value cannot be read \(.*{found}.*\); check the data set's digests"):
+        shard.read("value", 15, 16)
+
+
+def test_rows_beside_a_damaged_chunk_are_read(tmp_path: Path):
+    path = with_chunk(write_bytes(tmp_path / "a.h5", byte_values(25)), b"no deflate stream")
+    np.testing.assert_array_equal(Shard(path, BYTES).read("value", 0, 10), byte_values(25)[:10])
+
+
+def test_no_more_than_a_chunk_may_hold_is_unpacked(tmp_path: Path):
+    path = with_chunk(write_bytes(tmp_path / "a.h5", byte_values(25)), zlib.compress(bytes(1 << 26)))
+    shard = Shard(path, BYTES)
+    tracemalloc.start()
+    rows = shard.read("value", 10, 20)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert not rows.any()
+    assert peak < 1 << 24
 
 
 # refusals: one line that names the file

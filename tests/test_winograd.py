@@ -256,11 +256,7 @@ def test_weights_are_transformed_once_for_many_batches():
     _assert_close((parts.detach(), *ours), (expected.detach(), *theirs))
 
 
-EMPTY_PART = "conv_backward and deconv_backward leave weights_gradient as torch.empty made it where there are no images"
-
-
 @needs_library
-@pytest.mark.xfail(reason=EMPTY_PART, strict=True)
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize(
     ("function", "arguments_of", "layer"),

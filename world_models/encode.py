@@ -12,6 +12,7 @@ command again after a crash, or after collecting more, and only what is missing 
 import collections
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -31,7 +32,7 @@ from world_models.shards import shard_path, shard_paths
 from world_models.shards.reader import Shard
 from world_models.vae import VAE
 
-CPU_BATCH, GPU_BATCH = 64, 4096
+CPU_BATCH, GPU_BATCH = 128, 4096
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -139,9 +140,8 @@ def encode(job: Job) -> None:
         mine = job.todo[here.rank :: here.size]
         rows = sum(job.data.shards[index].num_rows for index in mine)
         bar = stack.enter_context(tracking.progress(rows, "frames", "encode", shown=here.is_first))
-        for index in mine:
-            for count in encode_shard(job, job.data.shards[index], shard_path(out, index)):
-                bar.update(count)
+        for count in encode_shards(job, mine):
+            bar.update(count)
         distributed.wait_for_all(job.vae.device)
         if here.is_first:
             _finish(job, Latents(out))
@@ -156,34 +156,43 @@ def _finish(job: Job, latents: Latents) -> None:
     )
 
 
-def encode_shard(job: Job, source: Shard, path: Path) -> Iterator[int]:
-    """Encode one shard, yielding the rows of each batch that is written.
+def encode_shards(job: Job, indices: Sequence[int]) -> Iterator[int]:
+    """Encode the shards of these numbers, yielding the rows of each batch that is written.
 
     Three stages overlap: threads that unpack frames, threads that encode (on a CPU one a core, on a GPU one in all),
     and this one, which writes. Batches are written in their order, and few of them are ever in memory.
     """
-    attributes = {"vae_sha256": job.vae_sha256, "config": to_yaml(job.config)}
     on_cpu, cores = job.vae.device.type == "cpu", executors.available_cores()
     batch_size = job.config.batch_size or (CPU_BATCH if on_cpu else GPU_BATCH)
     backend = onnx_encoder if job.config.backend == "onnx" else formulations
     encode_batch = backend.encoder_of_frames(job.vae.encoder)
 
+    def frames_from(batch: tuple[Shard, int]) -> UInt8[np.ndarray, "batch 64 64 3"]:
+        shard, start = batch
+        return shard.read("frames", start, start + batch_size)
+
     def latents_of(frames: UInt8[np.ndarray, "batch 64 64 3"]) -> tuple[np.ndarray, np.ndarray]:
         mu, logvar = encode_batch(torch.from_numpy(frames))
         return _column(mu, job.config.dtype), _column(logvar, job.config.dtype)
-
-    def frames_from(start: int) -> UInt8[np.ndarray, "batch 64 64 3"]:
-        return source.read("frames", start, start + batch_size)
 
     with (
         formulations.single_threaded(),
         ThreadPoolExecutor(cores) as readers,
         formulations.threads(cores if on_cpu else 1) as encoders,
-        write_latents(path, source, job.vae.config.z_dim, job.config.dtype, attributes) as latents,
     ):
-        frames = _ahead(readers, frames_from, range(0, source.num_rows, batch_size), cores)
-        for mu, logvar in _ahead(encoders, latents_of, frames, cores):
-            latents.append(mu, logvar)
+        shards = [job.data.shards[index] for index in indices]
+        batches = ((shard, start) for shard in shards for start in range(0, shard.num_rows, batch_size))
+        latents = _ahead(encoders, latents_of, _ahead(readers, frames_from, batches, 2 * cores), 2 * cores)
+        for index, shard in zip(indices, shards, strict=True):
+            yield from _write(job, index, itertools.islice(latents, -(-shard.num_rows // batch_size)))
+
+
+def _write(job: Job, index: int, latents: Iterator[tuple[np.ndarray, np.ndarray]]) -> Iterator[int]:
+    path, source = shard_path(Path(job.config.out), index), job.data.shards[index]
+    attributes = {"vae_sha256": job.vae_sha256, "config": to_yaml(job.config)}
+    with write_latents(path, source, job.vae.config.z_dim, job.config.dtype, attributes) as writer:
+        for mu, logvar in latents:
+            writer.append(mu, logvar)
             yield len(mu)
 
 

@@ -58,6 +58,12 @@ class Learner:
         self._sums.zero_()
         return {name: value / frames for name, value in zip(NAMES, sums, strict=True)}
 
+    def gather(self) -> None:
+        """Give the first process, which saves the state, what all have summed up since the last `means`."""
+        distributed.sum_up([self._sums])
+        if not distributed.world().is_first:
+            self._sums.zero_()
+
     def is_finite(self) -> bool:
         """Whether every weight is a number."""
         return all(bool(weight.isfinite().all()) for weight in self.vae.parameters())
@@ -76,7 +82,8 @@ class Learner:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take up the state that `state` gave."""
         self.step, self.best_loss_nats, self.wandb_id = state["step"], state["best_loss_nats"], state["wandb_id"]
-        self._sums.copy_(state["sums"])
+        if distributed.world().is_first:
+            self._sums.copy_(state["sums"])
         self.vae.load_state_dict(state["vae"])
         self._optimizer.load_state_dict(state["optimizer"])
 

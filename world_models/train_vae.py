@@ -251,6 +251,7 @@ def _validate(job: Job, learner: Learner, run: Run | NoRun, seen: int, frames: m
 def _save(job: Job, learner: Learner, run: Run | NoRun) -> None:
     if not learner.is_finite():
         raise Stopped(f"the weights are no numbers any more; {job.config.out} keeps its last checkpoint: lower --lr")
+    learner.gather()
     run.save(learner)
 
 

@@ -58,6 +58,11 @@ class Layer:
         return self.kernel // 2
 
     @property
+    def seen(self) -> int:
+        """Pixels along a side of a wide image that the tiles see."""
+        return 2 * (-(-self.narrow // self.tile) * self.tile + self.taps - 1)
+
+    @property
     def padded_channels(self) -> int:
         """Channels as they are computed with."""
         return -(-self.channels // 4) * 4
@@ -161,6 +166,11 @@ def transform_weights(
     return (torch.kron(lines, lines) @ taps_first).reshape((tile + taps - 1) ** 2, -1, features)
 
 
+def _room_like(weights: Tensor, images: int) -> Tensor:
+    """Where a gradient is written, or what it is of no images."""
+    return torch.empty_like(weights) if images else torch.zeros_like(weights)
+
+
 class _Conv(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, wide: Tensor, weights: Tensor, bias: Tensor, layer: Layer) -> Tensor:
@@ -175,7 +185,7 @@ class _Conv(torch.autograd.Function):
         wide, weights, narrow = ctx.saved_tensors
         wide_gradient = torch.empty_like(wide) if ctx.needs_input_grad[0] else None
         assert wide_gradient is None or ctx.layer.channels % 4 == 0, "nobody asks for the gradient of pixels"
-        weights_gradient, bias_gradient = torch.empty_like(weights), weights.new_zeros(ctx.layer.features)
+        weights_gradient, bias_gradient = _room_like(weights, len(wide)), weights.new_zeros(ctx.layer.features)
         _call(
             "conv_backward",
             ctx.layer,
@@ -204,7 +214,7 @@ class _Deconv(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         narrow, weights, *wide = ctx.saved_tensors
-        narrow_gradient, weights_gradient = torch.empty_like(narrow), torch.empty_like(weights)
+        narrow_gradient, weights_gradient = torch.empty_like(narrow), _room_like(weights, len(narrow))
         bias_gradient = weights.new_zeros(ctx.layer.channels)
         _call(
             "deconv_backward",
@@ -229,6 +239,7 @@ def conv(
     layer: Layer,
 ) -> Float[Tensor, "batch narrow narrow features"]:
     """ReLU(convolution + bias); a gradient for `wide` needs channels that are a multiple of 4."""
+    assert layer.wide >= layer.seen, "every pixel that the tiles see is there"
     return _Conv.apply(wide, weights, bias, layer)  # type: ignore[return-value]
 
 

@@ -134,10 +134,9 @@ def _plain_step(device: torch.device) -> Callable[[UInt8[np.ndarray, "batch 64 6
 
 
 def encode_works(data: Rollouts, folder: Path, device: torch.device) -> dict[str, Work]:
-    """A shard of rollouts to a file of latents."""
+    """Rollouts to files of latents; the baseline a shard of them."""
     fresh = itertools.count()
     vae, shard = _PlainVAE(VAEConfig(), data.preprocess).to(device).eval(), data.shards[0]
-    encoding = encode.Job(encode.EncodeConfig(), data, vae, "none", ())
 
     def whole_rollouts() -> int:
         with torch.inference_mode(), h5py.File(shard.path) as file:
@@ -149,6 +148,9 @@ def encode_works(data: Rollouts, folder: Path, device: torch.device) -> dict[str
         return shard.num_rows
 
     def h5_to_h5() -> int:
-        return sum(encode.encode_shard(encoding, shard, folder / f"latents_{next(fresh)}.h5"))
+        out = folder / f"latents_{next(fresh)}"
+        out.mkdir()
+        encoding = encode.Job(encode.EncodeConfig(out=str(out)), data, vae, "none", ())
+        return sum(encode.encode_shards(encoding, range(len(data.shards))))
 
     return {"whole_rollouts": whole_rollouts, "h5_to_h5": h5_to_h5}

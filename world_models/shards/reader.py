@@ -91,9 +91,11 @@ class Shard:
         """
         try:
             dataset = _cached_columns(self.path, self.path.stat().st_mtime_ns, os.getpid())[column]
+            if start >= stop:
+                return
             if column in self._packed:
                 yield from _unpacked(dataset, start, stop)
-            elif start < stop:
+            else:
                 yield start, dataset[start:stop]
         except (OSError, IsalError) as error:  # pyright: ignore[reportGeneralTypeIssues] - isal declares an instance
             raise OSError(f"{self.path}: {column} cannot be read ({error}); check the data set's digests") from error
