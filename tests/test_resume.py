@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from world_models import checkpoints, files, train_vae
+from world_models.batches import Batch
 from world_models.frames import BLOCK_FRAMES
 from world_models.learner import Learner
 from world_models.rollouts import FRAME_BYTES
@@ -47,7 +47,7 @@ def _crash(learner: Learner) -> None:
 def _at_step(monkeypatch: pytest.MonkeyPatch, step: int, happen: Callable[[Learner], None]) -> None:
     learn = Learner.learn
 
-    def spy(self: Learner, batch: torch.Tensor, lr: float, beta_share: float) -> None:
+    def spy(self: Learner, batch: Batch, lr: float, beta_share: float) -> None:
         learn(self, batch, lr, beta_share)
         if self.step == step:
             happen(self)

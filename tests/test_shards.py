@@ -379,7 +379,7 @@ def unpacked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "bool"])
 @pytest.mark.parametrize(
-    ("start", "stop"), [(0, 25), (0, 10), (10, 20), (9, 11), (3, 7), (0, 1), (24, 25), (5, 5), (19, 25), (0, 1000)]
+    ("start", "stop"), [(0, 25), (0, 10), (10, 20), (9, 11), (3, 7), (0, 1), (24, 25), (19, 25), (0, 1000)]
 )
 def test_bytes_of_a_range_are_those_that_hdf5_reads(
     tmp_path: Path, unpacked: list[tuple[int, int]], start: int, stop: int, dtype: str
@@ -454,15 +454,11 @@ def with_chunk(path: Path, chunk: bytes) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("chunk", "found"),
-    [
-        (b"no deflate stream", "Error -"),
-        (zlib.compress(bytes(29)), "the chunk at row 10 holds 29 bytes instead of 30"),
-        (zlib.compress(bytes(30))[:-7], "the chunk at row 10 holds . bytes instead of 30"),
-        (zlib.compress(b""), "the chunk at row 10 holds 0 bytes instead of 30"),
-    ],
+    "chunk",
+    [b"no deflate stream", zlib.compress(bytes(29)), zlib.compress(bytes(30))[:-7], zlib.compress(b"")],
 )
-def test_a_damaged_chunk_is_refused_when_it_is_read_by_file_and_column(tmp_path: Path, chunk: bytes, found: str):
+def test_a_damaged_chunk_is_refused_when_it_is_read_by_file_and_column(tmp_path: Path, chunk: bytes):
+    found = "the chunk at row 10 does not unpack to 30 bytes"
     path = with_chunk(write_bytes(tmp_path / "a.h5", byte_values(25)), chunk)
     shard = Shard(path, BYTES)
     with pytest.raises(OSError, match=rf"^{path}: value cannot be read \(.*{found}.*\); check the data set's digests"):
@@ -478,11 +474,17 @@ def test_no_more_than_a_chunk_may_hold_is_unpacked(tmp_path: Path):
     path = with_chunk(write_bytes(tmp_path / "a.h5", byte_values(25)), zlib.compress(bytes(1 << 26)))
     shard = Shard(path, BYTES)
     tracemalloc.start()
-    rows = shard.read("value", 10, 20)
+    with pytest.raises(OSError, match="the chunk at row 10 does not unpack to 30 bytes"):
+        shard.read("value", 10, 20)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert not rows.any()
     assert peak < 1 << 24
+
+
+def test_a_range_of_nothing_reads_nothing(tmp_path: Path, unpacked: list[tuple[int, int]]):
+    shard = Shard(write_bytes(tmp_path / "a.h5", byte_values(25)), BYTES)
+    assert shard.read("value", 5, 5).shape == (0, 3)
+    assert unpacked == []
 
 
 # refusals: one line that names the file

@@ -304,7 +304,7 @@ def test_each_step_takes_the_scheduled_values(data: Path, tmp_path: Path, monkey
     taken: list[tuple[float, float]] = []
     learn = Learner.learn
 
-    def spy(self: Learner, batch: torch.Tensor, lr: float, beta_share: float) -> None:
+    def spy(self: Learner, batch: Batch, lr: float, beta_share: float) -> None:
         taken.append((lr, beta_share))
         learn(self, batch, lr, beta_share)
 
@@ -334,7 +334,7 @@ def test_precision_is_bfloat16_where_asked_for_or_on_a_gpu(precision: Any, devic
 def test_ctrl_c_saves_and_says_how_to_go_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     learn = Learner.learn
 
-    def interrupted(self: Learner, batch: torch.Tensor, lr: float, beta_share: float) -> None:
+    def interrupted(self: Learner, batch: Batch, lr: float, beta_share: float) -> None:
         learn(self, batch, lr, beta_share)
         if self.step == 3:
             os.kill(os.getpid(), signal.SIGINT)
@@ -348,7 +348,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(data: Path, tmp_path: Path, monkeypa
 def test_ctrl_c_while_resuming_asks_for_the_same_command(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     learn = Learner.learn
 
-    def interrupted(self: Learner, batch: torch.Tensor, lr: float, beta_share: float) -> None:
+    def interrupted(self: Learner, batch: Batch, lr: float, beta_share: float) -> None:
         learn(self, batch, lr, beta_share)
         os.kill(os.getpid(), signal.SIGINT)
 
@@ -359,7 +359,7 @@ def test_ctrl_c_while_resuming_asks_for_the_same_command(data: Path, tmp_path: P
 def test_ctrl_c_at_the_last_step_is_a_finished_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     learn = Learner.learn
 
-    def interrupted(self: Learner, batch: torch.Tensor, lr: float, beta_share: float) -> None:
+    def interrupted(self: Learner, batch: Batch, lr: float, beta_share: float) -> None:
         if self.step == 1:
             os.kill(os.getpid(), signal.SIGINT)
         learn(self, batch, lr, beta_share)
@@ -373,7 +373,7 @@ def _broken_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """The weights turn into NaN at a step."""
     learn = Learner.learn
 
-    def broken(self: Learner, batch: torch.Tensor, lr: float, beta_share: float) -> None:
+    def broken(self: Learner, batch: Batch, lr: float, beta_share: float) -> None:
         learn(self, batch, math.nan if self.step >= step else lr, beta_share)
 
     monkeypatch.setattr(Learner, "learn", broken)
@@ -410,7 +410,7 @@ def test_a_huge_learning_rate_stops_the_run(data: Path, tmp_path: Path):
 def test_ctrl_c_never_saves_weights_that_are_no_numbers(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     learn = Learner.learn
 
-    def broken(self: Learner, batch: torch.Tensor, lr: float, beta_share: float) -> None:
+    def broken(self: Learner, batch: Batch, lr: float, beta_share: float) -> None:
         learn(self, batch, math.nan if self.step >= 3 else lr, beta_share)
         if self.step == 5:
             os.kill(os.getpid(), signal.SIGINT)
