@@ -32,7 +32,7 @@ from world_models.shards import shard_path, shard_paths
 from world_models.shards.reader import Shard
 from world_models.vae import VAE
 
-CPU_BATCH, GPU_BATCH = 128, 4096
+CPU_BATCH, GPU_BATCH = 256, 4096
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -165,8 +165,11 @@ def run_encoder(weights: Weights, pixels: Pixels) -> tuple[Float[Tensor, "batch 
     if pixels.dtype == torch.uint8:
         convs[0] = convs[0] / 255
     hidden = pixels
-    for layer, transformed, bias in zip(CONVS, convs[::2], convs[1::2], strict=True):
-        hidden = winograd.conv(hidden, transformed, bias, layer)
+    if torch.is_grad_enabled():
+        for layer, transformed, bias in zip(CONVS, convs[::2], convs[1::2], strict=True):
+            hidden = winograd.conv(hidden, transformed, bias, layer)
+    else:
+        hidden = winograd.conv_chain(pixels, convs, CONVS)
     mu, logvar = F.linear(hidden.flatten(1), heads, heads_bias).chunk(2, 1)
     return mu, logvar
 

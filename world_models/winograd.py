@@ -9,7 +9,9 @@ import ctypes
 import dataclasses
 import functools
 import importlib.util
+import math
 import threading
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -112,12 +114,19 @@ def instruction_set() -> int:
 _memory = threading.local()
 
 
+def _kept(name: str, size: int, dtype: torch.dtype) -> Tensor:
+    """Memory of this thread, used again and again since fresh memory is slow to touch; it grows when it must."""
+    have = getattr(_memory, name, None)
+    if have is None or have.dtype != dtype or have.numel() < size:
+        have = torch.empty(size, dtype=dtype)
+        setattr(_memory, name, have)
+    return have
+
+
 def _work(size: int) -> int:
-    """Working memory of this thread, at an address that vectors like; it grows to what the largest layer needs."""
-    have = getattr(_memory, "work", None)
-    if have is None or have.numel() < size + 64:
-        have = _memory.work = torch.empty(size + 64, dtype=torch.uint8)
-    return have.data_ptr() + -have.data_ptr() % 64
+    """Working memory of a call, at an address that vectors like."""
+    start = _kept("work", size + 64, torch.uint8).data_ptr()
+    return start + -start % 64
 
 
 def _call(function: str, layer: Layer, images: int, dtype: torch.dtype, **arrays: Tensor | None) -> None:
@@ -241,6 +250,26 @@ def conv(
     """ReLU(convolution + bias); a gradient for `wide` needs channels that are a multiple of 4."""
     assert layer.wide >= layer.seen, "every pixel that the tiles see is there"
     return _Conv.apply(wide, weights, bias, layer)  # type: ignore[return-value]
+
+
+def conv_chain(
+    wide: Float[Tensor, "batch wide wide channels"] | UInt8[Tensor, "batch wide wide channels"],
+    weights: Sequence[Tensor],
+    layers: Sequence[Layer],
+) -> Float[Tensor, "batch narrow narrow features"]:
+    """One `conv` after the other without gradients, in memory that is used again: good until this thread's next call.
+
+    Args:
+        wide: the first one's images.
+        weights: transformed weights and bias of each in turn.
+        layers: their sizes.
+    """
+    for index, (layer, transformed, bias) in enumerate(zip(layers, weights[::2], weights[1::2], strict=True)):
+        shape = (len(wide), layer.narrow, layer.narrow, layer.features)
+        narrow = _kept(f"images_{index}", math.prod(shape), transformed.dtype)[: math.prod(shape)].view(shape)
+        _call("conv", layer, len(wide), transformed.dtype, wide=wide, weights=transformed, bias=bias, narrow=narrow)
+        wide = narrow
+    return wide
 
 
 def deconv(
