@@ -92,7 +92,7 @@ def test_a_run_that_could_not_be_tracked_lets_its_folder_go(tmp_path: Path, lear
 
 
 def test_a_run_begins_with_its_config_and_its_baselines(run: Run, tmp_path: Path, learner: Learner, frames: np.ndarray):
-    run.begin(learner, frames)
+    run.begin(learner, lambda count: frames[:count])
     out = tmp_path / "runs" / "a"
     assert _written(out) == {"config.yaml", "baselines.safetensors"}
     assert (out / "config.yaml").read_text() == CONFIG
@@ -191,7 +191,7 @@ def test_no_run_leaves_a_folder_as_it_is(tmp_path: Path, learner: Learner, frame
     run.save(learner)
     before = _bytes(tmp_path)
     other = NoRun()
-    other.begin(learner, frames)
+    other.begin(learner, lambda count: frames[:count])
     other.track(learner)
     other.log({"step": 1})
     other.save(learner)

@@ -166,7 +166,7 @@ class Batches:
         batch_size: frames of a batch, in all processes together.
         seed: decides the order.
         shuffle_frames: size of the shuffle buffer.
-        memory_bytes: bound on the memory that a process's frames take on the host.
+        memory_bytes: bound on the memory that frames take on the host, in all processes together.
         rank: number of this process among `world` of them.
     """
 

@@ -1,6 +1,6 @@
-"""Several processes that train one model, as `torchrun` starts them; one process alone is the plain case.
+"""Several processes that work together, as `torchrun` starts them; one process alone is the plain case.
 
-Nothing here has to be asked about by a loop: with one process every function is what it says, at no cost.
+A loop need not know how many there are: with one process every function does what it says, at no cost.
 """
 
 import contextlib

@@ -3,13 +3,11 @@
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
-from jaxtyping import UInt8
 
 from world_models import checkpoints, figures, files, metrics, pictures, tracking
 from world_models.learner import Learner
@@ -39,10 +37,10 @@ class Run:
         self._open.enter_context(files.only_writer(out))
         files.remove_partials(out)
 
-    def begin(self, learner: Learner, spread: UInt8[np.ndarray, "frames 64 64 3"]) -> None:
-        """Write a new run's first files: its config, and the baselines fitted on a spread of its training frames."""
+    def begin(self, learner: Learner, spread: Callable[[int], metrics.Frames]) -> None:
+        """Write a new run's first files: its config, and the baselines fitted on so many of its training frames."""
         files.write_text(self._out / "config.yaml", self._config)
-        baselines = metrics.fit_baselines(spread, learner.vae.config.z_dim)
+        baselines = metrics.fit_baselines(spread(metrics.PCA_MAX_FRAMES), learner.vae.config.z_dim)
         checkpoints.save_weights(self._out / checkpoints.BASELINES_FILE, dataclasses.asdict(baselines))
 
     def track(self, learner: Learner) -> None:

@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 
 from world_models import checkpoints, distributed, files, metrics, tracking
@@ -32,7 +31,6 @@ from world_models.vae import VAE, VAEConfig
 
 FREE_ON_RESUME = ("out", "data", "device", "memory_gb", "resume", "wandb", "tensorboard", "log_every_steps")
 VAL_NOISE_SEED = 0x7A1
-NO_FRAMES = np.empty((0, 64, 64, 3), np.uint8)
 RESULT = "SSE {sse:.2f}, KL {kl_nats:.1f} nats, {active_units} active units, held out, after {seen:,} frames"
 COLLAPSED = (
     "posterior collapse after {seen:,} frames: no latent dimension is in use, so z says nothing about the frame; "
@@ -160,7 +158,7 @@ def train(job: Job) -> None:
             seen = job.batches.frames_at(learner.step)
             run.say(f"going on from step {learner.step:,}, {seen:,} frames seen")
         else:
-            run.begin(learner, job.batches.frames.read_spread(metrics.PCA_MAX_FRAMES) if here.is_first else NO_FRAMES)
+            run.begin(learner, job.batches.frames.read_spread)
         run.track(learner)
         val_frames = FrameSet(job.data, job.split.val).read_spread(config.num_val_frames)
         _loop(job, learner, run, val_frames)
