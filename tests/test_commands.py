@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from world_models import bench, checkpoints, collect, encode, evaluate, train_vae
+from world_models import bench, checkpoints, collect, encode, evaluate, train_vae, winograd
 from world_models.vae import VAE, VAEConfig
 
 COMMANDS = {"collect": collect, "train_vae": train_vae, "encode": encode, "evaluate": evaluate, "bench": bench}
@@ -132,6 +132,11 @@ def test_too_little_memory_for_the_shuffle_buffer(train, make_rollouts):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_gpu_where_there_is_none(train, make_rollouts):
     assert "finds no GPU" in train("--data", str(make_rollouts([5, 5])), "--device", "cuda")
+
+
+@pytest.mark.skipif(not winograd.is_available(), reason="the C library is not built here")
+def test_compiling_what_is_compiled_already(train, make_rollouts):
+    assert "leave --compile out" in train("--data", str(make_rollouts([5, 5])), "--device", "cpu", "--compile", "true")
 
 
 def test_a_checkpoint_from_another_architecture(refused, run_dir, rollouts_dir, tmp_path):

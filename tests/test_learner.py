@@ -2,6 +2,7 @@
 
 import copy
 import math
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from world_models import formulations, winograd
 from world_models.batches import Batch
 from world_models.frames import noise
-from world_models.learner import NAMES, Learner, backward
+from world_models.learner import NAMES, Learner, arithmetic, backward
 from world_models.vae import VAE, VAEConfig, to_images
 
 
@@ -326,3 +327,90 @@ def test_a_frames_noise_is_that_of_its_row_in_the_whole_batch():
     part.learn(Batch(_frames()[rows], rows, 5), 0.0, 1.0)
     terms = whole.vae.objective(to_images(_frames()), noise(0, 0, 5, 3))
     assert part.means()["sse"] == pytest.approx(float(terms.sse[rows].detach().mean()), rel=1e-5)
+
+
+# compiled, and on a GPU
+
+ON_GPU = (pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
+DEVICES = ["cpu", pytest.param("cuda", marks=ON_GPU)]
+
+
+def _steps(device: str, compiled_size: int, bf16: bool = False, sizes: tuple[int, ...] = (5, 5, 3, 5)) -> Learner:
+    torch.manual_seed(0)
+    vae = VAE(VAEConfig(z_dim=3, kl_tolerance=0.0)).to(device)
+    learner = Learner(vae, 0, 100.0, bf16, compiled_size)
+    for step, size in enumerate(sizes):
+        batch = _batch(step, size)
+        learner.learn(batch._replace(frames=batch.frames.to(device)), 1e-4, (step + 1) / len(sizes))
+    return learner
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("device", DEVICES)
+def test_compiled_steps_are_the_steps(device: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(winograd, "is_available", lambda: False)
+    plain, compiled = _steps(device, 0), _steps(device, 5)
+    assert compiled.means() == pytest.approx(plain.means(), rel=1e-4)
+    start = _weights(_steps(device, 0, sizes=()))
+    assert _relative(_weights(compiled) - start, _weights(plain) - start) < 0.02
+
+
+def test_only_batches_of_the_size_asked_for_are_compiled(monkeypatch: pytest.MonkeyPatch):
+    compiled: list[int] = []
+
+    def spy(function: Any, **options: Any) -> Any:
+        def call(vae: VAE, frames: Tensor, *others: Any) -> Any:
+            compiled.append(len(frames))
+            return function(vae, frames, *others)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", spy)
+    _steps("cpu", 5)
+    assert compiled == [5, 5, 5]
+
+
+def test_weights_in_any_memory_format_learn_and_restore_the_same():
+    plain, other = _learner(), _learner()
+    other.vae.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]: PyTorch's stub lacks it
+    for learner in (plain, other):
+        learner.learn(_batch(), 1e-3, 1.0)
+    assert other.means() == pytest.approx(plain.means(), rel=1e-5)
+    plain.restore(copy.deepcopy(other.state()))
+    assert torch.equal(_weights(plain), _weights(other))
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_arithmetic_is_as_asked_in_the_block_and_as_before_after_it(deterministic: bool):
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    with arithmetic(torch.device("cuda"), deterministic):
+        assert torch.are_deterministic_algorithms_enabled() == deterministic
+        assert torch.backends.cudnn.benchmark != deterministic
+    assert (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark) == before
+
+
+def test_a_cpu_computes_deterministically_as_it_does_anyway():
+    with arithmetic(torch.device("cpu"), deterministic=True):
+        asked = _steps("cpu", 0)
+    assert torch.equal(_weights(asked), _weights(_steps("cpu", 0)))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("compiled_size", [0, 5])
+def test_a_gpu_gives_the_same_weights_again_on_request(compiled_size: int):
+    with arithmetic(torch.device("cuda"), deterministic=True):
+        first, second = _steps("cuda", compiled_size), _steps("cuda", compiled_size)
+    assert torch.equal(_weights(first), _weights(second))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_bf16_loses_less_than_a_hundredth_in_a_thousand_steps():
+    losses = []
+    for bf16 in (False, True):
+        learner = _steps("cuda", 0, bf16, sizes=(64,) * 1000)
+        learner.means()
+        learner.learn(_batch(0, 64)._replace(frames=_frames(0, 64).to("cuda")), 0.0, 1.0)
+        losses.append(learner.means()["loss_nats"])
+    assert losses[1] == pytest.approx(losses[0], rel=0.01)

@@ -1,7 +1,9 @@
 """The learner: a V model, its optimizer, and one step of training. All that changes can be saved and restored."""
 
+import contextlib
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -24,6 +26,8 @@ class Learner:
         seed: of the noise that z is sampled with.
         grad_clip: largest norm of the gradient in all, 0 for no clipping.
         bf16: whether to compute in bfloat16; weights and losses stay float32.
+        compiled_size: size of the batches whose way there and back is compiled, on a GPU into CUDA graphs; 0 for none.
+            Not for the winograd form, which is compiled already.
 
     Attributes:
         step: steps taken.
@@ -31,9 +35,14 @@ class Learner:
         wandb_id: id of the W&B run that the training is logged to.
     """
 
-    def __init__(self, vae: VAE, seed: int, grad_clip: float, bf16: bool):
+    def __init__(self, vae: VAE, seed: int, grad_clip: float, bf16: bool, compiled_size: int = 0):
         self.vae, self._seed, self._grad_clip, self._bf16 = vae, seed, grad_clip, bf16
-        self._optimizer = torch.optim.Adam(vae.parameters(), fused=True)
+        on_gpu = vae.device.type == "cuda"
+        if on_gpu:
+            vae.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]: PyTorch's stub lacks it
+        self._optimizer = torch.optim.Adam(vae.parameters(), fused=True, capturable=on_gpu)
+        self._compiled_size = compiled_size
+        self._compiled = torch.compile(_mean_loss, mode="reduce-overhead", dynamic=False)  # at its first call
         self._sums = torch.zeros(len(NAMES) + 1, dtype=torch.float64, device=vae.device)
         self.step, self.best_loss_nats, self.wandb_id = 0, math.inf, None
 
@@ -42,14 +51,20 @@ class Learner:
         eps = noise(self._seed, self.step, batch.size, self.vae.config.z_dim)[batch.rows].to(batch.frames.device)
         self._optimizer.zero_grad(set_to_none=True)
         with torch.autocast(batch.frames.device.type, torch.bfloat16, enabled=self._bf16):
-            sums = backward(self.vae, batch.frames, eps, beta_share, batch.size)
+            if len(batch.frames) == self._compiled_size:
+                share = torch.tensor(beta_share, device=self.vae.device)  # as a number it would be compiled in
+                loss, sums = self._compiled(self.vae, batch.frames, eps, share, batch.size)
+                loss.backward()
+            else:
+                sums = backward(self.vae, batch.frames, eps, beta_share, batch.size)
         distributed.sum_up(weight.grad for weight in self.vae.parameters() if weight.grad is not None)
         if self._grad_clip:
             torch.nn.utils.clip_grad_norm_(self.vae.parameters(), self._grad_clip)
         self._optimizer.param_groups[0]["lr"] = lr
         self._optimizer.step()
         self.step += 1
-        self._sums += torch.cat([sums, sums.new_tensor([len(batch.frames)])])
+        self._sums[:-1] += sums
+        self._sums[-1] += len(batch.frames)
 
     def means(self) -> dict[str, float]:
         """The mean loss and its parts, per frame, since the last call."""
@@ -105,9 +120,17 @@ def backward(
     """
     if formulations.choose(frames.device) == "winograd":
         return _backward_in_threads(vae, frames, noise, beta_share, size)
+    loss, sums = _mean_loss(vae, frames, noise, beta_share, size)
+    loss.backward()
+    return sums
+
+
+def _mean_loss(
+    vae: VAE, frames: Tensor, noise: Tensor, beta_share: float | Float[Tensor, ""], size: int
+) -> tuple[Float[Tensor, ""], Float[Tensor, " names"]]:
+    """The frames' share of the mean loss of a batch, and what `backward` returns."""
     terms = vae.objective(to_images(frames), noise, beta_share)
-    (terms.loss_nats.sum() / size).backward()
-    return _sums(terms)
+    return terms.loss_nats.sum() / size, _sums(terms)
 
 
 def _sums(terms: Terms) -> Float[Tensor, " names"]:
@@ -134,3 +157,21 @@ def _backward_in_threads(vae: VAE, frames: Tensor, noise: Tensor, beta_share: fl
             gradient += addend
     torch.autograd.backward((*encoder, *decoder), total)
     return sums
+
+
+@contextlib.contextmanager
+def arithmetic(device: torch.device, deterministic: bool) -> Iterator[None]:
+    """In the block, a GPU computes by whatever was fastest when first tried, or the same way each time.
+
+    A CPU always does the latter.
+    """
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which PyTorch demands of deterministic products
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = device.type == "cuda" and not deterministic
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]

@@ -19,12 +19,12 @@ from typing import Any, Literal
 
 import torch
 
-from world_models import checkpoints, distributed, files, metrics, tracking
+from world_models import checkpoints, distributed, files, formulations, metrics, tracking
 from world_models.batches import Batches
 from world_models.config import Stopped, require, run_command, to_yaml
 from world_models.executors import stop_requests
 from world_models.frames import Device, FrameSet, Split, noise, split_episodes, torch_device
-from world_models.learner import Learner
+from world_models.learner import Learner, arithmetic
 from world_models.rollouts import Rollouts
 from world_models.runs import NoRun, Run
 from world_models.vae import VAE, VAEConfig
@@ -60,6 +60,8 @@ class TrainConfig:
         log_every_steps: steps between lines of training metrics.
         device: auto takes a GPU if there is one.
         precision: auto is bfloat16 autocast on a GPU, float32 on a CPU.
+        compile: on a GPU, compile the step into CUDA graphs, which takes a minute and helps small batches most.
+        deterministic: on a GPU, compute so that the same run gives the same weights bit for bit, if slower.
         memory_gb: memory that frames may take on the host; a larger data set is streamed.
         resume: go on with the run in out, or start it if there is none.
         tensorboard: write TensorBoard's files too (needs the extra tensorboard).
@@ -84,6 +86,8 @@ class TrainConfig:
     log_every_steps: int = 50
     device: Device = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: bool = False
+    deterministic: bool = False
     memory_gb: float = 4.0
     resume: bool = False
     tensorboard: bool = False
@@ -136,6 +140,8 @@ class Job:
 def prepare(config: TrainConfig) -> Job:
     """Check everything that can be wrong before the first step."""
     here, device = distributed.world(), distributed.own_device(torch_device(config.device))
+    if config.compile and formulations.choose(device) == "winograd" and not config.bf16_on(device):
+        raise ValueError("compile is for a GPU, and this is a CPU, whose form is compiled already; leave --compile out")
     data = Rollouts(config.data)
     split = split_episodes(data.seeds, config.split_seed)
     memory_bytes = int(config.memory_gb * 1e9)
@@ -149,7 +155,8 @@ def prepare(config: TrainConfig) -> Job:
 def train(job: Job) -> None:
     """Train to the end, or to the first request to stop; of several processes the first one alone writes."""
     config = job.config
-    with distributed.joined(job.device) as here, contextlib.ExitStack() as stack:
+    computing = arithmetic(job.device, config.deterministic)
+    with distributed.joined(job.device) as here, computing, contextlib.ExitStack() as stack:
         run = _run(job) if here.is_first else NoRun()
         stack.callback(run.close)
         learner = _learner(job)
@@ -180,7 +187,8 @@ def _learner(job: Job) -> Learner:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         vae = VAE(config.vae, job.data.preprocess).to(job.device)
-    return Learner(vae, config.seed, config.grad_clip, config.bf16_on(job.device))
+    compiled_size = config.batch_size if config.compile else 0
+    return Learner(vae, config.seed, config.grad_clip, config.bf16_on(job.device), compiled_size)
 
 
 def _loop(job: Job, learner: Learner, run: Run | NoRun, val_frames: metrics.Frames) -> None:

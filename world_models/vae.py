@@ -124,7 +124,10 @@ class VAE(nn.Module):
         return formulations.decode(self.decoder, z).float()
 
     def objective(
-        self, images: Float[Tensor, "batch 3 64 64"], noise: Float[Tensor, "batch z"], beta_share: float = 1.0
+        self,
+        images: Float[Tensor, "batch 3 64 64"],
+        noise: Float[Tensor, "batch z"],
+        beta_share: float | Float[Tensor, ""] = 1.0,
     ) -> Terms:
         """What training minimises, on one sampled z: reconstruction + beta * max(KL, floor).
 
@@ -141,7 +144,7 @@ class VAE(nn.Module):
         images: Float[Tensor, "batch 3 64 64"],
         posterior: Posterior,
         logits: Float[Tensor, "batch 3 64 64"],
-        beta_share: float = 1.0,
+        beta_share: float | Float[Tensor, ""] = 1.0,
     ) -> Terms:
         """The objective of what the networks made of the images."""
         sse, kl = squared_error(images, logits.sigmoid()), posterior.kl_nats()

@@ -164,7 +164,7 @@ def _compare(stage: str, works: Mapping[str, Work], job: Job) -> Iterator[dict[s
     baseline = next(iter(works))
     gflop = GFLOP_PER_FRAME.get(stage)
     for index, (variant, samples) in enumerate(interleave(works, job.config.repeats).items()):
-        limit = gemm_gflop_per_s(job.device) / gflop if gflop else None
+        limit = gemm_gflop_per_s(job.device, _dtype(stage, job.device)) / gflop if gflop else None
         yield _row(stage, variant, baseline, samples, limit, job.device) | {"default": index == 0}
 
 
@@ -183,12 +183,16 @@ def _row(
         "gflop_per_s": statistics.median(ours) * gflop if gflop else None,
         "limit_fraction": statistics.median(ours) / limit if limit else None,
         "device": _device_name(device),
-        "dtype": "bfloat16" if stage == "train" and device.type == "cuda" else "float32",
+        "dtype": str(_dtype(stage, device)).removeprefix("torch."),
         "quiet": samples.quiet,
         "dropped": samples.dropped,
         "peak_memory_gb": _peak_memory_gb(device),
         "versions": files.versions(),
     }
+
+
+def _dtype(stage: str, device: torch.device) -> torch.dtype:
+    return torch.bfloat16 if stage == "train" and device.type == "cuda" else torch.float32
 
 
 def _device_name(device: torch.device) -> str:

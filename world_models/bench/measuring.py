@@ -15,7 +15,6 @@ BUSY_CORES = 0.2
 Work = Callable[[], int | tuple[int, float]]
 """Does a sample of work and returns its number of frames, and the seconds it took where not all of its time counts."""
 
-
 MAX_ROUNDS = 3
 """Rounds that are tried for each one asked for: those of a busy machine are dropped."""
 
@@ -93,20 +92,22 @@ def others_busy() -> Iterator[list[float]]:
     busy[0] = max(0.0, everyone - self) / seconds
 
 
-def gemm_gflop_per_s(device: torch.device, size: int = 2048) -> float:
-    """What a large float32 matrix product reaches, the best of five."""
-    a = torch.randn(size, size, device=device)
-    times = []
-    for _ in range(6):
-        wait(device)
+def gemm_gflop_per_s(device: torch.device, dtype: torch.dtype, size: int = 2048) -> float:
+    """What a large matrix product reaches, the best of five."""
+    a = torch.randn(size, size, device=device, dtype=dtype)
+    torch.mm(a, a)
+    return 2 * size**3 / min(seconds_of(lambda: torch.mm(a, a), device) for _ in range(5)) / 1e9
+
+
+def seconds_of(work: Callable[[], object], device: torch.device) -> float:
+    """How long the device takes for what the work gives it; a GPU's own clock is asked, by CUDA events."""
+    if device.type != "cuda":
         start = time.perf_counter()
-        torch.mm(a, a)
-        wait(device)
-        times.append(time.perf_counter() - start)
-    return 2 * size**3 / min(times[1:]) / 1e9
-
-
-def wait(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        work()
+        return time.perf_counter() - start
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
+    work()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1000

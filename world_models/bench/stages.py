@@ -13,14 +13,16 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from world_models import encode
+from world_models import encode, formulations
 from world_models.batches import Batch, Batches
-from world_models.bench.measuring import Work, wait
+from world_models.bench.measuring import Work, seconds_of
 from world_models.frames import FrameSet
 from world_models.learner import Learner
 from world_models.rollouts import Rollouts
 from world_models.train_vae import TrainConfig
 from world_models.vae import VAE, Posterior, VAEConfig
+
+RESIDENT_FRAMES = 8192  # that are encoded from memory in a sample
 
 
 def read_works(data: Rollouts) -> dict[str, Work]:
@@ -85,14 +87,17 @@ def train_works(data: Rollouts, device: torch.device, seconds: float) -> dict[st
     some = frames.read_spread(2048)
 
     def timed(step: Callable[[Any], Any], batches: Iterator[Any]) -> Work:
-        def work() -> int:
-            seen, end = 0, time.perf_counter() + seconds
+        def steps() -> Iterator[int]:
+            end = time.perf_counter() + seconds
             while time.perf_counter() < end:
                 batch = next(batches)
                 step(batch)
-                seen += batch.size if isinstance(batch, Batch) else len(batch)
-            wait(device)
-            return seen
+                yield batch.size if isinstance(batch, Batch) else len(batch)
+
+        def work() -> tuple[int, float]:
+            seen: list[int] = []
+            taken = seconds_of(lambda: seen.extend(steps()), device)
+            return sum(seen), taken
 
         return work
 
@@ -103,17 +108,18 @@ def train_works(data: Rollouts, device: torch.device, seconds: float) -> dict[st
         on_device = torch.from_numpy(some).to(device).split(size)
         return itertools.cycle([Batch(part, torch.arange(len(part)), len(part)) for part in on_device])
 
-    def ours(batches: Iterator[Batch]) -> Work:
-        learner = Learner(VAE(VAEConfig()).to(device), 0, 100.0, bf16=device.type == "cuda")
+    def ours(batches: Iterator[Batch], compiled_size: int = 0) -> Work:
+        learner = Learner(VAE(VAEConfig()).to(device), 0, 100.0, device.type == "cuda", compiled_size)
         return timed(lambda batch: learner.learn(batch, 1e-4, 1.0), batches)
 
     default = TrainConfig().batch_size
     streamed = Batches(frames, default, 0, max(1, len(frames) // 8), frames.num_bytes - 1)
+    sizes = dict.fromkeys([default, 100, 256, 1024] if device.type == "cuda" else [default, 100, 256])
+    compiled = sizes if device.type == "cuda" else {}
     return {
         "plain": timed(_plain_step(device), plain_batches()),
-        f"batch_{default}": ours(resident(default)),
-        "batch_100": ours(resident(100)),
-        "batch_256": ours(resident(256)),
+        **{f"batch_{size}": ours(resident(size)) for size in sizes},
+        **{f"batch_{size}_compiled": ours(resident(size), size) for size in compiled},
         f"batch_{default}_from_shards": ours(streamed(device)),
     }
 
@@ -153,4 +159,16 @@ def encode_works(data: Rollouts, folder: Path, device: torch.device) -> dict[str
         encoding = encode.Job(encode.EncodeConfig(out=str(out)), data, vae, "none", ())
         return sum(encode.encode_shards(encoding, range(len(data.shards))))
 
-    return {"whole_rollouts": whole_rollouts, "h5_to_h5": h5_to_h5}
+    encode_frames = formulations.encoder_of_frames(vae.encoder)
+    resident = torch.from_numpy(FrameSet(data, range(len(data))).read_spread(RESIDENT_FRAMES)).to(device)
+    on_cpu = device.type == "cpu"
+    batches = resident.split(encode.CPU_BATCH * torch.get_num_threads() if on_cpu else encode.GPU_BATCH)
+
+    def encode_batches() -> None:
+        for batch in batches:
+            formulations.in_threads(encode_frames, formulations.split(batch) if on_cpu else [batch])
+
+    def from_memory() -> tuple[int, float]:
+        return len(resident), seconds_of(encode_batches, device)
+
+    return {"whole_rollouts": whole_rollouts, "h5_to_h5": h5_to_h5, "resident": from_memory}
