@@ -6,6 +6,7 @@ names can run code.
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from world_models import files
-from world_models.vae import VAE, VAEConfig
+from world_models.vae import MIN_VARIANCE, VAE, VAEConfig
 
 FORMAT = "world_models.vae"
 ARCHITECTURE = "conv_vae"
@@ -26,11 +27,15 @@ BASELINES_FILE = "baselines.safetensors"
 Weights = Literal["best", "last"]
 
 
-def save_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors as a safetensors file."""
-    files.write_bytes(
-        path, safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
-    )
+def save_weights(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str] | None = None) -> None:
+    """Write tensors as a safetensors file, with facts in its header."""
+    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    files.write_bytes(path, safetensors.torch.save(held, dict(facts) if facts else None))
+
+
+def save_vae(path: Path, vae: VAE) -> None:
+    """Write a model's weights, and the variance they were trained with."""
+    save_weights(path, vae.state_dict(), {"variance": repr(vae.variance.item())})
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -125,13 +130,28 @@ def load_vae(run: str | Path, weights: Weights = "best", device: str | torch.dev
         vae = VAE(VAEConfig(**description["vae"]), description["preprocess"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"{Path(run) / 'model.json'}: describes no model ({error}); train it again") from None
-    _check_shapes(path, {name: tuple(tensor.shape) for name, tensor in vae.state_dict().items()})
+    facts = _check_shapes(path, {name: tuple(tensor.shape) for name, tensor in vae.state_dict().items()})
     vae.load_state_dict(load_tensors(path))
+    vae.variance.fill_(_variance(path, facts, vae.config))
     return vae.to(device).eval()
 
 
-def _check_shapes(path: Path, wanted: Mapping[str, tuple[int, ...]]) -> None:
-    """Compare names and shapes before any weight is read."""
+def _variance(path: Path, facts: Mapping[str, str], config: VAEConfig) -> float:
+    if config.variance is not None:
+        return config.variance
+    try:
+        variance = float(facts["variance"])
+    except (KeyError, ValueError):
+        variance = math.nan
+    if not MIN_VARIANCE <= variance < math.inf:
+        raise ValueError(
+            f"{path}: does not say its likelihood's variance, which model.json has as null; train the model again"
+        )
+    return variance
+
+
+def _check_shapes(path: Path, wanted: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
+    """Compare names and shapes before any weight is read; returns the facts in the file's header."""
     if not path.is_file():
         raise FileNotFoundError(
             f"{path}: no such file; train the model to its first validation, or give --weights last"
@@ -139,6 +159,7 @@ def _check_shapes(path: Path, wanted: Mapping[str, tuple[int, ...]]) -> None:
     try:
         with safe_open(path, "pt") as file:
             found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
+            facts = file.metadata()
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: no safetensors file ({error}); train the model again") from None
     for name in sorted(wanted.keys() | found.keys()):
@@ -147,6 +168,7 @@ def _check_shapes(path: Path, wanted: Mapping[str, tuple[int, ...]]) -> None:
                 f"{path}: weights of another architecture: {name} is {found.get(name, 'absent')}, model.json wants "
                 f"{wanted.get(name, 'none')}; use the model.json and weights of one run"
             )
+    return facts or {}
 
 
 def check_preprocess(preprocess: Mapping[str, Any], data: Path, vae: VAE, run: str) -> None:

@@ -13,9 +13,11 @@ from torch import Tensor
 from world_models import distributed, formulations
 from world_models.batches import Batch
 from world_models.frames import noise
-from world_models.vae import VAE, Posterior, Terms, to_images
+from world_models.vae import MIN_VARIANCE, NUM_VALUES, VAE, Posterior, Terms, to_images
 
 NAMES = ("loss_nats", "sse", "kl_nats")
+FOLLOWING_SHARE = 0.05
+"""Of a batch's mean squared error in the likelihood's variance, where that follows it."""
 
 
 class Learner:
@@ -57,11 +59,15 @@ class Learner:
                 loss.backward()
             else:
                 sums = backward(self.vae, batch.frames, eps, beta_share, batch.size)
-        distributed.sum_up(weight.grad for weight in self.vae.parameters() if weight.grad is not None)
+        error = sums[NAMES.index("sse")].float()[None]
+        distributed.sum_up([*(weight.grad for weight in self.vae.parameters() if weight.grad is not None), error])
         if self._grad_clip:
             torch.nn.utils.clip_grad_norm_(self.vae.parameters(), self._grad_clip)
         self._optimizer.param_groups[0]["lr"] = lr
         self._optimizer.step()
+        if self.vae.config.variance is None:
+            share = max(FOLLOWING_SHARE, 1 / (self.step + 1))
+            self.vae.variance.lerp_((error[0] / (batch.size * NUM_VALUES)).clamp(min=MIN_VARIANCE), share)
         self.step += 1
         self._sums[:-1] += sums
         self._sums[-1] += len(batch.frames)
@@ -91,6 +97,7 @@ class Learner:
             "wandb_id": self.wandb_id,
             "sums": self._sums,
             "vae": self.vae.state_dict(),
+            "variance": self.vae.variance,
             "optimizer": self._optimizer.state_dict(),
         }
 
@@ -100,6 +107,7 @@ class Learner:
         if distributed.world().is_first:
             self._sums.copy_(state["sums"])
         self.vae.load_state_dict(state["vae"])
+        self.vae.variance.copy_(state["variance"])
         self._optimizer.load_state_dict(state["optimizer"])
 
 

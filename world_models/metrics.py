@@ -18,7 +18,6 @@ from world_models.vae import (
     USED_KL_NATS,
     VAE,
     Posterior,
-    log_likelihood,
     prior_log_prob,
     squared_error,
     to_images,
@@ -119,7 +118,7 @@ def measure(vae: VAE, frames: Frames, seed: int = 0) -> dict[str, float | list[f
         posterior = vae.posterior(images)
         means = vae.logits(posterior.mu).sigmoid()
         z = posterior.sample(torch.randn(posterior.mu.shape, generator=generator).to(vae.device))
-        elbo = log_likelihood(images, vae.logits(z), vae.config.likelihood) - posterior.kl_nats()
+        elbo = vae.log_likelihood(images, vae.logits(z)) - posterior.kl_nats()
         ssim = structural_similarity_index_measure(means, images, reduction="sum", data_range=1.0)
         assert isinstance(ssim, Tensor)
         sums += torch.stack([squared_error(images, means).double().sum(), ssim.double(), elbo.double().sum()]).cpu()
@@ -161,7 +160,7 @@ def _log_weight(
 ) -> Tensor:
     """Log p(x|z) + log p(z) - log q(z|x) for one z of the posterior."""
     z = posterior.sample(torch.randn(posterior.mu.shape, generator=generator).to(images.device))
-    return log_likelihood(images, vae.logits(z), vae.config.likelihood) + prior_log_prob(z) - posterior.log_prob(z)
+    return vae.log_likelihood(images, vae.logits(z)) + prior_log_prob(z) - posterior.log_prob(z)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -68,11 +68,11 @@ class Run:
 
     def save_best(self, vae: VAE) -> None:
         """Save the weights as the best so far."""
-        checkpoints.save_weights(checkpoints.weights_path(self._out, "best"), vae.state_dict())
+        checkpoints.save_vae(checkpoints.weights_path(self._out, "best"), vae)
 
     def save(self, learner: Learner) -> None:
         """Save the last weights, what describes them, and the state, which alone is what a resume reads."""
-        checkpoints.save_weights(checkpoints.weights_path(self._out, "last"), learner.vae.state_dict())
+        checkpoints.save_vae(checkpoints.weights_path(self._out, "last"), learner.vae)
         checkpoints.save_description(self._out, learner.vae, **self._facts, step=learner.step)
         checkpoints.save_state(self._out, learner.state())
 

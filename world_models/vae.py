@@ -14,6 +14,8 @@ from world_models.config import require
 from world_models.networks import Decoder, Encoder
 
 NUM_VALUES = 64 * 64 * 3
+PAPER_VARIANCE = 0.5  # with which a Gaussian's exponent is the SSE
+MIN_VARIANCE = 1e-6
 USED_KL_NATS = 0.05  # a latent dimension with more KL than this is in use
 ACTIVE_VARIANCE = 0.01  # one whose mu varies more than this over the data is active (Burda et al. 2016)
 
@@ -26,18 +28,25 @@ class VAEConfig:
         z_dim: latent dimensions.
         beta: weight of the KL in the objective.
         kl_tolerance: KL floor in nats per latent dimension: the objective has max(KL, kl_tolerance * z_dim).
-        likelihood: gaussian (squared error: variance 1/2) or bernoulli (cross-entropy).
+        likelihood: gaussian (squared error) or bernoulli (cross-entropy).
+        variance: of the Gaussian, per value: 0.5 is the paper's SSE; null is the optimal one, which is the mean squared
+            error itself, followed as it falls in training (sigma-VAE, Rybkin et al. 2021).
     """
 
     z_dim: int = 32
     beta: float = 1.0
     kl_tolerance: float = 0.5
     likelihood: Literal["gaussian", "bernoulli"] = "gaussian"
+    variance: float | None = PAPER_VARIANCE
 
     def __post_init__(self):
         require(self.z_dim >= 1, f"vae.z_dim is {self.z_dim}; give 1 or more")
         require(0 <= self.beta < math.inf, f"vae.beta is {self.beta}; give 0 or more")
         require(0 <= self.kl_tolerance < math.inf, f"vae.kl_tolerance is {self.kl_tolerance}; give 0 or more")
+        if self.variance is not None:
+            require(
+                MIN_VARIANCE <= self.variance < math.inf, f"vae.variance is {self.variance}; give 1e-6 or more, or null"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,12 +93,21 @@ def cross_entropy(
 
 
 def log_likelihood(
-    images: Float[Tensor, "batch 3 64 64"], logits: Float[Tensor, "batch 3 64 64"], likelihood: str
+    images: Float[Tensor, "batch 3 64 64"],
+    logits: Float[Tensor, "batch 3 64 64"],
+    likelihood: str,
+    variance: float | Float[Tensor, ""] = PAPER_VARIANCE,
 ) -> Float[Tensor, " batch"]:
-    """Log p(x|z) with all its constants; the Gaussian has variance 1/2, so that its exponent is the SSE."""
+    """Log p(x|z) with all its constants."""
     if likelihood == "bernoulli":
         return -cross_entropy(images, logits)
-    return -squared_error(images, logits.sigmoid()) - 0.5 * NUM_VALUES * math.log(math.pi)
+    error = gaussian_error(squared_error(images, logits.sigmoid()), torch.as_tensor(variance))
+    return -error - 0.5 * NUM_VALUES * math.log(2 * math.pi * PAPER_VARIANCE)
+
+
+def gaussian_error(sse: Float[Tensor, " batch"], variance: Float[Tensor, ""]) -> Float[Tensor, " batch"]:
+    """Negative log-likelihood of a Gaussian less a constant, so that it is the SSE at the paper's variance."""
+    return sse / (2 * variance) + 0.5 * NUM_VALUES * torch.log(2 * variance)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,12 +125,16 @@ class VAE(nn.Module):
     Attributes:
         config: sizes and objective.
         preprocess: how observations have to be turned into frames; `world_models.preprocess` takes it.
+        variance: of the Gaussian likelihood; where the config has none, the learner sets it.
     """
+
+    variance: Float[Tensor, ""]
 
     def __init__(self, config: VAEConfig, preprocess: dict[str, Any] | None = None):
         super().__init__()
         self.config, self.preprocess = config, preprocess or {}
         self.encoder, self.decoder = Encoder(config.z_dim), Decoder(config.z_dim)
+        self.register_buffer("variance", torch.tensor(config.variance or PAPER_VARIANCE), persistent=False)
 
     def posterior(self, images: Float[Tensor, "batch 3 64 64"]) -> Posterior:
         """q(z|x) of images in [0, 1]."""
@@ -148,9 +170,16 @@ class VAE(nn.Module):
     ) -> Terms:
         """The objective of what the networks made of the images."""
         sse, kl = squared_error(images, logits.sigmoid()), posterior.kl_nats()
-        error = sse if self.config.likelihood == "gaussian" else cross_entropy(images, logits)
+        gaussian = self.config.likelihood == "gaussian"
+        error = gaussian_error(sse, self.variance) if gaussian else cross_entropy(images, logits)
         floor = self.config.kl_tolerance * self.config.z_dim
         return Terms(error + beta_share * self.config.beta * kl.clamp(min=floor), sse, kl)
+
+    def log_likelihood(
+        self, images: Float[Tensor, "batch 3 64 64"], logits: Float[Tensor, "batch 3 64 64"]
+    ) -> Float[Tensor, " batch"]:
+        """Log p(x|z) with all its constants."""
+        return log_likelihood(images, logits, self.config.likelihood, self.variance)
 
     @property
     def device(self) -> torch.device:
