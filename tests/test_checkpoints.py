@@ -282,3 +282,32 @@ def test_a_loaded_model_can_be_built_upon(run_dir: Path):
     head = torch.nn.Linear(vae.config.z_dim, 1)
     head(vae.encode(torch.zeros(2, 64, 64, 3, dtype=torch.uint8)).mu).sum().backward()
     assert head.weight.grad is not None
+
+
+# the likelihood's variance
+
+
+def _save_sharp(run: Path, variance: float) -> Path:
+    torch.manual_seed(0)
+    vae = VAE(VAEConfig(z_dim=4, variance=None), PREPROCESS)
+    vae.variance.fill_(variance)
+    _save(run, vae)
+    checkpoints.save_vae(checkpoints.weights_path(run, "best"), vae)
+    return run
+
+
+@pytest.mark.parametrize("variance", [1e-6, 0.00037, 0.5])
+def test_variance_that_was_followed_is_loaded(tmp_path: Path, variance: float):
+    assert torch.equal(load_vae(_save_sharp(tmp_path, variance)).variance, torch.tensor(variance))
+
+
+def test_variance_that_was_given_is_that_of_the_config(run: Path):
+    assert load_vae(run).variance.item() == 0.5
+
+
+@pytest.mark.parametrize("facts", [{}, {"variance": "nan"}, {"variance": "-1"}, {"variance": "much"}])
+def test_weights_that_lack_the_variance_they_need_are_refused(tmp_path: Path, facts: dict[str, str]):
+    run = _save_sharp(tmp_path, 0.001)
+    checkpoints.save_weights(run / "best.safetensors", load_vae(run).state_dict(), facts)
+    with pytest.raises(ValueError, match="variance"):
+        load_vae(run)

@@ -15,7 +15,7 @@ from world_models import formulations, winograd
 from world_models.batches import Batch
 from world_models.frames import noise
 from world_models.learner import NAMES, Learner, arithmetic, backward
-from world_models.vae import VAE, VAEConfig, to_images
+from world_models.vae import MIN_VARIANCE, NUM_VALUES, VAE, VAEConfig, to_images
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -314,7 +314,7 @@ def test_two_parts_by_two_processes_make_the_step_of_the_whole(monkeypatch: pyte
     backward(one.vae, frames[others], eps[others], 0.5, 12)
     gradients = [parameter.grad.clone() for parameter in one.vae.parameters() if parameter.grad is not None]
     with monkeypatch.context() as patch:
-        patch.setattr("world_models.distributed.sum_up", _Summed(gradients))
+        patch.setattr("world_models.distributed.sum_up", _Summed([*gradients, torch.ones(1)]))
         one.learn(Batch(frames[rows], rows, 12), 1e-3, 0.5)
     whole.learn(Batch(frames, torch.arange(12), 12), 1e-3, 0.5)
     assert _relative(_gradients(one.vae), _gradients(whole.vae)) < 1e-5
@@ -327,6 +327,51 @@ def test_a_frames_noise_is_that_of_its_row_in_the_whole_batch():
     part.learn(Batch(_frames()[rows], rows, 5), 0.0, 1.0)
     terms = whole.vae.objective(to_images(_frames()), noise(0, 0, 5, 3))
     assert part.means()["sse"] == pytest.approx(float(terms.sse[rows].detach().mean()), rel=1e-5)
+
+
+# the likelihood's variance
+
+
+def _following(variance: float | None = None) -> Learner:
+    torch.manual_seed(0)
+    return Learner(VAE(VAEConfig(z_dim=3, kl_tolerance=0.0, variance=variance)), 0, 0.0, False)
+
+
+def test_variance_becomes_the_mean_squared_error_of_the_first_batch():
+    learner = _following()
+    learner.learn(_batch(), 1e-3, 1.0)
+    assert learner.vae.variance.item() == pytest.approx(learner.means()["sse"] / NUM_VALUES, rel=1e-5)
+
+
+def test_variance_follows_the_mean_squared_error():
+    learner, variances = _following(), []
+    for _ in range(60):
+        learner.learn(_batch(), 1e-3, 0.0)
+        variances.append(learner.vae.variance.item())
+    learner.means()
+    learner.learn(_batch(), 0.0, 0.0)
+    assert variances[-1] < 0.9 * variances[0]
+    assert learner.vae.variance.item() == pytest.approx(learner.means()["sse"] / NUM_VALUES, rel=0.1)
+
+
+def test_a_variance_that_is_given_stays():
+    learner = _following(0.25)
+    learner.learn(_batch(), 1e-3, 1.0)
+    assert learner.vae.variance.item() == 0.25
+
+
+def test_variance_stays_above_zero_where_the_error_vanishes(monkeypatch: pytest.MonkeyPatch):
+    learner = _following()
+    monkeypatch.setattr("world_models.learner.backward", lambda *_: torch.zeros(3, dtype=torch.float64))
+    learner.learn(_batch(), 0.0, 1.0)
+    assert learner.vae.variance.item() == pytest.approx(MIN_VARIANCE)
+
+
+def test_restored_learner_has_the_variance():
+    learner, other = _following(), _following()
+    learner.learn(_batch(), 1e-3, 1.0)
+    other.restore(copy.deepcopy(learner.state()))
+    assert torch.equal(other.vae.variance, learner.vae.variance)
 
 
 # compiled, and on a GPU

@@ -82,6 +82,15 @@ def test_resumed_training_is_unbroken_training_bit_for_bit(
     assert _metrics(run) == _metrics(whole)
 
 
+def test_resumed_training_of_the_optimal_variance_is_unbroken_training_bit_for_bit(rollouts_dir: Path, tmp_path: Path):
+    sharp = "--vae.variance null"
+    unbroken = _train(rollouts_dir, tmp_path / "unbroken", sharp)
+    run = _broken(rollouts_dir, tmp_path / "run", 5, _crash, sharp)
+    _train(rollouts_dir, run, f"--resume true {sharp}")
+    assert _weights(run) == _weights(unbroken)
+    assert _metrics(run) == _metrics(unbroken)
+
+
 def test_interruptions_are_in_the_middle_of_an_epoch(rollouts_dir: Path, tmp_path: Path):
     run = _broken(rollouts_dir, tmp_path / "run", 3, _stop)
     assert checkpoints.load_state(run)["step"] == 3

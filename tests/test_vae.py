@@ -44,7 +44,10 @@ def _logits(batch: int = 2, seed: int = 1) -> Tensor:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("z_dim", 0), ("beta", -1.0), ("beta", math.inf), ("beta", math.nan), ("kl_tolerance", -0.1)],
+    [
+        *[("z_dim", 0), ("beta", -1.0), ("beta", math.inf), ("beta", math.nan), ("kl_tolerance", -0.1)],
+        *[("variance", 0.0), ("variance", math.inf), ("variance", math.nan), ("variance", -1.0)],
+    ],
 )
 def test_bad_config_is_refused_by_the_name_of_its_field(field: str, value: Any):
     with pytest.raises(ValueError, match=rf"vae\.{field} is {value}"):
@@ -132,6 +135,40 @@ def test_gaussian_log_likelihood_is_that_of_torch_distributions():
     images, logits = _images(), _logits()
     expected = Normal(logits.sigmoid().double(), math.sqrt(0.5)).log_prob(images.double()).sum((1, 2, 3))
     torch.testing.assert_close(v.log_likelihood(images, logits, "gaussian").double(), expected, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("variance", [0.001, 0.5, 2.0])
+def test_gaussian_of_any_variance_is_that_of_torch_distributions(variance: float):
+    images, logits = _images(), _logits()
+    model = VAE(VAEConfig(4, variance=variance))
+    expected = Normal(logits.sigmoid().double(), math.sqrt(variance)).log_prob(images.double()).sum((1, 2, 3))
+    torch.testing.assert_close(model.log_likelihood(images, logits).double(), expected, rtol=1e-5, atol=0)
+
+
+def test_gaussian_error_is_the_sse_itself_at_the_papers_variance():
+    sse = torch.rand(5) * 100
+    assert torch.equal(v.gaussian_error(sse, torch.tensor(0.5)), sse)
+
+
+def test_mean_squared_error_is_the_variance_of_the_least_loss():
+    sse = torch.rand(5, dtype=torch.float64) * 20
+    variance = (sse.mean() / v.NUM_VALUES).requires_grad_()
+    loss = v.gaussian_error(sse, variance).mean()
+    loss.backward()
+    assert variance.grad is not None and abs(float(variance.grad)) * variance.item() < 1e-9
+    assert float(v.gaussian_error(sse, 1.1 * variance).mean()) > float(loss)
+
+
+def test_gradient_at_the_optimal_variance_is_that_of_the_log_of_the_error():
+    error = (torch.rand(5, dtype=torch.float64) * 20).requires_grad_()
+    variance = (error.mean() / v.NUM_VALUES).detach()
+    (ours,) = torch.autograd.grad(v.gaussian_error(error, variance).mean(), error)
+    (expected,) = torch.autograd.grad(0.5 * v.NUM_VALUES * torch.log(error.mean()), error)  # Rybkin et al. 2021, eq. 4
+    torch.testing.assert_close(ours, expected)
+
+
+def test_variance_is_no_weight_of_the_model(model: VAE):
+    assert "variance" not in model.state_dict() and "variance" not in dict(model.named_parameters())
 
 
 def test_bernoulli_log_likelihood_is_that_of_torch_distributions():

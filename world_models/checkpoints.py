@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from world_models import files
-from world_models.vae import MIN_VARIANCE, VAE, VAEConfig
+from world_models.vae import VAE, VAEConfig
 
 FORMAT = "world_models.vae"
 ARCHITECTURE = "conv_vae"
@@ -143,7 +143,7 @@ def _variance(path: Path, facts: Mapping[str, str], config: VAEConfig) -> float:
         variance = float(facts["variance"])
     except (KeyError, ValueError):
         variance = math.nan
-    if not MIN_VARIANCE <= variance < math.inf:
+    if not 0 < variance < math.inf:
         raise ValueError(
             f"{path}: does not say its likelihood's variance, which model.json has as null; train the model again"
         )
