@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from world_models import checkpoints, collect, evaluate, files, metrics
+from world_models import baselines, checkpoints, collect, evaluate, files, metrics, probes
 from world_models.frames import split_episodes
 from world_models.rollouts import Rollouts
 from world_models.vae import VAE, VAEConfig, to_images
@@ -191,10 +191,8 @@ def _make_run(run: Path, train: Path, **facts: Any) -> Path:
         "train_seeds": data.seeds[list(split_episodes(data.seeds, 0).train)].tolist(),
     }
     checkpoints.save_description(run, vae, **(recorded | facts))
-    baselines = metrics.fit_baselines(data[0].frames, 4)
-    checkpoints.save_weights(
-        run / "baselines.safetensors", {"mean": baselines.mean, "components": baselines.components}
-    )
+    fitted = baselines.fit_baselines(data[0].frames, 4)
+    checkpoints.save_weights(run / "baselines.safetensors", {"mean": fitted.mean, "components": fitted.components})
     return run
 
 
@@ -300,14 +298,14 @@ def test_other_telemetry_is_refused(small: Path, run_dir: Path, heldout: Path, c
 def test_a_telemetry_column_that_never_varies_has_no_probe(
     quick: None, small: Path, test: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    probe = metrics.probe_r2
+    probe = probes.linear_r2
 
     def constant(
         train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray
     ) -> list[float | None]:
         return probe(train_x, train_y, test_x, test_y * np.array([0, 1], np.float32))
 
-    monkeypatch.setattr(metrics, "probe_r2", constant)
+    monkeypatch.setattr(probes, "linear_r2", constant)
     found = _evaluate(test, small)["probe_r2"]
     assert found["speed_m_per_s"] is None
     assert found["heading_rad"] is not None

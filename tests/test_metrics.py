@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from torch import Tensor
 from torch.distributions import LowRankMultivariateNormal
 
 from world_models import metrics
-from world_models.metrics import Baselines, Moments
+from world_models.metrics import Moments
 from world_models.vae import VAE, Posterior, VAEConfig, to_images
 
 
@@ -249,150 +248,3 @@ def test_validation_of_a_broken_model_is_not_a_number(vae: VAE):
 
 def test_measurement_is_the_same_every_time(vae: VAE):
     assert metrics.measure(vae, _frames(3)) == metrics.measure(vae, _frames(3))
-
-
-# baselines
-
-
-def _sse_of_svd(train: np.ndarray, test: np.ndarray, k: int) -> float:
-    mean = _flat(train).mean(0)
-    components = np.linalg.svd(_flat(train) - mean, full_matrices=False)[2][:k]
-    away = _flat(test) - mean
-    return float(np.square(away - away @ components.T @ components).sum(1).mean())
-
-
-@pytest.mark.parametrize("k", [1, 8, 32])
-def test_pca_is_as_good_as_the_exact_svd(k: int):
-    frames = _frames(60)
-    sse = metrics.fit_baselines(frames, k).measure(frames)["pca_sse"]
-    assert sse == pytest.approx(_sse_of_svd(frames, frames, k), rel=1e-3)
-
-
-def test_pca_components_are_orthonormal():
-    components = metrics.fit_baselines(_frames(60), 8).components
-    torch.testing.assert_close(components @ components.T, torch.eye(8), rtol=0, atol=1e-4)
-
-
-def test_pca_components_fall_in_variance():
-    frames = _frames(60)
-    baselines = metrics.fit_baselines(frames, 8)
-    variance = ((torch.from_numpy(_flat(frames)).float() - baselines.mean) @ baselines.components.T).var(0)
-    assert variance.tolist() == sorted(variance.tolist(), reverse=True)
-
-
-def test_pca_has_no_more_components_than_frames():
-    assert metrics.fit_baselines(_frames(5), 32).components.shape == (5, 12_288)
-
-
-def test_pca_of_as_many_components_as_frames_loses_nothing():
-    frames = _frames(5)
-    assert metrics.fit_baselines(frames, 5).measure(frames)["pca_sse"] < 1e-3
-
-
-def test_pca_of_equal_frames_is_their_mean():
-    frames = _frames(1).repeat(20, 0)
-    assert metrics.fit_baselines(frames, 4).measure(frames)["pca_sse"] == pytest.approx(0, abs=1e-6)
-
-
-def test_pca_is_the_same_every_time():
-    first, second = (metrics.fit_baselines(_frames(30), 4) for _ in range(2))
-    assert torch.equal(first.components, second.components)
-
-
-def test_mean_is_that_of_the_frames():
-    frames = _frames(600)
-    np.testing.assert_allclose(metrics.fit_baselines(frames, 1).mean, _flat(frames).mean(0), atol=1e-6)
-
-
-def test_mean_frame_is_the_mean_as_a_frame():
-    frames = _frames(9)
-    difference = metrics.fit_baselines(frames, 1).mean_frame.numpy() - frames.mean(0)
-    assert np.abs(difference).max() <= 0.5 + 1e-3
-
-
-def test_mean_sse_is_the_variance_summed_over_values():
-    frames = _frames(150)
-    measured = metrics.fit_baselines(frames, 1).measure(frames)["mean_sse"]
-    assert measured == pytest.approx(_flat(frames).var(0).sum(), rel=1e-5)
-
-
-def test_pca_of_other_frames_is_measured_with_the_training_mean():
-    train, test = _frames(60), _frames(20, seed=1)
-    sse = metrics.fit_baselines(train, 8).measure(test)["pca_sse"]
-    assert sse == pytest.approx(_sse_of_svd(train, test, 8), rel=0.01)
-
-
-def test_reconstruction_through_the_components_has_the_measured_sse():
-    frames = _frames(20)
-    baselines = metrics.fit_baselines(frames, 3)
-    rebuilt = baselines.reconstruct(torch.from_numpy(frames)).double().numpy()
-    by_hand = np.square(_flat(frames) - rebuilt).sum(1).mean()
-    assert baselines.measure(frames)["pca_sse"] == pytest.approx(by_hand, rel=1e-5)
-
-
-def test_baselines_without_components_leave_the_mean():
-    baselines = Baselines(torch.zeros(12_288), torch.zeros(0, 12_288))
-    frames = np.full((2, 64, 64, 3), 255, np.uint8)
-    assert baselines.measure(frames) == {"mean_sse": 12_288, "pca_sse": 12_288}
-
-
-def test_previous_frame_sse_is_the_mean_over_steps():
-    frames = np.stack([np.full((64, 64, 3), value, np.uint8) for value in (0, 51, 51, 255)])
-    assert metrics.previous_frame_sse(frames) == pytest.approx(12_288 * (0.2**2 + 0 + 0.8**2) / 3, rel=1e-5)
-
-
-@pytest.mark.parametrize("count", [2, 129, 130])
-def test_previous_frame_sse_counts_every_pair(count: int):
-    frames = _frames(count)
-    expected = np.square(np.diff(_flat(frames), axis=0)).sum(1).mean()
-    assert metrics.previous_frame_sse(frames) == pytest.approx(expected, rel=1e-5)
-
-
-# probes
-
-
-def _features(count: int = 400, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).normal([0, 5, -3], [1, 0.1, 20], (count, 3)).astype(np.float32)
-
-
-def _line(x: np.ndarray) -> np.ndarray:
-    return (x @ np.array([[1.0], [30.0], [-0.1]]) + 100).astype(np.float32)
-
-
-def _probe(target: Any, noise: float = 0.0) -> float | None:
-    train, test = _features(), _features(200, seed=1)
-    rng = np.random.default_rng(2)
-    targets = [(target(x) + noise * rng.normal(size=(len(x), 1))).astype(np.float32) for x in (train, test)]
-    return metrics.probe_r2(train, targets[0], test, targets[1])[0]
-
-
-def test_probe_finds_a_linear_target():
-    assert _probe(_line) == pytest.approx(1, abs=1e-3)
-
-
-def test_probe_explains_the_share_that_is_linear():
-    explained = _probe(_line, noise=float(_line(_features()).std()))
-    assert explained == pytest.approx(0.5, abs=0.1)
-
-
-def test_probe_finds_nothing_in_noise():
-    assert _probe(lambda x: 0 * _line(x), noise=1.0) == pytest.approx(0, abs=0.05)
-
-
-@pytest.mark.parametrize("value", [0.0, 0.1, 1e4])
-def test_probe_of_a_constant_target_is_none(value: float):
-    assert _probe(lambda x: np.full((len(x), 1), value)) is None
-
-
-def test_probe_ignores_a_feature_that_never_varies():
-    train, test = (
-        np.concatenate([x, np.full((len(x), 1), 0.1, np.float32)], 1) for x in (_features(), _features(200, 1))
-    )
-    assert metrics.probe_r2(train, _line(train[:, :3]), test, _line(test[:, :3]))[0] == pytest.approx(1, abs=1e-3)
-
-
-def test_probes_are_one_a_target():
-    x = _features()
-    y = np.concatenate([_line(x), np.ones_like(_line(x)), x[:, :1]], 1)
-    found = metrics.probe_r2(x, y, x, y)
-    assert [r2 is None for r2 in found] == [False, True, False]

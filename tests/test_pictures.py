@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageSequence
 
 from world_models import figures, pictures
-from world_models.metrics import fit_baselines
+from world_models.baselines import fit_baselines
 from world_models.rollouts import Rollouts
 from world_models.vae import VAE, VAEConfig
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from world_models import checkpoints, files, metrics
+from world_models import baselines, checkpoints, files
 from world_models.config import Stopped
 from world_models.learner import Learner
 from world_models.runs import NoRun, Run
@@ -96,7 +96,7 @@ def test_a_run_begins_with_its_config_and_its_baselines(run: Run, tmp_path: Path
     out = tmp_path / "runs" / "a"
     assert _written(out) == {"config.yaml", "baselines.safetensors"}
     assert (out / "config.yaml").read_text() == CONFIG
-    expected = metrics.fit_baselines(frames, 2)
+    expected = baselines.fit_baselines(frames, 2)
     saved = checkpoints.load_tensors(out / "baselines.safetensors")
     assert torch.equal(saved["mean"], torch.as_tensor(expected.mean))
 

@@ -12,24 +12,25 @@ SSE is summed over a frame's 12,288 values in [0, 1]; every figure of the report
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 
-from world_models import checkpoints, files, metrics, report
+from world_models import baselines, breakdown, checkpoints, files, metrics, pictures, probes, report
 from world_models.config import require, run_command
 from world_models.frames import Device, FrameSet, split_episodes, torch_device
-from world_models.rollouts import Rollouts
+from world_models.rollouts import Episode, Rollouts
 from world_models.tracking import progress
 from world_models.vae import VAE
 
 MAX_FRAMES = 20_000
 IWAE_FRAMES = 1000
-PROBE_FRAMES = 10_000
+PROBE_FRAMES = 20_000
+EPISODES_WALKED = 20  # through which the model is followed from frame to frame
+SEEN_FRAMES, HELD_OUT_FRAMES = 4000, 1000  # that dreams are compared with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Job:
     config: EvaluateConfig
     data: Rollouts
     vae: VAE
-    baselines: metrics.Baselines
+    baselines: baselines.Baselines
     probe_data: FrameSet | None
     trained_on: int
 
@@ -74,11 +75,9 @@ def prepare(config: EvaluateConfig) -> Job:
     vae = checkpoints.load_vae(config.vae, config.weights, torch_device(config.device))
     checkpoints.check_preprocess(data.preprocess, data.path, vae, config.vae)
     description = checkpoints.load_description(config.vae, "data", "data_digest", "split_seed", "env", "train_seeds")
-    baselines = metrics.Baselines(**checkpoints.load_baselines(config.vae))
+    fitted = baselines.Baselines(**checkpoints.load_baselines(config.vae))
     files.check_room(Path(config.vae), 50_000_000)
-    return Job(
-        config, data, vae, baselines, _probe_data(config, description, data, vae), _trained_on(description, data)
-    )
+    return Job(config, data, vae, fitted, _probe_data(config, description, data, vae), _trained_on(description, data))
 
 
 def _probe_data(config: EvaluateConfig, description: dict[str, Any], data: Rollouts, vae: VAE) -> FrameSet | None:
@@ -121,30 +120,33 @@ def _trained_on(description: dict[str, Any], data: Rollouts) -> int:
 def evaluate(job: Job) -> dict[str, Any]:
     """Score the model, write eval.json, the figures and the report; returns what eval.json holds."""
     run, held_out = Path(job.config.vae), FrameSet(job.data, range(len(job.data)))
-    with progress(6, "parts", "evaluate") as bar, files.only_writer(run):
-        frames = held_out.read_spread(job.config.max_frames)
-        scores: dict[str, Any] = metrics.measure(job.vae, frames)
-        bar.update()
-        scores["iwae_nats"] = metrics.iwae_nats(job.vae, held_out.read_spread(IWAE_FRAMES))
-        bar.update()
-        scores |= job.baselines.measure(frames) | {"previous_sse": _previous_sse(job.data)}
-        bar.update()
-        scores["probe_r2"] = _probes(job, held_out)
-        bar.update()
+    frames = held_out.read_spread(job.config.max_frames)
+    telemetry = held_out.read_spread(job.config.max_frames, "telemetry")
+    columns = dict(zip(job.data.telemetry_names, telemetry.T, strict=True))
+    parts: tuple[Callable[[], dict[str, Any]], ...] = (
+        lambda: dict(metrics.measure(job.vae, frames)),
+        lambda: {"iwae_nats": metrics.iwae_nats(job.vae, held_out.read_spread(IWAE_FRAMES))},
+        lambda: job.baselines.measure(frames) | {"previous_sse": _previous_sse(job)},
+        lambda: _probes(job, held_out),
+        lambda: _provenance(job, len(frames)),
+    )
+    with progress(len(parts) + 2, "parts", "evaluate") as bar, files.only_writer(run):
+        scores: dict[str, Any] = {}
+        for part in parts:
+            scores |= part()
+            bar.update()
+        scored = breakdown.score_frames(job.vae, frames)
         scores |= {
-            "pca_components": len(job.baselines.components),
-            "frames": len(frames),
-            "episodes": len(job.data),
-            "trained_on_episodes": job.trained_on,
-            "data": str(job.config.data),
-            "data_digest": job.data.digest(),
-            "weights": job.config.weights,
-            "vae_sha256": files.file_sha256(checkpoints.weights_path(run, job.config.weights)),
-            "versions": files.versions(),
+            "sse_by_kind": breakdown.by_kind(scored.sse, columns),
+            "sse_by_telemetry": breakdown.by_telemetry(scored.sse, columns),
+            "aggregate_posterior": breakdown.aggregate_posterior(scored),
+            "unsteadiness": breakdown.unsteadiness([job.vae.encode(e.frames).mu.cpu().numpy() for e in _walked(job)]),
+            "plausible_share": _plausible_share(job, frames),
         }
-        pictures = report.draw(job.vae, job.data, frames, job.baselines, scores)
         bar.update()
-        report.write(run, scores, pictures)
+        shown = report.draw(job.vae, job.data, frames, job.baselines, scores)
+        more = report.draw_breakdown(job.vae, frames, scored, columns, scores)
+        report.write(run, scores, {**shown, **more})
         files.write_json(run / "eval.json", scores)  # last: it says that the evaluation is whole
         bar.update()
     print(report.summary(scores))
@@ -152,27 +154,75 @@ def evaluate(job: Job) -> dict[str, Any]:
     return scores
 
 
-def _previous_sse(data: Rollouts, num_episodes: int = 20) -> float:
-    """SSE of predicting each frame by the one before it, over whole episodes spread over the data."""
-    chosen = np.unique(np.linspace(0, len(data) - 1, num_episodes).astype(int)).tolist()
-    errors = [metrics.previous_frame_sse(data[episode].frames) for episode in chosen]
-    return float(np.average(errors, weights=data.lengths[chosen] - 1))
+def _provenance(job: Job, num_frames: int) -> dict[str, Any]:
+    return {
+        "pca_components": len(job.baselines.components),
+        "frames": num_frames,
+        "episodes": len(job.data),
+        "trained_on_episodes": job.trained_on,
+        "data": str(job.config.data),
+        "data_digest": job.data.digest(),
+        "weights": job.config.weights,
+        "vae_sha256": files.file_sha256(checkpoints.weights_path(job.config.vae, job.config.weights)),
+        "variance": job.vae.variance.item(),
+        "versions": files.versions(),
+    }
 
 
-def _probes(job: Job, held_out: FrameSet) -> dict[str, float | None] | None:
-    """R2 on held-out episodes of linear probes from mu to each telemetry column, fitted on training episodes."""
-    if job.probe_data is None or not job.data.telemetry_names:
+def _walked(job: Job) -> Iterator[Episode]:
+    """Whole episodes, spread over the data."""
+    for index in np.unique(np.linspace(0, len(job.data) - 1, EPISODES_WALKED).astype(int)).tolist():
+        yield job.data[index]
+
+
+def _previous_sse(job: Job) -> float:
+    """SSE of predicting each frame by the one before it, over whole episodes."""
+    total = steps = 0
+    for episode in _walked(job):
+        total += len(episode) * baselines.previous_frame_sse(episode.frames)
+        steps += len(episode)
+    return total / steps
+
+
+def _plausible_share(job: Job, frames: metrics.Frames) -> float | None:
+    """Of what the model dreams; None where its training frames are not there to compare with."""
+    if job.probe_data is None:
         return None
-    fitted, scored = (_mu_and_telemetry(job.vae, frames) for frames in (job.probe_data, held_out))
-    return dict(zip(job.data.telemetry_names, metrics.probe_r2(*fitted, *scored), strict=True))
+    dreams = pictures.dreams(job.vae, breakdown.NUM_DREAMS)
+    held_out = frames[np.linspace(0, len(frames) - 1, min(len(frames), HELD_OUT_FRAMES)).astype(int)]
+    return breakdown.plausible_share(dreams, job.probe_data.read_spread(SEEN_FRAMES), held_out)
 
 
-def _mu_and_telemetry(
-    vae: VAE, frames: FrameSet
-) -> tuple[Float[np.ndarray, "frames z"], Float[np.ndarray, "frames S"]]:
+def _probes(job: Job, held_out: FrameSet) -> dict[str, Any]:
+    """R2 on held-out episodes of probes to each telemetry column, fitted on training episodes.
+
+    `probe_r2` is the linear one from mu; `probes` has all, by what they read; `probes_on_road` those fitted and scored on
+    frames that show the car driving along the road.
+    """
+    names = job.data.telemetry_names
+    if job.probe_data is None or not names:
+        return {"probe_r2": None, "probes": None, "probes_on_road": None}
+    both = [_seen(job, frames) for frames in (job.probe_data, held_out)]
+    found = probes.read(names, *both)
+    on_road = [_along_the_road(names, seen) for seen in both]
+    enough = all(seen is not None and len(seen) >= 2 for seen in on_road)
+    return {
+        "probe_r2": found["mu_linear"],
+        "probes": found,
+        "probes_on_road": probes.read(names, *filter(None, on_road)) if enough else None,
+    }
+
+
+def _along_the_road(names: Sequence[str], seen: probes.Seen) -> probes.Seen | None:
+    chosen = breakdown.along_the_road(dict(zip(names, seen.telemetry.T, strict=True)))
+    return None if chosen is None else seen.where(chosen)
+
+
+def _seen(job: Job, frames: FrameSet) -> probes.Seen:
     chosen, telemetry = frames.read_spread(PROBE_FRAMES), frames.read_spread(PROBE_FRAMES, "telemetry")
-    mu = torch.cat([vae.encode(batch).mu.cpu() for batch in metrics.batches(chosen)])
-    return mu.numpy(), telemetry
+    read = [(job.vae.encode(batch).mu.cpu(), job.baselines.coefficients(batch)) for batch in metrics.batches(chosen)]
+    mu, pca = (torch.cat(features).numpy() for features in zip(*read, strict=True))
+    return probes.Seen(mu, pca, chosen.reshape(len(chosen), -1), telemetry)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

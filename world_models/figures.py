@@ -127,3 +127,25 @@ def curves(
         axes.set(xlabel="frames seen", ylabel=name, ylim=(0, None))
 
     return np.concatenate([_rendered(functools.partial(draw, name), 6.0) for name in names], axis=1)
+
+
+def heat_map(values: Float[np.ndarray, "height width"], label: str) -> Picture:
+    """Values of an image's pixels as colours, with their scale."""
+
+    def draw(axes: "Axes") -> None:
+        shown = axes.imshow(values, cmap="magma", vmin=0)
+        axes.set_axis_off()
+        axes.figure.colorbar(shown, ax=axes, label=label)
+
+    return _rendered(draw, 5.0, 4.0)
+
+
+def bins(edges: Sequence[float], heights: Sequence[float], xlabel: str, ylabel: str) -> Picture:
+    """A histogram whose bins, each of another width, are drawn equally wide."""
+
+    def draw(axes: "Axes") -> None:
+        axes.bar(np.arange(len(heights)) + 0.5, heights, width=0.9)
+        axes.set_xticks(np.arange(len(edges)), [f"{edge:.3g}" for edge in edges], fontsize=8)
+        axes.set(xlabel=xlabel, ylabel=ylabel)
+
+    return _rendered(draw, 4.0)

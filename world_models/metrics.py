@@ -1,4 +1,4 @@
-"""What is measured of a V model and of the baselines it has to beat. SSE is summed over a frame's 12,288 values."""
+"""What is measured of a V model. SSE is summed over a frame's 12,288 values."""
 
 import dataclasses
 import math
@@ -11,7 +11,6 @@ from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from world_models import distributed
-from world_models.rollouts import FRAME_SHAPE
 from world_models.vae import (
     ACTIVE_VARIANCE,
     NUM_VALUES,
@@ -24,9 +23,6 @@ from world_models.vae import (
 )
 
 BATCH = 128
-PCA_MAX_FRAMES = 20_000
-PCA_ITERATIONS = 8
-PCA_OVERSAMPLING = 16
 
 Frames = UInt8[np.ndarray, "frames 64 64 3"]
 
@@ -161,84 +157,3 @@ def _log_weight(
     """Log p(x|z) + log p(z) - log q(z|x) for one z of the posterior."""
     z = posterior.sample(torch.randn(posterior.mu.shape, generator=generator).to(images.device))
     return vae.log_likelihood(images, vae.logits(z)) + prior_log_prob(z) - posterior.log_prob(z)
-
-
-@dataclasses.dataclass(frozen=True)
-class Baselines:
-    """The mean frame and the principal components of training frames: the least that a model has to beat."""
-
-    mean: Float[Tensor, " values"]
-    components: Float[Tensor, "k values"]
-
-    @property
-    def mean_frame(self) -> UInt8[Tensor, "64 64 3"]:
-        """The mean as a frame."""
-        return (self.mean * 255).round().to(torch.uint8).reshape(FRAME_SHAPE)
-
-    def reconstruct(self, frames: UInt8[Tensor, "batch 64 64 3"]) -> Float[Tensor, "batch values"]:
-        """What is left of frames that pass through the components."""
-        return self.mean + ((_flat(frames) - self.mean) @ self.components.T) @ self.components
-
-    def measure(self, frames: Frames) -> dict[str, float]:
-        """`mean_sse` and `pca_sse` of frames."""
-        mean_sse = pca_sse = 0.0
-        for batch in batches(frames):
-            away = _flat(batch) - self.mean
-            mean_sse += float(away.square().sum(dtype=torch.float64))
-            pca_sse += float((away - (away @ self.components.T) @ self.components).square().sum(dtype=torch.float64))
-        return {"mean_sse": mean_sse / len(frames), "pca_sse": pca_sse / len(frames)}
-
-
-def _flat(frames: UInt8[Tensor, "batch 64 64 3"]) -> Float[Tensor, "batch values"]:
-    return frames.flatten(1).float() / 255
-
-
-def fit_baselines(frames: Frames, num_components: int) -> Baselines:
-    """The mean, and the principal components by subspace iteration (Halko et al. 2011, algorithm 4.4).
-
-    Frames stay uint8 in memory and the work is on the CPU with random numbers of its own, so the result is the same
-    whatever trains on them.
-    """
-    k = min(num_components, len(frames))
-    mean = sum(
-        (_flat(batch).sum(0, dtype=torch.float64) for batch in batches(frames, 512)), torch.zeros(NUM_VALUES)
-    ) / len(frames)
-    mean = mean.float()
-    generator = torch.Generator().manual_seed(0)
-    basis = torch.linalg.qr(torch.randn(NUM_VALUES, min(k + PCA_OVERSAMPLING, len(frames)), generator=generator)).Q
-    for _ in range(PCA_ITERATIONS):
-        basis = torch.linalg.qr(_covariance_times(frames, mean, basis)).Q
-    _, rotation = torch.linalg.eigh(basis.T @ _covariance_times(frames, mean, basis))
-    return Baselines(mean, (basis @ rotation.flip(1)[:, :k]).T.contiguous())
-
-
-def _covariance_times(frames: Frames, mean: Float[Tensor, " values"], basis: Float[Tensor, "values k"]) -> Tensor:
-    product = torch.zeros_like(basis)
-    for batch in batches(frames, 512):
-        away = _flat(batch) - mean
-        product += away.T @ (away @ basis)
-    return product / len(frames)
-
-
-def previous_frame_sse(frames: Frames) -> float:
-    """SSE of predicting each of neighbouring frames by the one before it."""
-    pairs = zip(batches(frames[:-1]), batches(frames[1:]), strict=True)
-    return sum(float((_flat(a) - _flat(b)).square().sum(dtype=torch.float64)) for a, b in pairs) / (len(frames) - 1)
-
-
-def probe_r2(
-    train_x: Float[np.ndarray, "train features"],
-    train_y: Float[np.ndarray, "train targets"],
-    test_x: Float[np.ndarray, "test features"],
-    test_y: Float[np.ndarray, "test targets"],
-    ridge: float = 1e-3,
-) -> list[float | None]:
-    """R2 of a linear probe (ridge regression on standardised features) for each target; None where it never varies."""
-    center, scale = train_x.mean(0), train_x.std(0) + 1e-8
-    design, tests = ((x.astype(np.float64) - center) / scale for x in (train_x, test_x))
-    offset = train_y.mean(0, dtype=np.float64)
-    gram = design.T @ design + ridge * len(design) * np.eye(design.shape[1])
-    predicted = tests @ np.linalg.solve(gram, design.T @ (train_y - offset)) + offset
-    error = np.square(test_y - predicted).sum(0)
-    spread = np.square(test_y - test_y.mean(0, dtype=np.float64)).sum(0)
-    return [float(1 - e / s) if s > 1e-9 else None for e, s in zip(error, spread, strict=True)]

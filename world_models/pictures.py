@@ -1,6 +1,6 @@
 """What a V model sees and dreams: reconstructions, samples, interpolations, traversals, a clip."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -8,13 +8,14 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from world_models import figures
-from world_models.metrics import Baselines
+from world_models.baselines import Baselines
 from world_models.rollouts import FRAME_SHAPE, Rollouts
 from world_models.vae import VAE
 
 NUM_SHOWN = 16
 
 Frames = UInt8[np.ndarray, "_ 64 64 3"]
+Columns = Mapping[str, Float[np.ndarray, " frames"]]
 
 
 def shown_frames(frames: Frames) -> Frames:
@@ -36,9 +37,12 @@ def reconstructions(vae: VAE, frames: Frames) -> figures.Picture:
 
 def samples(vae: VAE, count: int = 64, seed: int = 0) -> figures.Picture:
     """Frames decoded from the prior, of the same z each time."""
-    return figures.sheet(
-        _decoded(vae, torch.randn(count, vae.config.z_dim, generator=torch.Generator().manual_seed(seed)))
-    )
+    return figures.sheet(dreams(vae, count, seed))
+
+
+def dreams(vae: VAE, count: int, seed: int = 0) -> Frames:
+    """Frames decoded from the prior."""
+    return _decoded(vae, torch.randn(count, vae.config.z_dim, generator=torch.Generator().manual_seed(seed)))
 
 
 def interpolation(vae: VAE, frames: Frames, count: int = 12) -> figures.Picture:
@@ -83,3 +87,26 @@ def clip(vae: VAE, data: Rollouts, num_frames: int = 100) -> bytes:
     first = max(0, (len(episode) - 2 * num_frames) // 2)
     frames = episode.frames[first : first + 2 * num_frames : 2]
     return figures.clip_gif(frames, _decoded(vae, vae.encode(frames).mu))
+
+
+def worst(vae: VAE, frames: Frames) -> figures.Picture:
+    """Frames, the worst first, in rows of eight over decode(mu) of each."""
+    decoded = _decoded(vae, vae.encode(frames).mu)
+    starts = range(0, len(frames), 8)
+    return figures.grid([rows[start : start + 8] for start in starts for rows in (frames, decoded)])
+
+
+def arithmetic(vae: VAE, mu: Float[np.ndarray, "frames z"], columns: Columns) -> figures.Picture:
+    """The most usual frame moved along what tells high from low in each column of telemetry.
+
+    The direction is the mean mu of the fifth of the frames with the highest values less that of the fifth with the
+    lowest.
+    """
+    usual = np.square(mu - np.median(mu, 0)).sum(1).argmin()
+    start, steps = torch.from_numpy(mu[usual]), torch.linspace(-1.5, 1.5, 9)[:, None]
+    rows = []
+    for values in columns.values():
+        order, fifth = np.argsort(values, kind="stable"), max(1, len(values) // 5)
+        direction = torch.from_numpy(mu[order[-fifth:]].mean(0) - mu[order[:fifth]].mean(0))
+        rows.append(_decoded(vae, start + steps * direction))
+    return figures.labelled(figures.grid(rows), [name.replace("_", "\n", 1) for name in columns], margin=170)

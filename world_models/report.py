@@ -2,17 +2,18 @@
 
 import html
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from world_models import figures, files, pictures
-from world_models.metrics import Baselines, Frames
+from world_models import breakdown, figures, files, pictures
+from world_models.baselines import Baselines
+from world_models.metrics import Frames
 from world_models.rollouts import Rollouts
 from world_models.tracking import METRICS_FILE
-from world_models.vae import VAE
+from world_models.vae import USED_KL_NATS, VAE
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
@@ -31,6 +32,12 @@ CAPTIONS = {
     "samples": "Frames decoded from the prior N(0, I), as a memory model may dream them.",
     "traversal": "What each dimension says: one moves from -3 to 3, the others stay at the frame's mu; by falling KL.",
     "interpolation": "From one held-out frame to another along a straight line in z.",
+    "arithmetic": "The most usual frame plus -1.5 to 1.5 times the mean mu of frames where a column of telemetry is "
+    "high, less that of frames where it is low: what the model changes with it. The six columns that mu tells best.",
+    "worst": "The 16 held-out stretches with the largest error, the worst frame of each over its reconstruction.",
+    "error_map": "Where in the image the error lies: squared error per pixel, mean over frames.",
+    "telemetry": "Mean SSE where a column of telemetry is low to high: five bins with as many frames each, for the six "
+    "columns over which the error varies most.",
     "kl_per_dim": "KL of each latent dimension in nats per frame. Dimensions near zero say nothing about the frame.",
     "curves": "Validation over the frames seen in training; dashed, PCA with as many components.",
 }
@@ -67,6 +74,32 @@ def draw(vae: VAE, data: Rollouts, frames: Frames, baselines: Baselines, scores:
     }
 
 
+def draw_breakdown(
+    vae: VAE, frames: Frames, scored: breakdown.Scored, columns: breakdown.Columns, scores: Mapping[str, Any]
+) -> Shown:
+    """The figures on where the error lies, and on what mu does with the telemetry."""
+    shown = {
+        "error_map": figures.heat_map(scored.error_map, "squared error per pixel"),
+        "worst": pictures.worst(vae, frames[breakdown.worst(scored.sse)]),
+    }
+    binned = scores["sse_by_telemetry"]
+    most = sorted(binned, key=lambda name: min(binned[name]["sse"]) - max(binned[name]["sse"]))[:6]
+    charts = [figures.bins(binned[name]["edges"], binned[name]["sse"], name, "SSE") for name in most]
+    if charts:
+        shown["telemetry"] = np.concatenate([np.concatenate(row, 1) for row in _rows_of_3(charts)])
+    known = {name: r2 for name, r2 in (scores["probe_r2"] or {}).items() if r2 is not None}
+    told = sorted(known, key=lambda name: -known[name])[:6]
+    if told:
+        shown["arithmetic"] = pictures.arithmetic(vae, scored.mu, {name: columns[name] for name in told})
+    return shown
+
+
+def _rows_of_3(charts: Sequence[figures.Picture]) -> list[list[figures.Picture]]:
+    blank = np.full_like(charts[0], figures.WHITE)
+    padded = [*charts, *[blank] * (-len(charts) % 3)]
+    return [padded[start : start + 3] for start in range(0, len(padded), 3)]
+
+
 def write(run: Path, scores: Mapping[str, Any], shown: Shown) -> None:
     """Write the figures under figures/ and report.html, which holds them all in itself."""
     lines = _validation_lines(run)
@@ -100,7 +133,9 @@ def page(name: str, scores: Mapping[str, Any], shown: Shown) -> str:
         f"<p>Scored on {scores['frames']:,} frames of {scores['episodes']} episodes, {_novelty(scores)}, in "
         f"{html.escape(scores['data'])}. Errors are summed over a frame's 12,288 values in [0, 1].</p>",
         f"<table>{''.join(rows)}</table>",
-        _probe_table(scores["probe_r2"]),
+        _latents(scores),
+        _kind_table(scores["sse_by_kind"]),
+        _probe_tables(scores),
         *(_figure(key, shown[key]) for key in CAPTIONS if key in shown),
         "</body></html>\n",
     ]
@@ -120,8 +155,9 @@ def _number(value: float | int) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
 
 
-def _row(label: str, value: str) -> str:
-    return f'<tr><td>{html.escape(label)}</td><td class="number">{value}</td></tr>'
+def _row(label: str, *values: str) -> str:
+    cells = "".join(f'<td class="number">{value}</td>' for value in values)
+    return f"<tr><td>{html.escape(label)}</td>{cells}</tr>"
 
 
 def _figure(key: str, picture: figures.Picture | bytes) -> str:
@@ -132,15 +168,66 @@ def _figure(key: str, picture: figures.Picture | bytes) -> str:
     return f'<figure><img src="{url}" alt="{key}"><figcaption>{CAPTIONS[key]}</figcaption></figure>'
 
 
-def _probe_table(probes: Mapping[str, float | None] | None) -> str:
-    if probes is None:
-        return "<p>No probes: the training data is not there, has changed, or has no telemetry.</p>"
-    rows = [_row(name, "never varies" if r2 is None else f"{r2:.3f}") for name, r2 in probes.items()]
+def _latents(scores: Mapping[str, Any]) -> str:
+    """What a memory model has to know of z, in words."""
+    posterior, unsteadiness = scores["aggregate_posterior"], scores["unsteadiness"]
+    used = [index for index, kl in enumerate(scores["kl_per_dim"]) if kl > USED_KL_NATS]
+    moved = f"{np.median([unsteadiness[index] for index in used]):.3f}" if used else "nothing"
+    share = scores["plausible_share"]
+    plausible = "" if share is None else PLAUSIBLE.format(count=breakdown.NUM_DREAMS, share=share)
     return (
-        "<h2>What mu knows of the simulator</h2><p>R2 on held-out episodes of a linear probe from mu to each column of "
-        "telemetry, fitted on training episodes: 1 is perfect, 0 no better than the mean.</p>"
-        f"<table>{''.join(rows)}</table>"
+        f"<p>Over all frames, z has means between {min(posterior['mean']):.2f} and {max(posterior['mean']):.2f} and "
+        f"standard deviations between {min(posterior['std']):.2f} and {max(posterior['std']):.2f}; the prior's are 0 "
+        f"and 1. From one frame to the next, mu moves by {moved} of what lies between any two frames (median of the "
+        "squared change of the dimensions used; 0 is still, 1 unrelated)."
+        f"{plausible}</p>"
     )
+
+
+def _kind_table(by_kind: Mapping[str, Mapping[str, float]]) -> str:
+    if not by_kind:
+        return ""
+    rows = [_row(kind, f"{of['sse']:.2f}", f"{of['share']:.0%}") for kind, of in by_kind.items()]
+    return f"<h2>Error by kind of frame</h2><table>{_row('frames', 'SSE', 'share of all')}{''.join(rows)}</table>"
+
+
+PLAUSIBLE = (
+    " Of {count} frames dreamed from the prior {share:.0%} are plausible: as near to a training frame, and as rich in "
+    "edges, as 98 of 100 held-out frames."
+)
+READINGS = {
+    "mu_linear": "mu, linear",
+    "mu_mlp": "mu, network",
+    "pca_linear": "PCA, linear",
+    "pca_mlp": "PCA, network",
+    "pixels_linear": "pixels, linear",
+}
+
+
+def _probe_tables(scores: Mapping[str, Any]) -> str:
+    if scores["probes"] is None:
+        return "<p>No probes: the training data is not there, has changed, or has no telemetry.</p>"
+    on_road = scores["probes_on_road"]
+    return (
+        "<h2>What mu knows of the simulator</h2><p>R2 on held-out episodes of probes to each column of telemetry, "
+        "fitted on training episodes: 1 is perfect, 0 no better than the mean. Linear is ridge regression, network has "
+        "two hidden layers; PCA has as many components as the model has dimensions; pixels are the raw frame.</p>"
+        + _probe_table(scores["probes"])
+        + (
+            "<p>On frames that show the car driving along the road, with all wheels on it, the opening zoom over:</p>"
+            + _probe_table(on_road)
+            if on_road
+            else ""
+        )
+    )
+
+
+def _probe_table(probes: Mapping[str, Mapping[str, float | None]]) -> str:
+    rows = [
+        _row(name, *("never varies" if r2 is None else f"{r2:.3f}" for r2 in (probes[key][name] for key in READINGS)))
+        for name in probes["mu_linear"]
+    ]
+    return f"<table>{_row('telemetry', *READINGS.values())}{''.join(rows)}</table>"
 
 
 def summary(scores: Mapping[str, Any]) -> str:

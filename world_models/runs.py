@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from world_models import checkpoints, figures, files, metrics, pictures, tracking
+from world_models import baselines, checkpoints, figures, files, metrics, pictures, tracking
 from world_models.learner import Learner
 from world_models.vae import VAE
 
@@ -40,8 +40,8 @@ class Run:
     def begin(self, learner: Learner, spread: Callable[[int], metrics.Frames]) -> None:
         """Write a new run's first files: its config, and the baselines fitted on so many of its training frames."""
         files.write_text(self._out / "config.yaml", self._config)
-        baselines = metrics.fit_baselines(spread(metrics.PCA_MAX_FRAMES), learner.vae.config.z_dim)
-        checkpoints.save_weights(self._out / checkpoints.BASELINES_FILE, dataclasses.asdict(baselines))
+        fitted = baselines.fit_baselines(spread(baselines.PCA_MAX_FRAMES), learner.vae.config.z_dim)
+        checkpoints.save_weights(self._out / checkpoints.BASELINES_FILE, dataclasses.asdict(fitted))
 
     def track(self, learner: Learner) -> None:
         """Log from here on; what a broken run logged after its last checkpoint is dropped, since it comes again."""

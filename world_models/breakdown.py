@@ -1,0 +1,150 @@
+"""Where a V model's error lies: in which frames, in which part of the image, in which states of the simulator."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from world_models.metrics import Frames, batches
+from world_models.vae import VAE, to_images
+
+NUM_BINS = 5
+NUM_DREAMS = 512
+NEAR_FRAMES = 25
+CURVE_PER_M = 0.02
+"""A road that bends more than this, 25 m ahead, is a curve: a radius of 50 m."""
+
+Columns = Mapping[str, Float[np.ndarray, " frames"]]
+
+
+class Scored(NamedTuple):
+    """What a model makes of frames, from z = mu.
+
+    Attributes:
+        sse: of each frame.
+        error_map: squared error per pixel, summed over colours, mean over frames.
+        mu: posterior mean of each frame.
+        variance: posterior variance of each frame, sigma squared.
+    """
+
+    sse: Float[np.ndarray, " frames"]
+    error_map: Float[np.ndarray, "64 64"]
+    mu: Float[np.ndarray, "frames z"]
+    variance: Float[np.ndarray, "frames z"]
+
+
+@torch.inference_mode()
+def score_frames(vae: VAE, frames: Frames) -> Scored:
+    """Encode and decode frames, and keep what each of them gave."""
+    parts: list[tuple[Tensor, ...]] = []
+    total = torch.zeros(64, 64, dtype=torch.float64)
+    for batch in batches(frames):
+        images = to_images(batch.to(vae.device))
+        posterior = vae.posterior(images)
+        error = (images - vae.logits(posterior.mu).sigmoid()).square().sum(1)
+        total += error.double().sum(0).cpu()
+        parts.append((error.sum((1, 2)), posterior.mu, posterior.logvar.exp()))
+    sse, mu, variance = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
+    return Scored(sse, (total / len(frames)).float().numpy(), mu, variance)
+
+
+def kinds(telemetry: Columns) -> dict[str, Bool[np.ndarray, " frames"]]:
+    """Which frames of CarRacing are of which kind; each is of one. Empty where the telemetry does not tell."""
+    if not {"zoom_px_per_m", "wheels_on_road_share", "curvature_ahead_25m_per_m"} <= telemetry.keys():
+        return {}
+    zoom, on_road = telemetry["zoom_px_per_m"], telemetry["wheels_on_road_share"] >= 0.5
+    zooming = zoom < 0.99 * zoom.max()
+    curve = np.abs(telemetry["curvature_ahead_25m_per_m"]) > CURVE_PER_M
+    return {
+        "opening zoom": zooming,
+        "on a straight": ~zooming & on_road & ~curve,
+        "before or in a curve": ~zooming & on_road & curve,
+        "on the grass": ~zooming & ~on_road,
+    }
+
+
+def along_the_road(telemetry: Columns) -> Bool[np.ndarray, " frames"] | None:
+    """Which frames of CarRacing show the car driving along the road; None where the telemetry does not tell.
+
+    All wheels are on it, the opening zoom is over, and the heading is within 90 degrees of the road's: a picture of a road
+    that is driven backwards is one of a road that is driven forwards.
+    """
+    if not kinds(telemetry) or "relative_heading_rad" not in telemetry:
+        return None
+    on_road = telemetry["wheels_on_road_share"] == 1
+    return on_road & ~kinds(telemetry)["opening zoom"] & (np.abs(telemetry["relative_heading_rad"]) < np.pi / 2)
+
+
+def by_kind(sse: Float[np.ndarray, " frames"], telemetry: Columns) -> dict[str, dict[str, float]]:
+    """Share of the frames, and mean SSE, of each kind that there is."""
+    return {
+        kind: {"share": float(frames.mean()), "sse": float(sse[frames].mean())}
+        for kind, frames in kinds(telemetry).items()
+        if frames.any()
+    }
+
+
+def by_telemetry(sse: Float[np.ndarray, " frames"], telemetry: Columns) -> dict[str, dict[str, list[float]]]:
+    """Mean SSE in up to five bins of each column, cut so that each holds as many frames; `edges` are one more."""
+    binned = {}
+    for name, values in telemetry.items():
+        edges = np.unique(np.quantile(values, np.linspace(0, 1, NUM_BINS + 1)))
+        if len(edges) > 1:
+            which = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
+            means = [float(sse[which == index].mean()) for index in range(len(edges) - 1)]
+            binned[name] = {"edges": edges.tolist(), "sse": means}
+    return binned
+
+
+def worst(sse: Float[np.ndarray, " frames"], count: int = 16) -> list[int]:
+    """The frames with the largest errors, the worst first, none of them within 25 of another: those look the same."""
+    chosen: list[int] = []
+    for index in np.argsort(-sse, kind="stable").tolist():
+        if all(abs(index - other) > NEAR_FRAMES for other in chosen):
+            chosen.append(index)
+        if len(chosen) == count:
+            break
+    return chosen
+
+
+def unsteadiness(episodes: Sequence[Float[np.ndarray, "steps z"]]) -> list[float]:
+    """How far each dimension moves from a frame to the next: 0 is still, 1 is as far as between any two frames.
+
+    The mean squared change over twice the variance.
+    """
+    changes = np.concatenate([np.diff(mu.astype(np.float64), axis=0) for mu in episodes])
+    variance = np.concatenate(episodes).var(0, dtype=np.float64)
+    return (np.square(changes).mean(0) / np.maximum(2 * variance, 1e-12)).tolist()
+
+
+def aggregate_posterior(scored: Scored) -> dict[str, list[float]]:
+    """Mean and standard deviation of z over all frames and samples; the prior's are 0 and 1."""
+    variance = scored.mu.var(0, dtype=np.float64) + scored.variance.mean(0, dtype=np.float64)
+    return {"mean": scored.mu.mean(0, dtype=np.float64).tolist(), "std": np.sqrt(variance).tolist()}
+
+
+def plausible_share(dreams: Frames, seen: Frames, held_out: Frames) -> float:
+    """Share of dreamed frames that are like held-out frames in two ways.
+
+    They lie no farther from the nearest seen frame than 99 of 100 held-out frames do, and their edges are as strong as
+    those of the middle 98 of 100: a blur is near to everything.
+    """
+    near = _nearest_sse(dreams, seen) <= np.quantile(_nearest_sse(held_out, seen), 0.99)
+    least, most = np.quantile(_edges(held_out), [0.01, 0.99])
+    edges = _edges(dreams)
+    return float((near & (least <= edges) & (edges <= most)).mean())
+
+
+def _edges(frames: Frames) -> Float[np.ndarray, " frames"]:
+    """Squared differences of neighbouring pixels, summed over a frame."""
+    values = frames.astype(np.float32) / 255
+    down, across = (np.square(np.diff(values, axis=axis)).sum((1, 2, 3)) for axis in (1, 2))
+    return down + across
+
+
+def _nearest_sse(frames: Frames, others: Frames) -> Float[np.ndarray, " frames"]:
+    flat, far = (torch.from_numpy(rows).flatten(1).float() / 255 for rows in (frames, others))
+    return torch.cat([torch.cdist(part, far).min(1).values.square() for part in flat.split(512)]).numpy()

@@ -1,0 +1,138 @@
+"""Probes: how much of the simulator's state can be read from features of a frame, on tracks the probe never saw."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import nn
+
+HIDDEN = 128
+EPOCHS = 25
+BATCH = 256
+RIDGES = (1e-3, 1e-1, 10.0)
+"""Strengths tried, of which each target takes the one that is best on the last fifth of the training rows."""
+
+PIXEL_ROWS = 4000
+"""Frames for a probe on raw pixels, of which a frame has more than there are frames."""
+
+Rows = Float[np.ndarray, "rows columns"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """Frames as the probes read them, and what they are to find there.
+
+    Attributes:
+        mu: posterior means.
+        pca: coefficients of the principal components.
+        pixels: raw values.
+        telemetry: the simulator's state.
+    """
+
+    mu: Float[np.ndarray, "frames z"]
+    pca: Float[np.ndarray, "frames k"]
+    pixels: UInt8[np.ndarray, "frames values"]
+    telemetry: Float[np.ndarray, "frames S"]
+
+    def __len__(self) -> int:
+        return len(self.mu)
+
+    def where(self, chosen: Bool[np.ndarray, " frames"]) -> "Seen":
+        """Some of the frames."""
+        return Seen(self.mu[chosen], self.pca[chosen], self.pixels[chosen], self.telemetry[chosen])
+
+
+def read(names: Sequence[str], fitted: Seen, scored: Seen) -> dict[str, dict[str, float | None]]:
+    """R2 of every probe for every column of telemetry, by what it reads and how, such as `mu_linear`."""
+    return {
+        f"{features}_{kind}": dict(
+            zip(
+                names,
+                probe(getattr(fitted, features), fitted.telemetry, getattr(scored, features), scored.telemetry),
+                strict=True,
+            )
+        )
+        for features, kind, probe in (
+            ("mu", "linear", linear_r2),
+            ("mu", "mlp", mlp_r2),
+            ("pca", "linear", linear_r2),
+            ("pca", "mlp", mlp_r2),
+            ("pixels", "linear", _pixels_r2),
+        )
+    }
+
+
+def _pixels_r2(
+    train_x: UInt8[np.ndarray, "rows values"], train_y: Rows, test_x: UInt8[np.ndarray, "tests values"], test_y: Rows
+) -> list[float | None]:
+    train, test = (np.linspace(0, len(x) - 1, min(len(x), PIXEL_ROWS)).astype(int) for x in (train_x, test_x))
+    return linear_r2(train_x[train] / np.float32(255), train_y[train], test_x[test] / np.float32(255), test_y[test])
+
+
+def linear_r2(train_x: Rows, train_y: Rows, test_x: Rows, test_y: Rows) -> list[float | None]:
+    """R2 of ridge regression on standardised features, for each target; None where it never varies."""
+    fitted = len(train_x) - max(1, len(train_x) // 5)
+    tried = [_ridge(train_x[:fitted], train_y[:fitted], train_x[fitted:], ridge) for ridge in RIDGES]
+    errors = [np.square(predicted - train_y[fitted:]).sum(0) for predicted in tried]
+    best = np.argmin(errors, 0)
+    predicted = np.stack([_ridge(train_x, train_y, test_x, ridge) for ridge in RIDGES])
+    return _r2(predicted[best, :, np.arange(len(best))].T, test_y)
+
+
+def _ridge(train_x: Rows, train_y: Rows, test_x: Rows, ridge: float) -> Rows:
+    """Predictions; by the smaller of the two systems of equations, features or rows."""
+    center, scale = train_x.mean(0), train_x.std(0) + 1e-8
+    design, tests = ((x.astype(np.float64) - center) / scale for x in (train_x, test_x))
+    offset = train_y.mean(0, dtype=np.float64)
+    if design.shape[1] <= len(design):
+        gram = design.T @ design + ridge * len(design) * np.eye(design.shape[1])
+        return tests @ np.linalg.solve(gram, design.T @ (train_y - offset)) + offset
+    kernel = design @ design.T + ridge * len(design) * np.eye(len(design))
+    return tests @ (design.T @ np.linalg.solve(kernel, train_y - offset)) + offset
+
+
+def mlp_r2(train_x: Rows, train_y: Rows, test_x: Rows, test_y: Rows, seed: int = 0) -> list[float | None]:
+    """R2 of a network with two hidden layers of 128 ReLUs, one for all targets; None where one never varies."""
+    x_center, x_scale = train_x.mean(0), train_x.std(0) + 1e-8
+    y_center, y_scale = train_y.mean(0), train_y.std(0) + 1e-8
+    x, y, tests = (
+        torch.from_numpy(((rows - center) / scale).astype(np.float32))
+        for rows, center, scale in (
+            (train_x, x_center, x_scale),
+            (train_y, y_center, y_scale),
+            (test_x, x_center, x_scale),
+        )
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = nn.Sequential(
+            nn.Linear(x.shape[1], HIDDEN),
+            nn.ReLU(),
+            nn.Linear(HIDDEN, HIDDEN),
+            nn.ReLU(),
+            nn.Linear(HIDDEN, y.shape[1]),
+        )
+        _fit(network, x, y)
+    with torch.inference_mode():
+        return _r2(network(tests).numpy() * y_scale + y_center, test_y)
+
+
+def _fit(network: nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
+    steps = EPOCHS * math.ceil(len(x) / BATCH)
+    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=max(2, steps))
+    for _ in range(EPOCHS):
+        for rows in torch.randperm(len(x)).split(BATCH):
+            optimizer.zero_grad()
+            nn.functional.mse_loss(network(x[rows]), y[rows]).backward()
+            optimizer.step()
+            schedule.step()
+
+
+def _r2(predicted: Rows, target: Rows) -> list[float | None]:
+    error = np.square(target - predicted.astype(np.float64)).sum(0)
+    spread = np.square(target - target.mean(0, dtype=np.float64)).sum(0)
+    return [float(1 - e / s) if s > 1e-9 else None for e, s in zip(error, spread, strict=True)]
