@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from world_models import probes
 
@@ -53,3 +54,75 @@ def test_probes_are_one_a_target():
     y = np.concatenate([_line(x), np.ones_like(_line(x)), x[:, :1]], 1)
     found = probes.linear_r2(x, y, x, y)
     assert [r2 is None for r2 in found] == [False, True, False]
+
+
+# by network, from pixels, and of all features
+
+
+def test_a_network_finds_what_is_not_linear():
+    train, test = _features(4000), _features(500, seed=1)
+    squares = [np.square(x[:, :1]) for x in (train, test)]
+    linear, network = (
+        probe(train, squares[0], test, squares[1])[0] or 0.0 for probe in (probes.linear_r2, probes.mlp_r2)
+    )
+    assert linear < 0.1 and network > 0.95
+
+
+def test_a_network_is_the_same_every_time():
+    x = _features()
+    assert probes.mlp_r2(x, _line(x), x, _line(x)) == probes.mlp_r2(x, _line(x), x, _line(x))
+
+
+def test_a_network_leaves_the_random_numbers_of_others_alone():
+    x, state = _features(), torch.get_rng_state()
+    probes.mlp_r2(x, _line(x), x, _line(x))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_both_systems_of_equations_have_the_same_solution():
+    rng = np.random.default_rng(0)
+    x, y, tests = (rng.normal(size=shape).astype(np.float32) for shape in ((30, 29), (30, 2), (7, 29)))
+    wide = np.concatenate([x, x[:, :2]], 1)  # more features than rows: the same line, each column twice
+    both = [probes._ridge(x, y, tests, 1e-9), probes._ridge(wide, y, np.concatenate([tests, tests[:, :2]], 1), 1e-9)]
+    np.testing.assert_allclose(*both, rtol=1e-3, atol=1e-3)
+
+
+def test_strength_is_chosen_on_rows_that_are_not_fitted():
+    rng = np.random.default_rng(0)
+    train_x, test_x = rng.normal(size=(100, 90)).astype(np.float32), rng.normal(size=(200, 90)).astype(np.float32)
+    train_y, test_y = (x[:, :1] + 3 * rng.normal(size=(len(x), 1)).astype(np.float32) for x in (train_x, test_x))
+    weakest = probes._r2(probes._ridge(train_x, train_y, test_x, min(probes.RIDGES)), test_y)[0]
+    chosen = probes.linear_r2(train_x, train_y, test_x, test_y)[0]
+    assert weakest is not None and chosen is not None and chosen > weakest + 0.5
+
+
+def _seen(count: int, seed: int) -> probes.Seen:
+    rng = np.random.default_rng(seed)
+    mu = rng.normal(size=(count, 4)).astype(np.float32)
+    pixels = rng.integers(0, 256, (count, 12), np.uint8)
+    telemetry = np.stack([mu[:, 0], mu[:, 1] * 0 + pixels[:, 0], np.ones(count)], 1).astype(np.float32)
+    return probes.Seen(mu, mu[:, 2:], pixels, telemetry)
+
+
+def test_each_probe_reads_its_own_features():
+    found = probes.read(("in_mu", "in_pixels", "constant"), _seen(500, 0), _seen(200, 1))
+    assert {name: {r2 is not None and r2 > 0.9 for r2 in list(of.values())[:2]} for name, of in found.items()} == {
+        "mu_linear": {True, False},
+        "mu_mlp": {True, False},
+        "pca_linear": {False},
+        "pca_mlp": {False},
+        "pixels_linear": {False, True},
+    }
+
+
+def test_each_probe_has_all_targets_by_name():
+    found = probes.read(("in_mu", "in_pixels", "constant"), _seen(50, 0), _seen(20, 1))
+    assert {tuple(of) for of in found.values()} == {("in_mu", "in_pixels", "constant")}
+    assert {of["constant"] for of in found.values()} == {None}
+
+
+def test_chosen_frames_keep_what_belongs_together():
+    seen, chosen = _seen(10, 0), np.arange(10) % 3 == 0
+    some = seen.where(chosen)
+    assert len(some) == 4
+    np.testing.assert_array_equal(some.mu[:, 0], some.telemetry[:, 0])

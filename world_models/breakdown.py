@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from world_models.metrics import Frames, batches
@@ -17,6 +17,7 @@ NEAR_FRAMES = 25
 CURVE_PER_M = 0.02
 """A road that bends more than this, 25 m ahead, is a curve: a radius of 50 m."""
 
+AnyFrames = UInt8[np.ndarray, "_ 64 64 3"]
 Columns = Mapping[str, Float[np.ndarray, " frames"]]
 
 
@@ -69,8 +70,8 @@ def kinds(telemetry: Columns) -> dict[str, Bool[np.ndarray, " frames"]]:
 def along_the_road(telemetry: Columns) -> Bool[np.ndarray, " frames"] | None:
     """Which frames of CarRacing show the car driving along the road; None where the telemetry does not tell.
 
-    All wheels are on it, the opening zoom is over, and the heading is within 90 degrees of the road's: a picture of a road
-    that is driven backwards is one of a road that is driven forwards.
+    All wheels are on it, the opening zoom is over, and the heading is within 90 degrees of the road's: a road looks the
+    same to a car that drives it backwards.
     """
     if not kinds(telemetry) or "relative_heading_rad" not in telemetry:
         return None
@@ -126,7 +127,7 @@ def aggregate_posterior(scored: Scored) -> dict[str, list[float]]:
     return {"mean": scored.mu.mean(0, dtype=np.float64).tolist(), "std": np.sqrt(variance).tolist()}
 
 
-def plausible_share(dreams: Frames, seen: Frames, held_out: Frames) -> float:
+def plausible_share(dreams: AnyFrames, seen: AnyFrames, held_out: AnyFrames) -> float:
     """Share of dreamed frames that are like held-out frames in two ways.
 
     They lie no farther from the nearest seen frame than 99 of 100 held-out frames do, and their edges are as strong as
@@ -138,13 +139,13 @@ def plausible_share(dreams: Frames, seen: Frames, held_out: Frames) -> float:
     return float((near & (least <= edges) & (edges <= most)).mean())
 
 
-def _edges(frames: Frames) -> Float[np.ndarray, " frames"]:
+def _edges(frames: AnyFrames) -> Float[np.ndarray, " _"]:
     """Squared differences of neighbouring pixels, summed over a frame."""
     values = frames.astype(np.float32) / 255
     down, across = (np.square(np.diff(values, axis=axis)).sum((1, 2, 3)) for axis in (1, 2))
     return down + across
 
 
-def _nearest_sse(frames: Frames, others: Frames) -> Float[np.ndarray, " frames"]:
+def _nearest_sse(frames: AnyFrames, others: AnyFrames) -> Float[np.ndarray, " _"]:
     flat, far = (torch.from_numpy(rows).flatten(1).float() / 255 for rows in (frames, others))
     return torch.cat([torch.cdist(part, far).min(1).values.square() for part in flat.split(512)]).numpy()

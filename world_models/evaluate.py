@@ -196,8 +196,8 @@ def _plausible_share(job: Job, frames: metrics.Frames) -> float | None:
 def _probes(job: Job, held_out: FrameSet) -> dict[str, Any]:
     """R2 on held-out episodes of probes to each telemetry column, fitted on training episodes.
 
-    `probe_r2` is the linear one from mu; `probes` has all, by what they read; `probes_on_road` those fitted and scored on
-    frames that show the car driving along the road.
+    `probe_r2` is the linear one from mu; `probes` has all, by what they read; `probes_on_road` those fitted and scored
+    on frames that show the car driving along the road.
     """
     names = job.data.telemetry_names
     if job.probe_data is None or not names:

@@ -18,7 +18,7 @@ RIDGES = (1e-3, 1e-1, 10.0)
 PIXEL_ROWS = 4000
 """Frames for a probe on raw pixels, of which a frame has more than there are frames."""
 
-Rows = Float[np.ndarray, "rows columns"]
+Rows = Float[np.ndarray, "_ _"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,7 @@ def read(names: Sequence[str], fitted: Seen, scored: Seen) -> dict[str, dict[str
 
 
 def _pixels_r2(
-    train_x: UInt8[np.ndarray, "rows values"], train_y: Rows, test_x: UInt8[np.ndarray, "tests values"], test_y: Rows
+    train_x: UInt8[np.ndarray, "_ values"], train_y: Rows, test_x: UInt8[np.ndarray, "_ values"], test_y: Rows
 ) -> list[float | None]:
     train, test = (np.linspace(0, len(x) - 1, min(len(x), PIXEL_ROWS)).astype(int) for x in (train_x, test_x))
     return linear_r2(train_x[train] / np.float32(255), train_y[train], test_x[test] / np.float32(255), test_y[test])
