@@ -14,7 +14,7 @@ NOT_COMPARED = ("out", "wandb")
 """Settings in which any two runs differ, and which change no number."""
 
 MAX_LETTERS = 1000
-Cell = float | str | None
+Cell = int | float | str | None
 
 
 class Column(NamedTuple):
@@ -46,7 +46,7 @@ def _of_pca(run: RunRecord) -> Cell:
 
 def _done(run: RunRecord) -> Cell:
     share = run.progress()
-    return None if share is None else "yes" if share == 1 else f"{int(100 * share)} %"
+    return None if share is None else "yes" if share == 1 else f"{min(99, round(100 * share))} %"
 
 
 COLUMNS = (

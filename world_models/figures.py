@@ -157,7 +157,8 @@ def rate_distortion(points: Sequence[RatePoint], pca: Mapping[int, float]) -> Pi
 
     def draw(figure: "Figure") -> None:
         draw_rate_distortion(figure.add_subplot(), points, pca, colours(names))
-        figure.legend(*legend(names), loc="outside right upper")
+        if points:
+            figure.legend(*legend(names), loc="outside right upper")
 
     return rendered(draw, 8.0, 4.5)
 

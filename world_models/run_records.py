@@ -20,7 +20,7 @@ SCORES_FILE = "eval.json"
 SEARCH_DEPTH = 3  # runs, runs/sweep, runs/sweep/a
 MAX_CONFIG_BYTES = 1_000_000
 MAX_BYTES = 100_000_000  # the paper's own training logs 30,000 lines, 10 MB
-LARGEST = 1e300
+LARGEST = 1e30  # no error or rate is larger, and a picture's axes could not show it
 
 Line = Mapping[str, float]
 
@@ -74,7 +74,7 @@ class RunRecord:
 def number(values: Mapping[str, Any], key: str) -> float | None:
     """The finite number under the key, None if there is none."""
     value = values.get(key)
-    return value if _is_number(value) else None
+    return float(value) if isinstance(value, int | float) and _is_number(value) else None
 
 
 def _is_number(value: Any) -> bool:
@@ -189,5 +189,5 @@ def _parsed(text: str) -> Any:
 def _read_lines(path: Path) -> tuple[Line, ...]:
     """The numbers of each line; a line that is still being written, and any other that is none, is left out."""
     values = map(_parsed, (_text(path, MAX_BYTES) or "").splitlines())
-    lines = ({key: v for key, v in value.items() if _is_number(v)} for value in values if isinstance(value, dict))
+    lines = ({key: float(v) for key, v in value.items() if _is_number(v)} for value in values if isinstance(value, dict))
     return tuple(line for line in lines if line.get("frames_seen", -1) >= 0)
