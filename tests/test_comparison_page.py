@@ -21,7 +21,7 @@ def _run(name: str, config: dict[str, Any] | None = None, **description: Any) ->
 
 def _rows(*names: str) -> FrameRows:
     frames = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
-    return FrameRows("rollouts/held<out>", frames, {name: 255 - frames for name in names})
+    return FrameRows("rollouts/held<out>", frames, dict.fromkeys(names, 255 - frames))
 
 
 def _page(*runs: RunRecord, frames: FrameRows | None = None, notes: tuple[str, ...] = ()) -> str:

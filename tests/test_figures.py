@@ -165,7 +165,11 @@ def test_figures_import_no_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-POINTS = [figures.RatePoint("a", 10.0, 30.0), figures.RatePoint("b", 20.0, 12.0), figures.RatePoint("c", 5.0, 40.0, False)]
+POINTS = [
+    figures.RatePoint("a", 10.0, 30.0),
+    figures.RatePoint("b", 20.0, 12.0),
+    figures.RatePoint("c", 5.0, 40.0, False),
+]
 
 
 def test_rate_is_drawn_against_distortion():

@@ -94,7 +94,8 @@ def test_a_line_that_is_still_being_written_is_left_out(make_run: MakeRun, half:
 
 
 @pytest.mark.parametrize(
-    "line", ["3", "null", "[1]", '{"val/sse": 3}', '{"frames_seen": -1}', '{"frames_seen": "3"}', '{"frames_seen": NaN}']
+    "line",
+    ["3", "null", "[1]", '{"val/sse": 3}', '{"frames_seen": -1}', '{"frames_seen": "3"}', '{"frames_seen": NaN}'],
 )
 def test_a_line_without_frames_seen_is_left_out(make_run: MakeRun, line: str):
     folder = make_run("a")

@@ -189,5 +189,7 @@ def _parsed(text: str) -> Any:
 def _read_lines(path: Path) -> tuple[Line, ...]:
     """The numbers of each line; a line that is still being written, and any other that is none, is left out."""
     values = map(_parsed, (_text(path, MAX_BYTES) or "").splitlines())
-    lines = ({key: float(v) for key, v in value.items() if _is_number(v)} for value in values if isinstance(value, dict))
+    lines = (
+        {key: float(v) for key, v in value.items() if _is_number(v)} for value in values if isinstance(value, dict)
+    )
     return tuple(line for line in lines if line.get("frames_seen", -1) >= 0)
