@@ -197,7 +197,7 @@ def test_a_picture_of_no_points_is_drawn():
 
 def test_labels_of_close_levels_are_pushed_apart():
     def heights(picture: np.ndarray) -> int:
-        return int((picture[:, -60:] < 200).any((1, 2)).sum())
+        return int((picture[:, -25:] < 200).any((1, 2)).sum())
 
     close, same = ({k: 20.0 + k / 1e6 for k in (1, 2, 3)}, {1: 20.0})
     assert heights(figures.rate_distortion([], close)) > 2 * heights(figures.rate_distortion([], same))
