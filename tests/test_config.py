@@ -434,7 +434,7 @@ def test_words_win_over_a_yaml_file_which_holds_without_them(yaml_file: Callable
 def test_help_shows_where_the_words_go(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
         config.parse(Folders, ["--help"], prog=PROG)
-    assert f"usage: {PROG} runs [runs ...] [--flag value ...]" in capsys.readouterr().out
+    assert f"usage: {PROG} [runs ...] [--flag value ...]" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("argv", ["--cuont 3 a", "a --count", "a --count --resume true"])

@@ -72,7 +72,7 @@ def _parser(schema: type, prog: str, description: str) -> _Parser:
     parser.add_argument("--config", action="config", help="YAML file of the fields below; repeatable, later wins")
     parser.add_class_arguments(schema)
     if words := _positional(schema):
-        parser.usage = f"%(prog)s {words} [{words} ...] [--flag value ...]"
+        parser.usage = f"%(prog)s [{words} ...] [--flag value ...]"
     return parser
 
 
