@@ -2,8 +2,9 @@
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,6 +79,29 @@ def make_rollouts(tmp_path: Path) -> Callable[..., Path]:
                         _frame(rng), _numbers(rng, 2), seed + episode, ("brownian", "driver")[episode % 2]
                     )
                     episode += 1
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Callable[..., Path]:
+    """Writes the records of a run without a model: its settings, and its metrics, scores and description if given."""
+
+    def make(
+        name: str,
+        config: Mapping[str, Any] | None = None,
+        lines: Sequence[Mapping[str, Any]] = (),
+        scores: Mapping[str, Any] | None = None,
+        description: Mapping[str, Any] | None = None,
+    ) -> Path:
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text(json.dumps({"num_frames": 1000} if config is None else config))
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        for file, value in {"eval.json": scores, "model.json": description}.items():
+            if value is not None:
+                (folder / file).write_text(json.dumps(value))
         return folder
 
     return make

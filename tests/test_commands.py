@@ -11,10 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from world_models import bench, checkpoints, collect, encode, evaluate, train_vae, winograd
+from world_models import bench, checkpoints, collect, compare, encode, evaluate, train_vae, winograd
 from world_models.vae import VAE, VAEConfig
 
-COMMANDS = {"collect": collect, "train_vae": train_vae, "encode": encode, "evaluate": evaluate, "bench": bench}
+COMMANDS = {
+    "collect": collect,
+    "train_vae": train_vae,
+    "encode": encode,
+    "evaluate": evaluate,
+    "compare": compare,
+    "bench": bench,
+}
 
 
 @pytest.fixture

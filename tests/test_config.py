@@ -383,3 +383,60 @@ def test_an_empty_yaml_is_refused_in_plain_words(tmp_path: Path, capsys: pytest.
         config.parse(WandbConfig, ["--config", str(tmp_path / "empty.yaml")], prog="test")
     assert end.value.code == 2
     assert "a --config file holds no settings" in capsys.readouterr().err
+
+
+# words that follow no flag
+
+
+@dataclasses.dataclass(frozen=True)
+class Folders:
+    """Which folders.
+
+    Attributes:
+        runs: folders.
+        count: how many.
+        resume: go on.
+    """
+
+    runs: tuple[str, ...] = dataclasses.field(default=(), metadata=config.POSITIONAL)
+    count: int = 8
+    resume: bool = False
+
+
+@pytest.mark.parametrize(
+    "argv",
+    ["a b --count 3", "--count 3 a b", "a --count 3 b", "a --count=3 b", "--runs=[a,b] --count=3", "a b --count=3"],
+)
+def test_words_may_stand_before_between_and_after_flags(argv: str):
+    assert config.parse(Folders, argv.split(), prog=PROG) == Folders(("a", "b"), 3)
+
+
+def test_a_negative_value_of_a_flag_is_no_word():
+    assert config.parse(Folders, ["--count", "-3", "a"], prog=PROG) == Folders(("a",), -3)
+
+
+@pytest.mark.parametrize("word", ["007", "true", "null", "[x]", 'a"b', "a b", "ä", "x: y"])
+def test_a_word_is_kept_as_it_is(word: str):
+    assert config.parse(Folders, [word], prog=PROG).runs == (word,)
+
+
+def test_words_are_those_of_the_process_by_default(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "argv", ["make", "a", "--resume", "true", "b"])
+    assert config.parse(Folders, prog=PROG) == Folders(("a", "b"), resume=True)
+
+
+def test_words_win_over_a_yaml_file_which_holds_without_them(yaml_file: Callable[[str], str]):
+    file = yaml_file("runs: [p, q]\ncount: 3\n")
+    assert config.parse(Folders, ["--config", file], prog=PROG) == Folders(("p", "q"), 3)
+    assert config.parse(Folders, ["--config", file, "a"], prog=PROG) == Folders(("a",), 3)
+
+
+def test_help_shows_where_the_words_go(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        config.parse(Folders, ["--help"], prog=PROG)
+    assert f"usage: {PROG} [runs ...] [--flag value ...]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("argv", ["--cuont 3 a", "a --count", "a --count --resume true"])
+def test_a_bad_flag_beside_words_ends_with_status_2_and_one_line(refusal: Callable[..., str], argv: str):
+    assert "count" in refusal(lambda: config.parse(Folders, argv.split(), prog=PROG))

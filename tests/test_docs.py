@@ -19,6 +19,7 @@ SCHEMAS = {
     "__main__": "PipelineConfig",
     "bench": "BenchConfig",
     "collect": "CollectConfig",
+    "compare": "CompareConfig",
     "encode": "EncodeConfig",
     "evaluate": "EvaluateConfig",
     "train_vae": "TrainConfig",

@@ -163,3 +163,56 @@ def test_figures_import_no_torch():
 
     code = "import sys, world_models.figures; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+POINTS = [
+    figures.RatePoint("a", 10.0, 30.0),
+    figures.RatePoint("b", 20.0, 12.0),
+    figures.RatePoint("c", 5.0, 40.0, False),
+]
+
+
+def test_rate_is_drawn_against_distortion():
+    assert _draws(figures.rate_distortion(POINTS, {4: 50.0, 32: 20.0}))
+
+
+@pytest.mark.parametrize("change", [POINTS[:2], [POINTS[0]._replace(sse=35.0), *POINTS[1:]]])
+def test_another_point_is_another_picture(change: list[figures.RatePoint]):
+    assert not np.array_equal(figures.rate_distortion(POINTS, {}), figures.rate_distortion(change, {}))
+
+
+def test_a_point_by_validation_is_hollow():
+    filled, hollow = (figures.rate_distortion([figures.RatePoint("a", 1.0, 2.0, e)], {}) for e in (True, False))
+    assert (filled < 200).any(2).sum() > (hollow < 200).any(2).sum()
+
+
+def test_each_level_of_pca_is_a_line():
+    one, two = (figures.rate_distortion(POINTS, levels) for levels in ({4: 25.0}, {4: 25.0, 8: 22.0}))
+    assert not np.array_equal(one, two)
+
+
+def test_a_picture_of_no_points_is_drawn():
+    assert figures.rate_distortion([], {}).ndim == 3
+
+
+def test_labels_of_close_levels_are_pushed_apart():
+    def heights(picture: np.ndarray) -> int:
+        return int((picture[:, -25:] < 200).any((1, 2)).sum())
+
+    close, same = ({k: 20.0 + k / 1e6 for k in (1, 2, 3)}, {1: 20.0})
+    assert heights(figures.rate_distortion([], close)) > 2 * heights(figures.rate_distortion([], same))
+
+
+@pytest.mark.parametrize(("count", "coloured"), [(3, 3), (10, 10), (12, 12), (13, 12), (100, 12)])
+def test_the_first_twelve_names_have_colours_of_their_own(count: int, coloured: int):
+    found = figures.colours([str(i) for i in range(count)])
+    assert len({shade for shade in found.values() if shade != "lightgray"}) == coloured
+    assert [name for name, shade in found.items() if shade == "lightgray"] == [str(i) for i in range(coloured, count)]
+
+
+def test_the_legend_counts_the_names_that_have_no_colour():
+    assert figures.legend([str(i) for i in range(15)])[1][-1] == "3 more"
+
+
+def test_the_legend_shows_the_end_of_a_long_name():
+    assert figures.legend(["x" * 50 + "end"])[1] == ["…" + "x" * 36 + "end"]

@@ -4,6 +4,7 @@
     train_vae  frames -> VAE -> runs/<name>/                    the V model of Ha & Schmidhuber (2018)
     encode     rollouts + V model -> latents/<name>/shard-*.h5  mu and logvar of every frame
     evaluate   how good the V model is                          numbers, figures, one report page
+    compare    several runs                                     one table, one page
 
 Each is a command, `python -m world_models.<verb> --help`; `python -m world_models` runs them all on a small scale.
 From Python: `Rollouts`, `Latents` and `LatentSequences` read what the commands write, `load_vae` loads a V model,

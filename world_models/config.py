@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import difflib
 import inspect
+import json
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -21,6 +22,9 @@ from world_models.version import __version__
 
 Config = TypeVar("Config")
 Job = TypeVar("Job")
+
+POSITIONAL = {"positional": True}
+"""Metadata of the one field of a config, a tuple of strings, that takes the words that follow no flag."""
 
 
 class Stopped(RuntimeError):  # noqa: N818 - it is no error
@@ -67,10 +71,38 @@ def _parser(schema: type, prog: str, description: str) -> _Parser:
     parser.add_argument("--version", action="version", version=f"world_models {__version__}")
     parser.add_argument("--config", action="config", help="YAML file of the fields below; repeatable, later wins")
     parser.add_class_arguments(schema)
+    if words := _positional(schema):
+        parser.usage = f"%(prog)s [{words} ...] [--flag value ...]"
     return parser
 
 
+def _positional(schema: type) -> str | None:
+    """Name of the field that takes the words that follow no flag."""
+    return next((field.name for field in dataclasses.fields(schema) if field.metadata == POSITIONAL), None)
+
+
+def _with_words(name: str, parser: _Parser, argv: Sequence[str]) -> list[str]:
+    """The flags, with the words that follow none as that of the field; so they may stand before, between and after.
+
+    argparse's own positional arguments would have to stand together, and would overrule a `--config` file when absent.
+    """
+    alone = {option for action in parser._actions if action.nargs in (0, "?") for option in action.option_strings}
+    flags, words, wants_value = [], [], False
+    for word in argv:
+        if wants_value and not word.startswith("--"):
+            flags.append(word)
+            wants_value = False
+        elif word.startswith("-"):
+            flags.append(word)
+            wants_value = "=" not in word and word not in alone
+        else:
+            words.append(word)
+    return [*flags, f"--{name}={json.dumps(words)}"] if words else flags
+
+
 def _parse(schema: type[Config], parser: _Parser, argv: Sequence[str] | None) -> Config:
+    if words := _positional(schema):
+        argv = _with_words(words, parser, sys.argv[1:] if argv is None else argv)
     try:
         values = parser.instantiate(parser.parse_args(argv))
         return schema(**{field.name: values[field.name] for field in dataclasses.fields(schema)})  # type: ignore[arg-type]

@@ -1,11 +1,11 @@
-"""Pictures as uint8 arrays and PNG files: grids, strips, contact sheets, clips, curves. No torch in here."""
+"""Pictures as uint8 arrays and PNG files: grids, contact sheets, clips, curves, rate against distortion. No torch."""
 
 import base64
 import functools
 import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -15,6 +15,7 @@ from world_models import files
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from world_models.rollouts import Rollouts
 
@@ -91,16 +92,21 @@ def data_url(data: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def _rendered(draw: Callable[["Axes"], None], width: float = 8.0, height: float = 3.0) -> Picture:
-    """A matplotlib figure of one pair of axes, without a display and without pyplot's global state."""
+def rendered(draw: Callable[["Figure"], Any], width: float, height: float) -> Picture:
+    """A matplotlib figure of so many hundred pixels, without a display and without pyplot's global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
-    draw(figure.add_subplot())
+    draw(figure)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _rendered(draw: Callable[["Axes"], None], width: float = 8.0, height: float = 3.0) -> Picture:
+    """A figure of one pair of axes."""
+    return rendered(lambda figure: draw(figure.add_subplot()), width, height)
 
 
 def bars(heights: Float[np.ndarray, " bars"], labels: Sequence[int], xlabel: str, ylabel: str) -> Picture:
@@ -149,3 +155,103 @@ def bins(edges: Sequence[float], heights: Sequence[float], xlabel: str, ylabel: 
         axes.set(xlabel=xlabel, ylabel=ylabel)
 
     return _rendered(draw, 4.0)
+
+
+class RatePoint(NamedTuple):
+    """What a model costs and what it gives: nats per frame, and squared error per frame.
+
+    Attributes:
+        label: the model's name.
+        kl_nats: its rate.
+        sse: its distortion.
+        evaluated: False where the numbers are those of a validation in training, drawn hollow.
+    """
+
+    label: str
+    kl_nats: float
+    sse: float
+    evaluated: bool = True
+
+
+def rate_distortion(points: Sequence[RatePoint], pca: Mapping[int, float]) -> Picture:
+    """KL against SSE, a point a model; `pca` draws the SSE of PCA by its number of components as dashed lines."""
+    names = [point.label for point in points]
+
+    def draw(figure: "Figure") -> None:
+        draw_rate_distortion(figure.add_subplot(), points, pca, colours(names))
+        if points:
+            figure.legend(*legend(names), loc="outside right upper")
+
+    return rendered(draw, 8.0, 4.5)
+
+
+def draw_rate_distortion(
+    axes: "Axes", points: Sequence[RatePoint], pca: Mapping[int, float], colour: Mapping[str, Any]
+) -> None:
+    """Draw it into axes, the first point on top; on a log scale where the errors are far apart."""
+    errors = [point.sse for point in points] + list(pca.values())
+    for point in reversed(points):
+        face = colour[point.label] if point.evaluated else "white"
+        axes.plot(point.kl_nats, point.sse, "o", color=colour[point.label], markerfacecolor=face, markersize=8)
+    for sse in pca.values():
+        axes.axhline(sse, color="gray", linestyle="--", linewidth=1, zorder=1)
+    axes.set(xlabel="KL (nats per frame)", ylabel="SSE per frame")
+    axes.set_xlim(0, 1.08 * max([point.kl_nats for point in points], default=0) or 1)
+    axes.grid(alpha=0.3)
+    spread_values(axes, errors)
+    _label_levels(axes, {f"PCA-{k}": sse for k, sse in pca.items()})
+
+
+def _label_levels(axes: "Axes", levels: Mapping[str, float], apart: float = 0.05) -> None:
+    """Name horizontal lines beside the right edge, close ones pushed apart."""
+    to_axes = axes.transData + axes.transAxes.inverted()
+    lowest = -1.0
+    for label, level in sorted(levels.items(), key=lambda item: item[1]):
+        lowest = max(float(to_axes.transform((0, level))[1]), lowest + apart)
+        axes.text(1.01, lowest, label, transform=axes.transAxes, va="center", fontsize=8, color="dimgray")
+
+
+def spread_values(axes: "Axes", values: Sequence[float], log_from: float = 3.0) -> None:
+    """Fit the y axis around the values, on a log scale where the largest is so many times the least."""
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    if low > 0 and high > log_from * low:
+        from matplotlib.ticker import LogLocator, NullFormatter
+
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_ylim(low / 1.1, high * 1.1)
+    else:
+        margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+        axes.set_ylim(low - margin, high + margin)
+
+
+MAX_COLOURED = 12
+
+
+def colours(names: Sequence[str]) -> dict[str, Any]:
+    """A colour for each of the first twelve names, grey for the others."""
+    from matplotlib import colormaps
+
+    few = len(names) <= 10
+    shades = [colormaps["tab10"](i) if few else colormaps["turbo"](i / (MAX_COLOURED - 1)) for i in range(MAX_COLOURED)]
+    return {name: shades[i] if i < MAX_COLOURED else "lightgray" for i, name in enumerate(names)}
+
+
+def _literal(text: str) -> str:
+    """Text in which matplotlib finds no formula, and which it does not take for hidden."""
+    return (" " if text.startswith("_") else "") + text.replace("$", r"\$")
+
+
+def legend(names: Sequence[str], most_letters: int = 40) -> tuple[list[Any], list[str]]:
+    """Handles and labels of the names in their colours, as a legend takes them."""
+    from matplotlib.lines import Line2D
+
+    shown = list(colours(names).items())[:MAX_COLOURED]
+    labels = [_literal(name if len(name) <= most_letters else f"…{name[1 - most_letters :]}") for name, _ in shown]
+    handles = [Line2D([], [], color=colour, marker="o") for _, colour in shown]
+    if len(names) > MAX_COLOURED:
+        handles.append(Line2D([], [], color="lightgray", marker="o"))
+        labels.append(f"{len(names) - MAX_COLOURED} more")
+    return handles, labels

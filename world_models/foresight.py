@@ -1,7 +1,7 @@
 """Foresight: what a memory model can make of latents, measured in frames.
 
 A small recurrent network with a mixture density output, the paper's memory model (Ha & Schmidhuber 2018, appendix A.2)
-at half the size, learns (z_t, a_t) -> z_{t+1} on training episodes. On held-out episodes its predictions are decoded and
+at half the size, learns (z_t, a_t) -> z_{t+1} on training episodes. On held-out ones its predictions are decoded and
 compared with the frames that came. So V models are compared by what they are for: latents that are sharp but hard to
 predict lose, and so do those that are easy to predict because little is in them.
 """

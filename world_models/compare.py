@@ -1,0 +1,178 @@
+"""Compare runs: one table here, and one page of their curves, their settings and the same frames side by side.
+
+Examples:
+  python -m world_models.compare runs/a runs/b
+  python -m world_models.compare runs                      every run in there, also one that is still training
+  python -m world_models.compare runs --data rollouts/heldout --out comparisons/today
+
+Runs are sorted by the squared error of their best validation. Evaluate them on the same rollouts to have PCA's error,
+PSNR and active units beside it.
+"""
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from world_models import (
+    checkpoints,
+    comparison,
+    comparison_figure,
+    comparison_page,
+    config,
+    figures,
+    files,
+    side_by_side,
+)
+from world_models.config import require, run_command
+from world_models.frames import Device
+from world_models.run_records import RunRecord, distinct_names, find_runs, is_run, read_run
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareConfig:
+    """What to compare, and where the page goes.
+
+    Attributes:
+        runs: folders of runs, or folders that hold runs, named without a flag.
+        out: folder of compare.html and compare.png; the one that holds the runs when null.
+        data: rollouts whose frames are shown; those the runs were trained on when null. Only held-out frames are shown.
+        num_frames: frames shown side by side.
+        weights: best (lowest validation loss) or last.
+        device: auto takes a GPU if there is one.
+    """
+
+    runs: tuple[str, ...] = dataclasses.field(default=("runs",), metadata=config.POSITIONAL)
+    out: str | None = None
+    data: str | None = None
+    num_frames: int = 8
+    weights: checkpoints.Weights = "best"
+    device: Device = "auto"
+
+    def __post_init__(self):
+        require(len(self.runs) > 0, "runs is empty; name the folders of runs")
+        require(1 <= self.num_frames <= 100, f"num_frames is {self.num_frames}; give 1 to 100")
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A checked comparison.
+
+    Attributes:
+        num_frames: frames shown side by side.
+        out: where the page goes.
+        runs: what is compared, best first.
+        models: whose frames are shown, None if there are none.
+        notes: what is left out, and why.
+    """
+
+    num_frames: int
+    out: Path
+    runs: list[RunRecord]
+    models: side_by_side.Models | None
+    notes: list[str]
+
+
+def prepare(config: CompareConfig) -> Job:
+    """Read every run, load the models whose frames are shown, and check that the page has a place."""
+    notes: list[str] = []
+    runs = comparison.by_val_sse(_read(config.runs, notes))
+    out = Path(config.out) if config.out else _common_folder(config.runs)
+    files.check_room(out, 20_000_000)
+    models = side_by_side.load(runs, config.data, config.weights, config.device, notes)
+    return Job(config.num_frames, out, runs, models, notes)
+
+
+def _read(named: Sequence[str], notes: list[str]) -> list[RunRecord]:
+    """The runs that are named, and those in folders that are; of the latter what cannot be read is left out.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: a folder holds no run, or a run that is named cannot be read.
+    """
+    paths = _paths(named)
+    must = {Path(name).resolve() for name in named}
+    runs = []
+    for path, name in zip(paths, distinct_names(paths), strict=True):
+        try:
+            runs.append(_checked(path, name))
+        except ValueError as error:  # noqa: PERF203 - files are read, which takes longer
+            if path.resolve() in must:
+                raise
+            notes.append(f"left out: {error}")
+    if not runs:
+        raise ValueError(f"{', '.join(named)}: no run that can be read; {notes[-1]}")
+    return runs
+
+
+def _paths(named: Sequence[str]) -> list[Path]:
+    """The folders of the runs that are named, and of those in folders that are; each once."""
+    found: dict[Path, Path] = {}
+    for name in named:
+        inside = find_runs(Path(name))
+        if not inside:
+            raise ValueError(
+                f"{name}: no run in it (no model.json, no metrics.jsonl); name the --out of train_vae runs"
+            )
+        for path in inside:
+            found.setdefault(path.resolve(), path)
+    return list(found.values())
+
+
+def _checked(path: Path, name: str) -> RunRecord:
+    """A run's record, if its model is one of ours."""
+    record = read_run(path, name)
+    if record.description:
+        checkpoints.load_description(path)
+    return record
+
+
+def _common_folder(named: Sequence[str]) -> Path:
+    """The folder that holds what is named; a folder of runs is that itself."""
+    paths = [Path(os.path.abspath(name)) for name in named]  # noqa: PTH100 - a link's own place is meant
+    common = Path(os.path.commonpath([path.parent if is_run(path) else path for path in paths]))
+    with contextlib.suppress(ValueError):
+        return common.relative_to(Path.cwd())
+    return common
+
+
+def compare(job: Job) -> None:
+    """Print the table, and write compare.png and compare.html."""
+    for line in (*job.notes, *comparison.conflicts(job.runs)):
+        print(line, file=sys.stderr)
+    print(comparison.aligned(comparison.table(job.runs)))
+    print(_settings(job.runs))
+    curves = comparison_figure.draw(job.runs)
+    rows = job.models.rows(job.num_frames) if job.models else None
+    figures.save(job.out / "compare.png", curves)
+    files.write_text(job.out / "compare.html", comparison_page.page(job.runs, curves, rows, job.notes))
+    print(f"{job.out / 'compare.html'} shows it")
+
+
+def _settings(runs: Sequence[RunRecord]) -> str:
+    """The settings that differ, of as many runs as the terminal has room for."""
+    rows = comparison.differences(runs)
+    if not rows:
+        return "The settings are the same."
+    heads = ["setting", *(run.name for run in runs)]
+    short = [[_short(cell) for cell in row] for row in rows]
+    shown = comparison.fitting([heads, *short], shutil.get_terminal_size((120, 24)).columns)
+    missing = len(heads) - len(shown[0])
+    return f"\n{comparison.aligned(shown)}\n" + (f"... and {missing} more runs, on the page\n" if missing else "")
+
+
+def _short(text: str, most_letters: int = 32) -> str:
+    """The end of a long text, which is what tells paths apart."""
+    return text if len(text) <= most_letters else f"…{text[1 - most_letters :]}"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    run_command(__doc__, CompareConfig, prepare, compare, argv)
+
+
+if __name__ == "__main__":
+    main()

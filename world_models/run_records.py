@@ -1,0 +1,195 @@
+"""What a run's folder says of it, finished or still training: config, metrics, scores, description. No torch in here.
+
+The files may come from anybody, so sizes and types are checked before they are trusted, and nothing in them can run.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from world_models.tracking import METRICS_FILE
+
+CONFIG_FILE = "config.yaml"
+DESCRIPTION_FILE = "model.json"
+SCORES_FILE = "eval.json"
+SEARCH_DEPTH = 3  # runs, runs/sweep, runs/sweep/a
+MAX_CONFIG_BYTES = 1_000_000
+MAX_BYTES = 100_000_000  # the paper's own training logs 30,000 lines, 10 MB
+LARGEST = 1e30  # no error or rate is larger, and a picture's axes could not show it
+
+Line = Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunRecord:
+    """What is known of a run.
+
+    Attributes:
+        path: its folder.
+        name: what to call it among others.
+        config: its resolved settings.
+        lines: its metrics, line by line as they were logged; finite numbers only.
+        scores: what eval.json holds; None before an evaluation.
+        description: what model.json holds; empty before the first checkpoint.
+    """
+
+    path: Path
+    name: str
+    config: Mapping[str, Any]
+    lines: tuple[Line, ...]
+    scores: Mapping[str, Any] | None
+    description: Mapping[str, Any]
+
+    def series(self, metric: str) -> list[tuple[float, float]]:
+        """Frames seen and value of each line that holds the metric."""
+        return [(line["frames_seen"], line[metric]) for line in self.lines if metric in line]
+
+    def best_line(self) -> Line:
+        """The validation with the least SSE; empty if there was none."""
+        return min((line for line in self.lines if "val/sse" in line), key=lambda line: line["val/sse"], default={})
+
+    def last_validation(self) -> Line:
+        """The latest validation; empty if there was none."""
+        return next((line for line in reversed(self.lines) if "val/sse" in line), {})
+
+    def frames_seen(self) -> int:
+        """Frames that training has seen."""
+        return int(max((line["frames_seen"] for line in self.lines), default=0))
+
+    def progress(self) -> float | None:
+        """Share of the training that is done, None if the config does not say how long it is."""
+        wanted = number(self.config, "num_frames")
+        return min(1.0, self.frames_seen() / wanted) if wanted else None
+
+    def settings(self) -> dict[str, Any]:
+        """The config's fields by their dotted names."""
+        return dict(_dotted(self.config))
+
+
+def number(values: Mapping[str, Any], key: str) -> float | None:
+    """The finite number under the key, None if there is none."""
+    value = values.get(key)
+    return float(value) if isinstance(value, int | float) and _is_number(value) else None
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is finite; compared, since a huge integer cannot even be asked."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST < value < LARGEST
+
+
+def _dotted(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from _dotted(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def is_run(folder: Path) -> bool:
+    """Whether train_vae has saved a model there, or logs the way to its first."""
+    logs = (folder / CONFIG_FILE).is_file() and (folder / METRICS_FILE).is_file()
+    return logs or (folder / DESCRIPTION_FILE).is_file()
+
+
+def find_runs(folder: Path, depth: int = SEARCH_DEPTH) -> list[Path]:
+    """The folder itself if it is a run, else the runs in it and in its folders, in the order of their paths.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder; name the --out of a train_vae run, or a folder of runs")
+    if is_run(folder):
+        return [folder]
+    inside = sorted(path for path in folder.iterdir() if path.is_dir() and os.access(path, os.R_OK | os.X_OK))
+    return [run for path in inside for run in (find_runs(path, depth - 1) if depth else [])]
+
+
+def distinct_names(paths: Sequence[Path]) -> list[str]:
+    """For each path as much of its end as tells it from the others: vae, or a/vae and b/vae."""
+    parts = [Path(os.path.abspath(path)).parts for path in paths]  # noqa: PTH100 - a link's own name is meant
+
+    def name(path: tuple[str, ...]) -> str:
+        length, alike = 1, [other for other in parts if other[-1:] == path[-1:]]
+        while len(alike) > 1 and length < len(path):
+            length += 1
+            alike = [other for other in alike if other[-length:] == path[-length:]]
+        end = str(Path(*path[-length:]))
+        return end if end.isprintable() else ascii(end)[1:-1]
+
+    return [name(path) for path in parts]
+
+
+def read_run(folder: Path, name: str | None = None) -> RunRecord:
+    """Read what the folder says, as far as the run has got.
+
+    Raises:
+        ValueError: a file is damaged, or far too large to be what it says.
+    """
+    return RunRecord(
+        folder,
+        name or folder.resolve().name,
+        _read_config(folder / CONFIG_FILE),
+        _read_lines(folder / METRICS_FILE),
+        _read_json(folder / SCORES_FILE, "evaluate the run again"),
+        _read_json(folder / DESCRIPTION_FILE, "train the model again") or {},
+    )
+
+
+def _text(path: Path, max_bytes: int) -> str | None:
+    """A file's text, None if there is no such file."""
+    if not path.is_file():
+        return None
+    if path.stat().st_size > max_bytes:
+        raise ValueError(f"{path}: {path.stat().st_size:,} bytes, wanted {max_bytes:,} at most; leave this run out")
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without aliases, with which a page of text can say a billion values."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("an alias")
+        return super().compose_node(parent, index)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    text = _text(path, MAX_CONFIG_BYTES)
+    try:
+        config = {} if text is None else yaml.load(text, _PlainLoader)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        config = None
+    if not isinstance(config, dict):
+        raise ValueError(f"{path}: no settings of a run; leave this run out, or train it again")
+    return config
+
+
+def _read_json(path: Path, advice: str) -> dict[str, Any] | None:
+    text = _text(path, MAX_BYTES)
+    value = None if text is None else _parsed(text)
+    if text is not None and not isinstance(value, dict):
+        raise ValueError(f"{path}: no JSON object; {advice}, or leave this run out")
+    return value
+
+
+def _parsed(text: str) -> Any:
+    """The JSON value, None where the text is none: not JSON, nested too deeply, numbers too long."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _read_lines(path: Path) -> tuple[Line, ...]:
+    """The numbers of each line; a line that is still being written, and any other that is none, is left out."""
+    values = map(_parsed, (_text(path, MAX_BYTES) or "").splitlines())
+    lines = (
+        {key: float(v) for key, v in value.items() if _is_number(v)} for value in values if isinstance(value, dict)
+    )
+    return tuple(line for line in lines if line.get("frames_seen", -1) >= 0)

@@ -1,0 +1,120 @@
+"""The same held-out frames as they are and as each of several runs gives them back."""
+
+import contextlib
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from world_models import checkpoints, figures
+from world_models.frames import Device, FrameSet, torch_device
+from world_models.rollouts import Rollouts
+from world_models.run_records import RunRecord, number
+from world_models.vae import VAE
+
+MAX_SHOWN = figures.MAX_COLOURED
+MAX_Z_DIM = 10_000
+
+
+class FrameRows(NamedTuple):
+    """Frames beside what runs make of them.
+
+    Attributes:
+        data: folder of the rollouts they come from.
+        originals: the frames.
+        reconstructions: decode(mu) of them, by the name of the run.
+    """
+
+    data: str
+    originals: figures.Frames
+    reconstructions: Mapping[str, figures.Frames]
+
+
+@dataclasses.dataclass(frozen=True)
+class Models:
+    """Models, and frames that none of them was trained on.
+
+    Attributes:
+        data: folder of the rollouts that the frames come from.
+        frames: the frames to choose from.
+        by_run: the models by the names of their runs.
+    """
+
+    data: str
+    frames: FrameSet
+    by_run: Mapping[str, VAE]
+
+    def rows(self, num_frames: int) -> FrameRows:
+        """Some frames, spread evenly, and what each model makes of them."""
+        spread = self.frames.read_spread(num_frames + 2)
+        frames = spread[1:-1] if len(spread) > 2 else spread  # the first of all is CarRacing's opening zoom
+        made = {name: vae.decode(vae.encode(frames).mu).cpu().numpy() for name, vae in self.by_run.items()}
+        return FrameRows(self.data, frames, made)
+
+
+def load(
+    runs: Sequence[RunRecord], data: str | None, weights: checkpoints.Weights, device: Device, notes: list[str]
+) -> Models | None:
+    """Load what is shown: the first twelve runs' models; `notes` gets a line for whatever is not.
+
+    Args:
+        runs: the runs, best first.
+        data: rollouts to show frames of; when None, those that the runs were trained on, if they are still there.
+        weights: best or last.
+        device: where to compute.
+        notes: is appended to.
+
+    Raises:
+        FileNotFoundError, ValueError: `data` is named and cannot be read.
+    """
+    rollouts = Rollouts(data) if data else _trained_on(runs, notes)
+    if rollouts is None:
+        return None
+    saved = [run for run in runs if run.description]
+    if len(saved) > MAX_SHOWN:
+        notes.append(f"of {len(saved)} runs with a model, frames of the best {MAX_SHOWN} are shown")
+    models: dict[str, VAE] = {}
+    for run in saved[:MAX_SHOWN]:
+        try:
+            models[run.name] = _load(run, rollouts, weights, device)
+        except (ValueError, OSError) as error:  # noqa: PERF203 - twelve turns at most
+            notes.append(f"no frames of {run.name}: {error}")
+    frames = _held_out(rollouts, [run for run in saved if run.name in models], notes) if models else None
+    return Models(str(rollouts.path), frames, models) if frames else None
+
+
+def _trained_on(runs: Sequence[RunRecord], notes: list[str]) -> Rollouts | None:
+    """The rollouts of the first run whose data is still as it was in training."""
+    described = [run.description for run in runs if {"data", "data_digest"} <= run.description.keys()]
+    recorded = dict.fromkeys((str(each["data"]), str(each["data_digest"])) for each in described)
+    for path, digest in recorded:
+        with contextlib.suppress(ValueError, OSError):
+            rollouts = Rollouts(path)
+            if rollouts.digest() == digest:
+                return rollouts
+    paths = ", ".join(sorted({path for path, _ in recorded})[:3])
+    why = f"{paths} is gone or has changed since the training" if recorded else "no run has saved a model yet"
+    notes.append(f"no frames are shown: {why}; name rollouts with --data")
+    return None
+
+
+def _load(run: RunRecord, data: Rollouts, weights: checkpoints.Weights, device: Device) -> VAE:
+    """A run's model, if it takes such frames and says what it was trained on."""
+    described = checkpoints.load_description(run.path, "vae", "env", "train_seeds")
+    z_dim = number(described["vae"], "z_dim") if isinstance(described["vae"], dict) else None
+    if z_dim is None or z_dim > MAX_Z_DIM:  # before memory is taken for so many
+        raise ValueError(f"{run.path}: z_dim is {z_dim}, wanted {MAX_Z_DIM:,} at most; train the model again")
+    if not isinstance(described["train_seeds"], list) or not all(type(s) is int for s in described["train_seeds"]):
+        raise ValueError(f"{run.path}: train_seeds are no whole numbers; train the model again")
+    vae = checkpoints.load_vae(run.path, weights, torch_device(device))
+    checkpoints.check_preprocess(data.preprocess, data.path, vae, run.name)
+    return vae
+
+
+def _held_out(data: Rollouts, runs: Sequence[RunRecord], notes: list[str]) -> FrameSet | None:
+    """The frames of the episodes that none of the runs was trained on, None if there are none."""
+    trained_on = {seed for run in runs if run.description["env"] == data.env for seed in run.description["train_seeds"]}
+    chosen = [episode for episode, seed in enumerate(data.seeds.tolist()) if seed not in trained_on]
+    if not chosen:
+        notes.append(f"no frames are shown: a run was trained on each episode of {data.path}; name others with --data")
+        return None
+    return FrameSet(data, chosen)
