@@ -19,7 +19,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from world_models import baselines, breakdown, checkpoints, files, metrics, pictures, probes, report
+from world_models import (
+    baselines,
+    breakdown,
+    checkpoints,
+    comparison,
+    figures,
+    files,
+    foresight,
+    metrics,
+    pictures,
+    probes,
+    report,
+    run_records,
+)
 from world_models.config import require, run_command
 from world_models.frames import Device, FrameSet, split_episodes, torch_device
 from world_models.rollouts import Episode, Rollouts
@@ -42,6 +55,8 @@ class EvaluateConfig:
         vae: folder of a train_vae run; the results go there.
         weights: best (lowest validation loss) or last.
         train_data: rollouts that linear probes are fitted on; those the run was trained on when null.
+        compare_with: folders of other runs, drawn beside this one in the rate-distortion plane.
+        foresight: train a small memory model on the latents too, and score in frames what it foresees; minutes.
         max_frames: frames scored at most, spread evenly.
         device: auto takes a GPU if there is one.
     """
@@ -50,6 +65,8 @@ class EvaluateConfig:
     vae: str = "runs/vae"
     weights: checkpoints.Weights = "best"
     train_data: str | None = None
+    compare_with: tuple[str, ...] = ()
+    foresight: bool = False
     max_frames: int = MAX_FRAMES
     device: Device = "auto"
 
@@ -67,6 +84,7 @@ class Job:
     baselines: baselines.Baselines
     probe_data: FrameSet | None
     trained_on: int
+    others: tuple[figures.RatePoint, ...]
 
 
 def prepare(config: EvaluateConfig) -> Job:
@@ -77,7 +95,12 @@ def prepare(config: EvaluateConfig) -> Job:
     description = checkpoints.load_description(config.vae, "data", "data_digest", "split_seed", "env", "train_seeds")
     fitted = baselines.Baselines(**checkpoints.load_baselines(config.vae))
     files.check_room(Path(config.vae), 50_000_000)
-    return Job(config, data, vae, fitted, _probe_data(config, description, data, vae), _trained_on(description, data))
+    runs = tuple(path for folder in config.compare_with for path in run_records.find_runs(Path(folder)))
+    points = comparison.rate_points([run_records.read_run(path) for path in runs])
+    probe_data = _probe_data(config, description, data, vae)
+    if config.foresight and probe_data is None:
+        raise ValueError("foresight needs the training data; name it with --train_data, or leave --foresight out")
+    return Job(config, data, vae, fitted, probe_data, _trained_on(description, data), tuple(points))
 
 
 def _probe_data(config: EvaluateConfig, description: dict[str, Any], data: Rollouts, vae: VAE) -> FrameSet | None:
@@ -128,6 +151,7 @@ def evaluate(job: Job) -> dict[str, Any]:
         lambda: {"iwae_nats": metrics.iwae_nats(job.vae, held_out.read_spread(IWAE_FRAMES))},
         lambda: job.baselines.measure(frames) | {"previous_sse": _previous_sse(job)},
         lambda: _probes(job, held_out),
+        lambda: {"foresight": _foresight(job)},
         lambda: _provenance(job, len(frames)),
     )
     with progress(len(parts) + 2, "parts", "evaluate") as bar, files.only_writer(run):
@@ -145,6 +169,9 @@ def evaluate(job: Job) -> dict[str, Any]:
         }
         bar.update()
         shown = report.draw(job.vae, job.data, frames, job.baselines, scores)
+        own = figures.RatePoint(run.name, scores["kl_nats"], scores["sse"])
+        levels = {int(count): sse for count, sse in scores["pca_sse_by_components"].items() if int(count) >= 4}
+        shown = {**shown, "rate_distortion": figures.rate_distortion([own, *job.others], levels)}
         more = report.draw_breakdown(job.vae, frames, scored, columns, scores)
         report.write(run, scores, {**shown, **more})
         files.write_json(run / "eval.json", scores)  # last: it says that the evaluation is whole
@@ -191,6 +218,14 @@ def _plausible_share(job: Job, frames: metrics.Frames) -> float | None:
     dreams = pictures.dreams(job.vae, breakdown.NUM_DREAMS)
     held_out = frames[np.linspace(0, len(frames) - 1, min(len(frames), HELD_OUT_FRAMES)).astype(int)]
     return breakdown.plausible_share(dreams, job.probe_data.read_spread(SEEN_FRAMES), held_out)
+
+
+def _foresight(job: Job) -> dict[str, dict[str, float]] | None:
+    """SSE of what a small memory model foresees on held-out episodes; None unless asked for."""
+    if not job.config.foresight or job.probe_data is None:
+        return None
+    memory = foresight.fit([foresight.remember(job.vae, episode) for episode in job.probe_data.episodes()])
+    return foresight.score(job.vae, memory, _walked(job))
 
 
 def _probes(job: Job, held_out: FrameSet) -> dict[str, Any]:

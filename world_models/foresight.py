@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from world_models.metrics import batches
@@ -34,22 +34,17 @@ class Memories(NamedTuple):
     Attributes:
         posterior: of each frame.
         actions: taken after each frame but the last.
-        frames: what the latents stand for.
     """
 
     posterior: Posterior
     actions: Float[Tensor, "steps actions"]
-    frames: UInt8[Tensor, "frames 64 64 3"]
 
 
-def remember(vae: VAE, episodes: Iterable[Episode]) -> list[Memories]:
-    """Encode episodes."""
-    remembered = []
-    for episode in episodes:
-        read = [vae.encode(batch) for batch in batches(episode.frames)]
-        posterior = Posterior(*(torch.cat([getattr(part, name).cpu() for part in read]) for name in ("mu", "logvar")))
-        remembered.append(Memories(posterior, torch.from_numpy(episode.actions), torch.from_numpy(episode.frames)))
-    return remembered
+def remember(vae: VAE, episode: Episode) -> Memories:
+    """Encode an episode."""
+    read = [vae.encode(batch) for batch in batches(episode.frames)]
+    mu, logvar = (torch.cat([getattr(part, name).cpu() for part in read]) for name in ("mu", "logvar"))
+    return Memories(Posterior(mu, logvar), torch.from_numpy(episode.actions))
 
 
 class Mixture(NamedTuple):
@@ -145,7 +140,7 @@ def predict(memory: Memory, episode: Memories, starts: Sequence[int]) -> Float[T
     return torch.stack(path)
 
 
-def score(vae: VAE, memory: Memory, remembered: Sequence[Memories]) -> dict[str, dict[str, float]]:
+def score(vae: VAE, memory: Memory, episodes: Iterable[Episode]) -> dict[str, dict[str, float]]:
     """SSE of what was foreseen against what came, by steps ahead; beside it the bounds that tell what it is worth.
 
     Returns:
@@ -154,18 +149,20 @@ def score(vae: VAE, memory: Memory, remembered: Sequence[Memories]) -> dict[str,
     """
     sums = {ahead: torch.zeros(3, dtype=torch.float64) for ahead in STEPS_AHEAD}
     count = 0
-    for episode in remembered:
-        starts = list(range(WARM_UP, len(episode.actions) - max(STEPS_AHEAD) + 1, START_EVERY))
+    for episode in episodes:
+        starts = list(range(WARM_UP, len(episode) - max(STEPS_AHEAD) + 1, START_EVERY))
         if not starts:
             continue
-        path, at = predict(memory, episode, starts), torch.tensor(starts)
+        remembered, frames, at = remember(vae, episode), torch.from_numpy(episode.frames), torch.tensor(starts)
+        path = predict(memory, remembered, starts)
         count += len(starts)
         for ahead, total in sums.items():
-            came = to_images(episode.frames[at + ahead])
-            shown = (path[ahead - 1], episode.posterior.mu[at + ahead])
-            foreseen, reconstructed = (_images(vae, z) for z in shown)
-            for index, image in enumerate((foreseen, to_images(episode.frames[at]), reconstructed)):
-                total[index] += (image - came).square().sum(dtype=torch.float64)
+            came = to_images(frames[at + ahead])
+            foreseen, reconstructed = (_images(vae, z) for z in (path[ahead - 1], remembered.posterior.mu[at + ahead]))
+            for index, images in enumerate((foreseen, to_images(frames[at]), reconstructed)):
+                total[index] += (images - came).square().sum(dtype=torch.float64)
+    if not count:
+        return {}  # no episode is long enough
     names = ("foreseen", "stays", "reconstructed")
     return {str(ahead): dict(zip(names, (total / count).tolist(), strict=True)) for ahead, total in sums.items()}
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from world_models import files
 from world_models.executors import available_cores
-from world_models.rollouts import FRAME_BYTES, FRAME_SHAPE, Rollouts
+from world_models.rollouts import FRAME_BYTES, FRAME_SHAPE, Episode, Rollouts
 from world_models.shards.reader import Shard
 
 BLOCK_FRAMES = 64
@@ -83,6 +83,7 @@ class FrameSet:
     """The frames of some episodes of a data set, by position 0 .. len - 1; final frames are among them."""
 
     def __init__(self, data: Rollouts, episodes: Sequence[int]):
+        self._data, self._episodes = data, episodes
         blocks = [block for episode in episodes for block in _blocks(*data.locate(episode))]
         self._shards, self._starts, self._stops = zip(*blocks, strict=True)
         self.block_lengths = np.subtract(self._stops, self._starts, dtype=np.int64)
@@ -90,6 +91,10 @@ class FrameSet:
 
     def __len__(self) -> int:
         return int(self.block_offsets[-1])
+
+    def episodes(self) -> Iterator[Episode]:
+        """The episodes, one after the other."""
+        return (self._data[episode] for episode in self._episodes)
 
     @property
     def num_bytes(self) -> int:

@@ -38,6 +38,8 @@ CAPTIONS = {
     "error_map": "Where in the image the error lies: squared error per pixel, mean over frames.",
     "telemetry": "Mean SSE where a column of telemetry is low to high: five bins with as many frames each, for the six "
     "columns over which the error varies most.",
+    "rate_distortion": "What the latents cost (KL, to the left is cheaper) and what the frames lose (SSE, lower is "
+    "better). Dashed, PCA by its number of components.",
     "kl_per_dim": "KL of each latent dimension in nats per frame. Dimensions near zero say nothing about the frame.",
     "curves": "Validation over the frames seen in training; dashed, PCA with as many components.",
 }
@@ -136,6 +138,7 @@ def page(name: str, scores: Mapping[str, Any], shown: Shown) -> str:
         _latents(scores),
         _kind_table(scores["sse_by_kind"]),
         _probe_tables(scores),
+        _foresight_table(scores["foresight"]),
         *(_figure(key, shown[key]) for key in CAPTIONS if key in shown),
         "</body></html>\n",
     ]
@@ -189,6 +192,21 @@ def _kind_table(by_kind: Mapping[str, Mapping[str, float]]) -> str:
         return ""
     rows = [_row(kind, f"{of['sse']:.2f}", f"{of['share']:.0%}") for kind, of in by_kind.items()]
     return f"<h2>Error by kind of frame</h2><table>{_row('frames', 'SSE', 'share of all')}{''.join(rows)}</table>"
+
+
+FORESIGHT = (
+    "<h2>What a memory model foresees</h2><p>SSE of decoded predictions on held-out episodes, by a small LSTM with "
+    "mixture output that was trained on these latents. That the frame stays as it is, is the least to be beaten; what "
+    "the V model makes of the frame that came is about the best to be had.</p>"
+)
+FORESEEN = {"foreseen": "foreseen", "stays": "the frame stays", "reconstructed": "reconstructed"}
+
+
+def _foresight_table(foreseen: Mapping[str, Mapping[str, float]] | None) -> str:
+    if not foreseen:
+        return ""
+    rows = [_row(f"{ahead} ahead", *(f"{of[key]:.2f}" for key in FORESEEN)) for ahead, of in foreseen.items()]
+    return f"{FORESIGHT}<table>{_row('frames', *FORESEEN.values())}{''.join(rows)}</table>"
 
 
 PLAUSIBLE = (

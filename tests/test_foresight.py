@@ -1,0 +1,144 @@
+"""A small memory model: what it learns, and how its foresight is scored."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.distributions import Categorical, MixtureSameFamily, Normal
+
+from world_models import foresight
+from world_models.foresight import Memories, Mixture
+from world_models.rollouts import Episode, Rollouts
+from world_models.vae import VAE, Posterior, VAEConfig, to_images
+
+
+@pytest.fixture(scope="module")
+def vae() -> VAE:
+    torch.manual_seed(0)
+    return VAE(VAEConfig(z_dim=2)).eval()
+
+
+@pytest.fixture(scope="module")
+def episode(rollouts_dir: Path) -> Episode:
+    return Rollouts(rollouts_dir)[0]
+
+
+def _pushed(steps: int = 60, count: int = 20, sigma: float = 0.05) -> list[Memories]:
+    """Latents that each action moves by itself: z_{t+1} = z_t + 0.3 a_t."""
+    generator = torch.Generator().manual_seed(0)
+    remembered = []
+    for _ in range(count):
+        actions = torch.rand(steps, 2, generator=generator) * 2 - 1
+        mu = torch.cat([torch.zeros(1, 2), 0.3 * actions]).cumsum(0)
+        remembered.append(Memories(Posterior(mu, torch.full_like(mu, 2 * math.log(sigma))), actions))
+    return remembered
+
+
+@pytest.fixture(scope="module")
+def memory() -> foresight.Memory:
+    """Trained on latents that actions push."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return foresight.fit(_pushed(), steps=400)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _mixture() -> Mixture:
+    generator = torch.Generator().manual_seed(0)
+    logits, means, log_stds = torch.randn(3, 2, 3, 5, 4, generator=generator)
+    return Mixture(logits.log_softmax(2), means, log_stds)
+
+
+def test_likelihood_is_that_of_torch_distributions():
+    mixture, z = _mixture(), torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(1))
+    normals = Normal(mixture.means.transpose(2, 3), mixture.log_stds.exp().transpose(2, 3))
+    expected = MixtureSameFamily(Categorical(logits=mixture.log_weights.transpose(2, 3)), normals)
+    torch.testing.assert_close(mixture.nll(z), -expected.log_prob(z).sum(2).mean())
+
+
+def test_mean_is_that_of_torch_distributions():
+    mixture = _mixture()
+    normals = Normal(mixture.means.transpose(2, 3), mixture.log_stds.exp().transpose(2, 3))
+    expected = MixtureSameFamily(Categorical(logits=mixture.log_weights.transpose(2, 3)), normals)
+    torch.testing.assert_close(mixture.mean, expected.mean)
+
+
+def test_memory_learns_what_actions_do(memory: foresight.Memory):
+    (unseen,) = _pushed(count=21)[20:]
+    starts = list(range(5, 50, 5))
+    path = foresight.predict(memory, unseen, starts)
+    for ahead in (1, 10):
+        came, was = (unseen.posterior.mu[torch.tensor(starts) + step] for step in (ahead, 0))
+        assert (path[ahead - 1] - came).square().mean() < 0.2 * (was - came).square().mean()
+
+
+def test_predictions_from_a_start_do_not_depend_on_the_other_starts(memory: foresight.Memory):
+    remembered = _pushed(count=1)[0]
+    alone, among = foresight.predict(memory, remembered, [20]), foresight.predict(memory, remembered, [3, 20, 31])
+    torch.testing.assert_close(alone[:, 0], among[:, 1])
+
+
+def test_predictions_see_nothing_that_comes_after_their_start(memory: foresight.Memory):
+    remembered = _pushed(count=1)[0]
+    mu = remembered.posterior.mu.clone()
+    mu[21:] = 9.0
+    changed = remembered._replace(posterior=Posterior(mu, remembered.posterior.logvar))
+    assert torch.equal(*(foresight.predict(memory, seen, [20]) for seen in (remembered, changed)))
+
+
+def test_fitting_is_the_same_every_time():
+    first, second = (foresight.fit(_pushed(count=2), steps=2).head.weight for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_fitting_leaves_the_random_numbers_of_others_alone():
+    state = torch.get_rng_state()
+    foresight.fit(_pushed(count=2), steps=1)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_short_episodes_are_learned_from_too():
+    foresight.fit([*_pushed(steps=7, count=2), *_pushed(count=1)], steps=1)
+
+
+def test_episodes_are_remembered_as_the_model_encodes_them(vae: VAE, episode: Episode):
+    remembered = foresight.remember(vae, episode)
+    torch.testing.assert_close(remembered.posterior.mu, vae.encode(episode.frames).mu)
+    np.testing.assert_array_equal(remembered.actions, episode.actions)
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores episodes of a few frames."""
+    monkeypatch.setattr(foresight, "WARM_UP", 2)
+    monkeypatch.setattr(foresight, "STEPS_AHEAD", (1, 3))
+    monkeypatch.setattr(foresight, "START_EVERY", 1)
+
+
+def test_a_memory_that_foresees_no_change_is_scored_by_its_own_reconstruction(soon: None, vae: VAE, episode: Episode):
+    memory = foresight.Memory(2, episode.actions.shape[1])
+    torch.nn.init.zeros_(memory.head.weight)
+    torch.nn.init.zeros_(memory.head.bias)
+    frames = torch.from_numpy(episode.frames)
+    decoded = vae.logits(vae.encode(frames).mu).sigmoid().detach()
+    starts = torch.arange(2, len(episode) - 2)
+    for ahead, of in foresight.score(vae, memory, [episode]).items():
+        came = to_images(frames)[starts + int(ahead)]
+        by_hand = {
+            "foreseen": (decoded[starts] - came).square().sum((1, 2, 3)).mean(),
+            "stays": (to_images(frames)[starts] - came).square().sum((1, 2, 3)).mean(),
+            "reconstructed": (decoded[starts + int(ahead)] - came).square().sum((1, 2, 3)).mean(),
+        }
+        assert of == pytest.approx({name: float(value) for name, value in by_hand.items()}, rel=1e-4)
+
+
+def test_episodes_too_short_to_foresee_anything_have_no_score(
+    vae: VAE, episode: Episode, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(foresight, "WARM_UP", len(episode))
+    memory = foresight.Memory(2, episode.actions.shape[1])
+    assert foresight.score(vae, memory, [episode]) == {}
