@@ -155,14 +155,17 @@ class Tracker:
 
 def truncate_metrics(folder: Path, step: int) -> None:
     """Drop the lines after `step`, which a resumed run writes again, and a last line that was half written."""
-    path = folder / METRICS_FILE
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    kept = []
-    for line in lines:
+    kept = [json.dumps(line) + "\n" for line in read_metrics(folder) if line["step"] <= step]
+    files.write_text(folder / METRICS_FILE, "".join(kept))
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """What was logged, line by line; nothing where there are no metrics, and without a line that is half written."""
+    path, logged = folder / METRICS_FILE, []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         with contextlib.suppress(json.JSONDecodeError):
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-    files.write_text(path, "".join(kept))
+            logged.append(json.loads(line))
+    return logged
 
 
 def _start_wandb(
