@@ -42,7 +42,8 @@ def summarise(latents: Latents) -> dict[str, Any]:
     """
     mu, sigma, sigma_squared, kl = (Moments(0, *torch.zeros(2, latents.z_dim, dtype=torch.float64)) for _ in range(4))
     for shard in latents.shards:
-        posterior = _usable(*(torch.from_numpy(shard.read(name)).double() for name in ("mu", "logvar")))
+        mu_rows, logvar_rows = (torch.from_numpy(shard.read(name)).double() for name in ("mu", "logvar"))
+        posterior = _usable(mu_rows, logvar_rows)
         mu.add(posterior.mu)
         sigma.add(posterior.logvar.div(2).exp())
         sigma_squared.add(posterior.logvar.exp())
