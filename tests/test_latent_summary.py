@@ -60,7 +60,7 @@ def _columns(out: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _change(path: Path, column: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
     """Damage a column behind the format's back; in a copy, since readers keep files open."""
-    damaged = shutil.copy(path, path.with_suffix(".damaged"))
+    damaged = Path(shutil.copy(path, path.with_suffix(".damaged")))
     with h5py.File(damaged, "r+") as file:
         dataset = file[column]
         assert isinstance(dataset, h5py.Dataset)
