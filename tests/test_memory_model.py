@@ -18,7 +18,7 @@ from world_models.rollouts import write_rollouts
 from world_models.shards import shard_path
 from world_models.vae import VAE, VAEConfig
 
-EPISODES, STEPS, LENGTH, EPOCHS = 40, 40, 20, 40
+EPISODES, STEPS, LENGTH, EPOCHS = 60, 40, 10, 40
 PREPROCESS = {"crop": None, "size": 64, "interpolation": "INTER_AREA"}
 ATTRIBUTES = {
     "env": "Square-v0",
@@ -56,15 +56,15 @@ def _drive_a_square(folder: Path) -> Path:
 
 
 def _save_a_model_that_sees_squares(run: Path) -> Path:
-    """Each convolution adds up, so the last has the light in each quarter; mu is right less left, below less above."""
-    vae = VAE(VAEConfig(z_dim=2), PREPROCESS)
+    """Each convolution adds up, so that the last has the light in each quarter of the picture, and mu is that."""
+    vae = VAE(VAEConfig(z_dim=4), PREPROCESS)
     encoder = vae.encoder
     with torch.no_grad():
         for conv in (encoder.conv1, encoder.conv2, encoder.conv3, encoder.conv4):
             conv.bias.zero_()  # type: ignore[union-attr]
             conv.weight.zero_()[0, 0] = 1 / 4
         encoder.mu.bias.zero_()
-        encoder.mu.weight.zero_()[:, :4] = torch.tensor([[-1.0, 1, -1, 1], [-1, -1, 1, 1]])
+        encoder.mu.weight.zero_()[:, :4] = torch.eye(4)
         encoder.logvar.weight.zero_()
         encoder.logvar.bias.zero_()
     run.mkdir()
@@ -87,7 +87,7 @@ class _Memory(nn.Module):
 
     def __init__(self, mean: Tensor, std: Tensor):
         super().__init__()
-        self.lstm, self.change, self.mean, self.std = nn.LSTM(4, 32, batch_first=True), nn.Linear(32, 2), mean, std
+        self.lstm, self.change, self.mean, self.std = nn.LSTM(6, 32, batch_first=True), nn.Linear(32, 4), mean, std
 
     def forward(self, windows: Windows) -> Tensor:
         scaled = (windows["z"] - self.mean) / self.std
@@ -112,7 +112,7 @@ def _train(memory: _Memory, sequences: LatentSequences, indices: range) -> None:
     for epoch in range(EPOCHS):
         sequences.set_epoch(epoch)
         windows = _read(sequences, indices)
-        for batch in torch.randperm(len(indices)).split(8):
+        for batch in torch.randperm(len(indices)).split(16):
             adam.zero_grad()
             memory.errors({name: column[batch] for name, column in windows.items()}).mean().backward()
             adam.step()
@@ -137,14 +137,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[_Memory, Windows]
 @torch.no_grad()
 def test_a_memory_model_beats_no_change_on_held_out_episodes(trained: tuple[_Memory, Windows]):
     memory, held_out = trained
-    assert memory.errors(held_out).mean() < 0.5 * memory.errors_of_no_change(held_out).mean()
+    assert memory.errors(held_out).mean() < 0.25 * memory.errors_of_no_change(held_out).mean()
 
 
 @torch.no_grad()
 def test_it_does_so_at_a_windows_first_step(trained: tuple[_Memory, Windows]):
     """Later ones could do with actions that come a row too early: a memory keeps them."""
     memory, held_out = trained
-    assert memory.errors(held_out)[:, 0].mean() < 0.5 * memory.errors_of_no_change(held_out)[:, 0].mean()
+    assert memory.errors(held_out)[:, 0].mean() < 0.25 * memory.errors_of_no_change(held_out)[:, 0].mean()
 
 
 @torch.no_grad()
