@@ -9,6 +9,7 @@ import json
 import math
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -19,9 +20,11 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from world_models import files
+from world_models.lineage import TIMEOUT_S, Product, declare
 
 METRICS_FILE = "metrics.jsonl"
 ALL_THERE = f"{METRICS_FILE} has everything"
+RUN_ID_MARK = "{wandb_run_id}"
 PLACES = {"_wandb": "W&B", "_board": "TensorBoard"}
 
 
@@ -33,7 +36,7 @@ class WandbConfig:
         mode: auto is online where there is an API key, else offline; WANDB_MODE in the environment decides for auto.
         project: project to log to.
         entity: team or user; your default when null.
-        group: runs of one group are shown together.
+        group: runs of one group are shown together; the data set's name when null.
         name: name of the run; that of its folder when null.
         tags: labels to filter by.
     """
@@ -107,6 +110,7 @@ class Tracker:
         self._wandb: Any = _start_wandb(folder, config, wandb, job_type, run_id)
         self.run_id: str | None = self._wandb.id if self._wandb else None
         self._board: Any = _start_tensorboard(folder) if tensorboard else None
+        self._declaring: list[threading.Thread] = []
 
     def log(self, metrics: Mapping[str, float | int]) -> None:
         """Log one line of metrics; `frames_seen` among them is the x axis everywhere."""
@@ -136,9 +140,19 @@ class Tracker:
         self._guarded("_wandb", send_to_wandb)
         self._guarded("_board", send_to_board)
 
+    def read(self, product: Product) -> None:
+        """Say what the run is made from: its hash in W&B's config, and online an artifact."""
+        self._guarded("_wandb", lambda: self._declaring.append(declare(self._wandb, product, "use_artifact")))
+
+    def made(self, product: Product) -> None:
+        """Say what the run has made, in the same way."""
+        self._guarded("_wandb", lambda: self._declaring.append(declare(self._wandb, product, "log_artifact")))
+
     def finish(self) -> None:
         """Close everything; what was logged stays."""
         self._file.close()
+        for thread in self._declaring:
+            thread.join(TIMEOUT_S)
         self._guarded("_wandb", lambda: self._wandb.finish())
         self._guarded("_board", lambda: self._board.close())
 
@@ -166,6 +180,24 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
         with contextlib.suppress(json.JSONDecodeError):
             logged.append(json.loads(line))
     return logged
+
+
+def own_folder(out: str) -> str:
+    """The folder that a setting names, `{wandb_run_id}` in it replaced by the id that a sweep's agent gives.
+
+    The agent's own `${envvar:WANDB_RUN_ID}` cannot do this: it is filled in before the id is known, once for all runs.
+
+    Raises:
+        ValueError: there is no such id.
+    """
+    if RUN_ID_MARK not in out:
+        return out
+    run_id = os.environ.get("WANDB_RUN_ID")
+    if not run_id:
+        raise ValueError(
+            f"out is {out} and WANDB_RUN_ID is not set, as `wandb agent` sets it; start it by that, or name a folder"
+        )
+    return out.replace(RUN_ID_MARK, run_id)
 
 
 def _start_wandb(
