@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from world_models import checkpoints, encode, files, formulations
+from world_models import checkpoints, encode, files, formulations, tracking
 from world_models.latents import Latents
 from world_models.rollouts import Rollouts
 from world_models.vae import VAE, VAEConfig
@@ -167,6 +167,23 @@ def test_summary_names_model_and_data(data: Path, run: Path, latents: Path):
     assert (summary["vae"], summary["data"]) == (str(run), str(data))
     assert summary["vae_sha256"] == files.file_sha256(run / "best.safetensors")
     assert summary["rollouts_digest"] == Rollouts(data).digest()
+
+
+def test_wandb_is_told_what_the_latents_were_made_from(
+    data: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    told: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(tracking, "record", lambda *arguments: told.append(arguments))
+    out = _encode(data, run, tmp_path / "latents", "--wandb.mode offline")
+    ((folder, config, options, job_type, read, made),) = told
+    assert (folder, config["data"], options.mode, job_type) == (out, str(data), "offline", "encode")
+    digests = [(product.kind, product.digest) for product in (*read, made)]
+    sources = [("dataset", Rollouts(data).digest()), ("model", files.file_sha256(run / "best.safetensors"))]
+    assert digests == [*sources, ("latents", Latents(out).digest())]
+
+
+def test_wandb_is_off_unless_asked_for():
+    assert encode.EncodeConfig().wandb.mode == "disabled"
 
 
 # again

@@ -319,6 +319,46 @@ def test_declaring_to_no_wandb_does_nothing(tmp_path: Path):
     tracker.finish()
 
 
+# work without metrics
+
+SOURCES = (Product("dataset", "rollouts/a", "abc"), Product("model", "runs/a", "def"))
+LATENTS = Product("latents", "latents/a", "ghi")
+
+
+def _record(folder: Path, options: WandbConfig) -> None:
+    tracking.record(folder, {"data": "rollouts/a"}, options, "encode", SOURCES, LATENTS)
+
+
+def test_work_without_metrics_leaves_the_hashes_of_what_it_read_and_made(tmp_path: Path, fake_init: Init):
+    run = _Run()
+    fake_init(run)
+    _record(tmp_path, WandbConfig("offline"))
+    assert run.config == {"data_digest": "abc", "vae_sha256": "def", "latents_digest": "ghi"}
+    assert run.finished
+
+
+@pytest.mark.parametrize(("asked", "group"), [(None, "a"), ("mine", "mine")])
+def test_work_without_metrics_is_grouped_by_its_data(tmp_path: Path, fake_init: Init, asked: str | None, group: str):
+    calls = fake_init()
+    _record(tmp_path, WandbConfig("offline", group=asked))
+    assert (calls[0]["group"], calls[0]["job_type"]) == (group, "encode")
+
+
+def test_work_without_metrics_writes_no_file_of_ours(tmp_path: Path):
+    _record(tmp_path, OFF)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("failing", [(), ("offline",)])
+def test_no_failure_of_wandb_ends_work_without_metrics(
+    tmp_path: Path, fake_init: Init, failing: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+):
+    fake_init(_Run(fail=True), failing)
+    _record(tmp_path, WandbConfig("offline"))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no network" in line
+
+
 # a folder for each run of a sweep
 
 

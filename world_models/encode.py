@@ -21,6 +21,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 import torch
+import yaml
 from jaxtyping import Float, UInt8
 
 from world_models import (
@@ -36,21 +37,13 @@ from world_models import (
 from world_models.config import require, run_command, to_yaml
 from world_models.frames import Device, torch_device
 from world_models.latents import FORMAT, SUMMARY_FILE, Latents, write_latents
+from world_models.lineage import Product
 from world_models.rollouts import Rollouts
 from world_models.shards import shard_path, shard_paths
 from world_models.shards.reader import Shard
 from world_models.vae import VAE
 
 CPU_BATCH, GPU_BATCH = 256, 4096
-
-MISMATCH = (
-    "{out}: {rows} stored latents decode with SSE {mu_sse:.4g} (mu) and {z_sse:.4g} (z), the model's own with "
-    "{fresh_mu_sse:.4g} and {fresh_z_sse:.4g}: they are damaged or not of these frames; delete the folder, encode again"
-)
-UNUSABLE = (
-    "{out}: {share:.2%} of the rows hold numbers that no z can be sampled from; look at the training, or encode in "
-    "float32"
-)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -68,6 +61,7 @@ class EncodeConfig:
         batch_size: frames encoded at once; null for what suits the device.
         dtype: of mu and logvar on disk.
         device: auto takes a GPU if there is one.
+        wandb: Weights & Biases, off unless asked for: which data and model the latents were made from.
         backend: torch, or onnx for ONNX Runtime on the CPU (needs the extra onnx): faster where there is no C library.
     """
 
@@ -79,6 +73,7 @@ class EncodeConfig:
     dtype: Literal["float32", "float16"] = "float32"
     device: Device = "auto"
     backend: Literal["torch", "onnx"] = "torch"
+    wandb: tracking.WandbConfig = dataclasses.field(default_factory=lambda: tracking.WandbConfig("disabled"))
 
     def __post_init__(self):
         require((self.backend, self.device) != ("onnx", "cuda"), "backend onnx computes on the CPU; give --device cpu")
@@ -183,10 +178,15 @@ def _finish(job: Job, latents: Latents) -> None:
         f"{out}: {len(latents)} episodes, {latents.num_rows:,} latents of {latents.z_dim} dimensions"
         + ("" if job.todo else ", all there already")
     )
-    if not check.passed:
-        print(MISMATCH.format(out=out, **dataclasses.asdict(check)), file=sys.stderr)
-    if summary["unusable_share"]:
-        print(UNUSABLE.format(out=out, share=summary["unusable_share"]), file=sys.stderr)
+    for warning in latent_summary.warnings(summary, check):
+        print(f"{out}: {warning}", file=sys.stderr)
+    tracking.record(out, yaml.safe_load(to_yaml(config)), config.wandb, "encode", *_lineage(job, latents))
+
+
+def _lineage(job: Job, latents: Latents) -> tuple[tuple[Product, ...], Product]:
+    """What the latents were made from, and they themselves."""
+    sources = Product("dataset", job.config.data, job.data.digest()), Product("model", job.config.vae, job.vae_sha256)
+    return sources, Product("latents", job.config.out, latents.digest(), {"rows": latents.num_rows})
 
 
 def encode_shards(job: Job, indices: Sequence[int]) -> Iterator[int]:

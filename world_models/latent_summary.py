@@ -6,6 +6,7 @@ number of processes that encoded nor on how often they were interrupted.
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,11 @@ from world_models.vae import VAE, Posterior, squared_error, to_images
 CHECKED_ROWS = 512
 CHECK_SEED = 0xC4EC
 TOLERANCE = 1e-3
+MISMATCH = (
+    "{rows} stored latents decode with SSE {mu_sse:.4g} (mu) and {z_sse:.4g} (z), the model's own with "
+    "{fresh_mu_sse:.4g} and {fresh_z_sse:.4g}: they are damaged or not of these frames; delete the folder, encode again"
+)
+UNUSABLE = "{:.2%} of the rows hold numbers that no z can be sampled from; look at the training, or encode in float32"
 MAX_LOGVAR = 87.0  # float32 holds neither exp(89) nor the full precision of exp(-88)
 
 
@@ -128,6 +134,12 @@ def check(latents: Latents, data: Rollouts, vae: VAE, num_rows: int = CHECKED_RO
         zs = [z for one in (read, made) for z in (one.mu, one.sample(eps.to(vae.device)))]
         sums += torch.stack([squared_error(pixels, vae.logits(z).sigmoid()).double().sum() for z in zs]).cpu()
     return Check(len(rows), *(sums / len(rows)).tolist())
+
+
+def warnings(summary: Mapping[str, Any], check: Check) -> list[str]:
+    """What is wrong with a data set, a line each."""
+    lines = [] if check.passed else [MISMATCH.format(**dataclasses.asdict(check))]
+    return lines + ([UNUSABLE.format(summary["unusable_share"])] if summary["unusable_share"] else [])
 
 
 def _read_rows(episodes: ShardedEpisodes, column: str, rows: Int64[np.ndarray, " rows"]) -> np.ndarray:

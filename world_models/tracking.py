@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -167,6 +167,23 @@ class Tracker:
             setattr(self, place, None)
 
 
+def record(
+    folder: Path, config: Mapping[str, Any], wandb: WandbConfig, job_type: str, read: Iterable[Product], made: Product
+) -> None:
+    """Tell W&B of work that has no metrics: its config, what it read and what it made."""
+    options = dataclasses.replace(wandb, group=wandb.group or Path(config["data"]).resolve().name)
+    run = _start_wandb(folder, config, options, job_type, None)
+    if run is None:
+        return
+    try:
+        threads = [*(declare(run, product, "use_artifact") for product in read), declare(run, made, "log_artifact")]
+        for thread in threads:
+            thread.join(TIMEOUT_S)
+        run.finish()
+    except Exception as error:
+        print(f"W&B failed ({error}); {folder} is whole without it", file=sys.stderr)
+
+
 def truncate_metrics(folder: Path, step: int) -> None:
     """Drop the lines after `step`, which a resumed run writes again, and a last line that was half written."""
     kept = [json.dumps(line) + "\n" for line in read_metrics(folder) if line["step"] <= step]
@@ -209,7 +226,7 @@ def _start_wandb(
         try:
             return _init_wandb(folder, config, options, job_type, run_id, mode)
         except Exception as error:  # noqa: PERF203 - two turns at most
-            print(f"W&B cannot be used {mode} ({error}); {ALL_THERE}", file=sys.stderr)
+            print(f"W&B cannot be used {mode} ({error}); {folder} has everything", file=sys.stderr)
     return None
 
 
