@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 import torch
 
-from world_models import checkpoints, encode, files, formulations
+from world_models import checkpoints, encode, files, formulations, tracking
 from world_models.latents import Latents
 from world_models.rollouts import Rollouts
 from world_models.vae import VAE, VAEConfig
 
+EXACT = ("episodes", "rows", "mu_mean", "mu_variance", "sigma_squared_mean", "z_variance", "kl_nats_per_dim")
 PREPROCESS = {"crop": [0, 84], "size": 64, "interpolation": "INTER_AREA"}
 
 
@@ -161,24 +162,28 @@ def test_summary_counts_what_there_is(latents: Path):
     assert counts.items() <= _summary(latents).items()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_summary_has_the_moments_of_numpy(data: Path, run: Path, tmp_path: Path, dtype: str):
-    out = _encode(data, run, tmp_path / "latents", f"--dtype {dtype}")
-    mu, logvar = (
-        np.concatenate([getattr(episode, name) for episode in Latents(out)]).astype(np.float64)
-        for name in ("mu", "logvar")
-    )
-    summary = _summary(out)
-    np.testing.assert_allclose(summary["mu_mean"], mu.mean(0), rtol=1e-6)
-    np.testing.assert_allclose(summary["mu_variance"], mu.var(0), rtol=1e-6)
-    np.testing.assert_allclose(summary["sigma_mean"], np.exp(logvar / 2).mean(0), rtol=1e-6)
-
-
 def test_summary_names_model_and_data(data: Path, run: Path, latents: Path):
     summary = _summary(latents)
     assert (summary["vae"], summary["data"]) == (str(run), str(data))
     assert summary["vae_sha256"] == files.file_sha256(run / "best.safetensors")
     assert summary["rollouts_digest"] == Rollouts(data).digest()
+
+
+def test_wandb_is_told_what_the_latents_were_made_from(
+    data: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    told: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(tracking, "record", lambda *arguments: told.append(arguments))
+    out = _encode(data, run, tmp_path / "latents", "--wandb.mode offline")
+    ((folder, config, options, job_type, read, made),) = told
+    assert (folder, config["data"], options.mode, job_type) == (out, str(data), "offline", "encode")
+    digests = [(product.kind, product.digest) for product in (*read, made)]
+    sources = [("dataset", Rollouts(data).digest()), ("model", files.file_sha256(run / "best.safetensors"))]
+    assert digests == [*sources, ("latents", Latents(out).digest())]
+
+
+def test_wandb_is_off_unless_asked_for():
+    assert encode.EncodeConfig().wandb.mode == "disabled"
 
 
 # again
@@ -188,7 +193,7 @@ def test_encoding_again_makes_nothing(
     data: Path, run: Path, latents: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     before, summary = _written(latents), _summary(latents)
-    monkeypatch.setattr(VAE, "encode", None)
+    monkeypatch.setattr(encode, "_write", None)
     _encode(data, run, latents)
     assert _written(latents) == before
     assert _summary(latents) == summary
@@ -226,6 +231,7 @@ def test_a_crash_leaves_whole_shards_and_encoding_goes_on(
     assert [path.name for path in out.iterdir()] == ["shard-00000.h5"]
     _encode(data, run, out)
     assert _digests(out) == _digests(latents)
+    assert _summary(out) == _summary(latents)
 
 
 def test_what_a_killed_process_left_is_cleared_away(data: Path, run: Path, tmp_path: Path):
@@ -368,6 +374,10 @@ def test_processes_split_the_shards(data: Path, run: Path, latents: Path, tmp_pa
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("3 episodes, 23 latents") == 1
     assert _digests(out) == _digests(latents)
+    assert _summary(out).keys() == _summary(latents).keys()
+    assert {name: _summary(out)[name] for name in EXACT} == {name: _summary(latents)[name] for name in EXACT}
+    for name in ("mu_sse", "z_sse"):  # processes have fewer threads each, and so other sums
+        assert _summary(out)["check"][name] == pytest.approx(_summary(latents)["check"][name], rel=1e-5)
 
 
 def test_a_batch_of_nothing_is_refused():

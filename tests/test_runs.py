@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from world_models import baselines, checkpoints, files
+from world_models import baselines, checkpoints, files, tracking
 from world_models.config import Stopped
 from world_models.learner import Learner
+from world_models.lineage import Product
 from world_models.runs import NoRun, Run
 from world_models.tracking import WandbConfig
 from world_models.vae import VAE, VAEConfig
@@ -148,6 +149,62 @@ def test_the_best_weights_are_saved_beside_the_last(run: Run, tmp_path: Path, le
     assert _written(out) == {"best.safetensors"}
     saved = checkpoints.load_tensors(out / "best.safetensors")
     assert all(torch.equal(saved[name], tensor) for name, tensor in learner.vae.state_dict().items())
+
+
+# what W&B is told
+
+
+class _Tracker:
+    """Stands in for a tracker, and remembers what it is told."""
+
+    made_last: "_Tracker"
+    run_id = None
+
+    def __init__(self, folder: Path, config: Any, wandb: WandbConfig, *_: Any):
+        self.group, self.products = wandb.group, []
+        _Tracker.made_last = self
+
+    def read(self, product: Product) -> None:
+        self.products.append(("read", product))
+
+    def made(self, product: Product) -> None:
+        self.products.append(("made", product))
+
+    def finish(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("asked", "group"), [(None, "here"), ("mine", "mine")])
+def test_runs_on_one_data_set_are_a_group_unless_one_is_named(
+    tmp_path: Path, learner: Learner, monkeypatch: pytest.MonkeyPatch, asked: str | None, group: str
+):
+    monkeypatch.setattr(tracking, "Tracker", _Tracker)
+    run = Run(tmp_path, CONFIG, FACTS, WandbConfig("disabled", group=asked), False)
+    run.track(learner)
+    run.close()
+    assert _Tracker.made_last.group == group
+
+
+def test_a_run_says_which_data_it_reads(run: Run, learner: Learner, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tracking, "Tracker", _Tracker)
+    run.track(learner)
+    ((verb, product),) = _Tracker.made_last.products
+    assert (verb, product.kind, product.path, product.digest) == ("read", "dataset", "here", "abc")
+
+
+@pytest.mark.parametrize(("weights", "name"), [("last", "model.safetensors"), ("best", "best.safetensors")])
+def test_a_finished_run_offers_its_best_weights_or_else_its_last(
+    run: Run, tmp_path: Path, learner: Learner, monkeypatch: pytest.MonkeyPatch, weights: str, name: str
+):
+    monkeypatch.setattr(tracking, "Tracker", _Tracker)
+    run.track(learner)
+    run.save(learner)
+    if weights == "best":
+        run.save_best(learner.vae)
+    run.offer({"sse": 1.5})
+    verb, product = _Tracker.made_last.products[-1]
+    assert (verb, product.kind, product.facts) == ("made", "model", {"weights": weights, "sse": 1.5})
+    assert product.digest == files.file_sha256(tmp_path / "runs" / "a" / name)
 
 
 def test_tensorboard_is_written_where_it_is_asked_for(tmp_path: Path, learner: Learner):

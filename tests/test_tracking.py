@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from world_models import tracking
+from world_models.lineage import Product
 from world_models.tracking import Tracker, WandbConfig, truncate_metrics
 
 OFF = WandbConfig(mode="disabled")
@@ -25,6 +26,20 @@ def no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
 
 
+class _Config(dict[str, Any]):
+    """Stands in for a W&B run's config."""
+
+    def __init__(self, fail: bool):
+        super().__init__()
+        self._fail = fail
+
+    def update(self, values: Mapping[str, Any], allow_val_change: bool) -> None:  # type: ignore[override]
+        assert allow_val_change
+        if self._fail:
+            raise ConnectionError("no network")
+        super().update(values)
+
+
 class _Run:
     """Stands in for a W&B run."""
 
@@ -34,6 +49,7 @@ class _Run:
         self.logged: list[dict[str, Any]] = []
         self.metrics: dict[str, dict[str, Any]] = {}
         self.finished, self._fail = False, fail
+        self.config, self.offline = _Config(fail), True
 
     def define_metric(self, name: str, **options: Any) -> None:
         self.metrics[name] = options
@@ -278,6 +294,106 @@ def test_wandb_gets_pictures_at_the_frames_seen(tmp_path: Path, fake_init: Init)
     assert run.logged[0]["frames_seen"] == 30
 
 
+@pytest.mark.parametrize(("name", "summary"), [("val/sse", "min"), ("val/loss_nats", "min"), ("val/psnr_db", "max")])
+def test_runs_are_compared_by_their_best_validation(tmp_path: Path, fake_init: Init, name: str, summary: str):
+    run = _Run()
+    fake_init(run)
+    Tracker(tmp_path, {}, WandbConfig("offline"), "train").finish()
+    assert run.metrics[name]["summary"] == summary
+
+
+@pytest.mark.parametrize("verb", ["read", "made"])
+def test_hashes_of_what_was_read_and_made_are_in_wandbs_config(tmp_path: Path, fake_init: Init, verb: str):
+    run = _Run()
+    fake_init(run)
+    tracker = Tracker(tmp_path, {}, WandbConfig("offline"), "train")
+    getattr(tracker, verb)(Product("dataset", "rollouts/a", "abc"))
+    tracker.finish()
+    assert run.config == {"data_digest": "abc"}
+
+
+def test_declaring_to_no_wandb_does_nothing(tmp_path: Path):
+    tracker = Tracker(tmp_path, {}, OFF, "train")
+    tracker.read(Product("dataset", "rollouts/a", "abc"))
+    tracker.made(Product("model", "runs/a", "def"))
+    tracker.finish()
+
+
+# work without metrics
+
+SOURCES = (Product("dataset", "rollouts/a", "abc"), Product("model", "runs/a", "def"))
+LATENTS = Product("latents", "latents/a", "ghi")
+
+
+def _record(folder: Path, options: WandbConfig) -> None:
+    tracking.record(folder, {"data": "rollouts/a"}, options, "encode", SOURCES, LATENTS)
+
+
+def test_work_without_metrics_leaves_the_hashes_of_what_it_read_and_made(tmp_path: Path, fake_init: Init):
+    run = _Run()
+    fake_init(run)
+    _record(tmp_path, WandbConfig("offline"))
+    assert run.config == {"data_digest": "abc", "vae_sha256": "def", "latents_digest": "ghi"}
+    assert run.finished
+
+
+@pytest.mark.parametrize(("asked", "group"), [(None, "a"), ("mine", "mine")])
+def test_work_without_metrics_is_grouped_by_its_data(tmp_path: Path, fake_init: Init, asked: str | None, group: str):
+    calls = fake_init()
+    _record(tmp_path, WandbConfig("offline", group=asked))
+    assert (calls[0]["group"], calls[0]["job_type"]) == (group, "encode")
+
+
+def test_work_without_metrics_writes_no_file_of_ours(tmp_path: Path):
+    _record(tmp_path, OFF)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("failing", [(), ("offline",)])
+def test_no_failure_of_wandb_ends_work_without_metrics(
+    tmp_path: Path, fake_init: Init, failing: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+):
+    fake_init(_Run(fail=True), failing)
+    _record(tmp_path, WandbConfig("offline"))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no network" in line
+
+
+# a folder for each run of a sweep
+
+
+def test_a_sweeps_run_gets_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WANDB_RUN_ID", "x7")
+    assert tracking.own_folder("runs/sweep/{wandb_run_id}") == "runs/sweep/x7"
+
+
+def test_a_folder_without_the_mark_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WANDB_RUN_ID", "x7")
+    assert tracking.own_folder("runs/vae") == "runs/vae"
+
+
+@pytest.mark.parametrize("run_id", [None, ""])
+def test_the_mark_without_an_agent_is_refused(monkeypatch: pytest.MonkeyPatch, run_id: str | None):
+    if run_id is None:
+        monkeypatch.delenv("WANDB_RUN_ID", raising=False)
+    else:
+        monkeypatch.setenv("WANDB_RUN_ID", run_id)
+    with pytest.raises(ValueError, match="WANDB_RUN_ID is not set"):
+        tracking.own_folder("runs/{wandb_run_id}")
+
+
+# what was logged
+
+
+def test_metrics_are_read_back_without_a_half_written_line(tmp_path: Path):
+    _metrics(tmp_path, LINES + '{"step": 6, "x')
+    assert tracking.read_metrics(tmp_path) == [json.loads(line) for line in LINES.splitlines()]
+
+
+def test_no_metrics_are_read_where_there_are_none(tmp_path: Path):
+    assert tracking.read_metrics(tmp_path) == []
+
+
 # when W&B fails
 
 
@@ -354,9 +470,12 @@ def test_an_offline_run_is_really_written(tmp_path: Path, monkeypatch: pytest.Mo
     tracker = Tracker(tmp_path, {"lr": 0.1}, WandbConfig("offline"), "train")
     tracker.log({"step": 1, "frames_seen": 10, "train/sse": 2.5})
     tracker.images({"samples": np.zeros((8, 8, 3), np.uint8)}, 10)
+    tracker.read(Product("dataset", "rollouts/a", "digest-of-the-data"))
+    tracker.made(Product("model", "runs/a", "digest-of-the-model"))
     tracker.finish()
     (written,) = (tmp_path / "wandb").glob(f"offline-run-*/run-{tracker.run_id}.wandb")
-    assert b"train/sse" in written.read_bytes()
+    for text in (b"train/sse", b"digest-of-the-data", b"digest-of-the-model"):
+        assert text in written.read_bytes()
 
 
 # TensorBoard

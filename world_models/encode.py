@@ -13,20 +13,31 @@ import collections
 import contextlib
 import dataclasses
 import itertools
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
+import yaml
 from jaxtyping import Float, UInt8
 
-from world_models import checkpoints, distributed, executors, files, formulations, onnx_encoder, tracking
+from world_models import (
+    checkpoints,
+    distributed,
+    executors,
+    files,
+    formulations,
+    latent_summary,
+    onnx_encoder,
+    tracking,
+)
 from world_models.config import require, run_command, to_yaml
 from world_models.frames import Device, torch_device
 from world_models.latents import FORMAT, SUMMARY_FILE, Latents, write_latents
-from world_models.metrics import Moments
+from world_models.lineage import Product
 from world_models.rollouts import Rollouts
 from world_models.shards import shard_path, shard_paths
 from world_models.shards.reader import Shard
@@ -50,6 +61,7 @@ class EncodeConfig:
         batch_size: frames encoded at once; null for what suits the device.
         dtype: of mu and logvar on disk.
         device: auto takes a GPU if there is one.
+        wandb: Weights & Biases, off unless asked for: which data and model the latents were made from.
         backend: torch, or onnx for ONNX Runtime on the CPU (needs the extra onnx): faster where there is no C library.
     """
 
@@ -61,6 +73,7 @@ class EncodeConfig:
     dtype: Literal["float32", "float16"] = "float32"
     device: Device = "auto"
     backend: Literal["torch", "onnx"] = "torch"
+    wandb: tracking.WandbConfig = dataclasses.field(default_factory=lambda: tracking.WandbConfig("disabled"))
 
     def __post_init__(self):
         require((self.backend, self.device) != ("onnx", "cuda"), "backend onnx computes on the CPU; give --device cpu")
@@ -148,12 +161,32 @@ def encode(job: Job) -> None:
 
 
 def _finish(job: Job, latents: Latents) -> None:
-    out = Path(job.config.out)
-    files.write_json(out / SUMMARY_FILE, summarise(latents, job))
+    """Sum up what lies on disk now, whoever encoded it and when, and say whether it can be trusted."""
+    config, out = job.config, Path(job.config.out)
+    summary = latent_summary.summarise(latents)
+    check = latent_summary.check(latents, job.data, job.vae)
+    sources = {
+        "vae": str(config.vae),
+        "vae_sha256": latents.vae_sha256,
+        "data": str(config.data),
+        "rollouts_digest": job.data.digest(),
+        "versions": files.versions(),
+    }
+    val_sse = latent_summary.validation_sse(Path(config.vae), config.weights)
+    files.write_json(out / SUMMARY_FILE, summary | {"check": check.as_json() | {"run_val_sse": val_sse}} | sources)
     print(
         f"{out}: {len(latents)} episodes, {latents.num_rows:,} latents of {latents.z_dim} dimensions"
         + ("" if job.todo else ", all there already")
     )
+    for warning in latent_summary.warnings(summary, check):
+        print(f"{out}: {warning}", file=sys.stderr)
+    tracking.record(out, yaml.safe_load(to_yaml(config)), config.wandb, "encode", *_lineage(job, latents))
+
+
+def _lineage(job: Job, latents: Latents) -> tuple[tuple[Product, ...], Product]:
+    """What the latents were made from, and they themselves."""
+    sources = Product("dataset", job.config.data, job.data.digest()), Product("model", job.config.vae, job.vae_sha256)
+    return sources, Product("latents", job.config.out, latents.digest(), {"rows": latents.num_rows})
 
 
 def encode_shards(job: Job, indices: Sequence[int]) -> Iterator[int]:
@@ -211,32 +244,6 @@ def _ahead(
 
 def _column(values: torch.Tensor, dtype: str) -> Float[np.ndarray, "rows z"]:
     return values.cpu().numpy().astype(dtype)
-
-
-def summarise(latents: Latents, job: Job) -> dict[str, Any]:
-    """What `latents.json` says: counts, and the moments of mu and sigma for each dimension."""
-    mu, sigma = Moments(), Moments()
-    for shard in latents.shards:
-        mu.add(torch.from_numpy(shard.read("mu")))
-        sigma.add(torch.from_numpy(shard.read("logvar")).double().div(2).exp())
-    return {
-        "format": FORMAT.name,
-        "format_version": FORMAT.version,
-        "episodes": len(latents),
-        "rows": latents.num_rows,
-        "transitions": latents.num_rows - len(latents),
-        "z_dim": latents.z_dim,
-        "num_actions": latents.num_actions,
-        "preprocess": latents.preprocess,
-        "mu_mean": mu.mean.tolist(),
-        "mu_variance": mu.variance.tolist(),
-        "sigma_mean": sigma.mean.tolist(),
-        "vae": str(job.config.vae),
-        "vae_sha256": latents.vae_sha256,
-        "data": str(job.config.data),
-        "rollouts_digest": job.data.digest(),
-        "versions": files.versions(),
-    }
 
 
 def main(argv: Sequence[str] | None = None) -> None:

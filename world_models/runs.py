@@ -11,6 +11,7 @@ import yaml
 
 from world_models import baselines, checkpoints, figures, files, metrics, pictures, tracking
 from world_models.learner import Learner
+from world_models.lineage import Product
 from world_models.vae import VAE
 
 Metrics = Mapping[str, float | int]
@@ -46,10 +47,12 @@ class Run:
     def track(self, learner: Learner) -> None:
         """Log from here on; what a broken run logged after its last checkpoint is dropped, since it comes again."""
         tracking.truncate_metrics(self._out, learner.step)
-        settings = yaml.safe_load(self._config)
-        self._tracker = tracking.Tracker(self._out, settings, self._wandb, "train", self._tensorboard, learner.wandb_id)
+        settings, data = yaml.safe_load(self._config), self._facts["data"]
+        wandb = dataclasses.replace(self._wandb, group=self._wandb.group or Path(data).resolve().name)
+        self._tracker = tracking.Tracker(self._out, settings, wandb, "train", self._tensorboard, learner.wandb_id)
         self._open.callback(self._tracker.finish)
         learner.wandb_id = self._tracker.run_id or learner.wandb_id
+        self._tracker.read(Product("dataset", data, self._facts["data_digest"], {"env": self._facts["env"]}))
 
     def log(self, values: Metrics) -> None:
         """Log one line of metrics."""
@@ -75,6 +78,12 @@ class Run:
         checkpoints.save_vae(checkpoints.weights_path(self._out, "last"), learner.vae)
         checkpoints.save_description(self._out, learner.vae, **self._facts, step=learner.step)
         checkpoints.save_state(self._out, learner.state())
+
+    def offer(self, scores: Metrics) -> None:
+        """Name the finished model, its best weights if there are any, where runs are compared."""
+        weights = "best" if checkpoints.weights_path(self._out, "best").exists() else "last"
+        digest = files.file_sha256(checkpoints.weights_path(self._out, weights))
+        self._tracker.made(Product("model", str(self._out), digest, {"weights": weights, **scores}))
 
     def say(self, line: str) -> None:
         """Print what the run came to."""

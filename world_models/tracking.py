@@ -9,8 +9,9 @@ import json
 import math
 import os
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,9 +20,11 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from world_models import files
+from world_models.lineage import TIMEOUT_S, Product, declare
 
 METRICS_FILE = "metrics.jsonl"
 ALL_THERE = f"{METRICS_FILE} has everything"
+RUN_ID_MARK = "{wandb_run_id}"
 PLACES = {"_wandb": "W&B", "_board": "TensorBoard"}
 
 
@@ -33,7 +36,7 @@ class WandbConfig:
         mode: auto is online where there is an API key, else offline; WANDB_MODE in the environment decides for auto.
         project: project to log to.
         entity: team or user; your default when null.
-        group: runs of one group are shown together.
+        group: runs of one group are shown together; the data set's name when null.
         name: name of the run; that of its folder when null.
         tags: labels to filter by.
     """
@@ -107,6 +110,7 @@ class Tracker:
         self._wandb: Any = _start_wandb(folder, config, wandb, job_type, run_id)
         self.run_id: str | None = self._wandb.id if self._wandb else None
         self._board: Any = _start_tensorboard(folder) if tensorboard else None
+        self._declaring: list[threading.Thread] = []
 
     def log(self, metrics: Mapping[str, float | int]) -> None:
         """Log one line of metrics; `frames_seen` among them is the x axis everywhere."""
@@ -136,9 +140,19 @@ class Tracker:
         self._guarded("_wandb", send_to_wandb)
         self._guarded("_board", send_to_board)
 
+    def read(self, product: Product) -> None:
+        """Say what the run is made from: its hash in W&B's config, and online an artifact."""
+        self._guarded("_wandb", lambda: self._declaring.append(declare(self._wandb, product, "use_artifact")))
+
+    def made(self, product: Product) -> None:
+        """Say what the run has made, in the same way."""
+        self._guarded("_wandb", lambda: self._declaring.append(declare(self._wandb, product, "log_artifact")))
+
     def finish(self) -> None:
         """Close everything; what was logged stays."""
         self._file.close()
+        for thread in self._declaring:
+            thread.join(TIMEOUT_S)
         self._guarded("_wandb", lambda: self._wandb.finish())
         self._guarded("_board", lambda: self._board.close())
 
@@ -153,16 +167,54 @@ class Tracker:
             setattr(self, place, None)
 
 
+def record(
+    folder: Path, config: Mapping[str, Any], wandb: WandbConfig, job_type: str, read: Iterable[Product], made: Product
+) -> None:
+    """Tell W&B of work that has no metrics: its config, what it read and what it made."""
+    options = dataclasses.replace(wandb, group=wandb.group or Path(config["data"]).resolve().name)
+    run = _start_wandb(folder, config, options, job_type, None)
+    if run is None:
+        return
+    try:
+        threads = [*(declare(run, product, "use_artifact") for product in read), declare(run, made, "log_artifact")]
+        for thread in threads:
+            thread.join(TIMEOUT_S)
+        run.finish()
+    except Exception as error:
+        print(f"W&B failed ({error}); {folder} is whole without it", file=sys.stderr)
+
+
 def truncate_metrics(folder: Path, step: int) -> None:
     """Drop the lines after `step`, which a resumed run writes again, and a last line that was half written."""
-    path = folder / METRICS_FILE
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    kept = []
-    for line in lines:
+    kept = [json.dumps(line) + "\n" for line in read_metrics(folder) if line["step"] <= step]
+    files.write_text(folder / METRICS_FILE, "".join(kept))
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """What was logged, line by line; nothing where there are no metrics, and without a line that is half written."""
+    path, logged = folder / METRICS_FILE, []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         with contextlib.suppress(json.JSONDecodeError):
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-    files.write_text(path, "".join(kept))
+            logged.append(json.loads(line))
+    return logged
+
+
+def own_folder(out: str) -> str:
+    """The folder that a setting names, `{wandb_run_id}` in it replaced by the id that a sweep's agent gives.
+
+    The agent's own `${envvar:WANDB_RUN_ID}` cannot do this: it is filled in before the id is known, once for all runs.
+
+    Raises:
+        ValueError: there is no such id.
+    """
+    if RUN_ID_MARK not in out:
+        return out
+    run_id = os.environ.get("WANDB_RUN_ID")
+    if not run_id:
+        raise ValueError(
+            f"out is {out} and WANDB_RUN_ID is not set, as `wandb agent` sets it; start it by that, or name a folder"
+        )
+    return out.replace(RUN_ID_MARK, run_id)
 
 
 def _start_wandb(
@@ -174,7 +226,7 @@ def _start_wandb(
         try:
             return _init_wandb(folder, config, options, job_type, run_id, mode)
         except Exception as error:  # noqa: PERF203 - two turns at most
-            print(f"W&B cannot be used {mode} ({error}); {ALL_THERE}", file=sys.stderr)
+            print(f"W&B cannot be used {mode} ({error}); {folder} has everything", file=sys.stderr)
     return None
 
 

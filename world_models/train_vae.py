@@ -44,7 +44,7 @@ class TrainConfig:
 
     Attributes:
         data: folder of rollouts.
-        out: folder of the run.
+        out: folder of the run; in a W&B sweep {wandb_run_id} in it gives each run its own.
         num_frames: frames to see in all; each epoch sees every training frame once.
         batch_size: frames of a step.
         lr: highest learning rate of Adam.
@@ -139,6 +139,7 @@ class Job:
 
 def prepare(config: TrainConfig) -> Job:
     """Check everything that can be wrong before the first step."""
+    config = dataclasses.replace(config, out=tracking.own_folder(config.out))
     here, device = distributed.world(), distributed.own_device(torch_device(config.device))
     if config.compile and formulations.choose(device) == "winograd" and not config.bf16_on(device):
         raise ValueError("compile is for a GPU, and this is a CPU, whose form is compiled already; leave --compile out")
@@ -215,6 +216,7 @@ def _loop(job: Job, learner: Learner, run: Run | NoRun, val_frames: metrics.Fram
                 again = "the same command" if config.resume else "the same command with --resume true"
                 raise Stopped(f"stopped at {seen:,} frames; {again} goes on from there")
     if scores:
+        run.offer(scores)
         run.say(RESULT.format(seen=seen, **scores))
 
 
