@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from world_models import baselines, checkpoints, collect, evaluate, files, metrics, probes
+from world_models import baselines, checkpoints, collect, evaluate, figures, files, foresight, metrics, probes, report
 from world_models.frames import split_episodes
 from world_models.rollouts import Rollouts
 from world_models.vae import VAE, VAEConfig, to_images
@@ -113,6 +113,41 @@ def test_each_telemetry_column_has_a_probe(run: Path, heldout: Path):
     assert any(r2 is not None for r2 in probes.values())
 
 
+def test_linear_probes_of_mu_are_among_all_probes(run: Path):
+    scores = _scores(run)
+    assert set(scores["probes"]) == {"mu_linear", "mu_mlp", "pca_linear", "pca_mlp", "pixels_linear"}
+    assert scores["probe_r2"] == scores["probes"]["mu_linear"]
+
+
+def test_error_by_kind_averages_to_the_sse(run: Path):
+    scores = _scores(run)
+    kinds = scores["sse_by_kind"].values()
+    assert sum(kind["share"] for kind in kinds) == pytest.approx(1)
+    assert sum(kind["share"] * kind["sse"] for kind in kinds) == pytest.approx(scores["sse"], rel=1e-4)
+
+
+def test_error_by_telemetry_has_the_columns_that_vary(run: Path, heldout: Path):
+    data = Rollouts(heldout)
+    telemetry = np.concatenate([data[index].telemetry for index in range(len(data))])
+    varying = {name for name, values in zip(data.telemetry_names, telemetry.T, strict=True) if np.ptp(values) > 0}
+    assert set(_scores(run)["sse_by_telemetry"]) == varying
+
+
+def test_latents_are_described_by_dimension(run: Path):
+    scores = _scores(run)
+    lengths = {len(scores["unsteadiness"]), *map(len, scores["aggregate_posterior"].values())}
+    assert lengths == {32} and 0 <= scores["plausible_share"] <= 1
+
+
+def test_pca_of_all_components_is_the_last_of_the_nested_ones(run: Path):
+    scores = _scores(run)
+    assert scores["pca_sse_by_components"]["32"] == pytest.approx(scores["pca_sse"], rel=1e-3)
+
+
+def test_foresight_is_null_unless_asked_for(run: Path):
+    assert _scores(run)["foresight"] is None
+
+
 def test_kl_per_dim_sums_to_the_kl(run: Path):
     scores = _scores(run)
     assert len(scores["kl_per_dim"]) == 32
@@ -138,21 +173,10 @@ def test_report_needs_nothing_from_elsewhere(run: Path):
 
 def test_report_shows_every_figure(run: Path):
     shown = re.findall(r'alt="(\w+)"', (run / "report.html").read_text())
-    assert shown == [
-        "reconstructions",
-        "comparison",
-        "clip",
-        "samples",
-        "traversal",
-        "interpolation",
-        "kl_per_dim",
-        "curves",
-    ]
+    assert shown == list(report.CAPTIONS)
 
 
-@pytest.mark.parametrize(
-    "name", ["reconstructions", "comparison", "samples", "traversal", "interpolation", "kl_per_dim", "curves"]
-)
+@pytest.mark.parametrize("name", sorted(report.CAPTIONS.keys() - {"clip"}))
 def test_each_figure_is_a_png_of_a_sane_size(run: Path, name: str):
     with Image.open(run / "figures" / f"{name}.png") as picture:
         assert picture.format == "PNG"
@@ -309,6 +333,51 @@ def test_a_telemetry_column_that_never_varies_has_no_probe(
     found = _evaluate(test, small)["probe_r2"]
     assert found["speed_m_per_s"] is None
     assert found["heading_rad"] is not None
+
+
+def test_foresight_is_scored_where_it_is_asked_for(
+    quick: None, small: Path, test: Path, monkeypatch: pytest.MonkeyPatch
+):
+    fit, fitted = foresight.fit, []
+    monkeypatch.setattr(foresight, "fit", lambda remembered: fitted.append(len(remembered)) or fit(remembered, steps=1))
+    monkeypatch.setattr(foresight, "WARM_UP", 1)
+    monkeypatch.setattr(foresight, "STEPS_AHEAD", (1, 2))
+    scores = _evaluate(test, small, "--foresight true")
+    assert fitted == [2]  # of three episodes, one is held out
+    assert set(scores["foresight"]) == {"1", "2"}
+    assert set(scores["foresight"]["1"]) == {"foreseen", "stays", "reconstructed"}
+    assert "What a memory model foresees" in (small / "report.html").read_text()
+
+
+def test_foresight_without_training_data_is_refused(
+    small: Path, train: Path, test: Path, capsys: pytest.CaptureFixture[str]
+):
+    shutil.rmtree(train)
+    with pytest.raises(SystemExit) as ended:
+        _evaluate(test, small, "--foresight true")
+    assert ended.value.code == 2 and "--train_data" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_other_runs_are_drawn_beside_this_one(
+    quick: None, small: Path, train: Path, test: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    other = _make_run(tmp_path / "other", train)
+    (other / "config.yaml").write_text("lr: 0.001\n")
+    (other / "eval.json").write_text(json.dumps({"kl_nats": 12.0, "sse": 34.0}))
+    drawn: list[Any] = []
+    draw = figures.rate_distortion
+    monkeypatch.setattr(figures, "rate_distortion", lambda points, pca: drawn.extend(points) or draw(points, pca))
+    scores = _evaluate(test, small, f"--compare_with [{other}]")
+    assert [(point.label, point.kl_nats, point.sse) for point in drawn] == [
+        ("run", scores["kl_nats"], scores["sse"]),
+        ("other", 12.0, 34.0),
+    ]
+
+
+def test_a_run_to_compare_with_that_is_not_there_is_refused(
+    small: Path, test: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert "no such folder" in _refused(capsys, test, small, f"--compare_with [{tmp_path / 'none'}]")
 
 
 def test_no_more_frames_are_scored_than_asked_for(quick: None, small: Path, test: Path):

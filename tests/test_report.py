@@ -13,6 +13,7 @@ from PIL import Image
 
 from world_models import report
 
+READ = {"speed_m_per_s": 0.875, "constant_m": None}
 SCORES: dict[str, Any] = {
     "sse": 42.25,
     "pca_sse": 77.5,
@@ -26,7 +27,14 @@ SCORES: dict[str, Any] = {
     "dims_used": 2,
     "elbo_nats": -7100.0,
     "iwae_nats": {"1": -7100.5, "10": -7090.25, "100": -7080.0},
-    "probe_r2": {"speed_m_per_s": 0.875, "constant_m": None},
+    "probe_r2": READ,
+    "probes": dict.fromkeys(report.READINGS, READ),
+    "probes_on_road": None,
+    "sse_by_kind": {"on a straight": {"share": 0.75, "sse": 33.5}, "on the grass": {"share": 0.25, "sse": 68.5}},
+    "aggregate_posterior": {"mean": [-0.25, 0.5], "std": [0.9, 1.2]},
+    "unsteadiness": [0.01, 0.03],
+    "plausible_share": 0.625,
+    "foresight": None,
     "pca_components": 2,
     "frames": 1234,
     "episodes": 8,
@@ -87,13 +95,45 @@ def test_page_says_what_each_probe_found(column: str, value: str):
     assert f"{column} {value}" in _text(report.page("vae", SCORES, SHOWN))
 
 
+def test_page_says_what_probes_found_on_the_road():
+    on_road = {key: {"speed_m_per_s": 0.4375} for key in report.READINGS}
+    assert "0.438" in report.page("vae", SCORES | {"probes_on_road": on_road}, SHOWN)
+    assert "driving along the road" not in report.page("vae", SCORES, SHOWN)
+
+
+@pytest.mark.parametrize("said", ["on a straight 33.50 75%", "on the grass 68.50 25%"])
+def test_page_says_the_error_by_kind_of_frame(said: str):
+    assert said in _text(report.page("vae", SCORES, SHOWN))
+
+
+def test_page_of_other_telemetry_has_no_kinds():
+    assert "by kind" not in report.page("vae", SCORES | {"sse_by_kind": {}}, SHOWN)
+
+
+@pytest.mark.parametrize(
+    "said", ["means between -0.25 and 0.50", "deviations between 0.90 and 1.20", "moves by 0.020", "62% are plausible"]
+)
+def test_page_says_how_latents_lie(said: str):
+    assert said in _text(report.page("vae", SCORES, SHOWN))
+
+
+def test_page_of_a_collapsed_model_says_that_nothing_moves():
+    page = report.page("vae", SCORES | {"kl_per_dim": [0.0, 0.0], "plausible_share": None}, SHOWN)
+    assert "mu moves by nothing" in page and "plausible" not in page
+
+
+def test_page_says_what_was_foreseen():
+    foreseen = {"10": {"foreseen": 40.25, "stays": 55.5, "reconstructed": 10.75}}
+    assert "10 ahead 40.25 55.50 10.75" in _text(report.page("vae", SCORES | {"foresight": foreseen}, SHOWN))
+
+
 def test_page_says_why_there_are_no_probes():
-    assert "No probes" in report.page("vae", SCORES | {"probe_r2": None}, SHOWN)
+    assert "No probes" in report.page("vae", SCORES | {"probes": None}, SHOWN)
 
 
 @pytest.mark.parametrize(
     ("name", "changes"),
-    [("<b>&", {}), ("vae", {"data": "<b>&"}), ("vae", {"probe_r2": {"<b>&": 0.5}})],
+    [("<b>&", {}), ("vae", {"data": "<b>&"}), ("vae", {"probes": {key: {"<b>&": 0.5} for key in report.READINGS}})],
 )
 def test_names_are_escaped(name: str, changes: dict[str, Any]):
     page = report.page(name, SCORES | changes, {})

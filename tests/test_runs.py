@@ -161,7 +161,7 @@ class _Tracker:
     run_id = None
 
     def __init__(self, folder: Path, config: Any, wandb: WandbConfig, *_: Any):
-        self.group, self.products = wandb.group, []
+        self.options, self.products = wandb, []
         _Tracker.made_last = self
 
     def read(self, product: Product) -> None:
@@ -174,15 +174,12 @@ class _Tracker:
         pass
 
 
-@pytest.mark.parametrize(("asked", "group"), [(None, "here"), ("mine", "mine")])
-def test_runs_on_one_data_set_are_a_group_unless_one_is_named(
-    tmp_path: Path, learner: Learner, monkeypatch: pytest.MonkeyPatch, asked: str | None, group: str
-):
+def test_a_run_is_tagged_with_its_data_set(tmp_path: Path, learner: Learner, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(tracking, "Tracker", _Tracker)
-    run = Run(tmp_path, CONFIG, FACTS, WandbConfig("disabled", group=asked), False)
+    run = Run(tmp_path, CONFIG, FACTS, WandbConfig("disabled", tags=("mine",)), False)
     run.track(learner)
     run.close()
-    assert _Tracker.made_last.group == group
+    assert _Tracker.made_last.options.tags == ("mine", "here")
 
 
 def test_a_run_says_which_data_it_reads(run: Run, learner: Learner, monkeypatch: pytest.MonkeyPatch):

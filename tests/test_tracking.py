@@ -337,11 +337,14 @@ def test_work_without_metrics_leaves_the_hashes_of_what_it_read_and_made(tmp_pat
     assert run.finished
 
 
-@pytest.mark.parametrize(("asked", "group"), [(None, "a"), ("mine", "mine")])
-def test_work_without_metrics_is_grouped_by_its_data(tmp_path: Path, fake_init: Init, asked: str | None, group: str):
+def test_work_without_metrics_is_tagged_with_its_data(tmp_path: Path, fake_init: Init):
     calls = fake_init()
-    _record(tmp_path, WandbConfig("offline", group=asked))
-    assert (calls[0]["group"], calls[0]["job_type"]) == (group, "encode")
+    _record(tmp_path, WandbConfig("offline", tags=("mine",)))
+    assert (calls[0]["tags"], calls[0]["job_type"]) == (("mine", "a"), "encode")
+
+
+def test_a_tag_is_no_longer_than_is_allowed():
+    assert len(tracking.tagged(WandbConfig(), "x" * 100).tags[0]) == 64
 
 
 def test_work_without_metrics_writes_no_file_of_ours(tmp_path: Path):

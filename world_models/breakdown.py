@@ -111,7 +111,7 @@ def worst(sse: Float[np.ndarray, " frames"], count: int = 16) -> list[int]:
     return chosen
 
 
-def unsteadiness(episodes: Sequence[Float[np.ndarray, "steps z"]]) -> list[float]:
+def unsteadiness(episodes: Sequence[Float[np.ndarray, "_ z"]]) -> list[float]:
     """How far each dimension moves from a frame to the next: 0 is still, 1 is as far as between any two frames.
 
     The mean squared change over twice the variance.

@@ -74,7 +74,7 @@ def _pixels_r2(
 
 def linear_r2(train_x: Rows, train_y: Rows, test_x: Rows, test_y: Rows) -> list[float | None]:
     """R2 of ridge regression on standardised features, for each target; None where it never varies."""
-    fitted = len(train_x) - max(1, len(train_x) // 5)
+    fitted = len(train_x) - len(train_x) // 5
     tried = [_ridge(train_x[:fitted], train_y[:fitted], train_x[fitted:], ridge) for ridge in RIDGES]
     errors = [np.square(predicted - train_y[fitted:]).sum(0) for predicted in tried]
     best = np.argmin(errors, 0)

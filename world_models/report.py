@@ -20,7 +20,8 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto
 table { border-collapse: collapse; margin: 1rem 0 }
 td { padding: .25rem .8rem; border-bottom: 1px solid #ddd }
 td.number { text-align: right; font-variant-numeric: tabular-nums }
-img { max-width: 100%; image-rendering: pixelated }
+img { max-width: 100% }
+img.frames { image-rendering: pixelated }
 figure { margin: 2rem 0 }
 figcaption { color: #555; max-width: 48rem }
 """
@@ -43,6 +44,7 @@ CAPTIONS = {
     "kl_per_dim": "KL of each latent dimension in nats per frame. Dimensions near zero say nothing about the frame.",
     "curves": "Validation over the frames seen in training; dashed, PCA with as many components.",
 }
+CHARTS = {"error_map", "telemetry", "rate_distortion", "kl_per_dim", "curves"}
 
 TABLE = {
     "sse": "SSE of decode(mu)",
@@ -168,7 +170,8 @@ def _figure(key: str, picture: figures.Picture | bytes) -> str:
         url = figures.data_url(picture, "image/gif")
     else:
         url = figures.data_url(figures.png(picture), "image/png")
-    return f'<figure><img src="{url}" alt="{key}"><figcaption>{CAPTIONS[key]}</figcaption></figure>'
+    kind = "" if key in CHARTS else ' class="frames"'
+    return f'<figure><img{kind} src="{url}" alt="{key}"><figcaption>{CAPTIONS[key]}</figcaption></figure>'
 
 
 def _latents(scores: Mapping[str, Any]) -> str:

@@ -48,7 +48,7 @@ class Run:
         """Log from here on; what a broken run logged after its last checkpoint is dropped, since it comes again."""
         tracking.truncate_metrics(self._out, learner.step)
         settings, data = yaml.safe_load(self._config), self._facts["data"]
-        wandb = dataclasses.replace(self._wandb, group=self._wandb.group or Path(data).resolve().name)
+        wandb = tracking.tagged(self._wandb, data)
         self._tracker = tracking.Tracker(self._out, settings, wandb, "train", self._tensorboard, learner.wandb_id)
         self._open.callback(self._tracker.finish)
         learner.wandb_id = self._tracker.run_id or learner.wandb_id

@@ -36,9 +36,9 @@ class WandbConfig:
         mode: auto is online where there is an API key, else offline; WANDB_MODE in the environment decides for auto.
         project: project to log to.
         entity: team or user; your default when null.
-        group: runs of one group are shown together; the data set's name when null.
+        group: runs of one group are shown as one, by their mean.
         name: name of the run; that of its folder when null.
-        tags: labels to filter by.
+        tags: labels to filter by; the data set's name is one of them.
     """
 
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
@@ -47,6 +47,11 @@ class WandbConfig:
     group: str | None = None
     name: str | None = None
     tags: tuple[str, ...] = ()
+
+
+def tagged(wandb: WandbConfig, data: str) -> WandbConfig:
+    """With the data set's name among the tags, of which W&B takes up to 64 letters each."""
+    return dataclasses.replace(wandb, tags=(*wandb.tags, Path(data).resolve().name[:64]))
 
 
 def progress(total: int, unit: str, label: str, start: int = 0, shown: bool = True) -> tqdm:
@@ -171,8 +176,7 @@ def record(
     folder: Path, config: Mapping[str, Any], wandb: WandbConfig, job_type: str, read: Iterable[Product], made: Product
 ) -> None:
     """Tell W&B of work that has no metrics: its config, what it read and what it made."""
-    options = dataclasses.replace(wandb, group=wandb.group or Path(config["data"]).resolve().name)
-    run = _start_wandb(folder, config, options, job_type, None)
+    run = _start_wandb(folder, config, tagged(wandb, config["data"]), job_type, None)
     if run is None:
         return
     try:
