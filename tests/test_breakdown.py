@@ -90,10 +90,15 @@ def test_along_the_road_is_with_all_wheels_on_it_forwards_after_the_zoom():
 
 
 def test_bins_hold_as_many_frames_each():
-    values = np.random.default_rng(0).permutation(100).astype(float)
+    values = np.random.default_rng(0).permutation(101).astype(float)
     binned = breakdown.by_telemetry(values, {"x": values})["x"]
-    assert binned["sse"] == [9.5, 29.5, 49.5, 69.5, 89.5]
-    assert binned["edges"] == pytest.approx([0, 19.8, 39.6, 59.4, 79.2, 99])
+    assert binned == {"edges": [0, 20, 40, 60, 80, 100], "sse": [9.5, 29.5, 49.5, 69.5, 90]}
+
+
+@pytest.mark.parametrize("count", [2, 3, 6])
+def test_bins_of_few_frames_are_not_empty(count: int):
+    values = np.arange(float(count))
+    assert np.isfinite(breakdown.by_telemetry(values, {"x": values})["x"]["sse"]).all()
 
 
 def test_bins_whose_edges_coincide_are_one():

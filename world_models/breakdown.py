@@ -92,7 +92,7 @@ def by_telemetry(sse: Float[np.ndarray, " frames"], telemetry: Columns) -> dict[
     """Mean SSE in up to five bins of each column, cut so that each holds as many frames; `edges` are one more."""
     binned = {}
     for name, values in telemetry.items():
-        edges = np.unique(np.quantile(values, np.linspace(0, 1, NUM_BINS + 1)))
+        edges = np.unique(np.quantile(values, np.linspace(0, 1, NUM_BINS + 1), method="lower"))
         if len(edges) > 1:
             which = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
             means = [float(sse[which == index].mean()) for index in range(len(edges) - 1)]
