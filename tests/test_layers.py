@@ -1,4 +1,5 @@
 import ast
+import os
 import statistics
 import subprocess
 import sys
@@ -35,6 +36,40 @@ def test_an_unknown_name_is_an_attribute_error():
 
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = world_models.nothing  # type: ignore[attr-defined]
+
+
+def test_a_command_lets_openmp_wait_without_taking_the_cores():
+    command = [sys.executable, "-m", "world_models.encode", "--help"]
+    env = {**os.environ, "OMP_DISPLAY_ENV": "true"}
+    env.pop("OMP_WAIT_POLICY", None)
+    shown = subprocess.run(command, env=env, capture_output=True, text=True).stderr
+    if "OMP_WAIT_POLICY" not in shown:
+        pytest.skip("PyTorch's OpenMP here does not display its settings")
+    assert "OMP_WAIT_POLICY = 'PASSIVE'" in shown
+
+
+def test_openmp_is_left_alone_where_the_package_is_imported():
+    script = "import os, world_models; print(os.environ.get('OMP_WAIT_POLICY'))"
+    env = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    assert subprocess.check_output([sys.executable, "-c", script], env=env, text=True) == "None\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "is_command"),
+    [
+        (["python", "-m", "world_models"], True),
+        (["python", "-u", "-m", "world_models.train_vae", "--lr", "0.1"], True),
+        (["python", "-m", "world_models_of_mine"], False),
+        (["python", "-m", "pytest", "-m", "world_models"], False),
+        (["python", "train.py"], False),
+        (["python", "-m"], False),
+    ],
+)
+def test_commands_are_known_by_how_they_are_called(argv, is_command, monkeypatch):
+    import world_models
+
+    monkeypatch.setattr(sys, "orig_argv", argv)
+    assert world_models._is_command() == is_command
 
 
 def test_no_module_is_over_300_lines():
