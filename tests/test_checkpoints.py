@@ -22,7 +22,7 @@ PREPROCESS = {"crop": [0, 84], "size": 64, "interpolation": "INTER_AREA"}
 def _save(run: Path, vae: VAE, **facts: Any) -> Path:
     run.mkdir(parents=True, exist_ok=True)
     for weights in ("best", "last"):
-        checkpoints.save_weights(checkpoints.weights_path(run, weights), vae.state_dict())
+        checkpoints.save_vae(checkpoints.weights_path(run, weights), vae)
     checkpoints.save_description(run, vae, **facts)
     return run
 
@@ -301,7 +301,15 @@ def test_variance_that_was_followed_is_loaded(tmp_path: Path, variance: float):
     assert torch.equal(load_vae(_save_sharp(tmp_path, variance)).variance, torch.tensor(variance))
 
 
-def test_variance_that_was_given_is_that_of_the_config(run: Path):
+def test_variance_that_was_given_is_that_of_the_config(tmp_path: Path):
+    run = _save(tmp_path / "given", VAE(VAEConfig(z_dim=4, variance=0.125)))
+    assert load_vae(run).variance.item() == 0.125
+
+
+def test_variance_of_models_that_do_not_say_it_is_the_papers(run: Path):
+    description = json.loads((run / "model.json").read_text())
+    del description["vae"]["variance"]
+    (run / "model.json").write_text(json.dumps(description))
     assert load_vae(run).variance.item() == 0.5
 
 

@@ -149,7 +149,7 @@ def test_compiling_what_is_compiled_already(train, make_rollouts):
 def test_a_checkpoint_from_another_architecture(refused, run_dir, rollouts_dir, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(run_dir, other)
-    checkpoints.save_weights(other / "best.safetensors", VAE(VAEConfig(z_dim=8)).state_dict())
+    checkpoints.save_vae(other / "best.safetensors", VAE(VAEConfig(z_dim=8)))
     error = refused("encode", "--data", str(rollouts_dir), "--vae", str(other), "--out", str(tmp_path / "latents"))
     assert "weights of another architecture" in error
     assert not (tmp_path / "latents").exists()

@@ -30,7 +30,7 @@ def _save_vae(run: Path, seed: int = 0, preprocess: dict[str, Any] = PREPROCESS)
     torch.nn.init.normal_(vae.encoder.mu.weight)  # untrained, so that dimensions vary by hand
     run.mkdir()
     for weights in ("best", "last"):
-        checkpoints.save_weights(checkpoints.weights_path(run, weights), vae.state_dict())
+        checkpoints.save_vae(checkpoints.weights_path(run, weights), vae)
     checkpoints.save_description(run, vae)
     return run
 
@@ -130,7 +130,7 @@ def test_each_shard_names_the_rollouts_it_mirrors(data: Path, latents: Path):
 def test_vae_sha256_is_of_the_weights_used(data: Path, run: Path, tmp_path: Path, weights: str, name: str):
     both = shutil.copytree(run, tmp_path / "both")
     torch.manual_seed(5)
-    checkpoints.save_weights(both / "model.safetensors", VAE(VAEConfig(z_dim=4)).state_dict())
+    checkpoints.save_vae(both / "model.safetensors", VAE(VAEConfig(z_dim=4)))
     latents = Latents(_encode(data, both, tmp_path / "latents", f"--weights {weights}"))
     assert latents.vae_sha256 == files.file_sha256(both / name)
 

@@ -206,7 +206,7 @@ def _make_run(run: Path, train: Path, **facts: Any) -> Path:
     vae, data = VAE(VAEConfig(z_dim=4), PREPROCESS), Rollouts(train)
     run.mkdir()
     for weights in ("best", "last"):
-        checkpoints.save_weights(checkpoints.weights_path(run, weights), vae.state_dict())
+        checkpoints.save_vae(checkpoints.weights_path(run, weights), vae)
     recorded = {
         "data": str(train),
         "data_digest": data.digest(),
@@ -387,7 +387,7 @@ def test_no_more_frames_are_scored_than_asked_for(quick: None, small: Path, test
 def test_last_weights_are_scored_where_they_are_asked_for(quick: None, small: Path, test: Path):
     best = _evaluate(test, small)["sse"]
     torch.manual_seed(9)
-    checkpoints.save_weights(small / "model.safetensors", VAE(VAEConfig(z_dim=4)).state_dict())
+    checkpoints.save_vae(small / "model.safetensors", VAE(VAEConfig(z_dim=4)))
     scores = _evaluate(test, small, "--weights last")
     assert scores["weights"] == "last"
     assert scores["vae_sha256"] == files.file_sha256(small / "model.safetensors")

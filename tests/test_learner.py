@@ -29,7 +29,7 @@ def one_thread() -> Iterator[None]:
 
 def _learner(seed: int = 0, grad_clip: float = 0.0, bf16: bool = False, beta: float = 1.0) -> Learner:
     torch.manual_seed(0)
-    return Learner(VAE(VAEConfig(z_dim=3, beta=beta, kl_tolerance=0.0)), seed, grad_clip, bf16)
+    return Learner(VAE(VAEConfig(z_dim=3, beta=beta, kl_tolerance=0.0, variance=0.5)), seed, grad_clip, bf16)
 
 
 def _frames(seed: int = 0, size: int = 5) -> Tensor:

@@ -1,9 +1,9 @@
 """The whole pipeline on a small scale: collect, train, encode, evaluate, and say where everything is.
 
 Examples:
-  python -m world_models                                      about four minutes on two cores
+  python -m world_models                                      about five minutes on two cores
   python -m world_models --num_frames 400000 --name better
-  python -m world_models --root /data/try --num_episodes 100
+  python -m world_models --root /data/try --num_episodes 40
 
 Finished stages are not repeated: run it again after a crash, or to see the summary once more.
 """
@@ -34,7 +34,7 @@ class PipelineConfig:
     Attributes:
         root: folder that gets rollouts/, runs/ and latents/.
         name: of the data set, run and latents.
-        num_episodes: episodes to train on; a fifth as many more are collected to score it on.
+        num_episodes: episodes to train on; a tenth as many more are collected to score it on.
         max_steps: steps of an episode.
         num_frames: frames that training sees.
         num_workers: processes that collect; 0 for one a core.
@@ -44,7 +44,7 @@ class PipelineConfig:
 
     root: str = "."
     name: str = "quick"
-    num_episodes: int = 40
+    num_episodes: int = 200
     max_steps: int = 500
     num_frames: int = 120_000
     num_workers: int = 0
@@ -82,7 +82,7 @@ def plan(config: PipelineConfig) -> Pipeline:
     second = dataclasses.replace(
         first,
         out=held_out,
-        num_episodes=max(2, config.num_episodes // 5),
+        num_episodes=max(2, config.num_episodes // 10),
         seed=config.seed + HELD_OUT_SEED,
         episodes_per_shard=2,
     )

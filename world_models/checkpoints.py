@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from world_models import files
-from world_models.vae import VAE, VAEConfig
+from world_models.vae import PAPER_VARIANCE, VAE, VAEConfig
 
 FORMAT = "world_models.vae"
 ARCHITECTURE = "conv_vae"
@@ -127,7 +127,8 @@ def load_vae(run: str | Path, weights: Weights = "best", device: str | torch.dev
     description = load_description(run)
     path = weights_path(run, weights)
     try:
-        vae = VAE(VAEConfig(**description["vae"]), description["preprocess"])
+        config = VAEConfig(**{"variance": PAPER_VARIANCE} | description["vae"])  # which older models do not say
+        vae = VAE(config, description["preprocess"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"{Path(run) / 'model.json'}: describes no model ({error}); train it again") from None
     facts = _check_shapes(path, {name: tuple(tensor.shape) for name, tensor in vae.state_dict().items()})
@@ -137,8 +138,8 @@ def load_vae(run: str | Path, weights: Weights = "best", device: str | torch.dev
 
 
 def _variance(path: Path, facts: Mapping[str, str], config: VAEConfig) -> float:
-    if config.variance is not None:
-        return config.variance
+    if config.variance is not None or config.likelihood != "gaussian":
+        return config.variance or PAPER_VARIANCE
     try:
         variance = float(facts["variance"])
     except (KeyError, ValueError):

@@ -73,7 +73,7 @@ class TrainConfig:
     out: str = "runs/vae"
     num_frames: int = 120_000
     batch_size: int = 64
-    lr: float = 1e-3
+    lr: float = 2e-3
     schedule: Literal["cosine", "constant"] = "cosine"
     lr_warmup_frames: int = 10_000
     beta_warmup_frames: int = 0

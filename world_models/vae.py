@@ -29,15 +29,15 @@ class VAEConfig:
         beta: weight of the KL in the objective.
         kl_tolerance: KL floor in nats per latent dimension: the objective has max(KL, kl_tolerance * z_dim).
         likelihood: gaussian (squared error) or bernoulli (cross-entropy).
-        variance: of the Gaussian, per value: 0.5 is the paper's SSE; null is the optimal one, which is the mean squared
-            error itself, followed as it falls in training (sigma-VAE, Rybkin et al. 2021).
+        variance: of the Gaussian, per value: null is the optimal one, which is the mean squared error itself, followed
+            as it falls in training (sigma-VAE, Rybkin et al. 2021); 0.5 makes the objective the paper's SSE + KL.
     """
 
     z_dim: int = 32
     beta: float = 1.0
     kl_tolerance: float = 0.5
     likelihood: Literal["gaussian", "bernoulli"] = "gaussian"
-    variance: float | None = PAPER_VARIANCE
+    variance: float | None = None
 
     def __post_init__(self):
         require(self.z_dim >= 1, f"vae.z_dim is {self.z_dim}; give 1 or more")
