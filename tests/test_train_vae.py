@@ -452,7 +452,7 @@ def test_a_run_that_is_there_is_refused_without_resume(
 @pytest.mark.parametrize(
     ("flags", "found"),
     [
-        ("--lr 0.5", "lr 0.001, not 0.5"),
+        ("--lr 0.5", "lr 0.002, not 0.5"),
         ("--batch_size 8", "batch_size 16, not 8"),
         ("--seed 3", "seed 0, not 3"),
         ("--num_frames 5000", "num_frames 90, not 5000"),
