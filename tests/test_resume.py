@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,6 +80,30 @@ def test_resumed_training_is_unbroken_training_bit_for_bit(
 ):
     run = _broken(rollouts_dir, tmp_path / "run", step, happen, MEMORY[memory])
     _train(rollouts_dir, run, f"--resume true {MEMORY[memory]}")
+    assert _weights(run) == _weights(whole)
+    assert _metrics(run) == _metrics(whole)
+
+
+KILL_AFTER_STEP = """
+import os, signal, sys
+from world_models import train_vae
+from world_models.learner import Learner
+learn = Learner.learn
+def learn_and_die(self, *batch):
+    learn(self, *batch)
+    if self.step == 6:
+        os.kill(os.getpid(), signal.SIGKILL)
+Learner.learn = learn_and_die
+train_vae.main(sys.argv[1:])
+"""
+
+
+def test_training_killed_between_two_checkpoints_resumes_bit_for_bit(rollouts_dir: Path, tmp_path: Path, whole: Path):
+    run = tmp_path / "run"
+    argv = f"--data {rollouts_dir} --out {run} {FLAGS}".split()
+    assert subprocess.run([sys.executable, "-c", KILL_AFTER_STEP, *argv]).returncode == -signal.SIGKILL
+    assert 0 < checkpoints.load_state(run)["step"] < 6
+    _train(rollouts_dir, run, "--resume true")
     assert _weights(run) == _weights(whole)
     assert _metrics(run) == _metrics(whole)
 
