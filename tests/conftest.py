@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 os.environ["WANDB_MODE"] = "disabled"
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in the commands
 
 from world_models import collect, encode, train_vae
 from world_models.rollouts import write_rollouts
@@ -17,6 +18,17 @@ from world_models.shards import shard_path
 
 PREPROCESS = {"crop": [0, 84], "size": 64, "interpolation": "INTER_AREA"}
 TELEMETRY = ("speed_m_per_s", "heading_rad")
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """PyTorch's threads wait long for each other where others keep the cores busy."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

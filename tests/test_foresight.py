@@ -37,14 +37,9 @@ def _pushed(steps: int = 60, count: int = 20, sigma: float = 0.05) -> list[Memor
 
 
 @pytest.fixture(scope="module")
-def memory() -> foresight.Memory:
+def memory(one_thread: None) -> foresight.Memory:
     """Trained on latents that actions push."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return foresight.fit(_pushed(), steps=400)
-    finally:
-        torch.set_num_threads(before)
+    return foresight.fit(_pushed(), steps=400)
 
 
 def _mixture() -> Mixture:

@@ -20,13 +20,7 @@ needs_library = pytest.mark.skipif(not BUILT, reason="the C convolutions were no
 FORMS = [pytest.param("winograd", marks=needs_library), "rewritten"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """PyTorch's threads wait long for each other where others keep the cores busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(params=FORMS)

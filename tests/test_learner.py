@@ -17,14 +17,7 @@ from world_models.frames import noise
 from world_models.learner import NAMES, Learner, arithmetic, backward
 from world_models.vae import MIN_VARIANCE, NUM_VALUES, VAE, VAEConfig, to_images
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """PyTorch's threads wait long for each other where others keep the cores busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def _learner(seed: int = 0, grad_clip: float = 0.0, bf16: bool = False, beta: float = 1.0) -> Learner:

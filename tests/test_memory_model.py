@@ -5,7 +5,6 @@ square is, by weights set by hand. What comes next is in z and the action of the
 """
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -73,13 +72,7 @@ def _save_a_model_that_sees_squares(run: Path) -> Path:
     return run
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """PyTorch's threads wait long for each other where others keep the cores busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class _Memory(nn.Module):
