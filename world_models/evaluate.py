@@ -146,39 +146,53 @@ def evaluate(job: Job) -> dict[str, Any]:
     frames = held_out.read_spread(job.config.max_frames)
     telemetry = held_out.read_spread(job.config.max_frames, "telemetry")
     columns = dict(zip(job.data.telemetry_names, telemetry.T, strict=True))
-    parts: tuple[Callable[[], dict[str, Any]], ...] = (
-        lambda: dict(metrics.measure(job.vae, frames)),
-        lambda: {"iwae_nats": metrics.iwae_nats(job.vae, held_out.read_spread(IWAE_FRAMES))},
-        lambda: job.baselines.measure(frames) | {"previous_sse": _previous_sse(job)},
-        lambda: _probes(job, held_out),
-        lambda: {"foresight": _foresight(job)},
-        lambda: _provenance(job, len(frames)),
-    )
-    with progress(len(parts) + 2, "parts", "evaluate") as bar, files.only_writer(run):
+    with progress(8, "parts", "evaluate") as bar, files.only_writer(run):
+        scored = breakdown.score_frames(job.vae, frames)
+        bar.update()
+        parts: tuple[Callable[[], dict[str, Any]], ...] = (
+            lambda: dict(metrics.measure(job.vae, frames)),
+            lambda: {"iwae_nats": metrics.iwae_nats(job.vae, held_out.read_spread(IWAE_FRAMES))},
+            lambda: job.baselines.measure(frames) | {"previous_sse": _previous_sse(job)},
+            lambda: _probes(job, held_out),
+            lambda: {"foresight": _foresight(job)},
+            lambda: _breakdown(job, frames, scored, columns) | _provenance(job, len(frames)),
+        )
         scores: dict[str, Any] = {}
         for part in parts:
             scores |= part()
             bar.update()
-        scored = breakdown.score_frames(job.vae, frames)
-        scores |= {
-            "sse_by_kind": breakdown.by_kind(scored.sse, columns),
-            "sse_by_telemetry": breakdown.by_telemetry(scored.sse, columns),
-            "aggregate_posterior": breakdown.aggregate_posterior(scored),
-            "unsteadiness": breakdown.unsteadiness([job.vae.encode(e.frames).mu.cpu().numpy() for e in _walked(job)]),
-            "plausible_share": _plausible_share(job, frames),
-        }
-        bar.update()
-        shown = report.draw(job.vae, job.data, frames, job.baselines, scores)
-        own = figures.RatePoint(run.name, scores["kl_nats"], scores["sse"])
-        levels = {int(count): sse for count, sse in scores["pca_sse_by_components"].items() if int(count) >= 4}
-        shown = {**shown, "rate_distortion": figures.rate_distortion([own, *job.others], levels)}
-        more = report.draw_breakdown(job.vae, frames, scored, columns, scores)
-        report.write(run, scores, {**shown, **more})
+        report.write(run, scores, _draw(job, frames, scored, columns, scores))
         files.write_json(run / "eval.json", scores)  # last: it says that the evaluation is whole
         bar.update()
     print(report.summary(scores))
     print(f"{run / 'report.html'} shows it, {run / 'eval.json'} has the numbers")
     return scores
+
+
+def _draw(
+    job: Job, frames: metrics.Frames, scored: breakdown.Scored, columns: breakdown.Columns, scores: dict[str, Any]
+) -> report.Shown:
+    own = figures.RatePoint(Path(job.config.vae).name, scores["kl_nats"], scores["sse"])
+    levels = {int(count): sse for count, sse in scores["pca_sse_by_components"].items() if int(count) >= 4}
+    return {
+        **report.draw(job.vae, job.data, frames, job.baselines, scores),
+        **report.draw_breakdown(job.vae, frames, scored, columns, scores),
+        "rate_distortion": figures.rate_distortion([own, *job.others], levels),
+    }
+
+
+def _breakdown(
+    job: Job, frames: metrics.Frames, scored: breakdown.Scored, columns: breakdown.Columns
+) -> dict[str, Any]:
+    """Where the error lies, and how the latents do."""
+    walked = [job.vae.encode(episode.frames).mu.cpu().numpy() for episode in _walked(job)]
+    return {
+        "sse_by_kind": breakdown.by_kind(scored.sse, columns),
+        "sse_by_telemetry": breakdown.by_telemetry(scored.sse, columns),
+        "aggregate_posterior": breakdown.aggregate_posterior(scored),
+        "unsteadiness": breakdown.unsteadiness(walked),
+        "plausible_share": _plausible_share(job, frames),
+    }
 
 
 def _provenance(job: Job, num_frames: int) -> dict[str, Any]:
