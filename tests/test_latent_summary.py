@@ -28,7 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.nn.init.normal_(vae.encoder.mu.weight)
     for layer in vae.decoder.children():
         torch.nn.init.xavier_normal_(layer.weight, gain=4)  # type: ignore[arg-type]
-    checkpoints.save_weights(checkpoints.weights_path(run), vae.state_dict())
+    checkpoints.save_vae(checkpoints.weights_path(run), vae)
     checkpoints.save_description(run, vae)
     return run
 
