@@ -408,6 +408,11 @@ def test_only_batches_of_the_size_asked_for_are_compiled(monkeypatch: pytest.Mon
     assert compiled == [5, 5, 5]
 
 
+def test_nothing_is_compiled_unless_asked_for(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch, "compile", None)
+    _steps("cpu", 0)
+
+
 def test_weights_in_any_memory_format_learn_and_restore_the_same():
     plain, other = _learner(), _learner()
     other.vae.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]: PyTorch's stub lacks it

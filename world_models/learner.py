@@ -44,7 +44,8 @@ class Learner:
             vae.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]: PyTorch's stub lacks it
         self._optimizer = torch.optim.Adam(vae.parameters(), fused=True, capturable=on_gpu)
         self._compiled_size = compiled_size
-        self._compiled = torch.compile(_mean_loss, mode="reduce-overhead", dynamic=False)  # at its first call
+        if compiled_size:  # else not even PyTorch's compiler is imported, which takes seconds
+            self._compiled = torch.compile(_mean_loss, mode="reduce-overhead", dynamic=False)
         self._sums = torch.zeros(len(NAMES) + 1, dtype=torch.float64, device=vae.device)
         self.step, self.best_loss_nats, self.wandb_id = 0, math.inf, None
 
