@@ -1,7 +1,6 @@
 """The report page of one run: a self-contained HTML file, with the numbers, the figures and what each means."""
 
 import html
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from world_models import breakdown, figures, files, pictures
 from world_models.baselines import Baselines
 from world_models.metrics import Frames
 from world_models.rollouts import Rollouts
-from world_models.tracking import METRICS_FILE
+from world_models.tracking import read_metrics
 from world_models.vae import USED_KL_NATS, VAE
 
 STYLE = """
@@ -106,7 +105,7 @@ def _rows_of_3(charts: Sequence[figures.Picture]) -> list[list[figures.Picture]]
 
 def write(run: Path, scores: Mapping[str, Any], shown: Shown) -> None:
     """Write the figures under figures/ and report.html, which holds them all in itself."""
-    lines = _validation_lines(run)
+    lines = [line for line in read_metrics(run) if "val/sse" in line]
     if lines:
         levels = {"val/sse": {"PCA": scores["pca_sse"]}}
         shown = {**shown, "curves": figures.curves(lines, ("val/sse", "val/kl_nats"), levels)}
@@ -116,12 +115,6 @@ def write(run: Path, scores: Mapping[str, Any], shown: Shown) -> None:
         else:
             figures.save(run / "figures" / f"{name}.png", picture)
     files.write_text(run / "report.html", page(run.name, scores, shown))
-
-
-def _validation_lines(run: Path) -> list[dict[str, Any]]:
-    path = run / METRICS_FILE
-    lines = map(json.loads, path.read_text(encoding="utf-8").splitlines()) if path.exists() else ()
-    return [line for line in lines if "val/sse" in line]
 
 
 def page(name: str, scores: Mapping[str, Any], shown: Shown) -> str:
