@@ -9,7 +9,6 @@ from world_models.side_by_side import FrameRows
 
 STYLE = """
 body { max-width: 80rem }
-figure img { image-rendering: auto }
 .wide { overflow-x: auto }
 th { text-align: left; font-weight: 600; padding: .25rem .8rem; border-bottom: 1px solid #ddd; vertical-align: top }
 td { vertical-align: top }
@@ -90,7 +89,8 @@ def _frames(frames: FrameRows | None) -> list[str]:
         return []
     rows = {"held-out frames": frames.originals, **frames.reconstructions}
     lines = [
-        f'<tr><th>{html.escape(name)}</th><td><img src="{_url(figures.grid([row]))}" alt="frames"></td></tr>'
+        f"<tr><th>{html.escape(name)}</th>"
+        f'<td><img class="frames" src="{_url(figures.grid([row]))}" alt="frames"></td></tr>'
         for name, row in rows.items()
     ]
     return [
