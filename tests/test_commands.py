@@ -141,6 +141,12 @@ def test_a_gpu_where_there_is_none(train, make_rollouts):
     assert "finds no GPU" in train("--data", str(make_rollouts([5, 5])), "--device", "cuda")
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_comparison_on_a_gpu_where_there_is_none(refused, run_dir, tmp_path):
+    error = refused("compare", str(run_dir), "--out", str(tmp_path / "page"), "--device", "cuda")
+    assert "finds no GPU" in error and not (tmp_path / "page").exists()
+
+
 @pytest.mark.skipif(not winograd.is_available(), reason="the C library is not built here")
 def test_compiling_what_is_compiled_already(train, make_rollouts):
     assert "leave --compile out" in train("--data", str(make_rollouts([5, 5])), "--device", "cpu", "--compile", "true")

@@ -5,6 +5,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import torch
+
 from world_models import checkpoints, figures
 from world_models.frames import Device, FrameSet, torch_device
 from world_models.rollouts import Rollouts
@@ -64,8 +66,9 @@ def load(
         notes: is appended to.
 
     Raises:
-        FileNotFoundError, ValueError: `data` is named and cannot be read.
+        FileNotFoundError, ValueError: `data` is named and cannot be read, or there is no such device.
     """
+    place = torch_device(device)
     rollouts = Rollouts(data) if data else _trained_on(runs, notes)
     if rollouts is None:
         return None
@@ -75,7 +78,7 @@ def load(
     models: dict[str, VAE] = {}
     for run in saved[:MAX_SHOWN]:
         try:
-            models[run.name] = _load(run, rollouts, weights, device)
+            models[run.name] = _load(run, rollouts, weights, place)
         except (ValueError, OSError) as error:  # noqa: PERF203 - twelve turns at most
             notes.append(f"no frames of {run.name}: {error}")
     frames = _held_out(rollouts, [run for run in saved if run.name in models], notes) if models else None
@@ -97,7 +100,7 @@ def _trained_on(runs: Sequence[RunRecord], notes: list[str]) -> Rollouts | None:
     return None
 
 
-def _load(run: RunRecord, data: Rollouts, weights: checkpoints.Weights, device: Device) -> VAE:
+def _load(run: RunRecord, data: Rollouts, weights: checkpoints.Weights, device: torch.device) -> VAE:
     """A run's model, if it takes such frames and says what it was trained on."""
     described = checkpoints.load_description(run.path, "vae", "env", "train_seeds")
     z_dim = number(described["vae"], "z_dim") if isinstance(described["vae"], dict) else None
@@ -105,7 +108,7 @@ def _load(run: RunRecord, data: Rollouts, weights: checkpoints.Weights, device: 
         raise ValueError(f"{run.path}: z_dim is {z_dim}, wanted {MAX_Z_DIM:,} at most; train the model again")
     if not isinstance(described["train_seeds"], list) or not all(type(s) is int for s in described["train_seeds"]):
         raise ValueError(f"{run.path}: train_seeds are no whole numbers; train the model again")
-    vae = checkpoints.load_vae(run.path, weights, torch_device(device))
+    vae = checkpoints.load_vae(run.path, weights, device)
     checkpoints.check_preprocess(data.preprocess, data.path, vae, run.name)
     return vae
 
