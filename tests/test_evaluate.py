@@ -361,7 +361,8 @@ def test_foresight_without_training_data_is_refused(
 def test_other_runs_are_drawn_beside_this_one(
     quick: None, small: Path, train: Path, test: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    other = _make_run(tmp_path / "other", train)
+    (tmp_path / "mine").mkdir()
+    other = _make_run(tmp_path / "mine" / "run", train)  # of the same name
     (other / "config.yaml").write_text("lr: 0.001\n")
     (other / "eval.json").write_text(json.dumps({"kl_nats": 12.0, "sse": 34.0}))
     drawn: list[Any] = []
@@ -369,9 +370,19 @@ def test_other_runs_are_drawn_beside_this_one(
     monkeypatch.setattr(figures, "rate_distortion", lambda points, pca: drawn.extend(points) or draw(points, pca))
     scores = _evaluate(test, small, f"--compare_with [{other}]")
     assert [(point.label, point.kl_nats, point.sse) for point in drawn] == [
-        ("run", scores["kl_nats"], scores["sse"]),
-        ("other", 12.0, 34.0),
+        (f"{tmp_path.name}/run", scores["kl_nats"], scores["sse"]),
+        ("mine/run", 12.0, 34.0),
     ]
+
+
+def test_a_run_is_not_drawn_beside_itself(quick: None, small: Path, test: Path, monkeypatch: pytest.MonkeyPatch):
+    drawn: list[Any] = []
+    draw = figures.rate_distortion
+    monkeypatch.setattr(figures, "rate_distortion", lambda points, pca: drawn.extend(points) or draw(points, pca))
+    _evaluate(test, small)
+    drawn.clear()
+    _evaluate(test, small, f"--compare_with [{small},{small}]")
+    assert [point.label for point in drawn] == ["run"]
 
 
 def test_a_run_to_compare_with_that_is_not_there_is_refused(

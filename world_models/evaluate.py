@@ -84,6 +84,7 @@ class Job:
     baselines: baselines.Baselines
     probe_data: FrameSet | None
     trained_on: int
+    name: str
     others: tuple[figures.RatePoint, ...]
 
 
@@ -95,12 +96,21 @@ def prepare(config: EvaluateConfig) -> Job:
     description = checkpoints.load_description(config.vae, "data", "data_digest", "split_seed", "env", "train_seeds")
     fitted = baselines.Baselines(**checkpoints.load_baselines(config.vae))
     files.check_room(Path(config.vae), 50_000_000)
-    runs = tuple(path for folder in config.compare_with for path in run_records.find_runs(Path(folder)))
-    points = comparison.rate_points([run_records.read_run(path) for path in runs])
+    name, others = _beside_others(config)
     probe_data = _probe_data(config, description, data, vae)
     if config.foresight and probe_data is None:
         raise ValueError("foresight needs the training data; name it with --train_data, or leave --foresight out")
-    return Job(config, data, vae, fitted, probe_data, _trained_on(description, data), tuple(points))
+    return Job(config, data, vae, fitted, probe_data, _trained_on(description, data), name, others)
+
+
+def _beside_others(config: EvaluateConfig) -> tuple[str, tuple[figures.RatePoint, ...]]:
+    """What to call this run, and the rate-distortion points of the others, under names that tell all of them apart."""
+    own = Path(config.vae)
+    found = {path.resolve(): path for folder in config.compare_with for path in run_records.find_runs(Path(folder))}
+    others = [path for resolved, path in found.items() if resolved != own.resolve()]
+    name, *names = run_records.distinct_names([own, *others])
+    runs = [run_records.read_run(path, name) for path, name in zip(others, names, strict=True)]
+    return name, tuple(comparison.rate_points(runs))
 
 
 def _probe_data(config: EvaluateConfig, description: dict[str, Any], data: Rollouts, vae: VAE) -> FrameSet | None:
@@ -172,7 +182,7 @@ def evaluate(job: Job) -> dict[str, Any]:
 def _draw(
     job: Job, frames: metrics.Frames, scored: breakdown.Scored, columns: breakdown.Columns, scores: dict[str, Any]
 ) -> report.Shown:
-    own = figures.RatePoint(Path(job.config.vae).name, scores["kl_nats"], scores["sse"])
+    own = figures.RatePoint(job.name, scores["kl_nats"], scores["sse"])
     levels = {int(count): sse for count, sse in scores["pca_sse_by_components"].items() if int(count) >= 4}
     return {
         **report.draw(job.vae, job.data, frames, job.baselines, scores),
