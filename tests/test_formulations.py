@@ -141,7 +141,7 @@ def test_the_two_forms_are_one_function(monkeypatch: pytest.MonkeyPatch):
     answers = []
     for form in ("winograd", "rewritten"):
         monkeypatch.setattr(formulations, "choose", lambda device, form=form: form)
-        answers.append(formulations.decode(vae.decoder, formulations.encode(vae.encoder, images)[0]).detach())
+        answers.append(formulations.decode(vae.paper[1], formulations.encode(vae.paper[0], images)[0]).detach())
     _assert_close(*answers)
 
 
@@ -233,8 +233,8 @@ def test_a_batch_decoded_in_parts_is_the_whole(form: str, two_threads: None, bat
 def test_a_batch_in_parts_is_computed_without_a_graph(two_threads: None, mode: Any):
     vae, images = VAE(VAEConfig(z_dim=3)), _images(20, torch.float32)
     with mode():
-        mu, _ = formulations.encode(vae.encoder, images)
-        assert not mu.requires_grad and not formulations.decode(vae.decoder, mu).requires_grad
+        mu, _ = formulations.encode(vae.paper[0], images)
+        assert not mu.requires_grad and not formulations.decode(vae.paper[1], mu).requires_grad
 
 
 @pytest.mark.parametrize(("threads", "rows", "parts"), [(1, 100, 1), (2, 15, 1), (2, 16, 2), (4, 20, 2), (4, 64, 4)])

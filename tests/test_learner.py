@@ -15,7 +15,7 @@ from world_models import formulations, winograd
 from world_models.batches import Batch
 from world_models.frames import noise
 from world_models.learner import NAMES, Learner, arithmetic, backward
-from world_models.vae import MIN_VARIANCE, NUM_VALUES, VAE, VAEConfig, to_images
+from world_models.vae import MIN_VARIANCE, VAE, VAEConfig, to_images
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -333,7 +333,7 @@ def _following(variance: float | None = None) -> Learner:
 def test_variance_becomes_the_mean_squared_error_of_the_first_batch():
     learner = _following()
     learner.learn(_batch(), 1e-3, 1.0)
-    assert learner.vae.variance.item() == pytest.approx(learner.means()["sse"] / NUM_VALUES, rel=1e-5)
+    assert learner.vae.variance.item() == pytest.approx(learner.means()["sse"] / 12_288, rel=1e-5)
 
 
 def test_variance_follows_the_mean_squared_error():
@@ -344,7 +344,7 @@ def test_variance_follows_the_mean_squared_error():
     learner.means()
     learner.learn(_batch(), 0.0, 0.0)
     assert variances[-1] < 0.9 * variances[0]
-    assert learner.vae.variance.item() == pytest.approx(learner.means()["sse"] / NUM_VALUES, rel=0.1)
+    assert learner.vae.variance.item() == pytest.approx(learner.means()["sse"] / 12_288, rel=0.1)
 
 
 def test_a_variance_that_is_given_stays():

@@ -57,7 +57,7 @@ def _drive_a_square(folder: Path) -> Path:
 def _save_a_model_that_sees_squares(run: Path) -> Path:
     """Each convolution adds up, so that the last has the light in each quarter of the picture, and mu is that."""
     vae = VAE(VAEConfig(z_dim=4), PREPROCESS)
-    encoder = vae.encoder
+    encoder, _ = vae.paper
     with torch.no_grad():
         for conv in (encoder.conv1, encoder.conv2, encoder.conv3, encoder.conv4):
             conv.bias.zero_()  # type: ignore[union-attr]

@@ -39,13 +39,13 @@ class _Linear(VAE):
         super().__init__(VAEConfig(z_dim=3))
         self._exact = exact
 
-    def posterior(self, images: Tensor) -> Posterior:
+    def posterior(self, images: Tensor, labels: Tensor | None = None) -> Posterior:
         precision = 1 + 2 * 4096 * self.WEIGHT**2
         mu = 2 * self.WEIGHT * (images - 0.5).sum((2, 3)) / precision
         logvar = torch.full_like(mu, -math.log(precision))
         return Posterior(mu, logvar) if self._exact else Posterior(mu + 0.5, torch.zeros_like(mu))
 
-    def logits(self, z: Tensor) -> Tensor:
+    def logits(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         return torch.logit(0.5 + self.WEIGHT * z)[:, :, None, None].expand(-1, 3, 64, 64)
 
 
@@ -125,11 +125,11 @@ def test_variance_of_a_constant_is_not_negative():
 
 @pytest.mark.parametrize(("mse", "psnr_db"), [(1.0, 0.0), (0.01, 20.0), (1e-4, 40.0)])
 def test_psnr_is_ten_decibels_a_tenth_of_the_mean_squared_error(mse: float, psnr_db: float):
-    assert metrics.psnr_db(12_288 * mse) == pytest.approx(psnr_db)
+    assert metrics.psnr_db(12_288 * mse, 12_288) == pytest.approx(psnr_db)
 
 
 def test_psnr_of_a_perfect_reconstruction_is_finite():
-    assert math.isfinite(metrics.psnr_db(0.0))
+    assert math.isfinite(metrics.psnr_db(0.0, 12_288))
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 100])
@@ -148,12 +148,12 @@ class _Copier(VAE):
         super().__init__(VAEConfig(z_dim=4))
         self._mu = mu
 
-    def posterior(self, images: Tensor) -> Posterior:
+    def posterior(self, images: Tensor, labels: Tensor | None = None) -> Posterior:
         self._images = images
         mu = torch.zeros(len(images), 4) if self._mu is None else self._mu[: len(images)]
         return Posterior(mu, torch.zeros_like(mu))
 
-    def logits(self, z: Tensor) -> Tensor:
+    def logits(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         return torch.logit(self._images.clamp(1e-6, 1 - 1e-6))
 
 

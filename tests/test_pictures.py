@@ -22,8 +22,8 @@ def vae() -> VAE:
     """An untrained model, whose pictures are far from grey."""
     torch.manual_seed(0)
     model = VAE(VAEConfig(z_dim=4)).eval()
-    torch.nn.init.normal_(model.decoder.deconv4.weight, std=0.2)
-    torch.nn.init.normal_(model.decoder.linear.weight, std=1.0)
+    torch.nn.init.normal_(model.paper[1].deconv4.weight, std=0.2)
+    torch.nn.init.normal_(model.paper[1].linear.weight, std=1.0)
     torch.nn.init.normal_(model.encoder.mu.weight, std=1.0)
     return model
 

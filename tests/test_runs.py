@@ -19,7 +19,14 @@ from world_models.tracking import WandbConfig
 from world_models.vae import VAE, VAEConfig
 
 CONFIG = "num_frames: 7\nlr: 0.5\n"
-FACTS = {"data": "here", "data_digest": "abc", "env": "Synthetic-v0", "train_seeds": [1, 2], "split_seed": 0}
+FACTS = {
+    "dataset": "rollouts",
+    "data": "here",
+    "data_digest": "abc",
+    "env": "Synthetic-v0",
+    "train_seeds": [1, 2],
+    "split_seed": 0,
+}
 METHODS = [name for name, _ in inspect.getmembers(Run, inspect.isfunction) if not name.startswith("_")]
 
 
@@ -116,7 +123,7 @@ def test_what_was_logged_after_the_learners_step_is_dropped(tmp_path: Path, lear
 
 def test_pictures_are_drawn_under_the_frames_seen(run: Run, tmp_path: Path, learner: Learner, frames: np.ndarray):
     run.track(learner)
-    run.draw(learner.vae, frames, 1234)
+    run.draw(learner.vae, frames, None, {"frames_seen": 1234, "epoch": 0.5}, finished=True)
     drawn = {path.name for path in (tmp_path / "runs" / "a" / "figures").iterdir()}
     assert drawn == {f"{name}_000001234.png" for name in ("reconstructions", "samples", "interpolation")}
 

@@ -13,6 +13,8 @@ from torch.distributions import Bernoulli, Independent, Normal, kl_divergence
 from world_models import vae as v
 from world_models.vae import VAE, Posterior, VAEConfig
 
+NUM_VALUES = 12_288
+
 
 @pytest.fixture
 def model() -> VAE:
@@ -147,23 +149,23 @@ def test_gaussian_of_any_variance_is_that_of_torch_distributions(variance: float
 
 def test_gaussian_error_is_the_sse_itself_at_the_papers_variance():
     sse = torch.rand(5) * 100
-    assert torch.equal(v.gaussian_error(sse, torch.tensor(0.5)), sse)
+    assert torch.equal(v.gaussian_error(sse, torch.tensor(0.5), NUM_VALUES), sse)
 
 
 def test_mean_squared_error_is_the_variance_of_the_least_loss():
     sse = torch.rand(5, dtype=torch.float64) * 20
-    variance = (sse.mean() / v.NUM_VALUES).requires_grad_()
-    loss = v.gaussian_error(sse, variance).mean()
+    variance = (sse.mean() / NUM_VALUES).requires_grad_()
+    loss = v.gaussian_error(sse, variance, NUM_VALUES).mean()
     loss.backward()
     assert variance.grad is not None and abs(float(variance.grad)) * variance.item() < 1e-9
-    assert float(v.gaussian_error(sse, 1.1 * variance).mean()) > float(loss)
+    assert float(v.gaussian_error(sse, 1.1 * variance, NUM_VALUES).mean()) > float(loss)
 
 
 def test_gradient_at_the_optimal_variance_is_that_of_the_log_of_the_error():
     error = (torch.rand(5, dtype=torch.float64) * 20).requires_grad_()
-    variance = (error.mean() / v.NUM_VALUES).detach()
-    (ours,) = torch.autograd.grad(v.gaussian_error(error, variance).mean(), error)
-    (expected,) = torch.autograd.grad(0.5 * v.NUM_VALUES * torch.log(error.mean()), error)  # Rybkin et al. 2021, eq. 4
+    variance = (error.mean() / NUM_VALUES).detach()
+    (ours,) = torch.autograd.grad(v.gaussian_error(error, variance, NUM_VALUES).mean(), error)
+    (expected,) = torch.autograd.grad(0.5 * NUM_VALUES * torch.log(error.mean()), error)  # Rybkin et al. 2021, eq. 4
     torch.testing.assert_close(ours, expected)
 
 
@@ -195,7 +197,7 @@ def test_objective_is_the_error_and_beta_times_the_floored_kl(
     torch.manual_seed(0)
     model = VAE(VAEConfig(4, beta, kl_tolerance, likelihood))
     images, noise = _images(), torch.randn(2, 4)
-    mu, logvar = model.encoder(images)
+    mu, logvar = model.paper[0](images)
     logits = model.decoder(mu + torch.exp(0.5 * logvar) * noise)
     if likelihood == "gaussian":
         error = (images - torch.sigmoid(logits)).pow(2).flatten(1).sum(1)
@@ -207,7 +209,7 @@ def test_objective_is_the_error_and_beta_times_the_floored_kl(
 
 
 def _with_posterior(model: VAE, monkeypatch: pytest.MonkeyPatch, mu: Tensor) -> VAE:
-    monkeypatch.setattr(model, "posterior", lambda images: Posterior(mu, torch.zeros_like(mu)))
+    monkeypatch.setattr(model, "posterior", lambda images, labels: Posterior(mu, torch.zeros_like(mu)))
     return model
 
 

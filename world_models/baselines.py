@@ -1,6 +1,7 @@
 """What a V model has to beat: the mean frame, principal components, and the frame before."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -9,7 +10,6 @@ from torch import Tensor
 
 from world_models.metrics import Frames, batches
 from world_models.rollouts import FRAME_SHAPE
-from world_models.vae import NUM_VALUES
 
 PCA_MAX_FRAMES = 20_000
 PCA_ITERATIONS = 8
@@ -26,10 +26,10 @@ class Baselines:
 
     @property
     def mean_frame(self) -> UInt8[Tensor, "64 64 3"]:
-        """The mean as a frame."""
+        """The mean as one of CarRacing's frames."""
         return (self.mean * 255).round().to(torch.uint8).reshape(FRAME_SHAPE)
 
-    def reconstruct(self, frames: UInt8[Tensor, "batch 64 64 3"]) -> Float[Tensor, "batch values"]:
+    def reconstruct(self, frames: UInt8[Tensor, "batch height width channels"]) -> Float[Tensor, "batch values"]:
         """What is left of frames that pass through the components."""
         return self.mean + ((_flat(frames) - self.mean) @ self.components.T) @ self.components
 
@@ -51,12 +51,12 @@ class Baselines:
             "pca_sse_by_components": {str(count): float(left[count - 1]) for count in counts},
         }
 
-    def coefficients(self, frames: UInt8[Tensor, "batch 64 64 3"]) -> Float[Tensor, "batch k"]:
+    def coefficients(self, frames: UInt8[Tensor, "batch height width channels"]) -> Float[Tensor, "batch k"]:
         """What PCA knows of each frame."""
         return (_flat(frames) - self.mean) @ self.components.T
 
 
-def _flat(frames: UInt8[Tensor, "batch 64 64 3"]) -> Float[Tensor, "batch values"]:
+def _flat(frames: UInt8[Tensor, "batch height width channels"]) -> Float[Tensor, "batch values"]:
     return frames.flatten(1).float() / 255
 
 
@@ -66,13 +66,16 @@ def fit_baselines(frames: Frames, num_components: int) -> Baselines:
     Frames stay uint8 in memory and the work is on the CPU with random numbers of its own, so the result is the same
     whatever trains on them.
     """
-    k = min(num_components, len(frames))
+    num_values = frames[0].size
+    k = min(num_components, len(frames), num_values)
     mean = sum(
-        (_flat(batch).sum(0, dtype=torch.float64) for batch in batches(frames, 512)), torch.zeros(NUM_VALUES)
+        (_flat(batch).sum(0, dtype=torch.float64) for batch in batches(frames, 512)), torch.zeros(num_values)
     ) / len(frames)
     mean = mean.float()
     generator = torch.Generator().manual_seed(0)
-    basis = torch.linalg.qr(torch.randn(NUM_VALUES, min(k + PCA_OVERSAMPLING, len(frames)), generator=generator)).Q
+    basis = torch.linalg.qr(
+        torch.randn(num_values, min(k + PCA_OVERSAMPLING, len(frames), num_values), generator=generator)
+    ).Q
     for _ in range(PCA_ITERATIONS):
         basis = torch.linalg.qr(_covariance_times(frames, mean, basis)).Q
     _, rotation = torch.linalg.eigh(basis.T @ _covariance_times(frames, mean, basis))
@@ -91,3 +94,12 @@ def previous_frame_sse(frames: Frames) -> float:
     """SSE of predicting each of neighbouring frames by the one before it."""
     pairs = zip(batches(frames[:-1]), batches(frames[1:]), strict=True)
     return sum(float((_flat(a) - _flat(b)).square().sum(dtype=torch.float64)) for a, b in pairs) / (len(frames) - 1)
+
+
+def previous_sse(episodes: Iterable[Frames]) -> float:
+    """SSE of predicting each frame by the one before it, mean over the steps of whole episodes."""
+    total = steps = 0
+    for frames in episodes:
+        total += (len(frames) - 1) * previous_frame_sse(frames)
+        steps += len(frames) - 1
+    return total / steps

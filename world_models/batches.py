@@ -7,7 +7,8 @@ process alone would see. So the order never depends on memory, device, or number
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -16,8 +17,7 @@ import torch
 from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
-from world_models.frames import BLOCK_FRAMES, FrameSet, Window
-from world_models.rollouts import FRAME_BYTES, FRAME_SHAPE
+from world_models.frames import BLOCK_FRAMES, FrameSource, Window
 
 WINDOWS_IN_MEMORY = 2  # the one that batches come from and the one being read
 DEVICE_SHARE = 0.5  # of a GPU's free memory, for resident frames
@@ -30,18 +30,20 @@ class Batch(NamedTuple):
         frames: on the device.
         rows: where they stand in the whole batch, ascending.
         size: frames of the whole batch.
+        labels: the frames' classes, where there are classes; on the device.
     """
 
-    frames: UInt8[Tensor, "part 64 64 3"]
+    frames: UInt8[Tensor, "part height width channels"]
     rows: Int64[Tensor, " part"]
     size: int
+    labels: Int64[Tensor, " part"] | None = None
 
     def cut(self, size: int) -> "Batch":
         """The batch without what stands at `size` or later."""
         if size >= self.size:
             return self
         kept = int((self.rows < size).sum())
-        return Batch(self.frames[:kept], self.rows[:kept], size)
+        return Batch(self.frames[:kept], self.rows[:kept], size, None if self.labels is None else self.labels[:kept])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Source:
         rank: number of this process among `world` of them.
     """
 
-    frames: FrameSet
+    frames: FrameSource
     device: torch.device
     rank: int = 0
     world: int = 1
@@ -73,7 +75,7 @@ class _ResidentWindow(NamedTuple):
 
     window: Window
     is_mine: Bool[np.ndarray, " frames"]
-    frames: UInt8[Tensor, "_ 64 64 3"]
+    frames: UInt8[Tensor, "_ height width channels"]
     rows: Int64[Tensor, " part"]
     device: torch.device
 
@@ -90,7 +92,7 @@ class Resident(Source):
         """Windows, as soon as all frames have been read."""
         lengths, mine = self.frames.block_lengths, self.my_blocks(np.arange(len(self.frames.block_lengths)))
         blocks = np.flatnonzero(mine)
-        frames = np.empty((int(lengths[blocks].sum()), *FRAME_SHAPE), np.uint8)
+        frames = np.empty((int(lengths[blocks].sum()), *self.frames.frame_shape), np.uint8)
         self.frames.read_into(frames, blocks, np.arange(len(frames)))
         held = torch.from_numpy(frames)
         if self.device.type == "cuda" and frames.nbytes < DEVICE_SHARE * torch.cuda.mem_get_info(self.device)[0]:
@@ -108,7 +110,7 @@ class _StreamedWindow(NamedTuple):
 
     window: Window
     is_mine: Bool[np.ndarray, " frames"]
-    frames: UInt8[Tensor, "part 64 64 3"]
+    frames: UInt8[Tensor, "part height width channels"]
     is_buffer: bool
 
     def take(self, start: int, stop: int) -> Tensor:
@@ -122,7 +124,7 @@ class Streamed(Source):
 
     def load(self, windows: Iterator[Window]) -> Iterator[_StreamedWindow]:
         """Windows, each as soon as its frames have been read; one is of no use any more when the next is there."""
-        buffers = itertools.cycle(_Buffer(self.device) for _ in range(WINDOWS_IN_MEMORY))
+        buffers = itertools.cycle(_Buffer(self.device, self.frames.frame_shape) for _ in range(WINDOWS_IN_MEMORY))
         with ThreadPoolExecutor(1) as reader:
             pending = (
                 reader.submit(self._read, window, buffer) for window, buffer in zip(windows, buffers, strict=False)
@@ -147,13 +149,13 @@ class Streamed(Source):
 class _Buffer:
     """Memory for a window, used again and again: fresh memory costs more to touch than frames cost to unpack."""
 
-    def __init__(self, device: torch.device):
+    def __init__(self, device: torch.device, frame_shape: tuple[int, int, int]):
         self._pinned = device.type == "cuda"  # for fast transfers
-        self._frames = torch.empty(0, *FRAME_SHAPE, dtype=torch.uint8)
+        self._frames = torch.empty(0, *frame_shape, dtype=torch.uint8)
 
     def room_for(self, frames: int) -> Tensor:
         if len(self._frames) < frames:
-            self._frames = torch.empty(frames, *FRAME_SHAPE, dtype=torch.uint8, pin_memory=self._pinned)
+            self._frames = torch.empty(frames, *self._frames.shape[1:], dtype=torch.uint8, pin_memory=self._pinned)
         return self._frames[:frames]
 
 
@@ -170,7 +172,7 @@ class Batches:
         rank: number of this process among `world` of them.
     """
 
-    frames: FrameSet
+    frames: FrameSource
     batch_size: int
     seed: int
     shuffle_frames: int
@@ -179,7 +181,7 @@ class Batches:
     world: int = 1
 
     def __post_init__(self):
-        need = WINDOWS_IN_MEMORY * (self.shuffle_frames + BLOCK_FRAMES) * FRAME_BYTES
+        need = WINDOWS_IN_MEMORY * (self.shuffle_frames + BLOCK_FRAMES) * math.prod(self.frames.frame_shape)
         if not self.is_resident and need > self.memory_bytes:
             raise ValueError(
                 f"memory_gb {self.memory_bytes / 1e9:g} holds neither {self.frames.num_bytes / 1e9:.2f} GB of frames "
@@ -207,7 +209,7 @@ class Batches:
         first_epoch, step = divmod(start_step, self.steps_per_epoch)
         windows, skip = _skip_windows(self._windows(first_epoch), step * self.batch_size)
         source = kind(self.frames, device, self.rank, self.world)
-        return _rebatch(source.load(windows), self.batch_size, skip)
+        return _rebatch(source.load(windows), self.batch_size, skip, self.frames.labels)
 
     def _windows(self, first_epoch: int) -> Iterator[Window]:
         for epoch in itertools.count(first_epoch):
@@ -223,9 +225,14 @@ def _skip_windows(windows: Iterator[Window], frames: int) -> tuple[Iterator[Wind
     raise AssertionError("windows never end")
 
 
-def _rebatch(loaded: Iterable[_ResidentWindow | _StreamedWindow], batch_size: int, skip: int) -> Iterator[Batch]:
+def _rebatch(
+    loaded: Iterable[_ResidentWindow | _StreamedWindow],
+    batch_size: int,
+    skip: int,
+    labels: Int64[np.ndarray, " frames"] | None,
+) -> Iterator[Batch]:
     """Cut windows into batches; one that spans two windows is put together from both, none spans two epochs."""
-    pieces: list[tuple[Tensor, Tensor]] = []
+    pieces: list[tuple[Tensor, ...]] = []
     filled = 0
     for piece in loaded:
         mine_before = np.concatenate([[0], np.cumsum(piece.is_mine)])
@@ -233,10 +240,18 @@ def _rebatch(loaded: Iterable[_ResidentWindow | _StreamedWindow], batch_size: in
         while start < length:
             stop = min(length, start + batch_size - filled)
             rows = torch.from_numpy(filled + np.flatnonzero(piece.is_mine[start:stop]))
-            pieces.append((piece.take(int(mine_before[start]), int(mine_before[stop])), rows))
+            columns = [piece.take(int(mine_before[start]), int(mine_before[stop])), rows]
+            if labels is not None:
+                positions = piece.window.positions[piece.window.order[start:stop][piece.is_mine[start:stop]]]
+                columns.append(torch.from_numpy(labels[positions]).to(columns[0].device, non_blocking=True))
+            pieces.append(tuple(columns))
             filled, start = filled + stop - start, stop
             if filled == batch_size or (start == length and piece.window.ends_epoch):
-                frames, rows = zip(*pieces, strict=True)
-                whole = len(pieces) == 1
-                yield Batch(frames[0] if whole else torch.cat(frames), rows[0] if whole else torch.cat(rows), filled)
+                frames, rows, *classes = _joined(pieces)
+                yield Batch(frames, rows, filled, *classes)
                 pieces, filled = [], 0
+
+
+def _joined(pieces: Sequence[tuple[Tensor, ...]]) -> Iterable[Tensor]:
+    """Each column of all pieces."""
+    return pieces[0] if len(pieces) == 1 else map(torch.cat, zip(*pieces, strict=True))

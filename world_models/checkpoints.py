@@ -18,10 +18,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from world_models import files
+from world_models.rollouts import FRAME_SHAPE
 from world_models.vae import PAPER_VARIANCE, VAE, VAEConfig
 
 FORMAT = "world_models.vae"
-ARCHITECTURE = "conv_vae"
+ARCHITECTURES = {"paper": "conv_vae", "mlp": "mlp_vae", "conv": "small_conv_vae"}
+"""What model.json calls a network."""
 WEIGHT_FILES = {"best": "best.safetensors", "last": "model.safetensors"}
 BASELINES_FILE = "baselines.safetensors"
 Weights = Literal["best", "last"]
@@ -57,7 +59,7 @@ def save_description(run: Path, vae: VAE, **facts: Any) -> None:
     """Write model.json: all that is needed beside the weights to load the model."""
     description = {
         "format": FORMAT,
-        "architecture": ARCHITECTURE,
+        "architecture": ARCHITECTURES[vae.config.network],
         "vae": dataclasses.asdict(vae.config),
         "preprocess": vae.preprocess,
         "versions": files.versions(),
@@ -78,13 +80,14 @@ def load_description(run: str | Path, *needed: str) -> dict[str, Any]:
         raise FileNotFoundError(f"{run}: no trained model in it (no model.json); name the --out of a train_vae run")
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
-        found = f"{description['format']}, {description['architecture']}"
+        found, architecture = description["format"], description["architecture"]
         missing = [name for name in needed if name not in description]
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
         raise ValueError(f"{path}: describes no model; name the --out of a train_vae run") from None
-    if found != f"{FORMAT}, {ARCHITECTURE}":
+    if found != FORMAT or architecture not in ARCHITECTURES.values():
         raise ValueError(
-            f"{path}: a model of {found}, wanted {FORMAT}, {ARCHITECTURE}; read it with the program that made it"
+            f"{path}: a model of {found}, {architecture}, wanted {FORMAT}, one of {', '.join(ARCHITECTURES.values())}; "
+            "read it with the program that made it"
         )
     if missing:
         raise ValueError(f"{path}: lacks {missing[0]}; train the model again")
@@ -127,14 +130,19 @@ def load_vae(run: str | Path, weights: Weights = "best", device: str | torch.dev
     description = load_description(run)
     path = weights_path(run, weights)
     try:
-        config = VAEConfig(**{"variance": PAPER_VARIANCE} | description["vae"])  # which older models do not say
-        vae = VAE(config, description["preprocess"])
-    except (KeyError, TypeError) as error:
+        vae = VAE(_config(description["vae"]), description["preprocess"])
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{Path(run) / 'model.json'}: describes no model ({error}); train it again") from None
     facts = _check_shapes(path, {name: tuple(tensor.shape) for name, tensor in vae.state_dict().items()})
     vae.load_state_dict(load_tensors(path))
     vae.variance.fill_(_variance(path, facts, vae.config))
     return vae.to(device).eval()
+
+
+def _config(fields: dict[str, Any]) -> VAEConfig:
+    known: dict[str, Any] = {"variance": PAPER_VARIANCE} | fields  # which older models do not say
+    known["hidden"] = tuple(known.get("hidden", VAEConfig.hidden))
+    return VAEConfig(**known)
 
 
 def _variance(path: Path, facts: Mapping[str, str], config: VAEConfig) -> float:
@@ -178,6 +186,8 @@ def check_preprocess(preprocess: Mapping[str, Any], data: Path, vae: VAE, run: s
     Raises:
         ValueError: the two differ.
     """
+    if vae.frame_shape != FRAME_SHAPE:
+        raise ValueError(f"{run}: a model of MNIST's digits, wanted one of rollouts; name another run")
     if preprocess != vae.preprocess:
         raise ValueError(
             f"{data}: frames made by {json.dumps(preprocess)}, {run} was trained on {json.dumps(vae.preprocess)}; "

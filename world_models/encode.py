@@ -198,7 +198,7 @@ def encode_shards(job: Job, indices: Sequence[int]) -> Iterator[int]:
     on_cpu, cores = job.vae.device.type == "cpu", executors.available_cores()
     batch_size = job.config.batch_size or (CPU_BATCH if on_cpu else GPU_BATCH)
     backend = onnx_encoder if job.config.backend == "onnx" else formulations
-    encode_batch = backend.encoder_of_frames(job.vae.encoder)
+    encode_batch = backend.encoder_of_frames(job.vae.paper[0])
 
     def frames_from(batch: tuple[Shard, int]) -> UInt8[np.ndarray, "batch 64 64 3"]:
         shard, start = batch

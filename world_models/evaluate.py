@@ -1,8 +1,9 @@
-"""Score a V model on rollouts it has never seen: eval.json, figures, and report.html in the run's folder.
+"""Score a V model on data it has never seen: eval.json, figures, and report.html in the run's folder.
 
 Examples:
   python -m world_models.evaluate --data rollouts/heldout --vae runs/vae
   python -m world_models.evaluate --data rollouts/heldout --vae runs/vae --weights last
+  python -m world_models.evaluate --vae runs/mnist/vae --compare_with [runs/mnist/ae]    digits: MNIST's test images
 
 Collect held-out tracks with another seed:
   python -m world_models.collect --out rollouts/heldout --seed 1000000 --num_episodes 8
@@ -24,6 +25,7 @@ from world_models import (
     breakdown,
     checkpoints,
     comparison,
+    digit_evaluation,
     figures,
     files,
     foresight,
@@ -34,13 +36,14 @@ from world_models import (
     run_records,
 )
 from world_models.config import require, run_command
+from world_models.digit_evaluation import DigitJob
 from world_models.frames import Device, FrameSet, split_episodes, torch_device
 from world_models.rollouts import Episode, Rollouts
 from world_models.tracking import progress
 from world_models.vae import VAE
 
+HELD_OUT = "rollouts/heldout"
 MAX_FRAMES = 20_000
-IWAE_FRAMES = 1000
 PROBE_FRAMES = 20_000
 EPISODES_WALKED = 20  # through which the model is followed from frame to frame
 SEEN_FRAMES, HELD_OUT_FRAMES = 4000, 1000  # that dreams are compared with
@@ -51,27 +54,32 @@ class EvaluateConfig:
     """What to score, and on what.
 
     Attributes:
-        data: folder of rollouts the model was not trained on.
+        data: folder of rollouts the model was not trained on, rollouts/heldout when null; of a model of digits the
+            folder of MNIST, where it was in training when null.
         vae: folder of a train_vae run; the results go there.
         weights: best (lowest validation loss) or last.
         train_data: rollouts that linear probes are fitted on; those the run was trained on when null.
-        compare_with: folders of other runs, drawn beside this one in the rate-distortion plane.
+        compare_with: folders of other runs, drawn beside this one in the rate-distortion plane; of digits, by beta and
+            with samples of the same z.
         foresight: train a small memory model on the latents too, and score in frames what it foresees; minutes.
-        max_frames: frames scored at most, spread evenly.
+        max_frames: frames scored at most, spread evenly; of digits all.
+        num_iwae_frames: frames of which the importance-weighted bounds are taken.
         device: auto takes a GPU if there is one.
     """
 
-    data: str = "rollouts/heldout"
+    data: str | None = None
     vae: str = "runs/vae"
     weights: checkpoints.Weights = "best"
     train_data: str | None = None
     compare_with: tuple[str, ...] = ()
     foresight: bool = False
     max_frames: int = MAX_FRAMES
+    num_iwae_frames: int = 1000
     device: Device = "auto"
 
     def __post_init__(self):
         require(self.max_frames >= 2, f"max_frames is {self.max_frames}; give 2 or more")
+        require(self.num_iwae_frames >= 1, f"num_iwae_frames is {self.num_iwae_frames}; give 1 or more")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,10 +96,15 @@ class Job:
     others: tuple[figures.RatePoint, ...]
 
 
-def prepare(config: EvaluateConfig) -> Job:
+def prepare(config: EvaluateConfig) -> Job | DigitJob:
     """Check everything that can be wrong before the first frame."""
-    data = Rollouts(config.data)
-    vae = checkpoints.load_vae(config.vae, config.weights, torch_device(config.device))
+    device = torch_device(config.device)
+    if checkpoints.load_description(config.vae).get("dataset") == "mnist":
+        beside = [Path(folder) for folder in config.compare_with]
+        given = (config.weights, config.data, beside, config.num_iwae_frames, device)
+        return digit_evaluation.prepare(Path(config.vae), *given)
+    data = Rollouts(config.data or HELD_OUT)
+    vae = checkpoints.load_vae(config.vae, config.weights, device)
     checkpoints.check_preprocess(data.preprocess, data.path, vae, config.vae)
     description = checkpoints.load_description(config.vae, "data", "data_digest", "split_seed", "env", "train_seeds")
     fitted = baselines.Baselines(**checkpoints.load_baselines(config.vae))
@@ -150,19 +163,23 @@ def _trained_on(description: dict[str, Any], data: Rollouts) -> int:
     return len(same)
 
 
-def evaluate(job: Job) -> dict[str, Any]:
+def evaluate(job: Job | DigitJob) -> dict[str, Any]:
     """Score the model, write eval.json, the figures and the report; returns what eval.json holds."""
+    if isinstance(job, DigitJob):
+        return digit_evaluation.evaluate(job)
     run, held_out = Path(job.config.vae), FrameSet(job.data, range(len(job.data)))
-    frames = held_out.read_spread(job.config.max_frames)
-    telemetry = held_out.read_spread(job.config.max_frames, "telemetry")
+    frames, telemetry = (held_out.read_spread(job.config.max_frames, of) for of in ("frames", "telemetry"))
     columns = dict(zip(job.data.telemetry_names, telemetry.T, strict=True))
     with progress(8, "parts", "evaluate") as bar, files.only_writer(run):
         scored = breakdown.score_frames(job.vae, frames)
         bar.update()
         parts: tuple[Callable[[], dict[str, Any]], ...] = (
             lambda: dict(metrics.measure(job.vae, frames)),
-            lambda: {"iwae_nats": metrics.iwae_nats(job.vae, held_out.read_spread(IWAE_FRAMES))},
-            lambda: job.baselines.measure(frames) | {"previous_sse": _previous_sse(job)},
+            lambda: {"iwae_nats": metrics.iwae_nats(job.vae, held_out.read_spread(job.config.num_iwae_frames))},
+            lambda: (
+                job.baselines.measure(frames)
+                | {"previous_sse": baselines.previous_sse(each.frames for each in _walked(job))}
+            ),
             lambda: _probes(job, held_out),
             lambda: {"foresight": _foresight(job)},
             lambda: _breakdown(job, frames, scored, columns) | _provenance(job, len(frames)),
@@ -211,7 +228,7 @@ def _provenance(job: Job, num_frames: int) -> dict[str, Any]:
         "frames": num_frames,
         "episodes": len(job.data),
         "trained_on_episodes": job.trained_on,
-        "data": str(job.config.data),
+        "data": str(job.data.path),
         "data_digest": job.data.digest(),
         "weights": job.config.weights,
         "vae_sha256": files.file_sha256(checkpoints.weights_path(job.config.vae, job.config.weights)),
@@ -224,15 +241,6 @@ def _walked(job: Job) -> Iterator[Episode]:
     """Whole episodes, spread over the data."""
     for index in np.unique(np.linspace(0, len(job.data) - 1, EPISODES_WALKED).astype(int)).tolist():
         yield job.data[index]
-
-
-def _previous_sse(job: Job) -> float:
-    """SSE of predicting each frame by the one before it, over whole episodes."""
-    total = steps = 0
-    for episode in _walked(job):
-        total += len(episode) * baselines.previous_frame_sse(episode.frames)
-        steps += len(episode)
-    return total / steps
 
 
 def _plausible_share(job: Job, frames: metrics.Frames) -> float | None:

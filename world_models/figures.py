@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from world_models.rollouts import Rollouts
 
 Picture = UInt8[np.ndarray, "_ _ 3"]
-Frames = UInt8[np.ndarray, "_ height width 3"]
+Frames = UInt8[np.ndarray, "_ height width channels"]
 
 GAP = 2
 WHITE = 255
@@ -32,6 +32,15 @@ def save(path: Path, picture: Picture) -> None:
     files.write_bytes(path, png(picture))
 
 
+def save_all(folder: Path, shown: Mapping[str, Picture | bytes]) -> None:
+    """Write pictures as PNG files, and clips, which are the bytes of one, as GIFs."""
+    for name, picture in shown.items():
+        if isinstance(picture, bytes):
+            files.write_bytes(folder / f"{name}.gif", picture)
+        else:
+            save(folder / f"{name}.png", picture)
+
+
 def png(picture: Picture) -> bytes:
     """The picture as a PNG file's bytes."""
     buffer = io.BytesIO()
@@ -40,7 +49,7 @@ def png(picture: Picture) -> bytes:
 
 
 def grid(rows: Sequence[Frames], scale: int = 2) -> Picture:
-    """Frames in rows, with white gaps; each frame enlarged by a whole number."""
+    """Frames in rows, with white gaps; each frame enlarged by a whole number, a grey one given three equal channels."""
     columns = max(map(len, rows))
     height, width = (scale * side for side in rows[0].shape[1:3])
     sheet = np.full((len(rows) * (height + GAP) + GAP, columns * (width + GAP) + GAP, 3), WHITE, np.uint8)

@@ -1,12 +1,14 @@
-"""Frames by position, split by episode, and the order in which training sees them.
+"""Frames by position, of rollouts or in memory, split by episode, and the order in which training sees them.
 
 The order of an epoch is fixed by seed, epoch and the size of the shuffle buffer: the epoch's blocks (up to 64
 neighbouring rows of an episode) are shuffled, then cut into windows of `shuffle_frames`, and each window's frames are
 shuffled. `batches.py` hands them out; where they lie in the meantime, and in how many processes, changes nothing.
 """
 
+import abc
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
@@ -18,10 +20,11 @@ from torch import Tensor
 
 from world_models import files
 from world_models.executors import available_cores
-from world_models.rollouts import FRAME_BYTES, FRAME_SHAPE, Episode, Rollouts
+from world_models.rollouts import FRAME_SHAPE, Episode, Rollouts
 from world_models.shards.reader import Shard
 
 BLOCK_FRAMES = 64
+BINARISATION = 1  # sets its random numbers apart from the noise of the same step
 Device = Literal["auto", "cpu", "cuda"]
 
 
@@ -79,57 +82,50 @@ class Window:
     ends_epoch: bool
 
 
-class FrameSet:
-    """The frames of some episodes of a data set, by position 0 .. len - 1; final frames are among them."""
+class FrameSource(abc.ABC):
+    """Frames by position 0 .. len - 1, in blocks of neighbours.
 
-    def __init__(self, data: Rollouts, episodes: Sequence[int]):
-        self._data, self._episodes = data, episodes
-        blocks = [block for episode in episodes for block in _blocks(*data.locate(episode))]
-        self._shards, self._starts, self._stops = zip(*blocks, strict=True)
-        self.block_lengths = np.subtract(self._stops, self._starts, dtype=np.int64)
-        self.block_offsets = np.concatenate([[0], np.cumsum(self.block_lengths)])
+    Args:
+        block_lengths: frames of each block.
+        frame_shape: height, width and channels.
+        labels: each frame's class, where there are classes.
+    """
+
+    def __init__(
+        self,
+        block_lengths: Int64[np.ndarray, " blocks"],
+        frame_shape: tuple[int, int, int] = FRAME_SHAPE,
+        labels: Int64[np.ndarray, " frames"] | None = None,
+    ):
+        self.block_lengths, self.frame_shape, self.labels = block_lengths, frame_shape, labels
+        self.block_offsets = np.concatenate([[0], np.cumsum(block_lengths)])
 
     def __len__(self) -> int:
         return int(self.block_offsets[-1])
 
-    def episodes(self) -> Iterator[Episode]:
-        """The episodes, one after the other."""
-        return (self._data[episode] for episode in self._episodes)
-
     @property
     def num_bytes(self) -> int:
         """Bytes of all frames, uint8."""
-        return len(self) * FRAME_BYTES
+        return len(self) * math.prod(self.frame_shape)
 
+    @abc.abstractmethod
     def read_block(self, block: int, column: str = "frames") -> np.ndarray:
-        """A block's frames, or another column's rows, from disk."""
-        return self._shards[block].read(column, self._starts[block], self._stops[block])
+        """A block's frames, or another column's rows."""
 
-    def read_all(self) -> UInt8[np.ndarray, "frames 64 64 3"]:
-        """All frames, by position."""
-        frames = np.empty((len(self), *FRAME_SHAPE), np.uint8)
-        self.read_into(frames, np.arange(len(self.block_lengths)), np.arange(len(self)))
-        return frames
-
+    @abc.abstractmethod
     def read_into(
         self,
-        frames: UInt8[np.ndarray, "_ 64 64 3"],
+        frames: UInt8[np.ndarray, "_ height width channels"],
         blocks: Int64[np.ndarray, " blocks"],
         places: Int64[np.ndarray, " rows"],
     ) -> None:
-        """Read blocks, on a thread a core; `places` says where each of their frames goes, in turn."""
-        starts = np.concatenate([[0], np.cumsum(self.block_lengths[blocks])])
+        """Read blocks; `places` says where each of their frames goes, in turn."""
 
-        def read(index: int) -> None:
-            block, place = blocks[index], starts[index]
-            first = self._starts[block]
-            for row, piece in self._shards[block].pieces("frames", first, self._stops[block]):
-                at = place + row - first
-                frames[places[at : at + len(piece)]] = piece
-
-        with ThreadPoolExecutor(available_cores()) as readers:
-            for done in [readers.submit(read, index) for index in range(len(blocks))]:
-                done.result()
+    def read_all(self) -> UInt8[np.ndarray, "frames height width channels"]:
+        """All frames, by position."""
+        frames = np.empty((len(self), *self.frame_shape), np.uint8)
+        self.read_into(frames, np.arange(len(self.block_lengths)), np.arange(len(self)))
+        return frames
 
     def read_spread(self, count: int, column: str = "frames") -> np.ndarray:
         """Up to `count` frames, evenly spread over the positions, or another column's rows for the same frames."""
@@ -159,6 +155,67 @@ class FrameSet:
             yield Window(chosen, positions, rng.permutation(len(positions)), ends_epoch=seen == len(self))
 
 
+class FrameSet(FrameSource):
+    """The frames of some episodes of a data set; final frames are among them."""
+
+    def __init__(self, data: Rollouts, episodes: Sequence[int]):
+        self._data, self._episodes = data, episodes
+        blocks = [block for episode in episodes for block in _blocks(*data.locate(episode))]
+        self._shards, self._starts, self._stops = zip(*blocks, strict=True)
+        super().__init__(np.subtract(self._stops, self._starts, dtype=np.int64))
+
+    def episodes(self) -> Iterator[Episode]:
+        """The episodes, one after the other."""
+        return (self._data[episode] for episode in self._episodes)
+
+    def read_block(self, block: int, column: str = "frames") -> np.ndarray:
+        """A block's frames, or another column's rows, from disk."""
+        return self._shards[block].read(column, self._starts[block], self._stops[block])
+
+    def read_into(
+        self,
+        frames: UInt8[np.ndarray, "_ 64 64 3"],
+        blocks: Int64[np.ndarray, " blocks"],
+        places: Int64[np.ndarray, " rows"],
+    ) -> None:
+        """Read blocks, on a thread a core; `places` says where each of their frames goes, in turn."""
+        starts = np.concatenate([[0], np.cumsum(self.block_lengths[blocks])])
+
+        def read(index: int) -> None:
+            block, place = blocks[index], starts[index]
+            first = self._starts[block]
+            for row, piece in self._shards[block].pieces("frames", first, self._stops[block]):
+                at = place + row - first
+                frames[places[at : at + len(piece)]] = piece
+
+        with ThreadPoolExecutor(available_cores()) as readers:
+            for done in [readers.submit(read, index) for index in range(len(blocks))]:
+                done.result()
+
+
+class ImageSet(FrameSource):
+    """Labelled images in memory: frames that are no episode's."""
+
+    def __init__(self, frames: UInt8[np.ndarray, "frames height width channels"], labels: Int64[np.ndarray, " frames"]):
+        cuts = [*range(0, len(frames), BLOCK_FRAMES), len(frames)]
+        height, width, channels = frames.shape[1:]
+        super().__init__(np.diff(np.array(cuts, np.int64)), (height, width, channels), labels)
+        self._columns = {"frames": frames, "labels": labels}
+
+    def read_block(self, block: int, column: str = "frames") -> np.ndarray:
+        """A block's frames, or its labels."""
+        return self._columns[column][slice(*self.block_offsets[block : block + 2])]
+
+    def read_into(
+        self,
+        frames: UInt8[np.ndarray, "_ height width channels"],
+        blocks: Int64[np.ndarray, " blocks"],
+        places: Int64[np.ndarray, " rows"],
+    ) -> None:
+        """Copy blocks; `places` says where each of their frames goes, in turn."""
+        frames[places] = np.concatenate([self.read_block(block) for block in blocks])
+
+
 def _blocks(shard: Shard, start: int, rows: int) -> list[tuple[Shard, int, int]]:
     """An episode cut where the file's rows are multiples of 64, so that a read unpacks few chunks twice."""
     inner = range((start // BLOCK_FRAMES + 1) * BLOCK_FRAMES, start + rows, BLOCK_FRAMES)
@@ -170,3 +227,27 @@ def noise(seed: int, step: int, batch_size: int, z_dim: int) -> Tensor:
     """Standard normal noise of a step, by position in the batch: the same on every device and after a resume."""
     state = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]
     return torch.randn(batch_size, z_dim, generator=torch.Generator().manual_seed(int(state >> np.uint64(1))))
+
+
+def binarised(
+    frames: UInt8[Tensor, "part height width channels"],
+    seed: int,
+    step: int,
+    rows: Int64[Tensor, " part"] | None = None,
+    batch_size: int | None = None,
+) -> UInt8[Tensor, "part height width channels"]:
+    """Black or white pixels, drawn anew each step: white with the grey value as probability (dynamic binarisation).
+
+    Args:
+        frames: a batch, or this process's part of it.
+        seed: decides what is drawn, with the step.
+        step: of the training.
+        rows: where the part's frames stand in the whole batch.
+        batch_size: frames of the whole batch.
+    """
+    state = np.random.SeedSequence([seed, step, BINARISATION]).generate_state(1, np.uint64)[0]
+    generator = torch.Generator().manual_seed(int(state >> np.uint64(1)))
+    size = len(frames) if batch_size is None else batch_size
+    thresholds = torch.randint(0, 255, (size, *frames.shape[1:]), generator=generator, dtype=torch.uint8)
+    thresholds = thresholds if rows is None else thresholds[rows]
+    return (frames > thresholds.to(frames.device)).to(torch.uint8) * 255

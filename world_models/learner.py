@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from world_models import distributed, formulations
 from world_models.batches import Batch
-from world_models.frames import noise
-from world_models.vae import MIN_VARIANCE, NUM_VALUES, VAE, Posterior, Terms, to_images
+from world_models.frames import binarised, noise
+from world_models.vae import MIN_VARIANCE, VAE, Posterior, Terms, to_images
 
 NAMES = ("loss_nats", "sse", "kl_nats")
 FOLLOWING_SHARE = 0.05
@@ -30,6 +30,7 @@ class Learner:
         bf16: whether to compute in bfloat16; weights and losses stay float32.
         compiled_size: size of the batches whose way there and back is compiled, on a GPU into CUDA graphs; 0 for none.
             Not for the winograd form, which is compiled already.
+        binarise: whether to learn from black and white pixels, drawn anew each step with the grey as probability.
 
     Attributes:
         step: steps taken.
@@ -37,8 +38,10 @@ class Learner:
         wandb_id: id of the W&B run that the training is logged to.
     """
 
-    def __init__(self, vae: VAE, seed: int, grad_clip: float, bf16: bool, compiled_size: int = 0):
-        self.vae, self._seed, self._grad_clip, self._bf16 = vae, seed, grad_clip, bf16
+    def __init__(
+        self, vae: VAE, seed: int, grad_clip: float, bf16: bool, compiled_size: int = 0, binarise: bool = False
+    ):
+        self.vae, self._seed, self._grad_clip, self._bf16, self._binarise = vae, seed, grad_clip, bf16, binarise
         on_gpu = vae.device.type == "cuda"
         if on_gpu:
             vae.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]: PyTorch's stub lacks it
@@ -51,15 +54,18 @@ class Learner:
 
     def learn(self, batch: Batch, lr: float, beta_share: float) -> None:
         """Take one step; the losses stay on the device until `means` asks for them."""
-        eps = noise(self._seed, self.step, batch.size, self.vae.config.z_dim)[batch.rows].to(batch.frames.device)
+        frames = batch.frames
+        if self._binarise:
+            frames = binarised(frames, self._seed, self.step, batch.rows, batch.size)
+        eps = noise(self._seed, self.step, batch.size, self.vae.config.noise_dim)[batch.rows].to(frames.device)
         self._optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(batch.frames.device.type, torch.bfloat16, enabled=self._bf16):
-            if len(batch.frames) == self._compiled_size:
+        with torch.autocast(frames.device.type, torch.bfloat16, enabled=self._bf16):
+            if len(frames) == self._compiled_size:
                 share = torch.tensor(beta_share, device=self.vae.device)  # as a number it would be compiled in
-                loss, sums = self._compiled(self.vae, batch.frames, eps, share, batch.size)
+                loss, sums = self._compiled(self.vae, frames, eps, share, batch.size, batch.labels)
                 loss.backward()
             else:
-                sums = backward(self.vae, batch.frames, eps, beta_share, batch.size)
+                sums = backward(self.vae, frames, eps, beta_share, batch.size, batch.labels)
         error = sums[NAMES.index("sse")].float()[None]
         distributed.sum_up([*(weight.grad for weight in self.vae.parameters() if weight.grad is not None), error])
         if self._grad_clip:
@@ -68,10 +74,10 @@ class Learner:
         self._optimizer.step()
         if self.vae.config.variance is None:
             share = max(FOLLOWING_SHARE, 1 / (self.step + 1))
-            self.vae.variance.lerp_((error[0] / (batch.size * NUM_VALUES)).clamp(min=MIN_VARIANCE), share)
+            self.vae.variance.lerp_((error[0] / (batch.size * self.vae.num_values)).clamp(min=MIN_VARIANCE), share)
         self.step += 1
         self._sums[:-1] += sums
-        self._sums[-1] += len(batch.frames)
+        self._sums[-1] += len(frames)
 
     def means(self) -> dict[str, float]:
         """The mean loss and its parts, per frame, since the last call."""
@@ -113,7 +119,12 @@ class Learner:
 
 
 def backward(
-    vae: VAE, frames: UInt8[Tensor, "part 64 64 3"], noise: Float[Tensor, "part z"], beta_share: float, size: int
+    vae: VAE,
+    frames: UInt8[Tensor, "part height width channels"],
+    noise: Float[Tensor, "part noise"],
+    beta_share: float,
+    size: int,
+    labels: Int64[Tensor, " part"] | None = None,
 ) -> Float[Tensor, " names"]:
     """Add the gradient of (this part's share of) the mean loss of a batch to the weights' own.
 
@@ -123,22 +134,28 @@ def backward(
         noise: standard normal, a row a frame.
         beta_share: share of beta that applies.
         size: frames of the whole batch.
+        labels: the frames' classes, for a conditional VAE.
 
     Returns:
         Each of `NAMES`, summed over the frames; float64.
     """
-    if formulations.choose(frames.device) == "winograd":
+    if vae.config.network == "paper" and formulations.choose(frames.device) == "winograd":
         return _backward_in_threads(vae, frames, noise, beta_share, size)
-    loss, sums = _mean_loss(vae, frames, noise, beta_share, size)
+    loss, sums = _mean_loss(vae, frames, noise, beta_share, size, labels)
     loss.backward()
     return sums
 
 
 def _mean_loss(
-    vae: VAE, frames: Tensor, noise: Tensor, beta_share: float | Float[Tensor, ""], size: int
+    vae: VAE,
+    frames: Tensor,
+    noise: Tensor,
+    beta_share: float | Float[Tensor, ""],
+    size: int,
+    labels: Tensor | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, " names"]]:
     """The frames' share of the mean loss of a batch, and what `backward` returns."""
-    terms = vae.objective(to_images(frames), noise, beta_share)
+    terms = vae.objective(to_images(frames), noise, beta_share, labels)
     return terms.loss_nats.sum() / size, _sums(terms)
 
 
@@ -148,13 +165,13 @@ def _sums(terms: Terms) -> Float[Tensor, " names"]:
 
 def _backward_in_threads(vae: VAE, frames: Tensor, noise: Tensor, beta_share: float, size: int) -> Tensor:
     """Weights are prepared once, each thread takes its frames there and back, and their gradients are added up."""
-    encoder, decoder = formulations.prepare_encoder(vae.encoder), formulations.prepare_decoder(vae.decoder)
+    encoder, decoder = formulations.prepare_encoder(vae.paper[0]), formulations.prepare_decoder(vae.paper[1])
 
     def there_and_back(part: tuple[Tensor, Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
         pixels, eps = part
         weights = tuple(tensor.detach().requires_grad_() for tensor in (*encoder, *decoder))
         posterior = Posterior(*formulations.run_encoder(weights[: len(encoder)], pixels))
-        logits = formulations.run_decoder(weights[len(encoder) :], posterior.sample(eps))
+        logits = formulations.run_decoder(weights[len(encoder) :], vae.sampled(posterior, eps))
         terms = vae.terms(to_images(pixels), posterior, logits, beta_share)
         return torch.autograd.grad(terms.loss_nats.sum() / size, weights), _sums(terms)
 

@@ -1,19 +1,22 @@
-"""What is measured of a V model. SSE is summed over a frame's 12,288 values."""
+"""What is measured of a V model. SSE is summed over a frame's values, 12,288 of CarRacing's.
+
+Labels are each frame's class, which a conditional model is told.
+"""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from world_models import distributed
 from world_models.vae import (
     ACTIVE_VARIANCE,
-    NUM_VALUES,
     USED_KL_NATS,
     VAE,
     Posterior,
@@ -23,19 +26,26 @@ from world_models.vae import (
 )
 
 BATCH = 128
+MAX_VALUES = 1_000_000  # of images that a bound is computed from at a time
 
-Frames = UInt8[np.ndarray, "frames 64 64 3"]
+Frames = UInt8[np.ndarray, "frames height width channels"]
+Labels = Int64[np.ndarray, " frames"]
 
 
-def batches(frames: Frames, size: int = BATCH) -> Iterator[UInt8[Tensor, "batch 64 64 3"]]:
+def batches(frames: Frames, size: int = BATCH) -> Iterator[UInt8[Tensor, "batch height width channels"]]:
     """The frames in order, a batch at a time."""
     for start in range(0, len(frames), size):
         yield torch.from_numpy(frames[start : start + size])
 
 
-def psnr_db(sse: float) -> float:
-    """Peak signal-to-noise ratio, from the mean squared error of values in [0, 1]."""
-    return 10 * math.log10(NUM_VALUES / max(sse, 1e-12))
+def told(labels: Labels | None, size: int = BATCH) -> Iterator[Int64[Tensor, " batch"] | None]:
+    """The labels of each of the `batches`; None for each where nothing is told."""
+    return itertools.repeat(None) if labels is None else iter(torch.from_numpy(labels).split(size))
+
+
+def psnr_db(sse: float, num_values: int) -> float:
+    """Peak signal-to-noise ratio, from the mean squared error of so many values in [0, 1]."""
+    return 10 * math.log10(num_values / max(sse, 1e-12))
 
 
 @dataclasses.dataclass
@@ -72,7 +82,9 @@ class Moments:
 
 
 @torch.inference_mode()
-def validate(vae: VAE, frames: Frames, noise: Float[Tensor, "frames z"]) -> dict[str, float]:
+def validate(
+    vae: VAE, frames: Frames, noise: Float[Tensor, "frames noise"], labels: Labels | None = None
+) -> dict[str, float]:
     """The validation metrics: of decode(mu), except for the loss, which is the objective on one sampled z.
 
     Where several processes train together, each scores its part of the frames, and all get the metrics of all.
@@ -83,11 +95,12 @@ def validate(vae: VAE, frames: Frames, noise: Float[Tensor, "frames z"]) -> dict
     here, z_dim = distributed.world(), vae.config.z_dim
     mine = np.array_split(np.arange(len(frames)), here.size)[here.rank]
     columns = Moments(0, *torch.zeros(2, 3 + 2 * z_dim, dtype=torch.float64))  # sse, kl, loss, each mu, each kl
-    for batch, eps in zip(batches(frames[mine]), noise[mine].split(BATCH), strict=False):
+    classes = told(None if labels is None else labels[mine])
+    for batch, eps, label in zip(batches(frames[mine]), noise[mine].split(BATCH), classes, strict=False):
         images = to_images(batch.to(vae.device))
-        posterior = vae.posterior(images)
-        sse = squared_error(images, vae.logits(posterior.mu).sigmoid())
-        loss = vae.objective(images, eps.to(vae.device)).loss_nats
+        posterior = vae.posterior(images, label)
+        sse = squared_error(images, vae.logits(posterior.mu, label).sigmoid())
+        loss = vae.objective(images, eps.to(vae.device), labels=label).loss_nats
         scores = torch.stack([sse, posterior.kl_nats(), loss], 1)
         columns.add(torch.cat([scores, posterior.mu, posterior.kl_nats_per_dim()], 1))
     columns.sum_up(vae.device)
@@ -97,24 +110,24 @@ def validate(vae: VAE, frames: Frames, noise: Float[Tensor, "frames z"]) -> dict
         "sse": sse,
         "kl_nats": kl_nats,
         "loss_nats": loss_nats,
-        "psnr_db": psnr_db(sse) if math.isfinite(sse) else math.nan,
+        "psnr_db": psnr_db(sse, vae.num_values) if math.isfinite(sse) else math.nan,
         "active_units": int((mu_variance > ACTIVE_VARIANCE).sum()),
         "dims_used": int((kl_means > USED_KL_NATS).sum()),
     }
 
 
 @torch.inference_mode()
-def measure(vae: VAE, frames: Frames, seed: int = 0) -> dict[str, float | list[float]]:
+def measure(vae: VAE, frames: Frames, seed: int = 0, labels: Labels | None = None) -> dict[str, float | list[float]]:
     """SSE, PSNR, SSIM, KL per dimension, active units and ELBO of frames."""
     generator = torch.Generator().manual_seed(seed)
     sums = torch.zeros(3, dtype=torch.float64)
     mu, kl = Moments(), Moments()
-    for batch in batches(frames):
+    for batch, label in zip(batches(frames), told(labels), strict=False):
         images = to_images(batch.to(vae.device))
-        posterior = vae.posterior(images)
-        means = vae.logits(posterior.mu).sigmoid()
+        posterior = vae.posterior(images, label)
+        means = vae.logits(posterior.mu, label).sigmoid()
         z = posterior.sample(torch.randn(posterior.mu.shape, generator=generator).to(vae.device))
-        elbo = vae.log_likelihood(images, vae.logits(z)) - posterior.kl_nats()
+        elbo = vae.log_likelihood(images, vae.logits(z, label)) - posterior.kl_nats()
         ssim = structural_similarity_index_measure(means, images, reduction="sum", data_range=1.0)
         assert isinstance(ssim, Tensor)
         sums += torch.stack([squared_error(images, means).double().sum(), ssim.double(), elbo.double().sum()]).cpu()
@@ -123,7 +136,7 @@ def measure(vae: VAE, frames: Frames, seed: int = 0) -> dict[str, float | list[f
     sse, ssim, elbo = (sums / len(frames)).tolist()
     return {
         "sse": sse,
-        "psnr_db": psnr_db(sse),
+        "psnr_db": psnr_db(sse, vae.num_values),
         "ssim": ssim,
         "kl_nats": float(kl.mean.sum()),
         "kl_per_dim": kl.mean.tolist(),
@@ -134,7 +147,13 @@ def measure(vae: VAE, frames: Frames, seed: int = 0) -> dict[str, float | list[f
 
 
 @torch.inference_mode()
-def iwae_nats(vae: VAE, frames: Frames, samples: Sequence[int] = (1, 10, 100), seed: int = 0) -> dict[str, float]:
+def iwae_nats(
+    vae: VAE,
+    frames: Frames,
+    samples: Sequence[int] = (1, 10, 100),
+    seed: int = 0,
+    labels: Labels | None = None,
+) -> dict[str, float]:
     """The importance-weighted bound on log p(x) (Burda et al. 2016, eq. 8), mean over frames, by number of samples.
 
     With one sample it is the ELBO with a sampled KL; it grows with the number of samples towards log p(x). The
@@ -142,18 +161,32 @@ def iwae_nats(vae: VAE, frames: Frames, samples: Sequence[int] = (1, 10, 100), s
     """
     generator = torch.Generator().manual_seed(seed)
     totals = dict.fromkeys(samples, 0.0)
-    for batch in batches(frames):
+    at_once = max(1, MAX_VALUES // (BATCH * vae.num_values))
+    for batch, label in zip(batches(frames), told(labels), strict=False):
         images = to_images(batch.to(vae.device))
-        posterior = vae.posterior(images)
-        weights = torch.stack([_log_weight(vae, images, posterior, generator).double() for _ in range(max(samples))])
+        posterior = vae.posterior(images, label)
+        parts = [
+            _log_weights(vae, images, posterior, min(at_once, max(samples) - first), generator, label)
+            for first in range(0, max(samples), at_once)
+        ]
+        weights = torch.cat(parts)
         for k in samples:
             totals[k] += float((torch.logsumexp(weights[:k], 0) - math.log(k)).sum())
     return {str(k): total / len(frames) for k, total in totals.items()}
 
 
-def _log_weight(
-    vae: VAE, images: Float[Tensor, "batch 3 64 64"], posterior: Posterior, generator: torch.Generator
-) -> Tensor:
-    """Log p(x|z) + log p(z) - log q(z|x) for one z of the posterior."""
-    z = posterior.sample(torch.randn(posterior.mu.shape, generator=generator).to(images.device))
-    return vae.log_likelihood(images, vae.logits(z)) + prior_log_prob(z) - posterior.log_prob(z)
+def _log_weights(
+    vae: VAE,
+    images: Float[Tensor, "batch channels height width"],
+    posterior: Posterior,
+    count: int,
+    generator: torch.Generator,
+    labels: Tensor | None,
+) -> Float[Tensor, "count batch"]:
+    """Log p(x|z) + log p(z) - log q(z|x) for so many z of each posterior; float64."""
+    noise = [torch.randn(posterior.mu.shape, generator=generator) for _ in range(count)]
+    repeated = Posterior(posterior.mu.repeat(count, 1), posterior.logvar.repeat(count, 1))
+    z = repeated.sample(torch.cat(noise).to(images.device))
+    logits = vae.logits(z, None if labels is None else labels.repeat(count))
+    likelihood = vae.log_likelihood(images.repeat(count, 1, 1, 1), logits)
+    return (likelihood + prior_log_prob(z) - repeated.log_prob(z)).double().unflatten(0, (count, -1))

@@ -1,10 +1,13 @@
-"""What a V model sees and dreams: reconstructions, samples, interpolations, traversals, a clip."""
+"""What a V model sees and dreams: reconstructions, samples, interpolations, traversals, a clip.
+
+Those of digits alone are in `digit_pictures.py`.
+"""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from world_models import figures
@@ -14,7 +17,7 @@ from world_models.vae import VAE
 
 NUM_SHOWN = 16
 
-Frames = UInt8[np.ndarray, "_ 64 64 3"]
+Frames = UInt8[np.ndarray, "_ height width channels"]
 Columns = Mapping[str, Float[np.ndarray, " frames"]]
 
 
@@ -23,8 +26,17 @@ def shown_frames(frames: Frames) -> Frames:
     return frames[np.linspace(0, len(frames) - 1, NUM_SHOWN + 2).astype(int)[1:-1]]
 
 
-def _decoded(vae: VAE, z: Float[Tensor, "batch z"]) -> Frames:
-    return vae.decode(z).cpu().numpy()
+def _decoded(vae: VAE, z: Float[Tensor, "batch z"], labels: Int64[Tensor, " batch"] | None = None) -> Frames:
+    return vae.decode(z, labels).cpu().numpy()
+
+
+def in_training(vae: VAE, frames: Frames) -> dict[str, figures.Picture]:
+    """What each validation draws."""
+    return {
+        "reconstructions": reconstructions(vae, frames),
+        "samples": samples(vae),
+        "interpolation": interpolation(vae, frames),
+    }
 
 
 def reconstructions(vae: VAE, frames: Frames) -> figures.Picture:
@@ -41,8 +53,9 @@ def samples(vae: VAE, count: int = 64, seed: int = 0) -> figures.Picture:
 
 
 def dreams(vae: VAE, count: int, seed: int = 0) -> Frames:
-    """Frames decoded from the prior."""
-    return _decoded(vae, torch.randn(count, vae.config.z_dim, generator=torch.Generator().manual_seed(seed)))
+    """Frames decoded from the prior; one class after the other where the model is told one."""
+    z = torch.randn(count, vae.config.z_dim, generator=torch.Generator().manual_seed(seed))
+    return _decoded(vae, z, torch.arange(count) % max(1, vae.config.num_classes))
 
 
 def interpolation(vae: VAE, frames: Frames, count: int = 12) -> figures.Picture:

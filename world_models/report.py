@@ -109,21 +109,15 @@ def write(run: Path, scores: Mapping[str, Any], shown: Shown) -> None:
     if lines:
         levels = {"val/sse": {"PCA": scores["pca_sse"]}}
         shown = {**shown, "curves": figures.curves(lines, ("val/sse", "val/kl_nats"), levels)}
-    for name, picture in shown.items():
-        if isinstance(picture, bytes):
-            files.write_bytes(run / "figures" / f"{name}.gif", picture)
-        else:
-            figures.save(run / "figures" / f"{name}.png", picture)
+    figures.save_all(run / "figures", shown)
     files.write_text(run / "report.html", page(run.name, scores, shown))
 
 
 def page(name: str, scores: Mapping[str, Any], shown: Shown) -> str:
     """The report as HTML."""
     title = html.escape(f"V model {name}")
-    rows = [_row(label, _number(scores[key])) for key, label in TABLE.items()]
-    rows += [
-        _row(f"importance-weighted bound, {k} samples (nats)", f"{v:,.1f}") for k, v in scores["iwae_nats"].items()
-    ]
+    rows = [row(label, _number(scores[key])) for key, label in TABLE.items()]
+    rows += [row(f"importance-weighted bound, {k} samples (nats)", f"{v:,.1f}") for k, v in scores["iwae_nats"].items()]
     parts = [
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>',
         f"<style>{STYLE}</style></head><body><h1>{title}</h1><p>{html.escape(summary(scores))}.</p>",
@@ -134,7 +128,7 @@ def page(name: str, scores: Mapping[str, Any], shown: Shown) -> str:
         _kind_table(scores["sse_by_kind"]),
         _probe_tables(scores),
         _foresight_table(scores["foresight"]),
-        *(_figure(key, shown[key]) for key in CAPTIONS if key in shown),
+        *(figure(key, shown[key], caption, key in CHARTS) for key, caption in CAPTIONS.items() if key in shown),
         "</body></html>\n",
     ]
     return "\n".join(parts)
@@ -153,18 +147,20 @@ def _number(value: float | int) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
 
 
-def _row(label: str, *values: str) -> str:
+def row(label: str, *values: str) -> str:
+    """A row of a table: a label, and values as they are shown."""
     cells = "".join(f'<td class="number">{value}</td>' for value in values)
     return f"<tr><td>{html.escape(label)}</td>{cells}</tr>"
 
 
-def _figure(key: str, picture: figures.Picture | bytes) -> str:
+def figure(key: str, picture: figures.Picture | bytes, caption: str, is_chart: bool) -> str:
+    """A figure that the page holds in itself; frames, unlike charts, are enlarged pixel by pixel."""
     if isinstance(picture, bytes):
         url = figures.data_url(picture, "image/gif")
     else:
         url = figures.data_url(figures.png(picture), "image/png")
-    kind = "" if key in CHARTS else ' class="frames"'
-    return f'<figure><img{kind} src="{url}" alt="{key}"><figcaption>{CAPTIONS[key]}</figcaption></figure>'
+    kind = "" if is_chart else ' class="frames"'
+    return f'<figure><img{kind} src="{url}" alt="{key}"><figcaption>{caption}</figcaption></figure>'
 
 
 def _latents(scores: Mapping[str, Any]) -> str:
@@ -186,8 +182,8 @@ def _latents(scores: Mapping[str, Any]) -> str:
 def _kind_table(by_kind: Mapping[str, Mapping[str, float]]) -> str:
     if not by_kind:
         return ""
-    rows = [_row(kind, f"{of['sse']:.2f}", f"{of['share']:.0%}") for kind, of in by_kind.items()]
-    return f"<h2>Error by kind of frame</h2><table>{_row('frames', 'SSE', 'share of all')}{''.join(rows)}</table>"
+    rows = [row(kind, f"{of['sse']:.2f}", f"{of['share']:.0%}") for kind, of in by_kind.items()]
+    return f"<h2>Error by kind of frame</h2><table>{row('frames', 'SSE', 'share of all')}{''.join(rows)}</table>"
 
 
 FORESIGHT = (
@@ -201,8 +197,8 @@ FORESEEN = {"foreseen": "foreseen", "stays": "the frame stays", "reconstructed":
 def _foresight_table(foreseen: Mapping[str, Mapping[str, float]] | None) -> str:
     if not foreseen:
         return ""
-    rows = [_row(f"{ahead} ahead", *(f"{of[key]:.2f}" for key in FORESEEN)) for ahead, of in foreseen.items()]
-    return f"{FORESIGHT}<table>{_row('frames', *FORESEEN.values())}{''.join(rows)}</table>"
+    rows = [row(f"{ahead} ahead", *(f"{of[key]:.2f}" for key in FORESEEN)) for ahead, of in foreseen.items()]
+    return f"{FORESIGHT}<table>{row('frames', *FORESEEN.values())}{''.join(rows)}</table>"
 
 
 PLAUSIBLE = (
@@ -238,10 +234,10 @@ def _probe_tables(scores: Mapping[str, Any]) -> str:
 
 def _probe_table(probes: Mapping[str, Mapping[str, float | None]]) -> str:
     rows = [
-        _row(name, *("never varies" if r2 is None else f"{r2:.3f}" for r2 in (probes[key][name] for key in READINGS)))
+        row(name, *("never varies" if r2 is None else f"{r2:.3f}" for r2 in (probes[key][name] for key in READINGS)))
         for name in probes["mu_linear"]
     ]
-    return f"<table>{_row('telemetry', *READINGS.values())}{''.join(rows)}</table>"
+    return f"<table>{row('telemetry', *READINGS.values())}{''.join(rows)}</table>"
 
 
 def summary(scores: Mapping[str, Any]) -> str:

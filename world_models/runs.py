@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from world_models import baselines, checkpoints, figures, files, metrics, pictures, tracking
+from world_models import baselines, checkpoints, digit_pictures, figures, files, metrics, pictures, tracking
 from world_models.learner import Learner
 from world_models.lineage import Product
 from world_models.vae import VAE
@@ -52,21 +52,27 @@ class Run:
         self._tracker = tracking.Tracker(self._out, settings, wandb, "train", self._tensorboard, learner.wandb_id)
         self._open.callback(self._tracker.finish)
         learner.wandb_id = self._tracker.run_id or learner.wandb_id
-        self._tracker.read(Product("dataset", data, self._facts["data_digest"], {"env": self._facts["env"]}))
+        self._tracker.read(Product("dataset", data, self._facts["data_digest"], {"env": self._facts.get("env")}))
 
     def log(self, values: Metrics) -> None:
         """Log one line of metrics."""
         self._tracker.log(values)
 
-    def draw(self, vae: VAE, frames: metrics.Frames, seen: int) -> None:
-        """Draw what the model makes of held-out frames, and what it dreams."""
-        shown = {
-            "reconstructions": pictures.reconstructions(vae, frames),
-            "samples": pictures.samples(vae),
-            "interpolation": pictures.interpolation(vae, frames),
-        }
+    def draw(
+        self, vae: VAE, frames: metrics.Frames, labels: metrics.Labels | None, position: Metrics, finished: bool
+    ) -> None:
+        """Draw what the model makes of held-out frames, and what it dreams; of digits, more at the end."""
+        seen = int(position["frames_seen"])
+        if labels is None:
+            shown, stamp = pictures.in_training(vae, frames), f"{seen:09d}"
+        else:
+            shown, stamp = digit_pictures.in_training(vae, frames, labels), f"epoch_{position['epoch']:03g}"
         for name, picture in shown.items():
-            figures.save(self._out / "figures" / f"{name}_{seen:09d}.png", picture)
+            figures.save(self._out / "figures" / f"{name}_{stamp}.png", picture)
+        if finished and labels is not None:
+            last = digit_pictures.finished(vae, frames, labels)
+            figures.save_all(self._out / "figures", last)
+            shown |= last
         self._tracker.images(shown, seen)
 
     def save_best(self, vae: VAE) -> None:

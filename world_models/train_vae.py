@@ -1,9 +1,10 @@
-"""Train the V model on rollouts: runs/<name>/ with weights, metrics and pictures.
+"""Train the V model on rollouts, or on MNIST: runs/<name>/ with weights, metrics and pictures.
 
 Examples:
   python -m world_models.train_vae                                       the quick scale, minutes on a laptop
   python -m world_models.train_vae --data rollouts/carracing --out runs/beta4 --vae.beta 4 --num_frames 400000
   python -m world_models.train_vae --config configs/paper/train_vae.yaml
+  python -m world_models.train_vae --config configs/mnist/vae.yaml       the tutorials' VAE of handwritten digits
   python -m world_models.train_vae --resume true                         go on after Ctrl-C, a crash, a preemption
 
 Validation is on episodes that are never trained on. Ctrl-C saves the state and stops; resumed training gives the
@@ -19,19 +20,23 @@ from typing import Any, Literal
 
 import torch
 
-from world_models import checkpoints, distributed, files, formulations, metrics, tracking
+from world_models import checkpoints, distributed, files, formulations, metrics, mnist, tracking, training_data
 from world_models.batches import Batches
 from world_models.config import Stopped, require, run_command, to_yaml
 from world_models.executors import stop_requests
-from world_models.frames import Device, FrameSet, Split, noise, split_episodes, torch_device
+from world_models.frames import Device, noise, torch_device
 from world_models.learner import Learner, arithmetic
-from world_models.rollouts import Rollouts
+from world_models.rollouts import FRAME_SHAPE
 from world_models.runs import NoRun, Run
+from world_models.training_data import Dataset, Scored, TrainingData
 from world_models.vae import VAE, VAEConfig
 
 FREE_ON_RESUME = ("out", "data", "device", "memory_gb", "resume", "wandb", "tensorboard", "log_every_steps")
 VAL_NOISE_SEED = 0x7A1
-RESULT = "SSE {sse:.2f}, KL {kl_nats:.1f} nats, {active_units} active units, held out, after {seen:,} frames"
+RESULT = (
+    "loss {loss_nats:,.2f} nats, SSE {sse:.2f}, KL {kl_nats:.1f} nats, {active_units} active units, held out, "
+    "after {seen:,} frames"
+)
 COLLAPSED = (
     "posterior collapse after {seen:,} frames: no latent dimension is in use, so z says nothing about the frame; "
     "lower --vae.beta, or give --beta_warmup_frames"
@@ -43,7 +48,8 @@ class TrainConfig:
     """What to train on, how, and where the run goes.
 
     Attributes:
-        data: folder of rollouts.
+        dataset: rollouts, of which some episodes are held out; or mnist, whose test images are.
+        data: folder of rollouts; for mnist the folder that has, or gets, MNIST/raw.
         out: folder of the run; in a W&B sweep {wandb_run_id} in it gives each run its own.
         num_frames: frames to see in all; each epoch sees every training frame once.
         batch_size: frames of a step.
@@ -55,6 +61,7 @@ class TrainConfig:
         seed: of weights, order and noise.
         split_seed: decides which episodes are held out.
         shuffle_frames: size of the shuffle buffer.
+        binarise: learn from black and white pixels, drawn anew each step with the grey value as probability; for mnist.
         val_every_frames: frames between validations, each of which saves the run.
         num_val_frames: held-out frames that a validation scores, spread evenly.
         log_every_steps: steps between lines of training metrics.
@@ -69,6 +76,7 @@ class TrainConfig:
         wandb: Weights & Biases.
     """
 
+    dataset: Dataset = "rollouts"
     data: str = "rollouts/carracing"
     out: str = "runs/vae"
     num_frames: int = 120_000
@@ -81,6 +89,7 @@ class TrainConfig:
     seed: int = 0
     split_seed: int = 0
     shuffle_frames: int = 16_384
+    binarise: bool = False
     val_every_frames: int = 25_000
     num_val_frames: int = 2048
     log_every_steps: int = 50
@@ -109,6 +118,18 @@ class TrainConfig:
             require(0 <= getattr(self, name) < math.inf, f"{name} is {getattr(self, name)}; give 0 or more")
         for name in ("lr", "memory_gb"):
             require(0 < getattr(self, name) < math.inf, f"{name} is {getattr(self, name)}; give a number above 0")
+        self._check_model_fits_data()
+
+    def _check_model_fits_data(self) -> None:
+        digits, classes = self.dataset == "mnist", self.vae.num_classes
+        shape, networks = (mnist.FRAME_SHAPE, "mlp or conv") if digits else (FRAME_SHAPE, "paper")
+        require(
+            digits == (self.vae.network != "paper"),
+            f"vae.network {self.vae.network} does not take {self.dataset}'s frames, {'x'.join(map(str, shape))}; give "
+            f"{networks}, or another --dataset",
+        )
+        require(classes in (0, mnist.NUM_DIGITS), f"vae.num_classes is {classes}; give 10, MNIST's digits, or 0")
+        require(digits or not self.binarise, "binarise is for the grey pixels of mnist; leave it out")
 
     def lr_at(self, frames_seen: int) -> float:
         """Linear warm-up, then a cosine to zero or a constant."""
@@ -131,8 +152,7 @@ class Job:
 
     config: TrainConfig
     device: torch.device
-    data: Rollouts
-    split: Split
+    data: TrainingData
     batches: Batches
     saved: dict[str, Any] | None
 
@@ -143,14 +163,14 @@ def prepare(config: TrainConfig) -> Job:
     here, device = distributed.world(), distributed.own_device(torch_device(config.device))
     if config.compile and formulations.choose(device) == "winograd" and not config.bf16_on(device):
         raise ValueError("compile is for a GPU, and this is a CPU, whose form is compiled already; leave --compile out")
-    data = Rollouts(config.data)
-    split = split_episodes(data.seeds, config.split_seed)
+    data = training_data.read(config.dataset, config.data, config.split_seed)
     memory_bytes = int(config.memory_gb * 1e9)
     order = (config.batch_size, config.seed, config.shuffle_frames)
-    batches = Batches(FrameSet(data, split.train), *order, memory_bytes, here.rank, here.size)
-    saved = checkpoints.load_run(Path(config.out), config.resume, to_yaml(config), FREE_ON_RESUME, data.digest())
+    batches = Batches(data.train, *order, memory_bytes, here.rank, here.size)
+    digest = data.facts["data_digest"]
+    saved = checkpoints.load_run(Path(config.out), config.resume, to_yaml(config), FREE_ON_RESUME, digest)
     files.check_room(Path(config.out), 200_000_000)
-    return Job(config, device, data, split, batches, saved)
+    return Job(config, device, data, batches, saved)
 
 
 def train(job: Job) -> None:
@@ -168,19 +188,12 @@ def train(job: Job) -> None:
         else:
             run.begin(learner, job.batches.frames.read_spread)
         run.track(learner)
-        val_frames = FrameSet(job.data, job.split.val).read_spread(config.num_val_frames)
-        _loop(job, learner, run, val_frames)
+        _loop(job, learner, run, job.data.scored(config.num_val_frames, VAL_NOISE_SEED if config.binarise else None))
 
 
 def _run(job: Job) -> Run:
-    facts = {
-        "data": job.config.data,
-        "data_digest": job.data.digest(),
-        "env": job.data.env,
-        "train_seeds": job.data.seeds[list(job.split.train)].tolist(),
-        "split_seed": job.config.split_seed,
-    }
-    return Run(Path(job.config.out), to_yaml(job.config), facts, job.config.wandb, job.config.tensorboard)
+    config = job.config
+    return Run(Path(config.out), to_yaml(config), job.data.facts, config.wandb, config.tensorboard)
 
 
 def _learner(job: Job) -> Learner:
@@ -189,10 +202,11 @@ def _learner(job: Job) -> Learner:
         torch.manual_seed(config.seed)
         vae = VAE(config.vae, job.data.preprocess).to(job.device)
     compiled_size = config.batch_size if config.compile else 0
-    return Learner(vae, config.seed, config.grad_clip, config.bf16_on(job.device), compiled_size)
+    bf16 = config.bf16_on(job.device)
+    return Learner(vae, config.seed, config.grad_clip, bf16, compiled_size, config.binarise)
 
 
-def _loop(job: Job, learner: Learner, run: Run | NoRun, val_frames: metrics.Frames) -> None:
+def _loop(job: Job, learner: Learner, run: Run | NoRun, held_out: Scored) -> None:
     """Batch after batch from where the learner stands, until enough frames were seen."""
     config, seen = job.config, job.batches.frames_at(learner.step)
     meter, scores = tracking.Meter(seen), {}
@@ -210,7 +224,7 @@ def _loop(job: Job, learner: Learner, run: Run | NoRun, val_frames: metrics.Fram
                 _log(job, learner, run, seen, meter)
             if validate or last:
                 with meter.paused():
-                    scores = _validate(job, learner, run, seen, val_frames)
+                    scores = _validate(job, learner, run, seen, held_out)
             if distributed.asked(stop.is_set(), learner.step, job.device) and not last:
                 _save(job, learner, run)
                 again = "the same command" if config.resume else "the same command with --resume true"
@@ -239,19 +253,21 @@ def _check_finite(loss: float, seen: int, out: str) -> None:
         )
 
 
-def _validate(job: Job, learner: Learner, run: Run | NoRun, seen: int, frames: metrics.Frames) -> dict[str, float]:
+def _validate(job: Job, learner: Learner, run: Run | NoRun, seen: int, held_out: Scored) -> dict[str, float]:
     """Score held-out frames, draw them, and save the run; returns the scores."""
-    config, vae = job.config, learner.vae
-    scores = metrics.validate(vae, frames, noise(VAL_NOISE_SEED, 0, len(frames), config.vae.z_dim))
+    config, vae, (frames, labels) = job.config, learner.vae, held_out
+    eps = noise(VAL_NOISE_SEED, 0, len(frames), config.vae.noise_dim)
+    scores = metrics.validate(vae, frames, eps, labels)
     _check_finite(scores["loss_nats"], seen, config.out)
     warm = seen >= min(config.num_frames, max(config.beta_warmup_frames, config.lr_warmup_frames))
     if warm and scores["loss_nats"] < learner.best_loss_nats:
         learner.best_loss_nats = scores["loss_nats"]
         run.save_best(vae)
-    if warm and scores["dims_used"] == 0:
+    if warm and scores["dims_used"] == 0 and config.vae.posterior == "normal":
         run.warn(COLLAPSED.format(seen=seen))
-    run.draw(vae, frames, seen)
-    run.log(_position(job, learner, seen) | {f"val/{name}": value for name, value in scores.items()})
+    position = _position(job, learner, seen)
+    run.draw(vae, frames, labels, position, finished=seen >= config.num_frames)
+    run.log(position | {f"val/{name}": value for name, value in scores.items()})
     _save(job, learner, run)
     return scores
 

@@ -1,23 +1,29 @@
-"""The variational autoencoder: posterior, likelihoods, KL, ELBO. Nats per frame, summed over pixels and latents."""
+"""The variational autoencoder: posterior, likelihoods, KL, ELBO. Nats per frame, summed over pixels and latents.
+
+The same mathematics for every network and data set: images are float tensors batch x channels x height x width.
+"""
 
 import dataclasses
 import math
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from world_models import formulations
 from world_models.config import require
-from world_models.networks import Decoder, Encoder
+from world_models.networks import IMAGE_SHAPES, Decoder, Encoder, build
 
-NUM_VALUES = 64 * 64 * 3
 PAPER_VARIANCE = 0.5  # with which a Gaussian's exponent is the SSE
 MIN_VARIANCE = 1e-6
+MAX_LAYERS, MAX_WIDTH, MAX_CLASSES = 8, 8192, 1000  # before memory is taken for them
 USED_KL_NATS = 0.05  # a latent dimension with more KL than this is in use
 ACTIVE_VARIANCE = 0.01  # one whose mu varies more than this over the data is active (Burda et al. 2016)
+
+Frames = UInt8[Tensor, "batch height width channels"] | UInt8[np.ndarray, "batch height width channels"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +37,12 @@ class VAEConfig:
         likelihood: gaussian (squared error) or bernoulli (cross-entropy).
         variance: of the Gaussian, per value: null is the optimal one, which is the mean squared error itself, followed
             as it falls in training (sigma-VAE, Rybkin et al. 2021); 0.5 makes the objective the paper's SSE + KL.
+        num_samples: samples of z over which the objective's reconstruction error is averaged.
+        network: paper takes CarRacing's 64x64x3 frames; mlp (fully connected) and conv (small, convolutional) MNIST's
+            28x28x1.
+        hidden: widths of mlp's hidden layers, from the image to z; the decoder has them in reverse order.
+        posterior: normal; or point, which makes it a plain autoencoder: z = mu, no noise, no KL.
+        num_classes: classes of which encoder and decoder are told the right one (a conditional VAE); 0 for none.
     """
 
     z_dim: int = 32
@@ -38,15 +50,35 @@ class VAEConfig:
     kl_tolerance: float = 0.5
     likelihood: Literal["gaussian", "bernoulli"] = "gaussian"
     variance: float | None = None
+    num_samples: int = 1
+    network: Literal["paper", "mlp", "conv"] = "paper"
+    hidden: tuple[int, ...] = (400,)
+    posterior: Literal["normal", "point"] = "normal"
+    num_classes: int = 0
 
     def __post_init__(self):
+        require(self.network in IMAGE_SHAPES, f"vae.network is {self.network}; give paper, mlp or conv")
         require(self.z_dim >= 1, f"vae.z_dim is {self.z_dim}; give 1 or more")
+        fits = 1 <= len(self.hidden) <= MAX_LAYERS and all(1 <= width <= MAX_WIDTH for width in self.hidden)
+        require(fits, f"vae.hidden is {list(self.hidden)}; give 1 to {MAX_LAYERS} widths of 1 to {MAX_WIDTH:,}")
+        require(
+            0 <= self.num_classes <= MAX_CLASSES, f"vae.num_classes is {self.num_classes}; give 0 to {MAX_CLASSES:,}"
+        )
+        require(self.num_samples >= 1, f"vae.num_samples is {self.num_samples}; give 1 or more")
+        conditional, point = self.num_classes > 0, self.posterior == "point"
+        require(not conditional or self.network == "mlp", f"no class can be told to {self.network}; give network mlp")
+        require(not point or self.network != "paper", "the paper's network has no point posterior; give mlp or conv")
         require(0 <= self.beta < math.inf, f"vae.beta is {self.beta}; give 0 or more")
         require(0 <= self.kl_tolerance < math.inf, f"vae.kl_tolerance is {self.kl_tolerance}; give 0 or more")
         if self.variance is not None:
             require(
                 MIN_VARIANCE <= self.variance < math.inf, f"vae.variance is {self.variance}; give 1e-6 or more, or null"
             )
+
+    @property
+    def noise_dim(self) -> int:
+        """Random numbers that the objective takes for each frame."""
+        return self.num_samples * self.z_dim
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +91,11 @@ class Posterior:
     def sample(self, noise: Float[Tensor, "batch z"] | None = None) -> Float[Tensor, "batch z"]:
         """Z = mu + exp(logvar / 2) * noise, the reparameterisation (Kingma & Welling 2014, section 2.4)."""
         return self.mu + torch.exp(self.logvar / 2) * (torch.randn_like(self.mu) if noise is None else noise)
+
+    def repeated(self, times: int) -> "Posterior":
+        """Each frame's posterior so many times in a row."""
+        mu, logvar = (tensor.repeat_interleave(times, 0) for tensor in (self.mu, self.logvar))
+        return self if times == 1 else dataclasses.replace(self, mu=mu, logvar=logvar)
 
     def kl_nats_per_dim(self) -> Float[Tensor, "batch z"]:
         """Divergence from N(0, 1) of each latent dimension."""
@@ -73,41 +110,53 @@ class Posterior:
         return -0.5 * ((z - self.mu).square() / self.logvar.exp() + self.logvar + math.log(2 * math.pi)).sum(1)
 
 
+@dataclasses.dataclass(frozen=True)
+class Point(Posterior):
+    """All of q(z|x) in one place, a plain autoencoder's code: no noise reaches z, and no KL is charged."""
+
+    def kl_nats_per_dim(self) -> Float[Tensor, "batch z"]:
+        """None is charged; that of a point from a density is infinite."""
+        return torch.zeros_like(self.mu)
+
+
 def prior_log_prob(z: Float[Tensor, "batch z"]) -> Float[Tensor, " batch"]:
     """Log N(z; 0, I)."""
     return -0.5 * (z.square() + math.log(2 * math.pi)).sum(1)
 
 
 def squared_error(
-    images: Float[Tensor, "batch 3 64 64"], means: Float[Tensor, "batch 3 64 64"]
+    images: Float[Tensor, "batch channels height width"], means: Float[Tensor, "batch channels height width"]
 ) -> Float[Tensor, " batch"]:
-    """SSE: summed over the frame's 12,288 values in [0, 1]."""
+    """SSE: summed over the frame's values in [0, 1]."""
     return (images - means).square().sum((1, 2, 3))
 
 
 def cross_entropy(
-    images: Float[Tensor, "batch 3 64 64"], logits: Float[Tensor, "batch 3 64 64"]
+    images: Float[Tensor, "batch channels height width"], logits: Float[Tensor, "batch channels height width"]
 ) -> Float[Tensor, " batch"]:
     """Bernoulli cross-entropy, summed over the frame's values."""
     return F.binary_cross_entropy_with_logits(logits, images, reduction="none").sum((1, 2, 3))
 
 
 def log_likelihood(
-    images: Float[Tensor, "batch 3 64 64"],
-    logits: Float[Tensor, "batch 3 64 64"],
+    images: Float[Tensor, "batch channels height width"],
+    logits: Float[Tensor, "batch channels height width"],
     likelihood: str,
     variance: float | Float[Tensor, ""] = PAPER_VARIANCE,
 ) -> Float[Tensor, " batch"]:
     """Log p(x|z) with all its constants."""
     if likelihood == "bernoulli":
         return -cross_entropy(images, logits)
-    error = gaussian_error(squared_error(images, logits.sigmoid()), torch.as_tensor(variance))
-    return -error - 0.5 * NUM_VALUES * math.log(2 * math.pi * PAPER_VARIANCE)
+    num_values = images[0].numel()
+    error = gaussian_error(squared_error(images, logits.sigmoid()), torch.as_tensor(variance), num_values)
+    return -error - 0.5 * num_values * math.log(2 * math.pi * PAPER_VARIANCE)
 
 
-def gaussian_error(sse: Float[Tensor, " batch"], variance: Float[Tensor, ""]) -> Float[Tensor, " batch"]:
+def gaussian_error(
+    sse: Float[Tensor, " batch"], variance: Float[Tensor, ""], num_values: int
+) -> Float[Tensor, " batch"]:
     """Negative log-likelihood of a Gaussian less a constant, so that it is the SSE at the paper's variance."""
-    return sse / (2 * variance) + 0.5 * NUM_VALUES * torch.log(2 * variance)
+    return sse / (2 * variance) + 0.5 * num_values * torch.log(2 * variance)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +171,8 @@ class Terms:
 class VAE(nn.Module):
     """The V model: encoder, decoder, and what they were trained for.
 
+    A conditional one has to be told each frame's class by `labels`; the others are told none.
+
     Attributes:
         config: sizes and objective.
         preprocess: how observations have to be turned into frames; `world_models.preprocess` takes it.
@@ -133,50 +184,83 @@ class VAE(nn.Module):
     def __init__(self, config: VAEConfig, preprocess: dict[str, Any] | None = None):
         super().__init__()
         self.config, self.preprocess = config, preprocess or {}
-        self.encoder, self.decoder = Encoder(config.z_dim), Decoder(config.z_dim)
+        has_logvar = config.posterior == "normal"
+        self.encoder, self.decoder = build(config.network, config.z_dim, config.hidden, has_logvar, config.num_classes)
         self.register_buffer("variance", torch.tensor(config.variance or PAPER_VARIANCE), persistent=False)
 
-    def posterior(self, images: Float[Tensor, "batch 3 64 64"]) -> Posterior:
+    def posterior(
+        self, images: Float[Tensor, "batch channels height width"], labels: Int64[Tensor, " batch"] | None = None
+    ) -> Posterior:
         """q(z|x) of images in [0, 1]."""
-        mu, logvar = formulations.encode(self.encoder, images)
+        if isinstance(self.encoder, Encoder):
+            mu, logvar = formulations.encode(self.encoder, images)
+        else:
+            mu, logvar = self.encoder(images, self._one_hot(labels))
+        if logvar is None:
+            return Point(mu.float(), torch.full_like(mu, -math.inf, dtype=torch.float32))
         return Posterior(mu.float(), logvar.float())  # the mathematics stays in float32 under autocast
 
-    def logits(self, z: Float[Tensor, "batch z"]) -> Float[Tensor, "batch 3 64 64"]:
+    def logits(
+        self, z: Float[Tensor, "batch z"], labels: Int64[Tensor, " batch"] | None = None
+    ) -> Float[Tensor, "batch channels height width"]:
         """The decoder's output before the sigmoid."""
-        return formulations.decode(self.decoder, z).float()
+        if isinstance(self.decoder, Decoder):
+            return formulations.decode(self.decoder, z).float()
+        return self.decoder(z, self._one_hot(labels)).float()
+
+    def _one_hot(self, labels: Tensor | None) -> Tensor | None:
+        if not self.config.num_classes:
+            return None
+        assert labels is not None, "a conditional VAE is told each frame's class"
+        return F.one_hot(labels.to(self.device), self.config.num_classes).float()
 
     def objective(
         self,
-        images: Float[Tensor, "batch 3 64 64"],
-        noise: Float[Tensor, "batch z"],
+        images: Float[Tensor, "batch channels height width"],
+        noise: Float[Tensor, "batch noise"],
         beta_share: float | Float[Tensor, ""] = 1.0,
+        labels: Int64[Tensor, " batch"] | None = None,
     ) -> Terms:
-        """What training minimises, on one sampled z: reconstruction + beta * max(KL, floor).
+        """What training minimises, on sampled z: reconstruction + beta * max(KL, floor).
 
         Args:
             images: in [0, 1].
-            noise: standard normal, a row a frame.
+            noise: standard normal, `config.noise_dim` numbers a frame.
             beta_share: share of beta that applies, below 1 during its warm-up.
+            labels: each frame's class, for a conditional VAE.
         """
-        posterior = self.posterior(images)
-        return self.terms(images, posterior, self.logits(posterior.sample(noise)), beta_share)
+        posterior, times = self.posterior(images, labels), self.config.num_samples
+        labels = None if labels is None else labels.repeat_interleave(times)
+        logits = self.logits(self.sampled(posterior, noise), labels)
+        return self.terms(images, posterior, logits, beta_share)
+
+    def sampled(self, posterior: Posterior, noise: Float[Tensor, "batch noise"]) -> Float[Tensor, "samples z"]:
+        """The z that the objective decodes, a frame's side by side."""
+        times = self.config.num_samples
+        return posterior.repeated(times).sample(noise.reshape(-1, self.config.z_dim))
 
     def terms(
         self,
-        images: Float[Tensor, "batch 3 64 64"],
+        images: Float[Tensor, "batch channels height width"],
         posterior: Posterior,
-        logits: Float[Tensor, "batch 3 64 64"],
+        logits: Float[Tensor, "samples channels height width"],
         beta_share: float | Float[Tensor, ""] = 1.0,
     ) -> Terms:
         """The objective of what the networks made of the images."""
+        config, num_values = self.config, images[0].numel()
+        images = images if config.num_samples == 1 else images.repeat_interleave(config.num_samples, 0)
         sse, kl = squared_error(images, logits.sigmoid()), posterior.kl_nats()
-        gaussian = self.config.likelihood == "gaussian"
-        error = gaussian_error(sse, self.variance) if gaussian else cross_entropy(images, logits)
-        floor = self.config.kl_tolerance * self.config.z_dim
-        return Terms(error + beta_share * self.config.beta * kl.clamp(min=floor), sse, kl)
+        gaussian = config.likelihood == "gaussian"
+        error = gaussian_error(sse, self.variance, num_values) if gaussian else cross_entropy(images, logits)
+        if config.num_samples > 1:
+            sse, error = (each.unflatten(0, (-1, config.num_samples)).mean(1) for each in (sse, error))
+        floor = config.kl_tolerance * config.z_dim if config.posterior == "normal" else 0.0
+        return Terms(error + beta_share * config.beta * kl.clamp(min=floor), sse, kl)
 
     def log_likelihood(
-        self, images: Float[Tensor, "batch 3 64 64"], logits: Float[Tensor, "batch 3 64 64"]
+        self,
+        images: Float[Tensor, "batch channels height width"],
+        logits: Float[Tensor, "batch channels height width"],
     ) -> Float[Tensor, " batch"]:
         """Log p(x|z) with all its constants."""
         return log_likelihood(images, logits, self.config.likelihood, self.variance)
@@ -186,23 +270,42 @@ class VAE(nn.Module):
         """Where the weights are."""
         return self.encoder.mu.weight.device
 
+    @property
+    def paper(self) -> tuple[Encoder, Decoder]:
+        """The networks of a model that has the paper's."""
+        assert isinstance(self.encoder, Encoder) and isinstance(self.decoder, Decoder), self.config.network
+        return self.encoder, self.decoder
+
+    @property
+    def frame_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the frames it takes."""
+        channels, height, width = IMAGE_SHAPES[self.config.network]
+        return height, width, channels
+
+    @property
+    def num_values(self) -> int:
+        """Numbers of a frame."""
+        return math.prod(self.frame_shape)
+
     @torch.no_grad()
-    def encode(self, frames: UInt8[Tensor, "batch 64 64 3"] | UInt8[Any, "batch 64 64 3"]) -> Posterior:
+    def encode(self, frames: Frames, labels: Int64[Tensor, " batch"] | None = None) -> Posterior:
         """q(z|x) of uint8 frames (a tensor or a NumPy array)."""
-        return self.posterior(to_images(torch.as_tensor(frames).to(self.device)))
+        return self.posterior(to_images(torch.as_tensor(frames).to(self.device)), labels)
 
     @torch.no_grad()
-    def decode(self, z: Float[Tensor, "batch z"]) -> UInt8[Tensor, "batch 64 64 3"]:
+    def decode(
+        self, z: Float[Tensor, "batch z"], labels: Int64[Tensor, " batch"] | None = None
+    ) -> UInt8[Tensor, "batch height width channels"]:
         """The frames that latents stand for."""
-        return to_frames(self.logits(z.to(self.device)).sigmoid())
+        return to_frames(self.logits(z.to(self.device), labels).sigmoid())
 
 
-def to_images(frames: UInt8[Tensor, "batch height width 3"]) -> Float[Tensor, "batch 3 height width"]:
+def to_images(frames: UInt8[Tensor, "batch height width channels"]) -> Float[Tensor, "batch channels height width"]:
     """Frames as the network sees them: float, channel first, in [0, 1]."""
     return frames.permute(0, 3, 1, 2).float() / 255
 
 
-def to_frames(images: Float[Tensor, "batch 3 height width"]) -> UInt8[Tensor, "batch height width 3"]:
+def to_frames(images: Float[Tensor, "batch channels height width"]) -> UInt8[Tensor, "batch height width channels"]:
     """Images as frames."""
     return (images * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 

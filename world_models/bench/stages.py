@@ -74,10 +74,10 @@ def load_works(data: Rollouts, folder: Path, device: torch.device) -> dict[str, 
 class _PlainVAE(VAE):
     """The paper's layers as they are written, in place of their faster forms."""
 
-    def posterior(self, images: Float[Tensor, "batch 3 64 64"]) -> Posterior:
+    def posterior(self, images: Float[Tensor, "batch 3 64 64"], labels: Tensor | None = None) -> Posterior:
         return Posterior(*self.encoder(images))
 
-    def logits(self, z: Float[Tensor, "batch z"]) -> Float[Tensor, "batch 3 64 64"]:
+    def logits(self, z: Float[Tensor, "batch z"], labels: Tensor | None = None) -> Float[Tensor, "batch 3 64 64"]:
         return self.decoder(z)
 
 
@@ -159,7 +159,7 @@ def encode_works(data: Rollouts, folder: Path, device: torch.device) -> dict[str
         encoding = encode.Job(encode.EncodeConfig(out=str(out)), data, vae, "none", ())
         return sum(encode.encode_shards(encoding, range(len(data.shards))))
 
-    encode_frames = formulations.encoder_of_frames(vae.encoder)
+    encode_frames = formulations.encoder_of_frames(vae.paper[0])
     resident = torch.from_numpy(FrameSet(data, range(len(data))).read_spread(RESIDENT_FRAMES)).to(device)
     on_cpu = device.type == "cpu"
     batches = resident.split(encode.CPU_BATCH * torch.get_num_threads() if on_cpu else encode.GPU_BATCH)

@@ -1,0 +1,173 @@
+"""The evaluation of a model of MNIST: eval.json, figures and report.html, as `evaluate` writes them for CarRacing's."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from world_models import (
+    checkpoints,
+    digit_pictures,
+    digit_report,
+    digit_scores,
+    figures,
+    files,
+    metrics,
+    mnist,
+    run_records,
+)
+from world_models.baselines import Baselines
+from world_models.tracking import progress
+from world_models.vae import VAE
+
+MAX_BESIDE = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class DigitJob:
+    """A checked evaluation.
+
+    Attributes:
+        run: the model's folder, where the results go.
+        name: what to call the model beside others.
+        weights: which of its weights.
+        vae: the model.
+        data: what it was trained on, and the test images.
+        path: where that lies.
+        baselines: PCA of the training images.
+        num_iwae_images: how many images the importance-weighted bounds are of.
+        others: records of other runs, to be shown beside it.
+        models: the models of some of them.
+    """
+
+    run: Path
+    name: str
+    weights: checkpoints.Weights
+    vae: VAE
+    data: mnist.Mnist
+    path: str
+    baselines: Baselines
+    num_iwae_images: int
+    others: Sequence[run_records.RunRecord]
+    models: Mapping[str, VAE]
+
+
+def prepare(
+    run: Path,
+    weights: checkpoints.Weights,
+    data: str | None,
+    beside: Sequence[Path],
+    num_iwae_images: int,
+    device: torch.device,
+) -> DigitJob:
+    """Check everything that can be wrong before the first image.
+
+    Args:
+        run: the model's folder.
+        weights: best or last.
+        data: torchvision's root; where it was in training when None.
+        beside: folders of other runs, or of folders of runs.
+        num_iwae_images: how many images the importance-weighted bounds are of.
+        device: where to compute.
+
+    Raises:
+        FileNotFoundError, ValueError: something is missing or damaged.
+    """
+    vae = checkpoints.load_vae(run, weights, device)
+    path = data or str(checkpoints.load_description(run, "data")["data"])
+    found = {path.resolve(): path for folder in beside for path in run_records.find_runs(folder)}
+    paths = [run, *(path for resolved, path in found.items() if resolved != run.resolve())]
+    name, *names = run_records.distinct_names(paths)
+    others = [run_records.read_run(path, name) for path, name in zip(paths[1:], names, strict=True)]
+    of_digits = [other for other in others if other.description.get("dataset") == "mnist"]
+    models = {
+        other.name: checkpoints.load_vae(other.path, weights, device)
+        for other in of_digits[:MAX_BESIDE]
+        if checkpoints.weights_path(other.path, weights).exists()
+    }
+    baselines = Baselines(**checkpoints.load_baselines(run))
+    files.check_room(run, 50_000_000)
+    return DigitJob(run, name, weights, vae, mnist.load(path), path, baselines, num_iwae_images, of_digits, models)
+
+
+def evaluate(job: DigitJob) -> dict[str, Any]:
+    """Score the model, write eval.json, the figures and the report; returns what eval.json holds."""
+    with progress(6, "parts", "evaluate") as bar, files.only_writer(job.run):
+        train_mu, test_mu = (
+            digit_pictures.encoded(job.vae, digits.frames, digits.labels) for digits in (job.data.train, job.data.test)
+        )
+        bar.update()
+        parts: tuple[Callable[[], dict[str, Any]], ...] = (
+            lambda: _reconstruction(job),
+            lambda: digit_scores.likelihoods(job.vae, job.data.test, job.num_iwae_images),
+            lambda: _latents(job, train_mu, test_mu),
+            lambda: _samples(job, train_mu),
+        )
+        scores: dict[str, Any] = {}
+        for part in parts:
+            scores |= part()
+            bar.update()
+        scores |= _provenance(job)
+        shown = _draw(job, scores)
+        figures.save_all(job.run / "figures", shown)
+        files.write_text(job.run / "report.html", digit_report.page(job.run.name, scores, shown))
+        files.write_json(job.run / "eval.json", scores)  # last: it says that the evaluation is whole
+        bar.update()
+    print(digit_report.summary(scores))
+    print(f"{job.run / 'report.html'} shows it, {job.run / 'eval.json'} has the numbers")
+    return scores
+
+
+def _reconstruction(job: DigitJob) -> dict[str, Any]:
+    test = job.data.test
+    measured = metrics.measure(job.vae, test.frames, labels=test.labels)
+    del measured["elbo_nats"]  # named by the kind of pixels it is of
+    return measured | job.baselines.measure(test.frames)
+
+
+def _latents(job: DigitJob, train_mu: torch.Tensor, test_mu: torch.Tensor) -> dict[str, Any]:
+    labels = [torch.from_numpy(digits.labels) for digits in (job.data.train, job.data.test)]
+    told = (train_mu, labels[0], test_mu, labels[1])
+    return {
+        "knn_accuracy": digit_scores.knn_accuracy(*told),
+        "linear_accuracy": digit_scores.linear_accuracy(*told),
+    }
+
+
+def _samples(job: DigitJob, train_mu: torch.Tensor) -> dict[str, Any]:
+    classifier = digit_scores.fit_classifier(job.data.train)
+    known = {"classifier_accuracy": digit_scores.accuracy(classifier, job.data.test)}
+    return known | digit_scores.sample_scores(job.vae, classifier, train_mu)
+
+
+def _provenance(job: DigitJob) -> dict[str, Any]:
+    return {
+        "pca_components": len(job.baselines.components),
+        "images": len(job.data.test.frames),
+        "iwae_images": min(job.num_iwae_images, len(job.data.test.frames)),
+        "data": job.path,
+        "data_digest": job.data.digest,
+        "weights": job.weights,
+        "vae_sha256": files.file_sha256(checkpoints.weights_path(job.run, job.weights)),
+        "variance": job.vae.variance.item(),
+        "versions": files.versions(),
+    }
+
+
+def _draw(job: DigitJob, scores: Mapping[str, Any]) -> digit_pictures.Shown:
+    test = job.data.test
+    shown = digit_pictures.in_training(job.vae, test.frames, test.labels)
+    shown |= digit_pictures.finished(job.vae, test.frames, test.labels)
+    if job.models:
+        shown["holes"] = digit_pictures.holes({job.name: job.vae, **job.models})
+    records = [run_records.read_run(job.run, job.name), *job.others]
+    points = [point for record in records if (point := digit_report.beta_point(record))]
+    if len({point.beta for point in points}) > 1:
+        shown["trade_off"] = digit_report.trade_off(points)
+    order = torch.tensor(scores["kl_per_dim"]).argsort(descending=True).tolist()
+    if job.vae.config.posterior == "normal":
+        heights = torch.tensor(scores["kl_per_dim"])[order].numpy()
+        shown["kl_per_dim"] = figures.bars(heights, order, "latent dimension", "KL (nats)")
+    return shown

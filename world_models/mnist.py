@@ -1,0 +1,90 @@
+"""MNIST, the small data set on which the V model's mathematics is checked: 28x28 grey digits, 60,000 and 10,000."""
+
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+from world_models import files
+from world_models.frames import ImageSet
+
+if TYPE_CHECKING:
+    pass
+
+FOLDER = "MNIST"
+NUM_DIGITS = 10
+FRAME_SHAPE = (28, 28, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Digits:
+    """Images of digits, and which digit each is."""
+
+    frames: UInt8[np.ndarray, "images 28 28 1"]
+    labels: Int64[np.ndarray, " images"]
+
+    def as_frames(self) -> ImageSet:
+        """The images by position, as training reads them."""
+        return ImageSet(self.frames, self.labels)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mnist:
+    """The training and the test images, and the sha256 of all of them."""
+
+    train: Digits
+    test: Digits
+    digest: str
+
+
+def load(root: str | Path) -> Mnist:
+    """Read MNIST from torchvision's root, the folder that holds MNIST/raw; downloaded first where it is not there.
+
+    Raises:
+        FileNotFoundError: it is not there, and cannot be downloaded.
+        ValueError: the files hold something else.
+    """
+    root = Path(root)
+    if not (root / FOLDER / "raw").is_dir():
+        _download(root)
+    train, test = (_read(root, train) for train in (True, False))
+    parts = [array.tobytes() for digits in (train, test) for array in (digits.frames, digits.labels)]
+    return Mnist(train, test, files.sha256(*parts))
+
+
+def _download(root: Path) -> None:
+    """Download into a folder beside it, so that MNIST is there whole or not at all."""
+    from torchvision.datasets import MNIST
+
+    there = next(parent for parent in (root, *root.absolute().parents) if parent.is_dir())
+    try:
+        with tempfile.TemporaryDirectory(prefix=".mnist-", dir=there) as folder:
+            MNIST(folder, download=True)
+            root.mkdir(parents=True, exist_ok=True)
+            Path(folder, FOLDER).replace(root / FOLDER)
+    except (RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise FileNotFoundError(
+            f"{root}: no MNIST there (no {FOLDER}/raw), and it cannot be downloaded ({reason}); put its four files "
+            f"into {root / FOLDER / 'raw'}, or name the folder that has it with --data"
+        ) from None
+
+
+def _read(root: Path, train: bool) -> Digits:
+    from torchvision.datasets import MNIST
+
+    try:
+        data: MNIST = MNIST(str(root), train=train)
+        frames, labels = data.data.numpy()[..., None], data.targets.numpy().astype(np.int64)
+    except (RuntimeError, OSError, ValueError, AssertionError, TypeError, KeyError, IndexError) as error:
+        raise ValueError(f"{root / FOLDER / 'raw'}: no files of MNIST ({error}); download them again") from None
+    fits = frames.shape[1:] == FRAME_SHAPE and frames.dtype == np.uint8 and labels.shape == (len(frames),)
+    if not fits or len(frames) < 2 or not 0 <= labels.min() <= labels.max() < NUM_DIGITS:
+        raise ValueError(
+            f"{root / FOLDER / 'raw'}: holds {frames.shape[0]} images of {frames.shape[1:]}, wanted 28x28 images of "
+            "the digits 0 to 9 with a label each; download MNIST again"
+        )
+    return Digits(frames, labels)
