@@ -126,3 +126,47 @@ def _frame(rng: np.random.Generator) -> np.ndarray:
 
 def _numbers(rng: np.random.Generator, count: int) -> np.ndarray:
     return rng.standard_normal(count).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def write_idx() -> Callable[[Path, np.ndarray], None]:
+    """Writes an array of bytes in the format of MNIST's files."""
+    return _write_idx
+
+
+@pytest.fixture(scope="session")
+def make_mnist(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Writes small files as MNIST's, in milliseconds: each digit is a bar of its own, of any thickness, with noise."""
+
+    def make(num_train: int = 200, num_test: int = 60, seed: int = 0) -> Path:
+        root = tmp_path_factory.mktemp("mnist")
+        raw = root / "MNIST" / "raw"
+        raw.mkdir(parents=True)
+        rng = np.random.default_rng(seed)
+        for name, count in {"train": num_train, "t10k": num_test}.items():
+            labels = np.arange(count, dtype=np.uint8) % 10
+            images = np.stack([_bar(rng, int(digit)) for digit in labels])
+            _write_idx(raw / f"{name}-images-idx3-ubyte", images)
+            _write_idx(raw / f"{name}-labels-idx1-ubyte", labels)
+        return root
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def mnist_dir(make_mnist: Callable[..., Path]) -> Path:
+    """Two hundred images to train on and sixty to test, as MNIST's files."""
+    return make_mnist()
+
+
+def _bar(rng: np.random.Generator, digit: int) -> np.ndarray:
+    """A vertical bar at a place of the digit's own, 1 to 3 pixels thick."""
+    image = rng.integers(0, 30, (28, 28)).astype(np.uint8)
+    start = 2 + 2 * digit
+    image[4:24, start : start + 1 + int(rng.integers(3))] = rng.integers(180, 256)
+    return image
+
+
+def _write_idx(path: Path, values: np.ndarray) -> None:
+    header = np.array([0x0800 + values.ndim, *values.shape], ">i4")
+    path.write_bytes(header.tobytes() + values.tobytes())

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from world_models.batches import Batch, Batches, Resident, Streamed, _ResidentWindow
-from world_models.frames import BLOCK_FRAMES, FrameSet, Window
+from world_models.frames import BLOCK_FRAMES, FrameSet, ImageSet, Window
 from world_models.rollouts import FRAME_BYTES, FRAME_SHAPE, Rollouts
 
 CPU = torch.device("cpu")
@@ -336,3 +336,37 @@ def test_a_source_hands_out_its_windows_in_order(frames: FrameSet, kind: Any):
     windows = list(frames.windows(0, 0, 30))
     loaded = kind(frames, CPU).load(iter(windows))
     assert [piece.window for piece in loaded] == windows
+
+
+# labels
+
+
+def _labelled(count: int = 150) -> ImageSet:
+    """Images whose pixels say their label."""
+    labels = np.random.default_rng(0).integers(0, 10, count)
+    return ImageSet(np.repeat(labels.astype(np.uint8), 784).reshape(count, 28, 28, 1), labels)
+
+
+@pytest.mark.parametrize("memory_bytes", [10**9, 2 * (64 + BLOCK_FRAMES) * 784], ids=["resident", "streamed"])
+@pytest.mark.parametrize(("batch_size", "start_step"), [(40, 0), (7, 5), (400, 0)])
+def test_labels_stay_with_their_frames(memory_bytes: int, batch_size: int, start_step: int):
+    batches = Batches(_labelled(400), batch_size, 0, 64, memory_bytes)
+    for batch in itertools.islice(batches(torch.device("cpu"), start_step), 15):
+        assert batch.labels is not None and torch.equal(batch.frames[:, 0, 0, 0].long(), batch.labels)
+
+
+def test_labels_stay_with_their_frames_in_several_processes():
+    for rank in range(2):
+        batches = Batches(_labelled(), 40, 0, 64, 10**9, rank, 2)
+        for batch in itertools.islice(batches(torch.device("cpu")), 8):
+            assert batch.labels is not None and torch.equal(batch.frames[:, 0, 0, 0].long(), batch.labels)
+
+
+def test_a_cut_batch_keeps_the_labels_of_its_rows():
+    batch = next(Batches(_labelled(), 40, 0, 64, 10**9)(torch.device("cpu"))).cut(9)
+    assert batch.labels is not None and torch.equal(batch.frames[:, 0, 0, 0].long(), batch.labels)
+    assert len(batch.labels) == 9
+
+
+def test_rollouts_have_no_labels(frames: FrameSet):
+    assert next(_batches(frames)(torch.device("cpu"))).labels is None

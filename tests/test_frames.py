@@ -1,6 +1,7 @@
 """Frames by position: what they are, how they are split, the order of an epoch, and the noise."""
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from world_models.frames import BLOCK_FRAMES, FrameSet, noise, split_episodes, torch_device
+from world_models.frames import BLOCK_FRAMES, FrameSet, ImageSet, binarised, noise, split_episodes, torch_device
 from world_models.rollouts import FRAME_SHAPE, Rollouts
 from world_models.shards.reader import Shard
 
@@ -222,3 +223,61 @@ def test_noise_is_standard_normal():
     values = noise(3, 1, 2000, 32)
     assert float(values.mean()) == pytest.approx(0, abs=0.02)
     assert float(values.std()) == pytest.approx(1, abs=0.02)
+
+
+# images in memory
+
+
+@pytest.fixture
+def digits() -> ImageSet:
+    rng = np.random.default_rng(0)
+    return ImageSet(rng.integers(0, 256, (150, 28, 28, 1), np.uint8), rng.integers(0, 10, 150))
+
+
+def test_image_set_is_cut_into_blocks(digits: ImageSet):
+    assert digits.block_lengths.tolist() == [64, 64, 22] and len(digits) == 150
+    assert digits.num_bytes == 150 * 28 * 28
+
+
+def test_images_and_labels_are_read_by_position(digits: ImageSet):
+    assert digits.labels is not None
+    frames = digits.read_all()
+    for position in (0, 63, 64, 149):
+        block, row = divmod(position, 64)
+        assert np.array_equal(digits.read_block(block)[row], frames[position])
+        assert digits.read_block(block, "labels")[row] == digits.labels[position]
+    assert np.array_equal(digits.read_spread(150), frames)
+    assert np.array_equal(digits.read_spread(7, "labels"), digits.labels[np.linspace(0, 149, 7).round().astype(int)])
+
+
+def test_images_go_to_the_places_given(digits: ImageSet):
+    frames = np.zeros((86, 28, 28, 1), np.uint8)
+    digits.read_into(frames, np.array([2, 0]), np.arange(86)[::-1])
+    assert np.array_equal(frames[::-1], np.concatenate([digits.read_block(2), digits.read_block(0)]))
+
+
+# black and white
+
+
+def test_binarised_pixels_are_black_or_white():
+    frames = torch.randint(0, 256, (8, 28, 28, 1), dtype=torch.uint8)
+    assert set(binarised(frames, 0, 0).unique().tolist()) == {0, 255}
+
+
+@pytest.mark.parametrize("grey", [0, 1, 100, 254, 255])
+def test_pixels_are_white_as_often_as_they_are_grey(grey: int):
+    frames = torch.full((100, 28, 28, 1), grey, dtype=torch.uint8)
+    share = (binarised(frames, 0, 0) == 255).double().mean().item()
+    assert abs(share - grey / 255) < 4 * math.sqrt(grey / 255 * (1 - grey / 255) / frames.numel()) + 1e-9
+
+
+def test_pixels_are_drawn_anew_each_step_and_the_same_for_the_same_step():
+    frames = torch.full((4, 28, 28, 1), 128, dtype=torch.uint8)
+    assert torch.equal(binarised(frames, 0, 1), binarised(frames, 0, 1))
+    assert not torch.equal(binarised(frames, 0, 1), binarised(frames, 0, 2))
+    assert not torch.equal(binarised(frames, 0, 1), binarised(frames, 1, 1))
+
+
+def test_a_part_of_a_batch_is_drawn_as_in_the_whole():
+    frames, rows = torch.randint(0, 256, (6, 28, 28, 1), dtype=torch.uint8), torch.tensor([1, 4, 5])
+    assert torch.equal(binarised(frames[rows], 3, 7, rows, 6), binarised(frames, 3, 7)[rows])

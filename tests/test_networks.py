@@ -1,10 +1,12 @@
 """The paper's architecture: its size, its shapes, its layers one after the other."""
 
+from typing import Any, cast
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from world_models.networks import Decoder, Encoder
+from world_models.networks import Decoder, DigitEncoder, Encoder
 from world_models.vae import VAE, VAEConfig, num_parameters
 
 
@@ -91,3 +93,45 @@ def test_images_do_not_know_of_each_other(batch: int):
     encoder, images = Encoder(3).double(), torch.rand(5, 3, 64, 64, dtype=torch.float64)
     for part, whole in zip(encoder(images[:batch]), encoder(images), strict=True):
         torch.testing.assert_close(part, whole[:batch], rtol=0, atol=1e-12)
+
+
+# MNIST's
+
+
+def _count(**config: Any) -> int:
+    return num_parameters(VAE(VAEConfig(**config)))
+
+
+def test_the_tutorials_vae_has_the_tutorials_layers():
+    dense = 784 * 400 + 400 + 2 * (400 * 20 + 20) + 20 * 400 + 400 + 400 * 784 + 784
+    assert _count(network="mlp", z_dim=20) == dense == 652_824
+
+
+def test_the_tutorials_autoencoder_has_one_head():
+    dense = 784 * 128 + 128 + 128 * 64 + 64 + 64 * 128 + 128 + 128 * 784 + 784
+    assert _count(network="mlp", z_dim=64, hidden=(128,), posterior="point") == dense
+
+
+def test_the_decoder_has_the_encoders_layers_in_reverse():
+    vae = VAE(VAEConfig(network="mlp", z_dim=2, hidden=(50, 30)))
+    widths = [tuple(weight.shape) for name, weight in vae.named_parameters() if name.endswith("weight")]
+    assert widths == [(2, 30), (2, 30), (50, 784), (30, 50), (30, 2), (50, 30), (784, 50)]
+
+
+def test_a_class_is_ten_more_inputs_of_encoder_and_decoder():
+    assert _count(network="mlp", num_classes=10) - _count(network="mlp") == 2 * 10 * 400
+
+
+@pytest.mark.parametrize("config", [{"network": "mlp"}, {"network": "mlp", "hidden": (30, 20)}, {"network": "conv"}])
+@pytest.mark.parametrize("posterior", ["normal", "point"])
+@pytest.mark.parametrize("z_dim", [1, 20])
+def test_digits_are_encoded_and_decoded(config: dict[str, Any], posterior: str, z_dim: int):
+    vae = VAE(VAEConfig(z_dim=z_dim, posterior=cast(Any, posterior), **config))
+    found = vae.posterior(torch.rand(3, 1, 28, 28))
+    assert found.mu.shape == found.logvar.shape == (3, z_dim)
+    assert vae.logits(found.mu).shape == (3, 1, 28, 28)
+
+
+def test_the_small_convolutions_halve_the_image_twice():
+    encoder = DigitEncoder(4)
+    assert _shapes([encoder.conv1, encoder.conv2], torch.rand(1, 1, 28, 28), encoder) == [(16, 14, 14), (32, 7, 7)]

@@ -304,3 +304,103 @@ def test_model_knows_what_it_was_made_for():
 def test_config_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         VAEConfig().z_dim = 3  # type: ignore[misc]
+
+
+# several samples, points, classes
+
+
+def _digits(count: int = 3) -> Tensor:
+    return torch.rand(count, 1, 28, 28, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize("config", [{}, {"network": "mlp", "hidden": (30,)}], ids=["paper", "mlp"])
+def test_several_samples_are_the_mean_of_single_ones(config: dict[str, Any]):
+    torch.manual_seed(0)
+    several = VAE(VAEConfig(4, kl_tolerance=0.0, num_samples=3, variance=0.5, **config))
+    single = VAE(dataclasses.replace(several.config, num_samples=1))
+    single.load_state_dict(several.state_dict())
+    images = _digits(2) if config else _images()
+    noise = torch.randn(2, 12)
+    terms = [single.objective(images, part) for part in noise.split(4, 1)]
+    found = several.objective(images, noise)
+    torch.testing.assert_close(found.loss_nats, torch.stack([each.loss_nats for each in terms]).mean(0))
+    torch.testing.assert_close(found.sse, torch.stack([each.sse for each in terms]).mean(0))
+    torch.testing.assert_close(found.kl_nats, terms[0].kl_nats)
+
+
+def _autoencoder(**config: Any) -> VAE:
+    torch.manual_seed(0)
+    return VAE(VAEConfig(4, network="mlp", hidden=(30,), posterior="point", variance=0.5, **config))
+
+
+def test_noise_does_not_reach_an_autoencoder():
+    model, images = _autoencoder(), _digits()
+    quiet, loud = (model.objective(images, noise).loss_nats for noise in (torch.zeros(3, 4), torch.randn(3, 4)))
+    assert torch.equal(quiet, loud)
+
+
+def test_an_autoencoder_pays_for_its_error_alone():
+    model, images = _autoencoder(beta=7.0, kl_tolerance=3.0), _digits()
+    terms = model.objective(images, torch.zeros(3, 4))
+    expected = (images - model.logits(model.posterior(images).mu).sigmoid()).square().sum((1, 2, 3))
+    torch.testing.assert_close(terms.loss_nats, expected)
+    assert not terms.kl_nats.any()
+
+
+def test_an_autoencoders_gradient_is_finite():
+    model = _autoencoder()
+    model.objective(_digits(), torch.randn(3, 4)).loss_nats.sum().backward()
+    assert all(weight.grad is not None and bool(weight.grad.isfinite().all()) for weight in model.parameters())
+
+
+def test_a_posterior_repeated_has_each_frames_side_by_side():
+    mu = torch.arange(4.0).reshape(2, 2)
+    repeated = v.Point(mu, torch.full_like(mu, -math.inf)).repeated(2)
+    assert repeated.mu.tolist() == [[0, 1], [0, 1], [2, 3], [2, 3]] and isinstance(repeated, v.Point)
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_a_conditional_model_uses_the_class_it_is_told(samples: int):
+    torch.manual_seed(0)
+    model = VAE(VAEConfig(4, network="mlp", hidden=(30,), num_classes=10, num_samples=samples))
+    images, noise = _digits(), torch.zeros(3, 4 * samples)
+    told = [model.objective(images, noise, labels=torch.full((3,), digit)).loss_nats for digit in (0, 1)]
+    assert not torch.equal(*told)
+    z = torch.randn(3, 4)
+    assert not torch.equal(*(model.decode(z, torch.full((3,), digit)) for digit in (0, 1)))
+
+
+def test_a_model_that_is_told_no_class_gives_the_same_for_each():
+    model = VAE(VAEConfig(4, network="mlp", hidden=(30,)))
+    z = torch.randn(3, 4)
+    assert torch.equal(*(model.decode(z, torch.full((3,), digit)) for digit in (0, 1)))
+
+
+@pytest.mark.parametrize(
+    ("config", "wanted"),
+    [
+        ({"network": "mlp", "hidden": ()}, "give 1 to 8 widths"),
+        ({"network": "mlp", "hidden": (9000,)}, "of 1 to 8,192"),
+        ({"network": "mlp", "hidden": (0,)}, "of 1 to 8,192"),
+        ({"network": "mlp", "num_classes": -1}, "give 0 to 1,000"),
+        ({"num_classes": 10}, "give network mlp"),
+        ({"posterior": "point"}, "give mlp or conv"),
+        ({"num_samples": 0}, "vae.num_samples is 0; give 1 or more"),
+    ],
+)
+def test_networks_that_cannot_be_are_refused(config: dict[str, Any], wanted: str):
+    with pytest.raises(ValueError, match=wanted):
+        VAEConfig(**config)
+
+
+def test_frame_shape_is_the_networks():
+    assert VAE(VAEConfig(2)).frame_shape == (64, 64, 3)
+    assert VAE(VAEConfig(2, network="conv")).frame_shape == (28, 28, 1)
+    assert VAE(VAEConfig(2, network="conv")).num_values == 784
+
+
+def test_a_gaussian_over_digits_has_its_784_constants():
+    images = logits = _digits()
+    model = VAE(VAEConfig(2, network="mlp", variance=0.1))
+    expected = Normal(logits.sigmoid().double(), math.sqrt(0.1)).log_prob(images.double()).sum((1, 2, 3))
+    torch.testing.assert_close(model.log_likelihood(images, logits).double(), expected, rtol=1e-5, atol=0)

@@ -213,7 +213,7 @@ class ImageSet(FrameSource):
         places: Int64[np.ndarray, " rows"],
     ) -> None:
         """Copy blocks; `places` says where each of their frames goes, in turn."""
-        frames[places] = np.concatenate([self.read_block(block) for block in blocks])
+        frames[places] = np.concatenate([self.read_block(block) for block in blocks.tolist()])
 
 
 def _blocks(shard: Shard, start: int, rows: int) -> list[tuple[Shard, int, int]]:

@@ -2,13 +2,14 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from world_models import checkpoints, figures
-from world_models.frames import Device, FrameSet, torch_device
+from world_models import checkpoints, figures, mnist
+from world_models.frames import Device, FrameSet, FrameSource, torch_device
 from world_models.rollouts import Rollouts
 from world_models.run_records import RunRecord, number
 from world_models.vae import VAE
@@ -42,14 +43,20 @@ class Models:
     """
 
     data: str
-    frames: FrameSet
+    frames: FrameSource
     by_run: Mapping[str, VAE]
 
     def rows(self, num_frames: int) -> FrameRows:
         """Some frames, spread evenly, and what each model makes of them."""
-        spread = self.frames.read_spread(num_frames + 2)
-        frames = spread[1:-1] if len(spread) > 2 else spread  # the first of all is CarRacing's opening zoom
-        made = {name: vae.decode(vae.encode(frames).mu).cpu().numpy() for name, vae in self.by_run.items()}
+        spread, inner = self.frames.read_spread(num_frames + 2), slice(1, -1)
+        if len(spread) <= 2:  # else the first of all, CarRacing's opening zoom, and the last are left out
+            inner = slice(None)
+        frames, labels = spread[inner], None
+        if self.frames.labels is not None:
+            labels = torch.from_numpy(self.frames.read_spread(num_frames + 2, "labels")[inner])
+        made = {
+            name: vae.decode(vae.encode(frames, labels).mu, labels).cpu().numpy() for name, vae in self.by_run.items()
+        }
         return FrameRows(self.data, frames, made)
 
 
@@ -60,7 +67,7 @@ def load(
 
     Args:
         runs: the runs, best first.
-        data: rollouts to show frames of; when None, those that the runs were trained on, if they are still there.
+        data: rollouts to show frames of, or MNIST's folder; when None, what the runs were trained on, if still there.
         weights: best or last.
         device: where to compute.
         notes: is appended to.
@@ -69,20 +76,42 @@ def load(
         FileNotFoundError, ValueError: `data` is named and cannot be read, or there is no such device.
     """
     place = torch_device(device)
+    if any(run.description.get("dataset") == "mnist" for run in runs):
+        return _of_digits(runs, data, weights, place, notes)
     rollouts = Rollouts(data) if data else _trained_on(runs, notes)
     if rollouts is None:
         return None
     saved = [run for run in runs if run.description]
+    models = _models(saved, lambda run: _load(run, rollouts, weights, place), notes)
+    frames = _held_out(rollouts, [run for run in saved if run.name in models], notes) if models else None
+    return Models(str(rollouts.path), frames, models) if frames else None
+
+
+def _models(saved: Sequence[RunRecord], load: Callable[[RunRecord], VAE], notes: list[str]) -> dict[str, VAE]:
+    """The first twelve models by the names of their runs, without those that cannot be loaded."""
     if len(saved) > MAX_SHOWN:
         notes.append(f"of {len(saved)} runs with a model, frames of the best {MAX_SHOWN} are shown")
     models: dict[str, VAE] = {}
     for run in saved[:MAX_SHOWN]:
         try:
-            models[run.name] = _load(run, rollouts, weights, place)
+            models[run.name] = load(run)
         except (ValueError, OSError) as error:  # noqa: PERF203 - twelve turns at most
             notes.append(f"no frames of {run.name}: {error}")
-    frames = _held_out(rollouts, [run for run in saved if run.name in models], notes) if models else None
-    return Models(str(rollouts.path), frames, models) if frames else None
+    return models
+
+
+def _of_digits(
+    runs: Sequence[RunRecord], data: str | None, weights: checkpoints.Weights, device: torch.device, notes: list[str]
+) -> Models | None:
+    """Test images of MNIST and the models of digits; other runs are left out."""
+    of_digits = [run for run in runs if run.description.get("dataset") == "mnist"]
+    path = data or str(of_digits[0].description.get("data"))
+    if not data and not Path(path, mnist.FOLDER).is_dir():
+        notes.append(f"no frames are shown: {path} holds no MNIST any more; name its folder with --data")
+        return None
+    test = mnist.load(path).test
+    models = _models(of_digits, lambda run: checkpoints.load_vae(run.path, weights, device), notes)
+    return Models(path, test.as_frames(), models) if models else None
 
 
 def _trained_on(runs: Sequence[RunRecord], notes: list[str]) -> Rollouts | None:

@@ -57,7 +57,6 @@ class VAEConfig:
     num_classes: int = 0
 
     def __post_init__(self):
-        require(self.network in IMAGE_SHAPES, f"vae.network is {self.network}; give paper, mlp or conv")
         require(self.z_dim >= 1, f"vae.z_dim is {self.z_dim}; give 1 or more")
         fits = 1 <= len(self.hidden) <= MAX_LAYERS and all(1 <= width <= MAX_WIDTH for width in self.hidden)
         require(fits, f"vae.hidden is {list(self.hidden)}; give 1 to {MAX_LAYERS} widths of 1 to {MAX_WIDTH:,}")
@@ -176,6 +175,7 @@ class VAE(nn.Module):
     Attributes:
         config: sizes and objective.
         preprocess: how observations have to be turned into frames; `world_models.preprocess` takes it.
+        frame_shape: height, width and channels of the frames it takes.
         variance: of the Gaussian likelihood; where the config has none, the learner sets it.
     """
 
@@ -184,6 +184,8 @@ class VAE(nn.Module):
     def __init__(self, config: VAEConfig, preprocess: dict[str, Any] | None = None):
         super().__init__()
         self.config, self.preprocess = config, preprocess or {}
+        channels, height, width = IMAGE_SHAPES[config.network]
+        self.frame_shape = (height, width, channels)
         has_logvar = config.posterior == "normal"
         self.encoder, self.decoder = build(config.network, config.z_dim, config.hidden, has_logvar, config.num_classes)
         self.register_buffer("variance", torch.tensor(config.variance or PAPER_VARIANCE), persistent=False)
@@ -275,12 +277,6 @@ class VAE(nn.Module):
         """The networks of a model that has the paper's."""
         assert isinstance(self.encoder, Encoder) and isinstance(self.decoder, Decoder), self.config.network
         return self.encoder, self.decoder
-
-    @property
-    def frame_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of the frames it takes."""
-        channels, height, width = IMAGE_SHAPES[self.config.network]
-        return height, width, channels
 
     @property
     def num_values(self) -> int:
