@@ -219,9 +219,9 @@ def test_validation_is_on_held_out_frames(data: Path, tmp_path: Path, monkeypatc
     scored: set[str] = set()
     validate = metrics.validate
 
-    def spy(vae: VAE, frames: np.ndarray, noise: torch.Tensor) -> dict[str, float]:
+    def spy(vae: VAE, frames: np.ndarray, noise: torch.Tensor, labels: None) -> dict[str, float]:
         scored.update(_hashes(frames))
-        return validate(vae, frames, noise)
+        return validate(vae, frames, noise, labels)
 
     monkeypatch.setattr(metrics, "validate", spy)
     _train(data, tmp_path / "run", "--num_frames 16")

@@ -54,6 +54,14 @@ class DigitJob:
     models: Mapping[str, VAE]
 
 
+def is_of_digits(run: Path) -> bool:
+    """Whether the run's model was trained on MNIST; False where there is none."""
+    try:
+        return checkpoints.load_description(run).get("dataset") == "mnist"
+    except (FileNotFoundError, ValueError):
+        return False
+
+
 def prepare(
     run: Path,
     weights: checkpoints.Weights,

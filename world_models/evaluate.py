@@ -99,10 +99,9 @@ class Job:
 def prepare(config: EvaluateConfig) -> Job | DigitJob:
     """Check everything that can be wrong before the first frame."""
     device = torch_device(config.device)
-    if checkpoints.load_description(config.vae).get("dataset") == "mnist":
+    if digit_evaluation.is_of_digits(run := Path(config.vae)):
         beside = [Path(folder) for folder in config.compare_with]
-        given = (config.weights, config.data, beside, config.num_iwae_frames, device)
-        return digit_evaluation.prepare(Path(config.vae), *given)
+        return digit_evaluation.prepare(run, config.weights, config.data, beside, config.num_iwae_frames, device)
     data = Rollouts(config.data or HELD_OUT)
     vae = checkpoints.load_vae(config.vae, config.weights, device)
     checkpoints.check_preprocess(data.preprocess, data.path, vae, config.vae)

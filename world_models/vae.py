@@ -146,7 +146,7 @@ def log_likelihood(
     """Log p(x|z) with all its constants."""
     if likelihood == "bernoulli":
         return -cross_entropy(images, logits)
-    num_values = images[0].numel()
+    num_values = math.prod(images.shape[1:])
     error = gaussian_error(squared_error(images, logits.sigmoid()), torch.as_tensor(variance), num_values)
     return -error - 0.5 * num_values * math.log(2 * math.pi * PAPER_VARIANCE)
 
@@ -249,7 +249,7 @@ class VAE(nn.Module):
         beta_share: float | Float[Tensor, ""] = 1.0,
     ) -> Terms:
         """The objective of what the networks made of the images."""
-        config, num_values = self.config, images[0].numel()
+        config, num_values = self.config, math.prod(images.shape[1:])
         images = images if config.num_samples == 1 else images.repeat_interleave(config.num_samples, 0)
         sse, kl = squared_error(images, logits.sigmoid()), posterior.kl_nats()
         gaussian = config.likelihood == "gaussian"
