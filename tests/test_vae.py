@@ -119,26 +119,6 @@ def test_gradient_through_the_sample_is_that_of_finite_differences():
         assert inputs.shape == (3, 2)
 
 
-def test_squared_error_is_summed_over_a_frames_values():
-    torch.testing.assert_close(
-        v.squared_error(torch.ones(2, 3, 64, 64), torch.zeros(2, 3, 64, 64)), torch.full((2,), 12_288.0)
-    )
-
-
-def test_squared_error_is_the_nonconstant_part_of_a_normal_with_variance_one_half():
-    images, means = _images(), _images(seed=7)
-    normal = Normal(means.double(), math.sqrt(0.5))
-    constant = 12_288 * 0.5 * math.log(math.pi)
-    expected = -normal.log_prob(images.double()).sum((1, 2, 3)) - constant
-    torch.testing.assert_close(v.squared_error(images, means).double(), expected, rtol=1e-5, atol=0)
-
-
-def test_gaussian_log_likelihood_is_that_of_torch_distributions():
-    images, logits = _images(), _logits()
-    expected = Normal(logits.sigmoid().double(), math.sqrt(0.5)).log_prob(images.double()).sum((1, 2, 3))
-    torch.testing.assert_close(v.log_likelihood(images, logits, "gaussian").double(), expected, rtol=1e-5, atol=0)
-
-
 @pytest.mark.parametrize("variance", [0.001, 0.5, 2.0])
 def test_gaussian_of_any_variance_is_that_of_torch_distributions(variance: float):
     images, logits = _images(), _logits()
@@ -147,43 +127,8 @@ def test_gaussian_of_any_variance_is_that_of_torch_distributions(variance: float
     torch.testing.assert_close(model.log_likelihood(images, logits).double(), expected, rtol=1e-5, atol=0)
 
 
-def test_gaussian_error_is_the_sse_itself_at_the_papers_variance():
-    sse = torch.rand(5) * 100
-    assert torch.equal(v.gaussian_error(sse, torch.tensor(0.5), NUM_VALUES), sse)
-
-
-def test_mean_squared_error_is_the_variance_of_the_least_loss():
-    sse = torch.rand(5, dtype=torch.float64) * 20
-    variance = (sse.mean() / NUM_VALUES).requires_grad_()
-    loss = v.gaussian_error(sse, variance, NUM_VALUES).mean()
-    loss.backward()
-    assert variance.grad is not None and abs(float(variance.grad)) * variance.item() < 1e-9
-    assert float(v.gaussian_error(sse, 1.1 * variance, NUM_VALUES).mean()) > float(loss)
-
-
-def test_gradient_at_the_optimal_variance_is_that_of_the_log_of_the_error():
-    error = (torch.rand(5, dtype=torch.float64) * 20).requires_grad_()
-    variance = (error.mean() / NUM_VALUES).detach()
-    (ours,) = torch.autograd.grad(v.gaussian_error(error, variance, NUM_VALUES).mean(), error)
-    (expected,) = torch.autograd.grad(0.5 * NUM_VALUES * torch.log(error.mean()), error)  # Rybkin et al. 2021, eq. 4
-    torch.testing.assert_close(ours, expected)
-
-
 def test_variance_is_no_weight_of_the_model(model: VAE):
     assert "variance" not in model.state_dict() and "variance" not in dict(model.named_parameters())
-
-
-def test_bernoulli_log_likelihood_is_that_of_torch_distributions():
-    images, logits = _images().round(), _logits()
-    expected = Bernoulli(logits=logits.double()).log_prob(images.double()).sum((1, 2, 3))
-    torch.testing.assert_close(v.log_likelihood(images, logits, "bernoulli").double(), expected, rtol=1e-5, atol=0)
-
-
-def test_cross_entropy_of_grey_values_is_their_mean_over_black_and_white():
-    images, logits = _images(), _logits()
-    log_p, log_not_p = logits.double().sigmoid().log(), (-logits.double()).sigmoid().log()
-    expected = -(images * log_p + (1 - images) * log_not_p).sum((1, 2, 3))
-    torch.testing.assert_close(v.cross_entropy(images, logits).double(), expected, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("beta_share", [0.0, 0.25, 1.0])

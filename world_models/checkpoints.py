@@ -18,8 +18,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from world_models import files
+from world_models.likelihoods import PAPER_VARIANCE
 from world_models.rollouts import FRAME_SHAPE
-from world_models.vae import PAPER_VARIANCE, VAE, VAEConfig
+from world_models.vae import VAE, VAEConfig
 
 FORMAT = "world_models.vae"
 ARCHITECTURES = {"paper": "conv_vae", "mlp": "mlp_vae", "conv": "small_conv_vae"}

@@ -18,10 +18,11 @@ from torch import Tensor
 
 from world_models import checkpoints, frames, metrics, tracking
 from world_models.latents import FORMAT, Latents
+from world_models.likelihoods import squared_error
 from world_models.metrics import Moments
 from world_models.rollouts import Rollouts
 from world_models.shards.episodes import ShardedEpisodes
-from world_models.vae import VAE, Posterior, squared_error, to_images
+from world_models.vae import VAE, Posterior, to_images
 
 CHECKED_ROWS = 512
 CHECK_SEED = 0xC4EC

@@ -15,13 +15,13 @@ from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from world_models import distributed
+from world_models.likelihoods import squared_error
 from world_models.vae import (
     ACTIVE_VARIANCE,
     USED_KL_NATS,
     VAE,
     Posterior,
     prior_log_prob,
-    squared_error,
     to_images,
 )
 

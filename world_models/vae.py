@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from world_models import formulations
 from world_models.config import require
+from world_models.likelihoods import PAPER_VARIANCE, cross_entropy, gaussian_error, log_likelihood, squared_error
 from world_models.networks import IMAGE_SHAPES, Decoder, Encoder, build
 
-PAPER_VARIANCE = 0.5  # with which a Gaussian's exponent is the SSE
 MIN_VARIANCE = 1e-6
 MAX_LAYERS, MAX_WIDTH, MAX_CLASSES = 8, 8192, 1000  # before memory is taken for them
 USED_KL_NATS = 0.05  # a latent dimension with more KL than this is in use
@@ -121,41 +121,6 @@ class Point(Posterior):
 def prior_log_prob(z: Float[Tensor, "batch z"]) -> Float[Tensor, " batch"]:
     """Log N(z; 0, I)."""
     return -0.5 * (z.square() + math.log(2 * math.pi)).sum(1)
-
-
-def squared_error(
-    images: Float[Tensor, "batch channels height width"], means: Float[Tensor, "batch channels height width"]
-) -> Float[Tensor, " batch"]:
-    """SSE: summed over the frame's values in [0, 1]."""
-    return (images - means).square().sum((1, 2, 3))
-
-
-def cross_entropy(
-    images: Float[Tensor, "batch channels height width"], logits: Float[Tensor, "batch channels height width"]
-) -> Float[Tensor, " batch"]:
-    """Bernoulli cross-entropy, summed over the frame's values."""
-    return F.binary_cross_entropy_with_logits(logits, images, reduction="none").sum((1, 2, 3))
-
-
-def log_likelihood(
-    images: Float[Tensor, "batch channels height width"],
-    logits: Float[Tensor, "batch channels height width"],
-    likelihood: str,
-    variance: float | Float[Tensor, ""] = PAPER_VARIANCE,
-) -> Float[Tensor, " batch"]:
-    """Log p(x|z) with all its constants."""
-    if likelihood == "bernoulli":
-        return -cross_entropy(images, logits)
-    num_values = math.prod(images.shape[1:])
-    error = gaussian_error(squared_error(images, logits.sigmoid()), torch.as_tensor(variance), num_values)
-    return -error - 0.5 * num_values * math.log(2 * math.pi * PAPER_VARIANCE)
-
-
-def gaussian_error(
-    sse: Float[Tensor, " batch"], variance: Float[Tensor, ""], num_values: int
-) -> Float[Tensor, " batch"]:
-    """Negative log-likelihood of a Gaussian less a constant, so that it is the SSE at the paper's variance."""
-    return sse / (2 * variance) + 0.5 * num_values * torch.log(2 * variance)
 
 
 @dataclasses.dataclass(frozen=True)
