@@ -13,9 +13,9 @@ import torch
 from gymnasium.envs.box2d import car_racing
 
 from world_models import bench, formulations
-from world_models.bench import driving, measuring, stages
+from world_models.bench import digits, driving, measuring, stages
 from world_models.rollouts import Rollouts
-from world_models.vae import VAEConfig
+from world_models.vae import VAE, VAEConfig
 
 
 @pytest.fixture(scope="module")
@@ -266,3 +266,33 @@ def test_without_data_it_collects_its_own(tmp_path, monkeypatch, capsys):
     rows = bench.bench(bench.prepare(bench.BenchConfig(stages="read", repeats=1)))
     assert [row["stage"] for row in rows] == ["read"]
     assert "collecting" in capsys.readouterr().out
+
+
+def test_digits_are_measured_when_asked_for_and_need_no_rollouts(tmp_path: Path):
+    path = tmp_path / "bench.json"
+    bench.main(f"--stages digits --repeats 1 --seconds 0.1 --json {path}".split())
+    (row,) = json.loads(path.read_text())
+    assert (row["stage"], row["variant"], row["baseline"], row["default"]) == ("digits", "mlp", "tutorial", True)
+    assert row["ratio"] > 0 and "digits" not in bench.BenchConfig().stages
+
+
+def test_the_tutorials_loss_is_ours():
+    """So that the comparison is of speed alone."""
+    vae = VAE(VAEConfig(20, kl_tolerance=0.0, likelihood="bernoulli", network="mlp"))
+    weights = vae.state_dict()
+    ours = ("encoder.layers.0", "encoder.mu", "encoder.logvar", "decoder.layers.0", "decoder.pixels")
+    theirs = ("hidden", "mu", "logvar", "up", "out")
+    tutorial = digits._Tutorial()
+    tutorial.load_state_dict(
+        {
+            f"{b}.{kind}": weights[f"{a}.{kind}"]
+            for a, b in zip(ours, theirs, strict=True)
+            for kind in ("weight", "bias")
+        }
+    )
+    pixels = torch.rand(4, 784)
+    torch.manual_seed(0)
+    noise = torch.randn(4, 20)
+    torch.manual_seed(0)
+    found = tutorial.loss(pixels)
+    torch.testing.assert_close(found, vae.objective(pixels.reshape(4, 1, 28, 28), noise).loss_nats.sum())

@@ -16,6 +16,7 @@ fewer can pass 1.
   load     frame_by_frame   frame by frame through h5py and a DataLoader from an uncompressed copy
   train    plain            the paper's layers as written, batch 100, float32 conversion on the host
   encode   whole_rollouts   whole rollouts divided by 255 in float64 on the host, cast, through the plain encoder
+  digits   tutorial         784-400-20-400-784 on MNIST's files by torchvision's data set and a DataLoader; if asked for
 """
 
 import dataclasses
@@ -31,7 +32,7 @@ from typing import Any
 import torch
 
 from world_models import collect, executors, files
-from world_models.bench import driving, stages
+from world_models.bench import digits, driving, stages
 from world_models.bench.measuring import Samples, Work, gemm_gflop_per_s, interleave
 from world_models.config import require, run_command
 from world_models.frames import Device, torch_device
@@ -39,6 +40,7 @@ from world_models.rollouts import Rollouts
 
 MIN_FRAMES = 200
 STAGES = ("collect", "read", "load", "train", "encode")
+MORE_STAGES = ("digits",)  # that are measured when asked for
 GFLOP_PER_FRAME = {"train": 0.2297, "encode": 0.0296}
 """Multiplications and additions of the stages that matrix products limit, as the paper's layers are written."""
 
@@ -48,12 +50,12 @@ class BenchConfig:
     """What to measure.
 
     Attributes:
-        stages: comma-separated, of collect, read, load, train, encode.
+        stages: comma-separated, of collect, read, load, train, encode, digits.
         data: rollouts to read; collected into a temporary folder when null.
         json: file for the results, as a list of objects.
         repeats: interleaved pairs of each variant and its baseline.
-        device: of train and encode; auto takes a GPU if there is one.
-        seconds: how long one sample of train takes.
+        device: of train, encode and digits; auto takes a GPU if there is one.
+        seconds: how long one sample of train and digits takes.
     """
 
     stages: str = ",".join(STAGES)
@@ -64,8 +66,8 @@ class BenchConfig:
     seconds: float = 2.0
 
     def __post_init__(self):
-        unknown = set(self.stages.split(",")) - set(STAGES)
-        require(not unknown, f"stages has {', '.join(sorted(unknown))}; give some of {','.join(STAGES)}")
+        unknown = set(self.stages.split(",")) - {*STAGES, *MORE_STAGES}
+        require(not unknown, f"stages has {', '.join(sorted(unknown))}; give some of {','.join(STAGES + MORE_STAGES)}")
         require(self.repeats >= 1, f"repeats is {self.repeats}; give 1 or more")
         require(self.seconds > 0, f"seconds is {self.seconds}; give a number above 0")
 
@@ -94,7 +96,7 @@ def bench(job: Job) -> list[dict[str, Any]]:
     rows = []
     with tempfile.TemporaryDirectory(prefix="world_models_bench_") as folder:
         stages_asked = job.config.stages.split(",")
-        if stages_asked != ["collect"] and not job.data:
+        if not {*stages_asked} <= {"collect", "digits"} and not job.data:
             data = _own_data(Path(folder))
             job = dataclasses.replace(job, config=dataclasses.replace(job.config, data=str(data.path)), data=data)
         if len(stages_asked) == 1:
@@ -137,6 +139,9 @@ def _rows(stage: str, job: Job, folder: Path) -> Iterator[dict[str, Any]]:
     """Each variant of a stage beside the baseline, in interleaved rounds."""
     if stage == "collect":
         yield from _measure_collect(job, folder)
+        return
+    if stage == "digits":
+        yield from _compare(stage, digits.works(folder, job.device, job.config.seconds), job)
         return
     data = job.data
     assert data is not None

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -111,3 +112,27 @@ def seconds_of(work: Callable[[], object], device: torch.device) -> float:
     end.record()
     end.synchronize()
     return start.elapsed_time(end) / 1000
+
+
+def steps_for(
+    step: Callable[[Any], Any],
+    batches: Iterator[Any],
+    size: Callable[[Any], int],
+    seconds: float,
+    device: torch.device,
+) -> Work:
+    """Training steps, as many as there is time for; `size` counts a batch's frames."""
+
+    def steps() -> Iterator[int]:
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            batch = next(batches)
+            step(batch)
+            yield size(batch)
+
+    def work() -> tuple[int, float]:
+        seen: list[int] = []
+        taken = seconds_of(lambda: seen.extend(steps()), device)
+        return sum(seen), taken
+
+    return work

@@ -1,7 +1,6 @@
 """The work of reading, loading, training and encoding: the way of the named baseline first, then this package's."""
 
 import itertools
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from world_models import encode, formulations
 from world_models.batches import Batch, Batches
-from world_models.bench.measuring import Work, seconds_of
+from world_models.bench.measuring import Work, seconds_of, steps_for
 from world_models.frames import FrameSet
 from world_models.learner import Learner
 from world_models.rollouts import Rollouts
@@ -87,19 +86,8 @@ def train_works(data: Rollouts, device: torch.device, seconds: float) -> dict[st
     some = frames.read_spread(2048)
 
     def timed(step: Callable[[Any], Any], batches: Iterator[Any]) -> Work:
-        def steps() -> Iterator[int]:
-            end = time.perf_counter() + seconds
-            while time.perf_counter() < end:
-                batch = next(batches)
-                step(batch)
-                yield batch.size if isinstance(batch, Batch) else len(batch)
-
-        def work() -> tuple[int, float]:
-            seen: list[int] = []
-            taken = seconds_of(lambda: seen.extend(steps()), device)
-            return sum(seen), taken
-
-        return work
+        size: Callable[[Any], int] = lambda batch: batch.size if isinstance(batch, Batch) else len(batch)  # noqa: E731
+        return steps_for(step, batches, size, seconds, device)
 
     def plain_batches() -> Iterator[UInt8[np.ndarray, "batch 64 64 3"]]:
         return itertools.cycle([some[i : i + 100] for i in range(0, max(1, len(some) - 99), 100)])
