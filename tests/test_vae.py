@@ -68,6 +68,15 @@ def test_kl_is_the_closed_form():
     torch.testing.assert_close(posterior.kl_nats(), torch.tensor([by_hand]))
 
 
+def test_kl_is_what_samples_say():
+    torch.manual_seed(0)
+    posterior = Posterior(torch.tensor([[0.5, -1.0]]), torch.tensor([[-1.0, 0.4]])).repeated(200_000)
+    z = posterior.sample()
+    estimate = posterior.log_prob(z) - v.prior_log_prob(z)
+    error = float(estimate.std()) / math.sqrt(len(z))
+    assert float(estimate.mean()) == pytest.approx(float(posterior.kl_nats()[0]), abs=4 * error)
+
+
 def test_kl_of_the_prior_is_zero():
     assert Posterior(torch.zeros(2, 4), torch.zeros(2, 4)).kl_nats().tolist() == [0, 0]
 
@@ -117,6 +126,19 @@ def test_gradient_through_the_sample_is_that_of_finite_differences():
             up, down = (objective(mu + s * moved[0], logvar + s * moved[1]) for s in (1, -1))
             torch.testing.assert_close(gradients[which][(slice(None), *index)], (up - down) / (2 * step))
         assert inputs.shape == (3, 2)
+
+
+def test_gradient_of_the_loss_by_mu_and_sigma_is_that_of_finite_differences():
+    torch.manual_seed(0)
+    model = VAE(VAEConfig(2, likelihood="bernoulli", network="mlp", hidden=(5,))).double()
+    images, noise = torch.rand(3, 1, 28, 28).double(), torch.randn(3, 2).double()
+
+    def loss(mu: Tensor, sigma: Tensor) -> Tensor:
+        posterior = Posterior(mu, 2 * sigma.log())
+        return (v.cross_entropy(images, model.decoder(posterior.sample(noise))) + posterior.kl_nats()).sum()
+
+    inputs = torch.randn(3, 2).double(), torch.rand(3, 2).double() + 0.5
+    assert torch.autograd.gradcheck(loss, tuple(each.requires_grad_() for each in inputs))
 
 
 @pytest.mark.parametrize("variance", [0.001, 0.5, 2.0])
