@@ -19,6 +19,7 @@ from world_models import (
     files,
     mnist,
     run_records,
+    side_by_side,
     train_vae,
 )
 
@@ -129,34 +130,79 @@ def test_a_model_is_not_shown_beside_itself(runs: dict[str, Path]):
     assert [other.name for other in job.others] == ["ae"] and list(job.models) == ["ae"]
 
 
-def test_data_that_is_gone_is_refused(runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    from torchvision.datasets import MNIST
+def _refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        evaluate.main([*argv])
+    assert stop.value.code == 2
+    return capsys.readouterr().err
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stop:
-        patch.setattr(MNIST, "download", lambda self: (_ for _ in ()).throw(RuntimeError("no network")))
-        evaluate.main(["--vae", str(runs["vae"]), "--data", str(tmp_path / "nowhere")])
-    assert stop.value.code == 2 and "no MNIST there" in capsys.readouterr().err
+
+def test_data_that_is_gone_is_refused_and_not_downloaded(
+    runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert "no MNIST there" in _refused(capsys, "--vae", str(runs["vae"]), "--data", str(tmp_path / "nowhere"))
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("argv", ["--foresight true", "--train_data rollouts/a"])
+def test_what_digits_do_not_have_is_refused(argv: str, runs: dict[str, Path], capsys: pytest.CaptureFixture[str]):
+    assert "which have no episodes" in _refused(capsys, "--vae", str(runs["vae"]), *argv.split())
+
+
+def test_a_model_that_says_it_is_of_digits_and_takes_other_frames_is_refused(
+    run: Callable[[str], Path], run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Frames of another shape would be read beyond their end."""
+    liar = Path(shutil.copytree(run_dir, tmp_path / "liar"))
+    description = json.loads((liar / "model.json").read_text()) | {"dataset": "mnist"}
+    (liar / "model.json").write_text(json.dumps(description))
+    assert "no model of MNIST's digits" in _refused(capsys, "--vae", str(liar))
+    notes: list[str] = []
+    assert side_by_side.load([run_records.read_run(liar)], None, "last", "cpu", notes) is None
+
+
+@pytest.mark.usefixtures("quick")
+def test_neighbours_are_told_from_the_training_images_labels(run: Callable[[str], Path]):
+    assert _evaluate(run("vae"))["knn_accuracy"] > 0.3  # of bars that an untrained encoder nearly tells apart
+
+
+@pytest.mark.usefixtures("quick")
+def test_digits_of_which_there_are_few_leave_pictures_out(mnist_dir: Path, tmp_path: Path):
+    for count in (1, 2, 5):
+        out = _train(mnist_dir, tmp_path / str(count), "--num_val_frames", str(count))
+        assert {path.stem for path in (out / "figures").iterdir() if "epoch" not in path.stem} == set()
+        assert (out / "state.pt").exists()
 
 
 # beta
 
 
-def _points(make_run: Callable[..., Path], **config: Any) -> digit_report.BetaPoint | None:
-    lines = [{"step": 1, "frames_seen": 10, "val/sse": 1.0, "val/kl_nats": 5.0, "val/loss_nats": 120.0}]
-    return digit_report.beta_point(run_records.read_run(make_run("a", {"vae": {"beta": 4.0, **config}}, lines)))
+LINES = [{"step": 1, "frames_seen": 10, "val/sse": 1.0, "val/kl_nats": 5.0, "val/loss_nats": 120.0}]
+SETTINGS = {"beta": 4.0, "kl_tolerance": 0.0, "likelihood": "bernoulli"}
+
+
+def _record(make_run: Callable[..., Path], name: str = "a", lines: Any = LINES, **vae: Any) -> run_records.RunRecord:
+    config = {"num_frames": 10, "seed": 0, "out": name, "vae": {**SETTINGS, **vae}}
+    return run_records.read_run(make_run(name, config, lines))
 
 
 def test_what_beta_trades_is_the_loss_without_its_kl(make_run: Callable[..., Path]):
-    assert _points(make_run) == digit_report.BetaPoint(4.0, 5.0, 100.0)
+    points = digit_report.beta_points(_record(make_run), [_record(make_run, "b", beta=2.0)])
+    assert points == [digit_report.BetaPoint(4.0, 5.0, 100.0), digit_report.BetaPoint(2.0, 5.0, 110.0)]
 
 
-@pytest.mark.parametrize("config", [{"posterior": "point"}, {"beta": "much"}])
-def test_runs_without_such_a_point_are_left_out(make_run: Callable[..., Path], config: dict[str, Any]):
-    assert _points(make_run, **config) is None
+def test_runs_that_differ_in_more_than_beta_are_left_out(make_run: Callable[..., Path]):
+    others = [_record(make_run, "b", beta=2.0, likelihood="gaussian"), _record(make_run, "c", beta=2.0, z_dim=3)]
+    assert len(digit_report.beta_points(_record(make_run), others)) == 1
+
+
+@pytest.mark.parametrize("vae", [{"posterior": "point"}, {"beta": "much"}, {"kl_tolerance": 0.5}])
+def test_runs_without_such_a_point_have_none(make_run: Callable[..., Path], vae: dict[str, Any]):
+    assert digit_report.beta_points(_record(make_run, **vae), []) == []
 
 
 def test_a_run_before_its_first_validation_has_no_point(make_run: Callable[..., Path]):
-    assert digit_report.beta_point(run_records.read_run(make_run("a", {"vae": {"beta": 1.0}}))) is None
+    assert digit_report.beta_points(_record(make_run, lines=[]), []) == []
 
 
 @pytest.mark.parametrize("betas", [(0.25, 1.0, 8.0), (0.0, 1.0)])
@@ -174,6 +220,52 @@ def test_digits_are_compared_side_by_side(runs: dict[str, Path], tmp_path: Path)
     assert page.count('<img class="frames"') == 4  # the images, and what three models make of them
 
 
+def test_the_kind_of_data_is_the_best_runs_and_the_others_are_named(
+    run: Callable[[str], Path], run_dir: Path, tmp_path: Path
+):
+    for name, source in {"digits": run("vae"), "car": run_dir}.items():
+        shutil.copytree(source, tmp_path / "both" / name)
+    notes: list[str] = []
+    records = [run_records.read_run(tmp_path / "both" / name) for name in ("digits", "car")]
+    digits = side_by_side.load(records, None, "last", "cpu", notes)
+    assert digits is not None and list(digits.by_run) == ["digits"]
+    assert notes == ["frames of MNIST are shown, so none of car, trained on rollouts"]
+    notes.clear()
+    car = side_by_side.load(records[::-1], None, "last", "cpu", notes)
+    assert car is not None and list(car.by_run) == ["car"] and "none of digits, trained on MNIST" in notes[0]
+
+
+def test_frames_named_decide_the_kind(run: Callable[[str], Path], run_dir: Path, rollouts_dir: Path, mnist_dir: Path):
+    records = [run_records.read_run(run("vae")), run_records.read_run(run_dir)]
+    for data, name in ((rollouts_dir, run_dir.name), (mnist_dir, "vae")):
+        shown = side_by_side.load(records, str(data), "last", "cpu", [])
+        assert shown is not None and shown.data == str(data)
+        assert [vae.frame_shape[0] for vae in shown.by_run.values()] == [64 if data == rollouts_dir else 28]
+        assert name in shown.by_run
+
+
+def test_each_model_is_told_the_shown_frames_labels(run: Callable[[str], Path]):
+    shown = side_by_side.load([run_records.read_run(run("cvae"))], None, "last", "cpu", [])
+    assert shown is not None and shown.frames.labels is not None
+    told: list[Any] = []
+    (vae,) = shown.by_run.values()
+    encode, decode = vae.encode, vae.decode
+    vae.encode = lambda frames, labels=None: told.append(labels) or encode(frames, labels)
+    vae.decode = lambda z, labels=None: told.append(labels) or decode(z, labels)
+    rows = shown.rows(6)
+    positions = [next(i for i, f in enumerate(shown.frames.read_all()) if np.array_equal(f, g)) for g in rows.originals]
+    for labels in told:
+        assert labels.tolist() == shown.frames.labels[positions].tolist()
+
+
+def test_changed_digits_are_not_shown(run: Callable[[str], Path]):
+    folder, notes = run("vae"), []
+    description = json.loads((folder / "model.json").read_text()) | {"data_digest": "other"}
+    (folder / "model.json").write_text(json.dumps(description))
+    assert side_by_side.load([run_records.read_run(folder)], None, "last", "cpu", notes) is None
+    assert "has changed since the training" in notes[0]
+
+
 def test_comparing_says_so_where_mnist_is_gone(
     run: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -182,4 +274,4 @@ def test_comparing_says_so_where_mnist_is_gone(
     (folder / "model.json").write_text(json.dumps(description))
     compare.main([str(folder), "--out", str(tmp_path / "page")])
     page = (tmp_path / "page" / "compare.html").read_text()
-    assert "holds no MNIST any more" in page + capsys.readouterr().out
+    assert "no MNIST there" in page + capsys.readouterr().out

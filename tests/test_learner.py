@@ -13,7 +13,7 @@ from torch import Tensor
 
 from world_models import formulations, winograd
 from world_models.batches import Batch
-from world_models.frames import noise
+from world_models.frames import binarised, noise
 from world_models.learner import NAMES, Learner, arithmetic, backward
 from world_models.vae import MIN_VARIANCE, VAE, VAEConfig, to_images
 
@@ -457,3 +457,54 @@ def test_bf16_loses_less_than_a_hundredth_in_a_thousand_steps():
         learner.learn(_batch(0, 64)._replace(frames=_frames(0, 64).to("cuda")), 0.0, 1.0)
         losses.append(learner.means()["loss_nats"])
     assert losses[1] == pytest.approx(losses[0], rel=0.01)
+
+
+# digits
+
+
+def _digit_learner(binarise: bool = True, **config: Any) -> Learner:
+    torch.manual_seed(0)
+    vae = VAE(VAEConfig(2, network="mlp", hidden=(5,), likelihood="bernoulli", **config))
+    return Learner(vae, 7, 0.0, False, binarise=binarise)
+
+
+def _digit_batch(rows: list[int], size: int = 6) -> Batch:
+    generator = torch.Generator().manual_seed(1)
+    frames = torch.randint(0, 256, (size, 28, 28, 1), dtype=torch.uint8, generator=generator)
+    return Batch(frames[rows], torch.tensor(rows), size, torch.arange(size)[rows])
+
+
+def _seen(learner: Learner, batch: Batch, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, ...]:
+    """What the gradient is computed of."""
+    from world_models import learner as module
+
+    seen: list[tuple[Any, ...]] = []
+    backward = module.backward
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "backward", lambda *args: seen.append(args) or backward(*args))
+        learner.learn(batch, 1e-3, 1.0)
+    return seen[0]
+
+
+def test_binarised_learning_sees_black_and_white_drawn_anew_each_step(monkeypatch: pytest.MonkeyPatch):
+    learner, batch = _digit_learner(), _digit_batch([0, 1, 2, 3, 4, 5])
+    first, second = (_seen(learner, batch, monkeypatch)[1] for _ in range(2))
+    assert torch.equal(first, binarised(batch.frames, 7, 0)) and torch.equal(second, binarised(batch.frames, 7, 1))
+    assert not torch.equal(first, second) and set(first.unique().tolist()) == {0, 255}
+
+
+def test_a_process_binarises_its_part_as_one_alone_would(monkeypatch: pytest.MonkeyPatch):
+    whole = _seen(_digit_learner(), _digit_batch([0, 1, 2, 3, 4, 5]), monkeypatch)
+    part = _seen(_digit_learner(), _digit_batch([1, 4]), monkeypatch)
+    assert torch.equal(part[1], whole[1][[1, 4]]) and torch.equal(part[2], whole[2][[1, 4]])
+
+
+def test_grey_learning_sees_grey(monkeypatch: pytest.MonkeyPatch):
+    batch = _digit_batch([0, 1, 2, 3, 4, 5])
+    assert torch.equal(_seen(_digit_learner(binarise=False), batch, monkeypatch)[1], batch.frames)
+
+
+def test_a_conditional_model_learns_with_the_batchs_labels(monkeypatch: pytest.MonkeyPatch):
+    batch = _digit_batch([1, 4, 5])
+    seen = _seen(_digit_learner(num_classes=10), batch, monkeypatch)
+    assert seen[-1].tolist() == [1, 4, 5]

@@ -248,3 +248,50 @@ def test_validation_of_a_broken_model_is_not_a_number(vae: VAE):
 
 def test_measurement_is_the_same_every_time(vae: VAE):
     assert metrics.measure(vae, _frames(3)) == metrics.measure(vae, _frames(3))
+
+
+# labels
+
+
+class _Told(VAE):
+    """A model that gives back a grey of which only the right label knows."""
+
+    def __init__(self, num_samples: int = 1):
+        super().__init__(
+            VAEConfig(2, network="mlp", hidden=(4,), num_classes=10, num_samples=num_samples, variance=0.5)
+        )
+
+    def posterior(self, images: Tensor, labels: Tensor | None = None) -> Posterior:
+        assert labels is not None and torch.equal((images[:, 0, 0, 0] * 255 / 20).round().long(), labels)
+        return Posterior(torch.zeros(len(images), 2), torch.zeros(len(images), 2))
+
+    def logits(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        assert labels is not None and len(labels) == len(z)
+        return torch.logit((labels * 20 / 255).clamp(1e-6, 1 - 1e-6))[:, None, None, None].expand(-1, 1, 28, 28)
+
+
+def _labelled(count: int = 300) -> tuple[np.ndarray, np.ndarray]:
+    labels = np.random.default_rng(0).integers(0, 10, count)
+    return (20 * labels).astype(np.uint8)[:, None, None, None].repeat(28, 1).repeat(28, 2), labels
+
+
+@pytest.mark.parametrize("num_samples", [1, 3])
+def test_validation_tells_each_frame_its_label(num_samples: int):
+    frames, labels = _labelled()
+    scores = metrics.validate(_Told(num_samples), frames, torch.randn(300, 2 * num_samples), labels)
+    assert scores["sse"] == pytest.approx(0, abs=1e-4)
+    assert scores["loss_nats"] == pytest.approx(1.0, abs=1e-3)  # the floor, 2 dimensions of 0.5 nats
+
+
+def test_measuring_tells_each_frame_its_label():
+    frames, labels = _labelled()
+    scores = metrics.measure(_Told(), frames, labels=labels)
+    assert scores["sse"] == pytest.approx(0, abs=1e-4)
+    assert scores["elbo_nats"] == pytest.approx(-0.5 * 784 * math.log(math.pi), rel=1e-5)
+
+
+def test_bounds_of_many_samples_tell_each_frame_its_label(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(metrics, "MAX_VALUES", 3 * 784 * metrics.BATCH)
+    frames, labels = _labelled()
+    bounds = metrics.iwae_nats(_Told(), frames, (1, 7), labels=labels)
+    assert bounds["7"] == pytest.approx(-0.5 * 784 * math.log(math.pi), rel=1e-5)

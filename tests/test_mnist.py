@@ -45,7 +45,7 @@ def _no_network(self: Any) -> None:
 def test_without_files_and_network_it_says_where_to_put_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(MNIST, "download", _no_network)
     with pytest.raises(FileNotFoundError, match="no such host") as refusal:
-        mnist.load(tmp_path / "data")
+        mnist.load(tmp_path / "data", download=True)
     assert str(tmp_path / "data/MNIST/raw") in str(refusal.value) and "\n" not in str(refusal.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -58,13 +58,36 @@ def test_a_download_that_breaks_off_leaves_nothing(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(MNIST, "download", breaks_off)
     with pytest.raises(FileNotFoundError, match="connection reset"):
-        mnist.load(tmp_path)
+        mnist.load(tmp_path, download=True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_downloaded_unless_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(MNIST, "download", None)
+    with pytest.raises(FileNotFoundError, match="no MNIST there"):
+        mnist.load(tmp_path)
+
+
+def test_another_process_may_be_faster(tmp_path: Path, mnist_dir: Path, monkeypatch: pytest.MonkeyPatch):
+    def slowly(self: MNIST) -> None:
+        for root in (Path(self.raw_folder), tmp_path / "MNIST" / "raw"):
+            shutil.copytree(mnist_dir / "MNIST/raw", root)
+
+    monkeypatch.setattr(MNIST, "download", slowly)
+    assert mnist.load(tmp_path, download=True).digest == mnist.load(mnist_dir).digest
+
+
+def test_what_else_lies_in_the_folder_is_never_read(broken: Path, mnist_dir: Path):
+    """Older torchvision kept pickles there."""
+    (broken / "MNIST/processed").mkdir()
+    for name in ("training.pt", "test.pt"):
+        (broken / "MNIST/processed" / name).write_bytes(b"garbage")
+    assert mnist.load(broken).digest == mnist.load(mnist_dir).digest
 
 
 def test_it_is_downloaded_where_it_is_missing(tmp_path: Path, mnist_dir: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(MNIST, "download", lambda self: shutil.copytree(mnist_dir / "MNIST/raw", self.raw_folder))
-    assert mnist.load(tmp_path / "a/b").digest == mnist.load(mnist_dir).digest
+    assert mnist.load(tmp_path / "a/b", download=True).digest == mnist.load(mnist_dir).digest
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from world_models import files
 from world_models.likelihoods import PAPER_VARIANCE
+from world_models.mnist import NUM_DIGITS
 from world_models.rollouts import FRAME_SHAPE
 from world_models.vae import VAE, VAEConfig
 
@@ -131,10 +132,13 @@ def load_vae(run: str | Path, weights: Weights = "best", device: str | torch.dev
     description = load_description(run)
     path = weights_path(run, weights)
     try:
-        vae = VAE(_config(description["vae"]), description["preprocess"])
-    except (KeyError, TypeError, AttributeError) as error:
+        config, preprocess = _config(description["vae"]), description["preprocess"]
+        with torch.device("meta"):  # no memory is taken before the file has shown that it holds as much
+            described = VAE(config, preprocess).state_dict()
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(f"{Path(run) / 'model.json'}: describes no model ({error}); train it again") from None
-    facts = _check_shapes(path, {name: tuple(tensor.shape) for name, tensor in vae.state_dict().items()})
+    facts = _check_shapes(path, {name: tuple(tensor.shape) for name, tensor in described.items()})
+    vae = VAE(config, preprocess)
     vae.load_state_dict(load_tensors(path))
     vae.variance.fill_(_variance(path, facts, vae.config))
     return vae.to(device).eval()
@@ -181,6 +185,22 @@ def _check_shapes(path: Path, wanted: Mapping[str, tuple[int, ...]]) -> dict[str
     return facts or {}
 
 
+def load_digits_vae(run: str | Path, weights: Weights = "best", device: str | torch.device = "cpu") -> VAE:
+    """Load a model of MNIST.
+
+    Raises:
+        FileNotFoundError: no model there.
+        ValueError: its files are damaged, or it takes something else than digits.
+    """
+    vae = load_vae(run, weights, device)
+    if vae.config.network == "paper" or vae.config.num_classes not in (0, NUM_DIGITS):
+        raise ValueError(
+            f"{run}: takes frames of {vae.frame_shape} and {vae.config.num_classes} classes, no model of MNIST's digits; "
+            "use the model.json and weights of one run"
+        )
+    return vae
+
+
 def check_preprocess(preprocess: Mapping[str, Any], data: Path, vae: VAE, run: str) -> None:
     """Refuse frames that were made in another way than those the model was trained on.
 
@@ -218,13 +238,23 @@ def load_state(run: Path) -> dict[str, Any]:
         ) from None
 
 
-def load_run(out: Path, resume: bool, config: str, free: Sequence[str], data_digest: str) -> dict[str, Any] | None:
+def check_new(out: Path, resume: bool) -> None:
+    """Refuse to start a run where there is one.
+
+    Raises:
+        ValueError: there is one, and going on with it was not asked for.
+    """
+    if (out / "config.yaml").exists() and not resume:
+        raise ValueError(f"{out} holds a run already; give --resume true to go on with it, or choose another --out")
+
+
+def load_run(out: Path, config: str, defaults: str, free: Sequence[str], data_digest: str) -> dict[str, Any] | None:
     """The saved state that a run goes on from, None for a new run.
 
     Args:
         out: the run's folder.
-        resume: whether going on was asked for.
         config: the resolved config, as YAML.
+        defaults: of the config's fields, as YAML, for those that the run's own config does not have yet.
         free: fields that may differ from those of the run.
         data_digest: of the rollouts to train on.
 
@@ -233,9 +263,11 @@ def load_run(out: Path, resume: bool, config: str, free: Sequence[str], data_dig
     """
     if not (out / "config.yaml").exists():
         return None
-    if not resume:
-        raise ValueError(f"{out} holds a run already; give --resume true to go on with it, or choose another --out")
-    before, now = (_fixed(out, text, free) for text in ((out / "config.yaml").read_text(encoding="utf-8"), config))
+    before, now, usual = (
+        _fixed(out, text, free) for text in ((out / "config.yaml").read_text(encoding="utf-8"), config, defaults)
+    )
+    usual["vae"] = usual.get("vae", {}) | {"variance": PAPER_VARIANCE}  # of runs that do not say it yet
+    before = usual | before | {"vae": usual["vae"] | before.get("vae", {})}
     changed = [f"{name} {before.get(name)}, not {value}" for name, value in now.items() if before.get(name) != value]
     if changed:
         raise ValueError(

@@ -39,7 +39,8 @@ class CompareConfig:
     Attributes:
         runs: folders of runs, or folders that hold runs, named without a flag.
         out: folder of compare.html and compare.png; the one that holds the runs when null.
-        data: rollouts whose frames are shown; those the runs were trained on when null. Only held-out frames are shown.
+        data: rollouts, or MNIST's folder, whose frames are shown; what the runs were trained on when null. Only
+            held-out frames are shown.
         num_frames: frames shown side by side.
         weights: best (lowest validation loss) or last.
         device: auto takes a GPU if there is one.

@@ -53,7 +53,7 @@ COLUMNS = (
     Column("frames", "frames seen in training", lambda run: run.frames_seen(), "{:,.0f}"),
     Column("done", "whether training is finished, else how much of it", _done, "{}"),
     Column("frames/s", "median rate of training", _frames_per_s, "{:,.0f}"),
-    Column("val SSE", "least squared error of a validation on held-out tracks", _of_best("val/sse")),
+    Column("val SSE", "least squared error of a validation on held-out data", _of_best("val/sse")),
     Column("val KL", "KL in nats per frame of that validation", _of_best("val/kl_nats"), "{:,.1f}"),
     Column("SSE", "squared error, by evaluate", _of_scores("sse")),
     Column("SSE/PCA", "that error over PCA's with as many components, on the same frames", _of_pca, "{:.3f}"),

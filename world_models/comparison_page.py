@@ -37,7 +37,7 @@ def page(
     parts = [
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>',
         f"<style>{report.STYLE}{STYLE}</style></head><body><h1>{html.escape(title)}</h1>",
-        "<p>By rising squared error of the best validation, summed over a frame's 12,288 values in [0, 1].</p>",
+        "<p>By rising squared error of the best validation, summed over a frame's values in [0, 1].</p>",
         *warnings,
         _table("numbers", comparison.table(runs)),
         f"<p>{_meanings(runs)}.</p>",

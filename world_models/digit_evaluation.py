@@ -83,15 +83,12 @@ def prepare(
     Raises:
         FileNotFoundError, ValueError: something is missing or damaged.
     """
-    vae = checkpoints.load_vae(run, weights, device)
+    vae = checkpoints.load_digits_vae(run, weights, device)
     path = data or str(checkpoints.load_description(run, "data")["data"])
-    found = {path.resolve(): path for folder in beside for path in run_records.find_runs(folder)}
-    paths = [run, *(path for resolved, path in found.items() if resolved != run.resolve())]
-    name, *names = run_records.distinct_names(paths)
-    others = [run_records.read_run(path, name) for path, name in zip(paths[1:], names, strict=True)]
+    name, others = run_records.beside(run, beside)
     of_digits = [other for other in others if other.description.get("dataset") == "mnist"]
     models = {
-        other.name: checkpoints.load_vae(other.path, weights, device)
+        other.name: checkpoints.load_digits_vae(other.path, weights, device)
         for other in of_digits[:MAX_BESIDE]
         if checkpoints.weights_path(other.path, weights).exists()
     }
@@ -130,9 +127,10 @@ def evaluate(job: DigitJob) -> dict[str, Any]:
 
 def _reconstruction(job: DigitJob) -> dict[str, Any]:
     test = job.data.test
-    measured = metrics.measure(job.vae, test.frames, labels=test.labels)
-    del measured["elbo_nats"]  # named by the kind of pixels it is of
-    return measured | job.baselines.measure(test.frames)
+    measured = dict(metrics.measure(job.vae, test.frames, labels=test.labels))
+    elbo = measured.pop("elbo_nats")  # is named by the kind of pixels it is of
+    grey = {"elbo_grey_nats": elbo if job.vae.config.posterior == "normal" else None}
+    return measured | grey | job.baselines.measure(test.frames)
 
 
 def _latents(job: DigitJob, train_mu: torch.Tensor, test_mu: torch.Tensor) -> dict[str, Any]:
@@ -170,8 +168,7 @@ def _draw(job: DigitJob, scores: Mapping[str, Any]) -> digit_pictures.Shown:
     shown |= digit_pictures.finished(job.vae, test.frames, test.labels)
     if job.models:
         shown["holes"] = digit_pictures.holes({job.name: job.vae, **job.models})
-    records = [run_records.read_run(job.run, job.name), *job.others]
-    points = [point for record in records if (point := digit_report.beta_point(record))]
+    points = digit_report.beta_points(run_records.read_run(job.run, job.name), job.others)
     if len({point.beta for point in points}) > 1:
         shown["trade_off"] = digit_report.trade_off(points)
     order = torch.tensor(scores["kl_per_dim"]).argsort(descending=True).tolist()

@@ -30,13 +30,14 @@ def in_training(vae: VAE, frames: metrics.Frames, labels: metrics.Labels) -> Sho
 
 
 def finished(vae: VAE, frames: metrics.Frames, labels: metrics.Labels) -> Shown:
-    """What the end of a training draws, of the pictures that make sense for such a model."""
-    mu = encoded(vae, frames, labels)
-    shown = {
-        "latents": latents(mu, labels),
-        "interpolation": interpolation(vae, mu, labels),
-        "arithmetic": arithmetic(vae, mu, frames, labels),
-    }
+    """What the end of a training draws, of the pictures that make sense for such a model and so many images."""
+    mu, shown = encoded(vae, frames, labels), {}
+    if len(_digits_with(labels, 2)) > 1:
+        shown = {
+            "latents": latents(mu, labels),
+            "interpolation": interpolation(vae, mu, labels),
+            "arithmetic": arithmetic(vae, mu, frames, labels),
+        }
     if vae.config.num_classes:
         shown["chosen_digits"] = chosen_digits(vae)
     elif vae.config.z_dim == 2:
@@ -57,12 +58,13 @@ def _decoded(vae: VAE, z: Tensor, digits: int | Tensor) -> metrics.Frames:
 
 
 def reconstructions(vae: VAE, frames: metrics.Frames, labels: metrics.Labels) -> figures.Picture:
-    """Two images of each digit, in two rows, each over decode(mu)."""
+    """Two images of each digit of which there are so many, in two rows, each over decode(mu)."""
     rows = []
     for nth in range(2):
-        chosen = np.array([np.flatnonzero(labels == digit)[nth] for digit in _digits_with(labels, 2)])
+        chosen = np.array([np.flatnonzero(labels == digit)[nth] for digit in _digits_with(labels, nth + 1)], np.int64)
         told = torch.from_numpy(labels[chosen])
-        rows += [frames[chosen], _decoded(vae, vae.encode(frames[chosen], told).mu, told)]
+        if len(chosen):
+            rows += [frames[chosen], _decoded(vae, vae.encode(frames[chosen], told).mu, told)]
     return figures.grid(rows, SCALE)
 
 

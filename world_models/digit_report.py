@@ -32,9 +32,10 @@ CAPTIONS = {
     "recon": "Test images, two of each digit, over what the model makes of them from z = mu.",
     "samples": "Images decoded from the prior N(0, I).",
     "chosen_digits": "A row for each digit asked for, a column for each z: z holds the hand, not the digit.",
-    "latents": "Mu of 5,000 test images, coloured by digit; where z has more than two dimensions, their first two "
+    "latents": "Mu of the first 5,000 test images at most, coloured by digit; where z has more than two dimensions, their first two "
     "principal components.",
-    "manifold": "Images of the whole plane of z, at the quantiles 0.02 to 0.98 of the prior in each direction.",
+    "manifold": "Images of the whole plane of z, at the quantiles 0.02 to 0.98 of the prior (of a plain autoencoder, which "
+    "has none, of mu) in each direction.",
     "interpolation": "From one test image to another, along a straight line in z and along an arc about the origin.",
     "arithmetic": "Latent arithmetic: the thickest strokes of a digit less the thinnest, added to another digit's thin "
     "one. Columns are a, b, c and a - b + c.",
@@ -59,7 +60,9 @@ def page(name: str, scores: Mapping[str, Any], shown: Mapping[str, figures.Pictu
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>',
         f"<style>{STYLE}</style></head><body><h1>{title}</h1><p>{html.escape(summary(scores))}.</p>",
         f"<p>Scored on {scores['images']:,} test images in {html.escape(scores['data'])}, the importance-weighted "
-        f"bounds on {scores['iwae_images']:,} of them. Errors are summed over an image's 784 values in [0, 1].</p>",
+        f"bounds on {scores['iwae_images']:,} of them. Errors are summed over an image's 784 values in [0, 1]. "
+        "Grey pixels are no draws of a Bernoulli distribution, so with it what is named grey is a cross-entropy, good "
+        "for comparing with the tutorials; likelihoods of publications are of black and white pixels.</p>",
         f"<table>{''.join([*rows, *bounds])}</table>",
         _sample_table(scores),
         *drawn,
@@ -107,12 +110,23 @@ class BetaPoint(NamedTuple):
     reconstruction_nats: float
 
 
-def beta_point(run: RunRecord) -> BetaPoint | None:
-    """A run's point, None for one without a distribution or a validation."""
-    vae, last = run.config.get("vae"), run.last_validation()
-    if not isinstance(vae, Mapping) or vae.get("posterior") == "point":
+def beta_points(own: RunRecord, others: Sequence[RunRecord]) -> list[BetaPoint]:
+    """The points of a run and of those that differ from it in nothing but beta, seed and how they are logged."""
+    alike = [run for run in others if _but_beta(run) == _but_beta(own)]
+    return [point for run in (own, *alike) if (point := _beta_point(run))]
+
+
+def _but_beta(run: RunRecord) -> dict[str, Any]:
+    free = {"vae.beta", "out", "data", "seed", "device", "memory_gb", "resume", "tensorboard", "log_every_steps"}
+    return {name: value for name, value in run.settings().items() if name not in free and not name.startswith("wandb.")}
+
+
+def _beta_point(run: RunRecord) -> BetaPoint | None:
+    """A run's point; None for one with no distribution, a KL floor, which hides the KL's share, or no validation."""
+    settings, last = run.settings(), run.last_validation()
+    if settings.get("vae.posterior") == "point" or settings.get("vae.kl_tolerance") != 0:
         return None
-    beta, kl, loss = number(vae, "beta"), number(last, "val/kl_nats"), number(last, "val/loss_nats")
+    beta, kl, loss = number(settings, "vae.beta"), number(last, "val/kl_nats"), number(last, "val/loss_nats")
     return None if beta is None or kl is None or loss is None else BetaPoint(beta, kl, loss - beta * kl)
 
 

@@ -100,6 +100,10 @@ def prepare(config: EvaluateConfig) -> Job | DigitJob:
     """Check everything that can be wrong before the first frame."""
     device = torch_device(config.device)
     if digit_evaluation.is_of_digits(run := Path(config.vae)):
+        if config.foresight or config.train_data:
+            raise ValueError(
+                f"{run}: a model of MNIST's digits, which have no episodes; leave out foresight and train_data"
+            )
         beside = [Path(folder) for folder in config.compare_with]
         return digit_evaluation.prepare(run, config.weights, config.data, beside, config.num_iwae_frames, device)
     data = Rollouts(config.data or HELD_OUT)
@@ -108,21 +112,12 @@ def prepare(config: EvaluateConfig) -> Job | DigitJob:
     description = checkpoints.load_description(config.vae, "data", "data_digest", "split_seed", "env", "train_seeds")
     fitted = baselines.Baselines(**checkpoints.load_baselines(config.vae))
     files.check_room(Path(config.vae), 50_000_000)
-    name, others = _beside_others(config)
+    name, others = run_records.beside(Path(config.vae), [Path(folder) for folder in config.compare_with])
+    points = tuple(comparison.rate_points(others))
     probe_data = _probe_data(config, description, data, vae)
     if config.foresight and probe_data is None:
         raise ValueError("foresight needs the training data; name it with --train_data, or leave --foresight out")
-    return Job(config, data, vae, fitted, probe_data, _trained_on(description, data), name, others)
-
-
-def _beside_others(config: EvaluateConfig) -> tuple[str, tuple[figures.RatePoint, ...]]:
-    """What to call this run, and the rate-distortion points of the others, under names that tell all of them apart."""
-    own = Path(config.vae)
-    found = {path.resolve(): path for folder in config.compare_with for path in run_records.find_runs(Path(folder))}
-    others = [path for resolved, path in found.items() if resolved != own.resolve()]
-    name, *names = run_records.distinct_names([own, *others])
-    runs = [run_records.read_run(path, name) for path, name in zip(others, names, strict=True)]
-    return name, tuple(comparison.rate_points(runs))
+    return Job(config, data, vae, fitted, probe_data, _trained_on(description, data), name, points)
 
 
 def _probe_data(config: EvaluateConfig, description: dict[str, Any], data: Rollouts, vae: VAE) -> FrameSet | None:

@@ -213,7 +213,8 @@ class ImageSet(FrameSource):
         places: Int64[np.ndarray, " rows"],
     ) -> None:
         """Copy blocks; `places` says where each of their frames goes, in turn."""
-        frames[places] = np.concatenate([self.read_block(block) for block in blocks.tolist()])
+        if len(blocks):
+            frames[places] = np.concatenate([self.read_block(block) for block in blocks.tolist()])
 
 
 def _blocks(shard: Shard, start: int, rows: int) -> list[tuple[Shard, int, int]]:
@@ -223,10 +224,10 @@ def _blocks(shard: Shard, start: int, rows: int) -> list[tuple[Shard, int, int]]
     return [(shard, first, last) for first, last in itertools.pairwise(cuts)]
 
 
-def noise(seed: int, step: int, batch_size: int, z_dim: int) -> Tensor:
+def noise(seed: int, step: int, batch_size: int, noise_dim: int) -> Tensor:
     """Standard normal noise of a step, by position in the batch: the same on every device and after a resume."""
     state = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]
-    return torch.randn(batch_size, z_dim, generator=torch.Generator().manual_seed(int(state >> np.uint64(1))))
+    return torch.randn(batch_size, noise_dim, generator=torch.Generator().manual_seed(int(state >> np.uint64(1))))
 
 
 def binarised(

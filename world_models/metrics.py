@@ -85,7 +85,7 @@ class Moments:
 def validate(
     vae: VAE, frames: Frames, noise: Float[Tensor, "frames noise"], labels: Labels | None = None
 ) -> dict[str, float]:
-    """The validation metrics: of decode(mu), except for the loss, which is the objective on one sampled z.
+    """The validation metrics: of decode(mu), except for the loss, which is the objective on sampled z.
 
     Where several processes train together, each scores its part of the frames, and all get the metrics of all.
 

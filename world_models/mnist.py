@@ -3,16 +3,12 @@
 import dataclasses
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 
 from world_models import files
 from world_models.frames import ImageSet
-
-if TYPE_CHECKING:
-    pass
 
 FOLDER = "MNIST"
 NUM_DIGITS = 10
@@ -40,8 +36,12 @@ class Mnist:
     digest: str
 
 
-def load(root: str | Path) -> Mnist:
-    """Read MNIST from torchvision's root, the folder that holds MNIST/raw; downloaded first where it is not there.
+def load(root: str | Path, download: bool = False) -> Mnist:
+    """Read MNIST from torchvision's root, the folder that holds MNIST/raw.
+
+    Args:
+        root: the folder.
+        download: whether to download it first where it is not there.
 
     Raises:
         FileNotFoundError: it is not there, and cannot be downloaded.
@@ -49,8 +49,12 @@ def load(root: str | Path) -> Mnist:
     """
     root = Path(root)
     if not (root / FOLDER / "raw").is_dir():
+        if not download:
+            raise FileNotFoundError(
+                f"{root}: no MNIST there (no {FOLDER}/raw); name the folder that has it with --data"
+            )
         _download(root)
-    train, test = (_read(root, train) for train in (True, False))
+    train, test = (_read(root / FOLDER / "raw", part) for part in ("train", "t10k"))
     parts = [array.tobytes() for digits in (train, test) for array in (digits.frames, digits.labels)]
     return Mnist(train, test, files.sha256(*parts))
 
@@ -66,6 +70,8 @@ def _download(root: Path) -> None:
             root.mkdir(parents=True, exist_ok=True)
             Path(folder, FOLDER).replace(root / FOLDER)
     except (RuntimeError, OSError) as error:
+        if (root / FOLDER / "raw").is_dir():
+            return  # another process was faster
         reason = " ".join(str(error).split())[:120]
         raise FileNotFoundError(
             f"{root}: no MNIST there (no {FOLDER}/raw), and it cannot be downloaded ({reason}); put its four files "
@@ -73,18 +79,21 @@ def _download(root: Path) -> None:
         ) from None
 
 
-def _read(root: Path, train: bool) -> Digits:
-    from torchvision.datasets import MNIST
+def _read(raw: Path, part: str) -> Digits:
+    from torchvision.datasets.mnist import read_image_file, read_label_file
 
     try:
-        data: MNIST = MNIST(str(root), train=train)
-        frames, labels = data.data.numpy()[..., None], data.targets.numpy().astype(np.int64)
+        frames = read_image_file(str(raw / f"{part}-images-idx3-ubyte")).numpy()[..., None]
+        labels = read_label_file(str(raw / f"{part}-labels-idx1-ubyte")).numpy()
     except (RuntimeError, OSError, ValueError, AssertionError, TypeError, KeyError, IndexError) as error:
-        raise ValueError(f"{root / FOLDER / 'raw'}: no files of MNIST ({error}); download them again") from None
-    fits = frames.shape[1:] == FRAME_SHAPE and frames.dtype == np.uint8 and labels.shape == (len(frames),)
+        raise ValueError(
+            f"{raw}: no files of MNIST ({error}); it wants train-images-idx3-ubyte and the other three, unpacked: "
+            "download them again"
+        ) from None
+    fits = frames.shape[1:] == FRAME_SHAPE and labels.shape == (len(frames),)
     if not fits or len(frames) < 2 or not 0 <= labels.min() <= labels.max() < NUM_DIGITS:
         raise ValueError(
-            f"{root / FOLDER / 'raw'}: holds {frames.shape[0]} images of {frames.shape[1:]}, wanted 28x28 images of "
-            "the digits 0 to 9 with a label each; download MNIST again"
+            f"{raw}: holds {len(frames)} images of {frames.shape[1:]}, wanted 28x28 images of the digits 0 to 9 with a "
+            "label each; download MNIST again"
         )
     return Digits(frames, labels)

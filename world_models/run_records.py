@@ -141,6 +141,14 @@ def read_run(folder: Path, name: str | None = None) -> RunRecord:
     )
 
 
+def beside(own: Path, folders: Sequence[Path]) -> tuple[str, list[RunRecord]]:
+    """What to call a run, and the records of those in folders but itself, under names that tell all of them apart."""
+    found = {path.resolve(): path for folder in folders for path in find_runs(folder)}
+    others = [path for resolved, path in found.items() if resolved != own.resolve()]
+    name, *names = distinct_names([own, *others])
+    return name, [read_run(path, name) for path, name in zip(others, names, strict=True)]
+
+
 def _text(path: Path, max_bytes: int) -> str | None:
     """A file's text, None if there is no such file."""
     if not path.is_file():

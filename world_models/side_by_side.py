@@ -22,7 +22,7 @@ class FrameRows(NamedTuple):
     """Frames beside what runs make of them.
 
     Attributes:
-        data: folder of the rollouts they come from.
+        data: folder that they come from.
         originals: the frames.
         reconstructions: decode(mu) of them, by the name of the run.
     """
@@ -37,7 +37,7 @@ class Models:
     """Models, and frames that none of them was trained on.
 
     Attributes:
-        data: folder of the rollouts that the frames come from.
+        data: folder that the frames come from.
         frames: the frames to choose from.
         by_run: the models by the names of their runs.
     """
@@ -76,7 +76,8 @@ def load(
         FileNotFoundError, ValueError: `data` is named and cannot be read, or there is no such device.
     """
     place = torch_device(device)
-    if any(run.description.get("dataset") == "mnist" for run in runs):
+    runs, of_digits = _of_one_kind(runs, data, notes)
+    if of_digits:
         return _of_digits(runs, data, weights, place, notes)
     rollouts = Rollouts(data) if data else _trained_on(runs, notes)
     if rollouts is None:
@@ -100,18 +101,36 @@ def _models(saved: Sequence[RunRecord], load: Callable[[RunRecord], VAE], notes:
     return models
 
 
+def _of_one_kind(runs: Sequence[RunRecord], data: str | None, notes: list[str]) -> tuple[Sequence[RunRecord], bool]:
+    """The runs whose models take digits, or those that take rollouts: what `data` holds, else what the best takes."""
+    takes = [run.description.get("dataset") == "mnist" for run in runs if run.description]
+    of_digits = Path(data, mnist.FOLDER).is_dir() if data else takes[:1] == [True]
+    alike = [run for run in runs if not run.description or (run.description.get("dataset") == "mnist") == of_digits]
+    others = ", ".join(run.name for run in runs if run not in alike)
+    if others:
+        kinds = ("MNIST", "rollouts") if of_digits else ("rollouts", "MNIST")
+        notes.append(f"frames of {kinds[0]} are shown, so none of {others}, trained on {kinds[1]}")
+    return alike, of_digits
+
+
 def _of_digits(
     runs: Sequence[RunRecord], data: str | None, weights: checkpoints.Weights, device: torch.device, notes: list[str]
 ) -> Models | None:
-    """Test images of MNIST and the models of digits; other runs are left out."""
-    of_digits = [run for run in runs if run.description.get("dataset") == "mnist"]
-    path = data or str(of_digits[0].description.get("data"))
-    if not data and not Path(path, mnist.FOLDER).is_dir():
-        notes.append(f"no frames are shown: {path} holds no MNIST any more; name its folder with --data")
+    """Test images of MNIST, and what the models make of them."""
+    saved = [run for run in runs if run.description]
+    path = data or str(saved[0].description.get("data"))
+    try:
+        digits = mnist.load(path)
+    except (FileNotFoundError, ValueError) as error:
+        if data:
+            raise
+        notes.append(f"no frames are shown: {error}")
         return None
-    test = mnist.load(path).test
-    models = _models(of_digits, lambda run: checkpoints.load_vae(run.path, weights, device), notes)
-    return Models(path, test.as_frames(), models) if models else None
+    if not data and digits.digest != saved[0].description.get("data_digest"):
+        notes.append(f"no frames are shown: {path} has changed since the training; name MNIST's folder with --data")
+        return None
+    models = _models(saved, lambda run: checkpoints.load_digits_vae(run.path, weights, device), notes)
+    return Models(path, digits.test.as_frames(), models) if models else None
 
 
 def _trained_on(runs: Sequence[RunRecord], notes: list[str]) -> Rollouts | None:

@@ -129,6 +129,10 @@ class TrainConfig:
             f"{networks}, or another --dataset",
         )
         require(classes in (0, mnist.NUM_DIGITS), f"vae.num_classes is {classes}; give 10, MNIST's digits, or 0")
+        require(
+            not digits or self.data != TrainConfig.data,
+            f"data is {self.data}, no folder of MNIST; give --data data, or the folder that holds MNIST/raw",
+        )
         require(digits or not self.binarise, "binarise is for the grey pixels of mnist; leave it out")
 
     def lr_at(self, frames_seen: int) -> float:
@@ -163,12 +167,13 @@ def prepare(config: TrainConfig) -> Job:
     here, device = distributed.world(), distributed.own_device(torch_device(config.device))
     if config.compile and formulations.choose(device) == "winograd" and not config.bf16_on(device):
         raise ValueError("compile is for a GPU, and this is a CPU, whose form is compiled already; leave --compile out")
+    checkpoints.check_new(Path(config.out), config.resume)
     data = training_data.read(config.dataset, config.data, config.split_seed)
     memory_bytes = int(config.memory_gb * 1e9)
     order = (config.batch_size, config.seed, config.shuffle_frames)
     batches = Batches(data.train, *order, memory_bytes, here.rank, here.size)
-    digest = data.facts["data_digest"]
-    saved = checkpoints.load_run(Path(config.out), config.resume, to_yaml(config), FREE_ON_RESUME, digest)
+    texts, digest = (to_yaml(config), to_yaml(TrainConfig())), data.facts["data_digest"]
+    saved = checkpoints.load_run(Path(config.out), *texts, FREE_ON_RESUME, digest)
     files.check_room(Path(config.out), 200_000_000)
     return Job(config, device, data, batches, saved)
 
@@ -266,9 +271,9 @@ def _validate(job: Job, learner: Learner, run: Run | NoRun, seen: int, held_out:
     if warm and scores["dims_used"] == 0 and config.vae.posterior == "normal":
         run.warn(COLLAPSED.format(seen=seen))
     position = _position(job, learner, seen)
-    run.draw(vae, frames, labels, position, finished=seen >= config.num_frames)
     run.log(position | {f"val/{name}": value for name, value in scores.items()})
     _save(job, learner, run)
+    run.draw(vae, frames, labels, position, finished=seen >= config.num_frames)
     return scores
 
 

@@ -71,6 +71,6 @@ def _rollouts(path: str, split_seed: int) -> TrainingData:
 
 
 def _mnist(path: str) -> TrainingData:
-    data = mnist.load(path)
+    data = mnist.load(path, download=True)
     facts = {"dataset": "mnist", "data": path, "data_digest": data.digest}
     return TrainingData(data.train.as_frames(), data.test.as_frames(), {"dataset": "mnist"}, facts)

@@ -93,8 +93,10 @@ class Posterior:
 
     def repeated(self, times: int) -> "Posterior":
         """Each frame's posterior so many times in a row."""
+        if times == 1:
+            return self
         mu, logvar = (tensor.repeat_interleave(times, 0) for tensor in (self.mu, self.logvar))
-        return self if times == 1 else dataclasses.replace(self, mu=mu, logvar=logvar)
+        return dataclasses.replace(self, mu=mu, logvar=logvar)
 
     def kl_nats_per_dim(self) -> Float[Tensor, "batch z"]:
         """Divergence from N(0, 1) of each latent dimension."""
@@ -178,7 +180,8 @@ class VAE(nn.Module):
     def _one_hot(self, labels: Tensor | None) -> Tensor | None:
         if not self.config.num_classes:
             return None
-        assert labels is not None, "a conditional VAE is told each frame's class"
+        if labels is None:
+            raise ValueError("the model is conditional, so it has to be told each frame's class by labels")
         return F.one_hot(labels.to(self.device), self.config.num_classes).float()
 
     def objective(
@@ -250,7 +253,13 @@ class VAE(nn.Module):
 
     @torch.no_grad()
     def encode(self, frames: Frames, labels: Int64[Tensor, " batch"] | None = None) -> Posterior:
-        """q(z|x) of uint8 frames (a tensor or a NumPy array)."""
+        """q(z|x) of uint8 frames (a tensor or a NumPy array).
+
+        Raises:
+            ValueError: frames of another shape than the model's, or a conditional model is told no class.
+        """
+        if tuple(frames.shape[1:]) != self.frame_shape:
+            raise ValueError(f"frames of {tuple(frames.shape[1:])}, and the model takes {self.frame_shape}")
         return self.posterior(to_images(torch.as_tensor(frames).to(self.device)), labels)
 
     @torch.no_grad()

@@ -32,7 +32,7 @@ from typing import Any
 import torch
 
 from world_models import collect, executors, files
-from world_models.bench import digits, driving, stages
+from world_models.bench import driving, stages
 from world_models.bench.measuring import Samples, Work, gemm_gflop_per_s, interleave
 from world_models.config import require, run_command
 from world_models.frames import Device, torch_device
@@ -141,6 +141,8 @@ def _rows(stage: str, job: Job, folder: Path) -> Iterator[dict[str, Any]]:
         yield from _measure_collect(job, folder)
         return
     if stage == "digits":
+        from world_models.bench import digits  # torchvision with it
+
         yield from _compare(stage, digits.works(folder, job.device, job.config.seconds), job)
         return
     data = job.data
