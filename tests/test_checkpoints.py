@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import safetensors.torch
 import torch
@@ -319,3 +320,30 @@ def test_weights_that_lack_the_variance_they_need_are_refused(tmp_path: Path, fa
     checkpoints.save_weights(run / "best.safetensors", load_vae(run).state_dict(), facts)
     with pytest.raises(ValueError, match="variance"):
         load_vae(run)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"z_dim": 10**12}, {"network": "mlp", "hidden": [8192] * 8}, {"network": "resnet"}, {"network": ["mlp"]}],
+)
+def test_a_description_of_a_vast_or_unknown_network_takes_no_memory(run: Path, changes: dict[str, Any]):
+    """What model.json says is compared with the weights' file before anything is built."""
+    path = run / "model.json"
+    description = json.loads(path.read_text())
+    path.write_text(json.dumps(description | {"vae": description["vae"] | changes}))
+    before = psutil.Process().memory_info().rss
+    with pytest.raises(ValueError, match="architecture|describes no model"):
+        checkpoints.load_vae(run)
+    assert psutil.Process().memory_info().rss - before < 500e6
+
+
+def test_older_settings_are_what_they_were_when_a_run_goes_on(tmp_path: Path):
+    """A config of before a field came goes on with its default, and without a variance with the paper's."""
+    (tmp_path / "config.yaml").write_text("lr: 0.5\nvae:\n  z_dim: 2\n")
+    now = "dataset: rollouts\nlr: 0.5\nvae:\n  network: paper\n  variance: 0.5\n  z_dim: 2\n"
+    defaults = "dataset: rollouts\nlr: 0.002\nvae:\n  network: paper\n  variance: null\n  z_dim: 32\n"
+    assert checkpoints.load_run(tmp_path, now, defaults, (), "digest") is None  # it has no state yet
+    with pytest.raises(ValueError, match="dataset rollouts, not mnist"):
+        checkpoints.load_run(tmp_path, now.replace("rollouts", "mnist"), defaults, (), "digest")
+    with pytest.raises(ValueError, match="'variance': 0.5"):
+        checkpoints.load_run(tmp_path, now.replace("0.5\n  z", "null\n  z"), defaults, (), "digest")

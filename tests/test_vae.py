@@ -371,3 +371,15 @@ def test_a_gaussian_over_digits_has_its_784_constants():
     model = VAE(VAEConfig(2, network="mlp", variance=0.1))
     expected = Normal(logits.sigmoid().double(), math.sqrt(0.1)).log_prob(images.double()).sum((1, 2, 3))
     torch.testing.assert_close(model.log_likelihood(images, logits).double(), expected, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(2, 28, 28, 1), (2, 64, 64, 1), (2, 32, 32, 3)])
+def test_frames_of_another_shape_are_refused(model: VAE, shape: tuple[int, ...]):
+    with pytest.raises(ValueError, match="the model takes \\(64, 64, 3\\)"):
+        model.encode(torch.zeros(shape, dtype=torch.uint8))
+
+
+def test_a_conditional_model_that_is_told_nothing_says_so():
+    model = VAE(VAEConfig(2, network="mlp", hidden=(4,), num_classes=10))
+    with pytest.raises(ValueError, match="has to be told each frame's class"):
+        model.decode(torch.zeros(1, 2))
