@@ -96,6 +96,14 @@ def test_scores_say_what_was_scored(run: Callable[[str], Path], mnist_dir: Path)
 
 
 @pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("weights", ["best", "last"])
+def test_the_report_says_where_the_weights_were_chosen_by_the_test_images(run: Callable[[str], Path], weights: str):
+    folder = run("vae")
+    _evaluate(folder, "--weights", weights)
+    assert ("the scores flatter a little" in (folder / "report.html").read_text()) == (weights == "best")
+
+
+@pytest.mark.usefixtures("quick")
 def test_the_same_evaluation_gives_the_same_scores(run: Callable[[str], Path]):
     folder = run("vae")
     assert _evaluate(folder) == _evaluate(folder)

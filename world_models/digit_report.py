@@ -43,6 +43,10 @@ CAPTIONS = {
     "trade_off": "What beta trades: the more the KL weighs, the less is spent, and the more of the image is lost.",
     "kl_per_dim": "KL of each latent dimension in nats per image. Dimensions near zero say nothing about the image.",
 }
+CHOSEN = (
+    "<p>The best weights are those of the validation with the lowest loss, and validations are of these very images, so "
+    "the scores flatter a little; <code>--weights last</code> does not.</p>"
+)
 CHARTS = {"latents", "trade_off", "kl_per_dim"}
 
 
@@ -63,6 +67,7 @@ def page(name: str, scores: Mapping[str, Any], shown: Mapping[str, figures.Pictu
         f"bounds on {scores['iwae_images']:,} of them. Errors are summed over an image's 784 values in [0, 1]. "
         "Grey pixels are no draws of a Bernoulli distribution, so with it what is named grey is a cross-entropy, good "
         "for comparing with the tutorials; likelihoods of publications are of black and white pixels.</p>",
+        *([CHOSEN] if scores["weights"] == "best" else []),
         f"<table>{''.join([*rows, *bounds])}</table>",
         _sample_table(scores),
         *drawn,
