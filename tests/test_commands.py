@@ -53,13 +53,19 @@ def train(refused, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["train_vae", "encode", "evaluate", "bench"])
-def test_no_such_data(refused, command, tmp_path):
-    assert "no such file or folder" in refused(command, "--data", str(tmp_path / "nothing"))
+def test_no_such_data(refused, command, run_dir, tmp_path):
+    vae = ["--vae", str(run_dir)] if command == "evaluate" else []
+    assert "no such file or folder" in refused(command, "--data", str(tmp_path / "nothing"), *vae)
 
 
 @pytest.mark.parametrize("command", ["train_vae", "encode", "evaluate"])
-def test_an_empty_folder(refused, command, tmp_path):
-    assert "no shard-*.h5 in it" in refused(command, "--data", str(tmp_path))
+def test_an_empty_folder(refused, command, run_dir, tmp_path):
+    vae = ["--vae", str(run_dir)] if command == "evaluate" else []
+    assert "no shard-*.h5 in it" in refused(command, "--data", str(tmp_path), *vae)
+
+
+def test_a_run_that_is_not_there_is_named_before_the_data(refused, tmp_path):
+    assert "no trained model in it" in refused("evaluate", "--vae", str(tmp_path / "nope"))
 
 
 def _truncated(shard: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from world_models import (
     checkpoints,
     compare,
+    comparison,
     digit_evaluation,
     digit_report,
     digit_scores,
@@ -124,11 +125,42 @@ def test_other_models_are_shown_beside(run: Callable[[str], Path], runs: dict[st
     assert {"holes.png", "trade_off.png"} <= names
 
 
+def test_runs_on_another_kind_of_data_are_refused_beside(
+    runs: dict[str, Path], run_dir: Path, rollouts_dir: Path, capsys: pytest.CaptureFixture[str]
+):
+    said = _refused(capsys, "--vae", str(runs["vae"]), "--compare_with", f"[{run_dir}]")
+    assert "trained on rollouts" in said and "on mnist; name runs on the same kind of data" in said
+    argv = ("--vae", str(run_dir), "--data", str(rollouts_dir), "--compare_with", f"[{runs['vae']}]")
+    assert "trained on mnist" in _refused(capsys, *argv)
+
+
+def test_of_a_folder_of_runs_those_on_another_kind_of_data_are_left_out(
+    runs: dict[str, Path], run_dir: Path, tmp_path: Path
+):
+    (tmp_path / "runs").mkdir()
+    for name, source in {"car": run_dir, "ae": runs["ae"]}.items():
+        (tmp_path / "runs" / name).symlink_to(source)
+    _, others = run_records.beside(runs["vae"], [tmp_path / "runs"])
+    assert [other.name for other in others] == ["ae"]
+
+
 @pytest.mark.usefixtures("quick")
-def test_runs_on_rollouts_are_not_shown_beside_digits(run: Callable[[str], Path], run_dir: Path):
+def test_figures_of_an_earlier_comparison_do_not_stay(run: Callable[[str], Path], runs: dict[str, Path]):
     folder = run("vae")
-    _evaluate(folder, "--compare_with", f"[{run_dir}]")
+    _evaluate(folder, "--compare_with", f"[{runs['ae']}]")
+    assert (folder / "figures" / "holes.png").exists()
+    _evaluate(folder)
     assert not (folder / "figures" / "holes.png").exists()
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_autoencoder_has_no_kl_anywhere(run: Callable[[str], Path], tmp_path: Path):
+    folder = run("ae")
+    scores = _evaluate(folder)
+    assert all(scores[name] is None for name in ("kl_nats", "kl_per_dim", "dims_used", "elbo_grey_nats"))
+    assert "KL" not in (folder / "report.html").read_text().split("<figure>")[0]
+    record = run_records.read_run(folder)
+    assert comparison.rate_points([record]) == [] and not record.series("val/kl_nats")
 
 
 def test_a_model_is_not_shown_beside_itself(runs: dict[str, Path]):
@@ -158,15 +190,18 @@ def test_what_digits_do_not_have_is_refused(argv: str, runs: dict[str, Path], ca
 
 
 def test_a_model_that_says_it_is_of_digits_and_takes_other_frames_is_refused(
-    run: Callable[[str], Path], run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    runs: dict[str, Path], run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     """Frames of another shape would be read beyond their end."""
     liar = Path(shutil.copytree(run_dir, tmp_path / "liar"))
     description = json.loads((liar / "model.json").read_text()) | {"dataset": "mnist"}
     (liar / "model.json").write_text(json.dumps(description))
+    (liar / "config.yaml").write_text("dataset: mnist\n")
     assert "no model of MNIST's digits" in _refused(capsys, "--vae", str(liar))
     notes: list[str] = []
-    assert side_by_side.load([run_records.read_run(liar)], None, "last", "cpu", notes) is None
+    digits = str(Path(runs["vae"], json.loads((runs["vae"] / "model.json").read_text())["data"]))
+    assert side_by_side.load([run_records.read_run(liar)], digits, "last", "cpu", notes) is None
+    assert "no model of MNIST's digits" in notes[0]
 
 
 @pytest.mark.usefixtures("quick")

@@ -125,7 +125,8 @@ def test_arithmetic_adds_the_difference_of_thick_and_thin(test_images: mnist.Dig
     torch.testing.assert_close(result, thick - thin + c)
     ink = test_images.frames.sum((1, 2, 3))
     ones = np.flatnonzero(test_images.labels == 1)
-    torch.testing.assert_close(c, mu[ones[ink[ones].argmin()]][None])
+    thinnest = ones[np.argsort(ink[ones])][:2]  # a third of six
+    assert any(torch.equal(c[0], mu[one]) for one in thinnest)
 
 
 def test_holes_decode_the_same_z_by_each_model():

@@ -123,3 +123,9 @@ def test_files_of_something_else_are_refused(
     write_idx(broken / "MNIST/raw/train-labels-idx1-ubyte", np.asarray(labels, np.uint8))
     with pytest.raises(ValueError, match="wanted 28x28 images"):
         mnist.load(broken)
+
+
+@pytest.mark.parametrize("inside", ["MNIST", "MNIST/raw"])
+def test_a_folder_too_deep_is_told_the_one_it_should_be(mnist_dir: Path, inside: str):
+    with pytest.raises(FileNotFoundError, match=f"such as {mnist_dir}$"):
+        mnist.load(mnist_dir / inside)

@@ -45,7 +45,7 @@ def test_every_config_trains_and_draws_each_epoch(name: str, mnist_dir: Path, tm
 def test_validation_within_an_epoch_is_drawn_under_its_share(mnist_dir: Path, tmp_path: Path):
     _train("vae", mnist_dir, tmp_path / "run", "--num_frames 300 --val_every_frames 100")
     drawn = {path.name for path in (tmp_path / "run/figures").glob("recon_*")}
-    assert drawn == {f"recon_epoch_{epoch}.png" for epoch in ("0.64", "001", "1.5")}  # 128, 200 and 300 of 200 frames
+    assert drawn == {f"recon_epoch_{epoch}.png" for epoch in ("0.64", "001", "1.50")}  # 128, 200 and 300 of 200 frames
 
 
 def test_every_test_image_is_scored_by_default(mnist_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -126,7 +126,10 @@ def _refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         ("--dataset mnist", "vae.network paper does not take mnist's frames, 28x28x1; give mlp or conv"),
         ("--vae.network mlp", "vae.network mlp does not take rollouts's frames, 64x64x3; give paper"),
         ("--dataset mnist --data d --vae.network mlp --vae.num_classes 3", "give 10, MNIST's digits, or 0"),
-        ("--dataset mnist --vae.network conv --vae.num_classes 10", "no class can be told to conv; give network mlp"),
+        (
+            "--dataset mnist --vae.network conv --vae.num_classes 10",
+            "vae.num_classes: no class can be told to conv; give network mlp",
+        ),
         ("--dataset mnist --vae.network mlp", "no folder of MNIST; give --data data"),
         ("--binarise true", "binarise is for the grey pixels of mnist; leave it out"),
         ("--dataset cifar", "dataset"),
@@ -136,6 +139,11 @@ def _refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 def test_what_cannot_be_is_refused(argv: str, wanted: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert wanted in _refused(capsys, *argv.split(), "--out", str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+def test_rollouts_are_no_place_for_mnist(rollouts_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    argv = f"--config {CONFIGS}/vae.yaml --data {rollouts_dir} --out {tmp_path / 'run'}".split()
+    assert "holds rollouts; give --data data" in _refused(capsys, *argv)
 
 
 def test_memory_that_cannot_hold_the_digits_is_refused(

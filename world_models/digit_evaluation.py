@@ -54,14 +54,6 @@ class DigitJob:
     models: Mapping[str, VAE]
 
 
-def is_of_digits(run: Path) -> bool:
-    """Whether the run's model was trained on MNIST; False where there is none."""
-    try:
-        return checkpoints.load_description(run).get("dataset") == "mnist"
-    except (FileNotFoundError, ValueError):
-        return False
-
-
 def prepare(
     run: Path,
     weights: checkpoints.Weights,
@@ -86,15 +78,14 @@ def prepare(
     vae = checkpoints.load_digits_vae(run, weights, device)
     path = data or str(checkpoints.load_description(run, "data")["data"])
     name, others = run_records.beside(run, beside)
-    of_digits = [other for other in others if other.description.get("dataset") == "mnist"]
     models = {
         other.name: checkpoints.load_digits_vae(other.path, weights, device)
-        for other in of_digits[:MAX_BESIDE]
+        for other in others[:MAX_BESIDE]
         if checkpoints.weights_path(other.path, weights).exists()
     }
     baselines = Baselines(**checkpoints.load_baselines(run))
     files.check_room(run, 50_000_000)
-    return DigitJob(run, name, weights, vae, mnist.load(path), path, baselines, num_iwae_images, of_digits, models)
+    return DigitJob(run, name, weights, vae, mnist.load(path), path, baselines, num_iwae_images, others, models)
 
 
 def evaluate(job: DigitJob) -> dict[str, Any]:
@@ -129,8 +120,10 @@ def _reconstruction(job: DigitJob) -> dict[str, Any]:
     test = job.data.test
     measured = dict(metrics.measure(job.vae, test.frames, labels=test.labels))
     elbo = measured.pop("elbo_nats")  # is named by the kind of pixels it is of
-    grey = {"elbo_grey_nats": elbo if job.vae.config.posterior == "normal" else None}
-    return measured | grey | job.baselines.measure(test.frames)
+    measured["elbo_grey_nats"] = elbo
+    if job.vae.config.posterior == "point":  # which has no distribution
+        measured |= dict.fromkeys(("kl_nats", "kl_per_dim", "dims_used", "elbo_grey_nats"))
+    return measured | job.baselines.measure(test.frames)
 
 
 def _latents(job: DigitJob, train_mu: torch.Tensor, test_mu: torch.Tensor) -> dict[str, Any]:
@@ -157,7 +150,7 @@ def _provenance(job: DigitJob) -> dict[str, Any]:
         "data_digest": job.data.digest,
         "weights": job.weights,
         "vae_sha256": files.file_sha256(checkpoints.weights_path(job.run, job.weights)),
-        "variance": job.vae.variance.item(),
+        "variance": job.vae.variance.item() if job.vae.config.likelihood == "gaussian" else None,
         "versions": files.versions(),
     }
 
@@ -166,13 +159,15 @@ def _draw(job: DigitJob, scores: Mapping[str, Any]) -> digit_pictures.Shown:
     test = job.data.test
     shown = digit_pictures.in_training(job.vae, test.frames, test.labels)
     shown |= digit_pictures.finished(job.vae, test.frames, test.labels)
+    for name in ("holes", "trade_off"):  # of an earlier evaluation beside other runs
+        (job.run / "figures" / f"{name}.png").unlink(missing_ok=True)
     if job.models:
         shown["holes"] = digit_pictures.holes({job.name: job.vae, **job.models})
     points = digit_report.beta_points(run_records.read_run(job.run, job.name), job.others)
     if len({point.beta for point in points}) > 1:
         shown["trade_off"] = digit_report.trade_off(points)
-    order = torch.tensor(scores["kl_per_dim"]).argsort(descending=True).tolist()
     if job.vae.config.posterior == "normal":
+        order = torch.tensor(scores["kl_per_dim"]).argsort(descending=True).tolist()
         heights = torch.tensor(scores["kl_per_dim"])[order].numpy()
         shown["kl_per_dim"] = figures.bars(heights, order, "latent dimension", "KL (nats)")
     return shown

@@ -143,13 +143,14 @@ def spherical(
 def arithmetic(
     vae: VAE, mu: Float[Tensor, "frames z"], frames: metrics.Frames, labels: metrics.Labels
 ) -> figures.Picture:
-    """Thick less thin ones, added to a thin image of another digit: a - b + c should be a thick one of it."""
+    """Thick less thin ones, added to a thin image of another digit: a - b + c may be a thick one of it."""
     ink = frames.sum((1, 2, 3))
     first, *others = _digits_with(labels, 2)
     thick, thin = (mu[torch.from_numpy(chosen)].mean(0, keepdim=True) for chosen in _by_ink(ink, labels, first))
     rows, names = [], []
     for digit in others:
-        c = mu[_by_ink(ink, labels, digit)[1][:1]]
+        group = mu[torch.from_numpy(_by_ink(ink, labels, digit)[1])]
+        c = group[(group - group.mean(0)).square().sum(1).argmin()][None]  # the most usual of the thin ones
         row = [(thick, first), (thin, first), (c, digit), (thick - thin + c, digit)]
         rows.append(np.concatenate([_decoded(vae, z, of) for z, of in row]))
         names.append(f"thick {first} - thin {first}\n+ thin {digit} = ...")
@@ -157,7 +158,7 @@ def arithmetic(
 
 
 def _by_ink(ink: np.ndarray, labels: metrics.Labels, digit: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of the images of a digit with the most ink, and of those with the least, the thinnest first."""
+    """Positions of the images of a digit with the most ink, and of those with the least."""
     chosen = np.flatnonzero(labels == digit)
     ranked = chosen[np.argsort(ink[chosen], kind="stable")]
     count = max(1, round(STROKE_SHARE * len(ranked)))

@@ -37,14 +37,21 @@ CAPTIONS = {
     "manifold": "Images of the whole plane of z, at the quantiles 0.02 to 0.98 of the prior (of a plain autoencoder, which "
     "has none, of mu) in each direction.",
     "interpolation": "From one test image to another, along a straight line in z and along an arc about the origin.",
-    "arithmetic": "Latent arithmetic: the thickest strokes of a digit less the thinnest, added to another digit's thin "
-    "one. Columns are a, b, c and a - b + c.",
-    "holes": "The same random z decoded by each model. A plain autoencoder never learned what lies between its codes.",
+    "arithmetic": "Latent arithmetic: a, the mean of a digit's thick images; b, of its thin ones; c, a thin image of "
+    "another digit; and a - b + c, which is a thick one of it where z holds strokes and digits apart.",
+    "holes": "The same random z decoded by each model; those with fewer dimensions take the first of them, and a "
+    "conditional one is told 0 to 9 in turn. A plain autoencoder never learned what lies between its codes.",
     "trade_off": "What beta trades: the more the KL weighs, the less is spent, and the more of the image is lost.",
     "kl_per_dim": "KL of each latent dimension in nats per image. Dimensions near zero say nothing about the image.",
 }
+BOUND = "importance-weighted bound, {kind} pixels, {count} of z, {images:,} images (nats)"
+GREY = (
+    " Grey pixels are no draws of a Bernoulli distribution, so with it what is named grey is a cross-entropy, good for "
+    "comparing with the tutorials; likelihoods of publications are of black and white pixels. Weighted bounds "
+    "are of some of the images, so that one sample is the ELBO of those."
+)
 CHOSEN = (
-    "<p>The best weights are those of the validation with the lowest loss, and validations are of these very images, so "
+    "<p>The best weights are those of the validation with the lowest loss, and validations are of these images, so "
     "the scores flatter a little; <code>--weights last</code> does not.</p>"
 )
 CHARTS = {"latents", "trade_off", "kl_per_dim"}
@@ -55,7 +62,7 @@ def page(name: str, scores: Mapping[str, Any], shown: Mapping[str, figures.Pictu
     title = html.escape(f"model of MNIST {name}")
     rows = [row(label, _number(key, scores[key])) for key, label in TABLE.items() if scores[key] is not None]
     bounds = [
-        row(f"importance-weighted bound, {kind} pixels, {count} samples (nats)", f"{bound:,.2f}")
+        row(BOUND.format(kind=kind, count=count, images=scores["iwae_images"]), f"{bound:,.2f}")
         for kind, key in {"grey": "iwae_grey_nats", "black and white": "iwae_binarised_nats"}.items()
         for count, bound in (scores[key] or {}).items()
     ]
@@ -63,10 +70,8 @@ def page(name: str, scores: Mapping[str, Any], shown: Mapping[str, figures.Pictu
     parts = [
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>',
         f"<style>{STYLE}</style></head><body><h1>{title}</h1><p>{html.escape(summary(scores))}.</p>",
-        f"<p>Scored on {scores['images']:,} test images in {html.escape(scores['data'])}, the importance-weighted "
-        f"bounds on {scores['iwae_images']:,} of them. Errors are summed over an image's 784 values in [0, 1]. "
-        "Grey pixels are no draws of a Bernoulli distribution, so with it what is named grey is a cross-entropy, good "
-        "for comparing with the tutorials; likelihoods of publications are of black and white pixels.</p>",
+        f"<p>Scored on {scores['images']:,} test images in {html.escape(scores['data'])}. Errors are summed over an "
+        f"image's 784 values in [0, 1].{GREY if bounds else ''}</p>",
         *([CHOSEN] if scores["weights"] == "best" else []),
         f"<table>{''.join([*rows, *bounds])}</table>",
         _sample_table(scores),

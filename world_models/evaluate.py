@@ -3,7 +3,7 @@
 Examples:
   python -m world_models.evaluate --data rollouts/heldout --vae runs/vae
   python -m world_models.evaluate --data rollouts/heldout --vae runs/vae --weights last
-  python -m world_models.evaluate --vae runs/mnist/vae --compare_with [runs/mnist/ae]    digits: MNIST's test images
+  python -m world_models.evaluate --vae runs/mnist/vae --compare_with '[runs/mnist/ae]'  digits: MNIST's test images
 
 Collect held-out tracks with another seed:
   python -m world_models.collect --out rollouts/heldout --seed 1000000 --num_episodes 8
@@ -99,7 +99,8 @@ class Job:
 def prepare(config: EvaluateConfig) -> Job | DigitJob:
     """Check everything that can be wrong before the first frame."""
     device = torch_device(config.device)
-    if digit_evaluation.is_of_digits(run := Path(config.vae)):
+    run, description = Path(config.vae), checkpoints.load_description(config.vae)
+    if description.get("dataset") == "mnist":
         if config.foresight or config.train_data:
             raise ValueError(
                 f"{run}: a model of MNIST's digits, which have no episodes; leave out foresight and train_data"

@@ -90,7 +90,7 @@ def validate(
     Where several processes train together, each scores its part of the frames, and all get the metrics of all.
 
     Returns:
-        sse, kl_nats, loss_nats, psnr_db, active_units, dims_used.
+        sse, kl_nats, loss_nats, psnr_db, active_units, dims_used; a plain autoencoder has no KL, so not its two.
     """
     here, z_dim = distributed.world(), vae.config.z_dim
     mine = np.array_split(np.arange(len(frames)), here.size)[here.rank]
@@ -106,7 +106,7 @@ def validate(
     columns.sum_up(vae.device)
     sse, kl_nats, loss_nats = columns.mean[:3].tolist()
     mu_variance, kl_means = columns.variance[3 : 3 + z_dim], columns.mean[3 + z_dim :]
-    return {
+    scores = {
         "sse": sse,
         "kl_nats": kl_nats,
         "loss_nats": loss_nats,
@@ -114,6 +114,8 @@ def validate(
         "active_units": int((mu_variance > ACTIVE_VARIANCE).sum()),
         "dims_used": int((kl_means > USED_KL_NATS).sum()),
     }
+    of_kl = () if vae.config.posterior == "normal" else ("kl_nats", "dims_used")
+    return {name: score for name, score in scores.items() if name not in of_kl}
 
 
 @torch.inference_mode()

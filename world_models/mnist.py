@@ -12,6 +12,7 @@ from world_models.frames import ImageSet
 
 FOLDER = "MNIST"
 NUM_DIGITS = 10
+FILES = "{train,t10k}-images-idx3-ubyte and {train,t10k}-labels-idx1-ubyte, unpacked"
 FRAME_SHAPE = (28, 28, 1)
 
 
@@ -51,7 +52,7 @@ def load(root: str | Path, download: bool = False) -> Mnist:
     if not (root / FOLDER / "raw").is_dir():
         if not download:
             raise FileNotFoundError(
-                f"{root}: no MNIST there (no {FOLDER}/raw); name the folder that has it with --data"
+                f"{root}: no MNIST there (no {FOLDER}/raw); name the folder that has it with --data{_meant(root)}"
             )
         _download(root)
     train, test = (_read(root / FOLDER / "raw", part) for part in ("train", "t10k"))
@@ -72,11 +73,17 @@ def _download(root: Path) -> None:
     except (RuntimeError, OSError) as error:
         if (root / FOLDER / "raw").is_dir():
             return  # another process was faster
-        reason = " ".join(str(error).split())[:120]
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise FileNotFoundError(
-            f"{root}: no MNIST there (no {FOLDER}/raw), and it cannot be downloaded ({reason}); put its four files "
-            f"into {root / FOLDER / 'raw'}, or name the folder that has it with --data"
+            f"{root}: no MNIST there (no {FOLDER}/raw), and it cannot be downloaded; put {FILES} into "
+            f"{root / FOLDER / 'raw'}, or name the folder that has them with --data{_meant(root)} ({reason})"
         ) from None
+
+
+def _meant(root: Path) -> str:
+    """A hint where --data names a folder inside the one it should."""
+    within = next((parent for parent in root.absolute().parents[:2] if (parent / FOLDER / "raw").is_dir()), None)
+    return f", such as {within}" if within else ""
 
 
 def _read(raw: Path, part: str) -> Digits:
@@ -87,8 +94,7 @@ def _read(raw: Path, part: str) -> Digits:
         labels = read_label_file(str(raw / f"{part}-labels-idx1-ubyte")).numpy()
     except (RuntimeError, OSError, ValueError, AssertionError, TypeError, KeyError, IndexError) as error:
         raise ValueError(
-            f"{raw}: no files of MNIST ({error}); it wants train-images-idx3-ubyte and the other three, unpacked: "
-            "download them again"
+            f"{raw}: no files of MNIST ({error}); it wants {FILES}: unpack them (gunzip) or download them again"
         ) from None
     fits = frames.shape[1:] == FRAME_SHAPE and labels.shape == (len(frames),)
     if not fits or len(frames) < 2 or not 0 <= labels.min() <= labels.max() < NUM_DIGITS:

@@ -66,6 +66,11 @@ class RunRecord:
         wanted = number(self.config, "num_frames")
         return min(1.0, self.frames_seen() / wanted) if wanted else None
 
+    @property
+    def dataset(self) -> str:
+        """What kind of data it was trained on: rollouts, or mnist."""
+        return str(self.config.get("dataset", "rollouts"))
+
     def settings(self) -> dict[str, Any]:
         """The config's fields by their dotted names."""
         return dict(_dotted(self.config))
@@ -142,11 +147,26 @@ def read_run(folder: Path, name: str | None = None) -> RunRecord:
 
 
 def beside(own: Path, folders: Sequence[Path]) -> tuple[str, list[RunRecord]]:
-    """What to call a run, and the records of those in folders but itself, under names that tell all of them apart."""
+    """What to call a run, and the records of the others on the same kind of data, under names that tell all apart.
+
+    Args:
+        own: the run's folder, left out of the others.
+        folders: of other runs, or of folders of runs, of which those on another kind of data are left out.
+
+    Raises:
+        FileNotFoundError: a folder is not there.
+        ValueError: a run that is named itself is on another kind of data.
+    """
+    kind = read_run(own).dataset
     found = {path.resolve(): path for folder in folders for path in find_runs(folder)}
-    others = [path for resolved, path in found.items() if resolved != own.resolve()]
-    name, *names = distinct_names([own, *others])
-    return name, [read_run(path, name) for path, name in zip(others, names, strict=True)]
+    paths = [own, *(path for resolved, path in found.items() if resolved != own.resolve())]
+    runs = [read_run(path, name) for path, name in zip(paths, distinct_names(paths), strict=True)]
+    for run in runs:
+        if run.dataset != kind and run.path in folders:
+            raise ValueError(
+                f"{run.path}: trained on {run.dataset}, {own} on {kind}; name runs on the same kind of data"
+            )
+    return runs[0].name, [run for run in runs[1:] if run.dataset == kind]
 
 
 def _text(path: Path, max_bytes: int) -> str | None:

@@ -66,7 +66,7 @@ class Run:
         if labels is None:
             shown, stamp = pictures.in_training(vae, frames), f"{seen:09d}"
         else:
-            shown, stamp = digit_pictures.in_training(vae, frames, labels), f"epoch_{position['epoch']:03g}"
+            shown, stamp = digit_pictures.in_training(vae, frames, labels), f"epoch_{_number(position['epoch'])}"
         for name, picture in shown.items():
             figures.save(self._out / "figures" / f"{name}_{stamp}.png", picture)
         if finished and labels is not None:
@@ -102,6 +102,10 @@ class Run:
     def close(self) -> None:
         """Finish logging, and let the folder go."""
         self._open.close()
+
+
+def _number(epoch: float) -> str:
+    return f"{epoch:03.0f}" if epoch == int(epoch) else f"{epoch:.2f}"
 
 
 class NoRun:

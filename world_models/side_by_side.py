@@ -103,9 +103,9 @@ def _models(saved: Sequence[RunRecord], load: Callable[[RunRecord], VAE], notes:
 
 def _of_one_kind(runs: Sequence[RunRecord], data: str | None, notes: list[str]) -> tuple[Sequence[RunRecord], bool]:
     """The runs whose models take digits, or those that take rollouts: what `data` holds, else what the best takes."""
-    takes = [run.description.get("dataset") == "mnist" for run in runs if run.description]
+    takes = [run.dataset == "mnist" for run in runs if run.description]
     of_digits = Path(data, mnist.FOLDER).is_dir() if data else takes[:1] == [True]
-    alike = [run for run in runs if not run.description or (run.description.get("dataset") == "mnist") == of_digits]
+    alike = [run for run in runs if (run.dataset == "mnist") == of_digits]
     others = ", ".join(run.name for run in runs if run not in alike)
     if others:
         kinds = ("MNIST", "rollouts") if of_digits else ("rollouts", "MNIST")

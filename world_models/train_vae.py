@@ -33,10 +33,7 @@ from world_models.vae import VAE, VAEConfig
 
 FREE_ON_RESUME = ("out", "data", "device", "memory_gb", "resume", "wandb", "tensorboard", "log_every_steps")
 VAL_NOISE_SEED = 0x7A1
-RESULT = (
-    "loss {loss_nats:,.2f} nats, SSE {sse:.2f}, KL {kl_nats:.1f} nats, {active_units} active units, held out, "
-    "after {seen:,} frames"
-)
+RESULT = "loss {loss_nats:,.2f} nats, SSE {sse:.2f}, {kl}{active_units} active units, held out, after {seen:,} frames"
 COLLAPSED = (
     "posterior collapse after {seen:,} frames: no latent dimension is in use, so z says nothing about the frame; "
     "lower --vae.beta, or give --beta_warmup_frames"
@@ -59,7 +56,7 @@ class TrainConfig:
         beta_warmup_frames: frames over which vae.beta rises from zero.
         grad_clip: largest norm of the gradient in all, 0 for no clipping.
         seed: of weights, order and noise.
-        split_seed: decides which episodes are held out.
+        split_seed: decides which episodes are held out; MNIST has test images of its own.
         shuffle_frames: size of the shuffle buffer.
         binarise: learn from black and white pixels, drawn anew each step with the grey value as probability; for mnist.
         val_every_frames: frames between validations, each of which saves the run.
@@ -126,7 +123,7 @@ class TrainConfig:
         require(
             digits == (self.vae.network != "paper"),
             f"vae.network {self.vae.network} does not take {self.dataset}'s frames, {'x'.join(map(str, shape))}; give "
-            f"{networks}, or another --dataset",
+            f"{networks}{' (or start from --config configs/mnist/vae.yaml)' if digits else ''}, or another --dataset",
         )
         require(classes in (0, mnist.NUM_DIGITS), f"vae.num_classes is {classes}; give 10, MNIST's digits, or 0")
         require(
@@ -236,7 +233,9 @@ def _loop(job: Job, learner: Learner, run: Run | NoRun, held_out: Scored) -> Non
                 raise Stopped(f"stopped at {seen:,} frames; {again} goes on from there")
     if scores:
         run.offer(scores)
-        run.say(RESULT.format(seen=seen, **scores))
+        kl = f"KL {scores['kl_nats']:.1f} nats, " if "kl_nats" in scores else ""
+        run.say(RESULT.format(seen=seen, kl=kl, **scores))
+        run.say(f"pictures of each validation are in {Path(config.out) / 'figures'}")
 
 
 def _position(job: Job, learner: Learner, seen: int) -> dict[str, float | int]:
@@ -268,7 +267,7 @@ def _validate(job: Job, learner: Learner, run: Run | NoRun, seen: int, held_out:
     if warm and scores["loss_nats"] < learner.best_loss_nats:
         learner.best_loss_nats = scores["loss_nats"]
         run.save_best(vae)
-    if warm and scores["dims_used"] == 0 and config.vae.posterior == "normal":
+    if warm and scores.get("dims_used") == 0:
         run.warn(COLLAPSED.format(seen=seen))
     position = _position(job, learner, seen)
     run.log(position | {f"val/{name}": value for name, value in scores.items()})

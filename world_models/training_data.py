@@ -1,6 +1,7 @@
 """What a run trains on and is validated on: rollouts, of which episodes are held out, or MNIST with its test images."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -71,6 +72,8 @@ def _rollouts(path: str, split_seed: int) -> TrainingData:
 
 
 def _mnist(path: str) -> TrainingData:
+    if any(Path(path).glob("shard-*.h5")):
+        raise ValueError(f"{path}: holds rollouts; give --data data, or the folder that holds MNIST/raw")
     data = mnist.load(path, download=True)
     facts = {"dataset": "mnist", "data": path, "data_digest": data.digest}
     return TrainingData(data.train.as_frames(), data.test.as_frames(), {"dataset": "mnist"}, facts)

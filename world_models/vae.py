@@ -40,9 +40,10 @@ class VAEConfig:
         num_samples: samples of z over which the objective's reconstruction error is averaged.
         network: paper takes CarRacing's 64x64x3 frames; mlp (fully connected) and conv (small, convolutional) MNIST's
             28x28x1.
-        hidden: widths of mlp's hidden layers, from the image to z; the decoder has them in reverse order.
+        hidden: widths of mlp's hidden layers, such as [512,256], from the image to z; the decoder has them in reverse.
         posterior: normal; or point, which makes it a plain autoencoder: z = mu, no noise, no KL.
-        num_classes: classes of which encoder and decoder are told the right one (a conditional VAE); 0 for none.
+        num_classes: classes of which encoder and decoder are told the right one (a conditional VAE, mlp only): 10 for
+            MNIST's digits, 0 for none.
     """
 
     z_dim: int = 32
@@ -65,7 +66,10 @@ class VAEConfig:
         )
         require(self.num_samples >= 1, f"vae.num_samples is {self.num_samples}; give 1 or more")
         conditional, point = self.num_classes > 0, self.posterior == "point"
-        require(not conditional or self.network == "mlp", f"no class can be told to {self.network}; give network mlp")
+        require(
+            not conditional or self.network == "mlp",
+            f"vae.num_classes: no class can be told to {self.network}; give network mlp",
+        )
         require(not point or self.network != "paper", "the paper's network has no point posterior; give mlp or conv")
         require(0 <= self.beta < math.inf, f"vae.beta is {self.beta}; give 0 or more")
         require(0 <= self.kl_tolerance < math.inf, f"vae.kl_tolerance is {self.kl_tolerance}; give 0 or more")
