@@ -33,7 +33,10 @@ from world_models.vae import VAE, VAEConfig
 
 FREE_ON_RESUME = ("out", "data", "device", "memory_gb", "resume", "wandb", "tensorboard", "log_every_steps")
 VAL_NOISE_SEED = 0x7A1
-RESULT = "loss {loss_nats:,.2f} nats, SSE {sse:.2f}, {kl}{active_units} active units, held out, after {seen:,} frames"
+RESULT = (
+    "loss {loss_nats:,.2f} nats, SSE {sse:.2f}, {kl}{active_units} active units, held out, after {seen:,} frames; "
+    "pictures are in figures/"
+)
 COLLAPSED = (
     "posterior collapse after {seen:,} frames: no latent dimension is in use, so z says nothing about the frame; "
     "lower --vae.beta, or give --beta_warmup_frames"
@@ -235,7 +238,6 @@ def _loop(job: Job, learner: Learner, run: Run | NoRun, held_out: Scored) -> Non
         run.offer(scores)
         kl = f"KL {scores['kl_nats']:.1f} nats, " if "kl_nats" in scores else ""
         run.say(RESULT.format(seen=seen, kl=kl, **scores))
-        run.say(f"pictures of each validation are in {Path(config.out) / 'figures'}")
 
 
 def _position(job: Job, learner: Learner, seen: int) -> dict[str, float | int]:
