@@ -34,7 +34,7 @@ from world_models.vae import VAE, VAEConfig
 FREE_ON_RESUME = ("out", "data", "device", "memory_gb", "resume", "wandb", "tensorboard", "log_every_steps")
 VAL_NOISE_SEED = 0x7A1
 RESULT = (
-    "loss {loss_nats:,.2f} nats, SSE {sse:.2f}, {kl}{active_units} active units, held out, after {seen:,} frames; "
+    "SSE {sse:.2f}, {kl}{active_units} active units, loss {loss_nats:,.2f} nats, held out, after {seen:,} frames; "
     "pictures are in figures/"
 )
 COLLAPSED = (
