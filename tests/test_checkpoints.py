@@ -332,7 +332,7 @@ def test_a_description_of_a_vast_or_unknown_network_takes_no_memory(run: Path, c
     description = json.loads(path.read_text())
     path.write_text(json.dumps(description | {"vae": description["vae"] | changes}))
     before = psutil.Process().memory_info().rss
-    with pytest.raises(ValueError, match="architecture|describes no model"):
+    with pytest.raises(ValueError, match=r"architecture|describes no model"):
         checkpoints.load_vae(run)
     assert psutil.Process().memory_info().rss - before < 500e6
 
@@ -345,5 +345,5 @@ def test_older_settings_are_what_they_were_when_a_run_goes_on(tmp_path: Path):
     assert checkpoints.load_run(tmp_path, now, defaults, (), "digest") is None  # it has no state yet
     with pytest.raises(ValueError, match="dataset rollouts, not mnist"):
         checkpoints.load_run(tmp_path, now.replace("rollouts", "mnist"), defaults, (), "digest")
-    with pytest.raises(ValueError, match="'variance': 0.5"):
+    with pytest.raises(ValueError, match=r"'variance': 0\.5"):
         checkpoints.load_run(tmp_path, now.replace("0.5\n  z", "null\n  z"), defaults, (), "digest")

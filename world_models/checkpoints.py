@@ -195,8 +195,8 @@ def load_digits_vae(run: str | Path, weights: Weights = "best", device: str | to
     vae = load_vae(run, weights, device)
     if vae.config.network == "paper" or vae.config.num_classes not in (0, NUM_DIGITS):
         raise ValueError(
-            f"{run}: takes frames of {vae.frame_shape} and {vae.config.num_classes} classes, no model of MNIST's digits; "
-            "use the model.json and weights of one run"
+            f"{run}: takes frames of {vae.frame_shape} and {vae.config.num_classes} classes, no model of MNIST's "
+            "digits; use the model.json and weights of one run"
         )
     return vae
 

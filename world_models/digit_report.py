@@ -32,10 +32,10 @@ CAPTIONS = {
     "recon": "Test images, two of each digit, over what the model makes of them from z = mu.",
     "samples": "Images decoded from the prior N(0, I).",
     "chosen_digits": "A row for each digit asked for, a column for each z: z holds the hand, not the digit.",
-    "latents": "Mu of the first 5,000 test images at most, coloured by digit; where z has more than two dimensions, their first two "
-    "principal components.",
-    "manifold": "Images of the whole plane of z, at the quantiles 0.02 to 0.98 of the prior (of a plain autoencoder, which "
-    "has none, of mu) in each direction.",
+    "latents": "Mu of the first 5,000 test images at most, coloured by digit; where z has more than two dimensions, "
+    "their first two principal components.",
+    "manifold": "Images of the whole plane of z, at the quantiles 0.02 to 0.98 of the prior (of a plain autoencoder, "
+    "which has none, of mu) in each direction.",
     "interpolation": "From one test image to another, along a straight line in z and along an arc about the origin.",
     "arithmetic": "Latent arithmetic: a, the mean of a digit's thick images; b, of its thin ones; c, a thin image of "
     "another digit; and a - b + c, which is a thick one of it where z holds strokes and digits apart.",
