@@ -196,7 +196,6 @@ def test_a_model_that_says_it_is_of_digits_and_takes_other_frames_is_refused(
     liar = Path(shutil.copytree(run_dir, tmp_path / "liar"))
     description = json.loads((liar / "model.json").read_text()) | {"dataset": "mnist"}
     (liar / "model.json").write_text(json.dumps(description))
-    (liar / "config.yaml").write_text("dataset: mnist\n")
     assert "no model of MNIST's digits" in _refused(capsys, "--vae", str(liar))
     notes: list[str] = []
     digits = str(Path(runs["vae"], json.loads((runs["vae"] / "model.json").read_text())["data"]))

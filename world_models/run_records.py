@@ -69,7 +69,7 @@ class RunRecord:
     @property
     def dataset(self) -> str:
         """What kind of data it was trained on: rollouts, or mnist."""
-        return str(self.config.get("dataset", "rollouts"))
+        return str((self.description or self.config).get("dataset", "rollouts"))
 
     def settings(self) -> dict[str, Any]:
         """The config's fields by their dotted names."""
