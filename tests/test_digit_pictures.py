@@ -43,7 +43,8 @@ def _cell(picture: np.ndarray, row: int, column: int, margin: int = 0) -> np.nda
     ],
 )
 def test_a_finished_training_draws_what_makes_sense(config: dict[str, Any], names: set[str], test_images: mnist.Digits):
-    shown = digit_pictures.finished(_model(**config), test_images.frames, test_images.labels)
+    vae, (frames, labels) = _model(**config), (test_images.frames, test_images.labels)
+    shown = digit_pictures.finished(vae, digit_pictures.encoded(vae, frames, labels), frames, labels)
     assert shown.keys() == names
     assert all(picture.dtype == np.uint8 and picture.shape[2] == 3 for picture in shown.values())
 

@@ -106,7 +106,7 @@ def evaluate(job: DigitJob) -> dict[str, Any]:
             scores |= part()
             bar.update()
         scores |= _provenance(job)
-        shown = _draw(job, scores)
+        shown = _draw(job, scores, test_mu)
         figures.save_all(job.run / "figures", shown)
         files.write_text(job.run / "report.html", digit_report.page(job.run.name, scores, shown))
         files.write_json(job.run / "eval.json", scores)  # last: it says that the evaluation is whole
@@ -155,10 +155,10 @@ def _provenance(job: DigitJob) -> dict[str, Any]:
     }
 
 
-def _draw(job: DigitJob, scores: Mapping[str, Any]) -> digit_pictures.Shown:
+def _draw(job: DigitJob, scores: Mapping[str, Any], test_mu: torch.Tensor) -> digit_pictures.Shown:
     test = job.data.test
     shown = digit_pictures.in_training(job.vae, test.frames, test.labels)
-    shown |= digit_pictures.finished(job.vae, test.frames, test.labels)
+    shown |= digit_pictures.finished(job.vae, test_mu, test.frames, test.labels)
     for name in ("holes", "trade_off"):  # of an earlier evaluation beside other runs
         (job.run / "figures" / f"{name}.png").unlink(missing_ok=True)
     if job.models:

@@ -29,9 +29,9 @@ def in_training(vae: VAE, frames: metrics.Frames, labels: metrics.Labels) -> Sho
     return {"recon": reconstructions(vae, frames, labels), "samples": pictures.samples(vae)}
 
 
-def finished(vae: VAE, frames: metrics.Frames, labels: metrics.Labels) -> Shown:
+def finished(vae: VAE, mu: Float[Tensor, "frames z"], frames: metrics.Frames, labels: metrics.Labels) -> Shown:
     """What the end of a training draws, of the pictures that make sense for such a model and so many images."""
-    mu, shown = encoded(vae, frames, labels), {}
+    shown = {}
     if len(_digits_with(labels, 2)) > 1:
         shown = {
             "latents": latents(mu, labels),

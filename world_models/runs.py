@@ -70,7 +70,7 @@ class Run:
         for name, picture in shown.items():
             figures.save(self._out / "figures" / f"{name}_{stamp}.png", picture)
         if finished and labels is not None:
-            last = digit_pictures.finished(vae, frames, labels)
+            last = digit_pictures.finished(vae, digit_pictures.encoded(vae, frames, labels), frames, labels)
             figures.save_all(self._out / "figures", last)
             shown |= last
         self._tracker.images(shown, seen)

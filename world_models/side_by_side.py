@@ -48,9 +48,8 @@ class Models:
 
     def rows(self, num_frames: int) -> FrameRows:
         """Some frames, spread evenly, and what each model makes of them."""
-        spread, inner = self.frames.read_spread(num_frames + 2), slice(1, -1)
-        if len(spread) <= 2:  # else the first of all, CarRacing's opening zoom, and the last are left out
-            inner = slice(None)
+        spread = self.frames.read_spread(num_frames + 2)
+        inner = slice(1, -1) if len(spread) > 2 else slice(None)  # the first of all is CarRacing's opening zoom
         frames, labels = spread[inner], None
         if self.frames.labels is not None:
             labels = torch.from_numpy(self.frames.read_spread(num_frames + 2, "labels")[inner])
