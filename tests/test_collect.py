@@ -19,7 +19,7 @@ from gymnasium import spaces
 from gymnasium.envs.box2d import car_racing
 from PIL import Image
 
-from world_models import collect, executors, files, tracking
+from world_models import collect, executors, files, progress
 from world_models.collect import CollectConfig, Job, identity, prepare, shard_task
 from world_models.config import Stopped
 from world_models.envs import Preprocess, preprocess
@@ -521,8 +521,8 @@ def test_ctrl_c_says_that_finished_work_stays(
 def test_the_progress_bar_ends_full_with_the_steps_that_were_made(
     gather: Callable[..., Rollouts], monkeypatch: pytest.MonkeyPatch, env: str
 ):
-    bars, progress = [], tracking.progress
-    monkeypatch.setattr(tracking, "progress", lambda *args: bars.append(progress(*args)) or bars[-1])
+    bars, bar = [], progress.bar
+    monkeypatch.setattr(progress, "bar", lambda *args: bars.append(bar(*args)) or bars[-1])
     data = gather("--num_episodes 3 --episodes_per_shard 2", env=env)
     steps = sum(map(len, data))
     assert [(bar.n, bar.total) for bar in bars] == [(steps, steps)]

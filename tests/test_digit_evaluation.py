@@ -166,7 +166,7 @@ def test_an_autoencoder_has_no_kl_anywhere(run: Callable[[str], Path], tmp_path:
 def test_a_model_is_not_shown_beside_itself(runs: dict[str, Path]):
     import torch
 
-    job = digit_evaluation.prepare(runs["vae"], "last", None, [runs["vae"], runs["ae"]], 1, torch.device("cpu"))
+    job = digit_evaluation.prepare(runs["vae"], "last", None, [runs["vae"], runs["ae"]], torch.device("cpu"))
     assert [other.name for other in job.others] == ["ae"] and list(job.models) == ["ae"]
 
 

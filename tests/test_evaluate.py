@@ -13,7 +13,19 @@ import pytest
 import torch
 from PIL import Image
 
-from world_models import baselines, checkpoints, collect, evaluate, figures, files, foresight, metrics, probes, report
+from world_models import (
+    baselines,
+    checkpoints,
+    collect,
+    evaluate,
+    figures,
+    files,
+    foresight,
+    metrics,
+    probes,
+    report,
+    tracking,
+)
 from world_models.frames import split_episodes
 from world_models.rollouts import Rollouts
 from world_models.vae import VAE, VAEConfig, to_images
@@ -58,6 +70,26 @@ def run(run_dir: Path, heldout: Path, tmp_path_factory: pytest.TempPathFactory) 
     shutil.copytree(run_dir, run, ignore=shutil.ignore_patterns("figures", "state.pt"))
     evaluate.main(f"--data {heldout} --vae {run}".split())
     return run
+
+
+def test_wandb_is_told_the_scores_the_figures_and_what_was_scored(
+    run_dir: Path, heldout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    told: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    monkeypatch.setattr(tracking, "record", lambda *arguments, **named: told.append((arguments, named)))
+    run = tmp_path / "vae"
+    shutil.copytree(run_dir, run, ignore=shutil.ignore_patterns("figures", "state.pt"))
+    evaluate.main(f"--data {heldout} --vae {run} --max_frames 20 --wandb.mode offline".split())
+    (((folder, config, options, job_type, read), named),) = told
+    assert (folder, config["data"], options.mode, job_type) == (run, str(heldout), "offline", "evaluate")
+    sources = [("dataset", Rollouts(heldout).digest()), ("model", files.file_sha256(run / "best.safetensors"))]
+    assert [(product.kind, product.digest) for product in read] == sources
+    assert named["scores"] == _scores(run)
+    assert {path.stem for path in (run / "figures").glob("*.png")} - {"curves"} == set(named["pictures"])
+
+
+def test_wandb_is_off_unless_asked_for():
+    assert evaluate.EvaluateConfig().wandb.mode == "disabled"
 
 
 # eval.json

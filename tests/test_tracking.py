@@ -3,7 +3,6 @@
 import json
 import math
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -50,6 +49,7 @@ class _Run:
         self.metrics: dict[str, dict[str, Any]] = {}
         self.finished, self._fail = False, fail
         self.config, self.offline = _Config(fail), True
+        self.summary: dict[str, float] = {}
 
     def define_metric(self, name: str, **options: Any) -> None:
         self.metrics[name] = options
@@ -362,6 +362,26 @@ def test_no_failure_of_wandb_ends_work_without_metrics(
     assert "no network" in line
 
 
+def test_work_without_metrics_leaves_its_scores_in_the_summary_under_its_name(tmp_path: Path, fake_init: Init):
+    run = _Run()
+    fake_init(run)
+    scores = {"sse": 9.5, "probe_r2": {"speed": 0.5, "zoom": None}, "frames": 100, "data": "rollouts/a", "kl": [1.0]}
+    tracking.record(
+        tmp_path, {"data": "rollouts/a"}, WandbConfig("offline"), "evaluate", SOURCES, scores=scores | {"bad": math.inf}
+    )
+    assert run.summary == {"evaluate/sse": 9.5, "evaluate/probe_r2/speed": 0.5, "evaluate/frames": 100}
+    assert run.config == {"data_digest": "abc", "vae_sha256": "def"} and not run.logged and run.finished
+
+
+def test_work_without_metrics_leaves_its_pictures(tmp_path: Path, fake_init: Init):
+    run = _Run()
+    fake_init(run)
+    pictures = {"worst": np.full((4, 6, 3), 7, np.uint8)}
+    tracking.record(tmp_path, {"data": "rollouts/a"}, WandbConfig("offline"), "evaluate", SOURCES, pictures=pictures)
+    ((name, image),) = run.logged[0].items()
+    assert (name, image.image.size, image.image.getpixel((0, 0))) == ("evaluate/worst", (6, 4), (7, 7, 7))
+
+
 # a folder for each run of a sweep
 
 
@@ -530,38 +550,3 @@ def test_tensorboard_that_fails_while_logging_does_not_end_a_run(tmp_path: Path,
     tracker.log({"step": 1, "frames_seen": 10})
     tracker.finish()
     assert len(_lines(tmp_path)) == 1
-
-
-# progress and rates
-
-
-@pytest.mark.parametrize(("terminal", "interval"), [(True, 0.1), (False, 30)])
-def test_progress_is_seldom_written_where_no_terminal_shows_it(
-    monkeypatch: pytest.MonkeyPatch, terminal: bool, interval: float
-):
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
-    with tracking.progress(10, "frames", "train") as bar:
-        assert bar.mininterval == interval
-
-
-@pytest.mark.parametrize(("start", "shown"), [(0, 0), (4, 4), (99, 10)])
-def test_progress_begins_where_the_work_does(start: int, shown: int):
-    with tracking.progress(10, "frames", "train", start) as bar:
-        assert bar.n == shown
-
-
-def test_meter_measures_frames_since_the_last_time(monkeypatch: pytest.MonkeyPatch):
-    clock = iter([0.0, 2.0, 6.0])
-    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
-    meter = tracking.Meter(100)
-    assert meter.frames_per_s(200) == 50
-    assert meter.frames_per_s(400) == 50
-
-
-def test_meter_leaves_out_a_pause_and_keeps_the_frames_before_it(monkeypatch: pytest.MonkeyPatch):
-    clock = iter([0.0, 1.0, 101.0, 102.0])
-    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
-    meter = tracking.Meter(0)
-    with meter.paused():
-        pass
-    assert meter.frames_per_s(100) == 50

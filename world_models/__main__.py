@@ -20,6 +20,7 @@ from world_models.checkpoints import load_description, weights_path
 from world_models.config import Stopped, require, run_command
 from world_models.latents import SUMMARY_FILE
 from world_models.report import summary
+from world_models.rollout_evaluation import RolloutJob
 from world_models.rollouts import FORMAT
 from world_models.shards.reader import Shard
 from world_models.tracking import WandbConfig
@@ -143,8 +144,8 @@ def finished(job: Any) -> bool:
             return bool(job.saved) and _frames_seen(job) >= job.config.num_frames
         case encode.Job():
             return not job.todo and (Path(job.config.out) / SUMMARY_FILE).exists()
-        case evaluate.Job():
-            return _is_evaluated(job)
+        case evaluate.Job(of=RolloutJob() as of):
+            return _is_evaluated(of)
     raise AssertionError(job)
 
 
@@ -157,8 +158,8 @@ def num_frames(job: Any) -> int:
             return job.config.num_frames - _frames_seen(job)
         case encode.Job():
             return sum(job.data.shards[index].num_rows for index in job.todo)
-        case evaluate.Job():
-            return min(job.config.max_frames, job.data.num_rows)
+        case evaluate.Job(of=RolloutJob() as of):
+            return min(job.config.max_frames, of.data.num_rows)
     raise AssertionError(job)
 
 
@@ -166,13 +167,13 @@ def _frames_seen(job: train_vae.Job) -> int:
     return job.batches.frames_at(job.saved["step"]) if job.saved else 0
 
 
-def _is_evaluated(job: evaluate.Job) -> bool:
+def _is_evaluated(job: RolloutJob) -> bool:
     """Whether eval.json is of these weights and this data."""
-    path = Path(job.config.vae) / "eval.json"
+    path = job.run / "eval.json"
     if not path.exists():
         return False
     scores = json.loads(path.read_text(encoding="utf-8"))
-    weights = files.file_sha256(weights_path(job.config.vae, job.config.weights))
+    weights = files.file_sha256(weights_path(job.run, job.weights))
     return (scores["vae_sha256"], scores["data_digest"]) == (weights, job.data.digest())
 
 

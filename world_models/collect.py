@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from world_models import envs, executors, files, overview, policies, tracking
+from world_models import envs, executors, files, overview, policies, progress
 from world_models.config import Stopped, require, run_command, to_yaml
 from world_models.envs.renderer_choice import RendererName
 from world_models.recording import ShardTask, record_shard, warm_up
@@ -225,7 +225,7 @@ def collect(job: Job | Rollouts) -> None:
 
 def _make_shards(job: Job) -> None:
     planned = [len(task.policies) * job.config.max_steps for task in job.tasks]
-    with tracking.progress(sum(planned), "frames", "collect") as bar:
+    with progress.bar(sum(planned), "frames", "collect") as bar:
 
         def watch(frames: int) -> None:
             bar.update(frames - bar.n)

@@ -16,10 +16,10 @@ from world_models import (
     files,
     metrics,
     mnist,
+    progress,
     run_records,
 )
 from world_models.baselines import Baselines
-from world_models.tracking import progress
 from world_models.vae import VAE
 
 MAX_BESIDE = 3
@@ -37,7 +37,6 @@ class DigitJob:
         data: what it was trained on, and the test images.
         path: where that lies.
         baselines: PCA of the training images.
-        num_iwae_images: how many images the importance-weighted bounds are of.
         others: records of other runs, to be shown beside it.
         models: the models of some of them.
     """
@@ -49,7 +48,6 @@ class DigitJob:
     data: mnist.Mnist
     path: str
     baselines: Baselines
-    num_iwae_images: int
     others: Sequence[run_records.RunRecord]
     models: Mapping[str, VAE]
 
@@ -59,7 +57,6 @@ def prepare(
     weights: checkpoints.Weights,
     data: str | None,
     beside: Sequence[Path],
-    num_iwae_images: int,
     device: torch.device,
 ) -> DigitJob:
     """Check everything that can be wrong before the first image.
@@ -69,7 +66,6 @@ def prepare(
         weights: best or last.
         data: torchvision's root; where it was in training when None.
         beside: folders of other runs, or of folders of runs.
-        num_iwae_images: how many images the importance-weighted bounds are of.
         device: where to compute.
 
     Raises:
@@ -84,20 +80,27 @@ def prepare(
         if checkpoints.weights_path(other.path, weights).exists()
     }
     baselines = Baselines(**checkpoints.load_baselines(run))
-    files.check_room(run, 50_000_000)
-    return DigitJob(run, name, weights, vae, mnist.load(path), path, baselines, num_iwae_images, others, models)
+    return DigitJob(run, name, weights, vae, mnist.load(path), path, baselines, others, models)
 
 
-def evaluate(job: DigitJob) -> dict[str, Any]:
-    """Score the model, write eval.json, the figures and the report; returns what eval.json holds."""
-    with progress(6, "parts", "evaluate") as bar, files.only_writer(job.run):
+def evaluate(job: DigitJob, num_iwae_images: int) -> tuple[dict[str, Any], digit_pictures.Shown]:
+    """Score the model, write eval.json, the figures and the report.
+
+    Args:
+        job: what to score.
+        num_iwae_images: how many images the importance-weighted bounds are of.
+
+    Returns:
+        what eval.json holds, and the figures.
+    """
+    with progress.bar(6, "parts", "evaluate") as bar, files.only_writer(job.run):
         train_mu, test_mu = (
             digit_pictures.encoded(job.vae, digits.frames, digits.labels) for digits in (job.data.train, job.data.test)
         )
         bar.update()
         parts: tuple[Callable[[], dict[str, Any]], ...] = (
             lambda: _reconstruction(job),
-            lambda: digit_scores.likelihoods(job.vae, job.data.test, job.num_iwae_images),
+            lambda: digit_scores.likelihoods(job.vae, job.data.test, num_iwae_images),
             lambda: _latents(job, train_mu, test_mu),
             lambda: _samples(job, train_mu),
         )
@@ -105,15 +108,14 @@ def evaluate(job: DigitJob) -> dict[str, Any]:
         for part in parts:
             scores |= part()
             bar.update()
-        scores |= _provenance(job)
+        scores |= _provenance(job, num_iwae_images)
         shown = _draw(job, scores, test_mu)
         figures.save_all(job.run / "figures", shown)
         files.write_text(job.run / "report.html", digit_report.page(job.run.name, scores, shown))
         files.write_json(job.run / "eval.json", scores)  # last: it says that the evaluation is whole
         bar.update()
     print(digit_report.summary(scores))
-    print(f"{job.run / 'report.html'} shows it, {job.run / 'eval.json'} has the numbers")
-    return scores
+    return scores, shown
 
 
 def _reconstruction(job: DigitJob) -> dict[str, Any]:
@@ -141,11 +143,11 @@ def _samples(job: DigitJob, train_mu: torch.Tensor) -> dict[str, Any]:
     return known | digit_scores.sample_scores(job.vae, classifier, train_mu)
 
 
-def _provenance(job: DigitJob) -> dict[str, Any]:
+def _provenance(job: DigitJob, num_iwae_images: int) -> dict[str, Any]:
     return {
         "pca_components": len(job.baselines.components),
         "images": len(job.data.test.frames),
-        "iwae_images": min(job.num_iwae_images, len(job.data.test.frames)),
+        "iwae_images": min(num_iwae_images, len(job.data.test.frames)),
         "data": job.path,
         "data_digest": job.data.digest,
         "weights": job.weights,

@@ -32,6 +32,7 @@ from world_models import (
     formulations,
     latent_summary,
     onnx_encoder,
+    progress,
     tracking,
 )
 from world_models.config import require, run_command, to_yaml
@@ -152,7 +153,7 @@ def encode(job: Job) -> None:
         stack.enter_context(distributed.joined(job.vae.device))
         mine = job.todo[here.rank :: here.size]
         rows = sum(job.data.shards[index].num_rows for index in mine)
-        bar = stack.enter_context(tracking.progress(rows, "frames", "encode", shown=here.is_first))
+        bar = stack.enter_context(progress.bar(rows, "frames", "encode", shown=here.is_first))
         for count in encode_shards(job, mine):
             bar.update(count)
         distributed.wait_for_all(job.vae.device)

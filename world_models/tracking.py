@@ -10,14 +10,12 @@ import math
 import os
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import UInt8
-from tqdm import tqdm
 
 from world_models import files
 from world_models.lineage import TIMEOUT_S, Product, declare
@@ -52,43 +50,6 @@ class WandbConfig:
 def tagged(wandb: WandbConfig, data: str) -> WandbConfig:
     """With the data set's name among the tags, of which W&B takes up to 64 letters each."""
     return dataclasses.replace(wandb, tags=(*wandb.tags, Path(data).resolve().name[:64]))
-
-
-def progress(total: int, unit: str, label: str, start: int = 0, shown: bool = True) -> tqdm:
-    """A progress bar with rate and time left; a line every half minute where no terminal shows it."""
-    quiet = not sys.stderr.isatty()
-    return tqdm(
-        total=total,
-        initial=min(start, total),
-        unit=f" {unit}",
-        desc=label,
-        mininterval=30 if quiet else 0.1,
-        smoothing=0.05,
-        unit_scale=total >= 100_000,
-        ascii=quiet,
-        disable=not (total and shown),
-    )
-
-
-class Meter:
-    """Measures frames/s of training alone: validation is left out."""
-
-    def __init__(self, seen: int):
-        self._seen, self._since = seen, time.perf_counter()
-
-    def frames_per_s(self, seen: int) -> float:
-        """The rate since the last call."""
-        now = time.perf_counter()
-        rate = (seen - self._seen) / (now - self._since)
-        self._seen, self._since = seen, now
-        return rate
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Leave out the time of a block."""
-        start = time.perf_counter()
-        yield
-        self._since += time.perf_counter() - start
 
 
 class Tracker:
@@ -173,19 +134,54 @@ class Tracker:
 
 
 def record(
-    folder: Path, config: Mapping[str, Any], wandb: WandbConfig, job_type: str, read: Iterable[Product], made: Product
+    folder: Path,
+    config: Mapping[str, Any],
+    wandb: WandbConfig,
+    job_type: str,
+    read: Iterable[Product],
+    made: Product | None = None,
+    scores: Mapping[str, Any] | None = None,
+    pictures: Mapping[str, UInt8[np.ndarray, "_ _ 3"]] | None = None,
 ) -> None:
-    """Tell W&B of work that has no metrics: its config, what it read and what it made."""
+    """Tell W&B of work that is done: its config, what it read and made, and what it came to.
+
+    Args:
+        folder: where the work's results are.
+        config: its resolved config.
+        wandb: how to use Weights & Biases.
+        job_type: what kind of work it is, which names its scores too: `evaluate/sse`.
+        read: what it read.
+        made: what it made that others read.
+        scores: its results, of which W&B's summary has the numbers.
+        pictures: its figures.
+    """
     run = _start_wandb(folder, config, tagged(wandb, config["data"]), job_type, None)
     if run is None:
         return
     try:
-        threads = [*(declare(run, product, "use_artifact") for product in read), declare(run, made, "log_artifact")]
+        threads = [declare(run, product, "use_artifact") for product in read]
+        threads += [declare(run, made, "log_artifact")] if made else []
+        run.summary.update(numbers(scores or {}, job_type))
+        if pictures:
+            import wandb as library
+
+            run.log({f"{job_type}/{name}": library.Image(picture) for name, picture in pictures.items()})
         for thread in threads:
             thread.join(TIMEOUT_S)
         run.finish()
     except Exception as error:
         print(f"W&B failed ({error}); {folder} is whole without it", file=sys.stderr)
+
+
+def numbers(scores: Mapping[str, Any], prefix: str) -> dict[str, float]:
+    """The finite numbers among scores that may be nested, by their names from outside in: `evaluate/iwae_nats/10`."""
+    found: dict[str, float] = {}
+    for name, value in scores.items():
+        if isinstance(value, Mapping):
+            found |= numbers(value, f"{prefix}/{name}")
+        elif isinstance(value, int | float) and math.isfinite(value):
+            found[f"{prefix}/{name}"] = value
+    return found
 
 
 def truncate_metrics(folder: Path, step: int) -> None:

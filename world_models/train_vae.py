@@ -20,7 +20,17 @@ from typing import Any, Literal
 
 import torch
 
-from world_models import checkpoints, distributed, files, formulations, metrics, mnist, tracking, training_data
+from world_models import (
+    checkpoints,
+    distributed,
+    files,
+    formulations,
+    metrics,
+    mnist,
+    progress,
+    tracking,
+    training_data,
+)
 from world_models.batches import Batches
 from world_models.config import Stopped, require, run_command, to_yaml
 from world_models.executors import stop_requests
@@ -214,10 +224,10 @@ def _learner(job: Job) -> Learner:
 def _loop(job: Job, learner: Learner, run: Run | NoRun, held_out: Scored) -> None:
     """Batch after batch from where the learner stands, until enough frames were seen."""
     config, seen = job.config, job.batches.frames_at(learner.step)
-    meter, scores = tracking.Meter(seen), {}
+    meter, scores = progress.Meter(seen), {}
     stream = job.batches(job.device, learner.step)
     shown = distributed.world().is_first
-    with tracking.progress(config.num_frames, "frames", "train", seen, shown) as bar, stop_requests() as stop:
+    with progress.bar(config.num_frames, "frames", "train", seen, shown) as bar, stop_requests() as stop:
         while seen < config.num_frames:
             batch = next(stream).cut(config.num_frames - seen)
             learner.learn(batch, config.lr_at(seen), config.beta_share_at(seen))
@@ -244,7 +254,7 @@ def _position(job: Job, learner: Learner, seen: int) -> dict[str, float | int]:
     return {"step": learner.step, "frames_seen": seen, "epoch": seen / len(job.batches.frames)}
 
 
-def _log(job: Job, learner: Learner, run: Run | NoRun, seen: int, meter: tracking.Meter) -> None:
+def _log(job: Job, learner: Learner, run: Run | NoRun, seen: int, meter: progress.Meter) -> None:
     """Log the training metrics since the last time."""
     means = learner.means()
     _check_finite(means["loss_nats"], seen, job.config.out)

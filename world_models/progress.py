@@ -1,0 +1,45 @@
+"""How far long work is: progress bars, and the rate of training."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+
+from tqdm import tqdm
+
+
+def bar(total: int, unit: str, label: str, start: int = 0, shown: bool = True) -> tqdm:
+    """A progress bar with rate and time left; a line every half minute where no terminal shows it."""
+    quiet = not sys.stderr.isatty()
+    return tqdm(
+        total=total,
+        initial=min(start, total),
+        unit=f" {unit}",
+        desc=label,
+        mininterval=30 if quiet else 0.1,
+        smoothing=0.05,
+        unit_scale=total >= 100_000,
+        ascii=quiet,
+        disable=not (total and shown),
+    )
+
+
+class Meter:
+    """Measures frames/s of training alone: validation is left out."""
+
+    def __init__(self, seen: int):
+        self._seen, self._since = seen, time.perf_counter()
+
+    def frames_per_s(self, seen: int) -> float:
+        """The rate since the last call."""
+        now = time.perf_counter()
+        rate = (seen - self._seen) / (now - self._since)
+        self._seen, self._since = seen, now
+        return rate
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out the time of a block."""
+        start = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - start

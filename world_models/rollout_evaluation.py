@@ -1,0 +1,272 @@
+"""The evaluation of a V model on rollouts it has never seen: eval.json, figures and report.html in the run's folder."""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from world_models import (
+    baselines,
+    breakdown,
+    checkpoints,
+    comparison,
+    figures,
+    files,
+    foresight,
+    metrics,
+    pictures,
+    probes,
+    progress,
+    report,
+    run_records,
+)
+from world_models.frames import FrameSet, split_episodes
+from world_models.rollouts import Episode, Rollouts
+from world_models.vae import VAE
+
+PROBE_FRAMES = 20_000
+EPISODES_WALKED = 20  # through which the model is followed from frame to frame
+SEEN_FRAMES, HELD_OUT_FRAMES = 4000, 1000  # that dreams are compared with
+
+
+@dataclasses.dataclass(frozen=True)
+class RolloutJob:
+    """A checked evaluation.
+
+    Attributes:
+        run: the model's folder, where the results go.
+        name: what to call the model beside others.
+        weights: which of its weights.
+        vae: the model.
+        data: the rollouts it is scored on.
+        baselines: PCA and the mean of its training frames.
+        probe_data: its training frames, on which probes are fitted; None where they are not to be had.
+        trained_on: how many of the episodes of `data` it was trained on.
+        others: other runs in the rate-distortion plane.
+    """
+
+    run: Path
+    name: str
+    weights: checkpoints.Weights
+    vae: VAE
+    data: Rollouts
+    baselines: baselines.Baselines
+    probe_data: FrameSet | None
+    trained_on: int
+    others: Sequence[figures.RatePoint]
+
+
+def prepare(
+    run: Path,
+    weights: checkpoints.Weights,
+    data_path: str,
+    train_data: str | None,
+    beside: Sequence[Path],
+    device: torch.device,
+) -> RolloutJob:
+    """Check everything that can be wrong before the first frame.
+
+    Args:
+        run: the model's folder.
+        weights: best or last.
+        data_path: rollouts to score it on.
+        train_data: rollouts to fit probes on; those of its training when None.
+        beside: folders of other runs, or of folders of runs.
+        device: where to compute.
+
+    Raises:
+        FileNotFoundError, ValueError: something is missing, damaged, or cannot be compared.
+    """
+    data, vae = Rollouts(data_path), checkpoints.load_vae(run, weights, device)
+    checkpoints.check_preprocess(data.preprocess, data.path, vae, str(run))
+    description = checkpoints.load_description(run, "data", "data_digest", "split_seed", "env", "train_seeds")
+    fitted = baselines.Baselines(**checkpoints.load_baselines(run))
+    name, others = run_records.beside(run, beside)
+    probe_data = _probe_data(run, train_data, description, data, vae)
+    trained_on, points = _trained_on(description, data), comparison.rate_points(others)
+    return RolloutJob(run, name, weights, vae, data, fitted, probe_data, trained_on, points)
+
+
+def _probe_data(
+    run: Path, train_data: str | None, description: dict[str, Any], data: Rollouts, vae: VAE
+) -> FrameSet | None:
+    """The run's training frames, None where they are gone or other data lies there now.
+
+    Raises:
+        ValueError: the data cannot be compared: other frames, or other telemetry.
+    """
+    recorded = Path(train_data or description["data"])
+    if train_data is None and not recorded.exists():
+        print(f"{recorded} is gone, so no probes are fitted; name it with --train_data", file=sys.stderr)
+        return None
+    train = Rollouts(recorded)
+    if train_data is None and train.digest() != description["data_digest"]:
+        print(
+            f"{recorded} has changed since the training, so no probes are fitted; name the data with --train_data",
+            file=sys.stderr,
+        )
+        return None
+    checkpoints.check_preprocess(train.preprocess, train.path, vae, str(run))
+    if data.telemetry_names != train.telemetry_names:
+        raise ValueError(
+            f"{data.path} and {train.path} hold other telemetry, so probes cannot be scored; name other --train_data"
+        )
+    chosen = split_episodes(train.seeds, description["split_seed"]).train
+    return FrameSet(train, chosen)
+
+
+def _trained_on(description: dict[str, Any], data: Rollouts) -> int:
+    """How many of the episodes the model was trained on, wherever its data is now; says so if there are any."""
+    same = set(description["train_seeds"]) & set(data.seeds.tolist()) if description["env"] == data.env else set()
+    if same:
+        print(
+            f"{len(same)} episodes of {data.path} were trained on, so the scores flatter; collect with another --seed",
+            file=sys.stderr,
+        )
+    return len(same)
+
+
+def evaluate(
+    job: RolloutJob, max_frames: int, num_iwae_frames: int, with_foresight: bool
+) -> tuple[dict[str, Any], report.Shown]:
+    """Score the model, write eval.json, the figures and the report.
+
+    Args:
+        job: what to score, and on what.
+        max_frames: frames scored at most, spread evenly.
+        num_iwae_frames: frames of which the importance-weighted bounds are taken.
+        with_foresight: train a memory model too; needs `probe_data`.
+
+    Returns:
+        what eval.json holds, and the figures.
+    """
+    held_out = FrameSet(job.data, range(len(job.data)))
+    frames, telemetry = (held_out.read_spread(max_frames, of) for of in ("frames", "telemetry"))
+    columns = dict(zip(job.data.telemetry_names, telemetry.T, strict=True))
+    with progress.bar(8, "parts", "evaluate") as bar, files.only_writer(job.run):
+        scored = breakdown.score_frames(job.vae, frames)
+        bar.update()
+        parts: tuple[Callable[[], dict[str, Any]], ...] = (
+            lambda: dict(metrics.measure(job.vae, frames)),
+            lambda: {"iwae_nats": metrics.iwae_nats(job.vae, held_out.read_spread(num_iwae_frames))},
+            lambda: (
+                job.baselines.measure(frames)
+                | {"previous_sse": baselines.previous_sse(each.frames for each in _walked(job))}
+            ),
+            lambda: _probes(job, held_out),
+            lambda: {"foresight": _foresight(job) if with_foresight else None},
+            lambda: _breakdown(job, frames, scored, columns) | _provenance(job, len(frames)),
+        )
+        scores: dict[str, Any] = {}
+        for part in parts:
+            scores |= part()
+            bar.update()
+        shown = _draw(job, frames, scored, columns, scores)
+        report.write(job.run, scores, shown)
+        files.write_json(job.run / "eval.json", scores)  # last: it says that the evaluation is whole
+        bar.update()
+    print(report.summary(scores))
+    return scores, shown
+
+
+def _draw(
+    job: RolloutJob,
+    frames: metrics.Frames,
+    scored: breakdown.Scored,
+    columns: breakdown.Columns,
+    scores: dict[str, Any],
+) -> report.Shown:
+    own = figures.RatePoint(job.name, scores["kl_nats"], scores["sse"])
+    levels = {int(count): sse for count, sse in scores["pca_sse_by_components"].items() if int(count) >= 4}
+    return {
+        **report.draw(job.vae, job.data, frames, job.baselines, scores),
+        **report.draw_breakdown(job.vae, frames, scored, columns, scores),
+        "rate_distortion": figures.rate_distortion([own, *job.others], levels),
+    }
+
+
+def _breakdown(
+    job: RolloutJob, frames: metrics.Frames, scored: breakdown.Scored, columns: breakdown.Columns
+) -> dict[str, Any]:
+    """Where the error lies, and how the latents do."""
+    walked = [job.vae.encode(episode.frames).mu.cpu().numpy() for episode in _walked(job)]
+    return {
+        "sse_by_kind": breakdown.by_kind(scored.sse, columns),
+        "sse_by_telemetry": breakdown.by_telemetry(scored.sse, columns),
+        "aggregate_posterior": breakdown.aggregate_posterior(scored),
+        "unsteadiness": breakdown.unsteadiness(walked),
+        "plausible_share": _plausible_share(job, frames),
+    }
+
+
+def _provenance(job: RolloutJob, num_frames: int) -> dict[str, Any]:
+    return {
+        "pca_components": len(job.baselines.components),
+        "frames": num_frames,
+        "episodes": len(job.data),
+        "trained_on_episodes": job.trained_on,
+        "data": str(job.data.path),
+        "data_digest": job.data.digest(),
+        "weights": job.weights,
+        "vae_sha256": files.file_sha256(checkpoints.weights_path(job.run, job.weights)),
+        "variance": job.vae.variance.item(),
+        "versions": files.versions(),
+    }
+
+
+def _walked(job: RolloutJob) -> Iterator[Episode]:
+    """Whole episodes, spread over the data."""
+    for index in np.unique(np.linspace(0, len(job.data) - 1, EPISODES_WALKED).astype(int)).tolist():
+        yield job.data[index]
+
+
+def _plausible_share(job: RolloutJob, frames: metrics.Frames) -> float | None:
+    """Of what the model dreams; None where its training frames are not there to compare with."""
+    if job.probe_data is None:
+        return None
+    dreams = pictures.dreams(job.vae, breakdown.NUM_DREAMS)
+    held_out = frames[np.linspace(0, len(frames) - 1, min(len(frames), HELD_OUT_FRAMES)).astype(int)]
+    return breakdown.plausible_share(dreams, job.probe_data.read_spread(SEEN_FRAMES), held_out)
+
+
+def _foresight(job: RolloutJob) -> dict[str, dict[str, float]]:
+    """SSE of what a small memory model foresees on held-out episodes."""
+    assert job.probe_data is not None
+    memory = foresight.fit([foresight.remember(job.vae, episode) for episode in job.probe_data.episodes()])
+    return foresight.score(job.vae, memory, _walked(job))
+
+
+def _probes(job: RolloutJob, held_out: FrameSet) -> dict[str, Any]:
+    """R2 on held-out episodes of probes to each telemetry column, fitted on training episodes.
+
+    `probe_r2` is the linear one from mu; `probes` has all, by what they read; `probes_on_road` those fitted and scored
+    on frames that show the car driving along the road.
+    """
+    names = job.data.telemetry_names
+    if job.probe_data is None or not names:
+        return {"probe_r2": None, "probes": None, "probes_on_road": None}
+    both = [_seen(job, frames) for frames in (job.probe_data, held_out)]
+    found = probes.read(names, *both)
+    on_road = [_along_the_road(names, seen) for seen in both]
+    enough = all(seen is not None and len(seen) >= 2 for seen in on_road)
+    return {
+        "probe_r2": found["mu_linear"],
+        "probes": found,
+        "probes_on_road": probes.read(names, *filter(None, on_road)) if enough else None,
+    }
+
+
+def _along_the_road(names: Sequence[str], seen: probes.Seen) -> probes.Seen | None:
+    chosen = breakdown.along_the_road(dict(zip(names, seen.telemetry.T, strict=True)))
+    return None if chosen is None else seen.where(chosen)
+
+
+def _seen(job: RolloutJob, frames: FrameSet) -> probes.Seen:
+    chosen, telemetry = frames.read_spread(PROBE_FRAMES), frames.read_spread(PROBE_FRAMES, "telemetry")
+    read = [(job.vae.encode(batch).mu.cpu(), job.baselines.coefficients(batch)) for batch in metrics.batches(chosen)]
+    mu, pca = (torch.cat(features).numpy() for features in zip(*read, strict=True))
+    return probes.Seen(mu, pca, chosen.reshape(len(chosen), -1), telemetry)
