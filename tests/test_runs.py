@@ -129,7 +129,7 @@ def test_pictures_are_drawn_under_the_frames_seen(run: Run, tmp_path: Path, lear
 
 
 def test_a_saved_run_is_the_learners(run: Run, tmp_path: Path, learner: Learner):
-    run.save(learner)
+    run.save(learner, learner.vae)
     out = tmp_path / "runs" / "a"
     assert _written(out) == {"model.safetensors", "model.json", "state.pt"}
     assert checkpoints.load_state(out)["step"] == learner.step
@@ -138,7 +138,7 @@ def test_a_saved_run_is_the_learners(run: Run, tmp_path: Path, learner: Learner)
 
 
 def test_a_saved_run_says_what_it_was_trained_on(run: Run, tmp_path: Path, learner: Learner):
-    run.save(learner)
+    run.save(learner, learner.vae)
     description = checkpoints.load_description(tmp_path / "runs" / "a")
     assert FACTS.items() <= description.items()
     assert description["step"] == learner.step
@@ -196,7 +196,7 @@ def test_a_finished_run_offers_its_best_weights_or_else_its_last(
 ):
     monkeypatch.setattr(tracking, "Tracker", _Tracker)
     run.track(learner)
-    run.save(learner)
+    run.save(learner, learner.vae)
     if weights == "best":
         run.save_best(learner.vae)
     run.offer({"sse": 1.5})
@@ -243,13 +243,13 @@ def test_no_run_refuses_what_a_run_does_not_have(name: str):
 
 def test_no_run_leaves_a_folder_as_it_is(tmp_path: Path, learner: Learner, frames: np.ndarray):
     run: Any = _open(tmp_path)
-    run.save(learner)
+    run.save(learner, learner.vae)
     before = _bytes(tmp_path)
     other = NoRun()
     other.begin(learner, lambda count: frames[:count])
     other.track(learner)
     other.log({"step": 1})
-    other.save(learner)
+    other.save(learner, learner.vae)
     other.close()
     assert _bytes(tmp_path) == before
     with pytest.raises(Stopped, match="being written by another process"), files.only_writer(tmp_path):

@@ -17,9 +17,10 @@ from PIL import Image
 
 from world_models import checkpoints, files, train_vae
 from world_models.batches import Batch
-from world_models.frames import split_episodes
+from world_models.frames import FrameSet, split_episodes
 from world_models.learner import Learner
 from world_models.rollouts import Rollouts
+from world_models.standardise import standardised
 from world_models.train_vae import TrainConfig
 from world_models.vae import VAE
 
@@ -102,9 +103,41 @@ def test_model_json_names_data_and_preprocessing(run: Path, rollouts_dir: Path):
     assert description["step"] == _lines(run)[-1]["step"]
 
 
-def test_state_holds_the_last_weights(run: Path):
-    state, weights = checkpoints.load_state(run), checkpoints.load_tensors(run / "model.safetensors")
-    assert all(torch.equal(state["vae"][name], tensor) for name, tensor in weights.items())
+def _from_state(run: Path) -> VAE:
+    vae = checkpoints.load_vae(run, "last")
+    vae.load_state_dict(checkpoints.load_state(run)["vae"])
+    return vae
+
+
+def test_the_last_weights_are_the_states_standardised_on_training_frames(run: Path, rollouts_dir: Path):
+    data = Rollouts(rollouts_dir)
+    trained_on = FrameSet(data, split_episodes(data.seeds, 0).train).read_spread(train_vae.STANDARDISED_ON)
+    expected = standardised(_from_state(run), trained_on).state_dict()
+    weights = checkpoints.load_tensors(run / "model.safetensors")
+    assert all(torch.equal(expected[name], tensor) for name, tensor in weights.items())
+
+
+@pytest.fixture(scope="module")
+def plain(rollouts_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run, its model saved as the learner has it."""
+    return _train(rollouts_dir, tmp_path_factory.mktemp("plain") / "run", "--beta_warmup_frames 45 --standardise false")
+
+
+def test_without_standardising_the_last_weights_are_the_states(plain: Path):
+    weights = checkpoints.load_tensors(plain / "model.safetensors")
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in _from_state(plain).state_dict().items())
+
+
+def test_standardising_changes_no_step_of_training(run: Path, plain: Path):
+    assert _lines(run, "train/sse")[-1]["train/sse"] == _lines(plain, "train/sse")[-1]["train/sse"]
+    states = [_from_state(each).state_dict() for each in (run, plain)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_a_standardised_model_has_the_same_error_for_fewer_nats(run: Path, plain: Path):
+    ours, theirs = (_lines(each, "val/sse")[-1] for each in (run, plain))
+    assert ours["val/sse"] == pytest.approx(theirs["val/sse"], rel=1e-5)
+    assert ours["val/kl_nats"] < theirs["val/kl_nats"]
 
 
 def test_figures_are_drawn_at_each_validation(run: Path):

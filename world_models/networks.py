@@ -97,6 +97,11 @@ class DenseDecoder(nn.Module):
         self.layers = _dense([z_dim + num_classes, *reversed(hidden)])
         self.pixels = nn.Linear(hidden[0], DIGIT_VALUES)
 
+    @property
+    def linear(self) -> nn.Linear:
+        """The layer that takes z."""
+        return self.layers[0]  # type: ignore[return-value]: ModuleList does not say of what
+
     def forward(
         self, z: Float[Tensor, "batch z"], classes: Float[Tensor, "batch classes"] | None = None
     ) -> Float[Tensor, "batch 1 28 28"]:

@@ -79,10 +79,10 @@ class Run:
         """Save the weights as the best so far."""
         checkpoints.save_vae(checkpoints.weights_path(self._out, "best"), vae)
 
-    def save(self, learner: Learner) -> None:
-        """Save the last weights, what describes them, and the state, which alone is what a resume reads."""
-        checkpoints.save_vae(checkpoints.weights_path(self._out, "last"), learner.vae)
-        checkpoints.save_description(self._out, learner.vae, **self._facts, step=learner.step)
+    def save(self, learner: Learner, vae: VAE) -> None:
+        """Save the model as the last weights, what describes it, and the learner's state, all that a resume reads."""
+        checkpoints.save_vae(checkpoints.weights_path(self._out, "last"), vae)
+        checkpoints.save_description(self._out, vae, **self._facts, step=learner.step)
         checkpoints.save_state(self._out, learner.state())
 
     def offer(self, scores: Metrics) -> None:

@@ -14,35 +14,27 @@ weights that unbroken training gives. `metrics.jsonl` has every number, and W&B 
 import contextlib
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from world_models import (
-    checkpoints,
-    distributed,
-    files,
-    formulations,
-    metrics,
-    mnist,
-    progress,
-    tracking,
-    training_data,
-)
+from world_models import checkpoints, distributed, files, formulations, metrics, progress, tracking, training_data
 from world_models.batches import Batches
-from world_models.config import Stopped, require, run_command, to_yaml
+from world_models.config import Stopped, run_command, to_yaml
 from world_models.executors import stop_requests
-from world_models.frames import Device, noise, torch_device
+from world_models.frames import noise, torch_device
 from world_models.learner import Learner, arithmetic
-from world_models.rollouts import FRAME_SHAPE
 from world_models.runs import NoRun, Run
-from world_models.training_data import Dataset, Scored, TrainingData
-from world_models.vae import VAE, VAEConfig
+from world_models.standardise import standardised
+from world_models.train_config import TrainConfig
+from world_models.training_data import Sample, TrainingData
+from world_models.vae import VAE
 
 FREE_ON_RESUME = ("out", "data", "device", "memory_gb", "resume", "wandb", "tensorboard", "log_every_steps")
 VAL_NOISE_SEED = 0x7A1
+STANDARDISED_ON = 4096  # frames
 RESULT = (
     "SSE {sse:.2f}, {kl}{active_units} active units, loss {loss_nats:,.2f} nats, held out, after {seen:,} frames; "
     "pictures are in figures/"
@@ -51,113 +43,6 @@ COLLAPSED = (
     "posterior collapse after {seen:,} frames: no latent dimension is in use, so z says nothing about the frame; "
     "lower --vae.beta, or give --beta_warmup_frames"
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """What to train on, how, and where the run goes.
-
-    Attributes:
-        dataset: rollouts, of which some episodes are held out; or mnist, whose test images are.
-        data: folder of rollouts; for mnist the folder that has, or gets, MNIST/raw.
-        out: folder of the run; in a W&B sweep {wandb_run_id} in it gives each run its own.
-        num_frames: frames to see in all; each epoch sees every training frame once.
-        batch_size: frames of a step.
-        lr: highest learning rate of Adam.
-        schedule: how it falls after its warm-up: cosine (to zero at the end) or constant.
-        lr_warmup_frames: frames over which it rises from zero.
-        beta_warmup_frames: frames over which vae.beta rises from zero.
-        grad_clip: largest norm of the gradient in all, 0 for no clipping.
-        seed: of weights, order and noise.
-        split_seed: decides which episodes are held out; MNIST has test images of its own.
-        shuffle_frames: size of the shuffle buffer.
-        binarise: learn from black and white pixels, drawn anew each step with the grey value as probability; for mnist.
-        val_every_frames: frames between validations, each of which saves the run.
-        num_val_frames: held-out frames that a validation scores, spread evenly.
-        log_every_steps: steps between lines of training metrics.
-        device: auto takes a GPU if there is one.
-        precision: auto is bfloat16 autocast on a GPU, float32 on a CPU.
-        compile: on a GPU, compile the step into CUDA graphs, which takes a minute and helps small batches most.
-        deterministic: on a GPU, compute so that the same run gives the same weights bit for bit, if slower.
-        memory_gb: memory that frames may take on the host; a larger data set is streamed.
-        resume: go on with the run in out, or start it if there is none.
-        tensorboard: write TensorBoard's files too (needs the extra tensorboard).
-        vae: the model and its objective.
-        wandb: Weights & Biases.
-    """
-
-    dataset: Dataset = "rollouts"
-    data: str = "rollouts/carracing"
-    out: str = "runs/vae"
-    num_frames: int = 120_000
-    batch_size: int = 64
-    lr: float = 2e-3
-    schedule: Literal["cosine", "constant"] = "cosine"
-    lr_warmup_frames: int = 10_000
-    beta_warmup_frames: int = 0
-    grad_clip: float = 100.0
-    seed: int = 0
-    split_seed: int = 0
-    shuffle_frames: int = 16_384
-    binarise: bool = False
-    val_every_frames: int = 25_000
-    num_val_frames: int = 2048
-    log_every_steps: int = 50
-    device: Device = "auto"
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    compile: bool = False
-    deterministic: bool = False
-    memory_gb: float = 4.0
-    resume: bool = False
-    tensorboard: bool = False
-    vae: VAEConfig = dataclasses.field(default_factory=VAEConfig)
-    wandb: tracking.WandbConfig = dataclasses.field(default_factory=tracking.WandbConfig)
-
-    def __post_init__(self):
-        at_least_1 = (
-            "num_frames",
-            "batch_size",
-            "shuffle_frames",
-            "val_every_frames",
-            "num_val_frames",
-            "log_every_steps",
-        )
-        for name in at_least_1:
-            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; give 1 or more")
-        for name in ("lr_warmup_frames", "beta_warmup_frames", "seed", "split_seed", "grad_clip"):
-            require(0 <= getattr(self, name) < math.inf, f"{name} is {getattr(self, name)}; give 0 or more")
-        for name in ("lr", "memory_gb"):
-            require(0 < getattr(self, name) < math.inf, f"{name} is {getattr(self, name)}; give a number above 0")
-        self._check_model_fits_data()
-
-    def _check_model_fits_data(self) -> None:
-        digits, classes = self.dataset == "mnist", self.vae.num_classes
-        shape, networks = (mnist.FRAME_SHAPE, "mlp or conv") if digits else (FRAME_SHAPE, "paper")
-        require(
-            digits == (self.vae.network != "paper"),
-            f"vae.network {self.vae.network} does not take {self.dataset}'s frames, {'x'.join(map(str, shape))}; give "
-            f"{networks}{' (or start from --config configs/mnist/vae.yaml)' if digits else ''}, or another --dataset",
-        )
-        require(classes in (0, mnist.NUM_DIGITS), f"vae.num_classes is {classes}; give 10, MNIST's digits, or 0")
-        require(
-            not digits or self.data != TrainConfig.data,
-            f"data is {self.data}, no folder of MNIST; give --data data, or the folder that holds MNIST/raw",
-        )
-        require(digits or not self.binarise, "binarise is for the grey pixels of mnist; leave it out")
-
-    def lr_at(self, frames_seen: int) -> float:
-        """Linear warm-up, then a cosine to zero or a constant."""
-        warm = min(1.0, (frames_seen + 1) / (self.lr_warmup_frames + 1))
-        share = min(1.0, max(0, frames_seen - self.lr_warmup_frames) / max(1, self.num_frames - self.lr_warmup_frames))
-        return self.lr * warm * (1.0 if self.schedule == "constant" else 0.5 * (1 + math.cos(math.pi * share)))
-
-    def beta_share_at(self, frames_seen: int) -> float:
-        """Share of beta that applies."""
-        return min(1.0, (frames_seen + 1) / (self.beta_warmup_frames + 1))
-
-    def bf16_on(self, device: torch.device) -> bool:
-        """Whether to compute in bfloat16 there."""
-        return self.precision == "bfloat16" or (self.precision == "auto" and device.type == "cuda")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,7 +88,7 @@ def train(job: Job) -> None:
         else:
             run.begin(learner, job.batches.frames.read_spread)
         run.track(learner)
-        _loop(job, learner, run, job.data.scored(config.num_val_frames, VAL_NOISE_SEED if config.binarise else None))
+        _loop(job, learner, run)
 
 
 def _run(job: Job) -> Run:
@@ -221,9 +106,12 @@ def _learner(job: Job) -> Learner:
     return Learner(vae, config.seed, config.grad_clip, bf16, compiled_size, config.binarise)
 
 
-def _loop(job: Job, learner: Learner, run: Run | NoRun, held_out: Scored) -> None:
+def _loop(job: Job, learner: Learner, run: Run | NoRun) -> None:
     """Batch after batch from where the learner stands, until enough frames were seen."""
     config, seen = job.config, job.batches.frames_at(learner.step)
+    binarise_seed = VAL_NOISE_SEED if config.binarise else None
+    held_out = training_data.sample(job.data.held_out, config.num_val_frames, binarise_seed)
+    as_saved = _as_saved(job, binarise_seed)
     meter, scores = progress.Meter(seen), {}
     stream = job.batches(job.device, learner.step)
     shown = distributed.world().is_first
@@ -239,15 +127,23 @@ def _loop(job: Job, learner: Learner, run: Run | NoRun, held_out: Scored) -> Non
                 _log(job, learner, run, seen, meter)
             if validate or last:
                 with meter.paused():
-                    scores = _validate(job, learner, run, seen, held_out)
+                    scores = _validate(job, learner, as_saved(learner.vae), run, seen, held_out)
             if distributed.asked(stop.is_set(), learner.step, job.device) and not last:
-                _save(job, learner, run)
+                _save(job, learner, as_saved(learner.vae), run)
                 again = "the same command" if config.resume else "the same command with --resume true"
                 raise Stopped(f"stopped at {seen:,} frames; {again} goes on from there")
     if scores:
         run.offer(scores)
         kl = f"KL {scores['kl_nats']:.1f} nats, " if "kl_nats" in scores else ""
         run.say(RESULT.format(seen=seen, kl=kl, **scores))
+
+
+def _as_saved(job: Job, binarise_seed: int | None) -> Callable[[VAE], VAE]:
+    """What makes of the learner's model the one that is scored and saved."""
+    if not job.config.standardise:
+        return lambda vae: vae
+    sample = training_data.sample(job.data.train, STANDARDISED_ON, binarise_seed)
+    return lambda vae: standardised(vae, *sample)
 
 
 def _position(job: Job, learner: Learner, seen: int) -> dict[str, float | int]:
@@ -269,9 +165,9 @@ def _check_finite(loss: float, seen: int, out: str) -> None:
         )
 
 
-def _validate(job: Job, learner: Learner, run: Run | NoRun, seen: int, held_out: Scored) -> dict[str, float]:
-    """Score held-out frames, draw them, and save the run; returns the scores."""
-    config, vae, (frames, labels) = job.config, learner.vae, held_out
+def _validate(job: Job, learner: Learner, vae: VAE, run: Run | NoRun, seen: int, held_out: Sample) -> dict[str, float]:
+    """Score the model that the learner has come to on held-out frames, draw them, and save the run."""
+    config, (frames, labels) = job.config, held_out
     eps = noise(VAL_NOISE_SEED, 0, len(frames), config.vae.noise_dim)
     scores = metrics.validate(vae, frames, eps, labels)
     _check_finite(scores["loss_nats"], seen, config.out)
@@ -283,16 +179,16 @@ def _validate(job: Job, learner: Learner, run: Run | NoRun, seen: int, held_out:
         run.warn(COLLAPSED.format(seen=seen))
     position = _position(job, learner, seen)
     run.log(position | {f"val/{name}": value for name, value in scores.items()})
-    _save(job, learner, run)
+    _save(job, learner, vae, run)
     run.draw(vae, frames, labels, position, finished=seen >= config.num_frames)
     return scores
 
 
-def _save(job: Job, learner: Learner, run: Run | NoRun) -> None:
+def _save(job: Job, learner: Learner, vae: VAE, run: Run | NoRun) -> None:
     if not learner.is_finite():
         raise Stopped(f"the weights are no numbers any more; {job.config.out} keeps its last checkpoint: lower --lr")
     learner.gather()
-    run.save(learner)
+    run.save(learner, vae)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

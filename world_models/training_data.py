@@ -15,8 +15,8 @@ from world_models.rollouts import Rollouts
 Dataset = Literal["rollouts", "mnist"]
 
 
-class Scored(NamedTuple):
-    """What validations score: held-out frames, and their labels where there are any."""
+class Sample(NamedTuple):
+    """Some of the frames, and their labels where there are any."""
 
     frames: UInt8[np.ndarray, "frames height width channels"]
     labels: Int64[np.ndarray, " frames"] | None
@@ -38,13 +38,13 @@ class TrainingData:
     preprocess: dict[str, Any]
     facts: dict[str, Any]
 
-    def scored(self, count: int, binarise_seed: int | None) -> Scored:
-        """Up to so many of the held-out frames, evenly spread; their grey made black and white if there is a seed."""
-        frames = self.held_out.read_spread(count)
-        if binarise_seed is not None:
-            frames = binarised(torch.from_numpy(frames), binarise_seed, 0).numpy()
-        labels = None if self.held_out.labels is None else self.held_out.read_spread(count, "labels")
-        return Scored(frames, labels)
+
+def sample(source: FrameSource, count: int, binarise_seed: int | None) -> Sample:
+    """Up to so many frames of a source, evenly spread; their grey made black and white if there is a seed."""
+    frames = source.read_spread(count)
+    if binarise_seed is not None:
+        frames = binarised(torch.from_numpy(frames), binarise_seed, 0).numpy()
+    return Sample(frames, None if source.labels is None else source.read_spread(count, "labels"))
 
 
 def read(dataset: Dataset, path: str, split_seed: int) -> TrainingData:

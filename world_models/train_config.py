@@ -1,0 +1,124 @@
+"""What a training run is asked for: data, length, schedule, model and objective."""
+
+import dataclasses
+import math
+from typing import Literal
+
+import torch
+
+from world_models import mnist, tracking
+from world_models.config import require
+from world_models.frames import Device
+from world_models.rollouts import FRAME_SHAPE
+from world_models.training_data import Dataset
+from world_models.vae import VAEConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """What to train on, how, and where the run goes.
+
+    Attributes:
+        dataset: rollouts, of which some episodes are held out; or mnist, whose test images are.
+        data: folder of rollouts; for mnist the folder that has, or gets, MNIST/raw.
+        out: folder of the run; in a W&B sweep {wandb_run_id} in it gives each run its own.
+        num_frames: frames to see in all; each epoch sees every training frame once.
+        batch_size: frames of a step.
+        lr: highest learning rate of Adam.
+        schedule: how it falls after its warm-up: cosine (to zero at the end) or constant.
+        lr_warmup_frames: frames over which it rises from zero.
+        beta_warmup_frames: frames over which vae.beta rises from zero.
+        grad_clip: largest norm of the gradient in all, 0 for no clipping.
+        seed: of weights, order and noise.
+        split_seed: decides which episodes are held out; MNIST has test images of its own.
+        shuffle_frames: size of the shuffle buffer.
+        binarise: learn from black and white pixels, drawn anew each step with the grey value as probability; for mnist.
+        val_every_frames: frames between validations, each of which saves the run.
+        num_val_frames: held-out frames that a validation scores, spread evenly.
+        standardise: score and save the model with z brought to the prior's mean and variance over the training frames:
+            they decode as before, and the KL is lower.
+        log_every_steps: steps between lines of training metrics.
+        device: auto takes a GPU if there is one.
+        precision: auto is bfloat16 autocast on a GPU, float32 on a CPU.
+        compile: on a GPU, compile the step into CUDA graphs, which takes a minute and helps small batches most.
+        deterministic: on a GPU, compute so that the same run gives the same weights bit for bit, if slower.
+        memory_gb: memory that frames may take on the host; a larger data set is streamed.
+        resume: go on with the run in out, or start it if there is none.
+        tensorboard: write TensorBoard's files too (needs the extra tensorboard).
+        vae: the model and its objective.
+        wandb: Weights & Biases.
+    """
+
+    dataset: Dataset = "rollouts"
+    data: str = "rollouts/carracing"
+    out: str = "runs/vae"
+    num_frames: int = 120_000
+    batch_size: int = 64
+    lr: float = 2e-3
+    schedule: Literal["cosine", "constant"] = "cosine"
+    lr_warmup_frames: int = 10_000
+    beta_warmup_frames: int = 0
+    grad_clip: float = 100.0
+    seed: int = 0
+    split_seed: int = 0
+    shuffle_frames: int = 16_384
+    binarise: bool = False
+    val_every_frames: int = 25_000
+    num_val_frames: int = 2048
+    standardise: bool = True
+    log_every_steps: int = 50
+    device: Device = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: bool = False
+    deterministic: bool = False
+    memory_gb: float = 4.0
+    resume: bool = False
+    tensorboard: bool = False
+    vae: VAEConfig = dataclasses.field(default_factory=VAEConfig)
+    wandb: tracking.WandbConfig = dataclasses.field(default_factory=tracking.WandbConfig)
+
+    def __post_init__(self):
+        at_least_1 = (
+            "num_frames",
+            "batch_size",
+            "shuffle_frames",
+            "val_every_frames",
+            "num_val_frames",
+            "log_every_steps",
+        )
+        for name in at_least_1:
+            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; give 1 or more")
+        for name in ("lr_warmup_frames", "beta_warmup_frames", "seed", "split_seed", "grad_clip"):
+            require(0 <= getattr(self, name) < math.inf, f"{name} is {getattr(self, name)}; give 0 or more")
+        for name in ("lr", "memory_gb"):
+            require(0 < getattr(self, name) < math.inf, f"{name} is {getattr(self, name)}; give a number above 0")
+        self._check_model_fits_data()
+
+    def _check_model_fits_data(self) -> None:
+        digits, classes = self.dataset == "mnist", self.vae.num_classes
+        shape, networks = (mnist.FRAME_SHAPE, "mlp or conv") if digits else (FRAME_SHAPE, "paper")
+        require(
+            digits == (self.vae.network != "paper"),
+            f"vae.network {self.vae.network} does not take {self.dataset}'s frames, {'x'.join(map(str, shape))}; give "
+            f"{networks}{' (or start from --config configs/mnist/vae.yaml)' if digits else ''}, or another --dataset",
+        )
+        require(classes in (0, mnist.NUM_DIGITS), f"vae.num_classes is {classes}; give 10, MNIST's digits, or 0")
+        require(
+            not digits or self.data != TrainConfig.data,
+            f"data is {self.data}, no folder of MNIST; give --data data, or the folder that holds MNIST/raw",
+        )
+        require(digits or not self.binarise, "binarise is for the grey pixels of mnist; leave it out")
+
+    def lr_at(self, frames_seen: int) -> float:
+        """Linear warm-up, then a cosine to zero or a constant."""
+        warm = min(1.0, (frames_seen + 1) / (self.lr_warmup_frames + 1))
+        share = min(1.0, max(0, frames_seen - self.lr_warmup_frames) / max(1, self.num_frames - self.lr_warmup_frames))
+        return self.lr * warm * (1.0 if self.schedule == "constant" else 0.5 * (1 + math.cos(math.pi * share)))
+
+    def beta_share_at(self, frames_seen: int) -> float:
+        """Share of beta that applies."""
+        return min(1.0, (frames_seen + 1) / (self.beta_warmup_frames + 1))
+
+    def bf16_on(self, device: torch.device) -> bool:
+        """Whether to compute in bfloat16 there."""
+        return self.precision == "bfloat16" or (self.precision == "auto" and device.type == "cuda")
