@@ -119,10 +119,15 @@ def test_a_bad_shard_is_named(train, make_rollouts, damage, said):
         (["--batch_size", "0"], "batch_size is 0; give 1 or more"),
         (["--lr", "-1"], "lr is -1.0; give a number above 0"),
         (["--lr", ".inf"], "lr is inf; give a number above 0"),
-        (["--batch_size", "many"], "batch_size is many; give int"),
+        (["--batch_size", "many"], "batch_size is many; give a whole number"),
+        (["--lr", "fast"], "lr is fast; give a number"),
+        (["--resume", "1"], "resume is 1; give true or false"),
+        (["--vae.hidden", "400"], "vae.hidden is 400; give a list in brackets, as in '[400]'"),
+        (["--vae.variance", "small"], "vae.variance is small; give a number or null"),
         (["--bach_size", "3"], "did you mean --batch_size?"),
         (["--vae.likelihood", "cauchy"], "vae.likelihood is cauchy; give 'gaussian', 'bernoulli'"),
-        (["--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["--config", "nowhere.yaml"], "--config nowhere.yaml: file does not exist; name a YAML file"),
+        (["--config", "/"], "--config /: path is not a file; name a YAML file"),
     ],
 )
 def test_a_bad_value_is_named(train, argv, said):

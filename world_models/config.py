@@ -27,6 +27,23 @@ POSITIONAL = {"positional": True}
 """Metadata of the one field of a config, a tuple of strings, that takes the words that follow no flag."""
 
 
+WRONG_TYPE = (
+    r'Parser key "(?P<key>.*?)": Expected an? (?P<type>.*)\. Got value: (?P<value>.*)',
+    r'Parser key "(?P<key>.*?)": Does not validate against any of the Union subtypes Subtypes: \[(?P<type>.*)\] '
+    r"Errors: .* Given value: (?P<value>.*)",
+)
+"""How jsonargparse reports a value of another type."""
+TYPES = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "tuple": "a list in brackets, as in '[{value}]'",
+    "dict": "names with values, as in --{key}.name 1",
+    "NoneType": "null",
+}
+
+
 class Stopped(RuntimeError):  # noqa: N818 - it is no error
     """Work ended early for a reason that a person can act on; what was finished stays."""
 
@@ -47,11 +64,14 @@ def _plain_words(message: str) -> str:
     """The library's report of a wrong type, in the words of our own messages."""
     if message.startswith("Unexpected config:"):
         return f"a --config file holds no settings ({message}); give it lines of name: value"
-    found = re.fullmatch(r'Parser key "(?P<key>.*?)": Expected an? (?P<type>.*)\. Got value: (?P<value>.*)', message)
+    if found := re.fullmatch(r"""Parser key "config": (?P<what>.*): '(?P<path>.*)'""", message):
+        return f"--config {found['path']}: {found['what'].lower()}; name a YAML file"
+    found = next(filter(None, (re.fullmatch(report, message) for report in WRONG_TYPE)), None)
     if not found:
         return message
-    wanted = re.sub(r"<class '(.*?)'>|typing\.Literal\[(.*?)\]", lambda match: match[1] or match[2], found["type"])
-    return f"{found['key']} is {found['value']}; give {wanted}"
+    types = re.findall(r"<class '(.*?)'>|typing\.Literal\[(.*?)\]", found["type"])
+    wanted = " or ".join(literals or TYPES.get(name, name) for name, literals in types)
+    return f"{found['key']} is {found['value']}; give {wanted.format(**found.groupdict())}"
 
 
 class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
