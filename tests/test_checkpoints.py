@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -337,13 +338,32 @@ def test_a_description_of_a_vast_or_unknown_network_takes_no_memory(run: Path, c
     assert psutil.Process().memory_info().rss - before < 500e6
 
 
+OLDER = "lr: 0.5\nvae:\n  z_dim: 2\n"
+NOW = "dataset: rollouts\nlr: 0.5\nstandardise: false\nvae:\n  network: paper\n  variance: 0.5\n  z_dim: 2\n"
+USUAL = "dataset: rollouts\nlr: 0.002\nstandardise: true\nvae:\n  network: paper\n  variance: null\n  z_dim: 32\n"
+
+
 def test_older_settings_are_what_they_were_when_a_run_goes_on(tmp_path: Path):
-    """A config of before a field came goes on with its default, and without a variance with the paper's."""
-    (tmp_path / "config.yaml").write_text("lr: 0.5\nvae:\n  z_dim: 2\n")
-    now = "dataset: rollouts\nlr: 0.5\nvae:\n  network: paper\n  variance: 0.5\n  z_dim: 2\n"
-    defaults = "dataset: rollouts\nlr: 0.002\nvae:\n  network: paper\n  variance: null\n  z_dim: 32\n"
-    assert checkpoints.load_run(tmp_path, now, defaults, (), "digest") is None  # it has no state yet
-    with pytest.raises(ValueError, match="dataset rollouts, not mnist"):
-        checkpoints.load_run(tmp_path, now.replace("rollouts", "mnist"), defaults, (), "digest")
-    with pytest.raises(ValueError, match=r"'variance': 0\.5"):
-        checkpoints.load_run(tmp_path, now.replace("0.5\n  z", "null\n  z"), defaults, (), "digest")
+    """A config of before a field came goes on with its default, or with what was done before the field came."""
+    (tmp_path / "config.yaml").write_text(OLDER)
+    assert checkpoints.load_run(tmp_path, NOW, USUAL, (), "digest") is None  # it has no state yet
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (NOW.replace("rollouts", "mnist"), "dataset rollouts, not mnist: give --config {}"),
+        (
+            NOW.replace("variance: 0.5", "variance: null"),
+            "vae.variance 0.5, not None: give --config {} --vae.variance 0.5",
+        ),
+        (NOW.replace("false", "true"), "standardise False, not True: give --config {} --standardise false"),
+        (NOW.replace("z_dim: 2", "z_dim: 3"), "vae.z_dim 2, not 3: give --config {} --resume true"),
+    ],
+)
+def test_a_run_with_other_settings_is_not_gone_on_with(tmp_path: Path, changed: str, said: str):
+    """The answer names the flags that the run's own config does not have, too."""
+    path = tmp_path / "config.yaml"
+    path.write_text(OLDER)
+    with pytest.raises(ValueError, match=re.escape(said.format(path))):
+        checkpoints.load_run(tmp_path, changed, USUAL, (), "digest")

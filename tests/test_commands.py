@@ -126,7 +126,7 @@ def test_a_bad_shard_is_named(train, make_rollouts, damage, said):
         (["--vae.variance", "small"], "vae.variance is small; give a number or null"),
         (["--bach_size", "3"], "did you mean --batch_size?"),
         (["--vae.likelihood", "cauchy"], "vae.likelihood is cauchy; give 'gaussian', 'bernoulli'"),
-        (["--config", "nowhere.yaml"], "--config nowhere.yaml: file does not exist; name a YAML file"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml: file does not exist; name a YAML file"),
         (["--config", "/"], "--config /: path is not a file; name a YAML file"),
     ],
 )

@@ -252,7 +252,7 @@ def test_a_flag_like_no_other_is_referred_to_help(refusal: Callable[..., str]):
 @pytest.mark.parametrize(
     ("flag", "said"),
     [
-        ("--lr=fast", "lr is fast; give float"),
+        ("--lr=fast", "lr is fast; give a number"),
         ("--vae.likelihood=x", "vae.likelihood is x; give 'gaussian', 'bernoulli'"),
     ],
 )

@@ -373,6 +373,16 @@ def test_work_without_metrics_leaves_its_scores_in_the_summary_under_its_name(tm
     assert run.config == {"data_digest": "abc", "vae_sha256": "def"} and not run.logged and run.finished
 
 
+def test_work_after_a_trial_of_a_sweep_is_a_run_of_its_own(
+    tmp_path: Path, fake_init: Init, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("WANDB_RUN_ID", "x7")  # which W&B takes where it is given no id
+    calls = fake_init()
+    _record(tmp_path, WandbConfig("offline"))
+    _record(tmp_path, WandbConfig("offline"))
+    assert len({"x7", None, *(call["id"] for call in calls)}) == 4
+
+
 def test_work_without_metrics_leaves_its_pictures(tmp_path: Path, fake_init: Init):
     run = _Run()
     fake_init(run)

@@ -29,6 +29,8 @@ ARCHITECTURES = {"paper": "conv_vae", "mlp": "mlp_vae", "conv": "small_conv_vae"
 WEIGHT_FILES = {"best": "best.safetensors", "last": "model.safetensors"}
 BASELINES_FILE = "baselines.safetensors"
 Weights = Literal["best", "last"]
+OF_OLDER_RUNS = {"vae.variance": PAPER_VARIANCE, "standardise": False}
+"""What runs did that do not say it in their config; of other fields, what is usual today."""
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str] | None = None) -> None:
@@ -233,9 +235,8 @@ def load_state(run: Path) -> dict[str, Any]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever its unpickler met
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(
-            f"{path}: no training state ({reason}); choose another --out, or delete it to start anew"
-        ) from None
+        line = f"{path}: no training state ({reason}); choose another --out, or delete it to start anew"
+        raise ValueError(line) from None
 
 
 def check_new(out: Path, resume: bool) -> None:
@@ -263,15 +264,16 @@ def load_run(out: Path, config: str, defaults: str, free: Sequence[str], data_di
     """
     if not (out / "config.yaml").exists():
         return None
-    before, now, usual = (
+    own, now, usual = (
         _fixed(out, text, free) for text in ((out / "config.yaml").read_text(encoding="utf-8"), config, defaults)
     )
-    usual["vae"] = usual.get("vae", {}) | {"variance": PAPER_VARIANCE}  # of runs that do not say it yet
-    before = usual | before | {"vae": usual["vae"] | before.get("vae", {})}
-    changed = [f"{name} {before.get(name)}, not {value}" for name, value in now.items() if before.get(name) != value]
+    before = usual | OF_OLDER_RUNS | own
+    changed = [name for name, value in now.items() if before.get(name) != value]
     if changed:
+        found = "; ".join(f"{name} {before.get(name)}, not {now[name]}" for name in changed)
+        unsaid = "".join(f" --{name} {json.dumps(before.get(name))}" for name in changed if name not in own)
         raise ValueError(
-            f"{out} is a run with {'; '.join(changed)}: give --config {out}/config.yaml --resume true, or another --out"
+            f"{out} is a run with {found}: give --config {out}/config.yaml{unsaid} --resume true, or another --out"
         )
     if not (out / "state.pt").exists():
         return None
@@ -283,9 +285,15 @@ def load_run(out: Path, config: str, defaults: str, free: Sequence[str], data_di
 
 
 def _fixed(out: Path, text: str, free: Sequence[str]) -> dict[str, Any]:
-    """The fields of a config that must not change in a run."""
+    """The fields of a config that must not change in a run, those of its parts as `part.field`."""
+    fixed: dict[str, Any] = {}
     try:
-        return {name: value for name, value in yaml.safe_load(text).items() if name not in free}
+        for name, value in yaml.safe_load(text).items():
+            if isinstance(value, dict):
+                fixed |= {f"{name}.{field}": each for field, each in value.items() if name not in free}
+            elif name not in free:
+                fixed[name] = value
+        return fixed
     except (yaml.YAMLError, AttributeError, UnicodeDecodeError):
         raise ValueError(
             f"{out / 'config.yaml'}: no config of a run; delete the folder or choose another --out"

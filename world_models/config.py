@@ -69,7 +69,7 @@ def _plain_words(message: str) -> str:
     found = next(filter(None, (re.fullmatch(report, message) for report in WRONG_TYPE)), None)
     if not found:
         return message
-    types = re.findall(r"<class '(.*?)'>|typing\.Literal\[(.*?)\]", found["type"])
+    types: list[tuple[str, str]] = re.findall(r"<class '(.*?)'>|typing\.Literal\[(.*?)\]", found["type"])
     wanted = " or ".join(literals or TYPES.get(name, name) for name, literals in types)
     return f"{found['key']} is {found['value']}; give {wanted.format(**found.groupdict())}"
 

@@ -92,10 +92,6 @@ class Learner:
         if not distributed.world().is_first:
             self._sums.zero_()
 
-    def is_finite(self) -> bool:
-        """Whether every weight is a number."""
-        return all(bool(weight.isfinite().all()) for weight in self.vae.parameters())
-
     def state(self) -> dict[str, Any]:
         """All that a resume needs: tensors and plain values."""
         return {

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import math
 import os
+import secrets
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -155,7 +156,8 @@ def record(
         scores: its results, of which W&B's summary has the numbers.
         pictures: its figures.
     """
-    run = _start_wandb(folder, config, tagged(wandb, config["data"]), job_type, None)
+    own_id = secrets.token_hex(4)  # else in a sweep it would be that of the trial, which WANDB_RUN_ID names
+    run = _start_wandb(folder, config, tagged(wandb, config["data"]), job_type, own_id)
     if run is None:
         return
     try:

@@ -35,8 +35,8 @@ class TrainConfig:
         binarise: learn from black and white pixels, drawn anew each step with the grey value as probability; for mnist.
         val_every_frames: frames between validations, each of which saves the run.
         num_val_frames: held-out frames that a validation scores, spread evenly.
-        standardise: score and save the model with z brought to the prior's mean and variance over the training frames:
-            they decode as before, and the KL is lower.
+        standardise: score and save the model with z brought to the prior's mean and variance over training frames,
+            which decode as before for a lower KL; training goes on without it, so train/kl_nats stays higher.
         log_every_steps: steps between lines of training metrics.
         device: auto takes a GPU if there is one.
         precision: auto is bfloat16 autocast on a GPU, float32 on a CPU.

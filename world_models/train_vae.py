@@ -185,7 +185,7 @@ def _validate(job: Job, learner: Learner, vae: VAE, run: Run | NoRun, seen: int,
 
 
 def _save(job: Job, learner: Learner, vae: VAE, run: Run | NoRun) -> None:
-    if not learner.is_finite():
+    if not (learner.vae.is_finite and vae.is_finite):
         raise Stopped(f"the weights are no numbers any more; {job.config.out} keeps its last checkpoint: lower --lr")
     learner.gather()
     run.save(learner, vae)

@@ -255,6 +255,11 @@ class VAE(nn.Module):
         """Numbers of a frame."""
         return math.prod(self.frame_shape)
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether every weight is a number."""
+        return all(bool(weight.isfinite().all()) for weight in self.parameters())
+
     @torch.no_grad()
     def encode(self, frames: Frames, labels: Int64[Tensor, " batch"] | None = None) -> Posterior:
         """q(z|x) of uint8 frames (a tensor or a NumPy array).

@@ -1,0 +1,82 @@
+"""A training run's settings: bounds, schedules, precision."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from world_models.train_config import TrainConfig
+
+
+def _config(**changes: Any) -> TrainConfig:
+    return TrainConfig(**({"num_frames": 1100, "lr": 0.5, "lr_warmup_frames": 100} | changes))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "seen", "lr"),
+    [
+        ("cosine", 0, 0.5 / 101),
+        ("cosine", 50, 0.5 * 51 / 101),
+        ("cosine", 100, 0.5),
+        ("cosine", 350, 0.25 * (1 + math.cos(math.pi / 4))),
+        ("cosine", 600, 0.25),
+        ("cosine", 1100, 0.0),
+        ("constant", 50, 0.5 * 51 / 101),
+        ("constant", 100, 0.5),
+        ("constant", 1100, 0.5),
+    ],
+)
+def test_learning_rate_warms_up_and_then_follows_its_schedule(schedule: Any, seen: int, lr: float):
+    assert _config(schedule=schedule).lr_at(seen) == pytest.approx(lr, abs=1e-12)
+
+
+@pytest.mark.parametrize("seen", [0, 5, 10])
+def test_learning_rate_without_warm_up_begins_at_its_highest(seen: int):
+    assert _config(lr_warmup_frames=0, schedule="constant").lr_at(seen) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("warmup", "seen", "share"), [(0, 0, 1.0), (99, 0, 0.01), (99, 49, 0.5), (99, 99, 1.0), (99, 500, 1.0)]
+)
+def test_beta_rises_linearly_over_its_warm_up(warmup: int, seen: int, share: float):
+    assert _config(beta_warmup_frames=warmup).beta_share_at(seen) == pytest.approx(share)
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "on"),
+    [
+        ("auto", "cpu", False),
+        ("auto", "cuda", True),
+        ("float32", "cuda", False),
+        ("bfloat16", "cpu", True),
+        ("bfloat16", "cuda", True),
+    ],
+)
+def test_precision_is_bfloat16_where_asked_for_or_on_a_gpu(precision: Any, device: str, on: bool):
+    assert _config(precision=precision).bf16_on(torch.device(device)) is on
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("num_frames", 0),
+        ("batch_size", 0),
+        ("shuffle_frames", 0),
+        ("val_every_frames", -1),
+        ("num_val_frames", 0),
+        ("log_every_steps", 0),
+        ("lr_warmup_frames", -1),
+        ("beta_warmup_frames", -1),
+        ("seed", -1),
+        ("split_seed", -1),
+        ("grad_clip", -0.5),
+        ("grad_clip", math.nan),
+        ("lr", 0.0),
+        ("lr", math.inf),
+        ("memory_gb", 0.0),
+    ],
+)
+def test_a_value_out_of_bounds_is_refused_by_its_fields_name(field: str, value: Any):
+    with pytest.raises(ValueError, match=f"^{field} is {value}; give"):
+        TrainConfig(**{field: value})
