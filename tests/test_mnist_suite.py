@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from world_models import checkpoints, digit_scores, mnist, train_vae
+from world_models.frames import binarised
 from world_models.tracking import read_metrics
 
 CONFIGS = Path(__file__).parent.parent / "configs/mnist"
@@ -40,6 +41,21 @@ def test_every_config_trains_and_draws_each_epoch(name: str, mnist_dir: Path, tm
     end = {"latents.png", "interpolation.png", "arithmetic.png"}
     own = {"cvae": {"chosen_digits.png"}, "vae_2d": {"manifold.png"}}
     assert drawn == each | end | own.get(name, set())
+
+
+@pytest.mark.parametrize(("name", "black_white"), [("vae", False), ("vae_binarised", True), ("cvae", False)])
+def test_digits_are_standardised_on_what_is_trained_on(name: str, black_white: bool, mnist_dir: Path, tmp_path: Path):
+    """Where it is asked for: on the images as training sees them, told their classes where the model is."""
+    _train(name, mnist_dir, tmp_path / "run", "--standardise true")
+    train = mnist.load(str(mnist_dir)).train
+    frames = torch.from_numpy(train.frames)
+    if black_white:
+        frames = binarised(frames, train_vae.VAL_NOISE_SEED, 0)
+    labels = torch.from_numpy(train.labels) if name == "cvae" else None
+    posterior = checkpoints.load_digits_vae(tmp_path / "run", "last", torch.device("cpu")).encode(frames, labels)
+    variance = posterior.mu.double().var(0, correction=0) + posterior.logvar.double().exp().mean(0)
+    torch.testing.assert_close(variance, torch.ones_like(variance), rtol=1e-3, atol=0)
+    torch.testing.assert_close(posterior.mu.mean(0), torch.zeros(len(variance)), rtol=0, atol=1e-3)
 
 
 def test_validation_within_an_epoch_is_drawn_under_its_share(mnist_dir: Path, tmp_path: Path):
