@@ -1,12 +1,13 @@
 """The paper's architecture: its size, its shapes, its layers one after the other."""
 
+from itertools import pairwise
 from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from world_models.networks import Decoder, DigitEncoder, Encoder
+from world_models.networks import Decoder, DigitEncoder, Encoder, initialise_he
 from world_models.vae import VAE, VAEConfig, num_parameters
 
 
@@ -135,3 +136,53 @@ def test_digits_are_encoded_and_decoded(config: dict[str, Any], posterior: str, 
 def test_the_small_convolutions_halve_the_image_twice():
     encoder = DigitEncoder(4)
     assert _shapes([encoder.conv1, encoder.conv2], torch.rand(1, 1, 28, 28), encoder) == [(16, 14, 14), (32, 7, 7)]
+
+
+# weights to begin with
+
+
+def _seeded(he: bool) -> VAE:
+    torch.manual_seed(0)
+    vae = VAE(VAEConfig())
+    if he:
+        initialise_he(vae)
+    return vae
+
+
+def _power(layers: list[nn.Module], run: Tensor, network: nn.Module) -> list[float]:
+    """Mean square of what each layer makes, before its ReLU."""
+    powers: list[float] = []
+    for layer in layers:
+        layer.register_forward_hook(lambda _layer, _args, output: powers.append(output.square().mean().item()))
+    network(run)
+    return powers
+
+
+def test_a_signal_keeps_its_size_through_the_convolutions_of_he():
+    vae = _seeded(he=True)
+    encoder = vae.paper[0]
+    powers = _power([encoder.conv1, encoder.conv2, encoder.conv3, encoder.conv4], torch.randn(32, 3, 64, 64), encoder)
+    assert all(0.5 < after / before < 2 for before, after in pairwise(powers))
+
+
+def test_a_signal_fades_through_the_convolutions_of_pytorch():
+    encoder = _seeded(he=False).paper[0]
+    powers = _power([encoder.conv1, encoder.conv2, encoder.conv3, encoder.conv4], torch.randn(32, 3, 64, 64), encoder)
+    assert all(after / before < 0.5 for before, after in pairwise(powers))
+
+
+def test_transposed_convolutions_keep_it_too():
+    decoder = _seeded(he=True).paper[1]
+    layers: list[nn.Module] = [decoder.deconv2, decoder.deconv3, decoder.deconv4]
+    powers = _power(layers, torch.randn(32, 32), decoder)
+    assert all(0.3 < after / before < 2 for before, after in pairwise(powers))
+
+
+def test_he_leaves_linear_weights_and_sets_biases_to_0():
+    he, torchs = _seeded(he=True), _seeded(he=False)
+    for name, parameter in he.named_parameters():
+        if name.endswith("bias"):
+            assert not parameter.any(), name
+        else:
+            same = torch.equal(parameter, torchs.get_parameter(name))
+            assert same == isinstance(he.get_submodule(name.removesuffix(".weight")), nn.Linear), name

@@ -19,10 +19,11 @@ from world_models import checkpoints, files, train_vae
 from world_models.batches import Batch
 from world_models.frames import FrameSet, split_episodes
 from world_models.learner import Learner
+from world_models.networks import initialise_he
 from world_models.rollouts import Rollouts
 from world_models.standardise import standardised
 from world_models.train_vae import TrainConfig
-from world_models.vae import VAE
+from world_models.vae import VAE, VAEConfig
 
 SMALL = "--num_frames 90 --batch_size 16 --lr_warmup_frames 20 --val_every_frames 40 --log_every_steps 2 --vae.z_dim 4"
 NAMES = {"step", "frames_seen", "epoch"}
@@ -294,6 +295,35 @@ def test_no_wandb_step_is_asked_for_when_it_is_disabled(data: Path, tmp_path: Pa
 def test_tensorboard_is_written_where_it_is_asked_for(data: Path, tmp_path: Path):
     run = _train(data, tmp_path / "run", "--num_frames 16 --tensorboard true")
     assert list((run / "tensorboard").glob("events.out.tfevents.*"))
+
+
+# weights to begin with
+
+
+def _first_weights(data: Path, out: Path, monkeypatch: pytest.MonkeyPatch, more: str = "") -> dict[str, torch.Tensor]:
+    taken: list[dict[str, torch.Tensor]] = []
+    learn = Learner.learn
+
+    def spy(self: Learner, batch: Batch, lr: float, beta_share: float) -> None:
+        taken.append({name: tensor.clone() for name, tensor in self.vae.state_dict().items()})
+        learn(self, batch, lr, beta_share)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "learn", spy)
+        _train(data, out, f"--num_frames 16 {more}")
+    return taken[0]
+
+
+@pytest.mark.parametrize(("more", "he"), [("", True), ("--init he --seed 0", True), ("--init torch", False)])
+def test_training_begins_with_the_weights_asked_for(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: str, he: bool
+):
+    torch.manual_seed(0)
+    expected = VAE(VAEConfig(z_dim=4))
+    if he:
+        initialise_he(expected)
+    first = _first_weights(data, tmp_path / "run", monkeypatch, more)
+    assert all(torch.equal(first[name], tensor) for name, tensor in expected.state_dict().items())
 
 
 # schedules

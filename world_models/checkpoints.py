@@ -29,7 +29,7 @@ ARCHITECTURES = {"paper": "conv_vae", "mlp": "mlp_vae", "conv": "small_conv_vae"
 WEIGHT_FILES = {"best": "best.safetensors", "last": "model.safetensors"}
 BASELINES_FILE = "baselines.safetensors"
 Weights = Literal["best", "last"]
-OF_OLDER_RUNS = {"vae.variance": PAPER_VARIANCE, "standardise": False}
+OF_OLDER_RUNS = {"vae.variance": PAPER_VARIANCE, "standardise": False, "init": "torch"}
 """What runs did that do not say it in their config; of other fields, what is usual today."""
 
 

@@ -4,6 +4,7 @@ The paper's are the definition; what runs are the faster forms of the same funct
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import torch
@@ -149,6 +150,23 @@ def build(
     if network == "conv":
         return DigitEncoder(z_dim, has_logvar), DigitDecoder(z_dim)
     return Encoder(z_dim), Decoder(z_dim)
+
+
+@torch.no_grad()
+def initialise_he(network: nn.Module) -> None:
+    """Draw the convolutions' weights so that a signal keeps its size through their ReLUs, and set all biases to 0.
+
+    He et al. 2015, and for transposed convolutions the same: of their taps one in stride^2 meets a pixel. PyTorch's own
+    weights are smaller; linear layers keep them.
+    """
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            taps = math.prod(layer.kernel_size)
+            if isinstance(layer, nn.ConvTranspose2d):
+                taps /= math.prod(layer.stride)
+            nn.init.normal_(layer.weight, 0.0, math.sqrt(2 / (layer.in_channels * taps)))
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear) and layer.bias is not None:
+            nn.init.zeros_(layer.bias)
 
 
 def _dense(widths: Sequence[int]) -> nn.ModuleList:

@@ -28,6 +28,7 @@ class TrainConfig:
         schedule: how it falls after its warm-up: cosine (to zero at the end) or constant.
         lr_warmup_frames: frames over which it rises from zero.
         beta_warmup_frames: frames over which vae.beta rises from zero.
+        init: weights to begin with: he, convolutions' by He et al. 2015 and biases 0; or torch, PyTorch's own.
         grad_clip: largest norm of the gradient in all, 0 for no clipping.
         seed: of weights, order and noise.
         split_seed: decides which episodes are held out; MNIST has test images of its own.
@@ -58,6 +59,7 @@ class TrainConfig:
     schedule: Literal["cosine", "constant"] = "cosine"
     lr_warmup_frames: int = 10_000
     beta_warmup_frames: int = 0
+    init: Literal["he", "torch"] = "he"
     grad_clip: float = 100.0
     seed: int = 0
     split_seed: int = 0

@@ -26,6 +26,7 @@ from world_models.config import Stopped, run_command, to_yaml
 from world_models.executors import stop_requests
 from world_models.frames import noise, torch_device
 from world_models.learner import Learner, arithmetic
+from world_models.networks import initialise_he
 from world_models.runs import NoRun, Run
 from world_models.standardise import standardised
 from world_models.train_config import TrainConfig
@@ -100,10 +101,12 @@ def _learner(job: Job) -> Learner:
     config = job.config
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        vae = VAE(config.vae, job.data.preprocess).to(job.device)
+        vae = VAE(config.vae, job.data.preprocess)
+        if config.init == "he":
+            initialise_he(vae)
     compiled_size = config.batch_size if config.compile else 0
     bf16 = config.bf16_on(job.device)
-    return Learner(vae, config.seed, config.grad_clip, bf16, compiled_size, config.binarise)
+    return Learner(vae.to(job.device), config.seed, config.grad_clip, bf16, compiled_size, config.binarise)
 
 
 def _loop(job: Job, learner: Learner, run: Run | NoRun) -> None:
