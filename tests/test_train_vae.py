@@ -471,7 +471,7 @@ def test_a_run_that_is_there_is_refused_without_resume(
         ("--batch_size 8", "batch_size 16, not 8"),
         ("--seed 3", "seed 0, not 3"),
         ("--num_frames 5000", "num_frames 90, not 5000"),
-        ("--vae.z_dim 7", "vae "),
+        ("--vae.z_dim 7", "vae.z_dim 4, not 7"),
         ("--split_seed 3", "split_seed 0, not 3"),
     ],
 )
