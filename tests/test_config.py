@@ -440,3 +440,19 @@ def test_help_shows_where_the_words_go(capsys: pytest.CaptureFixture[str]):
 @pytest.mark.parametrize("argv", ["--cuont 3 a", "a --count", "a --count --resume true"])
 def test_a_bad_flag_beside_words_ends_with_status_2_and_one_line(refusal: Callable[..., str], argv: str):
     assert "count" in refusal(lambda: config.parse(Folders, argv.split(), prog=PROG))
+
+
+@pytest.mark.parametrize(
+    ("nested", "flat"),
+    [
+        ({}, {}),
+        ({"lr": 0.1, "vae": {"beta": 4, "sizes": [1]}}, {"lr": 0.1, "vae.beta": 4, "vae.sizes": [1]}),
+        ({"a": {"b": {"c": 1}}, "empty": {}, 5: None}, {"a.b.c": 1, "empty": {}, "5": None}),
+    ],
+)
+def test_nested_values_are_flattened_by_their_names(nested: dict[Any, Any], flat: dict[str, Any]):
+    assert config.flatten(nested) == flat
+
+
+def test_names_are_joined_as_asked():
+    assert config.flatten({"iwae": {"10": 1.5}}, "/") == {"iwae/10": 1.5}

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from world_models import files
+from world_models.config import flatten
 from world_models.likelihoods import PAPER_VARIANCE
 from world_models.mnist import NUM_DIGITS
 from world_models.rollouts import FRAME_SHAPE
@@ -286,14 +287,8 @@ def load_run(out: Path, config: str, defaults: str, free: Sequence[str], data_di
 
 def _fixed(out: Path, text: str, free: Sequence[str]) -> dict[str, Any]:
     """The fields of a config that must not change in a run, those of its parts as `part.field`."""
-    fixed: dict[str, Any] = {}
     try:
-        for name, value in yaml.safe_load(text).items():
-            if isinstance(value, dict):
-                fixed |= {f"{name}.{field}": each for field, each in value.items() if name not in free}
-            elif name not in free:
-                fixed[name] = value
-        return fixed
+        return {name: value for name, value in flatten(yaml.safe_load(text)).items() if name.split(".")[0] not in free}
     except (yaml.YAMLError, AttributeError, UnicodeDecodeError):
         raise ValueError(
             f"{out / 'config.yaml'}: no config of a run; delete the folder or choose another --out"

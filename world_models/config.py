@@ -12,7 +12,7 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import yaml
@@ -25,8 +25,6 @@ Job = TypeVar("Job")
 
 POSITIONAL = {"positional": True}
 """Metadata of the one field of a config, a tuple of strings, that takes the words that follow no flag."""
-
-
 WRONG_TYPE = (
     r'Parser key "(?P<key>.*?)": Expected an? (?P<type>.*)\. Got value: (?P<value>.*)',
     r'Parser key "(?P<key>.*?)": Does not validate against any of the Union subtypes Subtypes: \[(?P<type>.*)\] '
@@ -175,6 +173,17 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def flatten(values: Mapping[str, Any], separator: str = ".") -> dict[str, Any]:
+    """Nested values by their names from outside in: `{"vae": {"beta": 4}}` as `{"vae.beta": 4}`."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= {f"{name}{separator}{inner}": each for inner, each in flatten(value, separator).items()}
+        else:
+            flat[str(name)] = value
+    return flat
 
 
 def require(condition: bool, message: str) -> None:

@@ -6,12 +6,13 @@ The files may come from anybody, so sizes and types are checked before they are 
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from world_models.config import flatten
 from world_models.tracking import METRICS_FILE
 
 CONFIG_FILE = "config.yaml"
@@ -73,7 +74,7 @@ class RunRecord:
 
     def settings(self) -> dict[str, Any]:
         """The config's fields by their dotted names."""
-        return dict(_dotted(self.config))
+        return flatten(self.config)
 
 
 def number(values: Mapping[str, Any], key: str) -> float | None:
@@ -85,14 +86,6 @@ def number(values: Mapping[str, Any], key: str) -> float | None:
 def _is_number(value: Any) -> bool:
     """Whether it is finite; compared, since a huge integer cannot even be asked."""
     return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST < value < LARGEST
-
-
-def _dotted(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in config.items():
-        if isinstance(value, Mapping) and value:
-            yield from _dotted(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def is_run(folder: Path) -> bool:

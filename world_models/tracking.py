@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from world_models import files
+from world_models.config import flatten
 from world_models.lineage import TIMEOUT_S, Product, declare
 
 METRICS_FILE = "metrics.jsonl"
@@ -163,7 +164,8 @@ def record(
     try:
         threads = [declare(run, product, "use_artifact") for product in read]
         threads += [declare(run, made, "log_artifact")] if made else []
-        run.summary.update(numbers(scores or {}, job_type))
+        results = flatten({job_type: scores or {}}, "/")
+        run.summary.update({name: value for name, value in results.items() if _is_finite(value)})
         if pictures:
             import wandb as library
 
@@ -175,15 +177,8 @@ def record(
         print(f"W&B failed ({error}); {folder} is whole without it", file=sys.stderr)
 
 
-def numbers(scores: Mapping[str, Any], prefix: str) -> dict[str, float]:
-    """The finite numbers among scores that may be nested, by their names from outside in: `evaluate/iwae_nats/10`."""
-    found: dict[str, float] = {}
-    for name, value in scores.items():
-        if isinstance(value, Mapping):
-            found |= numbers(value, f"{prefix}/{name}")
-        elif isinstance(value, int | float) and math.isfinite(value):
-            found[f"{prefix}/{name}"] = value
-    return found
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def truncate_metrics(folder: Path, step: int) -> None:
