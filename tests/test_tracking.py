@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -507,6 +508,9 @@ def test_an_offline_run_is_really_written(tmp_path: Path, monkeypatch: pytest.Mo
     tracker.made(Product("model", "runs/a", "digest-of-the-model"))
     tracker.finish()
     (written,) = (tmp_path / "wandb").glob(f"offline-run-*/run-{tracker.run_id}.wandb")
+    deadline = time.monotonic() + 30  # W&B's own process may still be writing when finish returns
+    while b"digest-of-the-model" not in written.read_bytes() and time.monotonic() < deadline:
+        time.sleep(0.05)
     for text in (b"train/sse", b"digest-of-the-data", b"digest-of-the-model"):
         assert text in written.read_bytes()
 
