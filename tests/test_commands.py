@@ -124,6 +124,7 @@ def test_a_bad_shard_is_named(train, make_rollouts, damage, said):
         (["--resume", "1"], "resume is 1; give true or false"),
         (["--vae.hidden", "400"], "vae.hidden is 400; give a list in brackets, as in '[400]'"),
         (["--vae.variance", "small"], "vae.variance is small; give a number or null"),
+        (["--vae", "4"], "vae is 4; give its settings one by one, see vae.* in --help"),
         (["--bach_size", "3"], "did you mean --batch_size?"),
         (["--vae.likelihood", "cauchy"], "vae.likelihood is cauchy; give 'gaussian', 'bernoulli'"),
         (["--config", "nowhere.yaml"], "nowhere.yaml: file does not exist; name a YAML file"),

@@ -227,17 +227,14 @@ def test_rounding_to_float16_is_no_damage(data: Path, run: Path, tmp_path: Path)
 
 # the run's own error
 
-CONFIG = "num_frames: 100\nbeta_warmup_frames: 0\nlr_warmup_frames: 40\n"
-
 
 @pytest.fixture
 def scored(tmp_path: Path) -> Path:
-    """A run whose lowest loss of all came before its warm-up was over, when no weights are kept."""
-    (tmp_path / "config.yaml").write_text(CONFIG)
-    scores = [(20, 1, 5), (40, 3, 7), (60, 2, 6), (80, 4, 8)]
-    lines = [{"frames_seen": seen, "val/loss_nats": loss, "val/sse": sse} for seen, loss, sse in scores]
-    text = "".join(json.dumps(line) + "\n" for line in ({"frames_seen": 10, "train/sse": 9}, *lines))
-    (tmp_path / "metrics.jsonl").write_text(text + '{"frames_seen": 90, "val/l')
+    """A run whose best weights are of step 3, by some rule of its own, and whose last are of step 4."""
+    checkpoints.save_vae(checkpoints.weights_path(tmp_path, "best"), VAE(VAEConfig(z_dim=1)), step=3)
+    checkpoints.save_vae(checkpoints.weights_path(tmp_path, "last"), VAE(VAEConfig(z_dim=1)), step=4)
+    lines = [{"step": 3, "train/sse": 9}, *({"step": step, "val/sse": sse} for step, sse in ((1, 5), (3, 6), (4, 8)))]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps({"frames_seen": 64} | line) + "\n" for line in lines))
     return tmp_path
 
 
@@ -246,13 +243,18 @@ def test_validation_error_is_that_of_the_weights(scored: Path, weights: checkpoi
     assert latent_summary.validation_sse(scored, weights) == sse
 
 
+def test_validation_error_of_weights_saved_between_validations_is_unknown(scored: Path):
+    checkpoints.save_vae(checkpoints.weights_path(scored, "last"), VAE(VAEConfig(z_dim=1)), step=5)
+    assert latent_summary.validation_sse(scored, "last") is None
+
+
+def test_validation_error_of_weights_that_do_not_say_their_step_is_unknown(scored: Path):
+    checkpoints.save_weights(checkpoints.weights_path(scored, "best"), {"x": torch.zeros(1)})
+    assert latent_summary.validation_sse(scored, "best") is None
+
+
 def test_validation_error_of_a_folder_without_metrics_is_unknown(run: Path):
     assert latent_summary.validation_sse(run, "best") is None
-
-
-def test_validation_error_before_the_first_validation_is_unknown(tmp_path: Path):
-    (tmp_path / "config.yaml").write_text(CONFIG)
-    assert latent_summary.validation_sse(tmp_path, "best") is None
 
 
 def test_summary_has_the_runs_own_error(run_dir: Path, latents_dir: Path):

@@ -12,7 +12,7 @@ import torch
 
 from world_models import checkpoints, digit_scores, mnist, train_vae
 from world_models.frames import binarised
-from world_models.tracking import read_metrics
+from world_models.run_records import Line, read_lines
 
 CONFIGS = Path(__file__).parent.parent / "configs/mnist"
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
@@ -23,9 +23,9 @@ real = pytest.mark.skipif(
 )
 
 
-def _train(name: str, data: Path | str, out: Path, more: str = "", small: str = SMALL) -> list[dict[str, Any]]:
+def _train(name: str, data: Path | str, out: Path, more: str = "", small: str = SMALL) -> list[Line]:
     train_vae.main(f"--config {CONFIGS / name}.yaml --data {data} --out {out} {small} {more}".split())
-    return [line for line in read_metrics(out) if "val/sse" in line]
+    return [line for line in read_lines(out) if "val/sse" in line]
 
 
 # what is written

@@ -145,7 +145,7 @@ def test_a_saved_run_says_what_it_was_trained_on(run: Run, tmp_path: Path, learn
 
 
 def test_the_best_weights_are_saved_beside_the_last(run: Run, tmp_path: Path, learner: Learner):
-    run.save_best(learner.vae)
+    run.save_best(learner, learner.vae)
     out = tmp_path / "runs" / "a"
     assert _written(out) == {"best.safetensors"}
     saved = checkpoints.load_tensors(out / "best.safetensors")
@@ -198,7 +198,7 @@ def test_a_finished_run_offers_its_best_weights_or_else_its_last(
     run.track(learner)
     run.save(learner, learner.vae)
     if weights == "best":
-        run.save_best(learner.vae)
+        run.save_best(learner, learner.vae)
     run.offer({"sse": 1.5})
     verb, product = _Tracker.made_last.products[-1]
     assert (verb, product.kind, product.facts) == ("made", "model", {"weights": weights, "sse": 1.5})

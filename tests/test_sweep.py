@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from world_models import config, train_vae
-from world_models.tracking import read_metrics
+from world_models.run_records import read_lines
 
 ROOT = Path(__file__).parent.parent
 SWEEP: dict[str, Any] = yaml.safe_load((ROOT / "configs/sweeps/vae.yaml").read_text())
@@ -80,7 +80,7 @@ def test_a_trial_trains_in_a_folder_of_its_own_and_logs_what_the_sweep_asks_for(
         subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=300)
     for run_id in ("first", "second"):
         run = tmp_path / "runs/sweep" / run_id
-        assert any(SWEEP["metric"]["name"] in line for line in read_metrics(run))
+        assert any(SWEEP["metric"]["name"] in line for line in read_lines(run))
         assert yaml.safe_load((run / "config.yaml").read_text())["out"] == f"runs/sweep/{run_id}"
 
 

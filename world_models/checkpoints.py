@@ -40,9 +40,18 @@ def save_weights(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, 
     files.write_bytes(path, safetensors.torch.save(held, dict(facts) if facts else None))
 
 
-def save_vae(path: Path, vae: VAE) -> None:
-    """Write a model's weights, and the variance they were trained with."""
-    save_weights(path, vae.state_dict(), {"variance": repr(vae.variance.item())})
+def save_vae(path: Path, vae: VAE, step: int = 0) -> None:
+    """Write a model's weights, the variance they were trained with, and how many steps they took."""
+    save_weights(path, vae.state_dict(), {"variance": repr(vae.variance.item()), "step": str(step)})
+
+
+def saved_step(run: Path, weights: Weights) -> int | None:
+    """Training steps that a run's weights took; None where the file does not say."""
+    try:
+        with safe_open(weights_path(run, weights), "pt") as file:
+            return int((file.metadata() or {})["step"])
+    except (SafetensorError, OSError, KeyError, ValueError):
+        return None
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

@@ -64,6 +64,8 @@ def _plain_words(message: str) -> str:
         return f"a --config file holds no settings ({message}); give it lines of name: value"
     if found := re.fullmatch(r"""Parser key "config": (?P<what>.*): '(?P<path>.*)'""", message):
         return f"--config {found['path']}: {found['what'].lower()}; name a YAML file"
+    if found := re.match(r"""Parser key "(?P<key>.*?)": Unable to load config '(?P<value>.*?)' - """, message):
+        return f"{found['key']} is {found['value']}; give its settings one by one, see {found['key']}.* in --help"
     found = next(filter(None, (re.fullmatch(report, message) for report in WRONG_TYPE)), None)
     if not found:
         return message

@@ -92,6 +92,7 @@ class Job:
         data: the rollouts.
         vae: the model, on its device.
         vae_sha256: of its weights.
+        val_sse: what its run says of them.
         todo: the shards still to be made, by all processes together.
     """
 
@@ -99,6 +100,7 @@ class Job:
     data: Rollouts
     vae: VAE
     vae_sha256: str
+    val_sse: float | None
     todo: tuple[int, ...]
 
 
@@ -110,7 +112,9 @@ def prepare(config: EncodeConfig) -> Job:
     device = distributed.own_device(torch_device("cpu" if config.backend == "onnx" else config.device))
     vae = checkpoints.load_vae(config.vae, config.weights, device)
     checkpoints.check_preprocess(data.preprocess, data.path, vae, config.vae)
-    job = Job(config, data, vae, files.file_sha256(checkpoints.weights_path(config.vae, config.weights)), ())
+    vae_sha256 = files.file_sha256(checkpoints.weights_path(config.vae, config.weights))
+    val_sse = latent_summary.validation_sse(Path(config.vae), config.weights)
+    job = Job(config, data, vae, vae_sha256, val_sse, todo=())
     there = _shards_there(job)
     todo = tuple(index for index in range(len(data.shards)) if index not in there)
     rows = sum(data.shards[index].num_rows for index in todo)
@@ -173,8 +177,7 @@ def _finish(job: Job, latents: Latents) -> None:
         "rollouts_digest": job.data.digest(),
         "versions": files.versions(),
     }
-    val_sse = latent_summary.validation_sse(Path(config.vae), config.weights)
-    files.write_json(out / SUMMARY_FILE, summary | {"check": check.as_json() | {"run_val_sse": val_sse}} | sources)
+    files.write_json(out / SUMMARY_FILE, summary | {"check": check.as_json() | {"run_val_sse": job.val_sse}} | sources)
     print(
         f"{out}: {len(latents)} episodes, {latents.num_rows:,} latents of {latents.z_dim} dimensions"
         + ("" if job.todo else ", all there already")

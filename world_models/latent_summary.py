@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from world_models import checkpoints, frames, metrics, tracking
+from world_models import checkpoints, frames, metrics
 from world_models.latents import FORMAT, Latents
 from world_models.likelihoods import squared_error
 from world_models.metrics import Moments
 from world_models.rollouts import Rollouts
+from world_models.run_records import read_lines
 from world_models.shards.episodes import ShardedEpisodes
 from world_models.vae import VAE, Posterior, to_images
 
@@ -156,12 +156,5 @@ def validation_sse(run: Path, weights: checkpoints.Weights) -> float | None:
 
     It is of other frames than those of the check, so the two are alike, not equal.
     """
-    if not (run / "config.yaml").exists():
-        return None
-    lines = [line for line in tracking.read_metrics(run) if line.get("val/loss_nats") is not None]
-    if weights == "best":
-        config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-        warm = min(config["num_frames"], max(config["beta_warmup_frames"], config["lr_warmup_frames"]))
-        scored = [line for line in lines if line["frames_seen"] >= warm]
-        lines = [min(scored, key=lambda line: line["val/loss_nats"])] if scored else []
-    return float(lines[-1]["val/sse"]) if lines else None
+    step = checkpoints.saved_step(run, weights)
+    return next((line["val/sse"] for line in read_lines(run) if "val/sse" in line and line.get("step") == step), None)

@@ -11,7 +11,7 @@ from world_models import breakdown, figures, files, pictures
 from world_models.baselines import Baselines
 from world_models.metrics import Frames
 from world_models.rollouts import Rollouts
-from world_models.tracking import read_metrics
+from world_models.run_records import read_lines
 from world_models.vae import USED_KL_NATS, VAE
 
 STYLE = """
@@ -105,7 +105,7 @@ def _rows_of_3(charts: Sequence[figures.Picture]) -> list[list[figures.Picture]]
 
 def write(run: Path, scores: Mapping[str, Any], shown: Shown) -> None:
     """Write the figures under figures/ and report.html, which holds them all in itself."""
-    lines = [line for line in read_metrics(run) if "val/sse" in line]
+    lines = [line for line in read_lines(run) if "val/sse" in line]
     if lines:
         levels = {"val/sse": {"PCA": scores["pca_sse"]}}
         shown = {**shown, "curves": figures.curves(lines, ("val/sse", "val/kl_nats"), levels)}

@@ -133,7 +133,7 @@ def read_run(folder: Path, name: str | None = None) -> RunRecord:
         folder,
         name or folder.resolve().name,
         _read_config(folder / CONFIG_FILE),
-        _read_lines(folder / METRICS_FILE),
+        read_lines(folder),
         _read_json(folder / SCORES_FILE, "evaluate the run again"),
         _read_json(folder / DESCRIPTION_FILE, "train the model again") or {},
     )
@@ -207,9 +207,15 @@ def _parsed(text: str) -> Any:
         return None
 
 
-def _read_lines(path: Path) -> tuple[Line, ...]:
-    """The numbers of each line; a line that is still being written, and any other that is none, is left out."""
-    values = map(_parsed, (_text(path, MAX_BYTES) or "").splitlines())
+def read_lines(run: Path) -> tuple[Line, ...]:
+    """The finite numbers of each line of a run's metrics.
+
+    A line that is still being written, and any other that is none, is left out.
+
+    Raises:
+        ValueError: far too much to be metrics.
+    """
+    values = map(_parsed, (_text(run / METRICS_FILE, MAX_BYTES) or "").splitlines())
     lines = (
         {key: float(v) for key, v in value.items() if _is_number(v)} for value in values if isinstance(value, dict)
     )

@@ -75,13 +75,13 @@ class Run:
             shown |= last
         self._tracker.images(shown, seen)
 
-    def save_best(self, vae: VAE) -> None:
-        """Save the weights as the best so far."""
-        checkpoints.save_vae(checkpoints.weights_path(self._out, "best"), vae)
+    def save_best(self, learner: Learner, vae: VAE) -> None:
+        """Save the model that the learner has come to as the best weights so far."""
+        checkpoints.save_vae(checkpoints.weights_path(self._out, "best"), vae, learner.step)
 
     def save(self, learner: Learner, vae: VAE) -> None:
         """Save the model as the last weights, what describes it, and the learner's state, all that a resume reads."""
-        checkpoints.save_vae(checkpoints.weights_path(self._out, "last"), vae)
+        checkpoints.save_vae(checkpoints.weights_path(self._out, "last"), vae, learner.step)
         checkpoints.save_description(self._out, vae, **self._facts, step=learner.step)
         checkpoints.save_state(self._out, learner.state())
 

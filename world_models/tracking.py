@@ -183,17 +183,15 @@ def _is_finite(value: Any) -> bool:
 
 def truncate_metrics(folder: Path, step: int) -> None:
     """Drop the lines after `step`, which a resumed run writes again, and a last line that was half written."""
-    kept = [json.dumps(line) + "\n" for line in read_metrics(folder) if line["step"] <= step]
-    files.write_text(folder / METRICS_FILE, "".join(kept))
+    path = folder / METRICS_FILE
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    files.write_text(path, "".join(f"{line}\n" for line in lines if _is_until(step, line)))
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """What was logged, line by line; nothing where there are no metrics, and without a line that is half written."""
-    path, logged = folder / METRICS_FILE, []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        with contextlib.suppress(json.JSONDecodeError):
-            logged.append(json.loads(line))
-    return logged
+def _is_until(step: int, line: str) -> bool:
+    with contextlib.suppress(json.JSONDecodeError, KeyError, TypeError):
+        return json.loads(line)["step"] <= step
+    return False
 
 
 def own_folder(out: str) -> str:

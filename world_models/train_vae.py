@@ -177,7 +177,7 @@ def _validate(job: Job, learner: Learner, vae: VAE, run: Run | NoRun, seen: int,
     warm = seen >= min(config.num_frames, max(config.beta_warmup_frames, config.lr_warmup_frames))
     if warm and scores["loss_nats"] < learner.best_loss_nats:
         learner.best_loss_nats = scores["loss_nats"]
-        run.save_best(vae)
+        run.save_best(learner, vae)
     if warm and scores.get("dims_used") == 0:
         run.warn(COLLAPSED.format(seen=seen))
     position = _position(job, learner, seen)

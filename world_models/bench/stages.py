@@ -144,7 +144,7 @@ def encode_works(data: Rollouts, folder: Path, device: torch.device) -> dict[str
     def h5_to_h5() -> int:
         out = folder / f"latents_{next(fresh)}"
         out.mkdir()
-        encoding = encode.Job(encode.EncodeConfig(out=str(out)), data, vae, "none", ())
+        encoding = encode.Job(encode.EncodeConfig(out=str(out)), data, vae, "none", None, ())
         return sum(encode.encode_shards(encoding, range(len(data.shards))))
 
     encode_frames = formulations.encoder_of_frames(vae.paper[0])
