@@ -157,7 +157,7 @@ def test_another_architecture_that_is_named_is_refused(make_run: MakeRun, refuse
     assert "vq_vae" in refused(make_run("a"), make_run("other", description=OTHER))
 
 
-@pytest.mark.parametrize("file", ["config.yaml", "eval.json", "model.json"])
+@pytest.mark.parametrize("file", ["config.yaml", "model.json"])
 def test_a_damaged_run_in_a_folder_is_left_out(
     make_run: MakeRun, said: Callable[..., tuple[str, str]], tmp_path: Path, file: str
 ):
@@ -167,15 +167,35 @@ def test_a_damaged_run_in_a_folder_is_left_out(
     assert re.search(rf"^left out: .*bad/{file}", warned, re.M)
 
 
-@pytest.mark.parametrize("file", ["config.yaml", "eval.json", "model.json"])
+@pytest.mark.parametrize("file", ["config.yaml", "model.json"])
 def test_a_damaged_run_that_is_named_is_refused(make_run: MakeRun, refused: Callable[..., str], file: str):
     folder = make_run("bad")
     (folder / file).write_text("[")
     assert file in refused(folder)
 
 
+def test_a_damaged_evaluation_is_said_and_the_run_is_shown_without_it(
+    make_run: MakeRun, said: Callable[..., tuple[str, str]], tmp_path: Path
+):
+    (make_run("runs/a", lines=LINES) / "eval.json").write_text("[")
+    printed, warned = said(tmp_path / "runs")
+    assert re.search(r"^a ", printed, re.M)
+    assert "a/eval.json: no JSON object; evaluate the run again" in warned
+    assert "no JSON object" in (tmp_path / "runs/compare.html").read_text()
+
+
+def test_an_evaluation_of_other_weights_is_said_and_not_shown(
+    make_run: MakeRun, said: Callable[..., tuple[str, str]], tmp_path: Path
+):
+    folder = make_run("runs/a", lines=LINES, scores={"sse": 987.5, "vae_sha256": "of before the training went on"})
+    (folder / "best.safetensors").write_bytes(b"trained since")
+    printed, warned = said(tmp_path / "runs")
+    assert "987.5" not in printed
+    assert "a/eval.json: of other weights than lie there now; evaluate the run again" in warned
+
+
 def test_a_folder_of_damaged_runs_alone_is_refused(make_run: MakeRun, refused: Callable[..., str], tmp_path: Path):
-    (make_run("runs/bad") / "eval.json").write_text("[")
+    (make_run("runs/bad") / "model.json").write_text("[")
     assert "no run that can be read; left out: " in refused(tmp_path / "runs")
 
 

@@ -189,6 +189,15 @@ def test_pca_is_that_of_the_evaluations():
     assert comparison.pca_levels([_run("new"), _run("a", scores=scores)]) == {4: 60.0, 8: 44.0, 32: 20.0}
 
 
+def test_pca_of_as_many_components_as_dimensions_is_there_however_few_they_are():
+    scores = SCORES | {
+        "pca_components": 2,
+        "pca_sse": 81.0,
+        "pca_sse_by_components": {"1": 99.0, "2": 81.0, "20": 25.0},
+    }
+    assert comparison.pca_of(scores) == {2: 81.0, 20: 25.0}
+
+
 def test_pca_of_other_components_comes_from_other_runs_on_the_same_data():
     other = SCORES | {"pca_components": 8, "pca_sse": 44.0}
     assert comparison.pca_levels([_run("a", scores=SCORES), _run("b", scores=other)]) == {8: 44.0, 32: 20.0}
@@ -203,7 +212,8 @@ def test_pca_of_other_data_is_left_out(change: str):
 
 
 @pytest.mark.parametrize(
-    "by_components", [None, 3, [1], {"k": 1.0}, {"4": "x"}, {"4": None}, {"-4": 3.0}, {"4": 0}, {"9999999": 1.0}]
+    "by_components",
+    [None, 3, [1], {"k": 1.0}, {"4": "x"}, {"4": None}, {"2": 81.0}, {"-4": 3.0}, {"4": 0}, {"9999999": 1.0}],
 )
 def test_pca_that_is_none_is_left_out(by_components: Any):
     scores = SCORES | {"pca_sse_by_components": by_components}

@@ -140,7 +140,7 @@ def test_of_a_folder_of_runs_those_on_another_kind_of_data_are_left_out(
     (tmp_path / "runs").mkdir()
     for name, source in {"car": run_dir, "ae": runs["ae"]}.items():
         (tmp_path / "runs" / name).symlink_to(source)
-    _, others = run_records.beside(runs["vae"], [tmp_path / "runs"])
+    _, others = run_records.beside(runs["vae"], "mnist", [tmp_path / "runs"], [])
     assert [other.name for other in others] == ["ae"]
 
 

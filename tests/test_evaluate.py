@@ -24,6 +24,7 @@ from world_models import (
     metrics,
     probes,
     report,
+    rollout_evaluation,
     tracking,
 )
 from world_models.frames import split_episodes
@@ -85,7 +86,7 @@ def test_wandb_is_told_the_scores_the_figures_and_what_was_scored(
     sources = [("dataset", Rollouts(heldout).digest()), ("model", files.file_sha256(run / "best.safetensors"))]
     assert [(product.kind, product.digest) for product in read] == sources
     assert named["scores"] == _scores(run)
-    assert {path.stem for path in (run / "figures").glob("*.png")} - {"curves"} == set(named["pictures"])
+    assert {path.stem for path in (run / "figures").glob("*.png")} == set(named["pictures"])
 
 
 def test_wandb_is_off_unless_asked_for():
@@ -291,7 +292,7 @@ def test_probes_are_null_when_the_training_data_is_gone(
 ):
     shutil.rmtree(train)
     assert _evaluate(test, small)["probe_r2"] is None
-    assert f"{train} is gone, so no probes are fitted" in capsys.readouterr().err
+    assert f"{train} is gone: so no probes are fitted and no dreams judged" in capsys.readouterr().err
 
 
 def test_probes_are_null_when_the_training_data_has_changed(
@@ -306,6 +307,29 @@ def test_probes_are_null_when_the_training_data_has_changed(
     make_rollouts([6, 6, 5], name="train")
     assert _evaluate(test, small)["probe_r2"] is None
     assert f"{train} has changed since the training" in capsys.readouterr().err
+
+
+def test_an_emptied_folder_of_training_data_is_no_reason_to_refuse(
+    quick: None, small: Path, train: Path, test: Path, capsys: pytest.CaptureFixture[str]
+):
+    for shard in train.glob("*.h5"):
+        shard.unlink()
+    scores = _evaluate(test, small)
+    assert (scores["probe_r2"], scores["plausible_share"]) == (None, None)
+    assert "so no probes are fitted" in capsys.readouterr().err
+
+
+def test_probes_are_fitted_on_no_track_that_is_scored(
+    small: Path, train: Path, make_rollouts: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+):
+    data = Rollouts(train)
+    first, second = (int(data.seeds[index]) for index in split_episodes(data.seeds, 0).train)
+    again = make_rollouts([6], name="again", seed=first)
+    job = evaluate.prepare(evaluate.EvaluateConfig(data=str(again), vae=str(small))).of
+    assert isinstance(job, rollout_evaluation.RolloutJob) and job.probe_data is not None
+    assert [episode.seed for episode in job.probe_data.episodes()] == [second]
+    line = _refused(capsys, train, small, f"--train_data {train}")
+    assert f"all training episodes of {train} are of tracks that are scored" in line
 
 
 def test_probes_can_be_fitted_on_data_that_is_named(
@@ -326,8 +350,10 @@ def test_named_training_data_that_is_not_there_is_refused(
 def test_evaluating_on_trained_episodes_is_said(
     quick: None, small: Path, train: Path, capsys: pytest.CaptureFixture[str]
 ):
-    _evaluate(train, small)
-    assert f"2 episodes of {train} were trained on, so the scores flatter" in capsys.readouterr().err
+    assert _evaluate(train, small)["probe_r2"] is None
+    said = capsys.readouterr().err
+    assert f"2 episodes of {train} were trained on, so the scores flatter" in said
+    assert "are of tracks that are scored: so no probes are fitted" in said
 
 
 def test_evaluating_on_other_tracks_is_not_warned_of(
@@ -347,8 +373,17 @@ def test_evaluating_on_the_held_out_episode_is_not_warned_of(
     assert "trained on" not in capsys.readouterr().err
 
 
-def test_other_telemetry_is_refused(small: Path, run_dir: Path, heldout: Path, capsys: pytest.CaptureFixture[str]):
-    assert "hold other telemetry" in _refused(capsys, heldout, small)
+def test_named_training_data_of_other_telemetry_is_refused(
+    small: Path, train: Path, heldout: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert "hold other telemetry" in _refused(capsys, heldout, small, f"--train_data {train}")
+
+
+def test_recorded_training_data_of_other_telemetry_gives_no_probes(
+    quick: None, small: Path, heldout: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert _evaluate(heldout, small, "--max_frames 9")["probe_r2"] is None
+    assert "hold other telemetry: so no probes are fitted" in capsys.readouterr().err
 
 
 def test_a_telemetry_column_that_never_varies_has_no_probe(
@@ -405,6 +440,31 @@ def test_other_runs_are_drawn_beside_this_one(
         (f"{tmp_path.name}/run", scores["kl_nats"], scores["sse"]),
         ("mine/run", 12.0, 34.0),
     ]
+
+
+def test_scores_of_other_data_are_not_drawn_beside(
+    quick: None,
+    small: Path,
+    train: Path,
+    test: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    other = _make_run(tmp_path / "other", train)
+    (other / "eval.json").write_text(json.dumps({"kl_nats": 12.0, "sse": 34.0, "data_digest": "of other data"}))
+    (other / "metrics.jsonl").write_text('{"step": 1, "frames_seen": 9, "val/sse": 56.0, "val/kl_nats": 7.0}\n')
+    drawn: list[Any] = []
+    draw = figures.rate_distortion
+    monkeypatch.setattr(figures, "rate_distortion", lambda points, pca: drawn.extend(points) or draw(points, pca))
+    _evaluate(test, small, f"--compare_with [{other}]")
+    assert drawn[1] == figures.RatePoint("other", 7.0, 56.0, evaluated=False)
+    assert f"{other} was evaluated on other data; its validation is drawn" in capsys.readouterr().err
+
+
+def test_a_damaged_evaluation_is_mended_by_evaluating_again(quick: None, small: Path, test: Path):
+    (small / "eval.json").write_text('{"sse": 3')
+    assert _evaluate(test, small)["sse"] > 0
 
 
 def test_a_run_is_not_drawn_beside_itself(quick: None, small: Path, test: Path, monkeypatch: pytest.MonkeyPatch):

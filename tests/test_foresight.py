@@ -52,7 +52,7 @@ def test_likelihood_is_that_of_torch_distributions():
     mixture, z = _mixture(), torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(1))
     normals = Normal(mixture.means.transpose(2, 3), mixture.log_stds.exp().transpose(2, 3))
     expected = MixtureSameFamily(Categorical(logits=mixture.log_weights.transpose(2, 3)), normals)
-    torch.testing.assert_close(mixture.nll(z), -expected.log_prob(z).sum(2).mean())
+    torch.testing.assert_close(mixture.nll(z), -expected.log_prob(z).sum(2))
 
 
 def test_mean_is_that_of_torch_distributions():
@@ -96,8 +96,32 @@ def test_fitting_leaves_the_random_numbers_of_others_alone():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def _error(memory: foresight.Memory) -> float:
+    """Of what it foresees five frames ahead on an episode that it has not seen, over standing still."""
+    (unseen,) = _pushed(count=21)[20:]
+    starts = torch.arange(20, 50, 5)
+    foreseen = foresight.predict(memory, unseen, starts.tolist())[4]
+    came, was = (unseen.posterior.mu[starts + step] for step in (5, 0))
+    return float((foreseen - came).square().mean() / (was - came).square().mean())
+
+
 def test_short_episodes_are_learned_from_too():
-    foresight.fit([*_pushed(steps=7, count=2), *_pushed(count=1)], steps=1)
+    short = foresight.fit(_pushed(steps=7), steps=200)
+    assert _error(short) < 0.5
+
+
+def test_a_short_episode_among_long_ones_harms_nothing(memory: foresight.Memory):
+    mixed = foresight.fit([*_pushed(), *_pushed(steps=3, count=1)], steps=400)
+    assert _error(mixed) < 2 * _error(memory)
+
+
+def test_what_lies_behind_a_short_episode_is_not_learned_from():
+    generator = torch.Generator().manual_seed(0)
+    z, actions, lengths = foresight._stretches([*_pushed(steps=7, count=1), *_pushed(count=1)], generator)
+    assert set(lengths.tolist()) == {7, 50}
+    assert z.shape[:2] == (32, 51) and actions.shape[:2] == (32, 50)
+    assert not z[lengths == 7, 8:].any() and not actions[lengths == 7, 7:].any()
+    assert z[lengths == 7, 7].all()
 
 
 def test_episodes_are_remembered_as_the_model_encodes_them(vae: VAE, episode: Episode):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from world_models import checkpoints, encode, latent_summary
+from world_models import checkpoints, encode, latent_summary, run_records
 from world_models.latents import Latents, write_latents
 from world_models.rollouts import Rollouts
 from world_models.shards import shard_path
@@ -225,39 +225,6 @@ def test_rounding_to_float16_is_no_damage(data: Path, run: Path, tmp_path: Path)
     assert _summary(tmp_path / "half")["check"]["passed"]
 
 
-# the run's own error
-
-
-@pytest.fixture
-def scored(tmp_path: Path) -> Path:
-    """A run whose best weights are of step 3, by some rule of its own, and whose last are of step 4."""
-    checkpoints.save_vae(checkpoints.weights_path(tmp_path, "best"), VAE(VAEConfig(z_dim=1)), step=3)
-    checkpoints.save_vae(checkpoints.weights_path(tmp_path, "last"), VAE(VAEConfig(z_dim=1)), step=4)
-    lines = [{"step": 3, "train/sse": 9}, *({"step": step, "val/sse": sse} for step, sse in ((1, 5), (3, 6), (4, 8)))]
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps({"frames_seen": 64} | line) + "\n" for line in lines))
-    return tmp_path
-
-
-@pytest.mark.parametrize(("weights", "sse"), [("best", 6), ("last", 8)])
-def test_validation_error_is_that_of_the_weights(scored: Path, weights: checkpoints.Weights, sse: int):
-    assert latent_summary.validation_sse(scored, weights) == sse
-
-
-def test_validation_error_of_weights_saved_between_validations_is_unknown(scored: Path):
-    checkpoints.save_vae(checkpoints.weights_path(scored, "last"), VAE(VAEConfig(z_dim=1)), step=5)
-    assert latent_summary.validation_sse(scored, "last") is None
-
-
-def test_validation_error_of_weights_that_do_not_say_their_step_is_unknown(scored: Path):
-    checkpoints.save_weights(checkpoints.weights_path(scored, "best"), {"x": torch.zeros(1)})
-    assert latent_summary.validation_sse(scored, "best") is None
-
-
-def test_validation_error_of_a_folder_without_metrics_is_unknown(run: Path):
-    assert latent_summary.validation_sse(run, "best") is None
-
-
 def test_summary_has_the_runs_own_error(run_dir: Path, latents_dir: Path):
-    sse = latent_summary.validation_sse(run_dir, "best")
-    assert sse is not None
+    sse = run_records.validation(run_dir, "best")["val/sse"]
     assert _summary(latents_dir)["check"]["run_val_sse"] == sse

@@ -149,7 +149,7 @@ def _write(run: Path, lines: list[dict[str, Any]] | None) -> str:
     (run / "figures").mkdir(parents=True)
     if lines is not None:
         (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    report.write(run, SCORES, SHOWN)
+    report.write(run, SCORES, {**SHOWN, **report.draw_curves(run, SCORES)})
     return (run / "report.html").read_text()
 
 
@@ -173,7 +173,10 @@ def test_validation_curves_are_drawn_where_there_are_metrics(tmp_path: Path):
     assert 'alt="curves"' in _write(tmp_path / "run", lines)
 
 
-@pytest.mark.parametrize("lines", [None, [], [{"frames_seen": 5, "train/sse": 1.0}]])
+@pytest.mark.parametrize(
+    "lines",
+    [None, [], [{"frames_seen": 5, "train/sse": 1.0}], [{"frames_seen": 5, "val/sse": 50.0, "val/kl_nats": None}]],
+)
 def test_without_validation_lines_there_are_no_curves(tmp_path: Path, lines: list[dict[str, Any]] | None):
     assert 'alt="curves"' not in _write(tmp_path / "run", lines)
 

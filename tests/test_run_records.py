@@ -1,5 +1,7 @@
 """What a run's folder says of it, whoever wrote it."""
 
+import hashlib
+import json
 import math
 import subprocess
 import sys
@@ -8,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from world_models import run_records
+from world_models import checkpoints, run_records
 from world_models.run_records import distinct_names, find_runs, number, read_run
+from world_models.vae import VAE, VAEConfig
 
 MakeRun = Callable[..., Path]
 LINES = [
@@ -144,13 +148,42 @@ def test_settings_that_are_none_are_refused_by_name(make_run: MakeRun, text: str
 # scores and description
 
 
-@pytest.mark.parametrize("file", ["eval.json", "model.json"])
-@pytest.mark.parametrize("text", ["", "3", "[]", "{", "null", "[" * 100_000, "\ufffd"])
-def test_a_damaged_json_file_is_refused_by_name(make_run: MakeRun, file: str, text: str):
+DAMAGED_JSON = ["", "3", "[]", "{", "null", "[" * 100_000, "\ufffd"]
+
+
+@pytest.mark.parametrize("text", DAMAGED_JSON)
+def test_a_damaged_description_is_refused_by_name(make_run: MakeRun, text: str):
     folder = make_run("a")
-    (folder / file).write_text(text)
-    with pytest.raises(ValueError, match=f"{file}: no JSON object"):
+    (folder / "model.json").write_text(text)
+    with pytest.raises(ValueError, match=r"model\.json: no JSON object"):
         read_run(folder)
+
+
+@pytest.mark.parametrize("text", DAMAGED_JSON)
+def test_a_damaged_evaluation_is_none_and_why_is_said(make_run: MakeRun, text: str):
+    folder = make_run("a")
+    (folder / "eval.json").write_text(text)
+    run = read_run(folder)
+    assert (run.scores, run.distrust) == (None, f"{folder / 'eval.json'}: no JSON object; evaluate the run again")
+
+
+@pytest.mark.parametrize("file", ["best.safetensors", "model.safetensors"])
+def test_an_evaluation_of_weights_that_lie_there_is_taken(make_run: MakeRun, file: str):
+    folder = make_run("a", scores={"vae_sha256": hashlib.sha256(b"weights").hexdigest()})
+    (folder / "other.safetensors").write_bytes(b"others")
+    (folder / file).write_bytes(b"weights")
+    assert read_run(folder).scores and not read_run(folder).distrust
+
+
+def test_an_evaluation_of_weights_that_were_replaced_is_none_and_why_is_said(make_run: MakeRun):
+    folder = make_run("a", scores={"vae_sha256": hashlib.sha256(b"weights").hexdigest()})
+    (folder / "best.safetensors").write_bytes(b"trained since")
+    assert read_run(folder).scores is None
+    assert "of other weights than lie there now; evaluate the run again" in read_run(folder).distrust
+
+
+def test_an_evaluation_without_the_weights_beside_it_is_taken(make_run: MakeRun):
+    assert read_run(make_run("a", scores={"vae_sha256": "of weights that were not sent along"})).scores
 
 
 def test_scores_and_description_are_those_of_the_files(make_run: MakeRun):
@@ -158,7 +191,7 @@ def test_scores_and_description_are_those_of_the_files(make_run: MakeRun):
     assert (run.scores, run.description) == ({"sse": 3}, {"env": "E"})
 
 
-@pytest.mark.parametrize("file", ["eval.json", "model.json", "metrics.jsonl", "config.yaml"])
+@pytest.mark.parametrize("file", ["model.json", "metrics.jsonl", "config.yaml"])
 def test_a_file_far_too_large_is_refused_unread(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, file: str):
     folder = make_run("a")
     (folder / file).write_text("{}" + " " * 100)
@@ -219,3 +252,39 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path: Path):
 )
 def test_names_are_the_shortest_endings_that_tell_apart(paths: list[str], names: list[str]):
     assert distinct_names([Path(path) for path in paths]) == names
+
+
+# what a run says of its weights
+
+
+@pytest.fixture
+def validated(tmp_path: Path) -> Path:
+    """A run whose best weights are of step 3, by some rule of its own, and whose last are of step 4."""
+    checkpoints.save_vae(checkpoints.weights_path(tmp_path, "best"), VAE(VAEConfig(z_dim=1)), step=3)
+    checkpoints.save_vae(checkpoints.weights_path(tmp_path, "last"), VAE(VAEConfig(z_dim=1)), step=4)
+    lines = [{"step": 3, "train/sse": 9}, *({"step": step, "val/sse": sse} for step, sse in ((1, 5), (3, 6), (4, 8)))]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps({"frames_seen": 64} | line) + "\n" for line in lines))
+    return tmp_path
+
+
+@pytest.mark.parametrize(("weights", "sse"), [("best", 6), ("last", 8)])
+def test_a_validation_is_that_of_the_weights(validated: Path, weights: str, sse: int):
+    assert run_records.validation(validated, weights)["val/sse"] == sse
+
+
+def test_weights_saved_between_validations_have_none(validated: Path):
+    checkpoints.save_vae(checkpoints.weights_path(validated, "last"), VAE(VAEConfig(z_dim=1)), step=5)
+    assert run_records.validation(validated, "last") == {}
+
+
+def test_weights_that_do_not_say_their_step_have_none(validated: Path):
+    with (validated / "metrics.jsonl").open("a") as file:
+        file.write('{"frames_seen": 1, "val/sse": 3}\n')  # without a step either
+    checkpoints.save_weights(checkpoints.weights_path(validated, "best"), {"x": torch.zeros(1)})
+    assert run_records.validation(validated, "best") == {}
+
+
+@pytest.mark.parametrize("gone", ["best.safetensors", "metrics.jsonl"])
+def test_a_folder_that_does_not_tell_has_none(validated: Path, gone: str):
+    (validated / gone).unlink()
+    assert run_records.validation(validated, "best") == {}

@@ -199,9 +199,12 @@ def test_a_finished_run_offers_its_best_weights_or_else_its_last(
     run.save(learner, learner.vae)
     if weights == "best":
         run.save_best(learner, learner.vae)
-    run.offer({"sse": 1.5})
+    lines = [{"step": step, "frames_seen": 9, "val/sse": step + 0.5} for step in (learner.step, learner.step + 1)]
+    (tmp_path / "runs" / "a" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run.offer()
     verb, product = _Tracker.made_last.products[-1]
-    assert (verb, product.kind, product.facts) == ("made", "model", {"weights": weights, "sse": 1.5})
+    scores = {"weights": weights, "sse": learner.step + 0.5}  # of these weights, though later ones were validated too
+    assert (verb, product.kind, product.facts) == ("made", "model", scores)
     assert product.digest == files.file_sha256(tmp_path / "runs" / "a" / name)
 
 

@@ -198,8 +198,9 @@ def test_auto_finds_the_key_in_netrc(
     assert [call["mode"] for call in calls] == [mode]
 
 
-def test_a_damaged_netrc_is_no_key(tmp_path: Path, fake_init: Init):
-    (tmp_path / "netrc").write_text("machine\nmachine machine nonsense")
+@pytest.mark.parametrize("damaged", [b"machine\nmachine machine nonsense", b"machine \xff"])
+def test_a_damaged_netrc_is_no_key(tmp_path: Path, fake_init: Init, damaged: bytes):
+    (tmp_path / "netrc").write_bytes(damaged)
     calls = fake_init()
     Tracker(tmp_path, {}, WandbConfig(), "train").finish()
     assert [call["mode"] for call in calls] == ["offline"]

@@ -22,6 +22,7 @@ from world_models.latents import SUMMARY_FILE
 from world_models.report import summary
 from world_models.rollout_evaluation import RolloutJob
 from world_models.rollouts import FORMAT
+from world_models.run_records import read_scores
 from world_models.shards.reader import Shard
 from world_models.tracking import WandbConfig
 
@@ -169,12 +170,10 @@ def _frames_seen(job: train_vae.Job) -> int:
 
 def _is_evaluated(job: RolloutJob) -> bool:
     """Whether eval.json is of these weights and this data."""
-    path = job.run / "eval.json"
-    if not path.exists():
-        return False
-    scores = json.loads(path.read_text(encoding="utf-8"))
+    scores, _ = read_scores(job.run)
     weights = files.file_sha256(weights_path(job.run, job.weights))
-    return (scores["vae_sha256"], scores["data_digest"]) == (weights, job.data.digest())
+    found = scores and (scores.get("vae_sha256"), scores.get("data_digest"))
+    return found == (weights, job.data.digest())
 
 
 def _summary(pipeline: Pipeline, speeds: str) -> str:

@@ -22,12 +22,12 @@ from world_models.config import flatten
 from world_models.likelihoods import PAPER_VARIANCE
 from world_models.mnist import NUM_DIGITS
 from world_models.rollouts import FRAME_SHAPE
+from world_models.run_records import WEIGHT_FILES
 from world_models.vae import VAE, VAEConfig
 
 FORMAT = "world_models.vae"
 ARCHITECTURES = {"paper": "conv_vae", "mlp": "mlp_vae", "conv": "small_conv_vae"}
 """What model.json calls a network."""
-WEIGHT_FILES = {"best": "best.safetensors", "last": "model.safetensors"}
 BASELINES_FILE = "baselines.safetensors"
 Weights = Literal["best", "last"]
 OF_OLDER_RUNS = {"vae.variance": PAPER_VARIANCE, "standardise": False, "init": "torch"}
@@ -43,15 +43,6 @@ def save_weights(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, 
 def save_vae(path: Path, vae: VAE, step: int = 0) -> None:
     """Write a model's weights, the variance they were trained with, and how many steps they took."""
     save_weights(path, vae.state_dict(), {"variance": repr(vae.variance.item()), "step": str(step)})
-
-
-def saved_step(run: Path, weights: Weights) -> int | None:
-    """Training steps that a run's weights took; None where the file does not say."""
-    try:
-        with safe_open(weights_path(run, weights), "pt") as file:
-            return int((file.metadata() or {})["step"])
-    except (SafetensorError, OSError, KeyError, ValueError):
-        return None
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

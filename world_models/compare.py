@@ -29,7 +29,7 @@ from world_models import (
 )
 from world_models.config import require, run_command
 from world_models.frames import Device
-from world_models.run_records import RunRecord, distinct_names, find_runs, is_run, read_run
+from world_models.run_records import RunRecord, is_run, read_run, read_runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,39 +88,10 @@ def prepare(config: CompareConfig) -> Job:
 
 
 def _read(named: Sequence[str], notes: list[str]) -> list[RunRecord]:
-    """The runs that are named, and those in folders that are; of the latter what cannot be read is left out.
-
-    Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: a folder holds no run, or a run that is named cannot be read.
-    """
-    paths = _paths(named)
-    must = {Path(name).resolve() for name in named}
-    runs = []
-    for path, name in zip(paths, distinct_names(paths), strict=True):
-        try:
-            runs.append(_checked(path, name))
-        except ValueError as error:  # noqa: PERF203 - files are read, which takes longer
-            if path.resolve() in must:
-                raise
-            notes.append(f"left out: {error}")
+    _, runs = read_runs([Path(name) for name in named], notes, read=_checked)
     if not runs:
         raise ValueError(f"{', '.join(named)}: no run that can be read; {notes[-1]}")
     return runs
-
-
-def _paths(named: Sequence[str]) -> list[Path]:
-    """The folders of the runs that are named, and of those in folders that are; each once."""
-    found: dict[Path, Path] = {}
-    for name in named:
-        inside = find_runs(Path(name))
-        if not inside:
-            raise ValueError(
-                f"{name}: no run in it (no model.json, no metrics.jsonl); name the --out of train_vae runs"
-            )
-        for path in inside:
-            found.setdefault(path.resolve(), path)
-    return list(found.values())
 
 
 def _checked(path: Path, name: str) -> RunRecord:

@@ -1,5 +1,6 @@
 """What several runs say beside each other: their numbers, where their settings differ, whether they compare."""
 
+import dataclasses
 import itertools
 import json
 import statistics
@@ -132,6 +133,17 @@ def _listed(names: Sequence[str], between: str, most: int) -> str:
     return between.join(names[:most]) + rest
 
 
+def on_data(digest: str, runs: Sequence[RunRecord], notes: list[str]) -> list[RunRecord]:
+    """The runs without scores of other data, which do not compare with those of this; `notes` gets a line for each."""
+    here = []
+    for run in runs:
+        is_other = run.scores is not None and run.scores.get("data_digest", digest) != digest
+        if is_other:
+            notes.append(f"{run.path} was evaluated on other data; its validation is drawn: evaluate it on this data")
+        here.append(dataclasses.replace(run, scores=None) if is_other else run)
+    return here
+
+
 def rate_points(runs: Sequence[RunRecord]) -> list[RatePoint]:
     """KL and SSE of each run that has both: those of its evaluation, else of its last validation."""
     return [point for run in runs if (point := rate_point(run))]
@@ -157,15 +169,19 @@ def pca_levels(runs: Sequence[RunRecord]) -> dict[int, float]:
     levels: dict[int, float] = {}
     for run, kind in zip(evaluated, kinds, strict=True):
         if kind == kinds[0]:
-            levels = _pca_of(run.scores or {}) | levels
+            levels = pca_of(run.scores or {}) | levels
     return dict(sorted(levels.items()))
 
 
-def _pca_of(scores: Mapping[str, Any]) -> dict[int, float]:
+def pca_of(scores: Mapping[str, Any]) -> dict[int, float]:
+    """SSE of PCA by its number of components, from one evaluation: as many as the model has dimensions, and others.
+
+    Fewer than four are left out, whose error is far from any model's.
+    """
     by_components = scores.get("pca_sse_by_components")
     found = by_components if isinstance(by_components, dict) else {}
     own = {str(scores.get("pca_components")): scores.get("pca_sse")}
-    every = {**own, **found}
+    every = {**own, **{k: sse for k, sse in found.items() if k not in ("1", "2", "3")}}
     return {
         int(k): sse for k in every if k.isdecimal() and len(k) < 6 and (sse := number(every, k)) is not None and sse > 0
     }

@@ -1,6 +1,7 @@
 """The evaluation of a model of MNIST: eval.json, figures and report.html, as `evaluate` writes them for CarRacing's."""
 
 import dataclasses
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ class DigitJob:
 
     Attributes:
         run: the model's folder, where the results go.
-        name: what to call the model beside others.
+        record: what the run says of itself, under the name that tells it from others.
         weights: which of its weights.
         vae: the model.
         data: what it was trained on, and the test images.
@@ -42,7 +43,7 @@ class DigitJob:
     """
 
     run: Path
-    name: str
+    record: run_records.RunRecord
     weights: checkpoints.Weights
     vae: VAE
     data: mnist.Mnist
@@ -73,14 +74,18 @@ def prepare(
     """
     vae = checkpoints.load_digits_vae(run, weights, device)
     path = data or str(checkpoints.load_description(run, "data")["data"])
-    name, others = run_records.beside(run, beside)
+    notes: list[str] = []
+    name, others = run_records.beside(run, "mnist", beside, notes)
+    record = run_records.read_run(run, name)
+    for note in notes:
+        print(note, file=sys.stderr)
     models = {
         other.name: checkpoints.load_digits_vae(other.path, weights, device)
         for other in others[:MAX_BESIDE]
         if checkpoints.weights_path(other.path, weights).exists()
     }
     baselines = Baselines(**checkpoints.load_baselines(run))
-    return DigitJob(run, name, weights, vae, mnist.load(path), path, baselines, others, models)
+    return DigitJob(run, record, weights, vae, mnist.load(path), path, baselines, others, models)
 
 
 def evaluate(job: DigitJob, num_iwae_images: int) -> tuple[dict[str, Any], digit_pictures.Shown]:
@@ -164,8 +169,8 @@ def _draw(job: DigitJob, scores: Mapping[str, Any], test_mu: torch.Tensor) -> di
     for name in ("holes", "trade_off"):  # of an earlier evaluation beside other runs
         (job.run / "figures" / f"{name}.png").unlink(missing_ok=True)
     if job.models:
-        shown["holes"] = digit_pictures.holes({job.name: job.vae, **job.models})
-    points = digit_report.beta_points(run_records.read_run(job.run, job.name), job.others)
+        shown["holes"] = digit_pictures.holes({job.record.name: job.vae, **job.models})
+    points = digit_report.beta_points(job.record, job.others)
     if len({point.beta for point in points}) > 1:
         shown["trade_off"] = digit_report.trade_off(points)
     if job.vae.config.posterior == "normal":

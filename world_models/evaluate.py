@@ -37,7 +37,8 @@ class EvaluateConfig:
             folder of MNIST, where it was in training when null.
         vae: folder of a train_vae run; the results go there.
         weights: best (lowest validation loss) or last.
-        train_data: rollouts that linear probes are fitted on; those the run was trained on when null.
+        train_data: rollouts that probes and the memory model are fitted on and dreams judged by; those the run was
+            trained on when null.
         compare_with: folders of other runs, drawn beside this one in the rate-distortion plane; of digits, by beta and
             with samples of the same z.
         foresight: train a small memory model on the latents too, and score in frames what it foresees; minutes.
@@ -87,7 +88,7 @@ def prepare(config: EvaluateConfig) -> Job:
         of = rollout_evaluation.prepare(run, config.weights, data, config.train_data, beside, device)
         if config.foresight and of.probe_data is None:
             raise ValueError("foresight needs the training data; name it with --train_data, or leave --foresight out")
-    files.check_room(run, 50_000_000)
+    files.check_room(run, 50_000_000, "copy the run to where there is room and name that --vae")
     return Job(config, of)
 
 

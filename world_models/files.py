@@ -105,23 +105,23 @@ def remove_partials(folder: Path, names: Sequence[str] = ("*",)) -> None:
             path.unlink(missing_ok=True)
 
 
-def check_room(folder: Path, need_bytes: int) -> None:
-    """Refuse work that its disk cannot hold.
+def check_room(folder: Path, need_bytes: int, instead: str = "choose another --out") -> None:
+    """Refuse work that its disk cannot hold; `instead` is what to do.
 
     Raises:
         ValueError: fewer than `need_bytes` are free where the folder is, or will be, or a file is in its place.
     """
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not existing.is_dir():
-        raise ValueError(f"{existing} is a file, not a folder; choose another --out")
+        raise ValueError(f"{existing} is a file, not a folder; {instead}")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise ValueError(f"{existing} cannot be written to; choose another --out")
+        raise ValueError(f"{existing} cannot be written to; {instead}")
     status = os.statvfs(existing)
     free_bytes = status.f_bavail * status.f_frsize
     if free_bytes < need_bytes:
         raise ValueError(
             f"{folder}: about {need_bytes / 1e9:.3g} GB are needed and {free_bytes / 1e9:.3g} GB are free; "
-            "make room, ask for less, or choose another --out"
+            f"make room, ask for less, or {instead}"
         )
 
 

@@ -6,6 +6,7 @@ compared with the frames that came. So V models are compared by what they are fo
 predict lose, and so do those that are easy to predict because little is in them.
 """
 
+import functools
 import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -54,11 +55,11 @@ class Mixture(NamedTuple):
     means: Float[Tensor, "batch steps mixtures z"]
     log_stds: Float[Tensor, "batch steps mixtures z"]
 
-    def nll(self, z: Float[Tensor, "batch steps z"]) -> Float[Tensor, ""]:
-        """Negative log-likelihood in nats, summed over dimensions, mean over steps."""
+    def nll(self, z: Float[Tensor, "batch steps z"]) -> Float[Tensor, "batch steps"]:
+        """Negative log-likelihood in nats, summed over dimensions."""
         away = (z[:, :, None] - self.means) * torch.exp(-self.log_stds)
         log_probs = -0.5 * away.square() - self.log_stds - 0.5 * math.log(2 * math.pi)
-        return -torch.logsumexp(self.log_weights + log_probs, 2).sum(2).mean()
+        return -torch.logsumexp(self.log_weights + log_probs, 2).sum(2)
 
     @property
     def mean(self) -> Float[Tensor, "batch steps z"]:
@@ -89,7 +90,6 @@ class Memory(nn.Module):
 def fit(remembered: Sequence[Memories], steps: int = TRAINING_STEPS, seed: int = 0) -> Memory:
     """Train a memory on random stretches of the episodes, with z sampled anew each time, as the paper does."""
     z_dim, num_actions = remembered[0].posterior.mu.shape[1], remembered[0].actions.shape[1]
-    length = min(LENGTH, *(len(episode.actions) for episode in remembered))
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -97,25 +97,32 @@ def fit(remembered: Sequence[Memories], steps: int = TRAINING_STEPS, seed: int =
     optimizer = torch.optim.Adam(memory.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=max(2, steps))
     for _ in range(steps):
-        z, actions = _stretches(remembered, length, generator)
+        z, actions, lengths = _stretches(remembered, generator)
+        there = torch.arange(actions.shape[1]) < lengths[:, None]
         optimizer.zero_grad()
-        memory(z[:, :-1], actions)[0].nll(z[:, 1:]).backward()
+        memory(z[:, :-1], actions)[0].nll(z[:, 1:])[there].mean().backward()
         nn.utils.clip_grad_norm_(memory.parameters(), 1.0)
         optimizer.step()
         schedule.step()
     return memory
 
 
-def _stretches(remembered: Sequence[Memories], length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """A batch of z (batch, length + 1, z) and actions (batch, length, actions)."""
+def _stretches(remembered: Sequence[Memories], generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """A batch of z (batch, length + 1, z), actions (batch, length, actions), and how many of them there are (batch,).
+
+    A stretch is 50 steps, or a whole episode that is shorter, with zeros behind it.
+    """
     zs, actions = [], []
     for index in torch.randint(len(remembered), (BATCH,), generator=generator).tolist():
         episode = remembered[index]
+        length = min(LENGTH, len(episode.actions))
         start = int(torch.randint(len(episode.actions) - length + 1, (), generator=generator))
         part = Posterior(*(x[start : start + length + 1] for x in (episode.posterior.mu, episode.posterior.logvar)))
         zs.append(part.sample(torch.randn(part.mu.shape, generator=generator)))
         actions.append(episode.actions[start : start + length])
-    return torch.stack(zs), torch.stack(actions)
+    lengths = torch.tensor([len(taken) for taken in actions])
+    pad = functools.partial(nn.utils.rnn.pad_sequence, batch_first=True)
+    return pad(zs), pad(actions), lengths
 
 
 @torch.inference_mode()

@@ -7,7 +7,6 @@ number of processes that encoded nor on how often they were interrupted.
 import dataclasses
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,12 +14,11 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from world_models import checkpoints, frames, metrics
+from world_models import frames, metrics
 from world_models.latents import FORMAT, Latents
 from world_models.likelihoods import squared_error
 from world_models.metrics import Moments
 from world_models.rollouts import Rollouts
-from world_models.run_records import read_lines
 from world_models.shards.episodes import ShardedEpisodes
 from world_models.vae import VAE, Posterior, to_images
 
@@ -149,12 +147,3 @@ def _read_rows(episodes: ShardedEpisodes, column: str, rows: Int64[np.ndarray, "
     of = np.searchsorted(offsets, rows, side="right") - 1
     found = ((episodes.shards[shard], int(row)) for shard, row in zip(of, rows - offsets[of], strict=True))
     return np.concatenate([shard.read(column, row, row + 1) for shard, row in found])
-
-
-def validation_sse(run: Path, weights: checkpoints.Weights) -> float | None:
-    """The run's own `val/sse` of these weights; None where its folder does not tell.
-
-    It is of other frames than those of the check, so the two are alike, not equal.
-    """
-    step = checkpoints.saved_step(run, weights)
-    return next((line["val/sse"] for line in read_lines(run) if "val/sse" in line and line.get("step") == step), None)

@@ -156,7 +156,8 @@ def build(
 def initialise_he(network: nn.Module) -> None:
     """Draw the convolutions' weights so that a signal keeps its size through their ReLUs, and set all biases to 0.
 
-    He et al. 2015, and for transposed convolutions the same: of their taps one in stride^2 meets a pixel. PyTorch's own
+    He et al. 2015, and for transposed convolutions the same: of their taps one in stride^2 meets a pixel, but for the
+    decoder's first, whose input is a single pixel, so that one tap in all does and the signal is a third. PyTorch's own
     weights are smaller; linear layers keep them.
     """
     for layer in network.modules():

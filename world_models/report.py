@@ -28,7 +28,7 @@ figcaption { color: #555; max-width: 48rem }
 CAPTIONS = {
     "reconstructions": "Held-out frames (first and third row) over what the V model makes of them from z = mu.",
     "comparison": "Frames over the V model's reconstruction, that of as many principal components, and the mean frame.",
-    "clip": "A held-out episode (left) beside its reconstruction (right), frame by frame.",
+    "clip": "A held-out episode (left) beside its reconstruction (right), every other frame.",
     "samples": "Frames decoded from the prior N(0, I), as a memory model may dream them.",
     "traversal": "What each dimension says: one moves from -3 to 3, the others stay at the frame's mu; by falling KL.",
     "interpolation": "From one held-out frame to another along a straight line in z.",
@@ -36,12 +36,13 @@ CAPTIONS = {
     "high, less that of frames where it is low: what the model changes with it. The six columns that mu tells best.",
     "worst": "The 16 held-out stretches with the largest error, the worst frame of each over its reconstruction.",
     "error_map": "Where in the image the error lies: squared error per pixel, mean over frames.",
-    "telemetry": "Mean SSE where a column of telemetry is low to high: five bins with as many frames each, for the six "
-    "columns over which the error varies most.",
+    "telemetry": "Mean SSE where a column of telemetry is low to high, in up to five bins of about as many frames, for "
+    "the six columns over which the error varies most.",
     "rate_distortion": "What the latents cost (KL, to the left is cheaper) and what the frames lose (SSE, lower is "
-    "better). Dashed, PCA by its number of components.",
+    "better); hollow, of a validation on other frames. Dashed, PCA by its number of components.",
     "kl_per_dim": "KL of each latent dimension in nats per frame. Dimensions near zero say nothing about the frame.",
-    "curves": "Validation over the frames seen in training; dashed, PCA with as many components.",
+    "curves": "Validation over the frames seen in training; dashed, PCA with as many components on the frames scored "
+    "here, which are others.",
 }
 CHARTS = {"error_map", "telemetry", "rate_distortion", "kl_per_dim", "curves"}
 
@@ -49,7 +50,7 @@ TABLE = {
     "sse": "SSE of decode(mu)",
     "pca_sse": "SSE of PCA with as many components",
     "mean_sse": "SSE of the mean frame",
-    "previous_sse": "SSE of the previous frame",
+    "previous_sse": "SSE of the previous frame (in 20 episodes at most)",
     "psnr_db": "PSNR (dB)",
     "ssim": "SSIM",
     "kl_nats": "KL (nats per frame)",
@@ -103,12 +104,15 @@ def _rows_of_3(charts: Sequence[figures.Picture]) -> list[list[figures.Picture]]
     return [padded[start : start + 3] for start in range(0, len(padded), 3)]
 
 
+def draw_curves(run: Path, scores: Mapping[str, Any]) -> Shown:
+    """The run's validations, if there are any."""
+    names = ("val/sse", "val/kl_nats")
+    lines = [line for line in read_lines(run) if line.keys() >= set(names)]
+    return {"curves": figures.curves(lines, names, {"val/sse": {"PCA": scores["pca_sse"]}})} if lines else {}
+
+
 def write(run: Path, scores: Mapping[str, Any], shown: Shown) -> None:
     """Write the figures under figures/ and report.html, which holds them all in itself."""
-    lines = [line for line in read_lines(run) if "val/sse" in line]
-    if lines:
-        levels = {"val/sse": {"PCA": scores["pca_sse"]}}
-        shown = {**shown, "curves": figures.curves(lines, ("val/sse", "val/kl_nats"), levels)}
     figures.save_all(run / "figures", shown)
     files.write_text(run / "report.html", page(run.name, scores, shown))
 
@@ -173,8 +177,8 @@ def _latents(scores: Mapping[str, Any]) -> str:
     return (
         f"<p>Over all frames, z has means between {min(posterior['mean']):.2f} and {max(posterior['mean']):.2f} and "
         f"standard deviations between {min(posterior['std']):.2f} and {max(posterior['std']):.2f}; the prior's are 0 "
-        f"and 1. From one frame to the next, mu moves by {moved} of what lies between any two frames (median of the "
-        "squared change of the dimensions used; 0 is still, 1 unrelated)."
+        f"and 1. From one frame to the next (in 20 episodes at most), mu moves by {moved} of what lies between any two "
+        "frames (median of the squared change of the dimensions used; 0 is still, 1 unrelated)."
         f"{plausible}</p>"
     )
 
@@ -202,8 +206,8 @@ def _foresight_table(foreseen: Mapping[str, Mapping[str, float]] | None) -> str:
 
 
 PLAUSIBLE = (
-    " Of {count} frames dreamed from the prior {share:.0%} are plausible: as near to a training frame, and as rich in "
-    "edges, as 98 of 100 held-out frames."
+    " Of {count} frames dreamed from the prior {share:.0%} are plausible: no farther from the nearest of 4,000 "
+    "training frames than 99 of 100 held-out frames are, with edges as strong as those of the middle 98 of 100."
 )
 READINGS = {
     "mu_linear": "mu, linear",
@@ -216,7 +220,7 @@ READINGS = {
 
 def _probe_tables(scores: Mapping[str, Any]) -> str:
     if scores["probes"] is None:
-        return "<p>No probes: the training data is not there, has changed, or has no telemetry.</p>"
+        return "<p>No probes: there is no training data to fit them on, or no telemetry.</p>"
     on_road = scores["probes_on_road"]
     return (
         "<h2>What mu knows of the simulator</h2><p>R2 on held-out episodes of probes to each column of telemetry, "

@@ -44,7 +44,8 @@ class RolloutJob:
         vae: the model.
         data: the rollouts it is scored on.
         baselines: PCA and the mean of its training frames.
-        probe_data: its training frames, on which probes are fitted; None where they are not to be had.
+        probe_data: training frames of tracks that are not scored, for probes and memories to be fitted on and dreams to
+            be judged by; None where they are not to be had.
         trained_on: how many of the episodes of `data` it was trained on.
         others: other runs in the rate-distortion plane.
     """
@@ -74,7 +75,7 @@ def prepare(
         run: the model's folder.
         weights: best or last.
         data_path: rollouts to score it on.
-        train_data: rollouts to fit probes on; those of its training when None.
+        train_data: rollouts to fit probes and memories on; those of its training when None.
         beside: folders of other runs, or of folders of runs.
         device: where to compute.
 
@@ -85,47 +86,63 @@ def prepare(
     checkpoints.check_preprocess(data.preprocess, data.path, vae, str(run))
     description = checkpoints.load_description(run, "data", "data_digest", "split_seed", "env", "train_seeds")
     fitted = baselines.Baselines(**checkpoints.load_baselines(run))
-    name, others = run_records.beside(run, beside)
-    probe_data = _probe_data(run, train_data, description, data, vae)
-    trained_on, points = _trained_on(description, data), comparison.rate_points(others)
+    notes: list[str] = []
+    name, others = run_records.beside(run, "rollouts", beside, notes)
+    points = comparison.rate_points(comparison.on_data(data.digest(), others, notes))
+    probe_data = _probe_data(run, train_data, description, data, vae, notes)
+    trained_on = _trained_on(description, data, notes)
+    for note in notes:
+        print(note, file=sys.stderr)
     return RolloutJob(run, name, weights, vae, data, fitted, probe_data, trained_on, points)
 
 
 def _probe_data(
-    run: Path, train_data: str | None, description: dict[str, Any], data: Rollouts, vae: VAE
+    run: Path, train_data: str | None, description: dict[str, Any], data: Rollouts, vae: VAE, notes: list[str]
 ) -> FrameSet | None:
-    """The run's training frames, None where they are gone or other data lies there now.
+    """The run's training frames but those of tracks that are scored; None where they are not to be had.
 
     Raises:
-        ValueError: the data cannot be compared: other frames, or other telemetry.
+        FileNotFoundError, ValueError: training data that was named cannot be used.
     """
-    recorded = Path(train_data or description["data"])
-    if train_data is None and not recorded.exists():
-        print(f"{recorded} is gone, so no probes are fitted; name it with --train_data", file=sys.stderr)
+    try:
+        train = Rollouts(train_data) if train_data else _recorded(description)
+        checkpoints.check_preprocess(train.preprocess, train.path, vae, str(run))
+        if data.telemetry_names != train.telemetry_names:
+            raise ValueError(f"{data.path} and {train.path} hold other telemetry")
+        scored = set(data.seeds.tolist()) if train.env == data.env else set()
+        chosen = split_episodes(train.seeds, description["split_seed"]).train
+        unseen = [index for index in chosen if int(train.seeds[index]) not in scored]
+        if not unseen:
+            raise ValueError(f"all training episodes of {train.path} are of tracks that are scored")
+        return FrameSet(train, unseen)
+    except (ValueError, OSError) as error:
+        if train_data:
+            raise
+        notes.append(f"{error}: so no probes are fitted and no dreams judged; name training data with --train_data")
         return None
-    train = Rollouts(recorded)
-    if train_data is None and train.digest() != description["data_digest"]:
-        print(
-            f"{recorded} has changed since the training, so no probes are fitted; name the data with --train_data",
-            file=sys.stderr,
-        )
-        return None
-    checkpoints.check_preprocess(train.preprocess, train.path, vae, str(run))
-    if data.telemetry_names != train.telemetry_names:
-        raise ValueError(
-            f"{data.path} and {train.path} hold other telemetry, so probes cannot be scored; name other --train_data"
-        )
-    chosen = split_episodes(train.seeds, description["split_seed"]).train
-    return FrameSet(train, chosen)
 
 
-def _trained_on(description: dict[str, Any], data: Rollouts) -> int:
-    """How many of the episodes the model was trained on, wherever its data is now; says so if there are any."""
+def _recorded(description: dict[str, Any]) -> Rollouts:
+    """The rollouts that the run was trained on.
+
+    Raises:
+        FileNotFoundError: they are gone.
+        ValueError: something else lies there.
+    """
+    if not Path(description["data"]).exists():
+        raise FileNotFoundError(f"{description['data']} is gone")
+    train = Rollouts(description["data"])
+    if train.digest() != description["data_digest"]:
+        raise ValueError(f"{train.path} has changed since the training")
+    return train
+
+
+def _trained_on(description: dict[str, Any], data: Rollouts, notes: list[str]) -> int:
+    """How many of the episodes the model was trained on, wherever its data is now."""
     same = set(description["train_seeds"]) & set(data.seeds.tolist()) if description["env"] == data.env else set()
     if same:
-        print(
-            f"{len(same)} episodes of {data.path} were trained on, so the scores flatter; collect with another --seed",
-            file=sys.stderr,
+        notes.append(
+            f"{len(same)} episodes of {data.path} were trained on, so the scores flatter; collect with another --seed"
         )
     return len(same)
 
@@ -181,11 +198,11 @@ def _draw(
     scores: dict[str, Any],
 ) -> report.Shown:
     own = figures.RatePoint(job.name, scores["kl_nats"], scores["sse"])
-    levels = {int(count): sse for count, sse in scores["pca_sse_by_components"].items() if int(count) >= 4}
     return {
         **report.draw(job.vae, job.data, frames, job.baselines, scores),
         **report.draw_breakdown(job.vae, frames, scored, columns, scores),
-        "rate_distortion": figures.rate_distortion([own, *job.others], levels),
+        "rate_distortion": figures.rate_distortion([own, *job.others], comparison.pca_of(scores)),
+        **report.draw_curves(job.run, scores),
     }
 
 

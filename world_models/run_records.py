@@ -6,18 +6,21 @@ The files may come from anybody, so sizes and types are checked before they are 
 import dataclasses
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors import SafetensorError, safe_open
 
+from world_models import files
 from world_models.config import flatten
 from world_models.tracking import METRICS_FILE
 
 CONFIG_FILE = "config.yaml"
 DESCRIPTION_FILE = "model.json"
 SCORES_FILE = "eval.json"
+WEIGHT_FILES = {"best": "best.safetensors", "last": "model.safetensors"}
 SEARCH_DEPTH = 3  # runs, runs/sweep, runs/sweep/a
 MAX_CONFIG_BYTES = 1_000_000
 MAX_BYTES = 100_000_000  # the paper's own training logs 30,000 lines, 10 MB
@@ -35,8 +38,9 @@ class RunRecord:
         name: what to call it among others.
         config: its resolved settings.
         lines: its metrics, line by line as they were logged; finite numbers only.
-        scores: what eval.json holds; None before an evaluation.
+        scores: what eval.json holds; None before an evaluation of these weights.
         description: what model.json holds; empty before the first checkpoint.
+        distrust: why eval.json is there and not taken, a line; empty where it is.
     """
 
     path: Path
@@ -45,6 +49,7 @@ class RunRecord:
     lines: tuple[Line, ...]
     scores: Mapping[str, Any] | None
     description: Mapping[str, Any]
+    distrust: str = ""
 
     def series(self, metric: str) -> list[tuple[float, float]]:
         """Frames seen and value of each line that holds the metric."""
@@ -127,39 +132,97 @@ def read_run(folder: Path, name: str | None = None) -> RunRecord:
     """Read what the folder says, as far as the run has got.
 
     Raises:
-        ValueError: a file is damaged, or far too large to be what it says.
+        ValueError: a file other than eval.json is damaged, or far too large to be what it says.
     """
+    scores, distrust = read_scores(folder)
     return RunRecord(
         folder,
         name or folder.resolve().name,
         _read_config(folder / CONFIG_FILE),
         read_lines(folder),
-        _read_json(folder / SCORES_FILE, "evaluate the run again"),
-        _read_json(folder / DESCRIPTION_FILE, "train the model again") or {},
+        scores,
+        _read_json(folder / DESCRIPTION_FILE, "train the model again, or leave this run out") or {},
+        distrust,
     )
 
 
-def beside(own: Path, folders: Sequence[Path]) -> tuple[str, list[RunRecord]]:
-    """What to call a run, and the records of the others on the same kind of data, under names that tell all apart.
+def read_scores(run: Path) -> tuple[dict[str, Any] | None, str]:
+    """What an evaluation of the weights that lie there has found, None without one; and why eval.json is not taken."""
+    path = run / SCORES_FILE
+    try:
+        scores = _read_json(path, "evaluate the run again")
+    except ValueError as error:
+        return None, str(error)
+    digest = (scores or {}).get("vae_sha256")
+    weights = [run / name for name in WEIGHT_FILES.values() if (run / name).is_file()]
+    if digest and weights and not any(files.file_sha256(each) == digest for each in weights):
+        return None, f"{path}: of other weights than lie there now; evaluate the run again"
+    return scores, ""
+
+
+def read_runs(
+    named: Sequence[Path],
+    notes: list[str],
+    own: Path | None = None,
+    read: Callable[[Path, str], RunRecord] = read_run,
+) -> tuple[str, list[RunRecord]]:
+    """The runs that are named, and those in folders that are, each once and under names that tell all apart.
 
     Args:
-        own: the run's folder, left out of the others.
-        folders: of other runs, or of folders of runs, of which those on another kind of data are left out.
+        named: folders of runs, or folders that hold such.
+        notes: gets a line for each run of a folder that cannot be read, and is left out, and for scores not taken.
+        own: a run that is left out, and called apart from them too.
+        read: reads one.
+
+    Returns:
+        what to call `own`, empty without one; and the runs.
 
     Raises:
         FileNotFoundError: a folder is not there.
-        ValueError: a run that is named itself is on another kind of data.
+        ValueError: a folder holds no run, or a run that is named itself cannot be read.
     """
-    kind = read_run(own).dataset
-    found = {path.resolve(): path for folder in folders for path in find_runs(folder)}
-    paths = [own, *(path for resolved, path in found.items() if resolved != own.resolve())]
-    runs = [read_run(path, name) for path, name in zip(paths, distinct_names(paths), strict=True)]
+    must, left_out = {path.resolve() for path in named}, own and own.resolve()
+    found = {run.resolve(): run for folder in named for run in _runs_in(folder)}
+    paths = [path for resolved, path in found.items() if resolved != left_out]
+    own_name, *names = distinct_names([own, *paths]) if own else ["", *distinct_names(paths)]
+    runs = []
+    for path, name in zip(paths, names, strict=True):
+        try:
+            runs.append(read(path, name))
+        except ValueError as error:  # noqa: PERF203 - files are read, which takes longer
+            if path.resolve() in must:
+                raise
+            notes.append(f"left out: {error}")
+    notes += [run.distrust for run in runs if run.distrust]
+    return own_name, runs
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    if runs := find_runs(folder):
+        return runs
+    raise ValueError(f"{folder}: no run in it (no model.json, no metrics.jsonl); name the --out of train_vae runs")
+
+
+def beside(own: Path, dataset: str, folders: Sequence[Path], notes: list[str]) -> tuple[str, list[RunRecord]]:
+    """What to call a run, and the others that are named on the same kind of data.
+
+    Args:
+        own: the run's folder, left out of the others.
+        dataset: its kind of data.
+        folders: of other runs, or of folders of runs, of which those on another kind of data are left out.
+        notes: gets a line for whatever else is left out.
+
+    Raises:
+        FileNotFoundError: a folder is not there.
+        ValueError: a folder holds no run, or a run that is named itself cannot be read or is on another kind of data.
+    """
+    name, runs = read_runs(folders, notes, own)
     for run in runs:
-        if run.dataset != kind and run.path in folders:
+        if run.dataset != dataset and run.path in folders:
             raise ValueError(
-                f"{run.path}: trained on {run.dataset}, {own} on {kind}; name runs on the same kind of data"
+                f"{run.path}: trained on {run.dataset}, {own} on {dataset}; name runs on the same kind of data"
             )
-    return runs[0].name, [run for run in runs[1:] if run.dataset == kind]
+    return name, [run for run in runs if run.dataset == dataset]
 
 
 def _text(path: Path, max_bytes: int) -> str | None:
@@ -169,6 +232,16 @@ def _text(path: Path, max_bytes: int) -> str | None:
     if path.stat().st_size > max_bytes:
         raise ValueError(f"{path}: {path.stat().st_size:,} bytes, wanted {max_bytes:,} at most; leave this run out")
     return path.read_text(encoding="utf-8", errors="replace")
+
+
+def validation(run: Path, weights: str) -> Line:
+    """What the run logged when it validated its `best` or `last` weights; empty where its folder does not tell."""
+    try:
+        with safe_open(run / WEIGHT_FILES[weights], "numpy") as file:
+            step = int((file.metadata() or {})["step"])
+    except (SafetensorError, OSError, KeyError, ValueError):
+        return {}
+    return next((line for line in read_lines(run) if line.get("step") == step and "val/sse" in line), {})
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -195,7 +268,7 @@ def _read_json(path: Path, advice: str) -> dict[str, Any] | None:
     text = _text(path, MAX_BYTES)
     value = None if text is None else _parsed(text)
     if text is not None and not isinstance(value, dict):
-        raise ValueError(f"{path}: no JSON object; {advice}, or leave this run out")
+        raise ValueError(f"{path}: no JSON object; {advice}")
     return value
 
 

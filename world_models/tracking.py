@@ -285,6 +285,6 @@ def _has_api_key() -> bool:
     from urllib.parse import urlparse
 
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
-    with contextlib.suppress(OSError, netrc.NetrcParseError):
+    with contextlib.suppress(OSError, ValueError, netrc.NetrcParseError):
         return bool(netrc.netrc(os.environ.get("NETRC")).authenticators(host or ""))
     return False

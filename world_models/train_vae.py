@@ -136,7 +136,7 @@ def _loop(job: Job, learner: Learner, run: Run | NoRun) -> None:
                 again = "the same command" if config.resume else "the same command with --resume true"
                 raise Stopped(f"stopped at {seen:,} frames; {again} goes on from there")
     if scores:
-        run.offer(scores)
+        run.offer()
         kl = f"KL {scores['kl_nats']:.1f} nats, " if "kl_nats" in scores else ""
         run.say(RESULT.format(seen=seen, kl=kl, **scores))
 
