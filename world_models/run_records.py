@@ -182,7 +182,9 @@ def read_runs(
         ValueError: a folder holds no run, or a run that is named itself cannot be read.
     """
     must, left_out = {path.resolve() for path in named}, own and own.resolve()
-    found = {run.resolve(): run for folder in named for run in _runs_in(folder)}
+    found: dict[Path, Path] = {}
+    for run in (run for folder in named for run in _runs_in(folder)):
+        found.setdefault(run.resolve(), run)
     paths = [path for resolved, path in found.items() if resolved != left_out]
     own_name, *names = distinct_names([own, *paths]) if own else ["", *distinct_names(paths)]
     runs = []
