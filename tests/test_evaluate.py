@@ -292,7 +292,7 @@ def test_probes_are_null_when_the_training_data_is_gone(
 ):
     shutil.rmtree(train)
     assert _evaluate(test, small)["probe_r2"] is None
-    assert f"{train} is gone: so no probes are fitted and no dreams judged" in capsys.readouterr().err
+    assert f"{train} is gone; name training data with --train_data. So no probes are fitted" in capsys.readouterr().err
 
 
 def test_probes_are_null_when_the_training_data_has_changed(
@@ -316,7 +316,7 @@ def test_an_emptied_folder_of_training_data_is_no_reason_to_refuse(
         shard.unlink()
     scores = _evaluate(test, small)
     assert (scores["probe_r2"], scores["plausible_share"]) == (None, None)
-    assert "so no probes are fitted" in capsys.readouterr().err
+    assert "So no probes are fitted" in capsys.readouterr().err
 
 
 def test_probes_are_fitted_on_no_track_that_is_scored(
@@ -353,7 +353,7 @@ def test_evaluating_on_trained_episodes_is_said(
     assert _evaluate(train, small)["probe_r2"] is None
     said = capsys.readouterr().err
     assert f"2 episodes of {train} were trained on, so the scores flatter" in said
-    assert "are of tracks that are scored: so no probes are fitted" in said
+    assert "are of tracks that are scored; name other --train_data. So no probes are fitted" in said
 
 
 def test_evaluating_on_other_tracks_is_not_warned_of(
@@ -383,7 +383,7 @@ def test_recorded_training_data_of_other_telemetry_gives_no_probes(
     quick: None, small: Path, heldout: Path, capsys: pytest.CaptureFixture[str]
 ):
     assert _evaluate(heldout, small, "--max_frames 9")["probe_r2"] is None
-    assert "hold other telemetry: so no probes are fitted" in capsys.readouterr().err
+    assert "hold other telemetry; name other --train_data. So no probes are fitted" in capsys.readouterr().err
 
 
 def test_a_telemetry_column_that_never_varies_has_no_probe(

@@ -108,17 +108,19 @@ def _probe_data(
         train = Rollouts(train_data) if train_data else _recorded(description)
         checkpoints.check_preprocess(train.preprocess, train.path, vae, str(run))
         if data.telemetry_names != train.telemetry_names:
-            raise ValueError(f"{data.path} and {train.path} hold other telemetry")
+            raise ValueError(f"{data.path} and {train.path} hold other telemetry; name other --train_data")
         scored = set(data.seeds.tolist()) if train.env == data.env else set()
         chosen = split_episodes(train.seeds, description["split_seed"]).train
         unseen = [index for index in chosen if int(train.seeds[index]) not in scored]
         if not unseen:
-            raise ValueError(f"all training episodes of {train.path} are of tracks that are scored")
+            raise ValueError(
+                f"all training episodes of {train.path} are of tracks that are scored; name other --train_data"
+            )
         return FrameSet(train, unseen)
     except (ValueError, OSError) as error:
         if train_data:
             raise
-        notes.append(f"{error}: so no probes are fitted and no dreams judged; name training data with --train_data")
+        notes.append(f"{error}. So no probes are fitted and no dreams judged")
         return None
 
 
@@ -130,10 +132,10 @@ def _recorded(description: dict[str, Any]) -> Rollouts:
         ValueError: something else lies there.
     """
     if not Path(description["data"]).exists():
-        raise FileNotFoundError(f"{description['data']} is gone")
+        raise FileNotFoundError(f"{description['data']} is gone; name training data with --train_data")
     train = Rollouts(description["data"])
     if train.digest() != description["data_digest"]:
-        raise ValueError(f"{train.path} has changed since the training")
+        raise ValueError(f"{train.path} has changed since the training; name training data with --train_data")
     return train
 
 
