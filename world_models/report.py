@@ -121,7 +121,7 @@ def page(name: str, scores: Mapping[str, Any], shown: Shown) -> str:
     """The report as HTML."""
     title = html.escape(f"V model {name}")
     rows = [row(label, _number(scores[key])) for key, label in TABLE.items()]
-    rows += [row(f"importance-weighted bound, {k} samples (nats)", f"{v:,.1f}") for k, v in scores["iwae_nats"].items()]
+    rows += [row(f"importance-weighted bound, k = {k} (nats)", f"{v:,.1f}") for k, v in scores["iwae_nats"].items()]
     parts = [
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>',
         f"<style>{STYLE}</style></head><body><h1>{title}</h1><p>{html.escape(summary(scores))}.</p>",
