@@ -14,8 +14,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from world_models import checkpoints, files
-from world_models.checkpoints import load_state, load_tensors, load_vae
+from world_models import checkpoints, files, training_state
+from world_models.checkpoints import load_tensors, load_vae
+from world_models.training_state import load_state
 from world_models.vae import VAE, VAEConfig
 
 PREPROCESS = {"crop": [0, 84], "size": 64, "interpolation": "INTER_AREA"}
@@ -219,7 +220,7 @@ def test_frames_made_in_another_way_are_refused_with_both(vae: VAE):
 
 def test_state_comes_back_as_it_was_saved(tmp_path: Path):
     state = {"step": 7, "best": float("inf"), "id": None, "sums": torch.arange(3.0), "nested": {"a": [torch.ones(2)]}}
-    checkpoints.save_state(tmp_path, state)
+    training_state.save_state(tmp_path, state)
     loaded = load_state(tmp_path)
     assert torch.equal(loaded.pop("sums"), state.pop("sums"))
     assert torch.equal(loaded.pop("nested")["a"][0], state.pop("nested")["a"][0])
@@ -253,7 +254,7 @@ def test_code_in_a_state_is_never_run(tmp_path: Path, write: Callable[[Any, Path
 
 @pytest.mark.parametrize("damage", [_halve, _empty, _scribble])
 def test_a_damaged_state_is_refused(tmp_path: Path, damage: Callable[[Path], None]):
-    checkpoints.save_state(tmp_path, {"sums": torch.zeros(1000)})
+    training_state.save_state(tmp_path, {"sums": torch.zeros(1000)})
     damage(tmp_path / "state.pt")
     with pytest.raises(ValueError, match=r"state\.pt: no training state"):
         load_state(tmp_path)
@@ -267,7 +268,7 @@ def test_a_refusal_is_one_line(tmp_path: Path):
 
 
 def test_an_interrupted_save_leaves_the_old_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    checkpoints.save_state(tmp_path, {"step": 1})
+    training_state.save_state(tmp_path, {"step": 1})
 
     def crash(state: Any, path: Path) -> None:
         Path(path).write_bytes(b"half")
@@ -275,7 +276,7 @@ def test_an_interrupted_save_leaves_the_old_state(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(torch, "save", crash)
     with pytest.raises(KeyboardInterrupt):
-        checkpoints.save_state(tmp_path, {"step": 2})
+        training_state.save_state(tmp_path, {"step": 2})
     assert load_state(tmp_path) == {"step": 1}
 
 
@@ -315,8 +316,24 @@ def test_variance_of_models_that_do_not_say_it_is_the_papers(run: Path):
     assert load_vae(run).variance.item() == 0.5
 
 
-@pytest.mark.parametrize("facts", [{}, {"variance": "nan"}, {"variance": "-1"}, {"variance": "much"}])
-def test_weights_that_lack_the_variance_they_need_are_refused(tmp_path: Path, facts: dict[str, str]):
+def test_variance_in_the_header_of_older_weights_is_loaded(tmp_path: Path):
+    run = _save_sharp(tmp_path, 0.5)
+    path = checkpoints.weights_path(run)
+    path.write_bytes(safetensors.torch.save(load_tensors(path), {"variance": "0.25"}))
+    assert load_vae(run).variance.item() == 0.25
+
+
+def test_equal_models_are_equal_files(tmp_path: Path):
+    vae = VAE(VAEConfig(z_dim=1))
+    for name in "abcdefgh":
+        checkpoints.save_vae(tmp_path / name, vae, step=3)
+    assert len({(tmp_path / name).read_bytes() for name in "abcdefgh"}) == 1
+
+
+@pytest.mark.parametrize(
+    "facts", [{}, {"variance": "nan"}, {"variance": -1}, {"variance": "much"}, {"variance": None}, {"variance": [1]}]
+)
+def test_weights_that_lack_the_variance_they_need_are_refused(tmp_path: Path, facts: dict[str, Any]):
     run = _save_sharp(tmp_path, 0.001)
     checkpoints.save_weights(run / "best.safetensors", load_vae(run).state_dict(), facts)
     with pytest.raises(ValueError, match="variance"):
@@ -346,7 +363,7 @@ USUAL = "dataset: rollouts\nlr: 0.002\nstandardise: true\nvae:\n  network: paper
 def test_older_settings_are_what_they_were_when_a_run_goes_on(tmp_path: Path):
     """A config of before a field came goes on with its default, or with what was done before the field came."""
     (tmp_path / "config.yaml").write_text(OLDER)
-    assert checkpoints.load_run(tmp_path, NOW, USUAL, (), "digest") is None  # it has no state yet
+    assert training_state.load_run(tmp_path, NOW, USUAL, (), "digest") is None  # it has no state yet
 
 
 @pytest.mark.parametrize(
@@ -366,4 +383,40 @@ def test_a_run_with_other_settings_is_not_gone_on_with(tmp_path: Path, changed: 
     path = tmp_path / "config.yaml"
     path.write_text(OLDER)
     with pytest.raises(ValueError, match=re.escape(said.format(path))):
-        checkpoints.load_run(tmp_path, changed, USUAL, (), "digest")
+        training_state.load_run(tmp_path, changed, USUAL, (), "digest")
+
+
+# what a run says of its weights
+
+
+@pytest.fixture
+def validated(tmp_path: Path) -> Path:
+    """A run whose best weights are of step 3, by some rule of its own, and whose last are of step 4."""
+    checkpoints.save_vae(checkpoints.weights_path(tmp_path, "best"), VAE(VAEConfig(z_dim=1)), step=3)
+    checkpoints.save_vae(checkpoints.weights_path(tmp_path, "last"), VAE(VAEConfig(z_dim=1)), step=4)
+    lines = [{"step": 3, "train/sse": 9}, *({"step": step, "val/sse": sse} for step, sse in ((1, 5), (3, 6), (4, 8)))]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps({"frames_seen": 64} | line) + "\n" for line in lines))
+    return tmp_path
+
+
+@pytest.mark.parametrize(("weights", "sse"), [("best", 6), ("last", 8)])
+def test_a_validation_is_that_of_the_weights(validated: Path, weights: checkpoints.Weights, sse: int):
+    assert checkpoints.validation(validated, weights)["val/sse"] == sse
+
+
+def test_weights_saved_between_validations_have_none(validated: Path):
+    checkpoints.save_vae(checkpoints.weights_path(validated, "last"), VAE(VAEConfig(z_dim=1)), step=5)
+    assert checkpoints.validation(validated, "last") == {}
+
+
+def test_weights_that_do_not_say_their_step_have_none(validated: Path):
+    with (validated / "metrics.jsonl").open("a") as file:
+        file.write('{"frames_seen": 1, "val/sse": 3}\n')  # without a step either
+    checkpoints.save_weights(checkpoints.weights_path(validated, "best"), {"x": torch.zeros(1)})
+    assert checkpoints.validation(validated, "best") == {}
+
+
+@pytest.mark.parametrize("gone", ["best.safetensors", "metrics.jsonl"])
+def test_a_folder_that_does_not_tell_has_none(validated: Path, gone: str):
+    (validated / gone).unlink()
+    assert checkpoints.validation(validated, "best") == {}

@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.distributed
 
-from world_models import checkpoints, distributed, train_vae
+from world_models import checkpoints, distributed, train_vae, training_state
 from world_models.distributed import World
 from world_models.learner import Learner
 
@@ -241,7 +241,7 @@ def test_one_process_alone_prints(trained: Trained):
 def test_a_run_of_one_process_is_gone_on_with_by_two(trained: Trained):
     first, _ = trained.printed_by_resumed.splitlines()
     assert first == f"{trained.resumed}: going on from step 3, 48 frames seen"
-    assert checkpoints.load_state(trained.resumed)["step"] == 6
+    assert training_state.load_state(trained.resumed)["step"] == 6
 
 
 def test_a_finished_run_of_two_processes_is_taken_up_by_one(

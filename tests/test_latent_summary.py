@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from world_models import checkpoints, encode, latent_summary, run_records
+from world_models import checkpoints, encode, latent_summary
 from world_models.latents import Latents, write_latents
 from world_models.rollouts import Rollouts
 from world_models.shards import shard_path
@@ -226,5 +226,5 @@ def test_rounding_to_float16_is_no_damage(data: Path, run: Path, tmp_path: Path)
 
 
 def test_summary_has_the_runs_own_error(run_dir: Path, latents_dir: Path):
-    sse = run_records.validation(run_dir, "best")["val/sse"]
+    sse = checkpoints.validation(run_dir, "best")["val/sse"]
     assert _summary(latents_dir)["check"]["run_val_sse"] == sse

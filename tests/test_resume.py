@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from world_models import checkpoints, files, train_vae
+from world_models import files, train_vae, training_state
 from world_models.batches import Batch
 from world_models.frames import BLOCK_FRAMES
 from world_models.learner import Learner
@@ -102,7 +102,7 @@ def test_training_killed_between_two_checkpoints_resumes_bit_for_bit(rollouts_di
     run = tmp_path / "run"
     argv = f"--data {rollouts_dir} --out {run} {FLAGS}".split()
     assert subprocess.run([sys.executable, "-c", KILL_AFTER_STEP, *argv]).returncode == -signal.SIGKILL
-    assert 0 < checkpoints.load_state(run)["step"] < 6
+    assert 0 < training_state.load_state(run)["step"] < 6
     _train(rollouts_dir, run, "--resume true")
     assert _weights(run) == _weights(whole)
     assert _metrics(run) == _metrics(whole)
@@ -119,7 +119,7 @@ def test_resumed_training_of_the_optimal_variance_is_unbroken_training_bit_for_b
 
 def test_interruptions_are_in_the_middle_of_an_epoch(rollouts_dir: Path, tmp_path: Path):
     run = _broken(rollouts_dir, tmp_path / "run", 3, _stop)
-    assert checkpoints.load_state(run)["step"] == 3
+    assert training_state.load_state(run)["step"] == 3
     config = train_vae.TrainConfig(data=str(rollouts_dir), out=str(tmp_path / "other"), batch_size=32)
     assert train_vae.prepare(config).batches.steps_per_epoch == 7
 

@@ -1,7 +1,6 @@
 """What a run's folder says of it, whoever wrote it."""
 
 import hashlib
-import json
 import math
 import subprocess
 import sys
@@ -10,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from world_models import checkpoints, run_records
+from world_models import run_records
 from world_models.run_records import distinct_names, find_runs, number, read_run
-from world_models.vae import VAE, VAEConfig
 
 MakeRun = Callable[..., Path]
 LINES = [
@@ -252,39 +249,3 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path: Path):
 )
 def test_names_are_the_shortest_endings_that_tell_apart(paths: list[str], names: list[str]):
     assert distinct_names([Path(path) for path in paths]) == names
-
-
-# what a run says of its weights
-
-
-@pytest.fixture
-def validated(tmp_path: Path) -> Path:
-    """A run whose best weights are of step 3, by some rule of its own, and whose last are of step 4."""
-    checkpoints.save_vae(checkpoints.weights_path(tmp_path, "best"), VAE(VAEConfig(z_dim=1)), step=3)
-    checkpoints.save_vae(checkpoints.weights_path(tmp_path, "last"), VAE(VAEConfig(z_dim=1)), step=4)
-    lines = [{"step": 3, "train/sse": 9}, *({"step": step, "val/sse": sse} for step, sse in ((1, 5), (3, 6), (4, 8)))]
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps({"frames_seen": 64} | line) + "\n" for line in lines))
-    return tmp_path
-
-
-@pytest.mark.parametrize(("weights", "sse"), [("best", 6), ("last", 8)])
-def test_a_validation_is_that_of_the_weights(validated: Path, weights: str, sse: int):
-    assert run_records.validation(validated, weights)["val/sse"] == sse
-
-
-def test_weights_saved_between_validations_have_none(validated: Path):
-    checkpoints.save_vae(checkpoints.weights_path(validated, "last"), VAE(VAEConfig(z_dim=1)), step=5)
-    assert run_records.validation(validated, "last") == {}
-
-
-def test_weights_that_do_not_say_their_step_have_none(validated: Path):
-    with (validated / "metrics.jsonl").open("a") as file:
-        file.write('{"frames_seen": 1, "val/sse": 3}\n')  # without a step either
-    checkpoints.save_weights(checkpoints.weights_path(validated, "best"), {"x": torch.zeros(1)})
-    assert run_records.validation(validated, "best") == {}
-
-
-@pytest.mark.parametrize("gone", ["best.safetensors", "metrics.jsonl"])
-def test_a_folder_that_does_not_tell_has_none(validated: Path, gone: str):
-    (validated / gone).unlink()
-    assert run_records.validation(validated, "best") == {}

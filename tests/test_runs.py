@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from world_models import baselines, checkpoints, files, tracking
+from world_models import baselines, checkpoints, files, tracking, training_state
 from world_models.config import Stopped
 from world_models.learner import Learner
 from world_models.lineage import Product
@@ -132,7 +132,7 @@ def test_a_saved_run_is_the_learners(run: Run, tmp_path: Path, learner: Learner)
     run.save(learner, learner.vae)
     out = tmp_path / "runs" / "a"
     assert _written(out) == {"model.safetensors", "model.json", "state.pt"}
-    assert checkpoints.load_state(out)["step"] == learner.step
+    assert training_state.load_state(out)["step"] == learner.step
     weights = checkpoints.load_vae(out, "last").state_dict()
     assert all(torch.equal(weights[name], tensor) for name, tensor in learner.vae.state_dict().items())
 

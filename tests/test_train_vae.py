@@ -15,7 +15,7 @@ import torch
 import yaml
 from PIL import Image
 
-from world_models import checkpoints, files, train_vae
+from world_models import checkpoints, files, train_vae, training_state
 from world_models.batches import Batch
 from world_models.frames import FrameSet, split_episodes
 from world_models.learner import Learner
@@ -106,7 +106,7 @@ def test_model_json_names_data_and_preprocessing(run: Path, rollouts_dir: Path):
 
 def _from_state(run: Path) -> VAE:
     vae = checkpoints.load_vae(run, "last")
-    vae.load_state_dict(checkpoints.load_state(run)["vae"])
+    vae.load_state_dict(training_state.load_state(run)["vae"])
     return vae
 
 
@@ -195,14 +195,14 @@ def test_epoch_counts_training_frames(run: Path, rollouts_dir: Path):
 
 
 def test_best_weights_are_those_of_the_lowest_validation_loss(run: Path):
-    assert checkpoints.load_state(run)["best_loss_nats"] == min(
+    assert training_state.load_state(run)["best_loss_nats"] == min(
         line["val/loss_nats"] for line in _lines(run, "val/sse") if line["frames_seen"] >= 45
     )
 
 
 def test_best_weights_are_not_taken_before_the_warm_up_is_over(data: Path, tmp_path: Path):
     run = _train(data, tmp_path / "run", "--beta_warmup_frames 85")
-    assert checkpoints.load_state(run)["best_loss_nats"] == _lines(run, "val/sse")[-1]["val/loss_nats"]
+    assert training_state.load_state(run)["best_loss_nats"] == _lines(run, "val/sse")[-1]["val/loss_nats"]
 
 
 def test_a_run_shorter_than_its_warm_up_has_best_weights(data: Path, tmp_path: Path):
@@ -357,7 +357,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(data: Path, tmp_path: Path, monkeypa
     monkeypatch.setattr(Learner, "learn", interrupted)
     message = _stopped(data, tmp_path / "run", "--val_every_frames 1000")
     assert "--resume true" in message
-    assert checkpoints.load_state(tmp_path / "run")["step"] in (3, 4)  # the signal is seen at once, or a step later
+    assert training_state.load_state(tmp_path / "run")["step"] in (3, 4)  # the signal is seen at once, or a step later
 
 
 def test_ctrl_c_while_resuming_asks_for_the_same_command(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -411,7 +411,7 @@ def test_a_stopped_run_keeps_its_last_good_checkpoint(
     _broken_after(monkeypatch, 3)
     _stopped(data, tmp_path / "run", f"--log_every_steps {log_every_steps}")
     for tensors in (
-        checkpoints.load_state(tmp_path / "run")["vae"],
+        training_state.load_state(tmp_path / "run")["vae"],
         checkpoints.load_vae(tmp_path / "run", "last").state_dict(),
         checkpoints.load_vae(tmp_path / "run", "best").state_dict(),
     ):
@@ -432,7 +432,7 @@ def test_ctrl_c_never_saves_weights_that_are_no_numbers(data: Path, tmp_path: Pa
 
     monkeypatch.setattr(Learner, "learn", broken)
     _stopped(data, tmp_path / "run", "--log_every_steps 1000 --val_every_frames 48 --num_frames 1000")
-    state = checkpoints.load_state(tmp_path / "run")
+    state = training_state.load_state(tmp_path / "run")
     assert all(bool(tensor.isfinite().all()) for tensor in state["vae"].values())
 
 
@@ -486,13 +486,13 @@ def test_resuming_on_other_data_is_refused(data: Path, run: Path, capsys: pytest
     assert "was trained on other data" in line
 
 
-@pytest.mark.parametrize("text", ["a: [", "- 1", "only words", "\x00"])
+@pytest.mark.parametrize("text", [b"a: [", b"- 1", b"only words", b"\x00", b"\xff\xfe"])
 def test_a_damaged_config_yaml_is_refused_in_one_line(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: bytes
 ):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.yaml").write_text(text)
-    assert "config.yaml" in _refused(capsys, data, tmp_path / "run", "--resume true")
+    (tmp_path / "run" / "config.yaml").write_bytes(text)
+    assert "config.yaml: no config of a run" in _refused(capsys, data, tmp_path / "run", "--resume true")
 
 
 def test_a_damaged_state_is_refused_in_one_line(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

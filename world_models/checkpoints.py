@@ -1,48 +1,70 @@
-"""Models and training states on disk: weights, architecture and data digest, written whole or not at all.
+"""Models on disk: weights, architecture and data digest, written whole or not at all.
 
-Weights are safetensors and states are plain tensors and numbers loaded with `weights_only=True`: no file that a user
-names can run code.
+Weights are safetensors: no file that a user names can run code.
 """
 
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import safetensors.torch
 import torch
-import yaml
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from world_models import files
-from world_models.config import flatten
 from world_models.likelihoods import PAPER_VARIANCE
 from world_models.mnist import NUM_DIGITS
 from world_models.rollouts import FRAME_SHAPE
-from world_models.run_records import WEIGHT_FILES
+from world_models.run_records import WEIGHT_FILES, Line, read_lines
 from world_models.vae import VAE, VAEConfig
 
 FORMAT = "world_models.vae"
 ARCHITECTURES = {"paper": "conv_vae", "mlp": "mlp_vae", "conv": "small_conv_vae"}
 """What model.json calls a network."""
+FACTS = "facts"
 BASELINES_FILE = "baselines.safetensors"
 Weights = Literal["best", "last"]
-OF_OLDER_RUNS = {"vae.variance": PAPER_VARIANCE, "standardise": False, "init": "torch"}
-"""What runs did that do not say it in their config; of other fields, what is usual today."""
 
 
-def save_weights(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str] | None = None) -> None:
+def save_weights(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any] | None = None) -> None:
     """Write tensors as a safetensors file, with facts in its header."""
     held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    files.write_bytes(path, safetensors.torch.save(held, dict(facts) if facts else None))
+    header = {FACTS: json.dumps(facts)} if facts else None  # several entries would stand in another order each time
+    files.write_bytes(path, safetensors.torch.save(held, header))
 
 
 def save_vae(path: Path, vae: VAE, step: int = 0) -> None:
     """Write a model's weights, the variance they were trained with, and how many steps they took."""
-    save_weights(path, vae.state_dict(), {"variance": repr(vae.variance.item()), "step": str(step)})
+    save_weights(path, vae.state_dict(), {"variance": vae.variance.item(), "step": step})
+
+
+def _facts(path: Path) -> Mapping[str, Any]:
+    """The facts in the header of a file of weights.
+
+    Raises:
+        SafetensorError, OSError: it is no such file.
+    """
+    with safe_open(path, "pt") as file:
+        header = file.metadata() or {}
+    try:
+        facts = json.loads(header.get(FACTS, "null"))
+    except (ValueError, RecursionError):
+        facts = None
+    return facts if isinstance(facts, dict) else header  # older files have the variance as an entry of its own
+
+
+def validation(run: Path, weights: Weights) -> Line:
+    """What the run logged when it validated these weights; empty where its folder does not tell."""
+    try:
+        step = _facts(weights_path(run, weights)).get("step")
+    except (SafetensorError, OSError):
+        return {}
+    lines = (line for line in read_lines(run) if step is not None and line.get("step") == step and "val/sse" in line)
+    return next(lines, {})
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -140,10 +162,10 @@ def load_vae(run: str | Path, weights: Weights = "best", device: str | torch.dev
             described = VAE(config, preprocess).state_dict()
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(f"{Path(run) / 'model.json'}: describes no model ({error}); train it again") from None
-    facts = _check_shapes(path, {name: tuple(tensor.shape) for name, tensor in described.items()})
+    _check_shapes(path, {name: tuple(tensor.shape) for name, tensor in described.items()})
     vae = VAE(config, preprocess)
     vae.load_state_dict(load_tensors(path))
-    vae.variance.fill_(_variance(path, facts, vae.config))
+    vae.variance.fill_(_variance(path, vae.config))
     return vae.to(device).eval()
 
 
@@ -153,12 +175,12 @@ def _config(fields: dict[str, Any]) -> VAEConfig:
     return VAEConfig(**known)
 
 
-def _variance(path: Path, facts: Mapping[str, str], config: VAEConfig) -> float:
+def _variance(path: Path, config: VAEConfig) -> float:
     if config.variance is not None or config.likelihood != "gaussian":
         return config.variance or PAPER_VARIANCE
     try:
-        variance = float(facts["variance"])
-    except (KeyError, ValueError):
+        variance = float(_facts(path)["variance"])
+    except (KeyError, ValueError, TypeError):
         variance = math.nan
     if not 0 < variance < math.inf:
         raise ValueError(
@@ -167,8 +189,8 @@ def _variance(path: Path, facts: Mapping[str, str], config: VAEConfig) -> float:
     return variance
 
 
-def _check_shapes(path: Path, wanted: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
-    """Compare names and shapes before any weight is read; returns the facts in the file's header."""
+def _check_shapes(path: Path, wanted: Mapping[str, tuple[int, ...]]) -> None:
+    """Compare names and shapes before any weight is read."""
     if not path.is_file():
         raise FileNotFoundError(
             f"{path}: no such file; train the model to its first validation, or give --weights last"
@@ -176,7 +198,6 @@ def _check_shapes(path: Path, wanted: Mapping[str, tuple[int, ...]]) -> dict[str
     try:
         with safe_open(path, "pt") as file:
             found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
-            facts = file.metadata()
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: no safetensors file ({error}); train the model again") from None
     for name in sorted(wanted.keys() | found.keys()):
@@ -185,7 +206,6 @@ def _check_shapes(path: Path, wanted: Mapping[str, tuple[int, ...]]) -> dict[str
                 f"{path}: weights of another architecture: {name} is {found.get(name, 'absent')}, model.json wants "
                 f"{wanted.get(name, 'none')}; use the model.json and weights of one run"
             )
-    return facts or {}
 
 
 def load_digits_vae(run: str | Path, weights: Weights = "best", device: str | torch.device = "cpu") -> VAE:
@@ -217,79 +237,3 @@ def check_preprocess(preprocess: Mapping[str, Any], data: Path, vae: VAE, run: s
             f"{data}: frames made by {json.dumps(preprocess)}, {run} was trained on {json.dumps(vae.preprocess)}; "
             "collect with the same --crop, or train on such frames"
         )
-
-
-def save_state(run: Path, state: Mapping[str, Any]) -> None:
-    """Write state.pt: tensors and plain values, from which training goes on."""
-    with files.whole(run / "state.pt") as temporary:
-        torch.save(dict(state), temporary)
-
-
-def load_state(run: Path) -> dict[str, Any]:
-    """Read state.pt; it may hold nothing but tensors and plain values.
-
-    Raises:
-        ValueError: damaged, or holding code.
-    """
-    path = run / "state.pt"
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever its unpickler met
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        line = f"{path}: no training state ({reason}); choose another --out, or delete it to start anew"
-        raise ValueError(line) from None
-
-
-def check_new(out: Path, resume: bool) -> None:
-    """Refuse to start a run where there is one.
-
-    Raises:
-        ValueError: there is one, and going on with it was not asked for.
-    """
-    if (out / "config.yaml").exists() and not resume:
-        raise ValueError(f"{out} holds a run already; give --resume true to go on with it, or choose another --out")
-
-
-def load_run(out: Path, config: str, defaults: str, free: Sequence[str], data_digest: str) -> dict[str, Any] | None:
-    """The saved state that a run goes on from, None for a new run.
-
-    Args:
-        out: the run's folder.
-        config: the resolved config, as YAML.
-        defaults: of the config's fields, as YAML, for those that the run's own config does not have yet.
-        free: fields that may differ from those of the run.
-        data_digest: of the rollouts to train on.
-
-    Raises:
-        ValueError: the folder holds a run that this is no resumption of.
-    """
-    if not (out / "config.yaml").exists():
-        return None
-    own, now, usual = (
-        _fixed(out, text, free) for text in ((out / "config.yaml").read_text(encoding="utf-8"), config, defaults)
-    )
-    before = usual | OF_OLDER_RUNS | own
-    changed = [name for name, value in now.items() if before.get(name) != value]
-    if changed:
-        found = "; ".join(f"{name} {before.get(name)}, not {now[name]}" for name in changed)
-        unsaid = "".join(f" --{name} {json.dumps(before.get(name))}" for name in changed if name not in own)
-        raise ValueError(
-            f"{out} is a run with {found}: give --config {out}/config.yaml{unsaid} --resume true, or another --out"
-        )
-    if not (out / "state.pt").exists():
-        return None
-    if load_description(out, "data_digest")["data_digest"] != data_digest:
-        raise ValueError(
-            f"{out} was trained on other data than lies there now (was it extended?); choose another --out"
-        )
-    return load_state(out)
-
-
-def _fixed(out: Path, text: str, free: Sequence[str]) -> dict[str, Any]:
-    """The fields of a config that must not change in a run, those of its parts as `part.field`."""
-    try:
-        return {name: value for name, value in flatten(yaml.safe_load(text)).items() if name.split(".")[0] not in free}
-    except (yaml.YAMLError, AttributeError, UnicodeDecodeError):
-        raise ValueError(
-            f"{out / 'config.yaml'}: no config of a run; delete the folder or choose another --out"
-        ) from None

@@ -40,7 +40,6 @@ from world_models.frames import Device, torch_device
 from world_models.latents import FORMAT, SUMMARY_FILE, Latents, write_latents
 from world_models.lineage import Product
 from world_models.rollouts import Rollouts
-from world_models.run_records import validation
 from world_models.shards import shard_path, shard_paths
 from world_models.shards.reader import Shard
 from world_models.vae import VAE
@@ -114,7 +113,7 @@ def prepare(config: EncodeConfig) -> Job:
     vae = checkpoints.load_vae(config.vae, config.weights, device)
     checkpoints.check_preprocess(data.preprocess, data.path, vae, config.vae)
     vae_sha256 = files.file_sha256(checkpoints.weights_path(config.vae, config.weights))
-    val_sse = validation(Path(config.vae), config.weights).get("val/sse")
+    val_sse = checkpoints.validation(Path(config.vae), config.weights).get("val/sse")
     job = Job(config, data, vae, vae_sha256, val_sse, todo=())
     there = _shards_there(job)
     todo = tuple(index for index in range(len(data.shards)) if index not in there)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from safetensors import SafetensorError, safe_open
 
 from world_models import files
 from world_models.config import flatten
@@ -234,16 +233,6 @@ def _text(path: Path, max_bytes: int) -> str | None:
     if path.stat().st_size > max_bytes:
         raise ValueError(f"{path}: {path.stat().st_size:,} bytes, wanted {max_bytes:,} at most; leave this run out")
     return path.read_text(encoding="utf-8", errors="replace")
-
-
-def validation(run: Path, weights: str) -> Line:
-    """What the run logged when it validated its `best` or `last` weights; empty where its folder does not tell."""
-    try:
-        with safe_open(run / WEIGHT_FILES[weights], "numpy") as file:
-            step = int((file.metadata() or {})["step"])
-    except (SafetensorError, OSError, KeyError, ValueError):
-        return {}
-    return next((line for line in read_lines(run) if line.get("step") == step and "val/sse" in line), {})
 
 
 class _PlainLoader(yaml.SafeLoader):

@@ -9,10 +9,19 @@ from typing import Any
 
 import yaml
 
-from world_models import baselines, checkpoints, digit_pictures, figures, files, metrics, pictures, tracking
+from world_models import (
+    baselines,
+    checkpoints,
+    digit_pictures,
+    figures,
+    files,
+    metrics,
+    pictures,
+    tracking,
+    training_state,
+)
 from world_models.learner import Learner
 from world_models.lineage import Product
-from world_models.run_records import validation
 from world_models.vae import VAE
 
 Metrics = Mapping[str, float | int]
@@ -84,13 +93,13 @@ class Run:
         """Save the model as the last weights, what describes it, and the learner's state, all that a resume reads."""
         checkpoints.save_vae(checkpoints.weights_path(self._out, "last"), vae, learner.step)
         checkpoints.save_description(self._out, vae, **self._facts, step=learner.step)
-        checkpoints.save_state(self._out, learner.state())
+        training_state.save_state(self._out, learner.state())
 
     def offer(self) -> None:
         """Name the finished model where runs are compared: its best weights if there are any, and their validation."""
         weights = "best" if checkpoints.weights_path(self._out, "best").exists() else "last"
         digest = files.file_sha256(checkpoints.weights_path(self._out, weights))
-        line = validation(self._out, weights)
+        line = checkpoints.validation(self._out, weights)
         scores = {name.removeprefix("val/"): value for name, value in line.items() if name.startswith("val/")}
         self._tracker.made(Product("model", str(self._out), digest, {"weights": weights, **scores}))
 

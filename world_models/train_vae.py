@@ -20,7 +20,16 @@ from typing import Any
 
 import torch
 
-from world_models import checkpoints, distributed, files, formulations, metrics, progress, tracking, training_data
+from world_models import (
+    distributed,
+    files,
+    formulations,
+    metrics,
+    progress,
+    tracking,
+    training_data,
+    training_state,
+)
 from world_models.batches import Batches
 from world_models.config import Stopped, run_command, to_yaml
 from world_models.executors import stop_requests
@@ -63,13 +72,13 @@ def prepare(config: TrainConfig) -> Job:
     here, device = distributed.world(), distributed.own_device(torch_device(config.device))
     if config.compile and formulations.choose(device) == "winograd" and not config.bf16_on(device):
         raise ValueError("compile is for a GPU, and this is a CPU, whose form is compiled already; leave --compile out")
-    checkpoints.check_new(Path(config.out), config.resume)
+    training_state.check_new(Path(config.out), config.resume)
     data = training_data.read(config.dataset, config.data, config.split_seed)
     memory_bytes = int(config.memory_gb * 1e9)
     order = (config.batch_size, config.seed, config.shuffle_frames)
     batches = Batches(data.train, *order, memory_bytes, here.rank, here.size)
     texts, digest = (to_yaml(config), to_yaml(TrainConfig())), data.facts["data_digest"]
-    saved = checkpoints.load_run(Path(config.out), *texts, FREE_ON_RESUME, digest)
+    saved = training_state.load_run(Path(config.out), *texts, FREE_ON_RESUME, digest)
     files.check_room(Path(config.out), 200_000_000)
     return Job(config, device, data, batches, saved)
 
