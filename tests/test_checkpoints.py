@@ -323,6 +323,15 @@ def test_variance_in_the_header_of_older_weights_is_loaded(tmp_path: Path):
     assert load_vae(run).variance.item() == 0.25
 
 
+@pytest.mark.parametrize("text", ["", "{", "3", "[" * 100_000])
+def test_facts_that_are_none_are_none(tmp_path: Path, text: str):
+    run = _save_sharp(tmp_path, 0.5)
+    path = checkpoints.weights_path(run)
+    path.write_bytes(safetensors.torch.save(load_tensors(path), {"facts": text}))
+    with pytest.raises(ValueError, match="does not say its likelihood's variance"):
+        load_vae(run)
+
+
 def test_equal_models_are_equal_files(tmp_path: Path):
     vae = VAE(VAEConfig(z_dim=1))
     for name in "abcdefgh":

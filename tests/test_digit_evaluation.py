@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from world_models import (
     checkpoints,
@@ -144,6 +145,17 @@ def test_of_a_folder_of_runs_those_on_another_kind_of_data_are_left_out(
     assert [other.name for other in others] == ["ae"]
 
 
+def test_of_a_folder_of_runs_a_damaged_one_is_left_out_and_said(
+    runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "runs" / "bad").mkdir(parents=True)
+    (tmp_path / "runs" / "bad" / "model.json").write_text("{")
+    (tmp_path / "runs" / "ae").symlink_to(runs["ae"])
+    job = digit_evaluation.prepare(runs["vae"], "last", None, [tmp_path / "runs"], torch.device("cpu"))
+    assert [other.name for other in job.others] == ["ae"]
+    assert "left out: " in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("quick")
 def test_figures_of_an_earlier_comparison_do_not_stay(run: Callable[[str], Path], runs: dict[str, Path]):
     folder = run("vae")
@@ -164,8 +176,6 @@ def test_an_autoencoder_has_no_kl_anywhere(run: Callable[[str], Path], tmp_path:
 
 
 def test_a_model_is_not_shown_beside_itself(runs: dict[str, Path]):
-    import torch
-
     job = digit_evaluation.prepare(runs["vae"], "last", None, [runs["vae"], runs["ae"]], torch.device("cpu"))
     assert [other.name for other in job.others] == ["ae"] and list(job.models) == ["ae"]
 
