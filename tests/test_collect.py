@@ -397,13 +397,13 @@ def test_an_executor_that_is_not_installed_is_refused_before_work_begins(out: Pa
 
 
 def test_a_full_disk_is_refused_before_work_begins(out: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=1000, f_frsize=4096))
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_blocks=9000, f_bavail=1000, f_frsize=4096))
     with pytest.raises(ValueError, match=r"0\.0261 GB are needed and 0\.0041 GB are free"):
         prepare(CollectConfig(str(out)))
 
 
 def test_a_finished_data_set_needs_no_room(rollouts_dir: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=0, f_frsize=4096))
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_blocks=9000, f_bavail=0, f_frsize=4096))
     assert isinstance(prepare(there(rollouts_dir)), Job)
 
 

@@ -177,7 +177,9 @@ def test_only_partial_files_of_the_names_given_are_removed(tmp_path: Path):
 def test_work_larger_than_the_disk_is_refused_with_both_sizes_and_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(files.os, "statvfs", lambda path: SimpleNamespace(f_bavail=3_000, f_frsize=1_000_000))
+    monkeypatch.setattr(
+        files.os, "statvfs", lambda path: SimpleNamespace(f_blocks=9_000, f_bavail=3_000, f_frsize=1_000_000)
+    )
     with pytest.raises(ValueError) as caught:
         files.check_room(tmp_path, 12_500_000_000)
     message = str(caught.value)
@@ -187,10 +189,24 @@ def test_work_larger_than_the_disk_is_refused_with_both_sizes_and_what_to_do(
 
 
 def test_work_that_just_fits_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(files.os, "statvfs", lambda path: SimpleNamespace(f_bavail=3_000, f_frsize=1_000))
+    monkeypatch.setattr(
+        files.os, "statvfs", lambda path: SimpleNamespace(f_blocks=9_000, f_bavail=3_000, f_frsize=1_000)
+    )
     files.check_room(tmp_path, 3_000_000)
     with pytest.raises(ValueError):
         files.check_room(tmp_path, 3_000_001)
+
+
+def test_a_store_that_does_not_say_its_size_is_taken_at_its_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(files.os, "statvfs", lambda path: SimpleNamespace(f_blocks=0, f_bavail=0, f_frsize=4096))
+    files.check_room(tmp_path, 12_500_000_000)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="this system has no /proc")
+def test_a_file_system_that_takes_no_folders_is_refused():
+    with pytest.raises(ValueError, match="^/proc cannot be written to; choose another --out$"):
+        files.check_room(Path("/proc/not_there"), 0)
 
 
 @pytest.mark.parametrize("absolute", [True, False])

@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import subprocess
+import tempfile
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -114,15 +115,24 @@ def check_room(folder: Path, need_bytes: int, instead: str = "choose another --o
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not existing.is_dir():
         raise ValueError(f"{existing} is a file, not a folder; {instead}")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise ValueError(f"{existing} cannot be written to; {instead}")
     status = os.statvfs(existing)
+    says_its_size = status.f_blocks > 0  # some mounted stores do not, and neither does /proc, which takes no folder
+    if not (os.access(existing, os.W_OK | os.X_OK) and (says_its_size or _takes_folders(existing))):
+        raise ValueError(f"{existing} cannot be written to; {instead}")
     free_bytes = status.f_bavail * status.f_frsize
-    if free_bytes < need_bytes:
+    if says_its_size and free_bytes < need_bytes:
         raise ValueError(
             f"{folder}: about {need_bytes / 1e9:.3g} GB are needed and {free_bytes / 1e9:.3g} GB are free; "
             f"make room, ask for less, or {instead}"
         )
+
+
+def _takes_folders(folder: Path) -> bool:
+    try:
+        with tempfile.TemporaryDirectory(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 @functools.cache
