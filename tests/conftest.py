@@ -62,12 +62,18 @@ def latents_dir(rollouts_dir: Path, run_dir: Path, tmp_path_factory: pytest.Temp
 def make_rollouts(tmp_path: Path) -> Callable[..., Path]:
     """Writes a synthetic data set in milliseconds: one list of episode lengths (in steps) for each shard."""
 
-    def make(*shards: Sequence[int], name: str = "rollouts", seed: int = 0, preprocess: dict = PREPROCESS) -> Path:
+    def make(
+        *shards: Sequence[int],
+        name: str = "rollouts",
+        seed: int = 0,
+        preprocess: dict = PREPROCESS,
+        env: str = "Synthetic-v0",
+    ) -> Path:
         folder = tmp_path / name
         folder.mkdir()
         rng = np.random.default_rng(seed)
         attributes = {
-            "env": "Synthetic-v0",
+            "env": env,
             "preprocess": json.dumps(preprocess),
             "action_space": json.dumps({"type": "Box", "shape": [3]}),
             "warmup_steps": 0,

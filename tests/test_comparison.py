@@ -157,6 +157,24 @@ def test_evaluations_on_different_data_do_not_compare():
     assert "evaluated on different data: a | b" in line
 
 
+def test_evaluations_of_different_numbers_of_frames_do_not_compare():
+    runs = [_run("a", scores=SCORES | {"frames": 50}), _run("b", scores=SCORES | {"frames": 8016}), _run("c")]
+    (line,) = comparison.conflicts(runs)
+    assert "evaluated on different numbers of frames: a | b" in line
+
+
+def test_scores_on_what_was_trained_on_are_said_to_flatter():
+    trained_on = {"trained_on_episodes": 3}
+    runs = [_run("a", scores=SCORES | trained_on), _run("b", scores=SCORES | {"trained_on_episodes": 0}), _run("c")]
+    (line,) = comparison.conflicts(runs)
+    assert line == "Evaluated on episodes that they were trained on, so that the scores flatter: a."
+    notes: list[str] = []
+    here = comparison.on_data("held", runs, notes)
+    assert [run.scores is None for run in here] == [True, False, True]
+    (note,) = notes
+    assert note.endswith("a was evaluated on what it was trained on; its validation is drawn")
+
+
 def test_a_run_that_does_not_say_is_not_accused():
     assert comparison.conflicts([_run("a", description=ALIKE), _run("b")]) == []
 
@@ -203,9 +221,9 @@ def test_pca_of_other_components_comes_from_other_runs_on_the_same_data():
     assert comparison.pca_levels([_run("a", scores=SCORES), _run("b", scores=other)]) == {8: 44.0, 32: 20.0}
 
 
-@pytest.mark.parametrize("change", ["data_digest", "description"])
+@pytest.mark.parametrize("change", ["data_digest", "frames", "description"])
 def test_pca_of_other_data_is_left_out(change: str):
-    scores = SCORES | {"pca_components": 8} | ({"data_digest": "other"} if change == "data_digest" else {})
+    scores = SCORES | {"pca_components": 8} | ({} if change == "description" else {change: "other"})
     description = {"data_digest": "other"} if change == "description" else None
     runs = [_run("a", scores=SCORES), _run("b", scores=scores, description=description)]
     assert comparison.pca_levels(runs) == {32: 20.0}

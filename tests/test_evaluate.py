@@ -41,6 +41,7 @@ SCORES = {
     "active_units",
     "elbo_nats",
     "iwae_nats",
+    "iwae_frames",
     "pca_sse",
     "mean_sse",
     "previous_sse",
@@ -356,6 +357,43 @@ def test_evaluating_on_trained_episodes_is_said(
     assert "are of tracks that are scored; name other --train_data. So no probes are fitted" in said
 
 
+@pytest.mark.parametrize("env", ["world_models/Synthetic-v0", "world_models:world_models/Synthetic-v0"])
+def test_another_id_of_the_environment_hides_no_trained_episode(
+    quick: None, train: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], env: str
+):
+    run = _make_run(tmp_path / "run", train, env=env)
+    assert _evaluate(train, run)["trained_on_episodes"] == 2
+    assert f"2 episodes of {train} were trained on, so the scores flatter" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"train_seeds": 5},
+        {"train_seeds": [[1]]},
+        {"train_seeds": [True]},
+        {"split_seed": None},
+        {"env": []},
+        {"data": 5},
+        {"data_digest": None},
+    ],
+    ids=str,
+)
+def test_a_model_that_does_not_say_what_it_was_trained_on_is_refused(
+    train: Path, test: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], facts: dict[str, Any]
+):
+    said = _refused(capsys, test, _make_run(tmp_path / "run", train, **facts))
+    assert "model.json: wanted texts as data, data_digest, env and whole numbers as split_seed" in said
+
+
+def test_named_training_data_of_another_environment_is_refused(
+    small: Path, test: Path, tmp_path: Path, make_rollouts: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+):
+    other = make_rollouts([6, 6], name="other", seed=50, env="Other-v0")
+    said = _refused(capsys, test, small, f"--train_data {other}")
+    assert f"{other} is of Other-v0 and {test} of Synthetic-v0, or their telemetry differs" in said
+
+
 def test_evaluating_on_other_tracks_is_not_warned_of(
     quick: None, small: Path, test: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -376,14 +414,16 @@ def test_evaluating_on_the_held_out_episode_is_not_warned_of(
 def test_named_training_data_of_other_telemetry_is_refused(
     small: Path, train: Path, heldout: Path, capsys: pytest.CaptureFixture[str]
 ):
-    assert "hold other telemetry" in _refused(capsys, heldout, small, f"--train_data {train}")
+    assert "or their telemetry differs; name other --train_data" in _refused(
+        capsys, heldout, small, f"--train_data {train}"
+    )
 
 
 def test_recorded_training_data_of_other_telemetry_gives_no_probes(
     quick: None, small: Path, heldout: Path, capsys: pytest.CaptureFixture[str]
 ):
     assert _evaluate(heldout, small, "--max_frames 9")["probe_r2"] is None
-    assert "hold other telemetry; name other --train_data. So no probes are fitted" in capsys.readouterr().err
+    assert "or their telemetry differs; name other --train_data. So no probes are fitted" in capsys.readouterr().err
 
 
 def test_a_telemetry_column_that_never_varies_has_no_probe(
@@ -414,6 +454,15 @@ def test_foresight_is_scored_where_it_is_asked_for(
     assert set(scores["foresight"]) == {"1", "2"}
     assert set(scores["foresight"]["1"]) == {"foreseen", "stays", "reconstructed"}
     assert "What a memory model foresees" in (small / "report.html").read_text()
+
+
+def test_foresight_of_episodes_that_are_too_short_is_refused_before_work_begins(
+    small: Path, test: Path, capsys: pytest.CaptureFixture[str]
+):
+    before = sorted(small.iterdir())
+    said = _refused(capsys, test, small, "--foresight true")
+    assert "foresight wants one of 30; collect longer ones" in said
+    assert sorted(small.iterdir()) == before
 
 
 def test_foresight_without_training_data_is_refused(

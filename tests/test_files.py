@@ -205,7 +205,7 @@ def test_a_store_that_does_not_say_its_size_is_taken_at_its_word(tmp_path: Path,
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="this system has no /proc")
 def test_a_file_system_that_takes_no_folders_is_refused():
-    with pytest.raises(ValueError, match="^/proc cannot be written to; choose another --out$"):
+    with pytest.raises(ValueError, match=r"^/proc cannot be written to; choose another --out$"):
         files.check_room(Path("/proc/not_there"), 0)
 
 

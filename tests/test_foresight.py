@@ -1,5 +1,6 @@
 """A small memory model: what it learns, and how its foresight is scored."""
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -155,9 +156,15 @@ def test_a_memory_that_foresees_no_change_is_scored_by_its_own_reconstruction(so
         assert of == pytest.approx({name: float(value) for name, value in by_hand.items()}, rel=1e-4)
 
 
-def test_episodes_too_short_to_foresee_anything_have_no_score(
-    vae: VAE, episode: Episode, monkeypatch: pytest.MonkeyPatch
+def test_an_episode_of_the_fewest_steps_is_foreseen_from_one_frame(
+    soon: None, vae: VAE, episode: Episode, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(foresight, "WARM_UP", len(episode))
-    memory = foresight.Memory(2, episode.actions.shape[1])
-    assert foresight.score(vae, memory, [episode]) == {}
+    starts: list[list[int]] = []
+    predict = foresight.predict
+    monkeypatch.setattr(foresight, "predict", lambda *args: starts.append(args[2]) or predict(*args))
+    few = foresight.min_steps()
+    columns = {name: getattr(episode, name)[:few] for name in ("actions", "rewards", "terminated", "truncated")}
+    frames, telemetry = episode.frames[: few + 1], episode.telemetry[: few + 1]
+    cut = dataclasses.replace(episode, frames=frames, telemetry=telemetry, **columns)
+    foresight.score(vae, foresight.Memory(2, episode.actions.shape[1]), [cut])
+    assert starts == [[2]]

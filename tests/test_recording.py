@@ -418,6 +418,18 @@ def test_collect_says_nothing_of_the_renderer_where_nothing_is_left_to_draw(
     assert "drawn" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("env", ["world_models/CarRacing-v3", "world_models:world_models/CarRacing-v3"])
+def test_our_own_environment_gives_the_rollouts_of_car_racing(tmp_path: Path, env: str):
+    collected = []
+    for env_id in ("CarRacing-v3", env):
+        out = tmp_path / str(len(collected))
+        collect.main(f"--out {out} --env {env_id} --num_episodes 1 --max_steps 3 --executor serial".split())
+        collected.append(Rollouts(out))
+    plain, ours = collected
+    assert (ours.env, ours.preprocess) == (plain.env, plain.preprocess)
+    assert ours.digest() == plain.digest()
+
+
 def test_workers_draw_with_the_renderer_that_was_tried_here(out: Path, chosen_anew: None, monkeypatch: Any):
     monkeypatch.setattr(renderer_choice, "RENDERERS", {k: v for k, v in renderer_choice.RENDERERS.items() if k != "c"})
     job = collect.prepare(collect.CollectConfig(str(out)))

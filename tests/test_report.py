@@ -27,6 +27,7 @@ SCORES: dict[str, Any] = {
     "dims_used": 2,
     "elbo_nats": -7100.0,
     "iwae_nats": {"1": -7100.5, "10": -7090.25, "100": -7080.0},
+    "iwae_frames": 1000,
     "probe_r2": READ,
     "probes": dict.fromkeys(report.READINGS, READ),
     "probes_on_road": None,

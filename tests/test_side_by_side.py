@@ -18,7 +18,7 @@ from world_models.run_records import RunRecord, read_run
 from world_models.vae import VAE, VAEConfig
 
 PREPROCESS = {"crop": [0, 84], "size": 64, "interpolation": "INTER_AREA"}
-FACTS = {"env": "Synthetic-v0", "train_seeds": [0, 1]}
+FACTS = {"data": "nowhere", "data_digest": "d", "split_seed": 0, "env": "Synthetic-v0", "train_seeds": [0, 1]}
 
 MakeModel = Callable[..., RunRecord]
 
@@ -77,6 +77,16 @@ def test_episodes_of_another_environment_are_new_to_a_run(make_model: MakeModel,
     models, _ = _load(make_model("a", env="Other-v0"), data=make_rollouts([3, 4]))
     assert models is not None
     assert len(models.frames) == 4 + 5
+
+
+@pytest.mark.parametrize(
+    "env", ["world_models/Synthetic-v0", "world_models:world_models/Synthetic-v0", "mine:Synthetic-v0"]
+)
+def test_other_ids_of_the_environment_hide_no_episode_trained_on(make_model: MakeModel, make_rollouts: Any, env: str):
+    data = make_rollouts([3, 4, 5])
+    models, _ = _load(make_model("a", env=env), data=data)
+    assert models is not None
+    assert np.array_equal(models.frames.read_all(), Rollouts(data)[2].frames)
 
 
 def test_data_that_was_trained_on_shows_no_frames(make_model: MakeModel, make_rollouts: Any):
@@ -154,12 +164,12 @@ def _damaged_weights(run: RunRecord) -> RunRecord:
         (_no_weights, "train the model to its first validation"),
         (_damaged_weights, "no safetensors file"),
         (lambda run: _edit(run, vae={"z_dim": 8}), "another architecture"),
-        (lambda run: _edit(run, vae={"z_dim": 10**12}), "wanted 10,000 at most"),
-        (lambda run: _edit(run, vae={"z_dim": "many"}), "z_dim is None"),
-        (lambda run: _edit(run, vae=[4]), "z_dim is None"),
+        (lambda run: _edit(run, vae={"z_dim": 10**12}), "give 1 to 10,000"),
+        (lambda run: _edit(run, vae={"z_dim": "many"}), "describes no model"),
+        (lambda run: _edit(run, vae=[4]), "describes no model"),
         (lambda run: _edit(run, architecture="vq_vae"), "vq_vae"),
-        (lambda run: _edit(run, train_seeds="all"), "train_seeds are no whole numbers"),
-        (lambda run: _edit(run, train_seeds=[[0]]), "train_seeds are no whole numbers"),
+        (lambda run: _edit(run, train_seeds="all"), "train_seeds; train the model again"),
+        (lambda run: _edit(run, train_seeds=[[0]]), "train_seeds; train the model again"),
         (lambda run: _edit(run, preprocess={"crop": None}), "--crop"),
     ],
 )

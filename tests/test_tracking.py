@@ -206,7 +206,20 @@ def test_a_damaged_netrc_is_no_key(tmp_path: Path, fake_init: Init, damaged: byt
     assert [call["mode"] for call in calls] == ["offline"]
 
 
-@pytest.mark.parametrize(("variable", "modes"), [("online", ["online"]), ("offline", ["offline"]), ("disabled", [])])
+@pytest.mark.parametrize(
+    ("variable", "modes"),
+    [
+        ("online", ["online"]),
+        ("shared", ["online"]),
+        ("run", ["online"]),
+        ("", ["online"]),
+        ("offline", ["offline"]),
+        ("OFFLINE", ["offline"]),
+        ("dryrun", ["offline"]),
+        ("disabled", []),
+        ("Disabled", []),
+    ],
+)
 def test_wandb_mode_in_the_environment_decides_for_auto(
     tmp_path: Path, fake_init: Init, monkeypatch: pytest.MonkeyPatch, variable: str, modes: list[str]
 ):
@@ -215,6 +228,17 @@ def test_wandb_mode_in_the_environment_decides_for_auto(
     calls = fake_init()
     Tracker(tmp_path, {}, WandbConfig(), "train").finish()
     assert [call["mode"] for call in calls] == modes
+
+
+def test_nothing_is_uploaded_by_a_mode_that_is_none(
+    tmp_path: Path, fake_init: Init, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    monkeypatch.setenv("WANDB_MODE", "of")
+    calls = fake_init()
+    Tracker(tmp_path, {}, WandbConfig(), "train").finish()
+    assert [call["mode"] for call in calls] == ["offline"]
+    assert "WANDB_MODE is 'of', which is no mode, so the run is kept offline" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("mode", "modes"), [("online", ["online"]), ("offline", ["offline"]), ("disabled", [])])

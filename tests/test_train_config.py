@@ -69,6 +69,7 @@ def test_precision_is_bfloat16_where_asked_for_or_on_a_gpu(precision: Any, devic
         ("lr_warmup_frames", -1),
         ("beta_warmup_frames", -1),
         ("seed", -1),
+        ("seed", 2**63),
         ("split_seed", -1),
         ("grad_clip", -0.5),
         ("grad_clip", math.nan),

@@ -160,7 +160,7 @@ def load_vae(run: str | Path, weights: Weights = "best", device: str | torch.dev
         config, preprocess = _config(description["vae"]), description["preprocess"]
         with torch.device("meta"):  # no memory is taken before the file has shown that it holds as much
             described = VAE(config, preprocess).state_dict()
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
         raise ValueError(f"{Path(run) / 'model.json'}: describes no model ({error}); train it again") from None
     _check_shapes(path, {name: tuple(tensor.shape) for name, tensor in described.items()})
     vae = VAE(config, preprocess)

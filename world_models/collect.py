@@ -84,6 +84,9 @@ class CollectConfig:
         }.items():
             require(getattr(self, name) >= least, f"{name} is {getattr(self, name)}; give {least} or more")
         require(self.num_workers >= 0, f"num_workers is {self.num_workers}; give 0 (one a core) or more")
+        require(
+            self.seed + self.num_episodes <= 2**63, f"seed is {self.seed}; give one whose last episode is below 2^63"
+        )
         good = self.mixture and all(weight > 0 and np.isfinite(weight) for weight in self.mixture.values())
         require(bool(good), f"mixture is {self.mixture}; give each policy a weight above 0")
 

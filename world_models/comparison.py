@@ -105,42 +105,59 @@ def conflicts(runs: Sequence[RunRecord]) -> list[str]:
         "trained on different data, so their validations are on different frames": _fact("data_digest"),
         "trained on frames made in different ways (crop, size, interpolation)": _fact("preprocess"),
         "validated on different held-out episodes (split_seed)": _fact("split_seed"),
-        "evaluated on different data": lambda run: (run.scores or {}).get("data_digest"),
+        "evaluated on different data": _scored("data_digest"),
+        "evaluated on different numbers of frames": _scored("frames"),
     }
-    return [
+    found = [
         f"the runs were {fact}: {_groups(runs, read)}. These numbers do not compare."
         for fact, read in facts.items()
         if len({_plain(value) for run in runs if (value := read(run)) is not None}) > 1
     ]
+    flattered = [run.name for run in runs if _flatters(run)]
+    if flattered:
+        found.append(
+            f"Evaluated on episodes that they were trained on, so that the scores flatter: {_listed(flattered)}."
+        )
+    return found
+
+
+def _flatters(run: RunRecord) -> bool:
+    """Whether the run was evaluated on episodes that it was trained on."""
+    return bool(number(run.scores or {}, "trained_on_episodes"))
+
+
+def _scored(key: str) -> Callable[[RunRecord], Any]:
+    return lambda run: (run.scores or {}).get(key)
 
 
 def _fact(key: str) -> Callable[[RunRecord], Any]:
     return lambda run: run.description.get(key)
 
 
-def _groups(runs: Sequence[RunRecord], read: Callable[[RunRecord], Any], most: int = 4) -> str:
+def _groups(runs: Sequence[RunRecord], read: Callable[[RunRecord], Any]) -> str:
     """Which runs are alike: a, b | c."""
     groups: dict[str, list[str]] = {}
     for run in runs:
         if (value := read(run)) is not None:
             groups.setdefault(_plain(value), []).append(run.name)
-    listed = [_listed(names, ", ", most) for names in groups.values()]
-    return _listed(listed, " | ", most)
+    return _listed([_listed(names) for names in groups.values()], " | ")
 
 
-def _listed(names: Sequence[str], between: str, most: int) -> str:
+def _listed(names: Sequence[str], between: str = ", ", most: int = 4) -> str:
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return between.join(names[:most]) + rest
 
 
 def on_data(digest: str, runs: Sequence[RunRecord], notes: list[str]) -> list[RunRecord]:
-    """The runs without scores of other data, which do not compare with those of this; `notes` gets a line for each."""
+    """The runs without scores of other data, or that flatter, which do not compare; `notes` gets a line for each."""
     here = []
     for run in runs:
         is_other = run.scores is not None and run.scores.get("data_digest", digest) != digest
         if is_other:
             notes.append(f"{run.path} was evaluated on other data; its validation is drawn: evaluate it on this data")
-        here.append(dataclasses.replace(run, scores=None) if is_other else run)
+        elif _flatters(run):
+            notes.append(f"{run.path} was evaluated on what it was trained on; its validation is drawn")
+        here.append(dataclasses.replace(run, scores=None) if is_other or _flatters(run) else run)
     return here
 
 
@@ -161,11 +178,12 @@ def rate_point(run: RunRecord) -> RatePoint | None:
 def pca_levels(runs: Sequence[RunRecord]) -> dict[int, float]:
     """SSE of PCA by its number of components, from the evaluations that are like the first one.
 
-    Like it are those on the same data of runs that were trained on the same data: PCA is fitted on the one and scored
+    Like it are those on the same frames of runs that were trained on the same data: PCA is fitted on the one and scored
     on the other.
     """
     evaluated = [run for run in runs if run.scores is not None]
-    kinds = [_plain([(run.scores or {}).get("data_digest"), run.description.get("data_digest")]) for run in evaluated]
+    facts = (_scored("data_digest"), _scored("frames"), _fact("data_digest"))
+    kinds = [_plain([read(run) for read in facts]) for run in evaluated]
     levels: dict[int, float] = {}
     for run, kind in zip(evaluated, kinds, strict=True):
         if kind == kinds[0]:

@@ -86,8 +86,8 @@ def prepare(config: EvaluateConfig) -> Job:
     else:
         data = config.data or HELD_OUT
         of = rollout_evaluation.prepare(run, config.weights, data, config.train_data, beside, device)
-        if config.foresight and of.probe_data is None:
-            raise ValueError("foresight needs the training data; name it with --train_data, or leave --foresight out")
+        if config.foresight:
+            rollout_evaluation.check_foresight(of)
     files.check_room(run, 50_000_000, "copy the run to where there is room and name that --vae")
     return Job(config, of)
 

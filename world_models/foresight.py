@@ -147,8 +147,18 @@ def predict(memory: Memory, episode: Memories, starts: Sequence[int]) -> Float[T
     return torch.stack(path)
 
 
+def min_steps() -> int:
+    """Steps of an episode in which anything can be foreseen."""
+    return WARM_UP + max(STEPS_AHEAD)
+
+
 def score(vae: VAE, memory: Memory, episodes: Iterable[Episode]) -> dict[str, dict[str, float]]:
     """SSE of what was foreseen against what came, by steps ahead; beside it the bounds that tell what it is worth.
+
+    Args:
+        vae: what the memory's latents were made by, and are decoded by.
+        memory: foresees them.
+        episodes: held-out ones, of which those shorter than `min_steps` are left out; there has to be a longer one.
 
     Returns:
         By steps ahead: `foreseen`; `stays`, the frame predicted to stay as it is; `reconstructed`, the V model's own
@@ -168,8 +178,6 @@ def score(vae: VAE, memory: Memory, episodes: Iterable[Episode]) -> dict[str, di
             foreseen, reconstructed = (_images(vae, z) for z in (path[ahead - 1], remembered.posterior.mu[at + ahead]))
             for index, images in enumerate((foreseen, to_images(frames[at]), reconstructed)):
                 total[index] += (images - came).square().sum(dtype=torch.float64)
-    if not count:
-        return {}  # no episode is long enough
     names = ("foreseen", "stays", "reconstructed")
     return {str(ahead): dict(zip(names, (total / count).tolist(), strict=True)) for ahead, total in sums.items()}
 

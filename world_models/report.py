@@ -48,7 +48,7 @@ CHARTS = {"error_map", "telemetry", "rate_distortion", "kl_per_dim", "curves"}
 
 TABLE = {
     "sse": "SSE of decode(mu)",
-    "pca_sse": "SSE of PCA with as many components",
+    "pca_sse": "SSE of PCA-{pca_components}",
     "mean_sse": "SSE of the mean frame",
     "previous_sse": "SSE of the previous frame (in 20 episodes at most)",
     "psnr_db": "PSNR (dB)",
@@ -58,6 +58,8 @@ TABLE = {
     "dims_used": "dimensions used (KL above 0.05 nats)",
     "elbo_nats": "ELBO (nats per frame)",
 }
+
+BOUND = "importance-weighted bound, k = {k} (nats; on {of:,} frames, whose ELBO is that of k = 1)"
 
 Shown = Mapping[str, figures.Picture | bytes]
 
@@ -120,8 +122,8 @@ def write(run: Path, scores: Mapping[str, Any], shown: Shown) -> None:
 def page(name: str, scores: Mapping[str, Any], shown: Shown) -> str:
     """The report as HTML."""
     title = html.escape(f"V model {name}")
-    rows = [row(label, _number(scores[key])) for key, label in TABLE.items()]
-    rows += [row(f"importance-weighted bound, k = {k} (nats)", f"{v:,.1f}") for k, v in scores["iwae_nats"].items()]
+    rows = [row(label.format_map(scores), _number(scores[key])) for key, label in TABLE.items()]
+    rows += [row(BOUND.format(k=k, of=scores["iwae_frames"]), f"{v:,.1f}") for k, v in scores["iwae_nats"].items()]
     parts = [
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>',
         f"<style>{STYLE}</style></head><body><h1>{title}</h1><p>{html.escape(summary(scores))}.</p>",
@@ -207,7 +209,8 @@ def _foresight_table(foreseen: Mapping[str, Mapping[str, float]] | None) -> str:
 
 PLAUSIBLE = (
     " Of {count} frames dreamed from the prior {share:.0%} are plausible: no farther from the nearest of 4,000 "
-    "training frames than 99 of 100 held-out frames are, with edges as strong as those of the middle 98 of 100."
+    "training frames (or of all, if there are fewer) than 99 of 100 held-out frames are, with edges as strong as those "
+    "of the middle 98 of 100."
 )
 READINGS = {
     "mu_linear": "mu, linear",

@@ -23,9 +23,11 @@ from world_models import (
     progress,
     report,
     run_records,
+    training_record,
 )
 from world_models.frames import FrameSet, split_episodes
 from world_models.rollouts import Episode, Rollouts
+from world_models.training_record import TrainingRecord
 from world_models.vae import VAE
 
 PROBE_FRAMES = 20_000
@@ -84,20 +86,24 @@ def prepare(
     """
     data, vae = Rollouts(data_path), checkpoints.load_vae(run, weights, device)
     checkpoints.check_preprocess(data.preprocess, data.path, vae, str(run))
-    description = checkpoints.load_description(run, "data", "data_digest", "split_seed", "env", "train_seeds")
+    training = training_record.load(run)
     fitted = baselines.Baselines(**checkpoints.load_baselines(run))
     notes: list[str] = []
     name, others = run_records.beside(run, "rollouts", beside, notes)
     points = comparison.rate_points(comparison.on_data(data.digest(), others, notes))
-    probe_data = _probe_data(run, train_data, description, data, vae, notes)
-    trained_on = _trained_on(description, data, notes)
+    probe_data = _probe_data(run, train_data, training, data, vae, notes)
+    trained_on = len(training.seen(data))
+    if trained_on:
+        notes.append(
+            f"{trained_on} episodes of {data.path} were trained on, so the scores flatter; collect with another --seed"
+        )
     for note in notes:
         print(note, file=sys.stderr)
     return RolloutJob(run, name, weights, vae, data, fitted, probe_data, trained_on, points)
 
 
 def _probe_data(
-    run: Path, train_data: str | None, description: dict[str, Any], data: Rollouts, vae: VAE, notes: list[str]
+    run: Path, train_data: str | None, training: TrainingRecord, data: Rollouts, vae: VAE, notes: list[str]
 ) -> FrameSet | None:
     """The run's training frames but those of tracks that are scored; None where they are not to be had.
 
@@ -105,12 +111,15 @@ def _probe_data(
         FileNotFoundError, ValueError: training data that was named cannot be used.
     """
     try:
-        train = Rollouts(train_data) if train_data else _recorded(description)
+        train = Rollouts(train_data) if train_data else training.rollouts()
         checkpoints.check_preprocess(train.preprocess, train.path, vae, str(run))
-        if data.telemetry_names != train.telemetry_names:
-            raise ValueError(f"{data.path} and {train.path} hold other telemetry; name other --train_data")
-        scored = set(data.seeds.tolist()) if train.env == data.env else set()
-        chosen = split_episodes(train.seeds, description["split_seed"]).train
+        if (data.env, data.telemetry_names) != (train.env, train.telemetry_names):
+            raise ValueError(
+                f"{train.path} is of {train.env} and {data.path} of {data.env}, or their telemetry differs; "
+                "name other --train_data"
+            )
+        scored = set(data.seeds.tolist())
+        chosen = split_episodes(train.seeds, training.split_seed).train
         unseen = [index for index in chosen if int(train.seeds[index]) not in scored]
         if not unseen:
             raise ValueError(
@@ -124,29 +133,20 @@ def _probe_data(
         return None
 
 
-def _recorded(description: dict[str, Any]) -> Rollouts:
-    """The rollouts that the run was trained on.
+def check_foresight(job: RolloutJob) -> None:
+    """Refuse to train a memory model where it cannot be trained or scored.
 
     Raises:
-        FileNotFoundError: they are gone.
-        ValueError: something else lies there.
+        ValueError: no training data, or no episode that is long enough.
     """
-    if not Path(description["data"]).exists():
-        raise FileNotFoundError(f"{description['data']} is gone; name training data with --train_data")
-    train = Rollouts(description["data"])
-    if train.digest() != description["data_digest"]:
-        raise ValueError(f"{train.path} has changed since the training; name training data with --train_data")
-    return train
-
-
-def _trained_on(description: dict[str, Any], data: Rollouts, notes: list[str]) -> int:
-    """How many of the episodes the model was trained on, wherever its data is now."""
-    same = set(description["train_seeds"]) & set(data.seeds.tolist()) if description["env"] == data.env else set()
-    if same:
-        notes.append(
-            f"{len(same)} episodes of {data.path} were trained on, so the scores flatter; collect with another --seed"
+    if job.probe_data is None:
+        raise ValueError("foresight needs the training data; name it with --train_data, or leave --foresight out")
+    longest = max(int(job.data.lengths[index]) for index in _spread(job.data)) - 1
+    if longest < foresight.min_steps():
+        raise ValueError(
+            f"{job.data.path}: episodes of {longest} steps at most, foresight wants one of {foresight.min_steps()}; "
+            "collect longer ones, or leave --foresight out"
         )
-    return len(same)
 
 
 def evaluate(
@@ -171,7 +171,7 @@ def evaluate(
         bar.update()
         parts: tuple[Callable[[], dict[str, Any]], ...] = (
             lambda: dict(metrics.measure(job.vae, frames)),
-            lambda: {"iwae_nats": metrics.iwae_nats(job.vae, held_out.read_spread(num_iwae_frames))},
+            lambda: _bounds(job.vae, held_out.read_spread(num_iwae_frames)),
             lambda: (
                 job.baselines.measure(frames)
                 | {"previous_sse": baselines.previous_sse(each.frames for each in _walked(job))}
@@ -190,6 +190,10 @@ def evaluate(
         bar.update()
     print(report.summary(scores))
     return scores, shown
+
+
+def _bounds(vae: VAE, frames: metrics.Frames) -> dict[str, Any]:
+    return {"iwae_nats": metrics.iwae_nats(vae, frames), "iwae_frames": len(frames)}
 
 
 def _draw(
@@ -239,8 +243,11 @@ def _provenance(job: RolloutJob, num_frames: int) -> dict[str, Any]:
 
 def _walked(job: RolloutJob) -> Iterator[Episode]:
     """Whole episodes, spread over the data."""
-    for index in np.unique(np.linspace(0, len(job.data) - 1, EPISODES_WALKED).astype(int)).tolist():
-        yield job.data[index]
+    return map(job.data.__getitem__, _spread(job.data))
+
+
+def _spread(data: Rollouts) -> list[int]:
+    return np.unique(np.linspace(0, len(data) - 1, EPISODES_WALKED).astype(int)).tolist()
 
 
 def _plausible_share(job: RolloutJob, frames: metrics.Frames) -> float | None:

@@ -72,6 +72,11 @@ class Episode:
         return f"Episode(steps={len(self)}, return={self.rewards.sum():.1f}, seed={self.seed}, policy={self.policy!r})"
 
 
+def environment(env_id: str) -> str:
+    """What an id stands for: without the module to import, and CarRacing-v3 for our own, which has the same frames."""
+    return env_id.rpartition(":")[2].removeprefix("world_models/")
+
+
 class RolloutWriter:
     """Streams episodes, row by row, into a shard; made by `write_rollouts`."""
 
@@ -154,7 +159,7 @@ class Rollouts(ShardedEpisodes[Episode]):
         verify: compare every column with its digest, which reads everything.
 
     Attributes:
-        env: id of the environment.
+        env: the environment, as `environment` names it.
         preprocess: how observations became frames; `world_models.preprocess` takes it.
         action_space: what an action column holds.
         num_actions: columns of `actions`.
@@ -168,7 +173,7 @@ class Rollouts(ShardedEpisodes[Episode]):
     def __init__(self, path: str | Path, verify: bool = False):
         super().__init__(path, FORMAT, verify)
         first = self.shards[0]
-        self.env = str(first.attributes["env"])
+        self.env = environment(str(first.attributes["env"]))
         self.preprocess: dict[str, Any] = first.json_attribute("preprocess")
         self.action_space: dict[str, Any] = first.json_attribute("action_space")
         self.num_actions: int = first.row_shapes["actions"][0]

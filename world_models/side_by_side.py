@@ -8,14 +8,13 @@ from typing import NamedTuple
 
 import torch
 
-from world_models import checkpoints, figures, mnist
+from world_models import checkpoints, figures, mnist, training_record
 from world_models.frames import Device, FrameSet, FrameSource, torch_device
 from world_models.rollouts import Rollouts
-from world_models.run_records import RunRecord, number
+from world_models.run_records import RunRecord
 from world_models.vae import VAE
 
 MAX_SHOWN = figures.MAX_COLOURED
-MAX_Z_DIM = 10_000
 
 
 class FrameRows(NamedTuple):
@@ -149,12 +148,7 @@ def _trained_on(runs: Sequence[RunRecord], notes: list[str]) -> Rollouts | None:
 
 def _load(run: RunRecord, data: Rollouts, weights: checkpoints.Weights, device: torch.device) -> VAE:
     """A run's model, if it takes such frames and says what it was trained on."""
-    described = checkpoints.load_description(run.path, "vae", "env", "train_seeds")
-    z_dim = number(described["vae"], "z_dim") if isinstance(described["vae"], dict) else None
-    if z_dim is None or z_dim > MAX_Z_DIM:  # before memory is taken for so many
-        raise ValueError(f"{run.path}: z_dim is {z_dim}, wanted {MAX_Z_DIM:,} at most; train the model again")
-    if not isinstance(described["train_seeds"], list) or not all(type(s) is int for s in described["train_seeds"]):
-        raise ValueError(f"{run.path}: train_seeds are no whole numbers; train the model again")
+    training_record.load(run.path)
     vae = checkpoints.load_vae(run.path, weights, device)
     checkpoints.check_preprocess(data.preprocess, data.path, vae, run.name)
     return vae
@@ -162,7 +156,7 @@ def _load(run: RunRecord, data: Rollouts, weights: checkpoints.Weights, device: 
 
 def _held_out(data: Rollouts, runs: Sequence[RunRecord], notes: list[str]) -> FrameSet | None:
     """The frames of the episodes that none of the runs was trained on, None if there are none."""
-    trained_on = {seed for run in runs if run.description["env"] == data.env for seed in run.description["train_seeds"]}
+    trained_on = set[int]().union(*(training_record.load(run.path).seen(data) for run in runs))
     chosen = [episode for episode, seed in enumerate(data.seeds.tolist()) if seed not in trained_on]
     if not chosen:
         notes.append(f"no frames are shown: a run was trained on each episode of {data.path}; name others with --data")

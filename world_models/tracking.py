@@ -25,6 +25,12 @@ from world_models.lineage import TIMEOUT_S, Product, declare
 METRICS_FILE = "metrics.jsonl"
 ALL_THERE = f"{METRICS_FILE} has everything"
 RUN_ID_MARK = "{wandb_run_id}"
+WANDB_MODES = dict.fromkeys(("auto", "online", "run", "shared"), "online") | {
+    "offline": "offline",
+    "dryrun": "offline",
+    "disabled": "disabled",
+}
+"""What W&B knows by WANDB_MODE, as one of three."""
 PLACES = {"_wandb": "W&B", "_board": "TensorBoard"}
 
 
@@ -226,9 +232,12 @@ def _start_wandb(
 
 
 def _wandb_mode(options: WandbConfig, folder: Path) -> str:
-    mode = os.environ.get("WANDB_MODE", "auto") if options.mode == "auto" else options.mode
-    if mode in ("offline", "disabled"):
-        return mode
+    said = (os.environ.get("WANDB_MODE") or "auto").lower() if options.mode == "auto" else options.mode
+    mode = WANDB_MODES.get(said)
+    if mode is None:
+        print(f"W&B: WANDB_MODE is {said!r}, which is no mode, so the run is kept offline", file=sys.stderr)
+    if mode != "online":
+        return mode or "offline"
     if _has_api_key():  # without one, online would ask for it
         return "online"
     print(f"W&B: no API key, so the run is kept offline; `wandb sync {folder}/wandb/offline-run-*` uploads it")

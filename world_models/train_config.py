@@ -92,6 +92,7 @@ class TrainConfig:
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; give 1 or more")
         for name in ("lr_warmup_frames", "beta_warmup_frames", "seed", "split_seed", "grad_clip"):
             require(0 <= getattr(self, name) < math.inf, f"{name} is {getattr(self, name)}; give 0 or more")
+        require(self.seed < 2**63, f"seed is {self.seed}; give one below 2^63")
         for name in ("lr", "memory_gb"):
             require(0 < getattr(self, name) < math.inf, f"{name} is {getattr(self, name)}; give a number above 0")
         self._check_model_fits_data()

@@ -19,7 +19,7 @@ from world_models.likelihoods import PAPER_VARIANCE, cross_entropy, gaussian_err
 from world_models.networks import IMAGE_SHAPES, Decoder, Encoder, build
 
 MIN_VARIANCE = 1e-6
-MAX_LAYERS, MAX_WIDTH, MAX_CLASSES = 8, 8192, 1000  # before memory is taken for them
+MAX_Z_DIM, MAX_LAYERS, MAX_WIDTH, MAX_CLASSES = 10_000, 8, 8192, 1000  # before memory is taken for them
 USED_KL_NATS = 0.05  # a latent dimension with more KL than this is in use
 ACTIVE_VARIANCE = 0.01  # one whose mu varies more than this over the data is active (Burda et al. 2016)
 
@@ -58,7 +58,7 @@ class VAEConfig:
     num_classes: int = 0
 
     def __post_init__(self):
-        require(self.z_dim >= 1, f"vae.z_dim is {self.z_dim}; give 1 or more")
+        require(1 <= self.z_dim <= MAX_Z_DIM, f"vae.z_dim is {self.z_dim}; give 1 to {MAX_Z_DIM:,}")
         fits = 1 <= len(self.hidden) <= MAX_LAYERS and all(1 <= width <= MAX_WIDTH for width in self.hidden)
         require(fits, f"vae.hidden is {list(self.hidden)}; give 1 to {MAX_LAYERS} widths of 1 to {MAX_WIDTH:,}")
         require(

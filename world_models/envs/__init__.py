@@ -129,7 +129,8 @@ def make_env(env_id: str, crop: str = "auto", renderer: str = "auto") -> FrameEn
 
 def _maker(env_id: str, renderer: str) -> Callable[..., gymnasium.Env]:
     """What makes the environment, with the renderer that was asked for."""
-    if env_id == FAST_CAR_RACING or (env_id == "CarRacing-v3" and renderer != "gymnasium"):
+    ours = env_id.removeprefix("world_models:") == FAST_CAR_RACING
+    if ours or (env_id == "CarRacing-v3" and renderer != "gymnasium"):
         return functools.partial(_make, FAST_CAR_RACING, renderer=renderer)
     if renderer not in ("auto", "gymnasium"):
         raise ValueError(f"renderer {renderer} draws CarRacing-v3, not {env_id}; leave it out, or give gymnasium")

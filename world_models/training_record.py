@@ -1,0 +1,64 @@
+"""What a model of rollouts was trained on, by its model.json; so that nothing is scored on what it was trained on."""
+
+import dataclasses
+from pathlib import Path
+
+from world_models import checkpoints
+from world_models.rollouts import Rollouts, environment
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingRecord:
+    """What a model of rollouts was trained on.
+
+    Attributes:
+        data: folder of the rollouts.
+        data_digest: of what was in it.
+        env: their environment, as `rollouts.environment` names it.
+        split_seed: chose the episodes for training.
+        seeds: of the episodes trained on.
+    """
+
+    data: str
+    data_digest: str
+    env: str
+    split_seed: int
+    seeds: frozenset[int]
+
+    def seen(self, data: Rollouts) -> set[int]:
+        """The seeds of those episodes of `data` that the model was trained on, wherever they lie."""
+        return set(self.seeds.intersection(data.seeds.tolist())) if self.env == data.env else set()
+
+    def rollouts(self) -> Rollouts:
+        """The rollouts it was trained on.
+
+        Raises:
+            FileNotFoundError: they are gone.
+            ValueError: something else lies there.
+        """
+        if not Path(self.data).exists():
+            raise FileNotFoundError(f"{self.data} is gone; name training data with --train_data")
+        found = Rollouts(self.data)
+        if found.digest() != self.data_digest:
+            raise ValueError(f"{self.data} has changed since the training; name training data with --train_data")
+        return found
+
+
+def load(run: str | Path) -> TrainingRecord:
+    """Read it from model.json.
+
+    Raises:
+        FileNotFoundError: the folder holds no model.
+        ValueError: it does not say, or says something else.
+    """
+    texts, numbers = ("data", "data_digest", "env"), ("split_seed", "train_seeds")
+    found = checkpoints.load_description(run, *texts, *numbers)
+    data, digest, env = (found[name] for name in texts)
+    split_seed, seeds = (found[name] for name in numbers)
+    listed = seeds if isinstance(seeds, list) else [None]
+    if {type(text) for text in (data, digest, env)} != {str} or {type(n) for n in (split_seed, *listed)} != {int}:
+        raise ValueError(
+            f"{Path(run) / 'model.json'}: wanted texts as {', '.join(texts)} and whole numbers as "
+            f"{', '.join(numbers)}; train the model again"
+        )
+    return TrainingRecord(data, digest, environment(env), split_seed, frozenset(seeds))
