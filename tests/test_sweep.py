@@ -16,7 +16,14 @@ ROOT = Path(__file__).parent.parent
 SWEEP: dict[str, Any] = yaml.safe_load((ROOT / "configs/sweeps/vae.yaml").read_text())
 PARAMETERS: dict[str, dict[str, Any]] = SWEEP["parameters"]
 MACROS = {"${env}": ["/usr/bin/env"], "${interpreter}": [sys.executable]}
-TRIAL = {"lr": 0.0012340567, "vae.beta": 2, "vae.kl_tolerance": 0.25, "vae.z_dim": 4, "val_every_frames": 30}
+TRIAL = {
+    "vae.variance": 0.5,
+    "lr": 0.0012340567,
+    "vae.beta": 2,
+    "vae.kl_tolerance": 0.25,
+    "vae.z_dim": 4,
+    "val_every_frames": 30,
+}
 SMALL = {"num_frames": 60, "batch_size": 20, "lr_warmup_frames": 10, "resume": True, "schedule": "constant"}
 
 
