@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell has ignored by what it starts with &
 os.environ["WANDB_MODE"] = "disabled"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in the commands
 
