@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell has ignored by what it starts with &
 os.environ["WANDB_MODE"] = "disabled"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in the commands
 
 from world_models import collect, encode, train_vae
 from world_models.rollouts import write_rollouts
 from world_models.shards import shard_path
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell has ignored by what it starts with &
 
 PREPROCESS = {"crop": [0, 84], "size": 64, "interpolation": "INTER_AREA"}
 TELEMETRY = ("speed_m_per_s", "heading_rad")
