@@ -145,15 +145,14 @@ def test_of_a_folder_of_runs_those_on_another_kind_of_data_are_left_out(
     assert [other.name for other in others] == ["ae"]
 
 
-def test_of_a_folder_of_runs_a_damaged_one_is_left_out_and_said(
-    runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_of_a_folder_of_runs_a_damaged_one_is_left_out_and_said(runs: dict[str, Path], tmp_path: Path):
     (tmp_path / "runs" / "bad").mkdir(parents=True)
     (tmp_path / "runs" / "bad" / "model.json").write_text("{")
     (tmp_path / "runs" / "ae").symlink_to(runs["ae"])
     job = digit_evaluation.prepare(runs["vae"], "last", None, [tmp_path / "runs"], torch.device("cpu"))
     assert [other.name for other in job.others] == ["ae"]
-    assert "left out: " in capsys.readouterr().err
+    (note,) = job.notes
+    assert "left out: " in note
 
 
 @pytest.mark.usefixtures("quick")

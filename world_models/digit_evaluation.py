@@ -1,7 +1,6 @@
 """The evaluation of a model of MNIST: eval.json, figures and report.html, as `evaluate` writes them for CarRacing's."""
 
 import dataclasses
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,6 +39,7 @@ class DigitJob:
         baselines: PCA of the training images.
         others: records of other runs, to be shown beside it.
         models: the models of some of them.
+        notes: what is left out, and why.
     """
 
     run: Path
@@ -51,6 +51,7 @@ class DigitJob:
     baselines: Baselines
     others: Sequence[run_records.RunRecord]
     models: Mapping[str, VAE]
+    notes: Sequence[str]
 
 
 def prepare(
@@ -77,15 +78,13 @@ def prepare(
     notes: list[str] = []
     name, others = run_records.beside(run, "mnist", beside, notes)
     record = run_records.read_run(run, name)
-    for note in notes:
-        print(note, file=sys.stderr)
     models = {
         other.name: checkpoints.load_digits_vae(other.path, weights, device)
         for other in others[:MAX_BESIDE]
         if checkpoints.weights_path(other.path, weights).exists()
     }
     baselines = Baselines(**checkpoints.load_baselines(run))
-    return DigitJob(run, record, weights, vae, mnist.load(path), path, baselines, others, models)
+    return DigitJob(run, record, weights, vae, mnist.load(path), path, baselines, others, models, notes)
 
 
 def evaluate(job: DigitJob, num_iwae_images: int) -> tuple[dict[str, Any], digit_pictures.Shown]:

@@ -12,6 +12,7 @@ SSE is summed over a frame's 12,288 values in [0, 1]; every figure of the report
 """
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -95,6 +96,8 @@ def prepare(config: EvaluateConfig) -> Job:
 def evaluate(job: Job) -> None:
     """Score the model, write eval.json, the figures and the report, and tell W&B if that is asked for."""
     config, run = job.config, job.of.run
+    for note in job.of.notes:
+        print(note, file=sys.stderr)
     if isinstance(job.of, DigitJob):
         scores, shown = digit_evaluation.evaluate(job.of, config.num_iwae_frames)
     else:

@@ -1,7 +1,6 @@
 """The evaluation of a V model on rollouts it has never seen: eval.json, figures and report.html in the run's folder."""
 
 import dataclasses
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,6 +49,7 @@ class RolloutJob:
             be judged by; None where they are not to be had.
         trained_on: how many of the episodes of `data` it was trained on.
         others: other runs in the rate-distortion plane.
+        notes: what is left out or flatters, and why.
     """
 
     run: Path
@@ -61,6 +61,7 @@ class RolloutJob:
     probe_data: FrameSet | None
     trained_on: int
     others: Sequence[figures.RatePoint]
+    notes: Sequence[str]
 
 
 def prepare(
@@ -97,9 +98,7 @@ def prepare(
         notes.append(
             f"{trained_on} episodes of {data.path} were trained on, so the scores flatter; collect with another --seed"
         )
-    for note in notes:
-        print(note, file=sys.stderr)
-    return RolloutJob(run, name, weights, vae, data, fitted, probe_data, trained_on, points)
+    return RolloutJob(run, name, weights, vae, data, fitted, probe_data, trained_on, points, notes)
 
 
 def _probe_data(
