@@ -153,11 +153,11 @@ def on_data(digest: str, runs: Sequence[RunRecord], notes: list[str]) -> list[Ru
     here = []
     for run in runs:
         is_other = run.scores is not None and run.scores.get("data_digest", digest) != digest
-        if is_other:
-            notes.append(f"{run.path} was evaluated on other data; its validation is drawn: evaluate it on this data")
-        elif _flatters(run):
-            notes.append(f"{run.path} was evaluated on what it was trained on; its validation is drawn")
-        here.append(dataclasses.replace(run, scores=None) if is_other or _flatters(run) else run)
+        if is_other or _flatters(run):
+            on = "other data" if is_other else "what it was trained on"
+            notes.append(f"{run.path} was evaluated on {on}; its validation is drawn: evaluate it on this data")
+            run = dataclasses.replace(run, scores=None)
+        here.append(run)
     return here
 
 

@@ -236,10 +236,9 @@ def _wandb_mode(options: WandbConfig, folder: Path) -> str:
     mode = WANDB_MODES.get(said)
     if mode is None:
         print(f"W&B: WANDB_MODE is {said!r}, which is no mode, so the run is kept offline", file=sys.stderr)
-    if mode != "online":
-        return mode or "offline"
-    if _has_api_key():  # without one, online would ask for it
-        return "online"
+        return "offline"
+    if mode != "online" or _has_api_key():  # without a key, online would ask for it
+        return mode
     print(f"W&B: no API key, so the run is kept offline; `wandb sync {folder}/wandb/offline-run-*` uploads it")
     return "offline"
 
