@@ -1,7 +1,7 @@
 """The whole pipeline on a small scale: collect, train, encode, evaluate, and say where everything is.
 
 Examples:
-  python -m world_models                                      under six minutes on two cores
+  python -m world_models                                      six to seven minutes on two cores
   python -m world_models --num_frames 400000 --name better
   python -m world_models --root /data/try --num_episodes 40
 
