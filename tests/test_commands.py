@@ -114,7 +114,7 @@ def test_a_bad_shard_is_named(train, make_rollouts, damage, said):
         (["--vae.z_dim", "0"], "vae.z_dim is 0; give 1 to 10,000"),
         (["--batch_size", "0"], "batch_size is 0; give 1 or more"),
         (["--lr", "-1"], "lr is -1.0; give a number above 0"),
-        (["--lr", ".inf"], "lr is inf; give a number above 0"),
+        (["--lr", ".inf"], "lr is .inf; give a number"),
         (["--batch_size", "many"], "batch_size is many; give a whole number"),
         (["--lr", "fast"], "lr is fast; give a number"),
         (["--resume", "1"], "resume is 1; give true or false"),
@@ -123,8 +123,8 @@ def test_a_bad_shard_is_named(train, make_rollouts, damage, said):
         (["--vae", "4"], "vae is 4; give its settings one by one, see vae.* in --help"),
         (["--bach_size", "3"], "did you mean --batch_size?"),
         (["--vae.likelihood", "cauchy"], "vae.likelihood is cauchy; give 'gaussian', 'bernoulli'"),
-        (["--config", "nowhere.yaml"], "nowhere.yaml: file does not exist; name a YAML file"),
-        (["--config", "/"], "--config /: path is not a file; name a YAML file"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml: no such file; name a YAML file, or one of ours: "),
+        (["--config", "/"], "--config /: a folder; name a YAML file"),
     ],
 )
 def test_a_bad_value_is_named(train, argv, said):

@@ -193,7 +193,7 @@ def test_help_shows_the_description_line_by_line_and_every_field(capsys: pytest.
         ("--data d --sizes [a]", "sizes"),
         ("--data d --memory_gb much", "much"),
         ("--data d --resume=perhaps", "perhaps"),
-        ("--data d --num 5", "--num"),
+        ("--data d --num 5", "num is no setting"),
         ("--data d --lr 0", "lr is 0.0; give a number above 0"),
         ("--data d --vae.z_dim 0", "vae.z_dim is 0; give 1 or more"),
         ("--data d --config missing.yaml", "missing.yaml"),
@@ -213,9 +213,9 @@ def test_a_bad_flag_is_refused_in_one_line(refusal: Callable[..., str], argv: st
         ("data: d\nlr: -1\n", "lr is -1.0; give a number above 0"),
         ("data: d\nvae: {z_dim: 0}\n", "vae.z_dim is 0; give 1 or more"),
         ("lr: 0.5\n", "data"),
-        ("data: [\n", "pars"),
-        ("- data\n", "data"),
-        ("\0", "control characters"),
+        ("data: [\n", "no YAML (line 2: "),
+        ("- data\n", "holds no settings"),
+        ("\0", "no YAML"),
     ],
 )
 def test_a_bad_yaml_file_is_refused_in_one_line(

@@ -9,17 +9,14 @@ command's `main([...])` from Python gets the exception.
 import argparse
 import contextlib
 import dataclasses
-import difflib
 import inspect
-import json
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import yaml
-from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
+from world_models import settings
 from world_models.version import __version__
 
 Config = TypeVar("Config")
@@ -27,107 +24,76 @@ Job = TypeVar("Job")
 
 POSITIONAL = {"positional": True}
 """Metadata of the one field of a config, a tuple of strings, that takes the words that follow no flag."""
-WRONG_TYPE = (
-    r'Parser key "(?P<key>.*?)": Expected an? (?P<type>.*)\. Got value: (?P<value>.*)',
-    r'Parser key "(?P<key>.*?)": Does not validate against any of the Union subtypes Subtypes: \[(?P<type>.*)\] '
-    r"Errors: .* Given value: (?P<value>.*)",
-)
-"""How jsonargparse reports a value of another type."""
-TYPES = {
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-    "str": "text",
-    "tuple": "a list in brackets, as in '[{value}]'",
-    "dict": "names with values, as in --{key}.name 1",
-    "NoneType": "null",
-}
+SHOWING = ("-h", "--help", "--version", "--print_config")
+"""Flags that show something in the place of work."""
 
 
 class Stopped(RuntimeError):  # noqa: N818 - it is no error
     """Work ended early for a reason that a person can act on; what was finished stays."""
 
 
-class _Parser(ArgumentParser):
-    """Raises `ValueError` with one line on what is wrong, where argparse would end the process."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        line = _plain_words(re.sub(r"\s+", " ", str(message)).strip())
-        flags = [option for action in self._actions for option in action.option_strings]
-        unknown = re.search(r"(?:unrecognized arguments: |[Oo]ption ')(?:--)?([\w.]+)", line)
-        near = difflib.get_close_matches(f"--{unknown[1]}", flags, n=1) if unknown else []
-        hint = f"; did you mean {near[0]}?" if near else "; see --help" if unknown else ""
-        raise ValueError(f"{line}{hint}")
-
-
-def _plain_words(message: str) -> str:
-    """The library's report of a wrong type, in the words of our own messages."""
-    if message.startswith("Unexpected config:"):
-        return f"a --config file holds no settings ({message}); give it lines of name: value"
-    if found := re.fullmatch(r"""Parser key "config": (?P<what>.*): '(?P<path>.*)'""", message):
-        return f"--config {found['path']}: {found['what'].lower()}; name a YAML file"
-    if found := re.match(r"""Parser key "(?P<key>.*?)": Unable to load config '(?P<value>.*?)' - """, message):
-        return f"{found['key']} is {found['value']}; give its settings one by one, see {found['key']}.* in --help"
-    found = next(filter(None, (re.fullmatch(report, message) for report in WRONG_TYPE)), None)
-    if not found:
-        return message
-    types: list[tuple[str, str]] = re.findall(r"<class '(.*?)'>|typing\.Literal\[(.*?)\]", found["type"])
-    wanted = " or ".join(literals or TYPES.get(name, name) for name, literals in types)
-    return f"{found['key']} is {found['value']}; give {wanted.format(**found.groupdict())}"
-
-
-class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps the lines of the description as they are written."""
-
-
 def parse(schema: type[Config], argv: Sequence[str] | None = None, *, prog: str, description: str = "") -> Config:
     """Read flags and `--config` YAML files into the dataclass `schema`; later files and flags win.
+
+    `--help`, `--version` and `--print_config` print, and end the process with status 0.
 
     Raises:
         ValueError: a name or a value is wrong.
     """
-    return _parse(schema, _parser(schema, prog, description), argv)
-
-
-def _parser(schema: type, prog: str, description: str) -> _Parser:
-    parser = _Parser(prog=prog, description=description, formatter_class=_Help, allow_abbrev=False)
-    parser.add_argument("--version", action="version", version=f"world_models {__version__}")
-    parser.add_argument("--config", action="config", help="YAML file of the fields below; repeatable, later wins")
-    parser.add_class_arguments(schema)
-    if words := _positional(schema):
-        parser.usage = f"%(prog)s [{words} ...] [--flag value ...]"
-    return parser
-
-
-def _positional(schema: type) -> str | None:
-    """Name of the field that takes the words that follow no flag."""
-    return next((field.name for field in dataclasses.fields(schema) if field.metadata == POSITIONAL), None)
-
-
-def _with_words(name: str, parser: _Parser, argv: Sequence[str]) -> list[str]:
-    """The flags, with the words that follow none as that of the field; so they may stand before, between and after.
-
-    argparse's own positional arguments would have to stand together, and would overrule a `--config` file when absent.
-    """
-    alone = {option for action in parser._actions if action.nargs in (0, "?") for option in action.option_strings}
-    flags, words, wants_value = [], [], False
-    for word in argv:
-        if wants_value and not word.startswith("--"):
-            flags.append(word)
-            wants_value = False
-        elif word.startswith("-"):
-            flags.append(word)
-            wants_value = "=" not in word and word not in alone
+    values: settings.Values = {}
+    shows = ""
+    for name, value in _pairs(schema, sys.argv[1:] if argv is None else argv):
+        if name == "config":
+            settings.read_file(schema, value, values)
+        elif name.partition("=")[0] in SHOWING:
+            shows = shows or name
         else:
+            settings.put(values, schema, name, value)
+    if shows:
+        _show(schema, prog, description, values, shows)
+    return settings.build(schema, values)
+
+
+def _pairs(schema: type, argv: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Each flag's name with the text of its value, in their order; then the words that follow no flag, if any may."""
+    takes_words = next((field.name for field in dataclasses.fields(schema) if field.metadata == POSITIONAL), None)
+    words, rest = [], iter(argv)
+    for word in rest:
+        name, has_value, value = word.removeprefix("--").partition("=")
+        if word.partition("=")[0] in SHOWING:
+            yield word, None
+        elif word.startswith("--"):
+            value = value if has_value else next(rest, "--")
+            if value.startswith("--") and not has_value:
+                settings.check_name(schema, name)
+                raise ValueError(f"--{name} has no value; give one")
+            yield name, value
+        elif takes_words and not word.startswith("-"):
             words.append(word)
-    return [*flags, f"--{name}={json.dumps(words)}"] if words else flags
+        else:
+            raise ValueError(f"{settings.shown(word)} is no flag and follows none; see --help")
+    if words:
+        yield str(takes_words), words
 
 
-def _parse(schema: type[Config], parser: _Parser, argv: Sequence[str] | None) -> Config:
-    if words := _positional(schema):
-        argv = _with_words(words, parser, sys.argv[1:] if argv is None else argv)
-    values = parser.instantiate(parser.parse_args(argv))
-    return schema(**{field.name: values[field.name] for field in dataclasses.fields(schema)})  # type: ignore[arg-type]
+def _show(schema: type, prog: str, description: str, values: settings.Values, flag: str) -> NoReturn:
+    """Print help, the version or the settings, and end the process."""
+    from jsonargparse import ArgumentParser, DefaultHelpFormatter  # which take a while to import
+
+    class Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+        """Keeps the lines of the description as they are written."""
+
+    parser = ArgumentParser(prog=prog, description=description, formatter_class=Help, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"world_models {__version__}")
+    help_of_files = "YAML file of the fields below, or one of ours such as mnist/vae; repeatable, later wins"
+    parser.add_argument("--config", action="config", help=help_of_files)
+    parser.add_class_arguments(schema)
+    words = next((field.name for field in dataclasses.fields(schema) if field.metadata == POSITIONAL), None)
+    if words:
+        parser.usage = f"%(prog)s [{words} ...] [--flag value ...]"
+    parser.set_defaults(values)
+    parser.parse_args([flag])
+    raise AssertionError(flag)
 
 
 def run_command(
@@ -153,15 +119,16 @@ def run_command(
         ValueError: the input is bad; of `prepare` also `OSError`, such as FileNotFoundError.
         Stopped: the work ended early.
     """
-    parser = _parser(schema, f"python -m {_name(work)}", inspect.cleandoc(doc or ""))
+    prog, description = f"python -m {_name(work)}", inspect.cleandoc(doc or "")
     if argv is not None:
-        work(prepare(_parse(schema, parser, argv)))
+        work(prepare(parse(schema, argv, prog=prog, description=description)))
         return
-    with _ends_of_process(parser.prog):
+    with _ends_of_process(prog):
         try:
-            job = prepare(_parse(schema, parser, None))
+            job = prepare(parse(schema, prog=prog, description=description))
         except (ValueError, OSError) as error:
-            parser.exit(2, f"{parser.prog}: error: {' '.join(str(error).split())}\n")
+            print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
+            sys.exit(2)
         work(job)
 
 
