@@ -39,7 +39,8 @@ def test_without_torchrun_there_is_one_process():
 
 
 def test_the_world_is_that_of_torchruns_variables(monkeypatch: pytest.MonkeyPatch):
-    for name, value in zip(VARIABLES, ("5", "8", "1"), strict=True):
+    names, values = (*VARIABLES, "MASTER_ADDR", "MASTER_PORT"), ("5", "8", "1", "127.0.0.1", "29500")
+    for name, value in zip(names, values, strict=True):
         monkeypatch.setenv(name, value)
     assert distributed.world() == World(rank=5, size=8, local_rank=1)
 
@@ -51,7 +52,36 @@ def test_the_first_process_is_number_0(rank: int, first: bool):
 
 def test_each_process_has_the_gpu_of_its_local_rank(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert distributed.own_device(torch.device("cuda")) == torch.device("cuda", 3)
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ValueError, match="LOCAL_RANK is 3, and there are 2 GPUs; start 2 processes a machine"):
+        distributed.own_device(torch.device("cuda"))
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"WORLD_SIZE": ""}, "WORLD_SIZE is empty, wanted a whole number; start several processes by torchrun"),
+        ({"RANK": "first"}, "RANK is first, wanted a whole number"),
+        ({"LOCAL_RANK": "-1"}, "LOCAL_RANK is -1, wanted a whole number"),
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK is 2, and WORLD_SIZE 2"),
+        ({"WORLD_SIZE": "0"}, "RANK is 0, and WORLD_SIZE 0"),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, "WORLD_SIZE is 2, and MASTER_ADDR is not set"),
+        ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "here"}, "WORLD_SIZE is 2, and MASTER_PORT is not set"),
+    ],
+)
+def test_a_world_that_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], said: str):
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=said):
+        distributed.world()
 
 
 def test_processes_share_the_cpu(monkeypatch: pytest.MonkeyPatch):

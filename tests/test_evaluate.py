@@ -408,9 +408,7 @@ def test_evaluating_on_the_held_out_episode_is_not_warned_of(
 def test_named_training_data_of_other_telemetry_is_refused(
     small: Path, train: Path, heldout: Path, capsys: pytest.CaptureFixture[str]
 ):
-    assert "or their telemetry differs; name other --train_data" in _refused(
-        capsys, heldout, small, f"--train_data {train}"
-    )
+    assert "or their telemetry differs; name other --train_data" in _refused(heldout, small, f"--train_data {train}")
 
 
 def test_recorded_training_data_of_other_telemetry_gives_no_probes(

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from world_models import executors
-from world_models import workers as team
 from world_models.config import Stopped
 from world_models.executors import Executor, Report
 
@@ -105,15 +104,6 @@ def test_no_number_of_workers_means_one_a_core(monkeypatch: pytest.MonkeyPatch):
     assert len({pid for _, pid in executors.run(process_id, range(4), "processes", 0, ignore)}) == 1
 
 
-def test_available_cores_are_those_of_this_process():
-    before = os.sched_getaffinity(0)
-    try:
-        os.sched_setaffinity(0, {min(before)})
-        assert executors.available_cores() == 1
-    finally:
-        os.sched_setaffinity(0, before)
-
-
 def test_processes_run_from_a_thread():
     found: list[tuple[int, int]] = []
     thread = threading.Thread(target=lambda: found.extend(executors.run(square, [5], "processes", 1, ignore)))
@@ -201,56 +191,6 @@ def test_workers_of_somebody_else_are_left_alone():
 
 def test_a_worker_does_not_hear_ctrl_c():
     assert list(executors.run(interrupt_itself, [0], "processes", 1, ignore)) == [(0, "went on")]
-
-
-def test_ctrl_c_while_workers_start_is_heard_afterwards():
-    reached = False
-    with pytest.raises(KeyboardInterrupt), team._interrupts_held():
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.2)  # whichever thread the system hands the signal to
-        reached = True
-    assert reached
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_is_a_request_to_stop(number: signal.Signals):
-    with executors.stop_requests() as stop:
-        os.kill(os.getpid(), number)
-        assert stop.wait(1)
-
-
-def test_without_a_signal_nobody_asks_to_stop():
-    with executors.stop_requests() as stop:
-        assert not stop.is_set()
-
-
-@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
-def test_the_second_signal_acts_as_always(first: signal.Signals):
-    with pytest.raises(KeyboardInterrupt), executors.stop_requests() as stop:
-        os.kill(os.getpid(), first)
-        stop.wait(1)
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(1)
-
-
-def test_signals_act_as_before_once_the_work_is_over():
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with executors.stop_requests():
-        pass
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
-
-
-def test_a_thread_may_ask_for_stop_requests_though_it_gets_none():
-    requested: list[bool] = []
-
-    def work() -> None:
-        with executors.stop_requests() as stop:
-            requested.append(stop.is_set())
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert requested == [False]
 
 
 # --- Ray

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium
 
+from world_models import host
 from world_models.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ def _is_command() -> bool:
 
 
 if _is_command():
+    host.end_quietly(f"python -m {__name__}")
+    host.limit_threads()
     # OpenMP reads it when PyTorch loads it. Its threads otherwise wait in a busy loop, which takes the cores from those
     # that compute: without, training is a fifth faster, and fourteen times where another process is busy.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

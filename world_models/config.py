@@ -10,13 +10,14 @@ import argparse
 import contextlib
 import dataclasses
 import inspect
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import yaml
 
-from world_models import settings
+from world_models import host, settings
 from world_models.version import __version__
 
 Config = TypeVar("Config")
@@ -106,7 +107,7 @@ def run_command(
     """Run a command: parse, prepare, work.
 
     As a process (`argv` None) it ends with status 2 and one line where the input is bad, with 1 where the work was
-    `Stopped`, with 130 after Ctrl-C.
+    `Stopped`, with 128 and the signal's number after one that asks it to end: 130 after Ctrl-C, 143 after SIGTERM.
 
     Args:
         doc: the module's docstring, which `--help` shows.
@@ -127,7 +128,8 @@ def run_command(
         try:
             job = prepare(parse(schema, prog=prog, description=description))
         except (ValueError, OSError) as error:
-            print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
+            if host.speaks():
+                print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
             sys.exit(2)
         work(job)
 
@@ -144,12 +146,21 @@ def _name(work: Callable) -> str:
 def _ends_of_process(prog: str) -> Iterator[None]:
     """End the process with a status and one line, where the block ends for a reason from outside."""
     try:
-        yield
+        with host.interrupts():
+            try:
+                yield
+            finally:
+                print(end="", flush=True)
     except Stopped as stopped:
         sys.exit(f"{prog}: {stopped}")
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print(f"\n{prog}: interrupted; what is finished stays", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(interrupt.status if isinstance(interrupt, host.Interrupted) else 128 + signal.SIGINT)
+    except BrokenPipeError:
+        if not host.reader_is_gone():
+            raise
+        host.print_into_nothing()
+        sys.exit(128 + signal.SIGPIPE)
 
 
 def to_yaml(config: Any) -> str:

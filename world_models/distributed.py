@@ -12,6 +12,8 @@ import torch
 import torch.distributed
 from torch import Tensor
 
+from world_models.config import require
+
 ASK_EVERY_STEPS = 16
 
 
@@ -36,16 +38,42 @@ class World:
 
 
 def world() -> World:
-    """The processes that this one is of."""
-    return World(*(int(os.environ.get(name, default)) for name, default in _VARIABLES))
+    """The processes that this one is of.
+
+    Raises:
+        ValueError: the environment says something that cannot be.
+    """
+    rank, size, local_rank = (_number(name, default) for name, default in _VARIABLES)
+    require(rank < size, f"RANK is {rank}, and WORLD_SIZE {size}; {_START}")
+    if size > 1:
+        for name in ("MASTER_ADDR", "MASTER_PORT"):
+            require(bool(os.environ.get(name)), f"WORLD_SIZE is {size}, and {name} is not set; {_START}")
+    return World(rank, size, local_rank)
 
 
 _VARIABLES = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+_START = "start several processes by torchrun, or unset RANK, WORLD_SIZE and LOCAL_RANK for one"
+
+
+def _number(name: str, default: str) -> int:
+    text = os.environ.get(name, default)
+    is_number = text.isascii() and text.isdigit() and len(text) < 10
+    require(is_number, f"{name} is {text or 'empty'}, wanted a whole number; {_START}")
+    return int(text)
 
 
 def own_device(device: torch.device) -> torch.device:
-    """The GPU of this process, where each has one."""
-    return torch.device("cuda", world().local_rank) if device.type == "cuda" else device
+    """The GPU of this process, where each has one.
+
+    Raises:
+        ValueError: there are fewer GPUs than processes on this machine.
+    """
+    number = world().local_rank
+    if device.type != "cuda":
+        return device
+    there = torch.cuda.device_count()
+    require(number < there, f"LOCAL_RANK is {number}, and there are {there} GPUs; start {there} processes a machine")
+    return torch.device("cuda", number)
 
 
 @contextlib.contextmanager

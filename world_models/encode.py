@@ -27,9 +27,9 @@ from jaxtyping import Float, UInt8
 from world_models import (
     checkpoints,
     distributed,
-    executors,
     files,
     formulations,
+    host,
     latent_summary,
     onnx_encoder,
     progress,
@@ -199,7 +199,7 @@ def encode_shards(job: Job, indices: Sequence[int]) -> Iterator[int]:
     Three stages overlap: threads that unpack frames, threads that encode (on a CPU one a core, on a GPU one in all),
     and this one, which writes. Batches are written in their order, and few of them are ever in memory.
     """
-    on_cpu, cores = job.vae.device.type == "cpu", executors.available_cores()
+    on_cpu, cores = job.vae.device.type == "cpu", host.available_cores()
     batch_size = job.config.batch_size or (CPU_BATCH if on_cpu else GPU_BATCH)
     backend = onnx_encoder if job.config.backend == "onnx" else formulations
     encode_batch = backend.encoder_of_frames(job.vae.paper[0])

@@ -3,13 +3,10 @@
 A task is `task(item, report) -> result`, importable by name; it calls `report(n)` with the units of work done so far.
 """
 
-import contextlib
-import os
-import signal
-import threading
 from collections.abc import Generator, Iterator, Sequence
-from typing import Any, Literal
+from typing import Literal
 
+from world_models.host import available_cores
 from world_models.workers import MAX_ATTEMPTS, Item, Report, Result, Task, run_processes
 
 Executor = Literal["processes", "serial", "ray"]
@@ -51,11 +48,6 @@ def check(executor: Executor) -> None:
             raise ValueError("executor ray needs ray; pip install 'world_models[ray]', or use processes") from None
 
 
-def available_cores() -> int:
-    """Cores that this process may use, which in a container are fewer than the machine has."""
-    return len(os.sched_getaffinity(0))
-
-
 def _run_serial(task: Task[Item, Result], items: Sequence[Item], watch: Report) -> Iterator[tuple[int, Result]]:
     done = 0
 
@@ -93,26 +85,3 @@ def _run_ray(
         done[index] = units
         watch(sum(done))
         yield index, result
-
-
-@contextlib.contextmanager
-def stop_requests() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C, or a scheduler's SIGTERM, into a request; a second one ends the process as always."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def request(number: int, frame: Any) -> None:
-        stop.set()
-        restore()
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        restore()

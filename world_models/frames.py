@@ -19,7 +19,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from world_models import files
-from world_models.executors import available_cores
+from world_models.host import available_cores
 from world_models.rollouts import FRAME_SHAPE, Episode, Rollouts
 from world_models.shards.reader import Shard
 

@@ -47,6 +47,7 @@ class Run:
         out.mkdir(parents=True, exist_ok=True)
         self._open.enter_context(files.only_writer(out))
         files.remove_partials(out)
+        files.remove_partials(out / "figures")
 
     def begin(self, learner: Learner, spread: Callable[[int], metrics.Frames]) -> None:
         """Write a new run's first files: its config, and the baselines fitted on so many of its training frames."""

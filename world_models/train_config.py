@@ -40,7 +40,7 @@ class TrainConfig:
             which decode as before for a lower KL; training goes on without it, so train/kl_nats stays higher.
         log_every_steps: steps between lines of training metrics.
         device: auto takes a GPU if there is one.
-        precision: auto is bfloat16 autocast on a GPU, float32 on a CPU.
+        precision: auto is bfloat16 autocast on a GPU that computes in it natively, else float32.
         compile: on a GPU, compile the step into CUDA graphs, which takes a minute and helps small batches most.
         deterministic: on a GPU, compute so that the same run gives the same weights bit for bit, if slower.
         memory_gb: memory that frames may take on the host; a larger data set is streamed.
@@ -123,5 +123,17 @@ class TrainConfig:
         return min(1.0, (frames_seen + 1) / (self.beta_warmup_frames + 1))
 
     def bf16_on(self, device: torch.device) -> bool:
-        """Whether to compute in bfloat16 there."""
-        return self.precision == "bfloat16" or (self.precision == "auto" and device.type == "cuda")
+        """Whether to compute in bfloat16 there; auto does on a GPU that has it in hardware.
+
+        Raises:
+            ValueError: it is asked for on a GPU that only emulates it.
+        """
+        if device.type != "cuda" or self.precision == "float32":
+            return self.precision == "bfloat16"
+        with torch.cuda.device(device):
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        require(
+            native or self.precision == "auto",
+            f"precision is bfloat16, which {torch.cuda.get_device_name(device)} only emulates; give auto or float32",
+        )
+        return native

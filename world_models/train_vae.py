@@ -32,8 +32,8 @@ from world_models import (
 )
 from world_models.batches import Batches
 from world_models.config import Stopped, run_command, to_yaml
-from world_models.executors import stop_requests
 from world_models.frames import noise, torch_device
+from world_models.host import stop_requests
 from world_models.learner import Learner, arithmetic
 from world_models.networks import initialise_he
 from world_models.runs import NoRun, Run
@@ -72,6 +72,7 @@ def prepare(config: TrainConfig) -> Job:
     here, device = distributed.world(), distributed.own_device(torch_device(config.device))
     if config.compile and formulations.choose(device) == "winograd" and not config.bf16_on(device):
         raise ValueError("compile is for a GPU, and this is a CPU, whose form is compiled already; leave --compile out")
+    config.bf16_on(device)  # refuses what this GPU has not
     training_state.check_new(Path(config.out), config.resume)
     data = training_data.read(config.dataset, config.data, config.split_seed)
     memory_bytes = int(config.memory_gb * 1e9)
@@ -191,14 +192,20 @@ def _validate(job: Job, learner: Learner, vae: VAE, run: Run | NoRun, seen: int,
         run.warn(COLLAPSED.format(seen=seen))
     position = _position(job, learner, seen)
     run.log(position | {f"val/{name}": value for name, value in scores.items()})
-    _save(job, learner, vae, run)
+    _check_weights(job, learner, vae)
+    # before the state: a run that is killed in between goes on from an older state, and draws the same again
     run.draw(vae, frames, labels, position, finished=seen >= config.num_frames)
+    _save(job, learner, vae, run)
     return scores
 
 
-def _save(job: Job, learner: Learner, vae: VAE, run: Run | NoRun) -> None:
+def _check_weights(job: Job, learner: Learner, vae: VAE) -> None:
     if not (learner.vae.is_finite and vae.is_finite):
         raise Stopped(f"the weights are no numbers any more; {job.config.out} keeps its last checkpoint: lower --lr")
+
+
+def _save(job: Job, learner: Learner, vae: VAE, run: Run | NoRun) -> None:
+    _check_weights(job, learner, vae)
     learner.gather()
     run.save(learner, vae)
 

@@ -7,7 +7,6 @@ it was doing; that is done again. Workers are replaced after a while, since simu
 import contextlib
 import multiprocessing
 import os
-import signal
 import threading
 import traceback
 from collections import Counter, deque
@@ -16,6 +15,7 @@ from multiprocessing import connection, reduction, resource_tracker
 from typing import Any, TypeVar
 
 from world_models.config import Stopped
+from world_models.host import held_signals, leave_ending_to_parent
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -71,13 +71,14 @@ def run_processes(
         Stopped: an item's worker died `MAX_ATTEMPTS` times.
     """
     context = multiprocessing.get_context("spawn")  # a fork would share HDF5's and OpenMP's locks
-    resource_tracker.ensure_running()  # started with the first worker, it would let Ctrl-C through to all of them
+    with held_signals():  # started with the first worker, it would let signals through to all of them
+        resource_tracker.ensure_running()
     progress = context.RawArray("q", max(1, len(items)))  # a slot each: no lock that a killed worker could hold
     waiting, deaths = deque(range(len(items))), Counter[int]()
     team: dict[connection.Connection, _Worker] = {}
     with _killed_at_the_end(team):
         while waiting or team:
-            with _interrupts_held():
+            with held_signals():
                 while waiting and len(team) < num_workers:
                     worker = _Worker(context, task, progress)
                     team[worker.pipe] = worker
@@ -128,29 +129,12 @@ def _killed_at_the_end(team: dict[connection.Connection, _Worker]) -> Iterator[N
             worker.kill()
 
 
-@contextlib.contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Hold Ctrl-C back while workers start: they inherit the held state, so only the parent sees it, afterwards."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    heard: list[int] = []  # the mask is this thread's alone: the system hands the signal to another one
-    handler = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        signal.signal(signal.SIGINT, handler)
-    if heard:
-        signal.raise_signal(signal.SIGINT)
-
-
 # ---- in the worker ----
 
 
 def _work(task: Task, pipe: connection.Connection, progress: Any) -> None:
     """Do what comes through the pipe until it ends; a worker does not outlive its parent."""
+    leave_ending_to_parent()
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()

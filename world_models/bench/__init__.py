@@ -19,19 +19,18 @@ fewer can pass 1.
   digits   tutorial         784-400-20-400-784 on MNIST's files by torchvision's data set and a DataLoader; if asked for
 """
 
+import contextlib
 import dataclasses
-import multiprocessing
 import resource
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from world_models import collect, executors, files
+from world_models import collect, executors, files, host
 from world_models.bench import driving, stages
 from world_models.bench.measuring import Samples, Work, gemm_gflop_per_s, interleave
 from world_models.config import require, run_command
@@ -111,11 +110,13 @@ def bench(job: Job) -> list[dict[str, Any]]:
 
 def _apart(stage: str, config: BenchConfig, folder: str) -> list[dict[str, Any]]:
     """Measure in a process of its own: the memory that a stage leaves behind makes the next one faster."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_measure_alone, stage, config, folder).result()
+    tasks = [(stage, config, folder)]
+    with contextlib.closing(executors.run(_measure_alone, tasks, "processes", 1, lambda units: None)) as run:
+        return next(run)[1]
 
 
-def _measure_alone(stage: str, config: BenchConfig, folder: str) -> list[dict[str, Any]]:
+def _measure_alone(task: tuple[str, BenchConfig, str], report: Callable[[int], None]) -> list[dict[str, Any]]:
+    stage, config, folder = task
     return _measure(stage, prepare(config), Path(folder))
 
 
@@ -203,7 +204,7 @@ def _dtype(stage: str, device: torch.device) -> torch.dtype:
 
 
 def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {executors.available_cores()} cores"
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {host.available_cores()} cores"
 
 
 def _peak_memory_gb(device: torch.device) -> float:

@@ -14,7 +14,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from world_models import collect, envs, executors, policies, workers
+from world_models import collect, envs, host, policies, workers
 from world_models.bench.measuring import Work
 from world_models.envs import renderer_choice
 from world_models.rollouts import write_rollouts
@@ -28,7 +28,7 @@ EPISODES_PER_CORE = {"c": 20, "pygame": 3, "gymnasium": 1}
 
 def comparisons(folder: Path) -> Iterator[dict[str, Work]]:
     """What is measured side by side, the baseline first: on all cores, in one process, and the environment alone."""
-    yield whole_collections(folder, executors.available_cores(), "")
+    yield whole_collections(folder, host.available_cores(), "")
     yield whole_collections(folder, 1, "_one_process")
     yield env_steps()
 
