@@ -264,7 +264,7 @@ V2, V1 = "0::/pod/container\n", "4:memory:/pod\n2:cpu,cpuacct:/pod/container\n1:
         (V2, {"cpu.max": "500000 100000"}, 5),
         (V2, {"pod/container/cpu.max": "9900000 100000"}, 64),
         (V2, {"pod/container/cpu.max": "what is this"}, 64),
-        (V1, {"cpu,cpuacct/pod/container/cpu.cfs_quota_us": "-1", "cpu,cpuacct/pod/container/cpu.cfs_period_us": "1"}, 64),
+        (V1, {"cpu,cpuacct/pod/cpu.cfs_quota_us": "-1", "cpu,cpuacct/pod/cpu.cfs_period_us": "100000"}, 64),
         (V1, {"cpu,cpuacct/pod/container/cpu.cfs_quota_us": "200000",
               "cpu,cpuacct/pod/container/cpu.cfs_period_us": "100000"}, 2),
         (V1, {"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"}, 1),
@@ -294,9 +294,8 @@ def test_threads_are_no_more_than_the_quota_unless_a_person_says_so(
 ):
     monkeypatch.setattr(host, "_quota", lambda: quota)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)))
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    if own:
-        monkeypatch.setenv("OMP_NUM_THREADS", own)
+    monkeypatch.setenv("OMP_NUM_THREADS", own or "")
+    if not own:
+        monkeypatch.delenv("OMP_NUM_THREADS")
     host.limit_threads()
     assert os.environ.get("OMP_NUM_THREADS") == threads
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
