@@ -98,6 +98,37 @@ train_vae.main(sys.argv[1:])
 """
 
 
+KILL_AT_A_SAVE = """
+import os, signal, sys
+from world_models import train_vae, training_state
+save = training_state.save_state
+def save_and_die(run, state):
+    save(run, state)
+    if state["step"] == int(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGKILL)
+training_state.save_state = save_and_die
+train_vae.main(sys.argv[2:])
+"""
+
+
+def _pictures(run: Path) -> dict[str, str]:
+    return {path.name: files.file_sha256(path) for path in (run / "figures").iterdir()}
+
+
+@pytest.mark.parametrize("which", [0, -1], ids=["first", "last"])
+def test_training_killed_once_its_state_is_saved_has_all_pictures_of_it(
+    rollouts_dir: Path, tmp_path: Path, whole: Path, which: int
+):
+    run = tmp_path / "run"
+    (run / "figures").mkdir(parents=True)
+    (run / "figures" / "samples_000000001.png.partial").write_bytes(b"half")
+    step = [int(line["step"]) for line in _metrics(whole) if "val/sse" in line][which]
+    argv = f"{step} --data {rollouts_dir} --out {run} {FLAGS}".split()
+    assert subprocess.run([sys.executable, "-c", KILL_AT_A_SAVE, *argv]).returncode == -signal.SIGKILL
+    _train(rollouts_dir, run, "--resume true")
+    assert _pictures(run) == _pictures(whole)
+
+
 def test_training_killed_between_two_checkpoints_resumes_bit_for_bit(rollouts_dir: Path, tmp_path: Path, whole: Path):
     run = tmp_path / "run"
     argv = f"--data {rollouts_dir} --out {run} {FLAGS}".split()

@@ -1,5 +1,6 @@
 """A training run's settings: bounds, schedules, precision."""
 
+import contextlib
 import math
 from typing import Any
 
@@ -43,18 +44,49 @@ def test_beta_rises_linearly_over_its_warm_up(warmup: int, seen: int, share: flo
     assert _config(beta_warmup_frames=warmup).beta_share_at(seen) == pytest.approx(share)
 
 
+class StandInGpu:
+    """Answers for a GPU as PyTorch does."""
+
+    def __init__(self, native: bool):
+        self.native = native
+
+    def is_bf16_supported(self, including_emulation: bool = True) -> bool:
+        return self.native or including_emulation
+
+    def device(self, device: torch.device) -> contextlib.AbstractContextManager:
+        return contextlib.nullcontext()
+
+    def get_device_name(self, device: torch.device) -> str:
+        return "Tesla T4"
+
+
+@pytest.fixture
+def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    """A GPU, with bfloat16 in hardware or not."""
+    stand_in = StandInGpu(request.param)
+    for name in ("is_bf16_supported", "device", "get_device_name"):
+        monkeypatch.setattr(torch.cuda, name, getattr(stand_in, name))
+    return torch.device("cuda")
+
+
 @pytest.mark.parametrize(
-    ("precision", "device", "on"),
-    [
-        ("auto", "cpu", False),
-        ("auto", "cuda", True),
-        ("float32", "cuda", False),
-        ("bfloat16", "cpu", True),
-        ("bfloat16", "cuda", True),
-    ],
+    ("precision", "gpu", "on"),
+    [("auto", True, True), ("bfloat16", True, True), ("float32", True, False), ("auto", False, False)],
+    indirect=["gpu"],
 )
-def test_precision_is_bfloat16_where_asked_for_or_on_a_gpu(precision: Any, device: str, on: bool):
-    assert _config(precision=precision).bf16_on(torch.device(device)) is on
+def test_a_gpu_computes_in_bfloat16_by_itself_where_it_has_it(precision: Any, gpu: torch.device, on: bool):
+    assert _config(precision=precision).bf16_on(gpu) is on
+
+
+@pytest.mark.parametrize("gpu", [False], indirect=True)
+def test_bfloat16_on_a_gpu_that_only_emulates_it_is_refused(gpu: torch.device):
+    with pytest.raises(ValueError, match="precision is bfloat16, which Tesla T4 only emulates; give auto or float32"):
+        _config(precision="bfloat16").bf16_on(gpu)
+
+
+@pytest.mark.parametrize(("precision", "on"), [("auto", False), ("bfloat16", True), ("float32", False)])
+def test_a_cpu_computes_in_bfloat16_where_asked_for(precision: Any, on: bool):
+    assert _config(precision=precision).bf16_on(torch.device("cpu")) is on
 
 
 @pytest.mark.parametrize(

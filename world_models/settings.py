@@ -124,9 +124,12 @@ def did_you_mean(name: str, known: Sequence[str] | Mapping[str, Any], mark: str 
 
 def shown(value: Any) -> str:
     """A value as a message repeats it: short, and in letters that a terminal prints."""
-    text = "empty" if value is None or value == "" else str(value)
-    text = text if text.isprintable() else ascii(text)[1:-1]
+    text = "empty" if value is None or value == "" else _printable(str(value))
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def _checked(name: str, hint: Any, value: Any) -> Any:
@@ -217,7 +220,7 @@ def read_file(schema: type, name: str, values: Values) -> None:
         for key, value in held.items():
             put(values, schema, str(key), value)
     except ValueError as error:
-        raise ValueError(f"{shown(path)}: {' '.join(str(error).split())}") from None
+        raise ValueError(f"{_printable(str(path))}: {' '.join(str(error).split())}") from None
 
 
 def find_file(name: str) -> Path:
@@ -229,7 +232,7 @@ def find_file(name: str) -> Path:
     path = Path(name)
     if name and path.exists():
         if path.is_dir():
-            raise ValueError(f"--config {shown(name)}: a folder; name a YAML file")
+            raise ValueError(f"--config {_printable(name)}: a folder; name a YAML file")
         return path
     ours = dict(shipped())
     wanted = name.removesuffix(".yaml").removeprefix("configs/")
@@ -237,7 +240,7 @@ def find_file(name: str) -> Path:
         return ours[wanted]
     meant = did_you_mean(wanted, ours, mark="").removesuffix("; see --help")
     raise ValueError(
-        f"--config {shown(name)}: no such file{meant}; name a YAML file, or one of ours: {', '.join(ours)}"
+        f"--config {_printable(name)}: no such file{meant}; name a YAML file, or one of ours: {', '.join(ours)}"
     )
 
 
