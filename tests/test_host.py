@@ -144,7 +144,7 @@ def test_ctrl_c_while_a_command_is_imported_is_one_line(tmp_path: Path):
     )
     assert process.stdout is not None and process.stdout.readline() == "begun\n"
     process.send_signal(signal.SIGINT)
-    assert ended(process) == (130, "\npython -m world_models: interrupted\n")
+    assert ended(process) == (130, "\npython -m world_models.shards.reader: interrupted\n")
 
 
 # stop requests

@@ -156,7 +156,7 @@ def test_what_has_no_default_must_be_given():
         ("5: 5\n", "5 is no setting"),
         ("", "a --config file holds no settings"),
         ("null\n", "a --config file holds no settings"),
-        (b"\xff\xfe", "codec can't decode"),
+        (b"\xff\xfe", "no text in UTF-8"),
         (b"lr: 0.1 #" + bytes(2_000_000), "more than 1,000,000 bytes"),
     ],
 )

@@ -55,7 +55,7 @@ def _is_command() -> bool:
 
 
 if _is_command():
-    host.end_quietly(f"python -m {__name__}")
+    host.end_quietly(f"python -m {sys.orig_argv[sys.orig_argv.index('-m') + 1]}")
     host.limit_threads()
     # OpenMP reads it when PyTorch loads it. Its threads otherwise wait in a busy loop, which takes the cores from those
     # that compute: without, training is a fifth faster, and fourteen times where another process is busy.

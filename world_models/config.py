@@ -149,8 +149,10 @@ def _ends_of_process(prog: str) -> Iterator[None]:
         with host.interrupts():
             try:
                 yield
-            finally:
+            except SystemExit:  # of --help
                 print(end="", flush=True)
+                raise
+            print(end="", flush=True)
     except Stopped as stopped:
         sys.exit(f"{prog}: {stopped}")
     except KeyboardInterrupt as interrupt:

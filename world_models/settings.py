@@ -214,7 +214,10 @@ def read_file(schema: type, name: str, values: Values) -> None:
     try:
         if len(text) > MAX_FILE_BYTES:
             raise ValueError(f"more than {MAX_FILE_BYTES:,} bytes; name a YAML file of settings")
-        held = plain_yaml.load(text.decode())
+        try:
+            held = plain_yaml.load(text.decode())
+        except UnicodeDecodeError:
+            raise ValueError("no text in UTF-8; name a YAML file of settings") from None
         if not isinstance(held, Mapping) or not held:
             raise ValueError("a --config file holds no settings; give it lines of name: value")
         for key, value in held.items():
