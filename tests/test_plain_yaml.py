@@ -53,8 +53,3 @@ def test_a_billion_laughs_are_refused_at_the_first():
     lines = ["a0: &a0 [lol, lol]", *(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 30))]
     with pytest.raises(ValueError, match="line 2 has an alias"):
         plain_yaml.load("\n".join(lines))
-
-
-@pytest.mark.parametrize("text", ["[a", "*a", "a: b: c"])
-def test_a_text_that_is_no_yaml_is_a_text(text: str):
-    assert plain_yaml.of_text(text) == text

@@ -6,27 +6,23 @@ and an error after that is a bug, shown with its traceback. Only a process that 
 command's `main([...])` from Python gets the exception.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import inspect
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import yaml
 
-from world_models import host, settings
-from world_models.version import __version__
+from world_models import host
 
 Config = TypeVar("Config")
 Job = TypeVar("Job")
 
 POSITIONAL = {"positional": True}
 """Metadata of the one field of a config, a tuple of strings, that takes the words that follow no flag."""
-SHOWING = ("-h", "--help", "--version", "--print_config")
-"""Flags that show something in the place of work."""
 
 
 class Stopped(RuntimeError):  # noqa: N818 - it is no error
@@ -38,63 +34,18 @@ def parse(schema: type[Config], argv: Sequence[str] | None = None, *, prog: str,
 
     `--help`, `--version` and `--print_config` print, and end the process with status 0.
 
+    Args:
+        schema: the dataclass.
+        argv: the flags; those of the process when None.
+        prog: the command's name.
+        description: what `--help` says of it.
+
     Raises:
         ValueError: a name or a value is wrong.
     """
-    values: settings.Values = {}
-    shows = ""
-    for name, value in _pairs(schema, sys.argv[1:] if argv is None else argv):
-        if name == "config":
-            settings.read_file(schema, value, values)
-        elif name.partition("=")[0] in SHOWING:
-            shows = shows or name
-        else:
-            settings.put(values, schema, name, value)
-    if shows:
-        _show(schema, prog, description, values, shows)
-    return settings.build(schema, values)
+    from world_models import settings  # which imports jsonargparse: workers have no use for it
 
-
-def _pairs(schema: type, argv: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    """Each flag's name with the text of its value, in their order; then the words that follow no flag, if any may."""
-    takes_words = next((field.name for field in dataclasses.fields(schema) if field.metadata == POSITIONAL), None)
-    words, rest = [], iter(argv)
-    for word in rest:
-        name, has_value, value = word.removeprefix("--").partition("=")
-        if word.partition("=")[0] in SHOWING:
-            yield word, None
-        elif word.startswith("--"):
-            value = value if has_value else next(rest, "--")
-            if value.startswith("--") and not has_value:
-                settings.check_name(schema, name)
-                raise ValueError(f"--{name} has no value; give one")
-            yield name, value
-        elif takes_words and not word.startswith("-"):
-            words.append(word)
-        else:
-            raise ValueError(f"{settings.shown(word)} is no flag and follows none; see --help")
-    if words:
-        yield str(takes_words), words
-
-
-def _show(schema: type, prog: str, description: str, values: settings.Values, flag: str) -> NoReturn:
-    """Print help, the version or the settings, and end the process."""
-    from jsonargparse import ArgumentParser, DefaultHelpFormatter  # which take a while to import
-
-    class Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
-        """Keeps the lines of the description as they are written."""
-
-    parser = ArgumentParser(prog=prog, description=description, formatter_class=Help, allow_abbrev=False)
-    parser.add_argument("--version", action="version", version=f"world_models {__version__}")
-    help_of_files = "YAML file of the fields below, or one of ours such as mnist/vae; repeatable, later wins"
-    parser.add_argument("--config", action="config", help=help_of_files)
-    parser.add_class_arguments(schema)
-    words = next((field.name for field in dataclasses.fields(schema) if field.metadata == POSITIONAL), None)
-    if words:
-        parser.usage = f"%(prog)s [{words} ...] [--flag value ...]"
-    parser.set_defaults(values)
-    parser.parse_args([flag])
-    raise AssertionError(flag)
+    return settings.read(schema, sys.argv[1:] if argv is None else argv, prog, description)
 
 
 def run_command(

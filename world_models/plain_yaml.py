@@ -62,13 +62,7 @@ def load(text: str) -> Any:
         raise ValueError(f"no YAML ({error.reason} at {error.position}); write lines of name: value") from None
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from None
+    except ValueError as error:  # such as a number of more digits than Python takes
+        raise ValueError(f"no YAML ({error}); write lines of name: value") from None
     except RecursionError:
         raise ValueError("no settings, since it is nested too deeply; write lines of name: value") from None
-
-
-def of_text(text: str) -> Any:
-    """The value of a flag's text; the text itself where it is no YAML."""
-    try:
-        return load(text)
-    except ValueError:
-        return text

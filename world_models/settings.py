@@ -1,256 +1,165 @@
-"""Settings: from YAML files and flags to the types of a dataclass's fields.
+"""Settings: from YAML files and flags to a config dataclass, by jsonargparse, with messages in words of ours."""
 
-A setting has a dotted name, `lr` or `vae.beta`: a field that is a dataclass itself is a section of settings. Whatever
-is no setting, or no value of its type, raises `ValueError` with one line that names it.
-"""
-
+import argparse
 import dataclasses
 import difflib
+import json
+import re
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal, TypeVar, Union
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn, TypeVar
 
-from world_models import plain_yaml
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_loader
 
-Schema = TypeVar("Schema")
-Values = dict[str, Any]
-"""Values that were given, by dotted names."""
+from world_models import config_files, plain_yaml
+from world_models.version import __version__
 
-MAX_FILE_BYTES = 1_000_000
-MAX_SHOWN = 60  # letters of a value that a message repeats
-OURS = tuple(Path(__file__).parents[up] / "configs" for up in (0, 1))
-"""Where the YAML files that come with the package lie: of an installed one, of a checkout."""
-LARGEST = 1e300
-"""No number is larger, and no text may be one: comparing is all that can be done with a whole number of any length."""
-WANTED = {
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    str: "text, in quotes where it looks like something else",
-    tuple: "a list in brackets, as in '[{}]'",
-    dict: "names with values, as in '{{a: 1, b: 2}}'",
+Config = TypeVar("Config")
+
+WRONG_TYPE = (
+    r'Parser key "(?P<key>.*?)": Expected an? (?P<type>.*)\. Got value: ?(?P<value>.*)',
+    r'Parser key "(?P<key>.*?)": Does not validate against any of the Union subtypes Subtypes: \[(?P<type>.*)\] '
+    r"Errors: .* Given value: (?P<value>.*)",
+)
+"""How jsonargparse reports a value of another type."""
+TYPES = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "tuple": "a list in brackets, as in '[{value}]'",
+    "dict": "names with values, as in --{key}.name 1",
+    "NoneType": "null",
 }
-"""What a message asks for, by the kind of a setting."""
+
+set_loader("yaml", plain_yaml.load, exceptions=(ValueError,))
 
 
-def types_of(schema: type) -> dict[str, Any]:
-    """The type of each setting by its dotted name, sections too."""
-    found: dict[str, Any] = {}
-    for name, hint in typing.get_type_hints(schema).items():
-        found[name] = hint
-        if dataclasses.is_dataclass(hint):
-            found |= {f"{name}.{inner}": each for inner, each in types_of(typing.cast(type, hint)).items()}
-    return found
+class _Parser(ArgumentParser):
+    """Raises `ValueError` with one line on what is wrong, where argparse would end the process."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        line = _plain_words(re.sub(r"\s+", " ", str(message)).strip())
+        names = [option.removeprefix("--") for action in self._actions for option in action.option_strings]
+        unknown = re.search(r"(?:unrecognized arguments: |[Oo]ption ')(?:--)?([\w.-]+)", line)
+        group = re.match(r"Group '([\w.]+)'", line)
+        meant = f"{group[1]}.{unknown[1]}" if group and unknown else unknown[1] if unknown else ""
+        near = difflib.get_close_matches(meant.replace("-", "_"), names, n=1)
+        hint = f"; did you mean --{near[0]}?" if near else "; see --help" if unknown else ""
+        raise ValueError(f"{line}{hint}")
 
 
-def build(schema: type[Schema], values: Mapping[str, Any]) -> Schema:
-    """The dataclass with the values, and the defaults of what was not given.
-
-    Raises:
-        ValueError: a field without a default was not given, or a dataclass refuses its values.
-    """
-    given = {name: value for name, value in values.items() if "." not in name}
-    for field in dataclasses.fields(schema):  # type: ignore[arg-type]
-        if inside := _inside(values, field.name):
-            given[field.name] = _changed(_default(field), inside)
-        elif field.name not in given and field.default is field.default_factory is dataclasses.MISSING:
-            raise ValueError(f"{field.name} is missing; give --{field.name}")
-    return schema(**given)
-
-
-def _changed(section: Any, values: Mapping[str, Any]) -> Any:
-    """A section with other values, those of its own sections among them."""
-    given = {name: value for name, value in values.items() if "." not in name}
-    sections = {name.partition(".")[0] for name in values} - given.keys()
-    given |= {name: _changed(getattr(section, name), _inside(values, name)) for name in sections}
-    return dataclasses.replace(section, **given)
+def _plain_words(message: str) -> str:
+    """The library's report of a wrong type, in the words of our own messages."""
+    if message.startswith("Unexpected config:"):
+        return "it holds no settings; give it lines of name: value"
+    if found := re.match(r"""Parser key "(?P<key>.*?)": Unable to load config '(?P<value>.*?)' - """, message):
+        return f"{found['key']} is {found['value']}; give its settings one by one, see {found['key']}.* in --help"
+    found = next(filter(None, (re.fullmatch(report, message) for report in WRONG_TYPE)), None)
+    if not found:
+        return re.sub(r'^(Problems parsing config|Parser key "config"): ', "", message)
+    types: list[tuple[str, str]] = re.findall(r"<class '(.*?)'>|typing\.Literal\[(.*?)\]", found["type"])
+    wanted = " or ".join(literals or TYPES.get(name, name) for name, literals in types)
+    return f"{found['key']} is {found['value'] or 'empty'}; give {wanted.format(**found.groupdict())}"
 
 
-def _inside(values: Mapping[str, Any], section: str) -> Values:
-    """The values of a section, by their names in it."""
-    return {name.removeprefix(f"{section}."): each for name, each in values.items() if name.startswith(f"{section}.")}
+class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of the description as they are written."""
 
 
-def _default(field: dataclasses.Field) -> Any:
-    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-
-
-def put(values: Values, schema: type, name: str, value: Any) -> None:
-    """Set one setting, or those of a section one by one.
-
-    Args:
-        values: where it is set.
-        schema: the dataclass whose settings there are.
-        name: dotted; of a setting that holds numbers by name, such as mixture, also `mixture.random`.
-        value: what a YAML file holds, or the text of a flag.
+def read(schema: type[Config], argv: Sequence[str], prog: str, description: str = "") -> Config:
+    """Read flags and `--config` YAML files into the dataclass `schema`; later files and flags win.
 
     Raises:
-        ValueError: there is no such setting, or the value is none of its type.
+        ValueError: a name or a value is wrong.
     """
-    hints = types_of(schema)
-    outer, _, key = name.rpartition(".")
-    if typing.get_origin(hints.get(outer)) is dict:
-        before = values.get(outer) or _default(next(f for f in dataclasses.fields(schema) if f.name == outer))
-        value, name = before | {key: value}, outer
-    check_name(schema, name)
-    if not dataclasses.is_dataclass(hints[name]):
-        values[name] = _checked(name, hints[name], value)
-        return
-    held = plain_yaml.of_text(value) if isinstance(value, str) else value
-    if not isinstance(held, Mapping):
-        raise ValueError(f"{name} is {shown(value)}; give its settings one by one, see {name}.* in --help")
-    for inner, each in held.items():
-        put(values, schema, f"{name}.{inner}", each)
+    parser = _parser(schema, prog, description)
+    if words := _positional(schema):
+        argv = _with_words(words, parser, argv)
+    argv = list(_with_found_files(argv))
+    values = _parsed(schema, parser, argv)
+    instances = parser.instantiate(values)
+    return schema(**{field.name: instances[field.name] for field in dataclasses.fields(schema)})  # type: ignore[arg-type]
 
 
-def check_name(schema: type, name: str) -> None:
-    """Refuse what is no setting.
+def _parser(schema: type, prog: str, description: str) -> _Parser:
+    parser = _Parser(prog=prog, description=description, formatter_class=_Help, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"world_models {__version__}")
+    of_files = "YAML file of the fields below, or one of ours, such as mnist/vae; repeatable, later wins"
+    parser.add_argument("--config", action="config", help=of_files)
+    parser.add_class_arguments(schema)
+    if words := _positional(schema):
+        parser.usage = f"%(prog)s [{words} ...] [--flag value ...]"
+    return parser
 
-    Raises:
-        ValueError: it is none; the line says which one was probably meant.
+
+def _positional(schema: type) -> str | None:
+    """Name of the field that takes the words that follow no flag."""
+    return next((field.name for field in dataclasses.fields(schema) if field.metadata.get("positional")), None)
+
+
+def _with_words(name: str, parser: _Parser, argv: Sequence[str]) -> list[str]:
+    """The flags, with the words that follow none as that of the field; so they may stand before, between and after.
+
+    argparse's own positional arguments would have to stand together, and would overrule a `--config` file when absent.
     """
-    known = types_of(schema)
-    if name not in known:
-        raise ValueError(f"{shown(name)} is no setting{did_you_mean(name, known)}")
+    alone = {option for action in parser._actions if action.nargs in (0, "?") for option in action.option_strings}
+    flags, words, wants_value = [], [], False
+    for word in argv:
+        if wants_value and not word.startswith("--"):
+            flags.append(word)
+            wants_value = False
+        elif word.startswith("-"):
+            flags.append(word)
+            wants_value = "=" not in word and word not in alone
+        else:
+            words.append(word)
+    return [*flags, f"--{name}={json.dumps(words)}"] if words else flags
 
 
-def did_you_mean(name: str, known: Sequence[str] | Mapping[str, Any], mark: str = "--") -> str:
-    """The end of a line on an unknown name: the one that was probably meant, or where all are shown."""
-    near = difflib.get_close_matches(name.replace("-", "_"), list(known), n=1)
-    return f"; did you mean {mark}{near[0]}?" if near else "; see --help"
+def _with_found_files(argv: Sequence[str]) -> Iterator[str]:
+    """The flags, each `--config` with the path of its file."""
+    rest = iter(argv)
+    for word in rest:
+        flag, has_value, value = word.partition("=")
+        if flag == "--config":
+            name = value if has_value else next(rest, None)
+            yield word if name is None else f"--config={config_files.find(name)}"
+        else:
+            yield word
 
 
-def shown(value: Any) -> str:
-    """A value as a message repeats it: short, and in letters that a terminal prints."""
-    text = "empty" if value is None or value == "" else _printable(str(value))
-    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
-
-
-def _printable(text: str) -> str:
-    return text if text.isprintable() else ascii(text)[1:-1]
-
-
-def _checked(name: str, hint: Any, value: Any) -> Any:
+def _parsed(schema: type, parser: _Parser, argv: Sequence[str]) -> Namespace:
+    """The values, checked; the message of a wrong one names its file."""
     try:
-        return converted(hint, value)
-    except TypeError as wanted:
-        raise ValueError(f"{name} is {shown(value)}; give {wanted}") from None
-
-
-def converted(hint: Any, value: Any) -> Any:
-    """The value as the type has it; a text is read as YAML where the type is no text.
-
-    Raises:
-        TypeError: it is none; the message says what is wanted.
-    """
-    kind, inside = typing.get_origin(hint) or hint, typing.get_args(hint)
-    if kind in (Union, types.UnionType):
-        return _one_of(inside, value)
-    if kind is Literal:
-        if value in inside:
-            return value
-        raise TypeError(", ".join(map(repr, inside)))
-    if isinstance(value, str) and kind is not str:
-        value = plain_yaml.of_text(value)
-    if kind is tuple and isinstance(value, list | tuple):
-        return tuple(_element(inside[0], each) for each in value)
-    if kind is dict and isinstance(value, Mapping):
-        return {str(name): _element(inside[1], each) for name, each in value.items()}
-    if kind in (int, float) and (number := _number(kind, value)) is not None:
-        return number
-    if kind in (bool, str) and type(value) is kind:
-        return value
-    raise TypeError(WANTED[kind].format(shown(value)))
-
-
-def _one_of(hints: Sequence[Any], value: Any) -> Any:
-    """The value as one of several types, of which null is tried first."""
-    read = plain_yaml.of_text(value) if isinstance(value, str) else value
-    if read is None and types.NoneType in hints:
-        return None
-    wanted = []
-    for hint in hints:
-        try:
-            if hint is not types.NoneType:
-                return converted(hint, value)
-        except TypeError as problem:  # noqa: PERF203 - there are two types or three
-            wanted.append(str(problem))
-    raise TypeError(" or ".join([*wanted, *(["null"] if types.NoneType in hints else [])]))
-
-
-def _element(hint: Any, value: Any) -> Any:
-    try:
-        return converted(hint, value)
-    except TypeError as wanted:
-        raise TypeError(f"{wanted} in the place of {shown(value)}") from None
-
-
-def _number(kind: type, value: Any) -> int | float | None:
-    """The number, None where it is none of this kind; a whole one may be written as 1e5 or 64.0."""
-    if not isinstance(value, int | float) or isinstance(value, bool) or not -LARGEST < value < LARGEST:
-        return None
-    return kind(value) if kind is float or value == int(value) else None
-
-
-# ---- files ----
-
-
-def read_file(schema: type, name: str, values: Values) -> None:
-    """Set what a YAML file says.
-
-    Args:
-        schema: the dataclass whose settings there are.
-        name: a path; or one of ours, such as mnist/vae.
-        values: where it is set.
-
-    Raises:
-        ValueError: no settings, or wrong ones; each line begins with the file's path.
-    """
-    path = find_file(name)
-    with path.open("rb") as file:
-        text = file.read(MAX_FILE_BYTES + 1)
-    try:
-        if len(text) > MAX_FILE_BYTES:
-            raise ValueError(f"more than {MAX_FILE_BYTES:,} bytes; name a YAML file of settings")
-        try:
-            held = plain_yaml.load(text.decode())
-        except UnicodeDecodeError:
-            raise ValueError("no text in UTF-8; name a YAML file of settings") from None
-        if not isinstance(held, Mapping) or not held:
-            raise ValueError("a --config file holds no settings; give it lines of name: value")
-        for key, value in held.items():
-            put(values, schema, str(key), value)
+        values = parser.parse_args(argv)
+        _check_given(schema, values)
     except ValueError as error:
-        raise ValueError(f"{_printable(str(path))}: {' '.join(str(error).split())}") from None
+        no_text = isinstance(error, UnicodeDecodeError)
+        problem = "no text in UTF-8; name a YAML file of settings" if no_text else str(error)
+        files = [word for word in argv if word.startswith("--config=")]
+        if len(argv) == 1 and files:
+            raise ValueError(f"{files[0].removeprefix('--config=')}: {problem}") from None
+        for file in files:
+            _parsed(schema, parser, [file])
+        raise ValueError(problem) from None
+    return values
 
 
-def find_file(name: str) -> Path:
-    """The YAML file that a person names: what lies at that path, else the one of ours of that name.
-
-    Raises:
-        ValueError: there is neither.
-    """
-    path = Path(name)
-    if name and path.exists():
-        if path.is_dir():
-            raise ValueError(f"--config {_printable(name)}: a folder; name a YAML file")
-        return path
-    ours = dict(shipped())
-    wanted = name.removesuffix(".yaml").removeprefix("configs/")
-    if wanted in ours:
-        return ours[wanted]
-    meant = did_you_mean(wanted, ours, mark="").removesuffix("; see --help")
-    raise ValueError(
-        f"--config {_printable(name)}: no such file{meant}; name a YAML file, or one of ours: {', '.join(ours)}"
-    )
+def _check_given(schema: type, values: Namespace, section: str = "") -> None:
+    """Refuse null where a setting takes none, and one value in the place of a section: the library lets them pass."""
+    for name, hint in typing.get_type_hints(schema).items():
+        value, key = values[name], section + name
+        if dataclasses.is_dataclass(hint):
+            if not isinstance(value, Namespace):
+                raise ValueError(f"{key} is {_shown(value)}; give its settings one by one, see {key}.* in --help")
+            _check_given(typing.cast(type, hint), value, f"{key}.")
+        elif value is None and types.NoneType not in typing.get_args(hint):
+            kind = typing.get_origin(hint) or hint
+            wanted = TYPES.get(getattr(kind, "__name__", ""), "one of " + ", ".join(map(str, typing.get_args(hint))))
+            raise ValueError(f"{key} is empty; give {wanted.format(value='a, b', key=key)}")
 
 
-def shipped() -> Iterator[tuple[str, Path]]:
-    """The YAML files that come with the package, by the names that `--config` takes: `mnist/vae` and so on."""
-    folder = next((folder for folder in OURS if folder.is_dir()), None)
-    for path in sorted(folder.rglob("*.yaml")) if folder else ():
-        name = path.relative_to(folder).with_suffix("").as_posix()  # type: ignore[arg-type]
-        if not name.startswith("sweeps/"):  # which W&B reads
-            yield name, path
+def _shown(value: Any) -> str:
+    return "empty" if value is None else str(value)
