@@ -147,6 +147,23 @@ def test_ctrl_c_while_a_command_is_imported_is_one_line(tmp_path: Path):
     assert ended(process) == (130, "\npython -m world_models.shards.reader: interrupted\n")
 
 
+def test_an_error_of_what_an_interrupt_left_half_done_is_no_bug():
+    with pytest.raises(host.Interrupted), host.interrupts():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+        finally:
+            raise AssertionError("half made")
+
+
+def test_an_error_without_an_interrupt_is_shown():
+    with pytest.raises(ZeroDivisionError), host.interrupts():
+        try:
+            raise KeyError("first")
+        finally:
+            _ = 1 / 0
+
+
 # stop requests
 
 

@@ -57,7 +57,14 @@ def interrupts() -> Iterator[None]:
         raise Interrupted(number)
 
     with _handled(interrupt):
-        yield
+        try:
+            yield
+        except Exception as error:  # what is half done can fail to be cleared away; that is no bug to be shown
+            behind: BaseException | None = error
+            while behind := behind.__context__:
+                if isinstance(behind, Interrupted):
+                    raise behind from None
+            raise
 
 
 def end_quietly(name: str) -> None:
