@@ -56,7 +56,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
 
 
 def _written(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != locks.LOCK}
 
 
 def _bytes(folder: Path) -> dict[str, bytes]:

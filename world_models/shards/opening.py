@@ -15,7 +15,8 @@ def open_for_reading(path: Path) -> h5py.File:
     try:
         return h5py.File(path, "r")
     except OSError as error:
-        if "unable to lock file" not in str(error) or error.errno == errno.EAGAIN:  # somebody writes into the file
+        # Without a lock also where this process has the file open so already, which is another error of HDF5's.
+        if "lock" not in str(error) or error.errno == errno.EAGAIN:  # that is: somebody writes into the file
             raise
     return h5py.File(path, "r", locking=False)
 
