@@ -149,16 +149,18 @@ def test_a_suspended_process_of_this_machine_holds_its_folder(tmp_path: Path, fi
 
 
 def test_a_fork_of_the_holder_does_not_let_the_folder_go(tmp_path: Path):
-    with locks.only_writer(tmp_path):
-        child = os.fork()
-        if not child:
-            try:
-                with locks.only_writer(tmp_path / "..") as _:
-                    pass
-            finally:
-                os._exit(0)
-        os.waitpid(child, 0)
-        assert names(tmp_path) == [locks.LOCK]
+    holding = locks.only_writer(tmp_path)
+    holding.__enter__()
+    child = os.fork()
+    if not child:
+        try:
+            holding.__exit__(None, None, None)
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert names(tmp_path) == [locks.LOCK]
+    holding.__exit__(None, None, None)
+    assert names(tmp_path) == []
 
 
 def test_a_folder_that_cannot_be_written_to_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -367,6 +369,17 @@ def test_a_taker_that_was_killed_does_not_keep_others_from_taking_over(tmp_path:
     with locks.only_writer(tmp_path):
         assert names(tmp_path) == [locks.LOCK]
     assert names(tmp_path) == []
+
+
+def test_a_claim_that_goes_between_two_looks_is_tried_again(
+    tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+):
+    file.write_bytes(killed_here())
+    create, calls = locks._create, []
+    monkeypatch.setattr(locks, "_create", lambda *args: calls.append(args) or (len(calls) != 2 and create(*args)))
+    with locks.only_writer(tmp_path):
+        assert names(tmp_path) == [locks.LOCK]
+    assert len(calls) == 4  # lock, claim, lock, claim
 
 
 def test_a_taker_whose_claim_was_cleared_away_does_not_hold_the_folder(
