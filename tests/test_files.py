@@ -193,6 +193,7 @@ def test_what_another_process_is_writing_stays(tmp_path: Path):
     write += "with files.whole(Path(sys.argv[1])) as t:\n  t.touch(); print(t, flush=True); sys.stdin.read()"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", write, tmp_path / "a"], text=True, **pipes) as process:  # type: ignore[call-overload]
+        assert process.stdout is not None
         partial = Path(process.stdout.readline().strip())
         age(partial, 2 * HOUR_S)
         files.remove_partials(tmp_path)

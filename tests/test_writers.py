@@ -34,6 +34,7 @@ def test_this_process_runs():
 def test_a_process_is_seen_to_run_to_be_killed_and_to_be_gone():
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", SAY], text=True, **pipes) as process:  # type: ignore[call-overload]
+        assert process.stdout is not None
         writer = writers.find(process.stdout.readline())
         assert writer is not None and writer.pid == process.pid
         before = writer.is_running()
