@@ -1,5 +1,6 @@
 """Data that tests share: made once a session, by the commands themselves where that is cheap."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ import pytest
 os.environ["WANDB_MODE"] = "disabled"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in the commands
 
-from world_models import collect, encode, train_vae
+from world_models import collect, encode, train_vae, writers
 from world_models.rollouts import write_rollouts
 from world_models.shards import shard_path
 
@@ -135,6 +136,20 @@ def _frame(rng: np.random.Generator) -> np.ndarray:
 
 def _numbers(rng: np.random.Generator, count: int) -> np.ndarray:
     return rng.standard_normal(count).astype(np.float32)
+
+
+@pytest.fixture
+def leave_partial() -> Callable[[Path], Path]:
+    """Leaves what a killed process wrote of a file before it could give it its name."""
+
+    def leave(file: Path) -> Path:
+        running = writers.new()
+        killed = dataclasses.replace(running, started=running.started + 1)
+        partial = file.with_name(f"{file.name}.{killed}.partial")
+        partial.write_bytes(b"half")
+        return partial
+
+    return leave
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from gymnasium import spaces
 from gymnasium.envs.box2d import car_racing
 from PIL import Image
 
-from world_models import collect, executors, files, progress
+from world_models import collect, executors, files, locks, progress
 from world_models.collect import CollectConfig, Job, identity, prepare, shard_task
 from world_models.config import Stopped
 from world_models.envs import Preprocess, preprocess
@@ -452,36 +452,41 @@ def test_a_missing_shard_is_made_again(copied: CollectConfig):
     assert isinstance(job, Job) and [task.path.stem for task in job.tasks] == ["shard-00001"]
 
 
-def test_what_a_killed_run_left_half_written_is_removed(gather: Callable[..., Rollouts], out: Path):
+def test_what_a_killed_run_left_half_written_is_removed(
+    gather: Callable[..., Rollouts], out: Path, leave_partial: Callable[[Path], Path]
+):
     out.mkdir()
-    (out / "shard-00007.h5.partial").touch()
+    leave_partial(out / "shard-00007.h5")
     gather()
     assert [path.name for path in out.iterdir()] == ["shard-00000.h5"]
 
 
 def test_a_second_collector_is_refused(gather: Callable[..., Rollouts], out: Path):
     out.mkdir()
-    with files.only_writer(out), pytest.raises(Stopped, match="is being written by another process"):
+    with locks.only_writer(out), pytest.raises(Stopped, match="is being written by another process"):
         gather()
 
 
-def test_a_second_collector_leaves_the_first_ones_work_alone(copied: CollectConfig):
+def test_a_second_collector_leaves_the_first_ones_work_alone(
+    copied: CollectConfig, leave_partial: Callable[[Path], Path]
+):
     job = prepare(dataclasses.replace(copied, num_episodes=7))
-    partial = Path(copied.out) / "shard-00003.h5.partial"
-    partial.touch()
-    with files.only_writer(Path(copied.out)), pytest.raises(Stopped):
+    partial = leave_partial(Path(copied.out) / "shard-00003.h5")
+    with locks.only_writer(Path(copied.out)), pytest.raises(Stopped):
         collect.collect(job)
     assert partial.exists()
 
 
 @pytest.fixture
-def interrupted(gather: Callable[..., Rollouts], monkeypatch: pytest.MonkeyPatch) -> None:
+def interrupted(
+    gather: Callable[..., Rollouts], monkeypatch: pytest.MonkeyPatch, leave_partial: Callable[[Path], Path]
+) -> None:
     """A collection of two shards during whose second one somebody presses Ctrl-C."""
     make = collect.record_shard
 
     def press(task: ShardTask, report: executors.Report) -> Recorded:
         if task.path.name == "shard-00001.h5":
-            task.path.with_name("shard-00001.h5.partial").touch()
+            leave_partial(task.path)  # as a worker that is killed
             raise KeyboardInterrupt
         return make(task, report)
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from world_models import checkpoints, encode, files, formulations, tracking
+from world_models import checkpoints, encode, files, formulations, locks, tracking
 from world_models.config import Stopped
 from world_models.latents import Latents
 from world_models.rollouts import Rollouts
@@ -231,10 +231,12 @@ def test_a_crash_leaves_whole_shards_and_encoding_goes_on(
     assert _summary(out) == _summary(latents)
 
 
-def test_what_a_killed_process_left_is_cleared_away(data: Path, run: Path, tmp_path: Path):
+def test_what_a_killed_process_left_is_cleared_away(
+    data: Path, run: Path, tmp_path: Path, leave_partial: Callable[[Path], Path]
+):
     out = tmp_path / "latents"
     out.mkdir()
-    (out / "shard-00000.h5.partial").write_bytes(b"half")
+    leave_partial(out / "shard-00000.h5")
     _encode(data, run, out)
     assert sorted(path.name for path in out.iterdir()) == ["latents.json", "shard-00000.h5", "shard-00001.h5"]
 
@@ -378,5 +380,5 @@ def test_a_batch_of_nothing_is_refused():
 
 
 def test_a_folder_that_another_process_writes_is_refused(data: Path, run: Path, latents: Path):
-    with files.only_writer(latents), pytest.raises(Stopped, match="being written by another process"):
+    with locks.only_writer(latents), pytest.raises(Stopped, match="being written by another process"):
         _encode(data, run, latents)

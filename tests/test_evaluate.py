@@ -21,6 +21,7 @@ from world_models import (
     figures,
     files,
     foresight,
+    locks,
     metrics,
     probes,
     report,
@@ -545,7 +546,11 @@ def test_result_is_printed_in_a_line(quick: None, small: Path, test: Path, capsy
     assert f"SSE {scores['sse']:.2f} per frame" in capsys.readouterr().out
 
 
-def test_evaluation_leaves_nothing_half_written(quick: None, small: Path, test: Path):
+def test_evaluation_leaves_nothing_half_written(
+    quick: None, small: Path, test: Path, leave_partial: Callable[[Path], Path]
+):
+    leave_partial(small / "eval.json")
+    leave_partial(small / "figures" / "loss.png")
     _evaluate(test, small)
     assert not list(small.rglob("*.partial"))
 
@@ -586,7 +591,7 @@ def test_fewer_than_two_frames_are_refused():
 
 
 def test_a_run_that_another_process_writes_is_refused(quick: None, small: Path, test: Path):
-    with files.only_writer(small), pytest.raises(Stopped, match="being written by another process"):
+    with locks.only_writer(small), pytest.raises(Stopped, match="being written by another process"):
         _evaluate(test, small)
 
 

@@ -1,9 +1,11 @@
+import errno
 import hashlib
 import json
 import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,22 +13,19 @@ from typing import Any
 
 import pytest
 
-from world_models import files
-from world_models.config import Stopped
+from world_models import disks, files
 from world_models.version import __version__
-
-HOLD = """
-import sys, time
-from pathlib import Path
-from world_models import files
-with files.only_writer(Path(sys.argv[1])):
-    print("held", flush=True)
-    time.sleep(60)
-"""
 
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+def raises(error: Exception) -> Callable[..., Any]:
+    def run(*arguments: Any, **options: Any) -> Any:
+        raise error
+
+    return run
 
 
 # whole, write_*
@@ -35,7 +34,7 @@ def names(folder: Path) -> list[str]:
 def test_a_file_appears_under_its_name_when_the_block_ends(tmp_path: Path):
     with files.whole(tmp_path / "a") as temporary:
         temporary.write_text("new")
-        assert names(tmp_path) == ["a.partial"]
+        assert [path.suffix for path in tmp_path.iterdir()] == [".partial"]
     assert names(tmp_path) == ["a"]
     assert (tmp_path / "a").read_text() == "new"
 
@@ -72,9 +71,52 @@ def test_contents_reach_the_disk_before_the_name_does(tmp_path: Path, monkeypatc
         synced.append((Path(f"/proc/self/fd/{descriptor}").readlink().name, (tmp_path / "a").exists()))
         sync(descriptor)
 
-    monkeypatch.setattr(files.os, "fsync", spy)
-    files.write_text(tmp_path / "a", "x")
-    assert synced == [("a.partial", False), (tmp_path.name, True)]
+    monkeypatch.setattr(disks.os, "fsync", spy)
+    with files.whole(tmp_path / "a") as temporary:
+        temporary.write_text("x")
+    assert synced == [(temporary.name, False), (tmp_path.name, True)]
+
+
+def test_a_full_disk_that_is_noticed_at_the_end_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    files.write_text(tmp_path / "a", "old")
+    monkeypatch.setattr(disks.os, "fsync", raises(OSError(errno.ENOSPC, "full")))
+    with pytest.raises(OSError, match="full"):
+        files.write_text(tmp_path / "a", "new")
+    assert names(tmp_path) == ["a"]
+    assert (tmp_path / "a").read_text() == "old"
+
+
+def test_somebodys_link_with_a_name_of_a_temporary_file_is_not_followed(tmp_path: Path):
+    (tmp_path / "theirs").write_text("theirs")
+    (tmp_path / "a.partial").symlink_to(tmp_path / "theirs")
+    files.write_text(tmp_path / "a", "ours")
+    assert (tmp_path / "theirs").read_text() == "theirs"
+    assert (tmp_path / "a.partial").is_symlink()
+    assert (tmp_path / "a").read_text() == "ours"
+    assert not (tmp_path / "a").is_symlink()
+
+
+def test_what_lies_at_a_temporary_name_is_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "theirs").write_text("theirs")
+    monkeypatch.setattr(files.writers, "new", lambda: "guessed")
+    (tmp_path / "a.guessed.partial").symlink_to(tmp_path / "theirs")
+    with pytest.raises(FileExistsError):
+        files.write_text(tmp_path / "a", "ours")
+    assert (tmp_path / "theirs").read_text() == "theirs"
+
+
+def test_two_may_write_one_file_at_once_and_the_last_one_gives_it_its_contents(tmp_path: Path):
+    with files.whole(tmp_path / "a") as one, files.whole(tmp_path / "a") as other:
+        one.write_text("one")
+        other.write_text("other")
+    assert (tmp_path / "a").read_text() == "one"
+    assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("name", ["a" * 255, "µ" * 127])
+def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path: Path, name: str):
+    files.write_text(tmp_path / name, "x")
+    assert names(tmp_path) == [name]
 
 
 def test_text_is_written_as_utf8(tmp_path: Path):
@@ -111,64 +153,103 @@ def test_file_sha256_is_of_the_bytes_of_a_file_larger_than_a_block(tmp_path: Pat
     assert files.file_sha256(tmp_path / "a") == hashlib.sha256(data).hexdigest()
 
 
-# only_writer, remove_partials
+# remove_partials
 
 
-def test_a_second_writer_is_refused_by_folder_name_in_one_line(tmp_path: Path):
-    with files.only_writer(tmp_path), pytest.raises(Stopped) as caught, files.only_writer(tmp_path):
-        pass
-    assert str(tmp_path) in str(caught.value)
-    assert "another process" in str(caught.value)
-    assert "\n" not in str(caught.value)
+HOUR_S = 3600.0
 
 
-def test_a_refused_writer_leaves_the_first_ones_lock(tmp_path: Path):
-    with files.only_writer(tmp_path):
-        for _ in range(2):
-            with pytest.raises(Stopped), files.only_writer(tmp_path):
-                pass
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Path:
+    """What a process of another machine writes."""
+    partial = tmp_path / "b.ffffffffffff-7-7-ffffffffffffffff.partial"
+    partial.touch()
+    return partial
 
 
-def test_a_folder_is_free_again_after_its_writer_ends(tmp_path: Path):
-    with pytest.raises(RuntimeError), files.only_writer(tmp_path):
-        raise RuntimeError
-    with files.only_writer(tmp_path):
-        pass
+def age(path: Path, seconds: float) -> None:
+    now = time.time()
+    os.utime(path, (now, now - seconds))
 
 
-def test_locking_leaves_no_file_and_no_descriptor_behind(tmp_path: Path):
-    before = len(names(Path("/proc/self/fd")))
-    with files.only_writer(tmp_path), pytest.raises(Stopped), files.only_writer(tmp_path):
-        pass
-    assert names(tmp_path) == []
-    assert len(names(Path("/proc/self/fd"))) == before
-
-
-def test_another_process_holds_the_folder_until_it_is_killed(tmp_path: Path):
-    with subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True) as holder:
-        try:
-            assert holder.stdout is not None
-            assert holder.stdout.readline() == "held\n"
-            with pytest.raises(Stopped, match="another process"), files.only_writer(tmp_path):
-                pass
-        finally:
-            holder.kill()
-    with files.only_writer(tmp_path):
-        pass
-
-
-def test_partial_files_are_removed_and_finished_ones_stay(tmp_path: Path):
-    for name in ("a.h5", "a.h5.partial", "b.partial"):
-        (tmp_path / name).touch()
+def test_what_a_killed_process_left_is_removed_and_finished_files_stay(
+    tmp_path: Path, leave_partial: Callable[[Path], Path]
+):
+    leave_partial(tmp_path / "a.h5")
+    (tmp_path / "a.h5").touch()
     files.remove_partials(tmp_path)
     assert names(tmp_path) == ["a.h5"]
 
 
-def test_only_partial_files_of_the_names_given_are_removed(tmp_path: Path):
-    for name in ("shard-00000.h5.partial", "shard-00001.h5.partial", "other.partial"):
-        (tmp_path / name).touch()
-    files.remove_partials(tmp_path, ["shard-*.h5"])
-    assert names(tmp_path) == ["other.partial"]
+def test_only_partial_files_of_the_names_given_are_removed(tmp_path: Path, leave_partial: Callable[[Path], Path]):
+    leave_partial(tmp_path / "page.html")
+    other = leave_partial(tmp_path / "other")
+    files.remove_partials(tmp_path, names=["page.html", "page.png"])
+    assert names(tmp_path) == [other.name]
+
+
+def test_what_another_process_is_writing_stays(tmp_path: Path):
+    write = "import sys; from pathlib import Path; from world_models import files\n"
+    write += "with files.whole(Path(sys.argv[1])) as t:\n  t.touch(); print(t, flush=True); sys.stdin.read()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", write, tmp_path / "a"], text=True, **pipes) as process:  # type: ignore[call-overload]
+        assert process.stdout is not None
+        partial = Path(process.stdout.readline().strip())
+        age(partial, 2 * HOUR_S)
+        files.remove_partials(tmp_path)
+        assert partial.exists()
+        process.communicate("")
+    assert names(tmp_path) == ["a"]
+
+
+def test_what_another_machine_writes_stays_as_long_as_it_is_new(tmp_path: Path, elsewhere: Path):
+    age(elsewhere, 0.5 * HOUR_S)
+    files.remove_partials(tmp_path)
+    assert elsewhere.exists()
+
+
+def test_what_another_machine_left_an_hour_ago_is_removed(tmp_path: Path, elsewhere: Path):
+    age(elsewhere, 1.1 * HOUR_S)
+    files.remove_partials(tmp_path)
+    assert names(tmp_path) == []
+
+
+def test_the_age_is_by_the_clock_of_the_disk(tmp_path: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(disks, "now", lambda folder: elsewhere.stat().st_mtime + 1.1 * HOUR_S)
+    files.remove_partials(tmp_path)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(("hours", "left"), [(0.9, ["shard-00000.h5.partial"]), (1.1, [])])
+def test_what_an_earlier_version_left_is_removed_once_it_is_old(tmp_path: Path, hours: float, left: list[str]):
+    (tmp_path / "shard-00000.h5.partial").touch()
+    age(tmp_path / "shard-00000.h5.partial", hours * HOUR_S)
+    files.remove_partials(tmp_path)
+    assert names(tmp_path) == left
+
+
+def test_links_pipes_and_folders_that_are_named_so_stay(tmp_path: Path):
+    (tmp_path / "link.partial").symlink_to(tmp_path / "somewhere")
+    os.mkfifo(tmp_path / "pipe.partial")
+    (tmp_path / "folder.partial").mkdir()
+    os.utime(tmp_path / "link.partial", (0, 0), follow_symlinks=False)
+    os.utime(tmp_path / "pipe.partial", (0, 0))
+    os.utime(tmp_path / "folder.partial", (0, 0))
+    files.remove_partials(tmp_path)
+    assert names(tmp_path) == ["folder.partial", "link.partial", "pipe.partial"]
+
+
+def test_a_folder_that_is_not_there_holds_no_partial_files(tmp_path: Path):
+    files.remove_partials(tmp_path / "figures")
+
+
+def test_what_cannot_be_removed_stays(
+    tmp_path: Path, leave_partial: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch
+):
+    partial = leave_partial(tmp_path / "a")
+    monkeypatch.setattr(Path, "unlink", raises(PermissionError(1, "of another user")))
+    files.remove_partials(tmp_path)
+    assert partial.exists()
 
 
 # check_room
@@ -286,13 +367,6 @@ def test_an_installed_package_inside_anothers_checkout_has_an_unknown_commit(
     (checkout / "site-packages" / "files.py").touch()
     monkeypatch.setattr(files, "__file__", str(checkout / "site-packages" / "files.py"))
     assert files.versions()["git_commit"] == "unknown"
-
-
-def raises(error: Exception) -> Callable[..., Any]:
-    def run(*arguments: Any, **options: Any) -> Any:
-        raise error
-
-    return run
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError("git"), subprocess.TimeoutExpired("git", 10)])

@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from world_models import baselines, checkpoints, files, tracking, training_state
+from world_models import baselines, checkpoints, files, locks, tracking, training_state
 from world_models.config import Stopped
 from world_models.learner import Learner
 from world_models.lineage import Product
@@ -56,7 +56,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
 
 
 def _written(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != locks.LOCK}
 
 
 def _bytes(folder: Path) -> dict[str, bytes]:
@@ -70,10 +70,12 @@ def test_a_run_makes_its_folder(run: Run, tmp_path: Path):
     assert (tmp_path / "runs" / "a").is_dir()
 
 
-def test_a_run_removes_what_was_half_written(tmp_path: Path):
-    (tmp_path / "state.pt.partial").touch()
+def test_a_run_removes_what_was_half_written(tmp_path: Path, leave_partial: Callable[[Path], Path]):
+    (tmp_path / "figures").mkdir()
+    leave_partial(tmp_path / "state.pt")
+    leave_partial(tmp_path / "figures" / "a.png")
     _open(tmp_path).close()
-    assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.rglob("*.partial"))
 
 
 def test_a_folder_is_held_until_the_run_is_closed(tmp_path: Path):
@@ -255,6 +257,6 @@ def test_no_run_leaves_a_folder_as_it_is(tmp_path: Path, learner: Learner, frame
     other.save(learner, learner.vae)
     other.close()
     assert _bytes(tmp_path) == before
-    with pytest.raises(Stopped, match="being written by another process"), files.only_writer(tmp_path):
+    with pytest.raises(Stopped, match="being written by another process"), locks.only_writer(tmp_path):
         pass
     run.close()

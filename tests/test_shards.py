@@ -123,7 +123,7 @@ def test_a_shard_has_no_name_before_it_is_complete(tmp_path: Path):
     with write_shard(tmp_path / "a.h5", TINY, {"value": (2,)}) as shard:
         shard.attributes.update(place="here", note="a")
         append_episode(shard, values(5))
-        assert [path.name for path in tmp_path.iterdir()] == ["a.h5.partial"]
+        assert [path.suffix for path in tmp_path.iterdir()] == [".partial"]
     assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
 
 

@@ -15,7 +15,7 @@ import torch
 import yaml
 from PIL import Image
 
-from world_models import checkpoints, files, train_vae, training_state
+from world_models import checkpoints, files, locks, train_vae, training_state
 from world_models.batches import Batch
 from world_models.config import Stopped
 from world_models.frames import FrameSet, split_episodes
@@ -509,7 +509,7 @@ def test_a_single_episode_is_refused(make_rollouts: Callable[..., Path], tmp_pat
 
 def test_a_folder_that_another_process_writes_is_refused(data: Path, tmp_path: Path):
     (tmp_path / "run").mkdir()
-    with files.only_writer(tmp_path / "run"):
+    with locks.only_writer(tmp_path / "run"):
         assert "being written by another process" in _stopped(data, tmp_path / "run")
 
 

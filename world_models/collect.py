@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from world_models import envs, executors, files, overview, policies, progress
+from world_models import envs, executors, files, locks, overview, policies, progress
 from world_models.config import Stopped, require, run_command, to_yaml
 from world_models.envs.renderer_choice import RendererName
 from world_models.recording import ShardTask, record_shard, warm_up
@@ -213,10 +213,10 @@ def collect(job: Job | Rollouts) -> None:
     out.mkdir(parents=True, exist_ok=True)
     if job.tasks and job.note:
         print(job.note)
-    with files.only_writer(out):
+    with locks.only_writer(out) as lock:
         files.remove_partials(out)
         try:
-            _make_shards(job)
+            _make_shards(job, lock)
         finally:
             files.remove_partials(out)
     data = Rollouts(out)
@@ -226,7 +226,7 @@ def collect(job: Job | Rollouts) -> None:
     )
 
 
-def _make_shards(job: Job) -> None:
+def _make_shards(job: Job, lock: locks.Lock) -> None:
     planned = [len(task.policies) * job.config.max_steps for task in job.tasks]
     with progress.bar(sum(planned), "frames", "collect") as bar:
 
@@ -237,6 +237,7 @@ def _make_shards(job: Job) -> None:
             executors.run(record_shard, job.tasks, job.config.executor, job.config.num_workers, watch)
         ) as run:
             for index, recorded in run:
+                lock.check()
                 bar.total -= planned[index] - recorded.steps  # episodes that ended early
                 if recorded.mismatch:
                     bar.write(f"{job.tasks[index].path.name} was made again, drawn by Gymnasium: {recorded.mismatch}")

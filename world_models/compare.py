@@ -119,6 +119,7 @@ def compare(job: Job) -> None:
     print(_settings(job.runs))
     curves = comparison_figure.draw(job.runs)
     rows = job.models.rows(job.num_frames) if job.models else None
+    files.remove_partials(job.out, names=("compare.png", "compare.html"))
     figures.save(job.out / "compare.png", curves)
     files.write_text(job.out / "compare.html", comparison_page.page(job.runs, curves, rows, job.notes))
     print(f"{job.out / 'compare.html'} shows it")

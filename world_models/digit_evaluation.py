@@ -14,6 +14,7 @@ from world_models import (
     digit_scores,
     figures,
     files,
+    locks,
     metrics,
     mnist,
     progress,
@@ -97,7 +98,8 @@ def evaluate(job: DigitJob, num_iwae_images: int) -> tuple[dict[str, Any], digit
     Returns:
         what eval.json holds, and the figures.
     """
-    with progress.bar(6, "parts", "evaluate") as bar, files.only_writer(job.run):
+    with progress.bar(6, "parts", "evaluate") as bar, locks.only_writer(job.run):
+        files.remove_partials(job.run, job.run / "figures")
         train_mu, test_mu = (
             digit_pictures.encoded(job.vae, digits.frames, digits.labels) for digits in (job.data.train, job.data.test)
         )

@@ -31,6 +31,7 @@ from world_models import (
     formulations,
     host,
     latent_summary,
+    locks,
     onnx_encoder,
     progress,
     tracking,
@@ -152,7 +153,7 @@ def encode(job: Job) -> None:
     with contextlib.ExitStack() as stack:
         if here.is_first:
             out.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(files.only_writer(out))
+            stack.enter_context(locks.only_writer(out))
             files.remove_partials(out)
         stack.enter_context(distributed.joined(job.vae.device))
         mine = job.todo[here.rank :: here.size]

@@ -1,12 +1,12 @@
 """Files written whole or not at all, that say what made them."""
 
 import contextlib
-import fcntl
 import functools
 import hashlib
 import json
 import os
 import platform
+import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -14,11 +14,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from world_models.config import Stopped
+from world_models import disks, locks, writers
 from world_models.version import __version__
 
 PARTIAL = ".partial"
 """Suffix of a file that is still being written; no reader opens one."""
+
+LONGEST_NAME = 40
+"""Letters of a file's name that its temporary name has, so that this one is not too long."""
+
+ABANDONED_S = 3600.0
+"""A partial file of another machine that nobody wrote to for so long is taken for abandoned."""
 
 PACKAGES = ("numpy", "h5py", "gymnasium", "box2d", "pygame-ce", "opencv-python", "torch")
 
@@ -27,30 +33,28 @@ PACKAGES = ("numpy", "h5py", "gymnasium", "box2d", "pygame-ce", "opencv-python",
 def whole(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; it takes its real name only if the block succeeds.
 
-    The contents are on the disk before the name is, so a crash leaves either the old file or the new one.
+    The contents are on the disk before the name is, so a crash leaves either the old file or the new one. The temporary
+    name is the process's own and cannot be guessed: nothing lies there, neither a file of another process nor a link.
+
+    Raises:
+        Stopped: another process took over the lock under which this one began to write.
     """
-    temporary = path.with_name(path.name + PARTIAL)
+    temporary = path.with_name(f"{path.name[:LONGEST_NAME]}.{writers.new()}{PARTIAL}")
+    lock = locks.over(path.parent)
     try:
         yield temporary
-        _sync(temporary)
+        disks.flush(temporary)
+        lock.check()
         temporary.replace(path)
-        _sync(path.parent)
+        disks.flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file whole or not at all."""
-    with whole(path) as temporary:
-        temporary.write_bytes(data)
+    with whole(path) as temporary, temporary.open("xb") as file:
+        file.write(data)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -80,30 +84,24 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-@contextlib.contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
-    """Hold a folder against a second writer; the lock goes with the process, however that ends.
+def remove_partials(*folders: Path, names: Sequence[str] = ("",)) -> None:
+    """Delete what processes that are gone left half written of files whose names begin so; other processes' stay.
 
-    Raises:
-        Stopped: another process is writing into the folder.
+    Where this machine cannot know whether the process runs, and where a file does not say who writes it, as in earlier
+    versions, it has to be old by the clock of the disk.
     """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise Stopped(f"{folder} is being written by another process; wait for it or choose another folder") from None
-    try:
-        yield
-    finally:
-        os.close(descriptor)
+    for path in (path for folder in folders for name in names for path in folder.glob(f"{name}*{PARTIAL}")):
+        with contextlib.suppress(OSError):  # what cannot be looked at or is another user's stays: it harms nobody
+            if stat.S_ISREG(path.lstat().st_mode) and _is_abandoned(path):
+                path.unlink()
 
 
-def remove_partials(folder: Path, names: Sequence[str] = ("*",)) -> None:
-    """Delete what a killed process left half written in the folder."""
-    for name in names:
-        for path in folder.glob(name + PARTIAL):
-            path.unlink(missing_ok=True)
+def _is_abandoned(partial: Path) -> bool:
+    writer = writers.find(partial.name)
+    running = writer.is_running() if writer else None
+    if running is None:
+        return disks.now(partial.parent) - partial.lstat().st_mtime > ABANDONED_S
+    return not running
 
 
 def check_room(folder: Path, need_bytes: int, instead: str = "choose another --out") -> None:

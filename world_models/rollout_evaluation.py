@@ -16,6 +16,7 @@ from world_models import (
     figures,
     files,
     foresight,
+    locks,
     metrics,
     pictures,
     probes,
@@ -165,7 +166,8 @@ def evaluate(
     held_out = FrameSet(job.data, range(len(job.data)))
     frames, telemetry = (held_out.read_spread(max_frames, of) for of in ("frames", "telemetry"))
     columns = dict(zip(job.data.telemetry_names, telemetry.T, strict=True))
-    with progress.bar(8, "parts", "evaluate") as bar, files.only_writer(job.run):
+    with progress.bar(8, "parts", "evaluate") as bar, locks.only_writer(job.run):
+        files.remove_partials(job.run, job.run / "figures")
         scored = breakdown.score_frames(job.vae, frames)
         bar.update()
         parts: tuple[Callable[[], dict[str, Any]], ...] = (

@@ -15,6 +15,7 @@ from world_models import (
     digit_pictures,
     figures,
     files,
+    locks,
     metrics,
     pictures,
     tracking,
@@ -45,9 +46,8 @@ class Run:
         self._wandb, self._tensorboard = wandb, tensorboard
         self._open = contextlib.ExitStack()
         out.mkdir(parents=True, exist_ok=True)
-        self._open.enter_context(files.only_writer(out))
-        files.remove_partials(out)
-        files.remove_partials(out / "figures")
+        self._open.enter_context(locks.only_writer(out))
+        files.remove_partials(out, out / "figures")
 
     def begin(self, learner: Learner, spread: Callable[[int], metrics.Frames]) -> None:
         """Write a new run's first files: its config, and the baselines fitted on so many of its training frames."""

@@ -22,8 +22,8 @@ OF_OLDER_RUNS = {"vae.variance": PAPER_VARIANCE, "standardise": False, "init": "
 
 def save_state(run: Path, state: Mapping[str, Any]) -> None:
     """Write state.pt: tensors and plain values, from which training goes on."""
-    with files.whole(run / "state.pt") as temporary:
-        torch.save(dict(state), temporary)
+    with files.whole(run / "state.pt") as temporary, temporary.open("xb") as file:
+        torch.save(dict(state), file)
 
 
 def load_state(run: Path) -> dict[str, Any]:

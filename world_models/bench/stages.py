@@ -18,6 +18,7 @@ from world_models.bench.measuring import Work, seconds_of, steps_for
 from world_models.frames import FrameSet
 from world_models.learner import Learner
 from world_models.rollouts import Rollouts
+from world_models.shards import opening
 from world_models.train_vae import TrainConfig
 from world_models.vae import VAE, Posterior, VAEConfig
 
@@ -133,7 +134,7 @@ def encode_works(data: Rollouts, folder: Path, device: torch.device) -> dict[str
     vae, shard = _PlainVAE(VAEConfig(), data.preprocess).to(device).eval(), data.shards[0]
 
     def whole_rollouts() -> int:
-        with torch.inference_mode(), h5py.File(shard.path) as file:
+        with torch.inference_mode(), opening.open_for_reading(shard.path) as file:
             frames: Any = file["frames"]
             for start, rows in zip(shard.starts, shard.lengths, strict=True):
                 images = frames[start : start + rows] / 255.0

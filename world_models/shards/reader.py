@@ -20,6 +20,7 @@ from world_models.shards import (
     Column,
     Format,
     little_endian,
+    opening,
     strings_bytes,
 )
 
@@ -220,7 +221,7 @@ class Shard:
 
 
 def _open(path: Path) -> h5py.File:
-    return h5py.File(path, "r")
+    return opening.open_for_reading(path)
 
 
 @functools.lru_cache(maxsize=32)

@@ -13,7 +13,7 @@ import numpy as np
 from isal import isal_zlib
 
 from world_models import files
-from world_models.shards import EPISODE_COLUMNS, Column, Format, little_endian, strings_bytes
+from world_models.shards import EPISODE_COLUMNS, Column, Format, little_endian, opening, strings_bytes
 
 PACKING_LEVEL = 2
 """Of isal: 12 us and 1,460 bytes a frame of CarRacing, where zlib at its level 4 takes 73 us and 1,315 bytes."""
@@ -153,7 +153,7 @@ def write_shard(
         shapes: the shape of one row of each column that is not a scalar.
         dtypes: dtypes that differ from a column's default.
     """
-    with files.whole(path) as temporary, h5py.File(temporary, "w") as file:
+    with files.whole(path) as temporary, opening.create(temporary) as file:
         writer = ShardWriter(file, fmt, shapes, dtypes or {})
         yield writer
         writer.finish()
