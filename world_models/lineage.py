@@ -67,7 +67,7 @@ def declare(
             if not run.offline:  # where use_artifact is refused
                 getattr(run, verb)(product.artifact())
         except Exception as error:
-            say(f"{product.path} is not taken as an artifact ({error}).")
+            say(f"{product.path} is not taken as an artifact ({' '.join(str(error).split())}).")
 
     thread = threading.Thread(target=send, daemon=True)
     thread.start()

@@ -18,7 +18,7 @@ from jaxtyping import UInt8
 from world_models import files, wandb_run
 from world_models.config import flatten
 from world_models.lineage import Product
-from world_models.wandb_process import WandbConfig
+from world_models.wandb_messages import WandbConfig
 
 METRICS_FILE = "metrics.jsonl"
 RUN_ID_MARK = "{wandb_run_id}"

@@ -10,117 +10,28 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
 from world_models.lineage import Product, declare
+from world_models.wandb_messages import Failed, Finished, Note, Off, Request, Started
 
 PROJECT = "world_models"
 INIT_TIMEOUT_S = 20
 UPLOAD_TIMEOUT_S = 15
 """How long the end waits for what is not uploaded yet, where the version of W&B can be told."""
 ARTIFACT_TIMEOUT_S = 5
+NO_MESSAGE = "<no message>"
+"""What W&B's errors say where they say nothing."""
 ORPHAN_S = 25
 """How long this process lives after the one that started it."""
 FIRST_SYNC_OF_PARTS = (0, 30)
 """The first version of W&B whose sync continues a resumed run by itself, and no longer knows --append."""
 Picture = UInt8[np.ndarray, "_ _ 3"]
-
-
-@dataclass(frozen=True)
-class WandbConfig:
-    """Weights & Biases. What is not given here is as W&B's own environment variables and settings say.
-
-    Attributes:
-        mode: auto is as WANDB_MODE, `wandb offline` and `wandb disabled` say, else online where you are logged in.
-        project: project to log to; null for WANDB_PROJECT, else world_models.
-        entity: team or user; null for WANDB_ENTITY, else your default.
-        group: runs of one group are shown as one, by their mean; null for WANDB_RUN_GROUP.
-        name: name of the run; null for WANDB_NAME, else that of its folder.
-        tags: labels to filter by; [] for WANDB_TAGS. The data set's name is always one of them.
-    """
-
-    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
-    project: str | None = None
-    entity: str | None = None
-    group: str | None = None
-    name: str | None = None
-    tags: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Request:
-    """The run that is asked for.
-
-    Attributes:
-        folder: of the run's results; W&B's own folder is made there, where WANDB_DIR names no other.
-        config: the resolved config.
-        options: how to use W&B.
-        job_type: what kind of work it is.
-        data_tag: the tag that names the data set.
-        run_id: id of the run.
-        resumed: whether the run was begun earlier.
-        argv: command line of the process that does the work.
-        pid: that process.
-    """
-
-    folder: str
-    config: Mapping[str, Any]
-    options: WandbConfig
-    job_type: str
-    data_tag: str
-    run_id: str
-    resumed: bool
-    argv: list[str]
-    pid: int
-
-
-class Started(NamedTuple):
-    """The run has begun.
-
-    Attributes:
-        online: whether it is uploaded as it goes.
-        place: its address where it is online.
-        command: what uploads it later, and whole.
-        notes: what went wrong before.
-        is_silent: whether W&B is told to be silent.
-    """
-
-    online: bool
-    place: str
-    command: str
-    notes: tuple[str, ...]
-    is_silent: bool
-
-
-class Off(NamedTuple):
-    """The environment or W&B's settings turn W&B off."""
-
-
-class Failed(NamedTuple):
-    """W&B cannot be used any more."""
-
-    reason: str
-
-
-class Note(NamedTuple):
-    """Something to print."""
-
-    text: str
-
-
-class Finished(NamedTuple):
-    """The run has ended; where it is online, whether all of it is uploaded."""
-
-    is_uploaded: bool
-
-
-Answer = Started | Off | Failed | Note | Finished
 
 
 def main(handle: int) -> None:
@@ -157,37 +68,30 @@ def serve(pipe: Any, request: Request) -> None:
 
 
 def _begin(request: Request) -> tuple[Any, Started | Off]:
-    """The W&B run: offline where W&B cannot have it online."""
+    """The W&B run, and what to say of it."""
     import wandb
 
-    settings, notes = _settings(wandb)
-    modes = {"auto": (None, "offline"), "online": ("online", "offline"), "offline": ("offline",)}
-    for mode in ("offline",) if notes else modes[request.options.mode]:
-        try:
-            run = _init(wandb, request, settings, mode)
-        except Exception as error:  # noqa: PERF203 - two turns at most
-            if mode == "offline":
-                raise
-            notes = (*notes, f"{_line(error)} The run is kept offline.")
-        else:
-            return run, Off() if run.disabled else _started(run, notes, bool(settings.silent))
-    raise AssertionError(modes)
+    settings, refused = _settings(wandb)
+    asked = "offline" if refused else request.options.mode
+    run = _init(wandb, request, settings, None if asked == "auto" else asked)
+    if run.disabled:
+        return run, Off()
+    command = sync_command(Path(run.settings.sync_dir), run.id)
+    return run, Started(not run.offline, run.url or "", command, refused, bool(settings.silent))
 
 
-def _settings(wandb: Any) -> tuple[Any, tuple[str, ...]]:
+def _settings(wandb: Any) -> tuple[Any, str]:
     """W&B's settings by the environment and its files; variables that it refuses are left out, and said."""
-    notes: tuple[str, ...] = ()
+    refused = ""
     while True:
         try:
-            return wandb.setup().settings, notes
+            return wandb.setup().settings, refused
         except ValueError as error:  # noqa: PERF203 - a turn for each variable that is refused
             fields = [str(problem["loc"][0]) for problem in getattr(error, "errors", list)()]
-            refused = [name for field in fields if (name := f"WANDB_{field.upper()}") in os.environ]
-            if not refused:
+            names = [name for field in fields if (name := f"WANDB_{field.upper()}") in os.environ]
+            if not names:
                 raise
-            notes += tuple(
-                f"{name} is {os.environ.pop(name)!r}, which W&B refuses. The run is kept offline." for name in refused
-            )
+            refused += "".join(f"{name} is {os.environ.pop(name)!r}, which it refuses. " for name in names)
 
 
 def _init(wandb: Any, request: Request, settings: Any, mode: str | None) -> Any:
@@ -220,11 +124,6 @@ def _bounded_finish(wandb: Any) -> dict[str, Any]:
     """Versions of W&B that can give up an upload at the end of a run are told when, and to say so."""
     wanted = {"finish_timeout": UPLOAD_TIMEOUT_S, "finish_timeout_raises": True}
     return {name: value for name, value in wanted.items() if name in wandb.Settings.model_fields}
-
-
-def _started(run: Any, notes: tuple[str, ...], is_silent: bool) -> Started:
-    command = sync_command(Path(run.settings.sync_dir), run.id)
-    return Started(not run.offline, "" if run.offline else str(run.url), command, notes, is_silent)
 
 
 def sync_command(folder: Path, run_id: str) -> str:
@@ -303,5 +202,7 @@ def _finish(run: Any, exit_code: int) -> bool:
 
 def _line(error: BaseException) -> str:
     """An error in one line."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split())
+    if text in ("", NO_MESSAGE) or not isinstance(error, Exception):
+        text = f"{type(error).__name__} {text}".strip()
     return text if text.endswith(".") else f"{text}."

@@ -5,31 +5,26 @@ prints its answers. So nothing that W&B, its package, its service, its server or
 what it computes, or make it wait. At the end it waits `END_S` at most.
 """
 
-import collections
-import contextlib
 import dataclasses
-import json
 import math
 import os
 import pickle
 import secrets
-import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Mapping
-from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from world_models.wandb_process import Answer, Failed, Finished, Note, Off, Request, Started, WandbConfig
+from world_models.wandb_link import Process, Waiting
+from world_models.wandb_messages import Answer, Failed, Finished, Note, Off, Request, Started, WandbConfig
 
 START_S = 60.0
 """How long a start may take while the work goes on. After that the run is begun again, offline."""
-LATE_START_S = 8.0
+LATE_START_S = 10.0
 """How long a start may take once the work is done."""
 END_S = 25.0
 """How long the end of the work waits for W&B."""
@@ -38,13 +33,8 @@ KILL_S = 2.0
 WATCH_EVERY_S = 0.2
 MAX_WAITING_BYTES = 256_000_000
 LONGEST_TAG = 64
+GONE = Failed("its process has ended.")
 FINISH = pickle.dumps(("finish",))
-CHILD = """
-import json, sys
-sys.path[:] = json.loads(sys.argv[1])
-from world_models.wandb_process import main
-main(int(sys.argv[2]))
-"""
 TRIAL = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH")
 """What `wandb agent` sets for each trial of a sweep."""
 
@@ -119,9 +109,9 @@ class WandbRun:
     def __init__(self, request: Request, environment: Mapping[str, str]):
         self.id = request.run_id
         self._request, self._environment = request, environment
-        self._waiting, self._is_left_out = _Waiting(MAX_WAITING_BYTES), False
+        self._waiting, self._is_left_out = Waiting(MAX_WAITING_BYTES), False
         self._finished_at, self._is_over = math.inf, False
-        self._process: _Process | None = None
+        self._process: Process | None = None
         self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
         self._thread.start()
 
@@ -145,64 +135,65 @@ class WandbRun:
         """All that has to do with the process, on the run's own thread."""
         offline = dataclasses.replace(self._request.options, mode="offline")
         try:
-            if self._attempt(self._request, LATE_START_S) or self._is_over:
-                return
-            _say("it does not start. The run is kept offline.")
-            if not self._attempt(dataclasses.replace(self._request, options=offline), END_S):
-                self._leave_out("it does not start offline either.")
-        except (EOFError, OSError):
-            self._leave_out("its process has ended.")
+            failure = self._attempt(self._request, LATE_START_S)
+            if failure and self._request.options != offline and not self._is_over:
+                rest_s = END_S - LATE_START_S - KILL_S
+                failure = self._attempt(dataclasses.replace(self._request, options=offline), rest_s, failure)
+        except OSError as error:  # no process can be started
+            failure = f"{error}."
+        if failure:
+            self._leave_out(failure)
 
-    def _attempt(self, request: Request, late_start_s: float) -> bool:
-        """Start a process and hand it all messages; returns whether it answered in time."""
-        self._process = process = _Process(request, self._environment)
+    def _attempt(self, request: Request, late_start_s: float, why_offline: str = "") -> str:
+        """Start a process and hand it all messages; returns why the run did not begin, if it did not."""
+        self._process = process = Process(self._environment)
         patience_s = 0.0
         try:
-            answer = self._first_answer(process, late_start_s)
+            answer = self._first_answer(process, request, late_start_s)
             if isinstance(answer, Started):
-                self._converse(process, answer)
-            elif isinstance(answer, Failed):
-                self._leave_out(answer.reason)
+                self._converse(process, answer, why_offline)
+                patience_s = EXIT_S
             self._is_left_out |= isinstance(answer, Off)
-            patience_s = EXIT_S if answer else 0.0
-            return answer is not None
+            return answer.reason if isinstance(answer, Failed) else ""
         finally:
             process.close(patience_s)
 
-    def _first_answer(self, process: "_Process", late_start_s: float) -> Answer | None:
+    def _first_answer(self, process: Process, request: Request, late_start_s: float) -> Answer:
         begun = time.monotonic()
-        while time.monotonic() < min(begun + START_S, max(begun, self._finished_at) + late_start_s):
-            if answer := process.answer(WATCH_EVERY_S):
-                return answer
-        return None
+        try:
+            process.pipe.send(request)
+            while time.monotonic() < min(begun + START_S, max(begun, self._finished_at) + late_start_s):
+                if (answer := process.answer(WATCH_EVERY_S)) is not None:
+                    return answer
+        except (EOFError, OSError):
+            return GONE
+        return Failed("it does not start.")
 
-    def _converse(self, process: "_Process", started: Started) -> None:
+    def _converse(self, process: Process, started: Started, why_offline: str) -> None:
         """Send the messages and print the answers, until the run has ended."""
-        for note in started.notes:
-            _say(note)
+        if reason := f"{why_offline} {started.refused}".strip():
+            _say(f"{reason} The run is kept offline.")
         if started.online and not started.is_silent:
-            _say(started.place)
+            _say(started.address)
         try:
             ended = self._last_answer(process)
         except (EOFError, OSError):
-            if not self._is_over:
-                raise
-            ended = None
-        if isinstance(ended, Failed):
-            self._leave_out(ended.reason)
-        elif ended is None:
+            ended = GONE
+        if self._is_over:
             _say(f"it has not ended within {END_S:.0f} s. `{started.command}` uploads the run.")
+        elif isinstance(ended, Failed):
+            self._leave_out(ended.reason)
         elif started.online and not ended.is_uploaded:
             _say(f"not everything could be uploaded. `{started.command}` uploads the run.")
         elif not started.online and not started.is_silent:
             _say(f"`{started.command}` uploads the run.")
 
-    def _last_answer(self, process: "_Process") -> Finished | Failed:
+    def _last_answer(self, process: Process) -> Finished | Failed:
         message = None
         while True:
             if message != FINISH and (message := self._waiting.get(WATCH_EVERY_S)):
                 process.pipe.send_bytes(message)
-            while answer := process.answer(WATCH_EVERY_S if message == FINISH else 0):
+            while (answer := process.answer(WATCH_EVERY_S if message == FINISH else 0.0)) is not None:
                 if isinstance(answer, Finished | Failed):
                     return answer
                 if isinstance(answer, Note):
@@ -216,91 +207,3 @@ class WandbRun:
 def _say(line: str) -> None:
     """Print a line, past the progress bar if there is one."""
     tqdm.write(f"W&B: {line}", file=sys.stderr)
-
-
-class _Waiting:
-    """Messages that wait to be sent, of so many bytes in all."""
-
-    def __init__(self, max_bytes: int):
-        self._messages: collections.deque[bytes] = collections.deque()
-        self._changed = threading.Condition()
-        self._max_bytes, self._num_bytes = max_bytes, 0
-
-    def put(self, message: bytes) -> bool:
-        """Add a message if there is room; returns whether there was."""
-        with self._changed:
-            has_room = self._num_bytes + len(message) <= self._max_bytes
-            if has_room:
-                self._append(message)
-            return has_room
-
-    def close(self, message: bytes) -> None:
-        """Add the last message."""
-        with self._changed:
-            self._append(message)
-
-    def _append(self, message: bytes) -> None:
-        self._messages.append(message)
-        self._num_bytes += len(message)
-        self._changed.notify()
-
-    def get(self, timeout_s: float) -> bytes | None:
-        """Take the next message; None if there is none for so long."""
-        with self._changed:
-            if not self._changed.wait_for(lambda: self._messages, timeout_s):
-                return None
-            message = self._messages.popleft()
-            self._num_bytes -= len(message)
-            return message
-
-
-class _Process:
-    """The process that W&B works in."""
-
-    def __init__(self, request: Request, environment: Mapping[str, str]):
-        self.pipe, theirs = Pipe()
-        path = [entry or str(Path.cwd()) for entry in sys.path]
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", CHILD, json.dumps(path), str(theirs.fileno())],
-                env=environment,
-                stdin=subprocess.DEVNULL,  # W&B asks nothing where there is no terminal
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-            )
-        self.pipe.send(request)
-
-    def answer(self, timeout_s: float) -> Answer | None:
-        """The next answer, None if there is none for so long.
-
-        Raises:
-            EOFError: the process has ended; OSError too.
-        """
-        return self.pipe.recv() if self.pipe.poll(timeout_s) else None
-
-    def kill(self) -> None:
-        """End the process and all that it has started."""
-        if self._process.poll() is None:
-            for pid in (*_descendants(self._process.pid), self._process.pid):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-
-    def close(self, patience_s: float) -> None:
-        """Wait so long for the process to end by itself, then end it."""
-        self.pipe.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(patience_s)
-        self.kill()
-        self._process.wait()
-
-
-def _descendants(pid: int) -> list[int]:
-    """The processes that a process has started, and those that they have: W&B's service is a session of its own."""
-    found = []
-    for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            for child in map(int, children.read_text().split()):
-                found += [*_descendants(child), child]
-    return found
