@@ -17,10 +17,11 @@ from typing import Any
 
 import pytest
 
-from world_models import wandb_run
+from world_models import wandb_link, wandb_run
 from world_models.tracking import Tracker, WandbConfig
 
 KEY = "k" * 40
+LATE_START_S, END_S = wandb_run.LATE_START_S, wandb_run.END_S
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -45,6 +46,20 @@ def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "home"
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine W&B takes long to be imported."""
+    monkeypatch.setattr(wandb_run, "LATE_START_S", 60.0)
+    monkeypatch.setattr(wandb_run, "END_S", 150.0)
+
+
+@pytest.fixture
+def limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limits as they are."""
+    monkeypatch.setattr(wandb_run, "LATE_START_S", LATE_START_S)
+    monkeypatch.setattr(wandb_run, "END_S", END_S)
+
+
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
     (tmp_path / "run").mkdir()
@@ -57,7 +72,7 @@ class _Server(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     histories: dict[str, dict[int, dict[str, Any]]]
 
-    def log_message(self, *_: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:
         pass
 
     def _answer(self, value: Any) -> None:
@@ -68,7 +83,7 @@ class _Server(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def do_POST(self) -> None:  # noqa: N802 - the name is the library's
+    def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if self.headers.get("Content-Encoding") == "gzip":
             body = gzip.decompress(body)
@@ -272,10 +287,11 @@ def listen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[sock
 def test_a_bad_server_delays_nothing_and_the_run_is_kept_offline(
     run_folder: Path,
     listen: Callable[[Callable[[socket], None]], None],
+    limits: None,
     monkeypatch: pytest.MonkeyPatch,
     treat: Callable[[socket], None],
 ):
-    monkeypatch.setattr(wandb_run, "LATE_START_S", 2.0)
+    monkeypatch.setattr(wandb_run, "LATE_START_S", 4.0)  # so that there is time for what comes after
     listen(treat)
     begun = time.monotonic()
     tracker = Tracker(run_folder, {"data": "rollouts/a"}, WandbConfig(), "train")
@@ -289,7 +305,11 @@ def test_a_bad_server_delays_nothing_and_the_run_is_kept_offline(
 
 
 def test_wandbs_service_may_be_killed(
-    run_folder: Path, server: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run_folder: Path,
+    server: dict[str, Any],
+    limits: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     tracker = Tracker(run_folder, {"data": "rollouts/a"}, WandbConfig(), "train")
@@ -297,9 +317,7 @@ def test_wandbs_service_may_be_killed(
     deadline = time.monotonic() + 60
     while not server and time.monotonic() < deadline:
         time.sleep(0.05)
-    from world_models.wandb_link import _descendants
-
-    for pid in _descendants(run._process._process.pid):
+    for pid in wandb_link._descendants(run._process._process.pid):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, 9)
     for step in range(5):
