@@ -259,7 +259,7 @@ def _closing(connection: socket) -> None:
 
 
 @pytest.fixture
-def listen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[socket], None]], None]]:
+def listen(monkeypatch: pytest.MonkeyPatch) -> Iterator["Listen"]:
     """Starts a server that treats each connection so."""
     open_ones: list[socket] = []
 
@@ -283,15 +283,13 @@ def listen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[sock
         one.close()
 
 
+Listen = Callable[[Callable[[socket], None]], None]
+
+
 @pytest.mark.parametrize("treat", [_silent, _slow, _failing, _closing])
-def test_a_bad_server_delays_nothing_and_the_run_is_kept_offline(
-    run_folder: Path,
-    listen: Callable[[Callable[[socket], None]], None],
-    limits: None,
-    monkeypatch: pytest.MonkeyPatch,
-    treat: Callable[[socket], None],
+def test_a_bad_server_delays_neither_the_first_step_nor_the_end(
+    run_folder: Path, listen: Listen, limits: None, treat: Callable[[socket], None]
 ):
-    monkeypatch.setattr(wandb_run, "LATE_START_S", 4.0)  # so that there is time for what comes after
     listen(treat)
     begun = time.monotonic()
     tracker = Tracker(run_folder, {"data": "rollouts/a"}, WandbConfig(), "train")
@@ -300,6 +298,15 @@ def test_a_bad_server_delays_nothing_and_the_run_is_kept_offline(
     done = time.monotonic()
     tracker.finish()
     assert time.monotonic() - done < 30
+    assert len((run_folder / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+def test_what_was_logged_while_a_server_was_silent_is_kept_offline(
+    run_folder: Path, listen: Listen, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(wandb_run, "LATE_START_S", 3.0)
+    listen(_silent)
+    tracker = _track(run_folder, 1)
     (written,) = (run_folder / "wandb").glob(f"offline-run-*/run-{tracker.run_id}.wandb")
     assert b"train/sse" in written.read_bytes()
 
