@@ -386,12 +386,15 @@ def test_wandb_is_told_which_program_works(tmp_path: Path, package: Callable[...
     assert "pytest" in run._environment["WANDB_PROGRAM"]
 
 
-def test_a_tag_is_no_longer_than_is_allowed(tmp_path: Path, package: Callable[..., None]):
+@pytest.mark.parametrize(("data", "tag"), [("rollouts/carracing/", "carracing"), ("x" * 100, "x" * 64)])
+def test_a_run_is_tagged_with_its_data_set_as_far_as_wandb_allows(
+    tmp_path: Path, package: Callable[..., None], data: str, tag: str
+):
     package()
-    run = wandb_run.begin(tmp_path, {"data": "x" * 100}, WandbConfig(), "train")
+    run = wandb_run.begin(tmp_path, {"data": data}, WandbConfig(), "train")
     assert run
     run.finish()
-    assert run._request.data_tag == "x" * 64
+    assert run._request.data_tag == tag
 
 
 # the parts
