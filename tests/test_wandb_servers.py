@@ -111,6 +111,7 @@ class _Server(BaseHTTPRequestHandler):
             tail = json.dumps([json.dumps(row) for row in list(history.values())[-1:]]) if history else "[]"
             known = {"id": "b", "name": name, "historyLineCount": len(history or ()), "historyTail": tail}
             rest = {"eventsLineCount": 0, "logLineCount": 0, "eventsTail": "[]", "summaryMetrics": "{}", "config": "{}"}
+            known |= {"displayName": name, "wandbConfig": '{"t": {}}'}
             return {"model": {**project, "bucket": None if history is None else {**known, **rest, "tags": []}}}
         if "createRunFiles" in query:
             url = f"http://{self.headers['Host']}/put"
