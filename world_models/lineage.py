@@ -6,13 +6,11 @@ whichever machine it lies, and W&B draws which run read it and which run made it
 
 import dataclasses
 import re
-import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-TIMEOUT_S = 20
 DIGEST_OF = {"dataset": "data_digest", "model": "vae_sha256", "latents": "latents_digest"}
 
 
@@ -48,11 +46,19 @@ class Product:
         return artifact
 
 
-def declare(run: Any, product: Product, verb: Literal["use_artifact", "log_artifact"]) -> threading.Thread:
+def declare(
+    run: Any, product: Product, verb: Literal["use_artifact", "log_artifact"], say: Callable[[str], None]
+) -> threading.Thread:
     """Tell a W&B run what it reads or makes: the hash in its config, and online an artifact.
 
+    Args:
+        run: the W&B run.
+        product: what it reads or makes.
+        verb: which of the two.
+        say: what to do with a line about a failure.
+
     Returns:
-        the thread that does the latter: W&B waits for its server, and may for ever, which training must not.
+        the thread that declares the artifact: W&B waits for its server, and may for ever, which metrics must not.
     """
     run.config.update(product.hashes, allow_val_change=True)
 
@@ -61,7 +67,7 @@ def declare(run: Any, product: Product, verb: Literal["use_artifact", "log_artif
             if not run.offline:  # where use_artifact is refused
                 getattr(run, verb)(product.artifact())
         except Exception as error:
-            print(f"W&B does not take {product.path} as an artifact ({error})", file=sys.stderr)
+            say(f"{product.path} is not taken as an artifact ({' '.join(str(error).split())}).")
 
     thread = threading.Thread(target=send, daemon=True)
     thread.start()

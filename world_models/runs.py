@@ -59,8 +59,7 @@ class Run:
         """Log from here on; what a broken run logged after its last checkpoint is dropped, since it comes again."""
         tracking.truncate_metrics(self._out, learner.step)
         settings, data = yaml.safe_load(self._config), self._facts["data"]
-        wandb = tracking.tagged(self._wandb, data)
-        self._tracker = tracking.Tracker(self._out, settings, wandb, "train", self._tensorboard, learner.wandb_id)
+        self._tracker = tracking.Tracker(self._out, settings, self._wandb, "train", self._tensorboard, learner.wandb_id)
         self._open.callback(self._tracker.finish)
         learner.wandb_id = self._tracker.run_id or learner.wandb_id
         self._tracker.read(Product("dataset", data, self._facts["data_digest"], {"env": self._facts.get("env")}))
