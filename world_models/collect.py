@@ -5,6 +5,7 @@ Examples:
   python -m world_models.collect --out rollouts/random --policy random --seed 1000
   python -m world_models.collect --config configs/paper/collect.yaml    10,000 episodes
   python -m world_models.collect --env CartPole-v1 --policy random --out rollouts/cartpole
+  python -m world_models.collect --env_args '{"domain_randomize": true}' --out rollouts/colours
   python -m world_models.collect --verify rollouts/carracing            check a data set and show what it holds
 
 Run the same command again after a crash and it goes on; a larger --num_episodes extends a data set. What a shard
@@ -15,7 +16,7 @@ import contextlib
 import dataclasses
 import json
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,22 @@ from world_models import envs, executors, files, overview, policies, progress
 from world_models.config import Stopped, require, run_command, to_yaml
 from world_models.envs.renderer_choice import RendererName
 from world_models.recording import ShardTask, record_shard, warm_up
-from world_models.rollouts import FORMAT, Rollouts
+from world_models.rollouts import FORMAT, Rollouts, telemetry_names
 from world_models.shards import shard_path, shard_paths
 from world_models.shards.reader import Shard
 
 BYTES_PER_FRAME = 1300  # CarRacing packs into 1,150 bytes a frame; the estimate errs upwards
-IDENTITY = ("env", "seed", "max_steps", "episodes_per_shard", "policy", "mixture", "warmup_steps", "preprocess")
+IDENTITY = (
+    "env",
+    "env_args",
+    "seed",
+    "max_steps",
+    "episodes_per_shard",
+    "policy",
+    "mixture",
+    "warmup_steps",
+    "preprocess",
+)
 
 
 def _default_mixture() -> dict[str, float]:
@@ -46,7 +57,8 @@ class CollectConfig:
         out: folder of the data set.
         num_episodes: episodes in all; more than are there extends the data set.
         max_steps: steps after which an episode is truncated.
-        env: id of a Gymnasium environment with image observations or render_mode rgb_array.
+        env: id of a Gymnasium environment with image observations or render_mode rgb_array; module:id imports first.
+        env_args: arguments for the environment, by name, such as domain_randomize of CarRacing.
         policy: who drives: random, brownian, driver, mixture, or your own as package.module:name.
         mixture: weights of the policies that mixture deals out over the episodes.
         seed: seed of the first episode; episode i has seed + i.
@@ -63,6 +75,7 @@ class CollectConfig:
     num_episodes: int = 40
     max_steps: int = 500
     env: str = "CarRacing-v3"
+    env_args: dict[str, Any] = dataclasses.field(default_factory=dict)
     policy: str = "mixture"
     mixture: dict[str, float] = dataclasses.field(default_factory=_default_mixture)
     seed: int = 0
@@ -87,6 +100,7 @@ class CollectConfig:
         require(
             self.seed + self.num_episodes <= 2**63, f"seed is {self.seed}; give one whose last episode is below 2^63"
         )
+        envs.check_arguments(self.env_args)
         good = self.mixture and all(weight > 0 and np.isfinite(weight) for weight in self.mixture.values())
         require(bool(good), f"mixture is {self.mixture}; give each policy a weight above 0")
 
@@ -110,13 +124,15 @@ def prepare(config: CollectConfig) -> Job | Rollouts:
     if config.verify is not None:
         return Rollouts(config.verify, verify=True)
     executors.check(config.executor)
-    renderer, note = _try_env(config)
-    there = _shards_there(config)
+    with envs.gymnasium_warnings() as warned:
+        env, note = _try_env(config)
+    note = "\n".join([*(f"Gymnasium: {line}" for line in dict.fromkeys(warned)), *filter(None, [note])])
+    there = _shards_there(config, env)
     dealt = policies.deal(config.weights, config.num_episodes)
     size = config.episodes_per_shard
     shards = [tuple(dealt[first : first + size]) for first in range(0, config.num_episodes, size)]
     tasks = tuple(
-        shard_task(config, index, names, renderer)
+        shard_task(config, index, names, env.renderer)
         for index, names in enumerate(shards)
         if there.get(index, 0) < len(names)
     )
@@ -130,6 +146,7 @@ def shard_task(config: CollectConfig, index: int, names: tuple[str, ...], render
     return ShardTask(
         path=shard_path(Path(config.out), index),
         env=config.env,
+        env_args=config.env_args,
         crop=config.crop,
         renderer=renderer,
         warmup_steps=config.warmup_steps,
@@ -140,13 +157,14 @@ def shard_task(config: CollectConfig, index: int, names: tuple[str, ...], render
     )
 
 
-def _try_env(config: CollectConfig) -> tuple[str, str]:
+@envs.off_screen()
+def _try_env(config: CollectConfig) -> tuple[envs.FrameEnv, str]:
     """Make the environment, and ask every policy for its first action, so that what cannot work fails here.
 
     Returns:
-        The renderer that draws, and a line on why where that was not asked for.
+        The environment, closed, and a line on why its renderer draws where that was not asked for.
     """
-    env = envs.make_env(config.env, config.crop, config.renderer)
+    env = envs.make_env(config.env, config.crop, config.renderer, config.env_args)
     try:
         for name in config.weights:
             factory, frame = policies.load_policy(name), warm_up(env, config.seed, config.warmup_steps)
@@ -162,32 +180,42 @@ def _try_env(config: CollectConfig) -> tuple[str, str]:
         raise ValueError(str(stopped)) from None
     finally:
         env.close()
-    return env.renderer, env.renderer_note if config.renderer == "auto" else ""
+    return env, env.renderer_note if config.renderer == "auto" else ""
 
 
-def identity(config: CollectConfig) -> dict[str, Any]:
-    """What makes two collections the same data set; workers, executor and folder may differ."""
-    crop = envs.parse_crop(config.crop, config.env)
-    how = {"preprocess": envs.spec(envs.Preprocess(crop)), "mixture": config.weights}
+def identity(config: CollectConfig, preprocess: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes two collections the same data set; workers, executor and folder may differ.
+
+    Args:
+        config: the collection.
+        preprocess: how its frames are made; what `crop: auto` means is for the environment to say.
+    """
+    env_args = envs.check_arguments(config.env_args)
+    how = {"env_args": env_args, "preprocess": preprocess, "mixture": config.weights}
     return json.loads(json.dumps({name: how.get(name, getattr(config, name, None)) for name in IDENTITY}))
 
 
-def _shards_there(config: CollectConfig) -> dict[int, int]:
+def _shards_there(config: CollectConfig, env: envs.FrameEnv) -> dict[int, int]:
     """Episodes that each finished shard in `out` holds.
 
     Raises:
         ValueError: the folder holds another data set, or more than was asked for.
     """
     there = {}
+    asked = identity(config, envs.spec(env.preprocess))
     for path in shard_paths(Path(config.out)):
         shard = Shard(path, FORMAT)
         index = int(path.stem.removeprefix("shard-"))
-        held = identity(_config_of(shard))
-        asked = identity(config)
+        held = identity(_config_of(shard), shard.json_attribute("preprocess"))
         other = [f"{name} {held[name]}, not {asked[name]}" for name in IDENTITY if held[name] != asked[name]]
         if other:
             raise ValueError(
                 f"{config.out} holds a data set of {'; '.join(other)}: ask for the same, or choose another --out"
+            )
+        if telemetry_names(shard) != env.telemetry_names:
+            raise ValueError(
+                f"{path}: has {len(telemetry_names(shard))} columns of telemetry, and {config.env} now gives "
+                f"{len(env.telemetry_names)}; choose another --out"
             )
         if index * config.episodes_per_shard + len(shard.starts) > config.num_episodes:
             raise ValueError(

@@ -14,7 +14,8 @@ def show(data: Rollouts) -> None:
     """Print what a data set holds, and draw a contact sheet of it."""
     returns = data.returns()
     size = sum(shard.path.stat().st_size for shard in data.shards)
-    print(f"{data.path}: {data.env}, whole, every digest right")
+    given = f" with {json.dumps(data.env_args)}" if data.env_args else ""
+    print(f"{data.path}: {data.env}{given}, whole, every digest right")
     print(f"  episodes   {len(data)} in {len(data.shards)} shards, seeds {data.seeds.min()}..{data.seeds.max()}")
     print(f"  frames     {data.num_rows:,}, {size / data.num_rows:,.0f} bytes each, {size / 1e6:,.1f} MB in all")
     print(f"  steps      {data.lengths.min() - 1}..{data.lengths.max() - 1} an episode")

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +23,7 @@ class ShardTask:
 
     Attributes:
         path: the file to be.
-        env, crop, warmup_steps, max_steps: as in the collection's config.
+        env, env_args, crop, warmup_steps, max_steps: as in the collection's config.
         renderer: who draws CarRacing, no longer `auto`.
         first_seed: seed of the first episode; the next ones count on.
         policies: who drives each episode.
@@ -30,6 +32,7 @@ class ShardTask:
 
     path: Path
     env: str
+    env_args: Mapping[str, Any]
     crop: str
     renderer: str
     warmup_steps: int
@@ -47,6 +50,8 @@ class Recorded:
     mismatch: str | None = None
 
 
+@envs.off_screen()
+@envs.gymnasium_warnings()  # which the collection said before it began
 def record_shard(task: ShardTask, report: executors.Report) -> Recorded:
     """Record one shard, a pure function of the task; `report` is told the number of steps."""
     try:
@@ -56,10 +61,11 @@ def record_shard(task: ShardTask, report: executors.Report) -> Recorded:
 
 
 def _write(task: ShardTask, report: executors.Report) -> int:
-    env = envs.make_env(task.env, task.crop, task.renderer)
+    env = envs.make_env(task.env, task.crop, task.renderer, task.env_args)
     env.close()
     attributes = {
         "env": task.env,
+        "env_args": envs.check_arguments(task.env_args),
         "preprocess": json.dumps(envs.spec(env.preprocess)),
         "action_space": json.dumps(envs.describe_space(env.action_space)),
         "warmup_steps": task.warmup_steps,
@@ -92,7 +98,7 @@ def _drive(
     The environment is made anew, since a simulator may carry something over from one episode to the next.
     """
     name, seed = task.policies[episode], task.first_seed + episode
-    env = envs.make_env(task.env, task.crop, task.renderer)
+    env = envs.make_env(task.env, task.crop, task.renderer, task.env_args)
     if 0 in checks:
         env.check_next_frame()
     frame = warm_up(env, seed, task.warmup_steps)

@@ -1,9 +1,8 @@
 """Environments that yield 64x64x3 uint8 frames and a named telemetry vector, whatever is underneath."""
 
 import dataclasses
-import functools
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
@@ -11,12 +10,18 @@ import numpy as np
 from gymnasium import spaces
 from jaxtyping import Float32, UInt8
 
+from world_models.envs.making import FAST_CAR_RACING as FAST_CAR_RACING
+from world_models.envs.making import check_arguments as check_arguments
+from world_models.envs.making import draw_fast, is_car_racing, recipe
+from world_models.envs.making import fault as fault
+from world_models.envs.making import gymnasium_warnings as gymnasium_warnings
+from world_models.envs.making import off_screen as off_screen
+from world_models.envs.preprocessing import BAR_ROWS
 from world_models.envs.preprocessing import Preprocess as Preprocess
 from world_models.envs.preprocessing import parse_crop as parse_crop
 from world_models.envs.preprocessing import preprocess as preprocess
 
 Frame = UInt8[np.ndarray, "64 64 3"]
-FAST_CAR_RACING = "world_models/CarRacing-v3"
 
 
 class FrameEnv:
@@ -66,7 +71,8 @@ class FrameEnv:
     @property
     def renderer_note(self) -> str:
         """In a line, which renderer was taken and why; empty where there was no choice."""
-        return f"CarRacing is drawn by {self.renderer}: {self._fast.renderer_reason}" if self._fast else ""
+        reason = getattr(self.env.unwrapped, "renderer_reason", None)
+        return f"CarRacing is drawn by {self.renderer}: {reason}" if reason else ""
 
     @property
     def num_checked(self) -> int:
@@ -88,14 +94,16 @@ class FrameEnv:
 
 def _telemetry_class(env: gymnasium.Env):
     """Who reads this simulator, None if nobody here knows it."""
-    if type(env.unwrapped).__name__ == "CarRacing" and hasattr(env.unwrapped, "car"):
+    if is_car_racing(env):
         from world_models.envs.car_racing import CarTelemetry
 
         return CarTelemetry
     return None
 
 
-def make_env(env_id: str, crop: str = "auto", renderer: str = "auto") -> FrameEnv:
+def make_env(
+    env_id: str, crop: str = "auto", renderer: str = "auto", env_args: Mapping[str, Any] | None = None
+) -> FrameEnv:
     """Make an environment by its Gymnasium id.
 
     Frames are the observations where those are images, else what `render_mode="rgb_array"` draws. The id's own time
@@ -104,16 +112,18 @@ def make_env(env_id: str, crop: str = "auto", renderer: str = "auto") -> FrameEn
     Args:
         env_id: the id; CarRacing-v3 is made with the fast renderer, which gives the same observations.
         crop: rows to keep, see `parse_crop`.
-        renderer: who draws CarRacing: auto, c, pygame or gymnasium.
+        renderer: who draws CarRacing, or a class made of it: auto, c, pygame or gymnasium.
+        env_args: arguments for the environment.
 
     Raises:
-        ValueError: unknown id, a missing package, no images to be had, actions that do not fit flat columns, or a
-            renderer that this environment or this machine does not have.
+        ValueError: unknown id, a missing package, arguments that the environment does not take, no images to be had,
+            actions that do not fit flat columns, or a renderer that this environment or this machine does not have.
     """
-    how = Preprocess(parse_crop(crop, env_id))
-    make = _maker(env_id, renderer)
+    make = recipe(env_id, renderer, env_args or {})
     env = make()
     image = _is_image(env.observation_space)
+    has_bar = image and is_car_racing(env) and env.observation_space.shape[0] == BAR_ROWS  # type: ignore[index]
+    how = Preprocess(parse_crop(crop, has_bar))
     if not image:
         if "rgb_array" not in env.metadata.get("render_modes", ()):
             raise ValueError(
@@ -124,25 +134,8 @@ def make_env(env_id: str, crop: str = "auto", renderer: str = "auto") -> FrameEn
     elif how.crop is not None and how.crop[1] > env.observation_space.shape[0]:  # type: ignore[index]
         raise ValueError(f"crop {crop} keeps rows to {how.crop[1]}, {env_id} has {env.observation_space.shape[0]}")  # type: ignore[index]
     num_columns(env.action_space)
+    draw_fast(env, renderer, make)
     return FrameEnv(env, not image, how)
-
-
-def _maker(env_id: str, renderer: str) -> Callable[..., gymnasium.Env]:
-    """What makes the environment, with the renderer that was asked for."""
-    ours = env_id.removeprefix("world_models:") == FAST_CAR_RACING
-    if ours or (env_id == "CarRacing-v3" and renderer != "gymnasium"):
-        return functools.partial(_make, FAST_CAR_RACING, renderer=renderer)
-    if renderer not in ("auto", "gymnasium"):
-        raise ValueError(f"renderer {renderer} draws CarRacing-v3, not {env_id}; leave it out, or give gymnasium")
-    return functools.partial(_make, env_id)
-
-
-def _make(env_id: str, **options: Any) -> gymnasium.Env:
-    try:
-        return gymnasium.make(env_id, max_episode_steps=-1, disable_env_checker=True, **options)
-    except (gymnasium.error.Error, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"env {env_id!r} cannot be made: {reason}; give an id that gymnasium.make takes") from None
 
 
 def _is_image(space: spaces.Space) -> bool:

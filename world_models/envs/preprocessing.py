@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 SIZE = 64
+BAR_ROWS = 96
+"""Rows of CarRacing's observation with its indicator bar."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,12 +51,14 @@ class Preprocess:
             ) from None
 
 
-def parse_crop(text: str, env_id: str) -> tuple[int, int] | None:
+def parse_crop(text: str, has_bar: bool) -> tuple[int, int] | None:
     """Read `--crop`: `auto`, `none` or `TOP:BOTTOM`.
 
-    `auto` cuts the indicator bar off CarRacing's 96 rows, as the original experiment does, and nothing elsewhere.
+    Args:
+        text: as it was given; `auto` cuts the indicator bar off, as the original experiment does.
+        has_bar: whether the observations are CarRacing's `BAR_ROWS` rows, the last of which hold that bar.
     """
-    if text == "none" or (text == "auto" and "CarRacing" not in env_id):
+    if text == "none" or (text == "auto" and not has_bar):
         return None
     top, colon, bottom = ("0:84" if text == "auto" else text).partition(":")
     if not (colon and top.isdecimal() and bottom.isdecimal()):
