@@ -630,8 +630,8 @@ def test_a_worker_stays_below_250_mb(worker: dict[str, Any]):
 
 
 def test_identity_is_what_the_design_says():
-    names = "env env_args seed max_steps episodes_per_shard policy mixture warmup_steps preprocess".split()
-    assert list(identity(CollectConfig(), {})) == names
+    names = ["env", "env_args", "seed", "max_steps", "episodes_per_shard", "policy", "mixture", "warmup_steps"]
+    assert list(identity(CollectConfig(), {})) == [*names, "preprocess"]
 
 
 def test_a_policy_may_use_its_array_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -55,7 +55,7 @@ def brownian(env: Drivable, seed: int) -> Policy:
     if not (isinstance(space, spaces.Box) and space.is_bounded()):
         raise ValueError(
             f"policy brownian needs bounded continuous actions, this env has {space}; "
-            "give --policy random, or a --mixture without brownian"
+            "use random, as in --policy random, or leave brownian out of --mixture"
         )
     rng = generator(seed)
     action: np.ndarray | None = None
@@ -97,8 +97,8 @@ class Driver:
         has_pedals, has_keys = isinstance(space, spaces.Box) and space.shape == (3,), space == spaces.Discrete(5)
         if missing or not (has_pedals or has_keys):
             raise ValueError(
-                f"policy driver needs CarRacing's telemetry and actions, this env has {space}; "
-                "give --policy random, or a --mixture without driver"
+                f"policy driver needs CarRacing's telemetry and continuous actions or keys, this env has {space}; "
+                "use random, as in --policy random, or leave driver out of --mixture"
             )
         self._keys = Keys() if has_keys else None
         self._env = env

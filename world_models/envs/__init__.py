@@ -12,11 +12,10 @@ from jaxtyping import Float32, UInt8
 
 from world_models.envs.making import FAST_CAR_RACING as FAST_CAR_RACING
 from world_models.envs.making import check_arguments as check_arguments
-from world_models.envs.making import draw_fast, is_car_racing, recipe
+from world_models.envs.making import draw_fast, has_indicator_bar, is_car_racing, recipe
 from world_models.envs.making import fault as fault
 from world_models.envs.making import gymnasium_warnings as gymnasium_warnings
 from world_models.envs.making import off_screen as off_screen
-from world_models.envs.preprocessing import BAR_ROWS
 from world_models.envs.preprocessing import Preprocess as Preprocess
 from world_models.envs.preprocessing import parse_crop as parse_crop
 from world_models.envs.preprocessing import preprocess as preprocess
@@ -122,8 +121,7 @@ def make_env(
     make = recipe(env_id, renderer, env_args or {})
     env = make()
     image = _is_image(env.observation_space)
-    has_bar = image and is_car_racing(env) and env.observation_space.shape[0] == BAR_ROWS  # type: ignore[index]
-    how = Preprocess(parse_crop(crop, has_bar))
+    how = Preprocess(parse_crop(crop, image and has_indicator_bar(env, make)))
     if not image:
         if "rgb_array" not in env.metadata.get("render_modes", ()):
             raise ValueError(

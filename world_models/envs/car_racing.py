@@ -16,7 +16,7 @@ from gymnasium.utils import EzPickle
 from jaxtyping import Float32, Float64
 
 from world_models.envs import renderer_choice
-from world_models.envs.car_dynamics import FastCar, fast_car_agrees
+from world_models.envs.car_dynamics import FastCar, fast_car_agrees, move_car
 from world_models.envs.car_renderer import Renderer
 from world_models.envs.car_scene import zoom_px_per_m
 
@@ -114,9 +114,12 @@ class CarRacing(FastDrawing):
     def _start_anywhere(self) -> None:
         """Put the car on a random tile, and number the tiles from there: the lap is complete at tile 0."""
         start = int(self.np_random.spawn(1)[0].integers(len(self.track)))
+        heading, x, y = self.track[start][1:4]
         old_car: Any = self.car
         old_car.destroy()
-        self.car = car_dynamics.Car(self.world, *self.track[start][1:4])
+        # Gymnasium's car is made with its wheels unturned, which is right where the heading is 0.
+        self.car = car_dynamics.Car(self.world, 0, x, y)
+        move_car(self.car, x, y, heading)
         for tile in self.road or ():
             tile.idx = (tile.idx - start) % len(self.track)
 

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import difflib
+import functools
 import importlib
 import inspect
 import json
@@ -17,6 +18,8 @@ from typing import Any
 import gymnasium
 from gymnasium.envs import registration
 
+from world_models.envs.preprocessing import BAR_ROWS, BAR_TOP
+
 FAST_CAR_RACING = "world_models/CarRacing-v3"
 PLAIN_CAR_RACING = "CarRacing-v3"
 MAX_JSON_LETTERS = 16_384
@@ -30,7 +33,7 @@ OURS = {
 """Arguments of `gymnasium.make` that are not for `env_args`, and what to do instead."""
 
 
-def check_arguments(env_args: Mapping[str, Any]) -> str:
+def check_arguments(env_args: Any) -> str:
     """The arguments as JSON with sorted keys, as a shard stores them.
 
     Raises:
@@ -128,12 +131,14 @@ def find(env_id: str) -> registration.EnvSpec:
                 problem = f"the import of {module} fails, {fault(error)}; mend it"
             raise ValueError(f"env {env_id!r} cannot be made: {problem}") from error
     try:
-        return gymnasium.spec(name)
+        namespace, plain, version = registration.parse_env_id(name)
+        newest = registration.find_highest_version(namespace, plain) if version is None else version
+        return gymnasium.spec(registration.get_env_id(namespace, plain, newest))
     except gymnasium.error.Error as error:
-        reason = " ".join(str(error).split()).rstrip(".")
+        reason = re.sub(r"\.? Did you mean.*", "", " ".join(str(error).split())).rstrip(".")
     near = difflib.get_close_matches(name, gymnasium.registry, n=3)
-    meant = f"did you mean {' or '.join(near)}?" if near else "give an id that gymnasium.make takes"
-    own = "" if colon else f"; import the module that registers your own: give --env my_package:{name}"
+    meant = f"did you mean {' or '.join(near)}?" if near else "give an id that gymnasium.make takes."
+    own = "" if colon else f" One of your own comes with the module that registers it: --env my_package:{name}"
     raise ValueError(f"env {env_id!r} cannot be made: {reason}; {meant}{own}")
 
 
@@ -199,6 +204,31 @@ def is_car_racing(env: gymnasium.Env) -> bool:
     return "CarRacing" in names and hasattr(env.unwrapped, "car")
 
 
+def _is_gymnasiums_car_racing(env: gymnasium.Env) -> bool:
+    """The same of Gymnasium's own class, which is not imported for it."""
+    kinds = {(kind.__module__, kind.__name__) for kind in type(env.unwrapped).__mro__}
+    return ("gymnasium.envs.box2d.car_racing", "CarRacing") in kinds
+
+
+def has_indicator_bar(env: gymnasium.Env, make: Recipe) -> bool:
+    """Whether the last rows of the environment's observations are CarRacing's indicators, whatever its id."""
+    if not is_car_racing(env) or (env.observation_space.shape or (0,))[0] != BAR_ROWS:
+        return False
+    return bool(make.renderer) or not _is_gymnasiums_car_racing(env) or _draws_bar(make)
+
+
+@functools.cache
+def _draws_bar(make: Recipe) -> bool:
+    """Whether a class that somebody made of CarRacing still draws the bar, which is black but for some numbers."""
+    from world_models.envs.car_renderer import GymnasiumRenderer
+
+    with contextlib.closing(make()) as env:
+        env.reset(seed=0)
+        car: Any = env.unwrapped
+        car.t = 1.0  # the camera has come close, so the ground fills the picture
+        return bool((GymnasiumRenderer().draw(car)[BAR_TOP:] == 0).all(axis=2).mean() > 0.5)
+
+
 def draw_fast(env: gymnasium.Env, renderer: str, make: Recipe) -> None:
     """Have a class that somebody made of Gymnasium's CarRacing drawn by a renderer that gives the same pixels.
 
@@ -212,8 +242,7 @@ def draw_fast(env: gymnasium.Env, renderer: str, make: Recipe) -> None:
     """
     if make.renderer:
         return
-    kinds = {(kind.__module__, kind.__name__) for kind in type(env.unwrapped).__mro__}
-    if ("gymnasium.envs.box2d.car_racing", "CarRacing") in kinds:
+    if _is_gymnasiums_car_racing(env):
         from world_models.envs import car_racing
 
         car_racing.draw_fast(env.unwrapped, renderer, make)

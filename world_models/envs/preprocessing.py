@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 SIZE = 64
-BAR_ROWS = 96
-"""Rows of CarRacing's observation with its indicator bar."""
+BAR_TOP, BAR_ROWS = 84, 96
+"""CarRacing's observation has so many rows, and its indicator bar begins at that one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,11 +56,11 @@ def parse_crop(text: str, has_bar: bool) -> tuple[int, int] | None:
 
     Args:
         text: as it was given; `auto` cuts the indicator bar off, as the original experiment does.
-        has_bar: whether the observations are CarRacing's `BAR_ROWS` rows, the last of which hold that bar.
+        has_bar: whether the observations have CarRacing's rows, and that bar in the last of them.
     """
     if text == "none" or (text == "auto" and not has_bar):
         return None
-    top, colon, bottom = ("0:84" if text == "auto" else text).partition(":")
+    top, colon, bottom = (f"0:{BAR_TOP}" if text == "auto" else text).partition(":")
     if not (colon and top.isdecimal() and bottom.isdecimal()):
         raise ValueError(f"crop is {text!r}; give auto, none, or the rows to keep as TOP:BOTTOM, such as 0:84")
     return int(top), int(bottom)

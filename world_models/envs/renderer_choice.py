@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import math
 from collections.abc import Callable
 from importlib import metadata
 from typing import Any, Literal
@@ -12,6 +11,7 @@ import numpy as np
 import pygame
 from gymnasium.envs.box2d import car_racing
 
+from world_models.envs.car_dynamics import move_car
 from world_models.envs.car_renderer import (
     CRenderer,
     GymnasiumRenderer,
@@ -139,15 +139,10 @@ def scatter(env: car_racing.CarRacing, rng: np.random.Generator) -> None:
     assert car is not None and car.hull is not None
     _, heading, x, y = env.track[rng.integers(len(env.track))]
     heading += rng.normal(0, 1)
-    x, y = x + rng.normal(0, 8), y + rng.normal(0, 8)
-    cos, sin = math.cos(heading - car.hull.angle), math.sin(heading - car.hull.angle)
-    home_x, home_y = car.hull.position
+    move_car(car, x + rng.normal(0, 8), y + rng.normal(0, 8), heading)
     for wheel in car.wheels:
-        away_x, away_y = wheel.position[0] - home_x, wheel.position[1] - home_y
-        wheel.position = (x + cos * away_x - sin * away_y, y + sin * away_x + cos * away_y)
-        wheel.angle += heading - car.hull.angle + rng.normal(0, 0.2)
+        wheel.angle += rng.normal(0, 0.2)
         wheel.phase, wheel.omega = rng.uniform(0, 100), rng.normal(0, 100)
-    car.hull.position, car.hull.angle = (x, y), heading
     car.hull.linearVelocity, car.hull.angularVelocity = rng.normal(0, 40, 2).tolist(), rng.normal(0, 3)
     env.t = rng.choice([rng.uniform(0, 1), 10.0])
     env.reward = rng.normal(0, 1000)
