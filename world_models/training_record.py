@@ -74,8 +74,8 @@ def load(run: str | Path) -> TrainingRecord:
         or {type(n) for n in (split_seed, *listed)} != {int}
     ):
         raise ValueError(
-            f"{Path(run) / 'model.json'}: wanted texts as {', '.join(texts)} and whole numbers as "
-            f"{', '.join(numbers)}, env_args as names with values; train the model again"
+            f"{Path(run) / 'model.json'}: wanted named values as env_args, texts as {', '.join(texts)} and whole numbers as "
+            f"{', '.join(numbers)}; train the model again"
         )
     return TrainingRecord(data, digest, environment(env), split_seed, frozenset(seeds), env_args)
 
