@@ -68,14 +68,11 @@ def load(run: str | Path) -> TrainingRecord:
     split_seed, seeds = (found[name] for name in numbers)
     env_args = found.get("env_args", {})  # models of data sets without arguments did not say so
     listed = seeds if isinstance(seeds, list) else [None]
-    if (
-        {type(text) for text in (data, digest, env)} != {str}
-        or not isinstance(env_args, dict)
-        or {type(n) for n in (split_seed, *listed)} != {int}
-    ):
+    numbered = {type(n) for n in (split_seed, *listed)} == {int}
+    if {type(text) for text in (data, digest, env)} != {str} or not isinstance(env_args, dict) or not numbered:
         raise ValueError(
-            f"{Path(run) / 'model.json'}: wanted named values as env_args, texts as {', '.join(texts)} and whole numbers as "
-            f"{', '.join(numbers)}; train the model again"
+            f"{Path(run) / 'model.json'}: wanted named values as env_args, texts as {', '.join(texts)} and whole "
+            f"numbers as {', '.join(numbers)}; train the model again"
         )
     return TrainingRecord(data, digest, environment(env), split_seed, frozenset(seeds), env_args)
 
