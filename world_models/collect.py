@@ -14,7 +14,6 @@ holds depends only on the config and the shard's number, never on workers or int
 import contextlib
 import dataclasses
 import json
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,10 @@ from typing import Any
 import numpy as np
 import yaml
 
-from world_models import envs, executors, files, overview, policies, progress
+from world_models import envs, executors, figures, files, overview, policies, progress, trial
 from world_models.config import Stopped, require, run_command, to_yaml
 from world_models.envs.renderer_choice import RendererName
-from world_models.recording import ShardTask, record_shard, warm_up
+from world_models.recording import Recorded, ShardTask, record_shard
 from world_models.rollouts import FORMAT, Rollouts
 from world_models.shards import shard_path, shard_paths
 from world_models.shards.reader import Shard
@@ -98,19 +97,20 @@ class CollectConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A checked collection: the shards still to be made, and what is said before it begins."""
+    """A checked collection: the shards still to be made, what is said before it begins, and the first frames."""
 
     config: CollectConfig
     tasks: tuple[ShardTask, ...]
     note: str
+    first_frames: figures.Picture
 
 
 def prepare(config: CollectConfig) -> Job | Rollouts:
     """Check everything that can be wrong before the first step, and find what is left to do."""
     if config.verify is not None:
-        return Rollouts(config.verify, verify=True)
+        return overview.verified(config.verify)
     executors.check(config.executor)
-    renderer, note = _try_env(config)
+    renderer, note, first_frames = _try_env(config)
     there = _shards_there(config)
     dealt = policies.deal(config.weights, config.num_episodes)
     size = config.episodes_per_shard
@@ -122,7 +122,7 @@ def prepare(config: CollectConfig) -> Job | Rollouts:
     )
     frames = sum(len(task.policies) for task in tasks) * (config.max_steps + 1)
     files.check_room(Path(config.out), frames * BYTES_PER_FRAME)
-    return Job(config, tasks, note)
+    return Job(config, tasks, note, first_frames)
 
 
 def shard_task(config: CollectConfig, index: int, names: tuple[str, ...], renderer: str) -> ShardTask:
@@ -140,29 +140,22 @@ def shard_task(config: CollectConfig, index: int, names: tuple[str, ...], render
     )
 
 
-def _try_env(config: CollectConfig) -> tuple[str, str]:
-    """Make the environment, and ask every policy for its first action, so that what cannot work fails here.
+def _try_env(config: CollectConfig) -> tuple[str, str, figures.Picture]:
+    """Make the environment, and have every policy drive a few steps, so that what cannot work fails here.
 
     Returns:
-        The renderer that draws, and a line on why where that was not asked for.
+        The renderer that draws, what is said of it and of the frames, and the first frames.
     """
     env = envs.make_env(config.env, config.crop, config.renderer)
+    seeds = range(config.seed, config.seed + config.num_episodes)
     try:
-        for name in config.weights:
-            factory, frame = policies.load_policy(name), warm_up(env, config.seed, config.warmup_steps)
-            try:
-                envs.to_columns(env.action_space, factory(env, config.seed)(frame))
-            except Exception as error:
-                if name in policies.BUILTIN:
-                    raise
-                place = traceback.extract_tb(error.__traceback__)[-1]
-                at = f"{place.filename}:{place.lineno}"
-                raise ValueError(f"policy {name!r} fails on its first frame: {error!r} at {at}; mend it") from error
+        tried = trial.drive(env, list(config.weights), seeds, config.warmup_steps, config.max_steps)
     except Stopped as stopped:
         raise ValueError(str(stopped)) from None
     finally:
         env.close()
-    return env.renderer, env.renderer_note if config.renderer == "auto" else ""
+    note = f"{env.renderer_note}\n" if config.renderer == "auto" and env.renderer_note else ""
+    return env.renderer, note + tried.frames_line, tried.first_frames
 
 
 def identity(config: CollectConfig) -> dict[str, Any]:
@@ -173,7 +166,7 @@ def identity(config: CollectConfig) -> dict[str, Any]:
 
 
 def _shards_there(config: CollectConfig) -> dict[int, int]:
-    """Episodes that each finished shard in `out` holds.
+    """Episodes that each finished shard in `out` holds or left out.
 
     Raises:
         ValueError: the folder holds another data set, or more than was asked for.
@@ -189,11 +182,11 @@ def _shards_there(config: CollectConfig) -> dict[int, int]:
             raise ValueError(
                 f"{config.out} holds a data set of {'; '.join(other)}: ask for the same, or choose another --out"
             )
-        if index * config.episodes_per_shard + len(shard.starts) > config.num_episodes:
+        if index * config.episodes_per_shard + shard.num_planned > config.num_episodes:
             raise ValueError(
                 f"{config.out} holds more than {config.num_episodes} episodes: ask for more, or choose another --out"
             )
-        there[index] = len(shard.starts)
+        there[index] = shard.num_planned
     return there
 
 
@@ -211,23 +204,23 @@ def collect(job: Job | Rollouts) -> None:
         return
     out = Path(job.config.out)
     out.mkdir(parents=True, exist_ok=True)
-    if job.tasks and job.note:
-        print(job.note)
+    picture = out / trial.FIRST_FRAMES
+    if job.tasks:
+        print(f"{job.note}; the first ones are shown in {picture}")
     with files.only_writer(out):
         files.remove_partials(out)
+        if job.tasks and not picture.exists():
+            figures.save(picture, job.first_frames)
         try:
-            _make_shards(job)
+            recorded = _make_shards(job)
         finally:
             files.remove_partials(out)
-    data = Rollouts(out)
-    print(
-        f"{out}: {len(data)} episodes, {data.num_rows:,} frames in {len(data.shards)} shards"
-        + ("" if job.tasks else ", all there already")
-    )
+    _say_what_is_there(job, recorded)
 
 
-def _make_shards(job: Job) -> None:
+def _make_shards(job: Job) -> list[Recorded]:
     planned = [len(task.policies) * job.config.max_steps for task in job.tasks]
+    made: list[Recorded] = []
     with progress.bar(sum(planned), "frames", "collect") as bar:
 
         def watch(frames: int) -> None:
@@ -237,10 +230,29 @@ def _make_shards(job: Job) -> None:
             executors.run(record_shard, job.tasks, job.config.executor, job.config.num_workers, watch)
         ) as run:
             for index, recorded in run:
+                made.append(recorded)
                 bar.total -= planned[index] - recorded.steps  # episodes that ended early
                 if recorded.mismatch:
                     bar.write(f"{job.tasks[index].path.name} was made again, drawn by Gymnasium: {recorded.mismatch}")
         bar.update(bar.total - bar.n)
+    return made
+
+
+def _say_what_is_there(job: Job, recorded: Sequence[Recorded]) -> None:
+    """What the data set holds, what it lacks, and which actions are not those that the policies chose."""
+    try:
+        data = Rollouts(job.config.out)
+    except ValueError as error:  # an environment whose episodes the seeds do not determine
+        raise Stopped(str(error)) from None
+    clipped, steps = sum(one.num_clipped for one in recorded), sum(one.steps for one in recorded)
+    print(
+        f"{job.config.out}: {len(data)} episodes, {data.num_rows:,} frames in {len(data.shards)} shards"
+        + ("" if job.tasks else ", all there already")
+    )
+    if data.skipped_seeds:
+        print(f"{len(data.skipped_seeds)} more episodes ended in their warm-up and were left out")
+    if clipped:
+        print(f"{clipped:,} of {steps:,} actions lay outside the action space and were clipped to it")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
