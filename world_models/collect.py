@@ -249,8 +249,8 @@ def _say_what_is_there(job: Job, recorded: Sequence[Recorded]) -> None:
         f"{job.config.out}: {len(data)} episodes, {data.num_rows:,} frames in {len(data.shards)} shards"
         + ("" if job.tasks else ", all there already")
     )
-    if data.skipped_seeds:
-        print(f"{len(data.skipped_seeds)} more episodes ended in their warm-up and were left out")
+    if left_out := len(data.skipped_seeds):
+        print(f"{left_out} of {len(data) + left_out} episodes ended in their warm-up and were left out")
     if clipped:
         print(f"{clipped:,} of {steps:,} actions lay outside the action space and were clipped to it")
 

@@ -106,6 +106,4 @@ def _nothing(env: envs.FrameEnv) -> Float32[np.ndarray, " A"]:
     try:
         return envs.clipped(env.action_space, envs.to_columns(env.action_space, zeros))
     except ValueError:
-        raise Stopped(
-            f"{env.name}: {env.action_space} has no action 0 for the warm-up; give no --warmup_steps"
-        ) from None
+        raise Stopped(f"{env.name} has no action 0 for the warm-up; give no --warmup_steps") from None

@@ -20,7 +20,7 @@ def verified(path: str) -> Rollouts:
     for shard in data.shards:
         for name in ("actions", "rewards"):
             values = shard.read(name)
-            wrong = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
+            wrong = np.flatnonzero(~np.isfinite(values).all(axis=tuple(range(1, values.ndim))))
             if len(wrong):
                 episode = int(np.searchsorted(shard.starts, wrong[0], side="right")) - 1
                 step = wrong[0] - shard.starts[episode] + 1
@@ -39,7 +39,7 @@ def show(data: Rollouts) -> None:
     print(f"{data.path}: {data.env}, whole, every digest right")
     print(f"  episodes   {len(data)} in {len(data.shards)} shards, seeds {data.seeds.min()}..{data.seeds.max()}")
     if data.skipped_seeds:
-        print(f"  left out   {len(data.skipped_seeds)} episodes that ended in their warm-up")
+        print(f"  left out   {len(data.skipped_seeds)} episodes, which ended in their warm-up")
     print(f"  frames     {data.num_rows:,}, {size / data.num_rows:,.0f} bytes each, {size / 1e6:,.1f} MB in all")
     print(f"  steps      {data.lengths.min() - 1}..{data.lengths.max() - 1} an episode")
     print(f"  preprocess {json.dumps(data.preprocess)}")

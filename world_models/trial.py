@@ -84,7 +84,8 @@ def _check_colours(env: envs.FrameEnv, shown: Sequence[np.ndarray]) -> None:
 
 
 def _frames_line(env: envs.FrameEnv) -> str:
-    size, crop = observations.sizes(_picture(env).shape), env.preprocess.crop
+    shape, crop = _picture(env).shape, env.preprocess.crop
+    size = observations.sizes(shape) + ("" if shape[2:] == (3,) else " grey")
     source = f"render(), {size}" if env.from_render else f"observations {size}"
     rows = f", rows {crop[0]}:{crop[1]}" if crop else ""
     reason = f" (observations are {observations.why_no_pictures(env.env)})" if env.from_render else ""

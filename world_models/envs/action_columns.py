@@ -21,7 +21,9 @@ def num_columns(space: spaces.Space) -> int:
         return 1
     if isinstance(space, spaces.Box | spaces.MultiDiscrete | spaces.MultiBinary):
         return math.prod(space.shape or ())
-    raise ValueError(f"actions are {space}; only Box, Discrete, MultiDiscrete and MultiBinary fit columns of numbers")
+    raise ValueError(
+        f"actions are {_shown(space)}; only Box, Discrete, MultiDiscrete and MultiBinary fit columns of numbers"
+    )
 
 
 def to_columns(space: spaces.Space, action: Any) -> Float32[np.ndarray, " A"]:
@@ -48,11 +50,13 @@ def _numbers(space: spaces.Space, action: Any) -> np.ndarray:
     except Exception as error:  # of lists of uneven length, and of tensors on another device or with a gradient
         raise ValueError(f"the policy gave {_shown(action)}, which is no array ({_line(error)})") from None
     if values.dtype.kind not in NUMBERS:
-        raise ValueError(f"the policy gave {_shown(action)}, which is no array of real numbers; {space} takes one")
+        raise ValueError(
+            f"the policy gave {_shown(action)}, which is no array of real numbers; {_shown(space)} takes one"
+        )
     shape = space.shape or ()
     if values.shape != shape and _without_ones(values.shape) not in (_without_ones(shape), _flat(shape)):
         size = f"an action of {values.size} values, shape {values.shape}"
-        raise ValueError(f"the policy gave {size}, {space} takes {math.prod(shape)}, shape {shape}")
+        raise ValueError(f"the policy gave {size}, {_shown(space)} takes {math.prod(shape)}, shape {shape}")
     return values
 
 
@@ -67,10 +71,10 @@ def _flat(shape: tuple[int, ...]) -> tuple[int, ...]:
 def _check_whole(space: spaces.Space, values: np.ndarray, columns: Float32[np.ndarray, " A"]) -> None:
     """Refuse what is no element of a space of whole numbers; only outside an integer Box it may lie."""
     if (values != np.floor(values)).any():
-        raise ValueError(f"the policy gave {_shown(values)}; {space} takes whole numbers")
+        raise ValueError(f"the policy gave {_shown(values.tolist())}; {_shown(space)} takes whole numbers")
     if (columns != values.reshape(-1)).any():
         raise ValueError(
-            f"the policy gave {_shown(values)}, which the float32 columns of a data set cannot hold exactly"
+            f"the policy gave {_shown(values.tolist())}, which the float32 columns of a data set cannot hold exactly"
         )
     if isinstance(space, spaces.Box):
         return
@@ -80,7 +84,7 @@ def _check_whole(space: spaces.Space, values: np.ndarray, columns: Float32[np.nd
         low = np.asarray(getattr(space, "start", 0)).reshape(-1)  # of a MultiDiscrete only since Gymnasium 1.0
         number = np.asarray(space.n if isinstance(space, spaces.Discrete) else space.nvec)  # type: ignore[attr-defined]
     if ((columns < low) | (columns >= low + number.reshape(-1))).any():
-        raise ValueError(f"the policy gave {_shown(values)}, which is not in {space}")
+        raise ValueError(f"the policy gave {_shown(values.tolist())}, which is not in {_shown(space)}")
 
 
 def clipped(space: spaces.Space, columns: Float32[np.ndarray, " A"]) -> Float32[np.ndarray, " A"]:

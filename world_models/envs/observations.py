@@ -28,7 +28,7 @@ def why_no_pictures(env: gymnasium.Env) -> str | None:
     if isinstance(space, spaces.Dict):
         return f"a Dict of {', '.join(map(str, space))}"
     if not isinstance(space, spaces.Box):
-        return f"{space}"
+        return " ".join(f"{space}".split())
     found = f"{space.dtype} {sizes(space.shape)}"
     if len(space.shape) < 2:
         return f"{math.prod(space.shape)} numbers"
