@@ -158,9 +158,9 @@ def test_an_error_of_our_own_policies_is_a_bug(start: Callable[..., Job], monkey
 
 def test_a_wrong_action_in_a_worker_ends_the_command_in_one_line(tmp_path: Path):
     (tmp_path / "late_policy.py").write_text(SOURCE.format(name="seven", wrong="7", right="step % 2"))
-    flags = f"--out {tmp_path / 'out'} --env CartPole-v1 --policy late_policy:seven --seed 4 --num_episodes 3 --max_steps 20"
+    usual = "--env CartPole-v1 --policy late_policy:seven --seed 4 --num_episodes 3 --max_steps 20 --num_workers 2"
     done = subprocess.run(
-        [sys.executable, "-m", "world_models.collect", *flags.split(), "--num_workers", "2"],
+        [sys.executable, "-m", "world_models.collect", "--out", str(tmp_path / "out"), *usual.split()],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
