@@ -15,7 +15,6 @@ holds depends only on the config and the shard's number, never on workers or int
 import contextlib
 import dataclasses
 import json
-import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,10 @@ from typing import Any
 import numpy as np
 import yaml
 
-from world_models import envs, executors, files, overview, policies, progress
+from world_models import envs, executors, figures, files, overview, policies, progress, trial
 from world_models.config import Stopped, require, run_command, to_yaml
 from world_models.envs.renderer_choice import RendererName
-from world_models.recording import ShardTask, record_shard, warm_up
+from world_models.recording import Recorded, ShardTask, record_shard
 from world_models.rollouts import FORMAT, Rollouts, telemetry_names
 from world_models.shards import shard_path, shard_paths
 from world_models.shards.reader import Shard
@@ -112,21 +111,22 @@ class CollectConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A checked collection: the shards still to be made, and what is said before it begins."""
+    """A checked collection: the shards still to be made, what is said before it begins, and the first frames."""
 
     config: CollectConfig
     tasks: tuple[ShardTask, ...]
     note: str
+    first_frames: figures.Picture
 
 
 def prepare(config: CollectConfig) -> Job | Rollouts:
     """Check everything that can be wrong before the first step, and find what is left to do."""
     if config.verify is not None:
-        return Rollouts(config.verify, verify=True)
+        return overview.verified(config.verify)
     executors.check(config.executor)
     with envs.gymnasium_warnings() as warned:
-        env, note = _try_env(config)
-    note = "\n".join([*(f"Gymnasium: {line}" for line in dict.fromkeys(warned)), *filter(None, [note])])
+        env, note, first_frames = _try_env(config)
+    note = "\n".join([*(f"Gymnasium: {line}" for line in dict.fromkeys(warned)), note])
     there = _shards_there(config, env)
     dealt = policies.deal(config.weights, config.num_episodes)
     size = config.episodes_per_shard
@@ -138,7 +138,7 @@ def prepare(config: CollectConfig) -> Job | Rollouts:
     )
     frames = sum(len(task.policies) for task in tasks) * (config.max_steps + 1)
     files.check_room(Path(config.out), frames * BYTES_PER_FRAME)
-    return Job(config, tasks, note)
+    return Job(config, tasks, note, first_frames)
 
 
 def shard_task(config: CollectConfig, index: int, names: tuple[str, ...], renderer: str) -> ShardTask:
@@ -158,29 +158,22 @@ def shard_task(config: CollectConfig, index: int, names: tuple[str, ...], render
 
 
 @envs.off_screen()
-def _try_env(config: CollectConfig) -> tuple[envs.FrameEnv, str]:
-    """Make the environment, and ask every policy for its first action, so that what cannot work fails here.
+def _try_env(config: CollectConfig) -> tuple[envs.FrameEnv, str, figures.Picture]:
+    """Make the environment, and have every policy drive a few steps, so that what cannot work fails here.
 
     Returns:
-        The environment, closed, and a line on why its renderer draws where that was not asked for.
+        The environment, closed, what is said of its renderer and of the frames, and the first frames.
     """
     env = envs.make_env(config.env, config.crop, config.renderer, config.env_args)
+    seeds = range(config.seed, config.seed + config.num_episodes)
     try:
-        for name in config.weights:
-            factory, frame = policies.load_policy(name), warm_up(env, config.seed, config.warmup_steps)
-            try:
-                envs.to_columns(env.action_space, factory(env, config.seed)(frame))
-            except Exception as error:
-                if name in policies.BUILTIN:
-                    raise
-                place = traceback.extract_tb(error.__traceback__)[-1]
-                at = f"{place.filename}:{place.lineno}"
-                raise ValueError(f"policy {name!r} fails on its first frame: {error!r} at {at}; mend it") from error
+        tried = trial.drive(env, list(config.weights), seeds, config.warmup_steps, config.max_steps)
     except Stopped as stopped:
         raise ValueError(str(stopped)) from None
     finally:
         env.close()
-    return env, env.renderer_note if config.renderer == "auto" else ""
+    note = f"{env.renderer_note}\n" if config.renderer == "auto" and env.renderer_note else ""
+    return env, note + tried.frames_line, tried.first_frames
 
 
 def identity(config: CollectConfig, preprocess: Mapping[str, Any]) -> dict[str, Any]:
@@ -196,7 +189,7 @@ def identity(config: CollectConfig, preprocess: Mapping[str, Any]) -> dict[str, 
 
 
 def _shards_there(config: CollectConfig, env: envs.FrameEnv) -> dict[int, int]:
-    """Episodes that each finished shard in `out` holds.
+    """Episodes that each finished shard in `out` holds or left out.
 
     Raises:
         ValueError: the folder holds another data set, or more than was asked for.
@@ -217,11 +210,11 @@ def _shards_there(config: CollectConfig, env: envs.FrameEnv) -> dict[int, int]:
                 f"{path}: has {len(telemetry_names(shard))} columns of telemetry, and {config.env} now gives "
                 f"{len(env.telemetry_names)}; choose another --out"
             )
-        if index * config.episodes_per_shard + len(shard.starts) > config.num_episodes:
+        if index * config.episodes_per_shard + shard.num_planned > config.num_episodes:
             raise ValueError(
                 f"{config.out} holds more than {config.num_episodes} episodes: ask for more, or choose another --out"
             )
-        there[index] = len(shard.starts)
+        there[index] = shard.num_planned
     return there
 
 
@@ -239,23 +232,23 @@ def collect(job: Job | Rollouts) -> None:
         return
     out = Path(job.config.out)
     out.mkdir(parents=True, exist_ok=True)
-    if job.tasks and job.note:
-        print(job.note)
+    picture = out / trial.FIRST_FRAMES
+    if job.tasks:
+        print(f"{job.note}; the first ones are shown in {picture}")
     with files.only_writer(out):
         files.remove_partials(out)
+        if job.tasks and not picture.exists():
+            figures.save(picture, job.first_frames)
         try:
-            _make_shards(job)
+            recorded = _make_shards(job)
         finally:
             files.remove_partials(out)
-    data = Rollouts(out)
-    print(
-        f"{out}: {len(data)} episodes, {data.num_rows:,} frames in {len(data.shards)} shards"
-        + ("" if job.tasks else ", all there already")
-    )
+    _say_what_is_there(job, recorded)
 
 
-def _make_shards(job: Job) -> None:
+def _make_shards(job: Job) -> list[Recorded]:
     planned = [len(task.policies) * job.config.max_steps for task in job.tasks]
+    made: list[Recorded] = []
     with progress.bar(sum(planned), "frames", "collect") as bar:
 
         def watch(frames: int) -> None:
@@ -265,10 +258,29 @@ def _make_shards(job: Job) -> None:
             executors.run(record_shard, job.tasks, job.config.executor, job.config.num_workers, watch)
         ) as run:
             for index, recorded in run:
+                made.append(recorded)
                 bar.total -= planned[index] - recorded.steps  # episodes that ended early
                 if recorded.mismatch:
                     bar.write(f"{job.tasks[index].path.name} was made again, drawn by Gymnasium: {recorded.mismatch}")
         bar.update(bar.total - bar.n)
+    return made
+
+
+def _say_what_is_there(job: Job, recorded: Sequence[Recorded]) -> None:
+    """What the data set holds, what it lacks, and which actions are not those that the policies chose."""
+    try:
+        data = Rollouts(job.config.out)
+    except ValueError as error:  # an environment whose episodes the seeds do not determine
+        raise Stopped(str(error)) from None
+    clipped, steps = sum(one.num_clipped for one in recorded), sum(one.steps for one in recorded)
+    print(
+        f"{job.config.out}: {len(data)} episodes, {data.num_rows:,} frames in {len(data.shards)} shards"
+        + ("" if job.tasks else ", all there already")
+    )
+    if left_out := len(data.skipped_seeds):
+        print(f"{left_out} of {len(data) + left_out} episodes ended in their warm-up and were left out")
+    if clipped:
+        print(f"{clipped:,} of {steps:,} actions lay outside the action space and were clipped to it")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

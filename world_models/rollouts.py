@@ -212,7 +212,7 @@ class Rollouts(ShardedEpisodes[Episode]):
 
     def returns(self) -> Float64[np.ndarray, " episodes"]:
         """Sum of each episode's rewards."""
-        rewards = ((shard.read("rewards").astype(np.float64), shard.starts) for shard in self.shards)
+        rewards = ((shard.read("rewards").astype(np.float64), shard.starts) for shard in self.shards if shard.num_rows)
         return np.concatenate([np.add.reduceat(earned, starts) for earned, starts in rewards])
 
 
