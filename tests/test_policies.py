@@ -191,10 +191,22 @@ def test_driver_refuses_an_env_without_telemetry():
         policies.Driver(env, 0)
 
 
-@pytest.mark.parametrize("space", [spaces.Discrete(5), spaces.Box(-1.0, 1.0, (2,))], ids=str)
+@pytest.mark.parametrize("space", [spaces.Discrete(4), spaces.Box(-1.0, 1.0, (2,))], ids=str)
 def test_driver_refuses_other_actions_than_a_cars(space: spaces.Space):
     with pytest.raises(ValueError, match=r"driver needs .* continuous actions"):
         policies.Driver(Stub(space), 0)
+
+
+def test_driver_presses_the_key_for_what_it_would_steer():
+    keys = act(policies.Driver(Stub(spaces.Discrete(5), center_distance_m=1e4, relative_heading_rad=3.0), 0), 300)
+    assert set(keys.tolist()) <= set(range(5)) and np.mean(keys == 1) > 0.5  # right, back to the road
+
+
+def test_keys_come_to_what_was_wanted():
+    wanted = np.array([0.12, 0.05, 0.2], np.float32)
+    keys = policies.Keys()
+    given = np.mean([policies.Keys.GIVES[keys.press(wanted)] for _ in range(500)], axis=0)
+    np.testing.assert_allclose(given, wanted, atol=0.01)
 
 
 # --- names

@@ -5,6 +5,7 @@ Examples:
   python -m world_models.collect --out rollouts/random --policy random --seed 1000
   python -m world_models.collect --config configs/paper/collect.yaml    10,000 episodes
   python -m world_models.collect --env CartPole-v1 --policy random --out rollouts/cartpole
+  python -m world_models.collect --env_args '{"domain_randomize": true}' --out rollouts/colours
   python -m world_models.collect --verify rollouts/carracing            check a data set and show what it holds
 
 Run the same command again after a crash and it goes on; a larger --num_episodes extends a data set. What a shard
@@ -14,24 +15,33 @@ holds depends only on the config and the shard's number, never on workers or int
 import contextlib
 import dataclasses
 import json
-import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
-from world_models import envs, executors, files, locks, overview, policies, progress
+from world_models import envs, executors, figures, files, locks, overview, policies, progress, trial
 from world_models.config import Stopped, require, run_command, to_yaml
 from world_models.envs.renderer_choice import RendererName
-from world_models.recording import ShardTask, record_shard, warm_up
-from world_models.rollouts import FORMAT, Rollouts
+from world_models.recording import Recorded, ShardTask, record_shard
+from world_models.rollouts import FORMAT, Rollouts, telemetry_names
 from world_models.shards import shard_path, shard_paths
 from world_models.shards.reader import Shard
 
 BYTES_PER_FRAME = 1300  # CarRacing packs into 1,150 bytes a frame; the estimate errs upwards
-IDENTITY = ("env", "seed", "max_steps", "episodes_per_shard", "policy", "mixture", "warmup_steps", "preprocess")
+IDENTITY = (
+    "env",
+    "env_args",
+    "seed",
+    "max_steps",
+    "episodes_per_shard",
+    "policy",
+    "mixture",
+    "warmup_steps",
+    "preprocess",
+)
 
 
 def _default_mixture() -> dict[str, float]:
@@ -46,7 +56,8 @@ class CollectConfig:
         out: folder of the data set.
         num_episodes: episodes in all; more than are there extends the data set.
         max_steps: steps after which an episode is truncated.
-        env: id of a Gymnasium environment with image observations or render_mode rgb_array.
+        env: id of a Gymnasium environment with image observations or render_mode rgb_array; module:id imports first.
+        env_args: arguments for the environment, by name, such as domain_randomize of CarRacing.
         policy: who drives: random, brownian, driver, mixture, or your own as package.module:name.
         mixture: weights of the policies that mixture deals out over the episodes.
         seed: seed of the first episode; episode i has seed + i.
@@ -63,6 +74,7 @@ class CollectConfig:
     num_episodes: int = 40
     max_steps: int = 500
     env: str = "CarRacing-v3"
+    env_args: dict[str, Any] = dataclasses.field(default_factory=dict)
     policy: str = "mixture"
     mixture: dict[str, float] = dataclasses.field(default_factory=_default_mixture)
     seed: int = 0
@@ -87,6 +99,7 @@ class CollectConfig:
         require(
             self.seed + self.num_episodes <= 2**63, f"seed is {self.seed}; give one whose last episode is below 2^63"
         )
+        envs.check_arguments(self.env_args)
         good = self.mixture and all(weight > 0 and np.isfinite(weight) for weight in self.mixture.values())
         require(bool(good), f"mixture is {self.mixture}; give each policy a weight above 0")
 
@@ -98,31 +111,34 @@ class CollectConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A checked collection: the shards still to be made, and what is said before it begins."""
+    """A checked collection: the shards still to be made, what is said before it begins, and the first frames."""
 
     config: CollectConfig
     tasks: tuple[ShardTask, ...]
     note: str
+    first_frames: figures.Picture
 
 
 def prepare(config: CollectConfig) -> Job | Rollouts:
     """Check everything that can be wrong before the first step, and find what is left to do."""
     if config.verify is not None:
-        return Rollouts(config.verify, verify=True)
+        return overview.verified(config.verify)
     executors.check(config.executor)
-    renderer, note = _try_env(config)
-    there = _shards_there(config)
+    with envs.gymnasium_warnings() as warned:
+        env, note, first_frames = _try_env(config)
+    note = "\n".join([*(f"Gymnasium: {line}" for line in dict.fromkeys(warned)), note])
+    there = _shards_there(config, env)
     dealt = policies.deal(config.weights, config.num_episodes)
     size = config.episodes_per_shard
     shards = [tuple(dealt[first : first + size]) for first in range(0, config.num_episodes, size)]
     tasks = tuple(
-        shard_task(config, index, names, renderer)
+        shard_task(config, index, names, env.renderer)
         for index, names in enumerate(shards)
         if there.get(index, 0) < len(names)
     )
     frames = sum(len(task.policies) for task in tasks) * (config.max_steps + 1)
     files.check_room(Path(config.out), frames * BYTES_PER_FRAME)
-    return Job(config, tasks, note)
+    return Job(config, tasks, note, first_frames)
 
 
 def shard_task(config: CollectConfig, index: int, names: tuple[str, ...], renderer: str) -> ShardTask:
@@ -130,6 +146,7 @@ def shard_task(config: CollectConfig, index: int, names: tuple[str, ...], render
     return ShardTask(
         path=shard_path(Path(config.out), index),
         env=config.env,
+        env_args=config.env_args,
         crop=config.crop,
         renderer=renderer,
         warmup_steps=config.warmup_steps,
@@ -140,60 +157,64 @@ def shard_task(config: CollectConfig, index: int, names: tuple[str, ...], render
     )
 
 
-def _try_env(config: CollectConfig) -> tuple[str, str]:
-    """Make the environment, and ask every policy for its first action, so that what cannot work fails here.
+@envs.off_screen()
+def _try_env(config: CollectConfig) -> tuple[envs.FrameEnv, str, figures.Picture]:
+    """Make the environment, and have every policy drive a few steps, so that what cannot work fails here.
 
     Returns:
-        The renderer that draws, and a line on why where that was not asked for.
+        The environment, closed, what is said of its renderer and of the frames, and the first frames.
     """
-    env = envs.make_env(config.env, config.crop, config.renderer)
+    env = envs.make_env(config.env, config.crop, config.renderer, config.env_args)
+    seeds = range(config.seed, config.seed + config.num_episodes)
     try:
-        for name in config.weights:
-            factory, frame = policies.load_policy(name), warm_up(env, config.seed, config.warmup_steps)
-            try:
-                envs.to_columns(env.action_space, factory(env, config.seed)(frame))
-            except Exception as error:
-                if name in policies.BUILTIN:
-                    raise
-                place = traceback.extract_tb(error.__traceback__)[-1]
-                at = f"{place.filename}:{place.lineno}"
-                raise ValueError(f"policy {name!r} fails on its first frame: {error!r} at {at}; mend it") from error
+        tried = trial.drive(env, list(config.weights), seeds, config.warmup_steps, config.max_steps)
     except Stopped as stopped:
         raise ValueError(str(stopped)) from None
     finally:
         env.close()
-    return env.renderer, env.renderer_note if config.renderer == "auto" else ""
+    note = f"{env.renderer_note}\n" if config.renderer == "auto" and env.renderer_note else ""
+    return env, note + tried.frames_line, tried.first_frames
 
 
-def identity(config: CollectConfig) -> dict[str, Any]:
-    """What makes two collections the same data set; workers, executor and folder may differ."""
-    crop = envs.parse_crop(config.crop, config.env)
-    how = {"preprocess": envs.spec(envs.Preprocess(crop)), "mixture": config.weights}
+def identity(config: CollectConfig, preprocess: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes two collections the same data set; workers, executor and folder may differ.
+
+    Args:
+        config: the collection.
+        preprocess: how its frames are made; what `crop: auto` means is for the environment to say.
+    """
+    env_args = envs.check_arguments(config.env_args)
+    how = {"env_args": env_args, "preprocess": preprocess, "mixture": config.weights}
     return json.loads(json.dumps({name: how.get(name, getattr(config, name, None)) for name in IDENTITY}))
 
 
-def _shards_there(config: CollectConfig) -> dict[int, int]:
-    """Episodes that each finished shard in `out` holds.
+def _shards_there(config: CollectConfig, env: envs.FrameEnv) -> dict[int, int]:
+    """Episodes that each finished shard in `out` holds or left out.
 
     Raises:
         ValueError: the folder holds another data set, or more than was asked for.
     """
     there = {}
+    asked = identity(config, envs.spec(env.preprocess))
     for path in shard_paths(Path(config.out)):
         shard = Shard(path, FORMAT)
         index = int(path.stem.removeprefix("shard-"))
-        held = identity(_config_of(shard))
-        asked = identity(config)
+        held = identity(_config_of(shard), shard.json_attribute("preprocess"))
         other = [f"{name} {held[name]}, not {asked[name]}" for name in IDENTITY if held[name] != asked[name]]
         if other:
             raise ValueError(
                 f"{config.out} holds a data set of {'; '.join(other)}: ask for the same, or choose another --out"
             )
-        if index * config.episodes_per_shard + len(shard.starts) > config.num_episodes:
+        if telemetry_names(shard) != env.telemetry_names:
+            raise ValueError(
+                f"{path}: has {len(telemetry_names(shard))} columns of telemetry, and {config.env} now gives "
+                f"{len(env.telemetry_names)}; choose another --out"
+            )
+        if index * config.episodes_per_shard + shard.num_planned > config.num_episodes:
             raise ValueError(
                 f"{config.out} holds more than {config.num_episodes} episodes: ask for more, or choose another --out"
             )
-        there[index] = len(shard.starts)
+        there[index] = shard.num_planned
     return there
 
 
@@ -211,23 +232,23 @@ def collect(job: Job | Rollouts) -> None:
         return
     out = Path(job.config.out)
     out.mkdir(parents=True, exist_ok=True)
-    if job.tasks and job.note:
-        print(job.note)
+    picture = out / trial.FIRST_FRAMES
+    if job.tasks:
+        print(f"{job.note}; the first ones are shown in {picture}")
     with locks.only_writer(out) as lock:
         files.remove_partials(out)
+        if job.tasks and not picture.exists():
+            figures.save(picture, job.first_frames)
         try:
-            _make_shards(job, lock)
+            recorded = _make_shards(job, lock)
         finally:
             files.remove_partials(out)
-    data = Rollouts(out)
-    print(
-        f"{out}: {len(data)} episodes, {data.num_rows:,} frames in {len(data.shards)} shards"
-        + ("" if job.tasks else ", all there already")
-    )
+    _say_what_is_there(job, recorded)
 
 
-def _make_shards(job: Job, lock: locks.Lock) -> None:
+def _make_shards(job: Job, lock: locks.Lock) -> list[Recorded]:
     planned = [len(task.policies) * job.config.max_steps for task in job.tasks]
+    made: list[Recorded] = []
     with progress.bar(sum(planned), "frames", "collect") as bar:
 
         def watch(frames: int) -> None:
@@ -238,10 +259,29 @@ def _make_shards(job: Job, lock: locks.Lock) -> None:
         ) as run:
             for index, recorded in run:
                 lock.check()
+                made.append(recorded)
                 bar.total -= planned[index] - recorded.steps  # episodes that ended early
                 if recorded.mismatch:
                     bar.write(f"{job.tasks[index].path.name} was made again, drawn by Gymnasium: {recorded.mismatch}")
         bar.update(bar.total - bar.n)
+    return made
+
+
+def _say_what_is_there(job: Job, recorded: Sequence[Recorded]) -> None:
+    """What the data set holds, what it lacks, and which actions are not those that the policies chose."""
+    try:
+        data = Rollouts(job.config.out)
+    except ValueError as error:  # an environment whose episodes the seeds do not determine
+        raise Stopped(str(error)) from None
+    clipped, steps = sum(one.num_clipped for one in recorded), sum(one.steps for one in recorded)
+    print(
+        f"{job.config.out}: {len(data)} episodes, {data.num_rows:,} frames in {len(data.shards)} shards"
+        + ("" if job.tasks else ", all there already")
+    )
+    if left_out := len(data.skipped_seeds):
+        print(f"{left_out} of {len(data) + left_out} episodes ended in their warm-up and were left out")
+    if clipped:
+        print(f"{clipped:,} of {steps:,} actions lay outside the action space and were clipped to it")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -215,6 +215,7 @@ def provenance(run: RunRecord) -> list[tuple[str, str]]:
         "git commit": versions.get("git_commit"),
         "versions": ", ".join(f"{k} {v}" for k, v in versions.items() if k != "git_commit"),
         "environment": run.description.get("env"),
+        "its arguments": run.description.get("env_args"),
         "data": run.description.get("data"),
         "data digest": run.description.get("data_digest"),
         "preprocess": run.description.get("preprocess"),

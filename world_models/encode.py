@@ -140,9 +140,11 @@ def _shards_there(job: Job) -> set[int]:
             )
         if source is None or not np.array_equal(shard.seeds, source.seeds[: len(shard.seeds)]):
             raise ValueError(f"{path}: latents of other rollouts than {job.config.data}; choose another --out")
-        if shard.attributes["rollouts_digest"] == source.digest():
+        if shard.num_planned < source.num_planned:
+            continue
+        if shard.attributes["rollouts_digest"] == source.digest() and shard.skipped_seeds == source.skipped_seeds:
             there.add(index)
-        elif len(shard.seeds) == len(source.seeds):
+        else:
             raise ValueError(f"{path}: latents of other rollouts than {job.config.data}; choose another --out")
     return there
 

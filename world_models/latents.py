@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from world_models import files
 from world_models.rollouts import FORMAT as ROLLOUTS_FORMAT
-from world_models.shards import BLOCK_ROWS, Column, Format, reader, writer
+from world_models.shards import BLOCK_ROWS, SKIPPED_SEEDS, Column, Format, reader, writer
 from world_models.shards.episodes import ShardedEpisodes
 
 FORMAT = Format(
@@ -89,6 +89,8 @@ def write_latents(
             rollouts_digest=source.digest(),
             versions=json.dumps(files.versions()),
         )
+        if SKIPPED_SEEDS in source.attributes:
+            shard.attributes[SKIPPED_SEEDS] = source.attributes[SKIPPED_SEEDS]
         for start in range(0, source.num_rows, BLOCK_ROWS):
             shard.append(**{name: source.read(name, start, start + BLOCK_ROWS) for name in COPIED_COLUMNS})
         yield LatentWriter(shard)

@@ -53,7 +53,10 @@ def brownian(env: Drivable, seed: int) -> Policy:
     """
     space = env.action_space
     if not (isinstance(space, spaces.Box) and space.is_bounded()):
-        raise ValueError(f"policy brownian needs bounded continuous actions, this env has {space}; use random")
+        raise ValueError(
+            f"policy brownian needs bounded continuous actions, this env has {space}; "
+            "use random, as in --policy random, or leave brownian out of --mixture"
+        )
     rng = generator(seed)
     action: np.ndarray | None = None
 
@@ -90,10 +93,14 @@ class Driver:
 
     def __init__(self, env: Drivable, seed: int):
         missing = [name for name in self.NEEDS if name not in env.telemetry_names]
-        if missing or not (isinstance(env.action_space, spaces.Box) and env.action_space.shape == (3,)):
+        space = env.action_space
+        has_pedals, has_keys = isinstance(space, spaces.Box) and space.shape == (3,), space == spaces.Discrete(5)
+        if missing or not (has_pedals or has_keys):
             raise ValueError(
-                "policy driver needs CarRacing's telemetry and continuous actions; use random for this env"
+                f"policy driver needs CarRacing's telemetry and continuous actions or keys, this env has {space}; "
+                "use random, as in --policy random, or leave driver out of --mixture"
             )
+        self._keys = Keys() if has_keys else None
         self._env = env
         self._columns = [env.telemetry_names.index(name) for name in self.NEEDS]
         self._rng = generator(seed)
@@ -104,8 +111,8 @@ class Driver:
         self._shake = 0.0
         self._dozing_steps = 0
 
-    def __call__(self, frame: UInt8[np.ndarray, "64 64 3"]) -> Float32[np.ndarray, " 3"]:
-        """Steer, gas and brake for the current state."""
+    def __call__(self, frame: UInt8[np.ndarray, "64 64 3"]) -> Float32[np.ndarray, " 3"] | int:
+        """Steer, gas and brake for the current state, or a key where the actions are CarRacing's five keys."""
         state = self._env.telemetry()
         speed, offset, heading, *curvatures = (float(state[column]) for column in self._columns)
         self._feel()
@@ -113,7 +120,8 @@ class Driver:
         target = min(self._top_speed_m_per_s, math.sqrt(self._grip_m_per_s2 / (max(map(abs, curvatures)) + 1e-3)))
         gas = min(max(0.08 * (target - speed), 0.0), 1.0) * (1 - 0.6 * abs(steer))
         brake = min(max(0.03 * (speed - 1.15 * target), 0.0), 0.6)
-        return np.array([steer, gas, brake], np.float32)
+        action = np.array([steer, gas, brake], np.float32)
+        return self._keys.press(action) if self._keys else action
 
     def _feel(self) -> None:
         """Move the noise on by a step: about two seconds of memory for the lane, a quarter for the hands."""
@@ -130,6 +138,27 @@ class Driver:
         error = offset - self._lane_m - self._wander_m
         angle = math.atan(self.WHEELBASE_M * curvature) - 0.9 * heading - math.atan(0.6 * error / (abs(speed) + 10.0))
         return float(np.clip(-angle / self.MAX_WHEEL_ANGLE_RAD * 0.5 + self._shake, -1, 1))
+
+
+class Keys:
+    """CarRacing's discrete actions, one key a step: pressed so that in sum they come to steer, gas and brake.
+
+    What was wanted and not yet given is carried over, up to a limit. The key that leaves the least of it is pressed.
+    """
+
+    GIVES = np.array([[0, 0, 0], [0.6, 0, 0], [-0.6, 0, 0], [0, 0.2, 0], [0, 0, 0.8]])
+    """Steer, gas and brake of each key: none, right, left, gas, brake; as CarRacing defines them."""
+    LIMIT = np.array([1.0, 0.4, 0.8])
+
+    def __init__(self):
+        self._owed = np.zeros(3)
+
+    def press(self, wanted: Float32[np.ndarray, " 3"]) -> int:
+        """The key for this step."""
+        self._owed = np.clip(self._owed + wanted, -self.LIMIT, self.LIMIT)
+        key = int(((self._owed - self.GIVES) ** 2).sum(axis=1).argmin())
+        self._owed = self._owed - self.GIVES[key]
+        return key
 
 
 BUILTIN: dict[str, PolicyFactory] = {"random": random, "brownian": brownian, "driver": Driver}

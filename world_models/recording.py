@@ -2,14 +2,16 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from world_models import envs, executors, policies
-from world_models.config import Stopped
+from world_models import envs, executors, live_episode
 from world_models.envs import renderer_choice
 from world_models.rollouts import RolloutWriter, write_rollouts
+from world_models.shards import SKIPPED_SEEDS
 
 CHECKED_FRAMES = 4
 """Random frames of a shard that are compared with Gymnasium's, beside its first."""
@@ -21,7 +23,7 @@ class ShardTask:
 
     Attributes:
         path: the file to be.
-        env, crop, warmup_steps, max_steps: as in the collection's config.
+        env, env_args, crop, warmup_steps, max_steps: as in the collection's config.
         renderer: who draws CarRacing, no longer `auto`.
         first_seed: seed of the first episode; the next ones count on.
         policies: who drives each episode.
@@ -30,6 +32,7 @@ class ShardTask:
 
     path: Path
     env: str
+    env_args: Mapping[str, Any]
     crop: str
     renderer: str
     warmup_steps: int
@@ -41,39 +44,67 @@ class ShardTask:
 
 @dataclasses.dataclass(frozen=True)
 class Recorded:
-    """What became of a task: its number of steps, and why Gymnasium's renderer had to make it, if it had to."""
+    """What became of a task.
+
+    Attributes:
+        steps: how many were taken.
+        mismatch: why Gymnasium's renderer had to make it, if it had to.
+        num_clipped: actions that lay outside their Box.
+    """
 
     steps: int
     mismatch: str | None = None
+    num_clipped: int = 0
 
 
+@envs.off_screen()
+@envs.gymnasium_warnings()  # which the collection said before it began
 def record_shard(task: ShardTask, report: executors.Report) -> Recorded:
-    """Record one shard, a pure function of the task; `report` is told the number of steps."""
+    """Record one shard, a pure function of the task; `report` is told the number of steps.
+
+    Raises:
+        Stopped: a policy or the environment gives what cannot be stored; nothing of the shard is kept.
+    """
     try:
-        return Recorded(_write(task, report))
+        return _write(task, report)
     except renderer_choice.MismatchError as mismatch:  # nothing of it was kept
-        return Recorded(_write(dataclasses.replace(task, renderer="gymnasium"), report), str(mismatch))
+        again = _write(dataclasses.replace(task, renderer="gymnasium"), report)
+        return dataclasses.replace(again, mismatch=str(mismatch))
 
 
-def _write(task: ShardTask, report: executors.Report) -> int:
-    env = envs.make_env(task.env, task.crop, task.renderer)
+class _Driven(NamedTuple):
+    """Steps that were taken, frames that were compared with Gymnasium's, and actions that lay outside their Box."""
+
+    steps: int = 0
+    num_checked: int = 0
+    num_clipped: int = 0
+
+
+def _write(task: ShardTask, report: executors.Report) -> Recorded:
+    env = envs.make_env(task.env, task.crop, task.renderer, task.env_args)
     env.close()
     attributes = {
         "env": task.env,
+        "env_args": envs.check_arguments(task.env_args),
         "preprocess": json.dumps(envs.spec(env.preprocess)),
         "action_space": json.dumps(envs.describe_space(env.action_space)),
         "warmup_steps": task.warmup_steps,
         "config": task.config,
         "renderer": env.renderer,
     }
-    steps, checked, checks = 0, 0, _frames_to_check(task)
+    driven, checks = _Driven(), _frames_to_check(task)
+    skipped: list[int] = []
     with write_rollouts(task.path, envs.num_columns(env.action_space), env.telemetry_names, attributes) as rollouts:
         for episode in range(len(task.policies)):
             of_episode = {step for of, step in checks if of == episode}
-            driven, compared = _drive(task, episode, of_episode, rollouts, lambda n, before=steps: report(before + n))
-            steps, checked = steps + driven, checked + compared
-        rollouts.set_attribute("renderer_frames_checked", checked)
-    return steps
+            one = _drive(task, episode, of_episode, rollouts, lambda n, before=driven.steps: report(before + n))
+            driven = _Driven(*map(sum, zip(driven, one, strict=True)))
+            if not one.steps:
+                skipped.append(task.first_seed + episode)
+        rollouts.set_attribute("renderer_frames_checked", driven.num_checked)
+        if skipped:
+            rollouts.set_attribute(SKIPPED_SEEDS, json.dumps(skipped))
+    return Recorded(driven.steps, num_clipped=driven.num_clipped)
 
 
 def _frames_to_check(task: ShardTask) -> set[tuple[int, int]]:
@@ -86,44 +117,30 @@ def _frames_to_check(task: ShardTask) -> set[tuple[int, int]]:
 
 def _drive(
     task: ShardTask, episode: int, checks: set[int], rollouts: RolloutWriter, report: executors.Report
-) -> tuple[int, int]:
-    """Drive one episode into a shard; returns its number of steps and how many frames were compared.
+) -> _Driven:
+    """Drive one episode into a shard; one that ends in its warm-up has no step and leaves no row.
 
     The environment is made anew, since a simulator may carry something over from one episode to the next.
     """
     name, seed = task.policies[episode], task.first_seed + episode
-    env = envs.make_env(task.env, task.crop, task.renderer)
+    env = envs.make_env(task.env, task.crop, task.renderer, task.env_args)
     if 0 in checks:
         env.check_next_frame()
-    frame = warm_up(env, seed, task.warmup_steps)
-    policy = policies.load_policy(name)(env, seed)
-    done, step = False, 0
+    live = live_episode.begin(env, name, seed, task.warmup_steps)
+    if live is None:
+        env.close()
+        return _Driven(0, env.num_checked)
+    done = False
     while not done:
-        telemetry, action = env.telemetry(), envs.to_columns(env.action_space, policy(frame))
-        step += 1
-        if step in checks:
+        frame, telemetry, action = live.frame, env.telemetry(), live.act()
+        if live.steps in checks:
             env.check_next_frame()
-        following, reward, terminated, truncated = env.step(action)
-        truncated = truncated or step == task.max_steps
+        reward, terminated, truncated = live.step(action)
+        truncated = truncated or live.steps == task.max_steps
         rollouts.step(frame, telemetry, action, reward, terminated, truncated)
-        frame, done = following, terminated or truncated
-        if step % 16 == 0 or done:
-            report(step)
-    rollouts.end_episode(frame, env.telemetry(), seed, name)
+        done = terminated or truncated
+        if live.steps % 16 == 0 or done:
+            report(live.steps)
+    rollouts.end_episode(live.frame, env.telemetry(), seed, name)
     env.close()
-    return step, env.num_checked
-
-
-def warm_up(env: envs.FrameEnv, seed: int, steps: int) -> envs.Frame:
-    """Begin the episode that the seed determines, and take some steps with zero actions; returns the frame then seen.
-
-    Raises:
-        Stopped: the episode ended meanwhile.
-    """
-    frame = env.reset(seed)
-    nothing = np.zeros(envs.num_columns(env.action_space), np.float32)
-    for step in range(steps):
-        frame, _, terminated, truncated = env.step(nothing)
-        if terminated or truncated:
-            raise Stopped(f"the episode of seed {seed} ended in warm-up step {step + 1}; give fewer --warmup_steps")
-    return frame
+    return _Driven(live.steps, env.num_checked, live.num_clipped)

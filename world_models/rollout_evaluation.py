@@ -1,6 +1,7 @@
 """The evaluation of a V model on rollouts it has never seen: eval.json, figures and report.html in the run's folder."""
 
 import dataclasses
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,9 @@ def prepare(
         notes.append(
             f"{trained_on} episodes of {data.path} were trained on, so the scores flatter; collect with another --seed"
         )
+    if training.env_args != data.env_args:
+        given, learnt = (json.dumps(args, sort_keys=True) for args in (data.env_args, training.env_args))
+        notes.append(f"{data.path} is of env_args {given}, the model's training data of {learnt}")
     return RolloutJob(run, name, weights, vae, data, fitted, probe_data, trained_on, points, notes)
 
 

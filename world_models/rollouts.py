@@ -160,6 +160,7 @@ class Rollouts(ShardedEpisodes[Episode]):
 
     Attributes:
         env: the environment, as `environment` names it.
+        env_args: the arguments that it was made with.
         preprocess: how observations became frames; `world_models.preprocess` takes it.
         action_space: what an action column holds.
         num_actions: columns of `actions`.
@@ -174,14 +175,20 @@ class Rollouts(ShardedEpisodes[Episode]):
         super().__init__(path, FORMAT, verify)
         first = self.shards[0]
         self.env = environment(str(first.attributes["env"]))
+        self.env_args = _env_args(first)
         self.preprocess: dict[str, Any] = first.json_attribute("preprocess")
         self.action_space: dict[str, Any] = first.json_attribute("action_space")
         self.num_actions: int = first.row_shapes["actions"][0]
-        self.telemetry_names = _telemetry_names(first)
+        self.telemetry_names = telemetry_names(first)
         for shard in self.shards[1:]:
-            if _telemetry_names(shard) != self.telemetry_names:
+            if (found := json.dumps(_env_args(shard))) != (wanted := json.dumps(self.env_args)):
                 raise ValueError(
-                    f"{shard.path}: its telemetry is {', '.join(_telemetry_names(shard))}, that of {first.path.name} "
+                    f"{shard.path}: its env_args is {found}, that of {first.path.name} is {wanted}; "
+                    "keep data sets in folders of their own"
+                )
+            if telemetry_names(shard) != self.telemetry_names:
+                raise ValueError(
+                    f"{shard.path}: its telemetry is {', '.join(telemetry_names(shard))}, that of {first.path.name} "
                     f"is {', '.join(self.telemetry_names)}; keep data sets in folders of their own"
                 )
 
@@ -205,14 +212,25 @@ class Rollouts(ShardedEpisodes[Episode]):
 
     def returns(self) -> Float64[np.ndarray, " episodes"]:
         """Sum of each episode's rewards."""
-        rewards = ((shard.read("rewards").astype(np.float64), shard.starts) for shard in self.shards)
+        rewards = ((shard.read("rewards").astype(np.float64), shard.starts) for shard in self.shards if shard.num_rows)
         return np.concatenate([np.add.reduceat(earned, starts) for earned, starts in rewards])
 
 
-def _telemetry_names(shard: reader.Shard) -> tuple[str, ...]:
+def telemetry_names(shard: reader.Shard) -> tuple[str, ...]:
+    """What each telemetry column of a shard holds, with its unit."""
     names: Any = shard.column_attributes["telemetry"].get("names", ())
     if np.shape(names) != shard.row_shapes["telemetry"]:
         raise ValueError(
             f"{shard.path}: telemetry does not name each of its columns; delete the file and make it again"
         )
     return tuple(map(str, names))
+
+
+def _env_args(shard: reader.Shard) -> dict[str, Any]:
+    """The attribute `env_args`, its names sorted; early shards have none, since no arguments could be given."""
+    found = shard.json_attribute("env_args") if "env_args" in shard.attributes else {}
+    if not isinstance(found, dict):
+        raise ValueError(
+            f"{shard.path}: attribute env_args is no set of named values; delete the file and make it again"
+        )
+    return dict(sorted(found.items()))

@@ -62,7 +62,8 @@ class Run:
         self._tracker = tracking.Tracker(self._out, settings, self._wandb, "train", self._tensorboard, learner.wandb_id)
         self._open.callback(self._tracker.finish)
         learner.wandb_id = self._tracker.run_id or learner.wandb_id
-        self._tracker.read(Product("dataset", data, self._facts["data_digest"], {"env": self._facts.get("env")}))
+        facts = {name: self._facts.get(name) for name in ("env", "env_args")}
+        self._tracker.read(Product("dataset", data, self._facts["data_digest"], facts))
 
     def log(self, values: Metrics) -> None:
         """Log one line of metrics."""

@@ -65,6 +65,7 @@ def _rollouts(path: str, split_seed: int) -> TrainingData:
         "data": path,
         "data_digest": data.digest(),
         "env": data.env,
+        "env_args": data.env_args,
         "train_seeds": data.seeds[list(split.train)].tolist(),
         "split_seed": split_seed,
     }

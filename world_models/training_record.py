@@ -1,7 +1,10 @@
 """What a model of rollouts was trained on, by its model.json; so that nothing is scored on what it was trained on."""
 
 import dataclasses
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from world_models import checkpoints
 from world_models.rollouts import Rollouts, environment
@@ -15,6 +18,7 @@ class TrainingRecord:
         data: folder of the rollouts.
         data_digest: of what was in it.
         env: their environment, as `rollouts.environment` names it.
+        env_args: the arguments that it was made with.
         split_seed: chose the episodes for training.
         seeds: of the episodes trained on.
     """
@@ -24,10 +28,17 @@ class TrainingRecord:
     env: str
     split_seed: int
     seeds: frozenset[int]
+    env_args: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def seen(self, data: Rollouts) -> set[int]:
-        """The seeds of those episodes of `data` that the model was trained on, wherever they lie."""
-        return set(self.seeds.intersection(data.seeds.tolist())) if self.env == data.env else set()
+        """The seeds of those episodes of `data` that the model was trained on, wherever they lie.
+
+        An environment's version and arguments do not count: the same seed may be the same track from another start,
+        or in other colours, and nobody but the environment could say when it is not. So an episode may be taken for
+        one that was trained on though it was not, never the other way round.
+        """
+        same = _without_version(self.env) == _without_version(data.env)
+        return set(self.seeds.intersection(data.seeds.tolist())) if same else set()
 
     def rollouts(self) -> Rollouts:
         """The rollouts it was trained on.
@@ -55,10 +66,16 @@ def load(run: str | Path) -> TrainingRecord:
     found = checkpoints.load_description(run, *texts, *numbers)
     data, digest, env = (found[name] for name in texts)
     split_seed, seeds = (found[name] for name in numbers)
+    env_args = found.get("env_args", {})  # models of data sets without arguments did not say so
     listed = seeds if isinstance(seeds, list) else [None]
-    if {type(text) for text in (data, digest, env)} != {str} or {type(n) for n in (split_seed, *listed)} != {int}:
+    numbered = {type(n) for n in (split_seed, *listed)} == {int}
+    if {type(text) for text in (data, digest, env)} != {str} or not isinstance(env_args, dict) or not numbered:
         raise ValueError(
-            f"{Path(run) / 'model.json'}: wanted texts as {', '.join(texts)} and whole numbers as "
-            f"{', '.join(numbers)}; train the model again"
+            f"{Path(run) / 'model.json'}: wanted named values as env_args, texts as {', '.join(texts)} and whole "
+            f"numbers as {', '.join(numbers)}; train the model again"
         )
-    return TrainingRecord(data, digest, environment(env), split_seed, frozenset(seeds))
+    return TrainingRecord(data, digest, environment(env), split_seed, frozenset(seeds), env_args)
+
+
+def _without_version(env: str) -> str:
+    return re.sub(r"-v\d+$", "", env)

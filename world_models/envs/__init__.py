@@ -1,9 +1,7 @@
 """Environments that yield 64x64x3 uint8 frames and a named telemetry vector, whatever is underneath."""
 
 import dataclasses
-import functools
-import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
@@ -11,12 +9,24 @@ import numpy as np
 from gymnasium import spaces
 from jaxtyping import Float32, UInt8
 
+from world_models.envs import observations
+from world_models.envs.action_columns import clipped as clipped
+from world_models.envs.action_columns import describe_space as describe_space
+from world_models.envs.action_columns import from_columns as from_columns
+from world_models.envs.action_columns import num_columns as num_columns
+from world_models.envs.action_columns import to_columns as to_columns
+from world_models.envs.making import FAST_CAR_RACING as FAST_CAR_RACING
+from world_models.envs.making import check_arguments as check_arguments
+from world_models.envs.making import draw_fast, has_indicator_bar, is_car_racing, recipe
+from world_models.envs.making import fault as fault
+from world_models.envs.making import gymnasium_warnings as gymnasium_warnings
+from world_models.envs.making import off_screen as off_screen
+from world_models.envs.observations import PictureError as PictureError
 from world_models.envs.preprocessing import Preprocess as Preprocess
 from world_models.envs.preprocessing import parse_crop as parse_crop
 from world_models.envs.preprocessing import preprocess as preprocess
 
 Frame = UInt8[np.ndarray, "64 64 3"]
-FAST_CAR_RACING = "world_models/CarRacing-v3"
 
 
 class FrameEnv:
@@ -27,22 +37,31 @@ class FrameEnv:
         action_space: its action space.
         preprocess: how its observations become frames.
         telemetry_names: what `telemetry()` holds, with units; empty where the simulator is unknown.
+        from_render: whether frames are what `render()` draws, not the observations.
+        picture: what the current frame was made of; None before the first reset.
     """
 
     def __init__(self, env: gymnasium.Env, from_render: bool, how: Preprocess):
         self.env, self.preprocess = env, how
         self.action_space: spaces.Space[Any] = env.action_space
-        self._from_render = from_render
+        self.from_render = from_render
+        self.picture: UInt8[np.ndarray, "height width *channels"] | None = None
+        self._shape: tuple[int, ...] | None = None
         self._fast: Any = env.unwrapped if hasattr(env.unwrapped, "check_next_frame") else None
         self._telemetry_class = _telemetry_class(env)
         self._state: np.ndarray | None = None
         self.telemetry_names: tuple[str, ...] = self._telemetry_class.NAMES if self._telemetry_class else ()
 
     def reset(self, seed: int) -> Frame:
-        """Begin the episode that the seed determines; returns x_0."""
+        """Begin the episode that the seed determines; returns x_0.
+
+        Raises:
+            PictureError: from here or from `step`, if the environment shows no picture of the promised kind and size.
+        """
         observation, _ = self.env.reset(seed=seed)
         self._telemetry = self._telemetry_class(self.env.unwrapped) if self._telemetry_class else None
         self._state = None
+        self._shape = None if self.from_render else self.env.observation_space.shape
         return self._frame(observation)
 
     def step(self, action: Float32[np.ndarray, " A"]) -> tuple[Frame, float, bool, bool]:
@@ -59,6 +78,11 @@ class FrameEnv:
         return self._state
 
     @property
+    def name(self) -> str:
+        """The environment's id."""
+        return self.env.spec.id if self.env.spec else type(self.env.unwrapped).__name__
+
+    @property
     def renderer(self) -> str:
         """Who draws the observations: `gymnasium`, or one of CarRacing's fast renderers."""
         return self._fast.renderer.name if self._fast else "gymnasium"
@@ -66,7 +90,8 @@ class FrameEnv:
     @property
     def renderer_note(self) -> str:
         """In a line, which renderer was taken and why; empty where there was no choice."""
-        return f"CarRacing is drawn by {self.renderer}: {self._fast.renderer_reason}" if self._fast else ""
+        reason = getattr(self.env.unwrapped, "renderer_reason", None)
+        return f"CarRacing is drawn by {self.renderer}: {reason}" if reason else ""
 
     @property
     def num_checked(self) -> int:
@@ -83,19 +108,26 @@ class FrameEnv:
         self.env.close()
 
     def _frame(self, observation: Any) -> Frame:
-        return preprocess(self.env.render() if self._from_render else observation, self.preprocess)  # type: ignore[arg-type]
+        picture: Any = self.env.render() if self.from_render else observation
+        if not (isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.shape == self._shape):
+            source = f"{self.name}: {'render()' if self.from_render else 'the observation'}"
+            self._shape = observations.check_picture(source, picture, self._shape, self.preprocess.crop)
+        self.picture = picture
+        return preprocess(picture, self.preprocess)
 
 
 def _telemetry_class(env: gymnasium.Env):
     """Who reads this simulator, None if nobody here knows it."""
-    if type(env.unwrapped).__name__ == "CarRacing" and hasattr(env.unwrapped, "car"):
+    if is_car_racing(env):
         from world_models.envs.car_racing import CarTelemetry
 
         return CarTelemetry
     return None
 
 
-def make_env(env_id: str, crop: str = "auto", renderer: str = "auto") -> FrameEnv:
+def make_env(
+    env_id: str, crop: str = "auto", renderer: str = "auto", env_args: Mapping[str, Any] | None = None
+) -> FrameEnv:
     """Make an environment by its Gymnasium id.
 
     Frames are the observations where those are images, else what `render_mode="rgb_array"` draws. The id's own time
@@ -104,95 +136,30 @@ def make_env(env_id: str, crop: str = "auto", renderer: str = "auto") -> FrameEn
     Args:
         env_id: the id; CarRacing-v3 is made with the fast renderer, which gives the same observations.
         crop: rows to keep, see `parse_crop`.
-        renderer: who draws CarRacing: auto, c, pygame or gymnasium.
+        renderer: who draws CarRacing, or a class made of it: auto, c, pygame or gymnasium.
+        env_args: arguments for the environment.
 
     Raises:
-        ValueError: unknown id, a missing package, no images to be had, actions that do not fit flat columns, or a
-            renderer that this environment or this machine does not have.
+        ValueError: unknown id, a missing package, arguments that the environment does not take, no images to be had,
+            actions that do not fit flat columns, or a renderer that this environment or this machine does not have.
     """
-    how = Preprocess(parse_crop(crop, env_id))
-    make = _maker(env_id, renderer)
+    make = recipe(env_id, renderer, env_args or {})
     env = make()
-    image = _is_image(env.observation_space)
-    if not image:
+    found = observations.why_no_pictures(env)
+    how = Preprocess(parse_crop(crop, not found and has_indicator_bar(env, make)))
+    if found:
         if "rgb_array" not in env.metadata.get("render_modes", ()):
             raise ValueError(
-                f"{env_id} has neither image observations nor render_mode rgb_array; choose an env with images"
+                f"{env_id} has neither image observations nor render_mode rgb_array: its observations are {found}; "
+                f"choose an env that observes {observations.WANTED}"
             )
         env.close()
         env = make(render_mode="rgb_array")
     elif how.crop is not None and how.crop[1] > env.observation_space.shape[0]:  # type: ignore[index]
         raise ValueError(f"crop {crop} keeps rows to {how.crop[1]}, {env_id} has {env.observation_space.shape[0]}")  # type: ignore[index]
     num_columns(env.action_space)
-    return FrameEnv(env, not image, how)
-
-
-def _maker(env_id: str, renderer: str) -> Callable[..., gymnasium.Env]:
-    """What makes the environment, with the renderer that was asked for."""
-    ours = env_id.removeprefix("world_models:") == FAST_CAR_RACING
-    if ours or (env_id == "CarRacing-v3" and renderer != "gymnasium"):
-        return functools.partial(_make, FAST_CAR_RACING, renderer=renderer)
-    if renderer not in ("auto", "gymnasium"):
-        raise ValueError(f"renderer {renderer} draws CarRacing-v3, not {env_id}; leave it out, or give gymnasium")
-    return functools.partial(_make, env_id)
-
-
-def _make(env_id: str, **options: Any) -> gymnasium.Env:
-    try:
-        return gymnasium.make(env_id, max_episode_steps=-1, disable_env_checker=True, **options)
-    except (gymnasium.error.Error, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"env {env_id!r} cannot be made: {reason}; give an id that gymnasium.make takes") from None
-
-
-def _is_image(space: spaces.Space) -> bool:
-    shape = space.shape or ()
-    return space.dtype == np.uint8 and (len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3)))
-
-
-def num_columns(space: spaces.Space) -> int:
-    """How many float32 columns an action takes: A.
-
-    Raises:
-        ValueError: actions of this space are not a vector of numbers.
-    """
-    if isinstance(space, spaces.Discrete):
-        return 1
-    if isinstance(space, spaces.Box | spaces.MultiDiscrete | spaces.MultiBinary):
-        return math.prod(space.shape or ())
-    raise ValueError(f"actions are {space}; only Box, Discrete, MultiDiscrete and MultiBinary fit columns of numbers")
-
-
-def to_columns(space: spaces.Space, action: Any) -> Float32[np.ndarray, " A"]:
-    """An action of the space as the columns that are stored.
-
-    Raises:
-        ValueError: the action has another number of values than the space.
-    """
-    columns = np.array(action, np.float32).reshape(-1)  # a copy: the policy may use its array again
-    if len(columns) != num_columns(space):
-        raise ValueError(f"the policy gave an action of {len(columns)} values, {space} takes {num_columns(space)}")
-    return columns
-
-
-def from_columns(space: spaces.Space, columns: Float32[np.ndarray, " A"]) -> Any:
-    """The stored columns as the action that `env.step` takes: exactly those float32 values."""
-    if isinstance(space, spaces.Discrete):
-        return int(columns[0])
-    return columns.reshape(space.shape or ()).astype(space.dtype)
-
-
-def describe_space(space: spaces.Space) -> dict[str, Any]:
-    """The action space as JSON, for the attribute `action_space`."""
-    kind = type(space).__name__
-    if isinstance(space, spaces.Discrete):
-        return {"type": kind, "n": int(space.n), "start": int(space.start)}
-    if isinstance(space, spaces.Box):
-        low, high = (
-            [float(x) if np.isfinite(x) else None for x in bound.reshape(-1)] for bound in (space.low, space.high)
-        )
-        return {"type": kind, "shape": list(space.shape), "low": low, "high": high}
-    return {"type": kind, "shape": list(space.shape or ())}
+    draw_fast(env, renderer, make)
+    return FrameEnv(env, bool(found), how)
 
 
 def spec(how: Preprocess) -> dict[str, Any]:

@@ -77,6 +77,17 @@ def _sign(x: float) -> float:
     return 1.0 if x > 0 else -1.0 if x < 0 else x + 0.0  # NumPy's sign of -0.0 is 0.0
 
 
+def move_car(car: Any, x: float, y: float, heading: float) -> None:
+    """Put the car there, its wheels turned with it; its speed stays."""
+    cos, sin = math.cos(heading - car.hull.angle), math.sin(heading - car.hull.angle)
+    home_x, home_y = car.hull.position
+    for wheel in car.wheels:
+        away_x, away_y = wheel.position[0] - home_x, wheel.position[1] - home_y
+        wheel.position = (x + cos * away_x - sin * away_y, y + sin * away_x + cos * away_y)
+        wheel.angle += heading - car.hull.angle
+    car.hull.position, car.hull.angle = (x, y), heading
+
+
 # Steering, gas and brake, each held for ten steps: throttle beyond its end, brakes that slow and that block, skids.
 _TRIAL = (
     *((0.0, 1.5, 0.0), (0.0, 1.5, 0.0), (0.05, 0.6, 0.15), (-0.3, 1.0, 0.85), (1.0, 0.4, -1.0), (-0.5, 1.0, 0.0)),

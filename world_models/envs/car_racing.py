@@ -6,61 +6,50 @@ positive, for angles as for distances.
 
 import bisect
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
+import gymnasium
 import numpy as np
-from gymnasium.envs.box2d import car_racing
+from gymnasium.envs.box2d import car_dynamics, car_racing
 from gymnasium.utils import EzPickle
 from jaxtyping import Float32, Float64
 
 from world_models.envs import renderer_choice
-from world_models.envs.car_dynamics import FastCar, fast_car_agrees
+from world_models.envs.car_dynamics import FastCar, fast_car_agrees, move_car
+from world_models.envs.car_renderer import Renderer
 from world_models.envs.car_scene import zoom_px_per_m
 
 CURVATURE_AHEAD_M = (10, 25, 50)
 CURVATURE_SPAN = 2  # points to either side that a curvature is measured over
 
 
-class CarRacing(car_racing.CarRacing):
-    """Gymnasium's CarRacing-v3, faster: the same observations, rewards, ends and random streams, bit for bit.
-
-    Args:
-        render_mode, verbose, lap_complete_percent, domain_randomize, continuous: as in Gymnasium.
-        renderer: who draws the observation: auto, c, pygame or gymnasium.
+class FastDrawing(car_racing.CarRacing):
+    """What makes a CarRacing fast, whatever class of CarRacing it stands before: a renderer, and a faster car.
 
     Attributes:
-        renderer: who draws; `renderer.name` tells which.
+        renderer: who draws the observation; `renderer.name` tells which.
         renderer_reason: in a line, why it was taken.
-        check_next_frame: set it, and the next observation is compared with the one that Gymnasium draws.
+        check_next_frame: set it, and the next observation is compared with the one that the class itself draws.
         num_checked: observations that were compared.
-
-    Raises:
-        ValueError: the renderer cannot be had on this machine.
-        renderer_choice.MismatchError: from `reset` or `step`, if a compared observation differs.
     """
 
-    def __init__(
-        self,
-        render_mode: str | None = None,
-        verbose: bool = False,
-        lap_complete_percent: float = 0.95,
-        domain_randomize: bool = False,
-        continuous: bool = True,
-        renderer: renderer_choice.RendererName = "auto",
-    ):
-        super().__init__(render_mode, verbose, lap_complete_percent, domain_randomize, continuous)
-        EzPickle.__init__(
-            self, render_mode, verbose, lap_complete_percent, domain_randomize, continuous, renderer=renderer
-        )
-        name, self.renderer_reason = renderer_choice.choose(renderer)
-        self.renderer = renderer_choice.RENDERERS[name]()
-        self.check_next_frame = False
-        self.num_checked = 0
+    renderer: Renderer
+    renderer_reason: str
+    check_next_frame = False
+    num_checked = 0
+
+    def draw_with(self, name: str, reason: str) -> None:
+        """Draw with the renderer of this name from now on."""
+        self.renderer, self.renderer_reason = renderer_choice.RENDERERS[name](), reason
+
+    def plain_picture(self) -> Any:
+        """The observation as the class itself draws it."""
+        return super()._render("state_pixels")
 
     def step(self, action: Any):
         """A step as Gymnasium's; None is the one without an action that ends a reset."""
-        if action is None and fast_car_agrees():
-            assert self.car is not None
+        if action is None and type(self.car) is car_dynamics.Car and fast_car_agrees():
             self.car.__class__ = FastCar
         return super().step(action)  # type: ignore[arg-type]
 
@@ -81,6 +70,81 @@ class CarRacing(car_racing.CarRacing):
         world.contactListener = world.contactListener_bug_workaround = None
         self.contactListener_keepref = None
         self._destroy()
+
+
+class CarRacing(FastDrawing):
+    """Gymnasium's CarRacing-v3, faster: the same observations, rewards, ends and random streams, bit for bit.
+
+    With `random_start` the track of a seed is the same, and the car starts at rest on any of its tiles, along the
+    track. A lap then begins and ends at that tile. The tile is drawn from a generator that `np_random` spawns, so
+    that the numbers which make the tracks stay the same.
+
+    Args:
+        render_mode, verbose, lap_complete_percent, domain_randomize, continuous: as in Gymnasium.
+        renderer: who draws the observation: auto, c, pygame or gymnasium.
+        random_start: start at a random tile, not at the track's first.
+
+    Raises:
+        ValueError: the renderer cannot be had on this machine.
+        renderer_choice.MismatchError: from `reset` or `step`, if a compared observation differs.
+    """
+
+    def __init__(
+        self,
+        render_mode: str | None = None,
+        verbose: bool = False,
+        lap_complete_percent: float = 0.95,
+        domain_randomize: bool = False,
+        continuous: bool = True,
+        renderer: renderer_choice.RendererName = "auto",
+        random_start: bool = False,
+    ):
+        super().__init__(render_mode, verbose, lap_complete_percent, domain_randomize, continuous)
+        options = {"renderer": renderer, "random_start": random_start}
+        EzPickle.__init__(self, render_mode, verbose, lap_complete_percent, domain_randomize, continuous, **options)
+        self.random_start = random_start
+        self.draw_with(*renderer_choice.choose(renderer))
+
+    def step(self, action: Any):
+        """A step as Gymnasium's; None is the one without an action that ends a reset."""
+        if action is None and self.random_start and self.car is not None and self.t == 0:
+            self._start_anywhere()
+        return super().step(action)
+
+    def _start_anywhere(self) -> None:
+        """Put the car on a random tile, and number the tiles from there: the lap is complete at tile 0."""
+        start = int(self.np_random.spawn(1)[0].integers(len(self.track)))
+        heading, x, y = self.track[start][1:4]
+        old_car: Any = self.car
+        old_car.destroy()
+        # Gymnasium's car is made with its wheels unturned, which is right where the heading is 0.
+        self.car = car_dynamics.Car(self.world, 0, x, y)
+        move_car(self.car, x, y, heading)
+        for tile in self.road or ():
+            tile.idx = (tile.idx - start) % len(self.track)
+
+
+def draw_fast(car: Any, renderer: str, make: Callable[[], gymnasium.Env]) -> None:
+    """Have a CarRacing of somebody's own class drawn fast, if a trial shows that the class draws the same pixels.
+
+    Args:
+        car: the simulator, not wrapped.
+        renderer: auto, c, pygame or gymnasium.
+        make: makes another one for the trial, wrapped or not.
+
+    Raises:
+        ValueError: the renderer cannot be had for this class.
+    """
+    name, reason = renderer_choice.choose(renderer, make)
+    kind = type(car)
+    if isinstance(car, FastDrawing):
+        car.draw_with(name, reason)
+    elif name != "gymnasium":
+        named = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
+        car.__class__ = type(kind)(kind.__name__, (FastDrawing, kind), named)
+        car.draw_with(name, reason)
+    elif renderer != "gymnasium":
+        car.renderer_reason = reason
 
 
 class CarTelemetry:

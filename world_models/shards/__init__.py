@@ -16,6 +16,9 @@ SHARD_NAME = re.compile(r"shard-(\d{5,})\.h5")
 EPISODE_COLUMNS = {"episode_start": np.int64, "episode_length": np.int32, "episode_seed": np.int64}
 """The numeric episode columns and their dtypes; `episode_policy`, a string, is the fourth."""
 
+SKIPPED_SEEDS = "skipped_seeds"
+"""Attribute of a shard that lacks planned episodes, since they ended in their warm-up: a JSON list of their seeds."""
+
 BLOCK_ROWS = 1024
 
 

@@ -61,6 +61,10 @@ class ShardedEpisodes(Sequence[AnyEpisode]):
         shards: its shards.
         lengths, seeds: rows and env seed of each episode, int64 (E,).
         policies: which policy drove each episode.
+        skipped_seeds: seeds of the episodes that were left out, since they ended in their warm-up.
+
+    Raises:
+        FileNotFoundError, ValueError: as `open_shards`; or all episodes were left out.
     """
 
     def __init__(self, path: str | Path, fmt: Format, verify: bool = False):
@@ -69,6 +73,9 @@ class ShardedEpisodes(Sequence[AnyEpisode]):
         self.lengths = np.concatenate([shard.lengths for shard in self.shards])
         self.seeds = np.concatenate([shard.seeds for shard in self.shards])
         self.policies = tuple(policy for shard in self.shards for policy in shard.policies)
+        self.skipped_seeds = tuple(seed for shard in self.shards for seed in shard.skipped_seeds)
+        if not len(self.lengths):
+            raise ValueError(f"{path}: holds no episode, each ended in its warm-up; collect with fewer --warmup_steps")
         self._starts = np.concatenate([shard.starts for shard in self.shards])
         self._shard_of = np.repeat(np.arange(len(self.shards)), [len(shard.starts) for shard in self.shards])
 

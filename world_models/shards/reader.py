@@ -17,6 +17,7 @@ from world_models.shards import (
     BLOCK_ROWS,
     EPISODE_COLUMNS,
     SHARD_NAME,
+    SKIPPED_SEEDS,
     Column,
     Format,
     little_endian,
@@ -43,6 +44,7 @@ class Shard:
         num_rows: rows of every row column.
         starts, lengths, seeds: the episode table, int64 (E,).
         policies: which policy drove each episode.
+        skipped_seeds: seeds of the episodes that were left out, since they ended in their warm-up.
         row_shapes: the shape of one row of each column.
 
     Raises:
@@ -67,6 +69,11 @@ class Shard:
 
     def __repr__(self) -> str:
         return f"Shard({self.path}, {len(self.starts)} episodes, {self.num_rows} rows)"
+
+    @property
+    def num_planned(self) -> int:
+        """Episodes that were to be recorded: those that it holds, and those that ended in their warm-up."""
+        return len(self.starts) + len(self.skipped_seeds)
 
     def read(self, column: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Rows start..stop of a column.
@@ -185,14 +192,22 @@ class Shard:
                 self._refuse(
                     f"{name} is {columns[name].dtype}, wanted {np.dtype(dtype)}; delete the file and make it again"
                 )
-        if len({len(column) for column in columns.values()}) > 1 or not len(columns["episode_start"]):
+        self.skipped_seeds = self._read_skipped_seeds()
+        none = not (len(columns["episode_start"]) or self.skipped_seeds)
+        if len({len(column) for column in columns.values()}) > 1 or none:
             self._refuse("episode columns of different lengths, or none; delete the file and make it again")
         self.starts, self.lengths, self.seeds = (columns[name][:].astype(np.int64) for name in EPISODE_COLUMNS)
         self.policies = tuple(map(str, columns["episode_policy"].asstr()[:]))
-        ends = self.starts + self.lengths
-        tiled = self.starts[0] == 0 and (self.starts[1:] == ends[:-1]).all() and ends[-1] == self.num_rows
-        if not tiled or self.lengths.min() < 2:
+        borders = np.concatenate([[0], self.starts + self.lengths])
+        tiled = np.array_equal(self.starts, borders[:-1]) and borders[-1] == self.num_rows
+        if not tiled or (self.lengths < 2).any():
             self._refuse("its episodes do not tile its rows; delete the file and make it again")
+
+    def _read_skipped_seeds(self) -> tuple[int, ...]:
+        skipped = self.json_attribute(SKIPPED_SEEDS) if SKIPPED_SEEDS in self.attributes else []
+        if not (isinstance(skipped, list) and all(type(seed) is int and 0 <= seed < 2**63 for seed in skipped)):
+            self._refuse(f"attribute {SKIPPED_SEEDS} is no list of seeds; delete the file and make it again")
+        return tuple(skipped)
 
     def _verify(self, file: h5py.File) -> None:
         """Compare every column with its digest, and the end flags with the episode table."""

@@ -13,7 +13,15 @@ import numpy as np
 from isal import isal_zlib
 
 from world_models import files
-from world_models.shards import EPISODE_COLUMNS, Column, Format, little_endian, opening, strings_bytes
+from world_models.shards import (
+    EPISODE_COLUMNS,
+    SKIPPED_SEEDS,
+    Column,
+    Format,
+    little_endian,
+    opening,
+    strings_bytes,
+)
 
 PACKING_LEVEL = 2
 """Of isal: 12 us and 1,460 bytes a frame of CarRacing, where zlib at its level 4 takes 73 us and 1,315 bytes."""
@@ -116,15 +124,16 @@ class ShardWriter:
 
     def tile_episodes(self, lengths: Sequence[int], seeds: Sequence[int], policies: Sequence[str]) -> None:
         """Give the whole episode table at once."""
-        starts = np.cumsum([0, *lengths[:-1]]).tolist()
+        starts = np.cumsum([0, *lengths])[:-1].tolist()
         self._episodes = list(zip(starts, map(int, lengths), map(int, seeds), policies, strict=True))
 
     def finish(self) -> None:
         """Write what is pending, the episode table, digests and attributes; `complete` comes last."""
         digests = {name: column.finish() for name, column in self._columns.items()}
         rows = {column.rows for column in self._columns.values()}
-        assert self._episodes and rows == {sum(self._episodes[-1][:2])}, "every row belongs to an episode"
-        starts, lengths, seeds, policies = zip(*self._episodes, strict=True)
+        assert rows == {sum(self._episodes[-1][:2]) if self._episodes else 0}, "every row belongs to an episode"
+        assert self._episodes or SKIPPED_SEEDS in self.attributes, "an empty shard says why"
+        starts, lengths, seeds, policies = zip(*self._episodes, strict=True) if self._episodes else ((),) * 4
         for (name, dtype), values in zip(EPISODE_COLUMNS.items(), (starts, lengths, seeds), strict=True):
             data = np.array(values, dtype)
             self._file[name] = data

@@ -1,0 +1,256 @@
+"""An episode under way ends by name: the policy, its line and the step, or the environment and the step."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from world_models import collect, live_episode
+from world_models.collect import CollectConfig, Job
+from world_models.config import Stopped
+from world_models.recording import record_shard
+from world_models.rollouts import FORMAT, Rollouts
+from world_models.shards import shard_path
+from world_models.shards.reader import Shard
+
+SOURCE = """
+import numpy as np
+
+def {name}(env, seed):
+    steps = iter(range(1, 1000))
+    def act(frame):
+        step = next(steps)
+        return {wrong} if (seed, step) == (5, 17) else {right}
+    return act
+"""
+
+
+class Steered(gymnasium.Env):
+    """Shows noise, and hands out the rewards that a test puts in their place."""
+
+    observation_space = spaces.Box(0, 255, (48, 40, 3), np.uint8)
+    action_space: spaces.Space = spaces.Box(-1.0, 1.0, (2,))
+    rewards: dict[tuple[int, int], float] = {}  # noqa: RUF012
+    sizes: dict[tuple[int, int], int] = {}  # noqa: RUF012
+    taken: list[Any] = []  # noqa: RUF012
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
+        super().reset(seed=seed)
+        self.now = (seed or 0, 0)
+        return self.observe(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        self.taken.append(action)
+        self.now = self.now[0], self.now[1] + 1
+        return self.observe(), self.rewards.get(self.now, 1.0), False, False, {}
+
+    def observe(self) -> np.ndarray:
+        return self.np_random.integers(0, 256, (48, self.sizes.get(self.now, 40), 3), np.uint8)
+
+
+class Chosen(Steered):
+    action_space = spaces.Discrete(3, start=1)
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    kinds: tuple[Any, ...] = (Steered, Chosen)
+    for kind in kinds:
+        gymnasium.register(f"{kind.__name__}-v0", kind)
+    monkeypatch.setattr(Steered, "taken", [])
+    yield
+    for kind in kinds:
+        del gymnasium.registry[f"{kind.__name__}-v0"]
+
+
+@pytest.fixture
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Job]:
+    """Prepares two shards of two episodes, seeds 4 to 7; step 17 of seed 5, in the first shard, may be a wrong one."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def prepared(wrong: str = "right", right: str = "[0.0, 0.0]", env: str = "Steered-v0") -> Job:
+        name = f"policy_{abs(hash((wrong, right, env)))}"
+        body = SOURCE.format(name=name, wrong=right if wrong == "right" else wrong, right=right)
+        (tmp_path / f"{name}.py").write_text(body)
+        job = collect.prepare(
+            CollectConfig(
+                str(tmp_path / "out"), 4, 20, env, f"{name}:{name}", seed=4, executor="serial", episodes_per_shard=2
+            )
+        )
+        assert isinstance(job, Job)
+        return job
+
+    return prepared
+
+
+# --- the policy
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("[np.nan, 0]", "has to be finite"),
+        ("[0, np.inf]", "has to be finite"),
+        ("None", "is no array of real numbers"),
+        ("['0', '1']", "is no array of real numbers"),
+        ("[0.0]", "an action of 1 values"),
+        ("[[0.0], [1, 2]]", "is no array"),
+    ],
+)
+def test_an_action_that_cannot_be_stored_ends_the_collection_by_name(start: Callable[..., Job], wrong: str, said: str):
+    name = r"^policy 'policy_\d+:policy_\d+' at step 17 of the episode of seed 5: .*"
+    with pytest.raises(Stopped, match=name + said):
+        collect.collect(start(wrong))
+
+
+@pytest.mark.parametrize("wrong", ["0", "4", "1.5", "np.nan"])
+def test_a_discrete_action_outside_its_space_ends_the_collection_by_name(start: Callable[..., Job], wrong: str):
+    with pytest.raises(Stopped, match=r"^policy '.*' at step 17 of the episode of seed 5: the policy gave"):
+        collect.collect(start(wrong, "1", "Chosen-v0"))
+
+
+def test_a_shard_with_a_wrong_action_is_not_kept_and_finished_ones_stay(start: Callable[..., Job], tmp_path: Path):
+    job = start("[np.nan, 0]")
+    (tmp_path / "out").mkdir()
+    record_shard(job.tasks[1], lambda units: None)
+    before = shard_path(tmp_path / "out", 1).read_bytes()
+    with pytest.raises(Stopped):
+        collect.collect(job)
+    assert not shard_path(tmp_path / "out", 0).exists() and not list((tmp_path / "out").glob("*.partial"))
+    assert shard_path(tmp_path / "out", 1).read_bytes() == before
+
+
+def test_a_policy_that_raises_in_mid_collection_is_named_with_its_line(start: Callable[..., Job]):
+    said = (
+        r"^policy '.*' fails at step 17 of the episode of seed 5: ZeroDivisionError\('.*'\) at .*policy_\d+.py:8; mend"
+    )
+    with pytest.raises(Stopped, match=said):
+        collect.collect(start("1 // 0"))
+
+
+def test_a_policy_that_cannot_be_made_for_a_later_episode_is_named(
+    start: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "fussy_policy.py").write_text("def make(env, seed):\n    return [lambda frame: [0, 0]][seed]\n")
+    config = CollectConfig(str(tmp_path / "out"), 2, 5, "Steered-v0", "fussy_policy:make", executor="serial")
+    with pytest.raises(
+        Stopped, match=r"fails when it is made for the episode of seed 1: IndexError\(.*fussy_policy.py:2"
+    ):
+        collect.collect(collect.prepare(config))
+
+
+def test_an_error_of_our_own_policies_is_a_bug(start: Callable[..., Job], monkeypatch: pytest.MonkeyPatch):
+    def random(env: Any, seed: int) -> Any:
+        return lambda frame: 1 // 0
+
+    monkeypatch.setitem(live_episode.policies.BUILTIN, "random", random)
+    config = CollectConfig("unused", 2, 5, "Steered-v0", "random")
+    with pytest.raises(ZeroDivisionError):
+        collect.prepare(config)
+
+
+def test_a_wrong_action_in_a_worker_ends_the_command_in_one_line(tmp_path: Path):
+    (tmp_path / "late_policy.py").write_text(SOURCE.format(name="seven", wrong="7", right="step % 2"))
+    usual = "--env CartPole-v1 --policy late_policy:seven --seed 4 --num_episodes 3 --max_steps 20 --num_workers 2"
+    done = subprocess.run(
+        [sys.executable, "-m", "world_models.collect", "--out", str(tmp_path / "out"), *usual.split()],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+    )
+    errors = [line for line in done.stderr.splitlines() if line and not line.startswith("collect:")]
+    assert (done.returncode, len(errors)) == (1, 1), done.stderr
+    assert (
+        "policy 'late_policy:seven' at step 17 of the episode of seed 5: the policy gave 7, which is not in"
+        in errors[0]
+    )
+
+
+# --- what lies outside a Box
+
+
+def test_what_lies_outside_is_stored_as_it_was_handed_to_the_env(start: Callable[..., Job], tmp_path: Path):
+    collect.collect(start("[3, -0.5]", "[0.25, -7]"))
+    data = Rollouts(tmp_path / "out")
+    stored = np.concatenate([episode.actions for episode in data])
+    np.testing.assert_array_equal(stored, Steered.taken[-80:])
+    expected = np.tile(np.float32([0.25, -1]), (20, 1))
+    np.testing.assert_array_equal(data[0].actions, expected)
+    expected[16] = [1, -0.5]
+    np.testing.assert_array_equal(data[1].actions, expected)
+
+
+def test_the_end_says_how_many_actions_were_clipped(start: Callable[..., Job], capsys: pytest.CaptureFixture[str]):
+    collect.collect(start("[0, 1.001]", "[-1, 1]"))
+    assert "1 of 80 actions lay outside the action space and were clipped to it" in capsys.readouterr().out
+
+
+def test_nothing_is_said_where_no_action_was_clipped(start: Callable[..., Job], capsys: pytest.CaptureFixture[str]):
+    collect.collect(start())
+    assert "clipped" not in capsys.readouterr().out
+
+
+# --- the environment
+
+
+@pytest.mark.parametrize("reward", [np.nan, np.inf, -np.inf, 1e39])
+def test_a_reward_that_float32_cannot_hold_ends_the_collection_by_name(
+    start: Callable[..., Job], monkeypatch: pytest.MonkeyPatch, reward: float
+):
+    monkeypatch.setattr(Steered, "rewards", {(6, 9): reward})
+    with pytest.raises(Stopped, match=r"^Steered-v0: the reward is .* at step 9 of the episode of seed 6; "):
+        collect.collect(start())
+
+
+@pytest.mark.parametrize(("step", "when"), [(12, "step 12"), (0, "before the first action")])
+def test_a_picture_of_another_size_ends_the_collection_by_name(
+    start: Callable[..., Job], monkeypatch: pytest.MonkeyPatch, step: int, when: str
+):
+    monkeypatch.setattr(Steered, "sizes", {(6, step): 41})
+    said = rf"^Steered-v0: the observation gave 48x41x3, not 48x40x3; mend the environment \({when} of the episode of "
+    with pytest.raises(Stopped, match=said + r"seed 6\)$"):
+        collect.collect(start())
+
+
+# --- warm-up
+
+
+def test_an_action_space_without_zero_has_no_warm_up(tmp_path: Path):
+    config = CollectConfig(str(tmp_path / "out"), 2, 5, "Chosen-v0", "random", warmup_steps=1)
+    with pytest.raises(ValueError, match="Chosen-v0 has no action 0 for the warm-up; give no --warmup_steps"):
+        collect.prepare(config)
+
+
+# --- what was stored before
+
+
+@pytest.mark.parametrize(("column", "wrong"), [("actions", np.nan), ("actions", -np.inf), ("rewards", np.inf)])
+def test_verify_refuses_stored_numbers_that_are_not_finite(
+    start: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, column: str, wrong: float
+):
+    job = start()
+    act, step = live_episode.LiveEpisode.act, live_episode.LiveEpisode.step
+
+    def acts(self: Any) -> np.ndarray:
+        action = act(self)
+        action[1] = wrong if column == "actions" and (self.seed, self.steps) == (7, 9) else 0
+        return action
+
+    def steps(self: Any, action: Any) -> tuple[float, bool, bool]:
+        _, *ends = step(self, action)
+        return (wrong if column == "rewards" and (self.seed, self.steps) == (7, 9) else 0.0, *ends)
+
+    monkeypatch.setattr(live_episode.LiveEpisode, "act", acts)
+    monkeypatch.setattr(live_episode.LiveEpisode, "step", steps)
+    collect.collect(job)
+    Shard(shard_path(tmp_path / "out", 1), FORMAT, verify=True)  # undamaged
+    said = rf"shard-00001.h5: 1 of 42 rows of {column} are not finite, the first at step 9 of the episode of seed 7, "
+    with pytest.raises(ValueError, match=said + "driven by policy_"):
+        collect.prepare(CollectConfig(verify=str(tmp_path / "out")))

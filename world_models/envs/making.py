@@ -1,0 +1,279 @@
+"""From the id and the arguments that a person gave to a Gymnasium environment, or to one line on why there is none."""
+
+import contextlib
+import dataclasses
+import difflib
+import functools
+import importlib
+import inspect
+import json
+import os
+import re
+import reprlib
+import traceback
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import gymnasium
+from gymnasium.envs import registration
+
+from world_models.envs.preprocessing import BAR_ROWS, BAR_TOP
+
+FAST_CAR_RACING = "world_models/CarRacing-v3"
+PLAIN_CAR_RACING = "CarRacing-v3"
+MAX_JSON_LETTERS = 16_384
+OURS = {
+    "render_mode": "it is chosen here",
+    "max_episode_steps": "give --max_steps",
+    "disable_env_checker": "it is chosen here",
+    "renderer": "give --renderer",
+    "id": "give --env",
+}
+"""Arguments of `gymnasium.make` that are not for `env_args`, and what to do instead."""
+
+
+def check_arguments(env_args: Any) -> str:
+    """The arguments as JSON with sorted keys, as a shard stores them.
+
+    Raises:
+        ValueError: they are not names with values that JSON holds, or some of them are set otherwise.
+    """
+    wanted = "give names with values, such as --env_args.domain_randomize true"
+    if not isinstance(env_args, Mapping):
+        raise ValueError(f"env_args is {reprlib.repr(env_args)}; {wanted}")
+    try:
+        text = json.dumps(env_args, sort_keys=True, allow_nan=False)
+        kept = json.loads(text) == env_args
+    except (TypeError, ValueError, RecursionError):
+        text, kept = "", False
+    if not kept:
+        held = "finite numbers, text, true, false, null, lists, and names that are text"
+        raise ValueError(f"env_args is {reprlib.repr(env_args)}; {wanted}: JSON holds {held}")
+    if len(text) > MAX_JSON_LETTERS:
+        raise ValueError(f"env_args is {len(text):,} letters of JSON; give {MAX_JSON_LETTERS:,} at most")
+    for name, instead in OURS.items():
+        if name in env_args:
+            raise ValueError(f"env_args holds {name}, which is no argument of the environment; {instead}")
+    return text
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What makes an environment. Equal recipes make equal environments.
+
+    Attributes:
+        env_id: the id, with the module that registers it if that has to be imported.
+        env_args: arguments for the environment, as `check_arguments` writes them.
+        renderer: who draws our own CarRacing; None where that is not to be made.
+    """
+
+    env_id: str
+    env_args: str
+    renderer: str | None = None
+
+    def __call__(self, **options: Any) -> gymnasium.Env:
+        """Make it without a time limit, and with these options of `gymnasium.make`.
+
+        Raises:
+            ValueError: it cannot be made, or does not take its arguments.
+        """
+        spec, arguments = find(self.env_id), json.loads(self.env_args)
+        if arguments:
+            with self._blamed():
+                parameters = _parameters(spec)
+            _check_taken(self.env_id, parameters, arguments)
+        env_id = FAST_CAR_RACING if self.renderer else self.env_id
+        options |= arguments | ({"renderer": self.renderer} if self.renderer else {})
+        with self._blamed():
+            return gymnasium.make(env_id, max_episode_steps=-1, disable_env_checker=True, **options)
+
+    @contextlib.contextmanager
+    def _blamed(self) -> Iterator[None]:
+        """Whatever somebody's environment raises when it is made is a fault of what was asked for, in one line."""
+        given = "" if self.env_args == "{}" else f" with env_args {self.env_args}"
+        try:
+            yield
+        except (gymnasium.error.Error, ImportError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(f"env {self.env_id!r} cannot be made: {reason}; install what it needs") from None
+        except Exception as error:
+            if self.renderer:  # our own class refuses in its own words
+                raise
+            # Gymnasium raises some errors again, in its own file.
+            origin = error.__cause__ if type(error.__cause__) is type(error) else error
+            raise ValueError(f"env {self.env_id!r} cannot be made{given}: {fault(origin)}; mend it") from error
+
+
+def recipe(env_id: str, renderer: str, env_args: Mapping[str, Any]) -> Recipe:
+    """The recipe of an environment; CarRacing-v3 is made as ours, which is the same and faster, if that may draw."""
+    text = check_arguments(env_args)
+    ours = env_id.removeprefix("world_models:") == FAST_CAR_RACING
+    if ours or (env_id == PLAIN_CAR_RACING and renderer != "gymnasium"):
+        return Recipe(env_id, text, renderer)
+    return Recipe(env_id, text)
+
+
+def find(env_id: str) -> registration.EnvSpec:
+    """What is registered under an id, after the import of its module.
+
+    Raises:
+        ValueError: nothing, or its module cannot be imported; the line names what is near.
+    """
+    module, colon, name = env_id.rpartition(":")
+    if colon:
+        try:
+            importlib.import_module(module)
+        except (Exception, SystemExit) as error:  # importing somebody's module runs it
+            if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+                problem = f"{error}; give an id, or MODULE:ID with a module that Python finds"
+            else:
+                problem = f"the import of {module} fails, {fault(error)}; mend it"
+            raise ValueError(f"env {env_id!r} cannot be made: {problem}") from error
+    try:
+        namespace, plain, version = registration.parse_env_id(name)
+        newest = registration.find_highest_version(namespace, plain) if version is None else version
+        return gymnasium.spec(registration.get_env_id(namespace, plain, newest))
+    except gymnasium.error.Error as error:
+        reason = re.sub(r"\.? Did you mean.*", "", " ".join(str(error).split())).rstrip(".")
+    near = difflib.get_close_matches(name, gymnasium.registry, n=3)
+    meant = f"did you mean {' or '.join(near)}?" if near else "give an id that gymnasium.make takes."
+    own = "" if colon else f" One of your own comes with the module that registers it: --env my_package:{name}"
+    raise ValueError(f"env {env_id!r} cannot be made: {reason}; {meant}{own}")
+
+
+def fault(error: BaseException) -> str:
+    """An error of somebody's code in a line: what it is, and the file and the line where it arose."""
+    said = " ".join(str(error).split())
+    where = traceback.extract_tb(error.__traceback__)
+    file, line = (where[-1].filename, where[-1].lineno) if where else ("?", 0)
+    if isinstance(error, SyntaxError):
+        said, file, line = error.msg, error.filename or file, error.lineno or line
+    return f"{type(error).__name__}{f': {said}' if said else ''} ({file}, line {line})"
+
+
+def _parameters(spec: registration.EnvSpec) -> Mapping[str, inspect.Parameter] | None:
+    """What may be given to the environment by name; None where it does not tell, or takes any name."""
+    creator = spec.entry_point if callable(spec.entry_point) else registration.load_env_creator(str(spec.entry_point))
+    parameters = inspect.signature(creator).parameters
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return None
+    return {
+        name: parameter
+        for name, parameter in parameters.items()
+        if parameter.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    }
+
+
+def _check_taken(env_id: str, parameters: Mapping[str, inspect.Parameter] | None, arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments that the environment does not take, and values of another kind than its defaults.
+
+    Raises:
+        ValueError: there is such a one.
+    """
+    if parameters is None:
+        return
+    for name, value in arguments.items():
+        if name not in parameters:
+            raise ValueError(_not_taken(env_id, name, sorted(set(parameters) - set(OURS))))
+        if wanted := _wanted(parameters[name].default, value):
+            raise ValueError(f"env_args.{name} is {value!r}; {env_id} wants {wanted}")
+
+
+def _not_taken(env_id: str, name: str, takes: list[str]) -> str:
+    takes_it = f"{env_id} takes {', '.join(takes) or 'no arguments'}"
+    near = difflib.get_close_matches(name, takes, n=1)
+    instead = f"; did you mean {near[0]}?" if near else ""
+    if env_id == PLAIN_CAR_RACING and name == "random_start":
+        instead = f"; --env {FAST_CAR_RACING} takes it too"
+    return f"env_args holds {name}; {takes_it}{instead}"
+
+
+def _wanted(default: Any, value: Any) -> str | None:
+    """What a value has to be, if it is of another kind than the default: text is never true or false, nor a number."""
+    if isinstance(default, bool):
+        return None if isinstance(value, bool) else "true or false"
+    if isinstance(default, int | float):
+        return None if isinstance(value, int | float) and not isinstance(value, bool) else "a number"
+    return None
+
+
+def is_car_racing(env: gymnasium.Env) -> bool:
+    """Whether the simulator, under its wrappers, is CarRacing or a class made of it, whatever its id."""
+    names = {kind.__name__ for kind in type(env.unwrapped).__mro__}
+    return "CarRacing" in names and hasattr(env.unwrapped, "car")
+
+
+def _is_gymnasiums_car_racing(env: gymnasium.Env) -> bool:
+    """The same of Gymnasium's own class, which is not imported for it."""
+    kinds = {(kind.__module__, kind.__name__) for kind in type(env.unwrapped).__mro__}
+    return ("gymnasium.envs.box2d.car_racing", "CarRacing") in kinds
+
+
+def has_indicator_bar(env: gymnasium.Env, make: Recipe) -> bool:
+    """Whether the last rows of the environment's observations are CarRacing's indicators, whatever its id."""
+    if not is_car_racing(env) or (env.observation_space.shape or (0,))[0] != BAR_ROWS:
+        return False
+    return bool(make.renderer) or not _is_gymnasiums_car_racing(env) or _draws_bar(make)
+
+
+@functools.cache
+def _draws_bar(make: Recipe) -> bool:
+    """Whether a class that somebody made of CarRacing still draws the bar, which is black but for some numbers."""
+    from world_models.envs.car_renderer import GymnasiumRenderer
+
+    with contextlib.closing(make()) as env:
+        env.reset(seed=0)
+        car: Any = env.unwrapped
+        car.t = 1.0  # the camera has come close, so the ground fills the picture
+        return bool((GymnasiumRenderer().draw(car)[BAR_TOP:] == 0).all(axis=2).mean() > 0.5)
+
+
+def draw_fast(env: gymnasium.Env, renderer: str, make: Recipe) -> None:
+    """Have a class that somebody made of Gymnasium's CarRacing drawn by a renderer that gives the same pixels.
+
+    Args:
+        env: the environment, which our own CarRacing with its own renderer may be as well.
+        renderer: as in `make_env`.
+        make: makes such environments, for the trial.
+
+    Raises:
+        ValueError: the renderer was asked for by name, and does not draw this environment.
+    """
+    if make.renderer:
+        return
+    if _is_gymnasiums_car_racing(env):
+        from world_models.envs import car_racing
+
+        car_racing.draw_fast(env.unwrapped, renderer, make)
+    elif renderer not in ("auto", "gymnasium"):
+        raise ValueError(f"renderer {renderer} draws CarRacing, not {make.env_id}; leave it out, or give gymnasium")
+
+
+@contextlib.contextmanager
+def off_screen() -> Iterator[None]:
+    """In this block pygame opens no window and no sound card, unless the user named drivers for them.
+
+    Where there is neither, SDL and what it loads write errors past Python to the terminal.
+    """
+    drivers = {"SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy"}
+    ours = [name for name in drivers if name not in os.environ]
+    os.environ.update({name: drivers[name] for name in ours})
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
+
+
+@contextlib.contextmanager
+def gymnasium_warnings() -> Iterator[list[str]]:
+    """Collect what Gymnasium warns of in this block, as plain lines; warnings of others come as ever."""
+    lines: list[str] = []
+    with warnings.catch_warnings(record=True) as heard:
+        yield lines
+    for warning in heard:
+        if f"{os.sep}gymnasium{os.sep}" in warning.filename:
+            lines.append(re.sub(r"\x1b\[\d*m", "", str(warning.message)).removeprefix("WARN: "))
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
