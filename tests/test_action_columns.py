@@ -29,7 +29,7 @@ class Ungraspable:
     ("space", "action", "columns"),
     [
         (STEER, [0.5, -1, 1], [0.5, -1, 1]),
-        (STEER, np.float64([0.1, 0.2, 0.3]), np.float32([0.1, 0.2, 0.3])),
+        (STEER, np.array([0.1, 0.2, 0.3]), np.array([0.1, 0.2, 0.3], np.float32)),
         (STEER, np.zeros((1, 3)), [0, 0, 0]),
         (GRID, np.arange(6).reshape(2, 3) / 8, np.arange(6) / 8),
         (GRID, np.arange(6) / 8, np.arange(6) / 8),
@@ -52,7 +52,8 @@ def test_an_action_of_the_space_is_taken_as_it_is(space: spaces.Space, action: A
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf, 1e300])
 @pytest.mark.parametrize("space", [STEER, WIDE, BYTES, spaces.MultiDiscrete([3, 4])], ids=str)
 def test_what_is_not_finite_in_float32_is_refused(space: spaces.Space, wrong: float):
-    action = [0.0] * (space.shape or ())[0]
+    assert space.shape
+    action = [0.0] * space.shape[0]
     action[1] = wrong
     with warnings.catch_warnings(), pytest.raises(ValueError, match="has to be finite in float32"):
         warnings.simplefilter("error")
@@ -107,7 +108,7 @@ def test_a_large_space_is_named_in_one_line():
         (spaces.MultiDiscrete([3, 4]), [0, 4]),
         (spaces.MultiDiscrete([3, 4]), [-1, 0]),
         (spaces.MultiDiscrete([3, 4], start=[1, 1]), [1, 0]),
-        (spaces.MultiDiscrete([[3, 4], [5, 6]]), [[2, 3], [4, 6]]),
+        (spaces.MultiDiscrete(np.array([[3, 4], [5, 6]])), [[2, 3], [4, 6]]),
         (spaces.MultiBinary(2), [0, 2]),
     ],
     ids=str,
@@ -134,7 +135,7 @@ def test_a_whole_number_that_float32_cannot_hold_is_refused():
     ("space", "columns", "inside"),
     [
         (STEER, [2.0, -7.0, 0.5], [1.0, -1.0, 0.5]),
-        (spaces.Box(np.float32([0, -np.inf]), np.float32([1, 0])), [-1.0, 9.0], [0.0, 0.0]),
+        (spaces.Box(np.array([0, -np.inf], np.float32), np.array([1, 0], np.float32)), [-1.0, 9.0], [0.0, 0.0]),
         (BYTES, [-1, 256], [0, 255]),
     ],
     ids=str,

@@ -51,7 +51,8 @@ def make() -> Iterator[Callable[..., envs.FrameEnv]]:
             env.metadata = Shows.metadata if draws else {"render_modes": []}
             return wrap(env)
 
-        gymnasium.register("Shows-v0", create)
+        entry_point: Any = create
+        gymnasium.register("Shows-v0", entry_point)
         return envs.make_env("Shows-v0")
 
     yield made
