@@ -4,7 +4,7 @@ A memory model learns (z_t, a_t) -> (z_{t+1}, r_t, end_t). z is sampled anew in 
 """
 
 from collections.abc import Iterable, Sequence
-from multiprocessing import context
+from multiprocessing.context import get_spawning_popen  # type: ignore[attr-defined]: the stubs lack it
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -196,7 +196,7 @@ class LatentSequences(Dataset[Window]):
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the rows; a process that is being started gets the shared epoch, other copies get its number."""
-        is_starting = context.get_spawning_popen() is not None
+        is_starting = get_spawning_popen() is not None
         return self.__dict__ | {"_rows": None, "_epoch": self._epoch if is_starting else int(self._epoch)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
