@@ -9,16 +9,15 @@ processes were busy are dropped, counted, and repeated; `quiet` is false where n
 the paper's own multiplications per second over those of a large matrix product in the same run: algorithms that need
 fewer can pass 1.
 
-  stage    baseline         what the baseline does
-  collect  gymnasium_loop   gymnasium.make("CarRacing-v3") driven in as many processes, nothing stored
-           gymnasium_step   its env.step over the same steps of the same episodes
-  read     single_frames    one frame after the other from the same shards, in random order
-  load     frame_by_frame   frame by frame through h5py and a DataLoader from an uncompressed copy
-  train    plain            the paper's layers as written, batch 100, float32 conversion on the host
-  encode   whole_rollouts   whole rollouts divided by 255 in float64 on the host, cast, through the plain encoder
-  sequences  window_by_window
-                            windows of latents one by one, a read of the file for each column, in a DataLoader
-  digits   tutorial         784-400-20-400-784 on MNIST's files by torchvision's data set and a DataLoader; if asked for
+  stage     baseline         what the baseline does
+  collect   gymnasium_loop   gymnasium.make("CarRacing-v3") driven in as many processes, nothing stored
+            gymnasium_step   its env.step over the same steps of the same episodes
+  read      single_frames    one frame after the other from the same shards, in random order
+  load      frame_by_frame   frame by frame through h5py and a DataLoader from an uncompressed copy
+  train     plain            the paper's layers as written, batch 100, float32 conversion on the host
+  encode    whole_rollouts   whole rollouts divided by 255 in float64 on the host, cast, through the plain encoder
+  sequences window_by_window windows of 32 latents one by one, each column read from its file, in a DataLoader
+  digits    tutorial         784-400-20-400-784 on MNIST's files by torchvision's data set and a DataLoader; if asked for
 """
 
 import dataclasses
