@@ -17,7 +17,7 @@ fewer can pass 1.
   train     plain            the paper's layers as written, batch 100, float32 conversion on the host
   encode    whole_rollouts   whole rollouts divided by 255 in float64 on the host, cast, through the plain encoder
   sequences window_by_window windows of 32 latents one by one, each column read from its file, in a DataLoader
-  digits    tutorial         784-400-20-400-784 on MNIST's files by torchvision's data set and a DataLoader; if asked for
+  digits    tutorial         784-400-20-400-784 on MNIST's files by torchvision's data set, a DataLoader; if asked for
 """
 
 import dataclasses
