@@ -3,7 +3,10 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +36,24 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def sanitized() -> dict[str, str]:
+    """The environment of a Python into which AddressSanitizer is loaded before all else."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler here: cc is not on the path")
+    asan, ubsan = (
+        subprocess.run([compiler, f"-print-file-name={name}"], capture_output=True, text=True).stdout.strip()
+        for name in ("libasan.so", "libubsan.so")
+    )
+    if not (Path(asan).is_absolute() and Path(ubsan).is_absolute()):
+        pytest.skip("the C compiler has no sanitizers here: libasan.so or libubsan.so is missing")
+    environment = {**os.environ, "LD_PRELOAD": asan, "ASAN_OPTIONS": "detect_leaks=0"}
+    if subprocess.run([sys.executable, "-c", "import numpy"], env=environment, capture_output=True).returncode:
+        pytest.skip("Python does not start with AddressSanitizer here")
+    return environment
 
 
 @pytest.fixture(scope="session")

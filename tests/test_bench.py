@@ -13,8 +13,9 @@ import torch
 from gymnasium.envs.box2d import car_racing
 
 from world_models import bench, formulations
-from world_models.bench import digits, driving, measuring, stages
+from world_models.bench import digits, driving, measuring, sequences, stages
 from world_models.rollouts import Rollouts
+from world_models.sequences import LatentSequences
 from world_models.vae import VAE, VAEConfig
 
 
@@ -22,7 +23,7 @@ from world_models.vae import VAE, VAEConfig
 def rows(rollouts_dir, tmp_path_factory):
     """The JSON of a benchmark of the stages that do not drive."""
     path = tmp_path_factory.mktemp("bench") / "bench.json"
-    argv = f"--stages read,load,train,encode --data {rollouts_dir} --repeats 1 --seconds 0.1 --json {path}"
+    argv = f"--stages read,load,train,encode,sequences --data {rollouts_dir} --repeats 1 --seconds 0.1 --json {path}"
     bench.main(argv.split())
     return json.loads(path.read_text())
 
@@ -44,12 +45,15 @@ def test_every_row_has_the_agreed_keys(rows):
 
 def test_one_variant_a_stage_is_the_default(rows):
     defaults = [row["stage"] for row in rows if row["default"]]
-    assert defaults == ["read", "load", "train", "encode"]
+    assert defaults == ["read", "load", "train", "encode", "sequences"]
 
 
 def test_the_baselines_have_their_names(rows):
     names = {row["stage"]: row["baseline"] for row in rows}
-    assert names == {"read": "single_frames", "load": "frame_by_frame", "train": "plain", "encode": "whole_rollouts"}
+    assert names == {
+        **{"read": "single_frames", "load": "frame_by_frame", "train": "plain", "encode": "whole_rollouts"},
+        "sequences": "window_by_window",
+    }
 
 
 def test_rates_are_ordered_and_ratios_finite(rows):
@@ -172,6 +176,16 @@ def test_all_loads_give_the_same_number_of_frames_an_epoch(rollouts_dir, tmp_pat
     data = Rollouts(rollouts_dir)
     works = stages.load_works(data, tmp_path, torch.device("cpu"))
     assert works["resident"]() == works["streamed"]() == 2 * data.num_rows
+
+
+def test_the_baseline_of_sequences_hands_out_the_same_windows(rollouts_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(sequences, "LENGTH", 10)
+    path = sequences.write(Rollouts(rollouts_dir), tmp_path)
+    theirs, ours = sequences._WindowByWindow(path), LatentSequences(path, 10)
+    shared = [index for index in range(len(ours)) if index < len(theirs)]
+    assert len(shared) == len(theirs) == len(ours)  # episodes of 40 steps
+    for one, other in zip(map(theirs.__getitem__, shared), map(ours.__getitem__, shared), strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in ("actions", "rewards", "terminated", "truncated"))
 
 
 @pytest.fixture

@@ -251,23 +251,6 @@ def torment(path: Path, scenes: int, seconds: float, seed: int) -> dict[str, Any
     return {"codes": codes, "longest_s": canvas.longest_s}
 
 
-@pytest.fixture
-def sanitized() -> dict[str, str]:
-    """The environment of a Python into which AddressSanitizer is loaded before all else."""
-    if COMPILER is None:
-        pytest.skip(NO_COMPILER)
-    asan, ubsan = (
-        subprocess.run([COMPILER, f"-print-file-name={name}"], capture_output=True, text=True).stdout.strip()
-        for name in ("libasan.so", "libubsan.so")
-    )
-    if not (Path(asan).is_absolute() and Path(ubsan).is_absolute()):
-        pytest.skip("the C compiler has no sanitizers here: libasan.so or libubsan.so is missing")
-    environment = {**os.environ, "LD_PRELOAD": asan, "ASAN_OPTIONS": "detect_leaks=0"}
-    if subprocess.run([sys.executable, "-c", "import numpy"], env=environment, capture_output=True).returncode:
-        pytest.skip("Python does not start with AddressSanitizer here")
-    return environment
-
-
 def test_no_numbers_make_the_library_misbehave(build: Build, sanitized: dict[str, str]):
     """No access out of bounds, no undefined behaviour, no answer but the three, no call without end."""
     seed = random.randrange(2**32)

@@ -8,11 +8,9 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-import torch
-from torch.utils.data import DataLoader
 
 from world_models import files
-from world_models.latents import Latents, LatentSequences, write_latents
+from world_models.latents import SUMMARY_FILE, Latents, write_latents
 from world_models.rollouts import FORMAT as ROLLOUTS
 from world_models.rollouts import Rollouts
 from world_models.shards import shard_path
@@ -46,12 +44,6 @@ def make_latents(make_rollouts: Make, tmp_path: Path) -> Make:
         return folder
 
     return make
-
-
-@pytest.fixture
-def windows(make_latents: Make) -> LatentSequences:
-    """Noisy latents: episodes of 7 and 4 steps, then one of 3; 2 + 1 + 1 windows of 3 steps."""
-    return LatentSequences(make_latents([7, 4], [3], logvar=0.0), 3)
 
 
 # the file
@@ -206,170 +198,71 @@ def test_mu_and_logvar_of_different_widths_are_refused_by_name(make_latents: Mak
         Latents(path)
 
 
-# windows
+# the moments of z
 
 
-def rows_of(item: dict[str, torch.Tensor]) -> list[int]:
-    return item["z"][:, 0].round().int().tolist()
+def write_summary(folder: Path, **changes: Any) -> Path:
+    """A latents.json as `encode` writes it, with changes; a value of None leaves the name out."""
+    latents = Latents(folder)
+    summary = {**latents._identity(), "z_mean": [1.0, -2.0], "z_variance": [4.0, 0.25], **changes}
+    path = folder / SUMMARY_FILE
+    path.write_text(json.dumps({name: value for name, value in summary.items() if value is not None}))
+    return path
 
 
-def test_windows_cover_each_episode_and_never_cross_its_end(make_latents: Make):
-    # rows 0..7, then 8..12, then (second shard) 0..3
-    windows = LatentSequences(make_latents([7, 4], [3]), 3)
-    assert [rows_of(item) for item in map(windows.__getitem__, range(len(windows)))] == [
-        [0, 1, 2],
-        [3, 4, 5],
-        [8, 9, 10],
-        [0, 1, 2],
-    ]
+def test_the_moments_of_z_are_those_of_the_summary(make_latents: Make):
+    folder = make_latents([3, 4], [2])
+    write_summary(folder)
+    mean, variance = Latents(folder).z_moments()
+    assert (mean.tolist(), variance.tolist()) == ([1.0, -2.0], [4.0, 0.25])
+
+
+def test_the_summary_that_encode_writes_is_of_its_latents(latents_dir: Path):
+    mean, variance = Latents(latents_dir).z_moments()
+    summary = json.loads((latents_dir / SUMMARY_FILE).read_text())
+    assert (mean.tolist(), variance.tolist()) == (summary["z_mean"], summary["z_variance"])
+
+
+def test_without_a_summary_its_absence_and_what_to_do_are_said(make_latents: Make):
+    folder = make_latents([3])
+    with pytest.raises(ValueError, match=rf"^{folder}/latents\.json: no such file.*; run encode again[^\n]*$"):
+        Latents(folder).z_moments()
 
 
 @pytest.mark.parametrize(
-    ("stride", "starts"),
-    [(1, [0, 1, 2, 3, 4, 8, 9, 0]), (2, [0, 2, 4, 8, 0]), (4, [0, 4, 8, 0]), (5, [0, 8, 0]), (100, [0, 8, 0])],
+    ("changes", "found"),
+    [
+        ({"rows": 8}, "it sums up other shards (rows is 8, here 9)"),
+        ({"episodes": 3}, "it sums up other shards (episodes is 3, here 2)"),
+        ({"vae_sha256": "cd" * 32}, "it sums up other shards (vae_sha256 is " + "cd" * 32),
+        ({"rollouts_digest": None}, "it sums up other shards (rollouts_digest is None"),
+        ({"z_mean": None}, "z_mean is not 2 finite numbers"),
+        ({"z_mean": [0.0]}, "z_mean is not 2 finite numbers"),
+        ({"z_variance": [1.0, [1.0]]}, "damaged, or z_mean and z_variance are no lists of numbers"),
+        ({"z_variance": ["a", "b"]}, "damaged, or z_mean and z_variance are no lists of numbers"),
+        ({"z_variance": [1.0, float("nan")]}, "z_variance is not 2 finite numbers"),
+        ({"z_variance": [1.0, 0.0]}, "z never varies in dimension 1"),
+        ({"z_variance": [-1.0, 1.0]}, "z never varies in dimension 0"),
+    ],
+    ids=str,
 )
-def test_windows_begin_a_stride_apart(make_latents: Make, stride: int, starts: list[int]):
-    windows = LatentSequences(make_latents([7, 4], [3]), 3, stride=stride)
-    assert [rows_of(windows[index])[0] for index in range(len(windows))] == starts
-
-
-def test_every_transition_is_in_one_window_of_length_1(make_latents: Make, tmp_path: Path):
-    windows = LatentSequences(make_latents([7, 4], [3]), 1)
-    rewards = torch.cat([windows[index]["rewards"] for index in range(len(windows))])
-    wanted = np.concatenate([episode.rewards for episode in Rollouts(tmp_path / "rollouts")])
-    np.testing.assert_array_equal(rewards.numpy(), wanted)
-
-
-def test_a_window_may_be_as_long_as_an_episode(make_latents: Make):
-    windows = LatentSequences(make_latents([7, 4], [3]), 7)
-    assert len(windows) == 1
-    assert rows_of(windows[0]) == [0, 1, 2, 3, 4, 5, 6]
-    assert windows[0]["next_z"][:, 0].round().int().tolist() == [1, 2, 3, 4, 5, 6, 7]
-
-
-def test_an_item_has_the_shapes_and_dtypes_of_the_design(windows: LatentSequences):
-    assert {name: (tuple(value.shape), value.dtype) for name, value in windows[0].items()} == {
-        "z": ((3, Z_DIM), torch.float32),
-        "next_z": ((3, Z_DIM), torch.float32),
-        "actions": ((3, 3), torch.float32),
-        "rewards": ((3,), torch.float32),
-        "terminated": ((3,), torch.bool),
-        "truncated": ((3,), torch.bool),
-    }
-
-
-def test_one_sample_supplies_z_and_next_z(windows: LatentSequences):
-    for index in range(len(windows)):
-        item = windows[index]
-        assert torch.equal(item["next_z"][:-1], item["z"][1:])
-
-
-def test_actions_rewards_and_ends_are_those_of_z(make_latents: Make, tmp_path: Path):
-    windows = LatentSequences(make_latents([7, 4], [3]), 2, stride=1)
-    episode = Rollouts(tmp_path / "rollouts")[0]
-    for t in range(6):
-        item = windows[t]
-        assert rows_of(item) == [t, t + 1]
-        for name in ("actions", "rewards", "terminated", "truncated"):
-            np.testing.assert_array_equal(item[name].numpy(), getattr(episode, name)[t : t + 2])
-
-
-def test_the_last_transition_carries_the_end_and_the_final_rows_action_is_never_handed_out(make_latents: Make):
-    windows = LatentSequences(make_latents([7, 4], [3]), 1)
-    items = [windows[index] for index in range(len(windows))]
-    ends = [bool(item["terminated"] | item["truncated"]) for item in items]
-    assert ends == [t == steps - 1 for steps in (7, 4, 3) for t in range(steps)]
-    assert all(item["actions"].any() for item in items)
-
-
-def test_negative_indices_count_from_the_end(windows: LatentSequences):
-    assert torch.equal(windows[-1]["z"], windows[len(windows) - 1]["z"])
-
-
-def test_an_index_beyond_the_last_window_is_an_index_error(windows: LatentSequences):
-    with pytest.raises(IndexError):
-        windows[len(windows)]
-
-
-# noise
-
-
-def test_z_is_mu_plus_noise_scaled_by_the_standard_deviation(make_latents: Make):
-    windows = LatentSequences(make_latents([400], logvar=float(np.log(0.25))), 400)
-    rows = torch.arange(400.0)
-    noise = windows[0]["z"] - torch.stack([rows, -rows], 1)
-    assert noise.std().item() == pytest.approx(0.5, rel=0.1)
-    assert noise.mean().item() == pytest.approx(0, abs=0.06)
-
-
-def test_the_same_seed_epoch_and_index_give_the_same_z(make_latents: Make):
-    folder = make_latents([7, 4], logvar=0.0)
-    one, two = (LatentSequences(folder, 3, seed=4) for _ in range(2))
-    one[1]
-    assert all(torch.equal(one[index]["z"], two[index]["z"]) for index in range(len(one)))
-
-
-def test_another_seed_gives_another_z(make_latents: Make):
-    folder = make_latents([7], logvar=0.0)
-    assert not torch.equal(LatentSequences(folder, 3, seed=0)[0]["z"], LatentSequences(folder, 3, seed=1)[0]["z"])
-
-
-def test_every_index_has_noise_of_its_own(make_latents: Make):
-    windows = LatentSequences(make_latents([7], logvar=0.0), 3)
-    noise = [windows[index]["z"][:, 0] - torch.arange(start, start + 3) for index, start in ((0, 0), (1, 3))]
-    assert not torch.allclose(noise[0], noise[1], atol=1e-3)
-
-
-def test_set_epoch_moves_the_noise_on_and_back(windows: LatentSequences):
-    first = windows[0]
-    windows.set_epoch(1)
-    second = windows[0]
-    windows.set_epoch(0)
-    assert not torch.equal(first["z"], second["z"])
-    assert torch.equal(first["actions"], second["actions"])
-    assert torch.equal(first["z"], windows[0]["z"])
-
-
-def test_float16_latents_give_float32_windows(make_latents: Make):
-    windows = LatentSequences(make_latents([7, 4], dtype="float16", logvar=-20.0), 3)
-    assert windows[0]["z"].dtype == torch.float32
-    assert rows_of(windows[2]) == [8, 9, 10]
-
-
-# bounds
-
-
-def test_a_length_beyond_every_episode_names_the_longest(make_latents: Make):
-    folder = make_latents([7, 4], [3])
+def test_a_summary_of_other_shards_or_without_usable_moments_is_refused(
+    make_latents: Make, changes: dict[str, Any], found: str
+):
+    folder = make_latents([3, 4])
+    path = write_summary(folder, **changes)
     with pytest.raises(ValueError) as caught:
-        LatentSequences(folder, 8)
-    assert str(caught.value) == f"{folder}: no episode has 8 steps, the longest has 7; give a smaller length"
+        Latents(folder).z_moments()
+    assert str(caught.value).startswith(f"{path}: {found}") and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("bounds", [{"length": 0}, {"length": -1}, {"length": 3, "stride": 0}])
-def test_a_length_or_stride_below_1_is_refused(make_latents: Make, bounds: dict[str, int]):
-    with pytest.raises(ValueError, match="give 1 or more"):
-        LatentSequences(make_latents([7]), **bounds)
-
-
-# DataLoader
-
-
-@pytest.mark.parametrize("start_method", ["fork", "spawn"])
-def test_loader_processes_give_the_items_of_this_process(windows: LatentSequences, start_method: str):
-    items = [windows[index] for index in range(len(windows))]  # so that the files are open before a fork
-    loader = DataLoader(windows, batch_size=2, num_workers=2, multiprocessing_context=start_method)
-    batches = list(loader)
-    for name in items[0]:
-        assert torch.equal(torch.cat([batch[name] for batch in batches]), torch.stack([item[name] for item in items]))
-
-
-@pytest.mark.parametrize("persistent", [False, True])
-def test_set_epoch_reaches_loader_processes(windows: LatentSequences, persistent: bool):
-    loader = DataLoader(
-        windows, batch_size=4, num_workers=1, multiprocessing_context="fork", persistent_workers=persistent
-    )
-    for epoch in (0, 1):
-        windows.set_epoch(epoch)
-        (batch,) = loader
-        assert torch.equal(batch["z"], torch.stack([windows[index]["z"] for index in range(len(windows))]))
+@pytest.mark.parametrize(
+    "text",
+    [b"{", b"[]", b"null", b"\xff", b"[" * 100_000, b'{"rows": ' + b"9" * 5000 + b"}"],
+    ids=lambda text: text[:9],
+)
+def test_a_damaged_summary_is_refused_in_one_line(make_latents: Make, text: bytes):
+    folder = make_latents([3])
+    (folder / SUMMARY_FILE).write_bytes(text)
+    with pytest.raises(ValueError, match=rf"^{folder}/latents\.json: damaged[^\n]*$"):
+        Latents(folder).z_moments()

@@ -41,14 +41,14 @@ if TYPE_CHECKING:
     from world_models.checkpoints import load_vae as load_vae
     from world_models.envs.preprocessing import preprocess as preprocess
     from world_models.latents import Latents as Latents
-    from world_models.latents import LatentSequences as LatentSequences
     from world_models.rollouts import Episode as Episode
     from world_models.rollouts import Rollouts as Rollouts
+    from world_models.sequences import LatentSequences as LatentSequences
 
 _PUBLIC = {
     "Episode": "rollouts",
     "Latents": "latents",
-    "LatentSequences": "latents",
+    "LatentSequences": "sequences",
     "Rollouts": "rollouts",
     "load_vae": "checkpoints",
     "preprocess": "envs.preprocessing",

@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from world_models import winograd
-from world_models.networks import Decoder, Encoder
+from world_models import model_inputs, winograd
+from world_models.networks import IMAGE_SHAPES, Decoder, Encoder
 from world_models.winograd import Layer
 
 CONVS = (
@@ -49,11 +49,19 @@ def choose(device: torch.device) -> Literal["winograd", "rewritten"]:
     return "winograd" if on_cpu and winograd.is_available() else "rewritten"
 
 
-def encode(
-    encoder: Encoder, images: Float[Tensor, "batch 3 64 64"]
-) -> tuple[Float[Tensor, "batch z"], Float[Tensor, "batch z"]]:
-    """Mu and logvar, as `encoder(images)` gives them."""
-    if choose(images.device) == "rewritten":
+def _by_winograd(weight: Tensor) -> bool:
+    """Whether layers of such weights are computed in C, which knows two types of numbers."""
+    return choose(weight.device) == "winograd" and weight.dtype in winograd.DTYPES
+
+
+def encode(encoder: Encoder, images: Tensor) -> tuple[Float[Tensor, "batch z"], Float[Tensor, "batch z"]]:
+    """Mu and logvar of images (batch, 3, 64, 64), as `encoder(images)` gives them.
+
+    Raises:
+        ValueError: images of another shape, dtype or device than the encoder takes.
+    """
+    model_inputs.check_batch("images", images, IMAGE_SHAPES["paper"], encoder.conv1.weight)
+    if images.requires_grad or not _by_winograd(encoder.conv1.weight):  # C gives no gradient of pixels
         return _rewritten_encoder(encoder, images)
     pixels, weights = images.permute(0, 2, 3, 1).contiguous(), prepare_encoder(encoder)
     parts = _in_parts(lambda part: run_encoder(weights, part), pixels)
@@ -61,9 +69,14 @@ def encode(
     return torch.cat(mu), torch.cat(logvar)
 
 
-def decode(decoder: Decoder, z: Float[Tensor, "batch z"]) -> Float[Tensor, "batch 3 64 64"]:
-    """The images as logits, as `decoder(z)` gives them."""
-    if choose(z.device) == "rewritten":
+def decode(decoder: Decoder, z: Tensor) -> Float[Tensor, "batch 3 64 64"]:
+    """The images as logits, as `decoder(z)` gives them for z (batch, z_dim).
+
+    Raises:
+        ValueError: z of another shape, dtype or device than the decoder takes.
+    """
+    model_inputs.check_batch("z", z, (decoder.linear.in_features,), decoder.linear.weight)
+    if not _by_winograd(decoder.linear.weight):
         return _rewritten_decoder(decoder, z)
     weights = prepare_decoder(decoder)
     return torch.cat(_in_parts(lambda part: run_decoder(weights, part), z))
@@ -116,15 +129,15 @@ def encoder_of_frames(
     encoder: Encoder,
 ) -> Callable[[UInt8[Tensor, "batch 64 64 3"]], tuple[Float[Tensor, "batch z"], Float[Tensor, "batch z"]]]:
     """A function for mu and logvar of frames, prepared once, which many threads may call at once."""
-    device = encoder.mu.weight.device
+    weight = encoder.conv1.weight
     with torch.inference_mode():
-        weights = prepare_encoder(encoder) if choose(device) == "winograd" else None
+        weights = prepare_encoder(encoder) if _by_winograd(weight) else None
 
     @torch.inference_mode()
     def encode_frames(frames: UInt8[Tensor, "batch 64 64 3"]) -> tuple[Tensor, Tensor]:
         if weights:
             return run_encoder(weights, frames)
-        return _rewritten_encoder(encoder, frames.to(device).permute(0, 3, 1, 2).float() / 255)
+        return _rewritten_encoder(encoder, frames.to(weight.device).permute(0, 3, 1, 2).to(weight.dtype) / 255)
 
     return encode_frames
 

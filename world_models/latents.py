@@ -13,10 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float, Float32
-from torch import Tensor
-from torch.utils.data import Dataset
+from jaxtyping import Bool, Float, Float32, Float64
 
 from world_models import files
 from world_models.rollouts import FORMAT as ROLLOUTS_FORMAT
@@ -128,61 +125,46 @@ class Latents(ShardedEpisodes[LatentEpisode]):
     def __repr__(self) -> str:
         return f"Latents({self.path}: {len(self)} episodes, {self.num_rows} rows, z_dim {self.z_dim})"
 
+    def z_moments(self) -> tuple[Float64[np.ndarray, " z"], Float64[np.ndarray, " z"]]:
+        """Mean and variance of each dimension of a sampled z, over all rows, as `latents.json` holds them.
+
+        Raises:
+            ValueError: the file is missing or damaged, or sums up other shards than these, or some z never varies.
+        """
+        path = (self.path if self.path.is_dir() else self.path.parent) / SUMMARY_FILE
+        again = "run encode again, which writes it when it ends"
+        try:
+            summary = json.loads(path.read_bytes())
+            found = {name: summary.get(name) for name in self._identity()}
+            mean, variance = (np.array(summary.get(name), np.float64) for name in ("z_mean", "z_variance"))
+        except FileNotFoundError:
+            raise ValueError(f"{path}: no such file, and z_mean and z_variance stand there; {again}") from None
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            raise ValueError(f"{path}: damaged, or z_mean and z_variance are no lists of numbers; {again}") from None
+        for name, wanted in self._identity().items():
+            if found[name] != wanted:
+                raise ValueError(f"{path}: it sums up other shards ({name} is {found[name]}, here {wanted}); {again}")
+        for name, values in {"z_mean": mean, "z_variance": variance}.items():
+            if values.shape != (self.z_dim,) or not np.isfinite(values).all():
+                raise ValueError(f"{path}: {name} is not {self.z_dim} finite numbers; {again}")
+        if variance.min() <= 0:
+            constant = np.flatnonzero(variance <= 0).tolist()
+            raise ValueError(f"{path}: z never varies in dimension {constant[0]}, so it has no unit; use z as it is")
+        return mean, variance
+
+    def _identity(self) -> dict[str, Any]:
+        """What a summary says of the shards that it sums up."""
+        return {
+            "episodes": len(self),
+            "rows": self.num_rows,
+            "z_dim": self.z_dim,
+            "vae_sha256": self.vae_sha256,
+            "rollouts_digest": files.sha256(*(str(s.attributes["rollouts_digest"]).encode() for s in self.shards)),
+        }
+
     def read_episode(self, episode: int) -> LatentEpisode:
         """Read the episode of this number."""
         shard, start, rows = self.locate(episode)
         latents = {name: shard.read(name, start, start + rows) for name in ("mu", "logvar")}
         steps = {name: shard.read(name, start, start + rows - 1) for name in COPIED_COLUMNS}
         return LatentEpisode(**latents, **steps, seed=int(self.seeds[episode]), policy=self.policies[episode])
-
-
-class LatentSequences(Dataset[dict[str, Tensor]]):
-    """Windows of latent sequences for a recurrent memory model, with z sampled anew at each epoch.
-
-    An item is a dict of `z` and `next_z` (length, z_dim), `actions` (length, A), `rewards`, `terminated` and
-    `truncated` (length,): the transitions t .. t + length - 1 of one episode. One sample of length + 1 rows supplies
-    both z and next_z, so `next_z[k]` is `z[k + 1]`. A window that would pass its episode's end is left out.
-
-    Args:
-        path: a folder of latents.
-        length: transitions of a window.
-        stride: transitions from the beginning of one window to that of the next; `length` when None.
-        seed: of the noise, with the epoch and the item's index.
-
-    Raises:
-        ValueError: bad bounds, or no episode is as long as a window.
-    """
-
-    def __init__(self, path: str | Path, length: int, stride: int | None = None, seed: int = 0):
-        if length < 1 or (stride is not None and stride < 1):
-            raise ValueError(f"length {length}, stride {stride}: give 1 or more")
-        self.latents, self.length, self.seed = Latents(path), length, seed
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # persistent workers see set_epoch
-        steps = self.latents.lengths - 1
-        counts = np.maximum(0, (steps - length) // (stride or length) + 1)
-        self._episodes = np.repeat(np.arange(len(steps)), counts)
-        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        self._starts = within * (stride or length)
-        if not len(self._starts):
-            raise ValueError(
-                f"{path}: no episode has {length} steps, the longest has {steps.max()}; give a smaller length"
-            )
-
-    def __len__(self) -> int:
-        return len(self._starts)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Move the noise on; call it before each epoch, as for a `DistributedSampler`."""
-        self._epoch.fill_(epoch)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """One window."""
-        index = range(len(self))[index]
-        shard, first, _ = self.latents.locate(int(self._episodes[index]))
-        start = first + int(self._starts[index])
-        stop = start + self.length
-        rng = np.random.default_rng([self.seed, int(self._epoch), index])
-        mu, logvar = (shard.read(name, start, stop + 1).astype(np.float32) for name in ("mu", "logvar"))
-        z = torch.from_numpy(mu + np.exp(logvar / 2) * rng.standard_normal(mu.shape, np.float32))
-        steps = {name: torch.from_numpy(shard.read(name, start, stop)) for name in COPIED_COLUMNS}
-        return {"z": z[:-1], "next_z": z[1:], **steps}

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
-from world_models import formulations
+from world_models import formulations, model_inputs
 from world_models.config import require
 from world_models.likelihoods import PAPER_VARIANCE, cross_entropy, gaussian_error, log_likelihood, squared_error
 from world_models.networks import IMAGE_SHAPES, Decoder, Encoder, build
@@ -22,8 +22,6 @@ MIN_VARIANCE = 1e-6
 MAX_Z_DIM, MAX_LAYERS, MAX_WIDTH, MAX_CLASSES = 10_000, 8, 8192, 1000  # before memory is taken for them
 USED_KL_NATS = 0.05  # a latent dimension with more KL than this is in use
 ACTIVE_VARIANCE = 0.01  # one whose mu varies more than this over the data is active (Burda et al. 2016)
-
-Frames = UInt8[Tensor, "batch height width channels"] | UInt8[np.ndarray, "batch height width channels"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,24 +159,33 @@ class VAE(nn.Module):
         self.encoder, self.decoder = build(config.network, config.z_dim, config.hidden, has_logvar, config.num_classes)
         self.register_buffer("variance", torch.tensor(config.variance or PAPER_VARIANCE), persistent=False)
 
-    def posterior(
-        self, images: Float[Tensor, "batch channels height width"], labels: Int64[Tensor, " batch"] | None = None
-    ) -> Posterior:
-        """q(z|x) of images in [0, 1]."""
+    def posterior(self, images: Tensor, labels: Int64[Tensor, " batch"] | None = None) -> Posterior:
+        """q(z|x) of images in [0, 1], (batch, channels, height, width), of the weights' dtype.
+
+        Raises:
+            ValueError: images of another shape, dtype or device.
+        """
         if isinstance(self.encoder, Encoder):
             mu, logvar = formulations.encode(self.encoder, images)
         else:
+            height, width, channels = self.frame_shape
+            model_inputs.check_batch("images", images, (channels, height, width), self.encoder.mu.weight)
             mu, logvar = self.encoder(images, self._one_hot(labels))
         if logvar is None:
             return Point(mu.float(), torch.full_like(mu, -math.inf, dtype=torch.float32))
         return Posterior(mu.float(), logvar.float())  # the mathematics stays in float32 under autocast
 
     def logits(
-        self, z: Float[Tensor, "batch z"], labels: Int64[Tensor, " batch"] | None = None
+        self, z: Tensor, labels: Int64[Tensor, " batch"] | None = None
     ) -> Float[Tensor, "batch channels height width"]:
-        """The decoder's output before the sigmoid."""
+        """The decoder's output before the sigmoid, for z (batch, z_dim) of the weights' dtype.
+
+        Raises:
+            ValueError: z of another shape, dtype or device.
+        """
         if isinstance(self.decoder, Decoder):
             return formulations.decode(self.decoder, z).float()
+        model_inputs.check_batch("z", z, (self.config.z_dim,), self.decoder.linear.weight)
         return self.decoder(z, self._one_hot(labels)).float()
 
     def _one_hot(self, labels: Tensor | None) -> Tensor | None:
@@ -186,7 +193,7 @@ class VAE(nn.Module):
             return None
         if labels is None:
             raise ValueError("the model is conditional, so it has to be told each frame's class by labels")
-        return F.one_hot(labels.to(self.device), self.config.num_classes).float()
+        return F.one_hot(labels.to(self.device), self.config.num_classes).to(self.encoder.mu.weight.dtype)
 
     def objective(
         self,
@@ -261,27 +268,48 @@ class VAE(nn.Module):
         return all(bool(weight.isfinite().all()) for weight in self.parameters())
 
     @torch.no_grad()
-    def encode(self, frames: Frames, labels: Int64[Tensor, " batch"] | None = None) -> Posterior:
-        """q(z|x) of uint8 frames (a tensor or a NumPy array).
+    def encode(self, frames: Tensor | np.ndarray, labels: Tensor | None = None) -> Posterior:
+        """q(z|x) of uint8 frames (batch, height, width, channels), a tensor or a NumPy array.
 
         Raises:
-            ValueError: frames of another shape than the model's, or a conditional model is told no class.
+            ValueError: they are not uint8 or of another shape, or a conditional model is not told each frame's class.
+
+        Example:
+            >>> vae = VAE(VAEConfig(z_dim=32))
+            >>> vae.encode(np.zeros((5, 64, 64, 3), np.uint8)).mu.shape
+            torch.Size([5, 32])
         """
-        if tuple(frames.shape[1:]) != self.frame_shape:
-            raise ValueError(f"frames of {tuple(frames.shape[1:])}, and the model takes {self.frame_shape}")
-        return self.posterior(to_images(torch.as_tensor(frames).to(self.device)), labels)
+        batch = model_inputs.frames_tensor(frames, self.frame_shape).to(self.device)
+        if self.config.num_classes:
+            model_inputs.check_labels(labels, self.config.num_classes, len(batch))
+        return self.posterior(to_images(batch, self.encoder.mu.weight.dtype), _whole(labels))
 
     @torch.no_grad()
-    def decode(
-        self, z: Float[Tensor, "batch z"], labels: Int64[Tensor, " batch"] | None = None
-    ) -> UInt8[Tensor, "batch height width channels"]:
-        """The frames that latents stand for."""
-        return to_frames(self.logits(z.to(self.device), labels).sigmoid())
+    def decode(self, z: Tensor, labels: Tensor | None = None) -> UInt8[Tensor, "batch height width channels"]:
+        """The frames that latents (batch, z_dim) stand for.
+
+        Raises:
+            ValueError: z of another shape or dtype, or a conditional model is not told each frame's class.
+
+        Example:
+            >>> vae = VAE(VAEConfig(z_dim=32))
+            >>> vae.decode(torch.zeros(5, 32)).shape
+            torch.Size([5, 64, 64, 3])
+        """
+        if self.config.num_classes:
+            model_inputs.check_labels(labels, self.config.num_classes, len(z) if z.ndim else 0)
+        return to_frames(self.logits(z.to(self.device), _whole(labels)).sigmoid())
 
 
-def to_images(frames: UInt8[Tensor, "batch height width channels"]) -> Float[Tensor, "batch channels height width"]:
+def _whole(labels: Tensor | None) -> Int64[Tensor, " batch"] | None:
+    return None if labels is None else labels.long()
+
+
+def to_images(
+    frames: UInt8[Tensor, "batch height width channels"], dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "batch channels height width"]:
     """Frames as the network sees them: float, channel first, in [0, 1]."""
-    return frames.permute(0, 3, 1, 2).float() / 255
+    return frames.permute(0, 3, 1, 2).to(dtype) / 255
 
 
 def to_frames(images: Float[Tensor, "batch channels height width"]) -> UInt8[Tensor, "batch height width channels"]:

@@ -6,68 +6,22 @@ Images are channel-last. Many threads may call at once, and one call computes on
 """
 
 import ctypes
-import dataclasses
 import functools
 import importlib.util
 import math
 import threading
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-FEATURES_MULTIPLE = 16
-_LINES = {
-    (2, 2): [[1, 0], [1, 1], [0, 1]],
-    (2, 3): [[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]],
-    (3, 2): [[1, 0], [0.5, 0.5], [0.5, -0.5], [0, 1]],
-}
-"""Winograd's G for tiles of m outputs and r taps: a line of a kernel to what is multiplied with at each point."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Layer:
-    """The sizes of a convolution of stride 2 (from its wide side to its narrow one) or a transposed one (back).
-
-    Attributes:
-        kernel: pixels of the kernel along a side: 4 or 6. One of 5 is one of 6 with zeros at its end.
-        wide: pixels along a side of a wide image.
-        channels: of a wide pixel.
-        narrow: pixels along a side of a narrow image.
-        features: of a narrow pixel, a multiple of 16.
-        relu: whether a ReLU follows a transposed convolution; one always follows a convolution.
-        tile: narrow pixels along a side that are computed at once; 3 needs fewer products where it divides `narrow`.
-    """
-
-    kernel: Literal[4, 6]
-    wide: int
-    channels: int
-    narrow: int
-    features: int
-    relu: bool = True
-    tile: Literal[2, 3] = 2
-
-    def __post_init__(self):
-        assert self.features % FEATURES_MULTIPLE == 0, "a narrow pixel fills whole vectors"
-        assert (self.tile, self.taps) in _LINES, "there is no such algorithm"
-
-    @property
-    def taps(self) -> int:
-        """Pixels of the kernel in blocks of two."""
-        return self.kernel // 2
-
-    @property
-    def seen(self) -> int:
-        """Pixels along a side of a wide image that the tiles see."""
-        return 2 * (-(-self.narrow // self.tile) * self.tile + self.taps - 1)
-
-    @property
-    def padded_channels(self) -> int:
-        """Channels as they are computed with."""
-        return -(-self.channels // 4) * 4
+from world_models.winograd_layer import DTYPES as DTYPES
+from world_models.winograd_layer import LINES, check_arrays
+from world_models.winograd_layer import Layer as Layer
 
 
 class _Layer(ctypes.Structure):
@@ -130,6 +84,14 @@ def _work(size: int) -> int:
 
 
 def _call(function: str, layer: Layer, images: int, dtype: torch.dtype, **arrays: Tensor | None) -> None:
+    """Call C: the one place where it is given memory, all of which is checked first.
+
+    Raises:
+        ValueError: an array is missing, or of another shape, dtype, device or order in memory than the layer's.
+    """
+    check_arrays(function, layer, images, dtype, arrays)
+    if not images:
+        return
     library, number_bytes = _library(), dtype.itemsize
     wide = arrays.get("wide")
     sizes = _Layer(
@@ -143,8 +105,6 @@ def _call(function: str, layer: Layer, images: int, dtype: torch.dtype, **arrays
         features=layer.features,
         relu=layer.relu,
     )
-    for array in arrays.values():
-        assert array is None or array.is_contiguous(), "C reads memory in one order"
     pointers = _Arrays(**{name: array.data_ptr() for name, array in arrays.items() if array is not None})
     work = _work(library.winograd_work_bytes(ctypes.byref(sizes), number_bytes))
     getattr(library, f"winograd_{function}")(
@@ -157,13 +117,17 @@ def _call(function: str, layer: Layer, images: int, dtype: torch.dtype, **arrays
     )
 
 
-def transform_weights(
-    weights: Float[Tensor, "features channels kernel kernel"], tile: int = 2
-) -> Float[Tensor, "points depth features"]:
-    """Weights as `conv` and `deconv` take them: (m + r - 1)^2 matrices, from a block's numbers to features.
+def transform_weights(weights: Tensor, tile: int = 2) -> Float[Tensor, "points depth features"]:
+    """Weights (features, channels, kernel, kernel) as `conv` and `deconv` take them.
 
+    They become (m + r - 1)^2 matrices, from a block's numbers to features.
     A 5x5 kernel gets zeros at its end, which change nothing.
+
+    Raises:
+        ValueError: no square kernels, or none that a tile of this size has an algorithm for.
     """
+    if weights.ndim != 4 or weights.shape[2] != weights.shape[3] or (tile, -(-weights.shape[2] // 2)) not in LINES:
+        raise ValueError(f"weights of shape {tuple(weights.shape)} and tiles of {tile}; there is no such algorithm")
     features, channels, kernel, _ = weights.shape
     padded = F.pad(weights, (0, kernel % 2, 0, kernel % 2, 0, -channels % 4)) if kernel % 2 or channels % 4 else weights
     taps = padded.shape[2] // 2
@@ -171,8 +135,12 @@ def transform_weights(
     pixels_last = padded.flatten(2).transpose(0, 1).contiguous().flatten(0, 1)
     pixels_first = pixels_last.t().contiguous().unflatten(0, (taps, 2, taps, 2))
     taps_first = pixels_first.transpose(1, 2).reshape(taps * taps, -1)
-    lines = torch.tensor(_LINES[tile, taps], dtype=weights.dtype)
+    lines = torch.tensor(LINES[tile, taps], dtype=weights.dtype)
     return (torch.kron(lines, lines) @ taps_first).reshape((tile + taps - 1) ** 2, -1, features)
+
+
+def _count(images: Tensor) -> int:
+    return len(images) if images.ndim else 0
 
 
 def _room_like(weights: Tensor, images: int) -> Tensor:
@@ -183,17 +151,20 @@ def _room_like(weights: Tensor, images: int) -> Tensor:
 class _Conv(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, wide: Tensor, weights: Tensor, bias: Tensor, layer: Layer) -> Tensor:
-        narrow = weights.new_empty(len(wide), layer.narrow, layer.narrow, layer.features)
-        _call("conv", layer, len(wide), weights.dtype, wide=wide, weights=weights, bias=bias, narrow=narrow)
+        images = _count(wide)
+        narrow = weights.new_empty(layer.shapes(images)["narrow"])
+        _call("conv", layer, images, weights.dtype, wide=wide, weights=weights, bias=bias, narrow=narrow)
         ctx.layer = layer
         ctx.save_for_backward(wide, weights, narrow)
         return narrow
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
+    @once_differentiable
+    def backward(  # type: ignore[override]
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor | None, Tensor, Tensor, None]:
         wide, weights, narrow = ctx.saved_tensors
         wide_gradient = torch.empty_like(wide) if ctx.needs_input_grad[0] else None
-        assert wide_gradient is None or ctx.layer.channels % 4 == 0, "nobody asks for the gradient of pixels"
         weights_gradient, bias_gradient = _room_like(weights, len(wide)), weights.new_zeros(ctx.layer.features)
         _call(
             "conv_backward",
@@ -214,14 +185,18 @@ class _Conv(torch.autograd.Function):
 class _Deconv(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, narrow: Tensor, weights: Tensor, bias: Tensor, layer: Layer) -> Tensor:
-        wide = weights.new_empty(len(narrow), layer.wide, layer.wide, layer.channels)
-        _call("deconv", layer, len(narrow), weights.dtype, narrow=narrow, weights=weights, bias=bias, wide=wide)
+        images = _count(narrow)
+        wide = weights.new_empty(layer.shapes(images)["wide"])
+        _call("deconv", layer, images, weights.dtype, narrow=narrow, weights=weights, bias=bias, wide=wide)
         ctx.layer = layer
         ctx.save_for_backward(narrow, weights, *([wide] if layer.relu else []))
         return wide
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    @once_differentiable
+    def backward(  # type: ignore[override]
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, None]:
         narrow, weights, *wide = ctx.saved_tensors
         narrow_gradient, weights_gradient = torch.empty_like(narrow), _room_like(weights, len(narrow))
         bias_gradient = weights.new_zeros(ctx.layer.channels)
@@ -241,21 +216,24 @@ class _Deconv(torch.autograd.Function):
         return narrow_gradient, weights_gradient, bias_gradient, None
 
 
-def conv(
-    wide: Float[Tensor, "batch wide wide channels"] | UInt8[Tensor, "batch wide wide channels"],
-    weights: Float[Tensor, "points depth features"],
-    bias: Float[Tensor, " features"],
-    layer: Layer,
-) -> Float[Tensor, "batch narrow narrow features"]:
-    """ReLU(convolution + bias); a gradient for `wide` needs channels that are a multiple of 4."""
-    assert layer.wide >= layer.seen, "every pixel that the tiles see is there"
+def conv(wide: Tensor, weights: Tensor, bias: Tensor, layer: Layer) -> Float[Tensor, "batch narrow narrow features"]:
+    """ReLU(convolution + bias).
+
+    Args:
+        wide: images (batch, wide, wide, channels), of the weights' dtype or uint8. Their gradient needs channels that
+            are a multiple of 4.
+        weights: transformed ones, (points, depth, features), float32 or float64.
+        bias: (features,).
+        layer: the sizes.
+
+    Raises:
+        ValueError: something is of another shape, dtype, device or order in memory.
+    """
     return _Conv.apply(wide, weights, bias, layer)  # type: ignore[return-value]
 
 
 def conv_chain(
-    wide: Float[Tensor, "batch wide wide channels"] | UInt8[Tensor, "batch wide wide channels"],
-    weights: Sequence[Tensor],
-    layers: Sequence[Layer],
+    wide: Tensor, weights: Sequence[Tensor], layers: Sequence[Layer]
 ) -> Float[Tensor, "batch narrow narrow features"]:
     """One `conv` after the other without gradients, in memory that is used again: good until this thread's next call.
 
@@ -263,20 +241,29 @@ def conv_chain(
         wide: the first one's images.
         weights: transformed weights and bias of each in turn.
         layers: their sizes.
+
+    Raises:
+        ValueError: as by `conv`.
     """
     for index, (layer, transformed, bias) in enumerate(zip(layers, weights[::2], weights[1::2], strict=True)):
-        shape = (len(wide), layer.narrow, layer.narrow, layer.features)
+        images = _count(wide)
+        shape = layer.shapes(images)["narrow"]
         narrow = _kept(f"images_{index}", math.prod(shape), transformed.dtype)[: math.prod(shape)].view(shape)
-        _call("conv", layer, len(wide), transformed.dtype, wide=wide, weights=transformed, bias=bias, narrow=narrow)
+        _call("conv", layer, images, transformed.dtype, wide=wide, weights=transformed, bias=bias, narrow=narrow)
         wide = narrow
     return wide
 
 
-def deconv(
-    narrow: Float[Tensor, "batch narrow narrow features"],
-    weights: Float[Tensor, "points depth features"],
-    bias: Float[Tensor, " channels"],
-    layer: Layer,
-) -> Float[Tensor, "batch wide wide channels"]:
-    """Transposed convolution + bias, and a ReLU if the layer has one; cut to `wide` pixels a side."""
+def deconv(narrow: Tensor, weights: Tensor, bias: Tensor, layer: Layer) -> Float[Tensor, "batch wide wide channels"]:
+    """Transposed convolution + bias, and a ReLU if the layer has one; cut to `wide` pixels a side.
+
+    Args:
+        narrow: images (batch, narrow, narrow, features), of the weights' dtype.
+        weights: transformed ones, (points, depth, features), float32 or float64.
+        bias: (channels,).
+        layer: the sizes.
+
+    Raises:
+        ValueError: something is of another shape, dtype, device or order in memory.
+    """
     return _Deconv.apply(narrow, weights, bias, layer)  # type: ignore[return-value]

@@ -9,14 +9,15 @@ processes were busy are dropped, counted, and repeated; `quiet` is false where n
 the paper's own multiplications per second over those of a large matrix product in the same run: algorithms that need
 fewer can pass 1.
 
-  stage    baseline         what the baseline does
-  collect  gymnasium_loop   gymnasium.make("CarRacing-v3") driven in as many processes, nothing stored
-           gymnasium_step   its env.step over the same steps of the same episodes
-  read     single_frames    one frame after the other from the same shards, in random order
-  load     frame_by_frame   frame by frame through h5py and a DataLoader from an uncompressed copy
-  train    plain            the paper's layers as written, batch 100, float32 conversion on the host
-  encode   whole_rollouts   whole rollouts divided by 255 in float64 on the host, cast, through the plain encoder
-  digits   tutorial         784-400-20-400-784 on MNIST's files by torchvision's data set and a DataLoader; if asked for
+  stage     baseline         what the baseline does
+  collect   gymnasium_loop   gymnasium.make("CarRacing-v3") driven in as many processes, nothing stored
+            gymnasium_step   its env.step over the same steps of the same episodes
+  read      single_frames    one frame after the other from the same shards, in random order
+  load      frame_by_frame   frame by frame through h5py and a DataLoader from an uncompressed copy
+  train     plain            the paper's layers as written, batch 100, float32 conversion on the host
+  encode    whole_rollouts   whole rollouts divided by 255 in float64 on the host, cast, through the plain encoder
+  sequences window_by_window windows of 32 latents one by one, each column read from its file, in a DataLoader
+  digits    tutorial         784-400-20-400-784 on MNIST's files by torchvision's data set, a DataLoader; if asked for
 """
 
 import contextlib
@@ -31,14 +32,14 @@ from typing import Any
 import torch
 
 from world_models import collect, executors, files, host
-from world_models.bench import driving, stages
+from world_models.bench import driving, sequences, stages
 from world_models.bench.measuring import Samples, Work, gemm_gflop_per_s, interleave
 from world_models.config import require, run_command
 from world_models.frames import Device, torch_device
 from world_models.rollouts import Rollouts
 
 MIN_FRAMES = 200
-STAGES = ("collect", "read", "load", "train", "encode")
+STAGES = ("collect", "read", "load", "train", "encode", "sequences")
 MORE_STAGES = ("digits",)  # that are measured when asked for
 GFLOP_PER_FRAME = {"train": 0.2297, "encode": 0.0296}
 """Multiplications and additions of the stages that matrix products limit, as the paper's layers are written."""
@@ -49,12 +50,12 @@ class BenchConfig:
     """What to measure.
 
     Attributes:
-        stages: comma-separated, of collect, read, load, train, encode, digits.
+        stages: comma-separated, of collect, read, load, train, encode, sequences, digits.
         data: rollouts to read; collected into a temporary folder when null.
         json: file for the results, as a list of objects.
         repeats: interleaved pairs of each variant and its baseline.
         device: of train, encode and digits; auto takes a GPU if there is one.
-        seconds: how long one sample of train and digits takes.
+        seconds: how long one sample of train, sequences and digits takes.
     """
 
     stages: str = ",".join(STAGES)
@@ -153,6 +154,7 @@ def _rows(stage: str, job: Job, folder: Path) -> Iterator[dict[str, Any]]:
         "load": lambda: stages.load_works(data, folder, job.device),
         "train": lambda: stages.train_works(data, job.device, job.config.seconds),
         "encode": lambda: stages.encode_works(data, folder, job.device),
+        "sequences": lambda: sequences.works(data, folder, job.config.seconds),
     }
     yield from _compare(stage, works[stage](), job)
 
@@ -225,7 +227,7 @@ def _line(row: Mapping[str, Any]) -> str:
     busy = busy if row["quiet"] else ", machine was busy"
     rate = f"{middle:10,.0f} frames/s ({low:,.0f} .. {high:,.0f})"
     baseline = f"{row['ratio']:6.2f}x {row['baseline']} ({row['baseline_frames_per_s'][1]:,.0f})"
-    return f"{row['stage']:8} {row['variant']:22} {rate}, {baseline}{limit}{busy}"
+    return f"{row['stage']:9} {row['variant']:22} {rate}, {baseline}{limit}{busy}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

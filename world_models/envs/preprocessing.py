@@ -66,21 +66,81 @@ def parse_crop(text: str, has_bar: bool) -> tuple[int, int] | None:
     return int(top), int(bottom)
 
 
-def preprocess(
-    frame: UInt8[np.ndarray, "height width *channels"], spec: Preprocess | Mapping[str, Any]
-) -> UInt8[np.ndarray, "64 64 3"]:
-    """Turn an observation into a frame: crop rows, make grey three channels, resize with INTER_AREA.
+def preprocess(frame: np.ndarray, spec: Preprocess | Mapping[str, Any]) -> UInt8[np.ndarray, "*batch 64 64 3"]:
+    """Turn an observation, or any batch of them, into frames: crop rows, make grey three channels, resize (INTER_AREA).
 
     Args:
-        frame: RGB (3 channels) or grey (1 channel, or none).
+        frame: an observation or a batch of them, uint8: (height, width, channels) with any axes in front, such as
+            (time, height, width, 3) or (episodes, time, height, width, 1). 3 channels are RGB, 1 is grey. Two axes are
+            one grey picture. Three axes are always one picture, so a batch of grey ones needs its axis of channels:
+            `frames[..., None]`.
         spec: how; the `preprocess` of rollouts, latents or a model.
+
+    Returns:
+        A frame for each picture, with the same axes in front; a batch gives what its pictures give one by one.
+
+    Raises:
+        ValueError: the pictures are not uint8, have no pixels, another number of channels, or fewer rows than the crop
+            keeps.
+
+    Example:
+        >>> how = {"crop": [0, 84], "size": 64, "interpolation": "INTER_AREA"}
+        >>> preprocess(np.zeros((96, 96, 3), np.uint8), how).shape
+        (64, 64, 3)
+        >>> preprocess(np.zeros((10, 96, 96, 3), np.uint8), how).shape
+        (10, 64, 64, 3)
     """
     how = spec if isinstance(spec, Preprocess) else Preprocess.from_spec(spec)
+    pictures = _pictures(frame)
     if how.crop is not None:
-        if how.crop[1] > frame.shape[0]:
-            raise ValueError(f"crop keeps rows to {how.crop[1]}, the picture has {frame.shape[0]}; crop fewer")
-        frame = frame[how.crop[0] : how.crop[1]]
-    small = cv2.resize(frame, (how.size, how.size), interpolation=cv2.INTER_AREA)
+        height, axis = pictures.shape[-3], max(0, frame.ndim - 3)
+        if how.crop[1] > height:
+            raise ValueError(f"crop keeps rows to {how.crop[1]}, the picture has {height} (axis {axis}); crop fewer")
+        pictures = pictures[..., how.crop[0] : how.crop[1], :, :]
+    if pictures.ndim == 3:
+        return _frame(pictures, how.size)
+    frames = np.empty((*pictures.shape[:-3], how.size, how.size, 3), np.uint8)
+    for index in np.ndindex(pictures.shape[:-3]):
+        frames[index] = _frame(pictures[index], how.size)
+    return frames
+
+
+def _pictures(observations: np.ndarray) -> UInt8[np.ndarray, "*batch height width channels"]:
+    """The observations with an axis of channels.
+
+    Raises:
+        ValueError: they are no pictures; the message names the axis.
+    """
+    if not isinstance(observations, np.ndarray) or observations.dtype != np.uint8:
+        found = getattr(observations, "dtype", type(observations).__name__)
+        raise ValueError(f"observations are {found}; give a NumPy array of uint8, RGB or grey values of 0 to 255")
+    if observations.ndim < 2:
+        raise ValueError(f"observations of shape {observations.shape}; give pictures: (..., height, width, channels)")
+    pictures = observations[..., None] if observations.ndim == 2 else observations
+    first, shape = pictures.ndim - 3, observations.shape
+    for axis, name in ((first, "height"), (first + 1, "width")):
+        if not shape[axis]:
+            raise ValueError(
+                f"axis {axis} ({name}) of observations of shape {shape} is empty; give pictures with pixels"
+            )
+    if pictures.shape[-1] not in (1, 3):
+        raise ValueError(
+            f"axis {first + 2} (channels) of observations of shape {shape} holds {shape[-1]}, and 3 (RGB) or 1 (grey) "
+            f"are taken; {_remedy(shape)}"
+        )
+    return pictures
+
+
+def _remedy(shape: tuple[int, ...]) -> str:
+    if shape[-1] == 4:
+        return "cut off the alpha channel by observations[..., :3]"
+    if shape[-3] in (1, 3):
+        return f"move the channels of axis {len(shape) - 3} to the end by np.moveaxis(observations, -3, -1)"
+    return "give grey pictures an axis of one channel by observations[..., None]"
+
+
+def _frame(picture: UInt8[np.ndarray, "height width channels"], size: int) -> UInt8[np.ndarray, "64 64 3"]:
+    small = cv2.resize(np.ascontiguousarray(picture), (size, size), interpolation=cv2.INTER_AREA)
     if small.ndim == 2:  # OpenCV drops a lone channel
         small = small[..., None]
     return np.repeat(small, 3, axis=2) if small.shape[2] == 1 else small
