@@ -10,14 +10,16 @@ import dataclasses
 import difflib
 import inspect
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import yaml
-from jsonargparse import ArgumentParser, DefaultHelpFormatter
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, get_loader, set_loader
 
+from world_models import terminal, untrusted
 from world_models.version import __version__
 
 Config = TypeVar("Config")
@@ -55,7 +57,34 @@ class _Parser(ArgumentParser):
         unknown = re.search(r"(?:unrecognized arguments: |[Oo]ption ')(?:--)?([\w.]+)", line)
         near = difflib.get_close_matches(f"--{unknown[1]}", flags, n=1) if unknown else []
         hint = f"; did you mean {near[0]}?" if near else "; see --help" if unknown else ""
-        self.exit(2, f"{self.prog}: error: {line}{hint}\n")
+        self.exit(2, f"{self.prog}: error: {terminal.printable(line + hint)}\n")
+
+
+YAML_MODE = "world_models"
+"""What jsonargparse calls our way of reading values: its own, but for text that could take it minutes."""
+
+
+def _load_yaml(text: str) -> Any:
+    untrusted.check_yaml(text)
+    return get_loader("yaml")(text)
+
+
+set_loader(YAML_MODE, _load_yaml, (yaml.YAMLError,))
+
+
+def _check_config_files(schema: type, argv: Sequence[str]) -> None:
+    """Refuse what is no file before it is opened, where a flag may name a file of settings.
+
+    Raises:
+        ValueError: a flag names a pipe, a device, or a file that is too large.
+    """
+    parts = [field.name for field in dataclasses.fields(schema) if dataclasses.is_dataclass(field.type)]
+    flags = {f"--{name}" for name in ("config", *parts)}
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        flag, given, value = word.partition("=")
+        path = value if given else following
+        if flag in flags and os.path.exists(path):  # noqa: PTH110 - a long value is no path, and no error
+            untrusted.is_file(path, untrusted.MAX_YAML_BYTES)
 
 
 def _plain_words(message: str) -> str:
@@ -87,7 +116,9 @@ def parse(schema: type[Config], argv: Sequence[str] | None = None, *, prog: str,
 
 
 def _parser(schema: type, prog: str, description: str) -> _Parser:
-    parser = _Parser(prog=prog, description=description, formatter_class=_Help, allow_abbrev=False)
+    parser = _Parser(
+        prog=prog, description=description, formatter_class=_Help, allow_abbrev=False, parser_mode=YAML_MODE
+    )
     parser.add_argument("--version", action="version", version=f"world_models {__version__}")
     parser.add_argument("--config", action="config", help="YAML file of the fields below; repeatable, later wins")
     parser.add_class_arguments(schema)
@@ -121,9 +152,11 @@ def _with_words(name: str, parser: _Parser, argv: Sequence[str]) -> list[str]:
 
 
 def _parse(schema: type[Config], parser: _Parser, argv: Sequence[str] | None) -> Config:
+    argv = sys.argv[1:] if argv is None else argv
     if words := _positional(schema):
-        argv = _with_words(words, parser, sys.argv[1:] if argv is None else argv)
+        argv = _with_words(words, parser, argv)
     try:
+        _check_config_files(schema, argv)
         values = parser.instantiate(parser.parse_args(argv))
         return schema(**{field.name: values[field.name] for field in dataclasses.fields(schema)})  # type: ignore[arg-type]
     except ValueError as error:  # the dataclasses check their own bounds
@@ -159,7 +192,7 @@ def run_command(
     try:
         work(job)
     except Stopped as stopped:
-        sys.exit(f"{parser.prog}: {stopped}")
+        sys.exit(terminal.printable(f"{parser.prog}: {stopped}"))
     except KeyboardInterrupt:
         print(f"\n{parser.prog}: interrupted; what is finished stays", file=sys.stderr)
         sys.exit(130)
