@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from world_models import collect, encode, evaluate, files, train_vae
+from world_models import collect, encode, evaluate, files, terminal, train_vae
 from world_models.checkpoints import load_description, weights_path
 from world_models.config import Stopped, require, run_command
 from world_models.latents import SUMMARY_FILE
@@ -117,7 +117,7 @@ def run(pipeline: Pipeline) -> None:
         _stage("encode", pipeline.encoding, encode.prepare, encode.encode),
         _stage("evaluate", pipeline.evaluating, evaluate.prepare, evaluate.evaluate),
     ]
-    print(_summary(pipeline, "\n".join(filter(None, speeds))))
+    terminal.say(*_summary(pipeline, "\n".join(filter(None, speeds))).split("\n"))
 
 
 def _stage(name: str, config: Any, prepare: Callable[[Any], Any], work: Callable[[Any], Any]) -> str | None:
@@ -127,9 +127,9 @@ def _stage(name: str, config: Any, prepare: Callable[[Any], Any], work: Callable
     except (ValueError, OSError) as error:
         raise Stopped(str(error)) from None
     if finished(job):
-        print(f"{name}: finished before")
+        terminal.say(f"{name}: finished before")
         return None
-    print(f"{name}: {getattr(config, 'out', None) or config.vae}")
+    terminal.say(f"{name}: {getattr(config, 'out', None) or config.vae}")
     start = time.perf_counter()
     work(job)
     seconds = time.perf_counter() - start

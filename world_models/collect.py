@@ -20,14 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
-from world_models import envs, executors, files, overview, policies, progress
+from world_models import envs, executors, files, overview, policies, progress, terminal, untrusted
 from world_models.config import Stopped, require, run_command, to_yaml
 from world_models.envs.renderer_choice import RendererName
 from world_models.recording import ShardTask, record_shard, warm_up
 from world_models.rollouts import FORMAT, Rollouts
-from world_models.shards import shard_path, shard_paths
+from world_models.shards import shard_path, shard_paths, strings
 from world_models.shards.reader import Shard
 
 BYTES_PER_FRAME = 1300  # CarRacing packs into 1,150 bytes a frame; the estimate errs upwards
@@ -108,8 +107,11 @@ class Job:
 def prepare(config: CollectConfig) -> Job | Rollouts:
     """Check everything that can be wrong before the first step, and find what is left to do."""
     if config.verify is not None:
-        return Rollouts(config.verify, verify=True)
+        data = Rollouts(config.verify, verify=True)
+        untrusted.is_file(overview.sheet_path(data))
+        return data
     executors.check(config.executor)
+    strings.check_size("the config", to_yaml(config))
     renderer, note = _try_env(config)
     there = _shards_there(config)
     dealt = policies.deal(config.weights, config.num_episodes)
@@ -199,8 +201,10 @@ def _shards_there(config: CollectConfig) -> dict[int, int]:
 
 def _config_of(shard: Shard) -> CollectConfig:
     try:
-        return CollectConfig(**yaml.safe_load(shard.attributes["config"]))
-    except (TypeError, yaml.YAMLError) as error:
+        config = CollectConfig(**untrusted.from_yaml(shard.attributes["config"]))
+        identity(config)  # which looks at what the config takes as it is
+        return config
+    except (TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{shard.path}: collected by another program ({error}); choose another --out") from None
 
 
@@ -212,7 +216,7 @@ def collect(job: Job | Rollouts) -> None:
     out = Path(job.config.out)
     out.mkdir(parents=True, exist_ok=True)
     if job.tasks and job.note:
-        print(job.note)
+        terminal.say(job.note)
     with files.only_writer(out):
         files.remove_partials(out)
         try:
@@ -220,7 +224,7 @@ def collect(job: Job | Rollouts) -> None:
         finally:
             files.remove_partials(out)
     data = Rollouts(out)
-    print(
+    terminal.say(
         f"{out}: {len(data)} episodes, {data.num_rows:,} frames in {len(data.shards)} shards"
         + ("" if job.tasks else ", all there already")
     )
@@ -239,7 +243,8 @@ def _make_shards(job: Job) -> None:
             for index, recorded in run:
                 bar.total -= planned[index] - recorded.steps  # episodes that ended early
                 if recorded.mismatch:
-                    bar.write(f"{job.tasks[index].path.name} was made again, drawn by Gymnasium: {recorded.mismatch}")
+                    name = job.tasks[index].path.name
+                    bar.write(terminal.printable(f"{name} was made again, drawn by Gymnasium: {recorded.mismatch}"))
         bar.update(bar.total - bar.n)
 
 

@@ -194,7 +194,7 @@ def run_command(
     except Stopped as stopped:
         sys.exit(terminal.printable(f"{parser.prog}: {stopped}"))
     except KeyboardInterrupt:
-        print(f"\n{parser.prog}: interrupted; what is finished stays", file=sys.stderr)
+        terminal.warn("", f"{parser.prog}: interrupted; what is finished stays")
         sys.exit(130)
 
 

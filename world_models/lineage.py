@@ -6,11 +6,12 @@ whichever machine it lies, and W&B draws which run read it and which run made it
 
 import dataclasses
 import re
-import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
+
+from world_models import terminal
 
 TIMEOUT_S = 20
 DIGEST_OF = {"dataset": "data_digest", "model": "vae_sha256", "latents": "latents_digest"}
@@ -61,7 +62,7 @@ def declare(run: Any, product: Product, verb: Literal["use_artifact", "log_artif
             if not run.offline:  # where use_artifact is refused
                 getattr(run, verb)(product.artifact())
         except Exception as error:
-            print(f"W&B does not take {product.path} as an artifact ({error})", file=sys.stderr)
+            terminal.warn(f"W&B does not take {product.path} as an artifact ({error})")
 
     thread = threading.Thread(target=send, daemon=True)
     thread.start()

@@ -3,33 +3,39 @@
 import json
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from world_models import figures
 from world_models.rollouts import Rollouts
+from world_models.terminal import say
 
 
 def show(data: Rollouts) -> None:
     """Print what a data set holds, and draw a contact sheet of it."""
     returns = data.returns()
     size = sum(shard.path.stat().st_size for shard in data.shards)
-    print(f"{data.path}: {data.env}, whole, every digest right")
-    print(f"  episodes   {len(data)} in {len(data.shards)} shards, seeds {data.seeds.min()}..{data.seeds.max()}")
-    print(f"  frames     {data.num_rows:,}, {size / data.num_rows:,.0f} bytes each, {size / 1e6:,.1f} MB in all")
-    print(f"  steps      {data.lengths.min() - 1}..{data.lengths.max() - 1} an episode")
-    print(f"  preprocess {json.dumps(data.preprocess)}")
-    print(f"  telemetry  {', '.join(data.telemetry_names) or 'none'}")
+    say(f"{data.path}: {data.env}, whole, every digest right")
+    say(f"  episodes   {len(data)} in {len(data.shards)} shards, seeds {data.seeds.min()}..{data.seeds.max()}")
+    say(f"  frames     {data.num_rows:,}, {size / data.num_rows:,.0f} bytes each, {size / 1e6:,.1f} MB in all")
+    say(f"  steps      {data.lengths.min() - 1}..{data.lengths.max() - 1} an episode")
+    say(f"  preprocess {json.dumps(data.preprocess)}")
+    say(f"  telemetry  {', '.join(data.telemetry_names) or 'none'}")
     for name in sorted(set(data.policies)):
         drove = np.array([policy == name for policy in data.policies])
-        print(f"  {name:10} {drove.sum()} episodes, return {_spread(returns[drove])}")
-    folder = data.path if data.path.is_dir() else data.path.parent
-    sheet = folder / "contact_sheet.png"
-    if os.access(folder, os.W_OK):
+        say(f"  {name:10} {drove.sum()} episodes, return {_spread(returns[drove])}")
+    sheet = sheet_path(data)
+    if os.access(sheet.parent, os.W_OK):
         figures.save(sheet, figures.contact_sheet(data))
-        print(f"  pictures   {sheet}")
+        say(f"  pictures   {sheet}")
     else:
-        print(f"  pictures   none, {folder} cannot be written to")
+        say(f"  pictures   none, {sheet.parent} cannot be written to")
+
+
+def sheet_path(data: Rollouts) -> Path:
+    """Where the contact sheet of a data set goes."""
+    return (data.path if data.path.is_dir() else data.path.parent) / "contact_sheet.png"
 
 
 def _spread(values: Sequence[float] | np.ndarray) -> str:

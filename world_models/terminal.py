@@ -21,7 +21,8 @@ def printable(text: str) -> str:
 
 def say(*lines: str, file: TextIO | None = None) -> None:
     """Print lines, each of which stays one; on standard output unless a file is named."""
-    print("\n".join(map(printable, lines)), file=file, flush=True)
+    if lines:
+        print("\n".join(map(printable, lines)), file=file, flush=True)
 
 
 def warn(*lines: str) -> None:

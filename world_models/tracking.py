@@ -9,7 +9,6 @@ import json
 import math
 import os
 import secrets
-import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import UInt8
 
-from world_models import files
+from world_models import files, terminal, untrusted
 from world_models.config import flatten
 from world_models.lineage import TIMEOUT_S, Product, declare
 
@@ -137,7 +136,7 @@ class Tracker:
         try:
             send()
         except Exception as error:
-            print(f"{PLACES[place]} failed and is left out from here on ({error}); {ALL_THERE}", file=sys.stderr)
+            terminal.warn(f"{PLACES[place]} failed and is left out from here on ({error}); {ALL_THERE}")
             setattr(self, place, None)
 
 
@@ -180,7 +179,7 @@ def record(
             thread.join(TIMEOUT_S)
         run.finish()
     except Exception as error:
-        print(f"W&B failed ({error}); {folder} is whole without it", file=sys.stderr)
+        terminal.warn(f"W&B failed ({error}); {folder} is whole without it")
 
 
 def _is_finite(value: Any) -> bool:
@@ -188,15 +187,15 @@ def _is_finite(value: Any) -> bool:
 
 
 def truncate_metrics(folder: Path, step: int) -> None:
-    """Drop the lines after `step`, which a resumed run writes again, and a last line that was half written."""
+    """Drop the lines after `step`, which a resumed run writes again, and what is no line, as if half written."""
     path = folder / METRICS_FILE
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    files.write_text(path, "".join(f"{line}\n" for line in lines if _is_until(step, line)))
+    lines = path.read_bytes().splitlines() if untrusted.is_file(path) else []
+    files.write_bytes(path, b"".join(line + b"\n" for line in lines if _is_until(step, line)))
 
 
-def _is_until(step: int, line: str) -> bool:
-    with contextlib.suppress(json.JSONDecodeError, KeyError, TypeError):
-        return json.loads(line)["step"] <= step
+def _is_until(step: int, line: bytes) -> bool:
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        return untrusted.from_json(line)["step"] <= step
     return False
 
 
@@ -227,7 +226,7 @@ def _start_wandb(
         try:
             return _init_wandb(folder, config, options, job_type, run_id, mode)
         except Exception as error:  # noqa: PERF203 - two turns at most
-            print(f"W&B cannot be used {mode} ({error}); {folder} has everything", file=sys.stderr)
+            terminal.warn(f"W&B cannot be used {mode} ({error}); {folder} has everything")
     return None
 
 
@@ -235,11 +234,11 @@ def _wandb_mode(options: WandbConfig, folder: Path) -> str:
     said = (os.environ.get("WANDB_MODE") or "auto").lower() if options.mode == "auto" else options.mode
     mode = WANDB_MODES.get(said)
     if mode is None:
-        print(f"W&B: WANDB_MODE is {said!r}, which is no mode, so the run is kept offline", file=sys.stderr)
+        terminal.warn(f"W&B: WANDB_MODE is {said!r}, which is no mode, so the run is kept offline")
         return "offline"
     if mode != "online" or _has_api_key():  # without a key, online would ask for it
         return mode
-    print(f"W&B: no API key, so the run is kept offline; `wandb sync {folder}/wandb/offline-run-*` uploads it")
+    terminal.say(f"W&B: no API key, so the run is kept offline; `wandb sync {folder}/wandb/offline-run-*` uploads it")
     return "offline"
 
 
@@ -281,7 +280,7 @@ def _start_tensorboard(folder: Path) -> Any:
 
         return SummaryWriter(str(folder / "tensorboard"))
     except Exception as error:
-        print(f"TensorBoard cannot be used ({error}); {ALL_THERE}", file=sys.stderr)
+        terminal.warn(f"TensorBoard cannot be used ({error}); {ALL_THERE}")
         return None
 
 
