@@ -59,7 +59,7 @@ class _Parser(ArgumentParser):
         unknown = re.search(r"(?:unrecognized arguments: |[Oo]ption ')(?:--)?([\w.]+)", line)
         near = difflib.get_close_matches(f"--{unknown[1]}", flags, n=1) if unknown else []
         hint = f"; did you mean {near[0]}?" if near else "; see --help" if unknown else ""
-        raise ValueError(f"{line}{hint}")
+        raise ValueError(terminal.printable(line + hint))
 
 
 YAML_MODE = "world_models"

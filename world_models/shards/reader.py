@@ -275,7 +275,7 @@ def _attributes(owner: h5py.File | h5py.Dataset) -> dict[str, Any]:
 def _unpacked_bytes(dataset: h5py.Dataset) -> int:
     """What the rows take on disk where nothing is packed."""
     is_reference = h5py.check_string_dtype(dataset.dtype) is not None and dataset.dtype == object
-    return int(dataset.size) * (strings.REFERENCE.size if is_reference else dataset.dtype.itemsize)
+    return math.prod(dataset.shape) * (strings.REFERENCE.size if is_reference else dataset.dtype.itemsize)
 
 
 def _is_written(dataset: h5py.Dataset) -> bool:

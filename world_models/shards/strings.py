@@ -65,7 +65,8 @@ def read_attribute(owner: h5py.Group | h5py.Dataset, name: str) -> Any:
         return None
     if isinstance(kind, h5py.h5t.TypeStringID):
         if kind.is_variable_str():
-            texts = _RawFile(owner.file).attribute(h5py.h5o.get_info(owner.id).addr, name, int(np.prod(shape)))
+            header = h5py.h5o.get_info(owner.id).addr  # pyright: ignore[reportAttributeAccessIssue]: h5py has no types
+            texts = _RawFile(owner.file).attribute(header, name, int(np.prod(shape)))
         else:
             texts = np.asarray(owner.attrs[name]).reshape(-1).tolist()
         decoded = tuple(text.decode() for text in texts)

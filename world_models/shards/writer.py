@@ -132,7 +132,7 @@ class ShardWriter:
         self._file.create_dataset("episode_policy", data=strings.fixed(policies))
         digests["episode_policy"] = files.sha256(strings_bytes(policies))
         for name, attributes in self.column_attributes.items():
-            _set(self._file[name], attributes)
+            _set(self._file[name], attributes)  # pyright: ignore[reportArgumentType]: it is a dataset
         missing = set(self._format.required) - set(self.attributes)
         assert not missing, f"attributes not set: {missing}"
         _set(self._file, {"format": self._format.name, "format_version": self._format.version, **self.attributes})
