@@ -91,6 +91,8 @@ def check_state(run: Path, state: Any, config: VAEConfig) -> None:
     path = run / run_records.STATE_FILE
     with torch.device("meta"):
         vae = VAE(config)
+    if not isinstance(state, dict):
+        raise _no_state(path, f"holds a {type(state).__name__}")
     try:
         wrong = next(_faults(state, vae), None)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
