@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import difflib
 import inspect
+import itertools
 import json
 import os
 import re
@@ -82,7 +83,7 @@ def _check_config_files(schema: type, argv: Sequence[str]) -> None:
     """
     parts = [field.name for field in dataclasses.fields(schema) if dataclasses.is_dataclass(field.type)]
     flags = {f"--{name}" for name in ("config", *parts)}
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+    for word, following in itertools.pairwise([*argv, ""]):
         flag, given, value = word.partition("=")
         path = value if given else following
         if flag in flags and os.path.exists(path):  # noqa: PTH110 - a long value is no path, and no error
