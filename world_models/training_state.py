@@ -118,6 +118,9 @@ def _faults(state: Mapping[str, Any], vae: VAE) -> Iterator[str]:
         yield from _tensor_faults(name, state["vae"][name], shape)
     parameters = list(vae.parameters())
     for index, moments in state["optimizer"]["state"].items():
+        if index not in range(len(parameters)):
+            yield f"the optimizer knows a weight {index!r}"
+            return
         yield from _tensor_faults(f"step of weight {index}", moments["step"], ())
         for name in ("exp_avg", "exp_avg_sq"):
             yield from _tensor_faults(f"{name} of weight {index}", moments[name], tuple(parameters[index].shape))
