@@ -1,6 +1,7 @@
 """Models on disk: what was saved is what is loaded, and nothing else is."""
 
 import json
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -333,3 +334,84 @@ def test_weights_that_do_not_say_their_step_have_none(validated: Path):
 def test_a_folder_that_does_not_tell_has_none(validated: Path, gone: str):
     (validated / gone).unlink()
     assert checkpoints.validation(validated, "best") == {}
+
+
+# files from strangers
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(run: Path, bad: float):
+    path = run / "best.safetensors"
+    tensors = load_tensors(path)
+    tensors["encoder.mu.weight"][0, 0] = bad
+    path.write_bytes(safetensors.torch.save(tensors))
+    with pytest.raises(ValueError, match=r"best\.safetensors: encoder\.mu\.weight holds numbers that are not finite"):
+        load_vae(run)
+
+
+def test_weights_of_another_kind_of_number_are_refused(run: Path):
+    path = run / "best.safetensors"
+    path.write_bytes(safetensors.torch.save({name: tensor.double() for name, tensor in load_tensors(path).items()}))
+    with pytest.raises(ValueError, match="is F64, wanted F32"):
+        load_vae(run)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"likelihood": "poisson"},
+        {"z_dim": True},
+        {"z_dim": 4.0},
+        {"z_dim": 10**400},
+        {"beta": "1"},
+        {"beta": 10**400},
+        {"posterior": None},
+        {"hidden": ["a"]},
+        {"num_samples": None},
+    ],
+    ids=str,
+)
+def test_a_model_described_with_values_of_other_kinds_is_refused(run: Path, change: dict[str, Any]):
+    _describe(run, vae=json.loads((run / "model.json").read_text())["vae"] | change)
+    with pytest.raises(ValueError, match=r"model\.json: describes no model"):
+        load_vae(run)
+
+
+def test_a_preprocessing_that_is_none_is_refused(run: Path):
+    _describe(run, preprocess=5)
+    with pytest.raises(ValueError, match=r"describes no model \(preprocess is 5\)"):
+        load_vae(run)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"format": ' + "9" * 5000 + "}", '{"a":' * 99 + "1" + "}" * 99])
+def test_a_description_that_no_reader_can_bear_is_refused(run: Path, text: str):
+    (run / "model.json").write_text(text)
+    with pytest.raises(ValueError, match=r"model\.json: describes no model"):
+        load_vae(run)
+
+
+@pytest.mark.parametrize("name", ["model.json", "best.safetensors"])
+def test_a_pipe_is_never_opened_as_a_model(run: Path, name: str):
+    (run / name).unlink()
+    os.mkfifo(run / name)
+    with pytest.raises(ValueError, match=f"{name}: a named pipe, wanted a file"):
+        load_vae(run)
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"mean": torch.zeros(9), "components": torch.zeros(2, 9)},
+        {"mean": torch.zeros(12288), "components": torch.zeros(0, 12288)},
+        {"mean": torch.zeros(12288, dtype=torch.int8), "components": torch.zeros(2, 12288)},
+        {"mean": torch.full((12288,), torch.nan), "components": torch.zeros(2, 12288)},
+        {"mean": torch.zeros(12288)},
+        {"mean": torch.zeros(12288), "components": torch.tensor(1.0)},
+    ],
+)
+def test_baselines_that_are_none_of_the_models_frames_are_refused(
+    run: Path, vae: VAE, tensors: dict[str, torch.Tensor]
+):
+    (run / "baselines.safetensors").write_bytes(safetensors.torch.save(tensors))
+    with pytest.raises(ValueError, match=r"baselines\.safetensors: "):
+        checkpoints.load_baselines(run, vae)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -602,3 +603,13 @@ def test_trained_episodes_are_known_where_the_training_data_is_gone(
     _evaluate(moved, small)
     assert f"2 episodes of {moved} were trained on" in capsys.readouterr().err
     assert json.loads((small / "eval.json").read_text())["trained_on_episodes"] == 2
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 3e38])
+def test_telemetry_that_is_no_number_in_a_frame_is_left_out_by_name(make_rollouts: Callable[..., Path], value: float):
+    path = make_rollouts([3, 4])
+    with h5py.File(path / "shard-00000.h5", "r+") as file:
+        file["telemetry"][2, 1] = value  # type: ignore[index]
+    notes: list[str] = []
+    assert rollout_evaluation._usable_telemetry(Rollouts(path), None, notes) == ("speed_m_per_s",)
+    assert notes == ["telemetry left out, since it is infinite or no number in some frames: heading_rad"]

@@ -216,3 +216,7 @@ def test_the_legend_counts_the_names_that_have_no_colour():
 
 def test_the_legend_shows_the_end_of_a_long_name():
     assert figures.legend(["x" * 50 + "end"])[1] == ["…" + "x" * 36 + "end"]
+
+
+def test_a_name_that_is_no_formula_is_drawn_as_it_is():
+    assert figures.bins([0.0, 1.0, 2.0], [1.0, 2.0], r"$\frac{$", "SSE").ndim == 3

@@ -129,3 +129,29 @@ def test_files_of_something_else_are_refused(
 def test_a_folder_too_deep_is_told_the_one_it_should_be(mnist_dir: Path, inside: str):
     with pytest.raises(FileNotFoundError, match=f"such as {mnist_dir}$"):
         mnist.load(mnist_dir / inside)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        [0x803, 2**31 - 1, 28, 28],
+        [0x803, -1, 28, 28],
+        [0x803, 2, 28, 27],
+        [0xD03, 2, 28, 28],
+        [0x802, 2, 28, 28],
+        [0x803],
+    ],
+)
+def test_a_header_that_does_not_fit_the_files_size_is_refused(broken: Path, header: list[int]):
+    path = broken / "MNIST" / "raw" / "train-images-idx3-ubyte"
+    path.write_bytes(np.array(header, ">i4").tobytes() + bytes(2 * 784))
+    with pytest.raises(ValueError, match="train-images-idx3-ubyte: no file of MNIST"):
+        mnist.load(broken)
+
+
+def test_a_pipe_is_never_opened_as_digits(broken: Path):
+    path = broken / "MNIST" / "raw" / "train-images-idx3-ubyte"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match="a named pipe, wanted a file"):
+        mnist.load(broken)

@@ -193,7 +193,7 @@ def test_a_file_far_too_large_is_refused_unread(make_run: MakeRun, monkeypatch: 
     folder = make_run("a")
     (folder / file).write_text("{}" + " " * 100)
     monkeypatch.setattr(run_records, "MAX_BYTES", 50)
-    monkeypatch.setattr(run_records, "MAX_CONFIG_BYTES", 50)
+    monkeypatch.setattr("world_models.untrusted.MAX_YAML_BYTES", 50)
     with pytest.raises(ValueError, match="102 bytes, wanted 50 at most"):
         read_run(folder)
 

@@ -108,6 +108,17 @@ def test_truncation_drops_a_half_written_line(tmp_path: Path):
     assert (tmp_path / "metrics.jsonl").read_text() == LINES
 
 
+@pytest.mark.parametrize(
+    "line",
+    [b'{"step": 1, "x": "\xff"}', b"[" * 100_000, b'{"step": ' + b"9" * 5000 + b"}", b'{"step": "1"}', b"\x00"],
+    ids=["no text", "deep", "digits", "a text as step", "zeros"],
+)
+def test_truncation_drops_lines_that_are_none(tmp_path: Path, line: bytes):
+    (tmp_path / "metrics.jsonl").write_bytes(line + b"\n" + LINES.encode() + line + b"\n")
+    truncate_metrics(tmp_path, 99)
+    assert (tmp_path / "metrics.jsonl").read_text() == LINES
+
+
 def test_truncation_of_no_metrics_leaves_an_empty_file(tmp_path: Path):
     truncate_metrics(tmp_path, 5)
     assert (tmp_path / "metrics.jsonl").read_text() == ""

@@ -9,13 +9,12 @@ Finished stages are not repeated: run it again after a crash, or to see the summ
 """
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from world_models import collect, encode, evaluate, files, train_vae
+from world_models import collect, encode, evaluate, files, terminal, train_vae
 from world_models.checkpoints import load_description, weights_path
 from world_models.config import Stopped, require, run_command
 from world_models.latents import SUMMARY_FILE
@@ -117,7 +116,7 @@ def run(pipeline: Pipeline) -> None:
         _stage("encode", pipeline.encoding, encode.prepare, encode.encode),
         _stage("evaluate", pipeline.evaluating, evaluate.prepare, evaluate.evaluate),
     ]
-    print(_summary(pipeline, "\n".join(filter(None, speeds))))
+    terminal.say(*_summary(pipeline, "\n".join(filter(None, speeds))).split("\n"))
 
 
 def _stage(name: str, config: Any, prepare: Callable[[Any], Any], work: Callable[[Any], Any]) -> str | None:
@@ -127,9 +126,9 @@ def _stage(name: str, config: Any, prepare: Callable[[Any], Any], work: Callable
     except (ValueError, OSError) as error:
         raise Stopped(str(error)) from None
     if finished(job):
-        print(f"{name}: finished before")
+        terminal.say(f"{name}: finished before")
         return None
-    print(f"{name}: {getattr(config, 'out', None) or config.vae}")
+    terminal.say(f"{name}: {getattr(config, 'out', None) or config.vae}")
     start = time.perf_counter()
     work(job)
     seconds = time.perf_counter() - start
@@ -173,13 +172,23 @@ def _is_evaluated(job: RolloutJob) -> bool:
     scores, _ = read_scores(job.run)
     weights = files.file_sha256(weights_path(job.run, job.weights))
     found = scores and (scores.get("vae_sha256"), scores.get("data_digest"))
-    return found == (weights, job.data.digest())
+    return found == (weights, job.data.digest()) and _can_be_shown(scores or {})
+
+
+def _can_be_shown(scores: dict[str, Any]) -> bool:
+    """Whether eval.json has the numbers of the summary; one that was cut or edited has not, and is made again."""
+    try:
+        summary(scores)
+    except (KeyError, TypeError, ValueError):
+        return False
+    return True
 
 
 def _summary(pipeline: Pipeline, speeds: str) -> str:
     """Where everything is, how good the model is, and how fast each stage was."""
     run_folder = Path(pipeline.training.out)
-    scores = json.loads((run_folder / "eval.json").read_text(encoding="utf-8"))
+    scores, _ = read_scores(run_folder)
+    assert scores is not None, "it was evaluated, now or before"
     return f"""
 {summary(scores)}
   rollouts   {pipeline.collecting.out}, held out {pipeline.held_out.out}

@@ -6,27 +6,28 @@ Weights are safetensors: no file that a user names can run code.
 import dataclasses
 import json
 import math
+import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from world_models import files
+from world_models import files, untrusted
 from world_models.likelihoods import PAPER_VARIANCE
 from world_models.mnist import NUM_DIGITS
 from world_models.rollouts import FRAME_SHAPE
-from world_models.run_records import WEIGHT_FILES, Line, read_lines
+from world_models.run_records import BASELINES_FILE, LARGEST, WEIGHT_FILES, Line, read_lines
 from world_models.vae import VAE, VAEConfig
 
 FORMAT = "world_models.vae"
 ARCHITECTURES = {"paper": "conv_vae", "mlp": "mlp_vae", "conv": "small_conv_vae"}
 """What model.json calls a network."""
 FACTS = "facts"
-BASELINES_FILE = "baselines.safetensors"
+MAX_DESCRIPTION_BYTES = 50_000_000  # it lists the seeds of the training episodes, 12 bytes each
 Weights = Literal["best", "last"]
 
 
@@ -51,8 +52,8 @@ def _facts(path: Path) -> Mapping[str, Any]:
     with safe_open(path, "pt") as file:
         header = file.metadata() or {}
     try:
-        facts = json.loads(header.get(FACTS, "null"))
-    except (ValueError, RecursionError):
+        facts = untrusted.from_json(header.get(FACTS, "null"))
+    except ValueError:
         facts = None
     return facts if isinstance(facts, dict) else header  # older files have the variance as an entry of its own
 
@@ -74,7 +75,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         FileNotFoundError: no such file.
         ValueError: it is none.
     """
-    if not path.is_file():
+    if not untrusted.is_file(path):
         raise FileNotFoundError(f"{path}: no such file; train the model first, or name the folder of a run")
     try:
         return safetensors.torch.load_file(path)
@@ -103,37 +104,45 @@ def load_description(run: str | Path, *needed: str) -> dict[str, Any]:
         ValueError: it describes no model of this architecture.
     """
     path = Path(run) / "model.json"
-    if not path.is_file():
+    text = untrusted.read_text(path, MAX_DESCRIPTION_BYTES)
+    if text is None:
         raise FileNotFoundError(f"{run}: no trained model in it (no model.json); name the --out of a train_vae run")
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
+        description = untrusted.from_json(text)
         found, architecture = description["format"], description["architecture"]
         missing = [name for name in needed if name not in description]
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
+    except (ValueError, KeyError, TypeError):
         raise ValueError(f"{path}: describes no model; name the --out of a train_vae run") from None
     if found != FORMAT or architecture not in ARCHITECTURES.values():
         raise ValueError(
-            f"{path}: a model of {found}, {architecture}, wanted {FORMAT}, one of {', '.join(ARCHITECTURES.values())}; "
-            "read it with the program that made it"
+            f"{path}: a model of {found!r}, {architecture!r}, wanted {FORMAT}, one of "
+            f"{', '.join(ARCHITECTURES.values())}; read it with the program that made it"
         )
     if missing:
         raise ValueError(f"{path}: lacks {missing[0]}; train the model again")
     return description
 
 
-def load_baselines(run: str | Path) -> dict[str, Tensor]:
-    """Read the mean frame and the principal components of a run's training frames.
+def load_baselines(run: str | Path, vae: VAE) -> dict[str, Tensor]:
+    """Read the mean and the principal components of a run's training frames, which are of the size of its model's.
 
     Raises:
         FileNotFoundError: the run has none.
         ValueError: the file holds something else.
     """
     path = Path(run) / BASELINES_FILE
-    tensors = load_tensors(path)
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    mean, components = shapes.get("mean", ()), shapes.get("components", ())
-    if shapes.keys() != {"mean", "components"} or len(mean) != 1 or components[1:] != mean:
-        raise ValueError(f"{path}: holds {shapes}, no mean and components; train the model again")
+    found = _header(path, "train the model first, or name the folder of a run")
+    count = found.get("components", ("", (0,)))[1][:1]
+    wanted = {"mean": ("F32", (vae.num_values,)), "components": ("F32", (*count, vae.num_values))}
+    if found != wanted or not 1 <= count[0] <= vae.num_values:
+        raise ValueError(f"{path}: holds {found}, no mean and components of this model's frames; train the model again")
+    return _finite(path, load_tensors(path))
+
+
+def _finite(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise ValueError(f"{path}: {name} holds numbers that are not finite; train the model again")
     return tensors
 
 
@@ -158,13 +167,15 @@ def load_vae(run: str | Path, weights: Weights = "best", device: str | torch.dev
     path = weights_path(run, weights)
     try:
         config, preprocess = _config(description["vae"]), description["preprocess"]
+        if not isinstance(preprocess, dict):
+            raise ValueError(f"preprocess is {preprocess!r}")
         with torch.device("meta"):  # no memory is taken before the file has shown that it holds as much
             described = VAE(config, preprocess).state_dict()
     except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
         raise ValueError(f"{Path(run) / 'model.json'}: describes no model ({error}); train it again") from None
     _check_shapes(path, {name: tuple(tensor.shape) for name, tensor in described.items()})
     vae = VAE(config, preprocess)
-    vae.load_state_dict(load_tensors(path))
+    vae.load_state_dict(_finite(path, load_tensors(path)))
     vae.variance.fill_(_variance(path, vae.config))
     return vae.to(device).eval()
 
@@ -172,7 +183,23 @@ def load_vae(run: str | Path, weights: Weights = "best", device: str | torch.dev
 def _config(fields: dict[str, Any]) -> VAEConfig:
     known: dict[str, Any] = {"variance": PAPER_VARIANCE} | fields  # which older models do not say
     known["hidden"] = tuple(known.get("hidden", VAEConfig.hidden))
+    kinds = get_type_hints(VAEConfig)
+    for name, value in known.items():
+        if name in kinds and not _is_of(kinds[name], value):
+            raise ValueError(f"vae.{name} is {value!r}")
     return VAEConfig(**known)
+
+
+def _is_of(kind: Any, value: Any) -> bool:
+    """Whether a value from a file is of the kind that the config's field has."""
+    if isinstance(kind, types.UnionType):
+        return any(_is_of(each, value) for each in get_args(kind))
+    if get_origin(kind) is Literal:
+        return isinstance(value, str) and value in get_args(kind)
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_is_of(get_args(kind)[0], each) for each in value)
+    wanted = {float: (int, float), int: (int,), types.NoneType: (types.NoneType,)}[kind]
+    return type(value) in wanted and (value is None or abs(value) < LARGEST)
 
 
 def _variance(path: Path, config: VAEConfig) -> float:
@@ -189,23 +216,30 @@ def _variance(path: Path, config: VAEConfig) -> float:
     return variance
 
 
-def _check_shapes(path: Path, wanted: Mapping[str, tuple[int, ...]]) -> None:
-    """Compare names and shapes before any weight is read."""
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: no such file; train the model to its first validation, or give --weights last"
-        )
+def _header(path: Path, advice: str) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Kind of number and shape of each tensor of a file, before any is read."""
+    if not untrusted.is_file(path):
+        raise FileNotFoundError(f"{path}: no such file; {advice}")
     try:
         with safe_open(path, "pt") as file:
-            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            return {name: (each.get_dtype(), tuple(each.get_shape())) for name, each in slices.items()}
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: no safetensors file ({error}); train the model again") from None
+
+
+def _check_shapes(path: Path, wanted: Mapping[str, tuple[int, ...]]) -> None:
+    """Compare names, kinds and shapes before any weight is read."""
+    found = _header(path, "train the model to its first validation, or give --weights last")
     for name in sorted(wanted.keys() | found.keys()):
-        if wanted.get(name) != found.get(name):
+        dtype, shape = found.get(name, ("F32", "absent"))
+        if wanted.get(name) != shape:
             raise ValueError(
-                f"{path}: weights of another architecture: {name} is {found.get(name, 'absent')}, model.json wants "
+                f"{path}: weights of another architecture: {name} is {shape}, model.json wants "
                 f"{wanted.get(name, 'none')}; use the model.json and weights of one run"
             )
+        if dtype != "F32":
+            raise ValueError(f"{path}: {name} is {dtype}, wanted F32; train the model again")
 
 
 def load_digits_vae(run: str | Path, weights: Weights = "best", device: str | torch.device = "cpu") -> VAE:

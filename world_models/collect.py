@@ -20,14 +20,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
-from world_models import envs, executors, figures, files, locks, overview, policies, progress, trial
+from world_models import (
+    envs,
+    executors,
+    figures,
+    files,
+    locks,
+    overview,
+    policies,
+    progress,
+    terminal,
+    trial,
+    untrusted,
+)
 from world_models.config import Stopped, require, run_command, to_yaml
 from world_models.envs.renderer_choice import RendererName
 from world_models.recording import Recorded, ShardTask, record_shard
 from world_models.rollouts import FORMAT, Rollouts, telemetry_names
-from world_models.shards import shard_path, shard_paths
+from world_models.shards import shard_path, shard_paths, strings
 from world_models.shards.reader import Shard
 
 BYTES_PER_FRAME = 1300  # CarRacing packs into 1,150 bytes a frame; the estimate errs upwards
@@ -122,8 +133,11 @@ class Job:
 def prepare(config: CollectConfig) -> Job | Rollouts:
     """Check everything that can be wrong before the first step, and find what is left to do."""
     if config.verify is not None:
-        return overview.verified(config.verify)
+        data = Rollouts(config.verify, verify=True)
+        untrusted.is_file(overview.sheet_path(data))
+        return data
     executors.check(config.executor)
+    strings.check_size("the config", to_yaml(config))
     with envs.gymnasium_warnings() as warned:
         env, note, first_frames = _try_env(config)
     note = "\n".join([*(f"Gymnasium: {line}" for line in dict.fromkeys(warned)), note])
@@ -220,8 +234,10 @@ def _shards_there(config: CollectConfig, env: envs.FrameEnv) -> dict[int, int]:
 
 def _config_of(shard: Shard) -> CollectConfig:
     try:
-        return CollectConfig(**yaml.safe_load(shard.attributes["config"]))
-    except (TypeError, yaml.YAMLError) as error:
+        config = CollectConfig(**untrusted.from_yaml(shard.attributes["config"]))
+        identity(config)  # which looks at what the config takes as it is
+        return config
+    except (TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{shard.path}: collected by another program ({error}); choose another --out") from None
 
 
@@ -234,7 +250,7 @@ def collect(job: Job | Rollouts) -> None:
     out.mkdir(parents=True, exist_ok=True)
     picture = out / trial.FIRST_FRAMES
     if job.tasks:
-        print(f"{job.note}; the first ones are shown in {picture}")
+        terminal.say(*f"{job.note}; the first ones are shown in {picture}".splitlines())
     with locks.only_writer(out) as lock:
         files.remove_partials(out)
         if job.tasks and not picture.exists():
@@ -262,7 +278,8 @@ def _make_shards(job: Job, lock: locks.Lock) -> list[Recorded]:
                 made.append(recorded)
                 bar.total -= planned[index] - recorded.steps  # episodes that ended early
                 if recorded.mismatch:
-                    bar.write(f"{job.tasks[index].path.name} was made again, drawn by Gymnasium: {recorded.mismatch}")
+                    name = job.tasks[index].path.name
+                    bar.write(terminal.printable(f"{name} was made again, drawn by Gymnasium: {recorded.mismatch}"))
         bar.update(bar.total - bar.n)
     return made
 
@@ -274,14 +291,14 @@ def _say_what_is_there(job: Job, recorded: Sequence[Recorded]) -> None:
     except ValueError as error:  # an environment whose episodes the seeds do not determine
         raise Stopped(str(error)) from None
     clipped, steps = sum(one.num_clipped for one in recorded), sum(one.steps for one in recorded)
-    print(
+    terminal.say(
         f"{job.config.out}: {len(data)} episodes, {data.num_rows:,} frames in {len(data.shards)} shards"
         + ("" if job.tasks else ", all there already")
     )
     if left_out := len(data.skipped_seeds):
-        print(f"{left_out} of {len(data) + left_out} episodes ended in their warm-up and were left out")
+        terminal.say(f"{left_out} of {len(data) + left_out} episodes ended in their warm-up and were left out")
     if clipped:
-        print(f"{clipped:,} of {steps:,} actions lay outside the action space and were clipped to it")
+        terminal.say(f"{clipped:,} of {steps:,} actions lay outside the action space and were clipped to it")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -13,7 +13,6 @@ import contextlib
 import dataclasses
 import os
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +25,8 @@ from world_models import (
     figures,
     files,
     side_by_side,
+    terminal,
+    untrusted,
 )
 from world_models.config import require, run_command
 from world_models.frames import Device
@@ -82,6 +83,8 @@ def prepare(config: CompareConfig) -> Job:
     notes: list[str] = []
     runs = comparison.by_val_sse(_read(config.runs, notes))
     out = Path(config.out) if config.out else _common_folder(config.runs)
+    for name in ("compare.html", "compare.png"):
+        untrusted.is_file(out / name)
     files.check_room(out, 20_000_000)
     models = side_by_side.load(runs, config.data, config.weights, config.device, notes)
     return Job(config.num_frames, out, runs, models, notes)
@@ -113,16 +116,15 @@ def _common_folder(named: Sequence[str]) -> Path:
 
 def compare(job: Job) -> None:
     """Print the table, and write compare.png and compare.html."""
-    for line in (*job.notes, *comparison.conflicts(job.runs)):
-        print(line, file=sys.stderr)
-    print(comparison.aligned(comparison.table(job.runs)))
-    print(_settings(job.runs))
+    terminal.warn(*job.notes, *comparison.conflicts(job.runs))
+    terminal.say(*comparison.aligned(comparison.table(job.runs)).split("\n"))
+    terminal.say(*_settings(job.runs).split("\n"))
     curves = comparison_figure.draw(job.runs)
     rows = job.models.rows(job.num_frames) if job.models else None
     files.remove_partials(job.out, names=("compare.png", "compare.html"))
     figures.save(job.out / "compare.png", curves)
     files.write_text(job.out / "compare.html", comparison_page.page(job.runs, curves, rows, job.notes))
-    print(f"{job.out / 'compare.html'} shows it")
+    terminal.say(f"{job.out / 'compare.html'} shows it")
 
 
 def _settings(runs: Sequence[RunRecord]) -> str:

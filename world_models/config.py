@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from world_models import host
+from world_models import host, terminal
 
 Config = TypeVar("Config")
 Job = TypeVar("Job")
@@ -80,7 +80,7 @@ def run_command(
             job = prepare(parse(schema, prog=prog, description=description))
         except (ValueError, OSError) as error:
             if host.speaks():
-                print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
+                terminal.warn(f"{prog}: error: {' '.join(str(error).split())}")
             sys.exit(2)
         work(job)
 
@@ -101,13 +101,13 @@ def _ends_of_process(prog: str) -> Iterator[None]:
             try:
                 yield
             except SystemExit:  # of --help
-                print(end="", flush=True)
+                sys.stdout.flush()
                 raise
-            print(end="", flush=True)
+            sys.stdout.flush()
     except Stopped as stopped:
-        sys.exit(f"{prog}: {stopped}")
+        sys.exit(terminal.printable(f"{prog}: {stopped}"))
     except KeyboardInterrupt as interrupt:
-        print(f"\n{prog}: interrupted; what is finished stays", file=sys.stderr)
+        terminal.warn("", f"{prog}: interrupted; what is finished stays")
         sys.exit(interrupt.status if isinstance(interrupt, host.Interrupted) else 128 + signal.SIGINT)
     except BrokenPipeError:
         if not host.reader_is_gone():

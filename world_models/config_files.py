@@ -3,9 +3,10 @@
 import difflib
 from pathlib import Path
 
+from world_models import untrusted
+
 PLACES = tuple(Path(__file__).parents[up] / "configs" for up in (0, 1))
 """Where ours lie: in an installed package, in a checkout."""
-MAX_BYTES = 1_000_000
 
 
 def find(name: str) -> Path:
@@ -17,10 +18,7 @@ def find(name: str) -> Path:
     path = Path(name)
     if not (name and path.exists()):
         return _one_of_ours(name)
-    if not path.is_file():
-        raise ValueError(f"--config {name}: {'a folder' if path.is_dir() else 'no file'}; name a YAML file")
-    if path.stat().st_size > MAX_BYTES:
-        raise ValueError(f"--config {name}: {path.stat().st_size:,} bytes, wanted {MAX_BYTES:,} at most")
+    untrusted.is_file(path, untrusted.MAX_YAML_BYTES)
     return path
 
 

@@ -19,6 +19,7 @@ from world_models import (
     mnist,
     progress,
     run_records,
+    terminal,
 )
 from world_models.baselines import Baselines
 from world_models.vae import VAE
@@ -84,7 +85,7 @@ def prepare(
         for other in others[:MAX_BESIDE]
         if checkpoints.weights_path(other.path, weights).exists()
     }
-    baselines = Baselines(**checkpoints.load_baselines(run))
+    baselines = Baselines(**checkpoints.load_baselines(run, vae))
     return DigitJob(run, record, weights, vae, mnist.load(path), path, baselines, others, models, notes)
 
 
@@ -120,7 +121,7 @@ def evaluate(job: DigitJob, num_iwae_images: int) -> tuple[dict[str, Any], digit
         files.write_text(job.run / "report.html", digit_report.page(job.run.name, scores, shown))
         files.write_json(job.run / "eval.json", scores)  # last: it says that the evaluation is whole
         bar.update()
-    print(digit_report.summary(scores))
+    terminal.say(digit_report.summary(scores))
     return scores, shown
 
 

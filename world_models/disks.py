@@ -2,9 +2,10 @@
 
 import errno
 import os
-import sys
 import tempfile
 from pathlib import Path
+
+from world_models import terminal
 
 _KERNELS_OWN_ENOTSUPP = 524  # some network file systems let it out
 NO_FLUSH_OF_FILES = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, _KERNELS_OWN_ENOTSUPP}
@@ -51,8 +52,7 @@ def say_what_is_missing(folder: Path, file: Path) -> None:
     if missing and what not in _said:
         _said.add(what)
         then = "damaged; delete them and" if reasons["files"] else "missing;"
-        print(
+        terminal.warn(
             f"{folder}: this disk cannot flush {what}. If its machine loses power, the files finished last may be "
-            f"{then} run the same command again",
-            file=sys.stderr,
+            f"{then} run the same command again"
         )

@@ -13,7 +13,6 @@ import collections
 import contextlib
 import dataclasses
 import itertools
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -34,7 +33,9 @@ from world_models import (
     locks,
     onnx_encoder,
     progress,
+    terminal,
     tracking,
+    untrusted,
 )
 from world_models.config import require, run_command, to_yaml
 from world_models.frames import Device, torch_device
@@ -118,6 +119,7 @@ def prepare(config: EncodeConfig) -> Job:
     job = Job(config, data, vae, vae_sha256, val_sse, todo=())
     there = _shards_there(job)
     todo = tuple(index for index in range(len(data.shards)) if index not in there)
+    untrusted.is_file(Path(config.out) / SUMMARY_FILE)
     rows = sum(data.shards[index].num_rows for index in todo)
     files.check_room(Path(config.out), rows * vae.config.z_dim * 2 * np.dtype(config.dtype).itemsize)
     return dataclasses.replace(job, todo=todo)
@@ -181,12 +183,12 @@ def _finish(job: Job, latents: Latents) -> None:
         "versions": files.versions(),
     }
     files.write_json(out / SUMMARY_FILE, summary | {"check": check.as_json() | {"run_val_sse": job.val_sse}} | sources)
-    print(
+    terminal.say(
         f"{out}: {len(latents)} episodes, {latents.num_rows:,} latents of {latents.z_dim} dimensions"
         + ("" if job.todo else ", all there already")
     )
     for warning in latent_summary.warnings(summary, check):
-        print(f"{out}: {warning}", file=sys.stderr)
+        terminal.warn(f"{out}: {warning}")
     tracking.record(out, yaml.safe_load(to_yaml(config)), config.wandb, "encode", *_lineage(job, latents))
 
 

@@ -12,14 +12,13 @@ SSE is summed over a frame's 12,288 values in [0, 1]; every figure of the report
 """
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import yaml
 
-from world_models import checkpoints, digit_evaluation, files, rollout_evaluation, tracking
+from world_models import checkpoints, digit_evaluation, files, rollout_evaluation, run_records, terminal, tracking
 from world_models.config import require, run_command, to_yaml
 from world_models.digit_evaluation import DigitJob
 from world_models.frames import Device, torch_device
@@ -77,6 +76,7 @@ def prepare(config: EvaluateConfig) -> Job:
     """Check everything that can be wrong before the first frame."""
     run, device = Path(config.vae), torch_device(config.device)
     beside = [Path(folder) for folder in config.compare_with]
+    run_records.check_files(run)
     of: RolloutJob | DigitJob
     if checkpoints.load_description(run).get("dataset") == "mnist":
         if config.foresight or config.train_data:
@@ -96,13 +96,12 @@ def prepare(config: EvaluateConfig) -> Job:
 def evaluate(job: Job) -> None:
     """Score the model, write eval.json, the figures and the report, and tell W&B if that is asked for."""
     config, run = job.config, job.of.run
-    for note in job.of.notes:
-        print(note, file=sys.stderr)
+    terminal.warn(*job.of.notes)
     if isinstance(job.of, DigitJob):
         scores, shown = digit_evaluation.evaluate(job.of, config.num_iwae_frames)
     else:
         scores, shown = rollout_evaluation.evaluate(job.of, config.max_frames, config.num_iwae_frames, config.foresight)
-    print(f"{run / 'report.html'} shows it, {run / 'eval.json'} has the numbers")
+    terminal.say(f"{run / 'report.html'} shows it, {run / 'eval.json'} has the numbers")
     settings = yaml.safe_load(to_yaml(config)) | {"data": scores["data"]}
     sources = (
         Product("dataset", scores["data"], scores["data_digest"]),

@@ -103,13 +103,15 @@ def data_url(data: bytes, kind: str) -> str:
 
 def rendered(draw: Callable[["Figure"], Any], width: float, height: float) -> Picture:
     """A matplotlib figure of so many hundred pixels, without a display and without pyplot's global state."""
+    from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
-    draw(figure)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    with rc_context({"text.parse_math": False}):  # names are no formulas, and one that is none fails to be parsed
+        figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
+        draw(figure)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 

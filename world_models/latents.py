@@ -19,6 +19,7 @@ from world_models import files
 from world_models.rollouts import FORMAT as ROLLOUTS_FORMAT
 from world_models.shards import BLOCK_ROWS, SKIPPED_SEEDS, Column, Format, reader, writer
 from world_models.shards.episodes import ShardedEpisodes
+from world_models.terminal import printable
 
 FORMAT = Format(
     name="world_models.latents",
@@ -119,11 +120,11 @@ class Latents(ShardedEpisodes[LatentEpisode]):
             raise ValueError(f"{first.path}: mu and logvar differ in width; delete the file and make it again")
         self.z_dim: int = first.row_shapes["mu"][0]
         self.num_actions: int = first.row_shapes["actions"][0]
-        self.preprocess: dict[str, Any] = first.json_attribute("preprocess")
+        self.preprocess: dict[str, Any] = first.json_object("preprocess")
         self.vae_sha256 = str(first.attributes["vae_sha256"])
 
     def __repr__(self) -> str:
-        return f"Latents({self.path}: {len(self)} episodes, {self.num_rows} rows, z_dim {self.z_dim})"
+        return f"Latents({printable(str(self.path))}: {len(self)} episodes, {self.num_rows} rows, z_dim {self.z_dim})"
 
     def z_moments(self) -> tuple[Float64[np.ndarray, " z"], Float64[np.ndarray, " z"]]:
         """Mean and variance of each dimension of a sampled z, over all rows, as `latents.json` holds them.

@@ -111,7 +111,8 @@ class Learner:
             self._sums.copy_(state["sums"])
         self.vae.load_state_dict(state["vae"])
         self.vae.variance.copy_(state["variance"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        own = {"param_groups": self._optimizer.state_dict()["param_groups"]}  # settings are the code's, not the file's
+        self._optimizer.load_state_dict({"state": state["optimizer"]["state"], **own})
 
 
 def backward(

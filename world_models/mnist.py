@@ -1,19 +1,22 @@
 """MNIST, the small data set on which the V model's mathematics is checked: 28x28 grey digits, 60,000 and 10,000."""
 
 import dataclasses
+import math
 import tempfile
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from world_models import files
+from world_models import files, untrusted
 from world_models.frames import ImageSet
 
 FOLDER = "MNIST"
 NUM_DIGITS = 10
 FILES = "{train,t10k}-images-idx3-ubyte and {train,t10k}-labels-idx1-ubyte, unpacked"
 FRAME_SHAPE = (28, 28, 1)
+UNSIGNED_BYTES = 0x800
+"""Kind of number in the first word of MNIST's files; the last byte is the number of dimensions."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,19 +90,31 @@ def _meant(root: Path) -> str:
 
 
 def _read(raw: Path, part: str) -> Digits:
-    from torchvision.datasets.mnist import read_image_file, read_label_file
-
-    try:
-        frames = read_image_file(str(raw / f"{part}-images-idx3-ubyte")).numpy()[..., None]
-        labels = read_label_file(str(raw / f"{part}-labels-idx1-ubyte")).numpy()
-    except (RuntimeError, OSError, ValueError, AssertionError, TypeError, KeyError, IndexError) as error:
+    frames = _read_idx(raw / f"{part}-images-idx3-ubyte", FRAME_SHAPE[:2])[..., None]
+    labels = _read_idx(raw / f"{part}-labels-idx1-ubyte", ()).astype(np.int64)
+    if len(labels) != len(frames) or len(frames) < 2 or labels.max() >= NUM_DIGITS:
         raise ValueError(
-            f"{raw}: no files of MNIST ({error}); it wants {FILES}: unpack them (gunzip) or download them again"
-        ) from None
-    fits = frames.shape[1:] == FRAME_SHAPE and labels.shape == (len(frames),)
-    if not fits or len(frames) < 2 or not 0 <= labels.min() <= labels.max() < NUM_DIGITS:
-        raise ValueError(
-            f"{raw}: holds {len(frames)} images of {frames.shape[1:]}, wanted 28x28 images of the digits 0 to 9 with a "
-            "label each; download MNIST again"
+            f"{raw}: holds {len(frames)} images and {len(labels)} labels up to {labels.max(initial=0)}, wanted 28x28 "
+            "images of the digits 0 to 9 with a label each; download MNIST again"
         )
     return Digits(frames, labels)
+
+
+def _read_idx(path: Path, shape: tuple[int, ...]) -> UInt8[np.ndarray, "..."]:
+    """Rows of bytes of this shape from a file in MNIST's format, whose size has to be what its header says.
+
+    Raises:
+        ValueError: there is no such file, or it holds something else.
+    """
+    if not untrusted.is_file(path):
+        raise ValueError(f"{path}: no such file; MNIST/raw holds {FILES}: unpack them (gunzip), or download them again")
+    size = path.stat().st_size
+    header = np.fromfile(path, ">i4", 2 + len(shape))
+    start, row_bytes = header.nbytes, math.prod(shape)
+    kind = [UNSIGNED_BYTES + 1 + len(shape)]
+    if header.tolist() != [*kind, (size - start) // row_bytes, *shape] or (size - start) % row_bytes:
+        raise ValueError(
+            f"{path}: no file of MNIST ({size:,} bytes, begins with {header.tolist()}), wanted 28x28 images and "
+            f"a label each: {FILES}; unpack them (gunzip) or download them again"
+        )
+    return np.fromfile(path, np.uint8, offset=start).reshape(-1, *shape)

@@ -1,9 +1,11 @@
-"""YAML as settings are written in: each name once, no aliases, and null also as None, as W&B's agents write it."""
+"""YAML as settings are written in: each name once, and null also as None, as W&B's agents write it."""
 
 import re
 from typing import Any, ClassVar
 
 import yaml
+
+from world_models import untrusted
 
 FLOAT = re.compile(
     r"""^(?:[-+]?[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?
@@ -17,20 +19,12 @@ FLOAT = re.compile(
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses what says something twice: a name, where the later one would win in silence, or by an alias.
-
-    With aliases, a page of text can say a billion values.
-    """
+    """Refuses a name that stands twice, of which the later one would win in silence."""
 
     yaml_implicit_resolvers: ClassVar = {
         letter: [(tag, pattern) for tag, pattern in known if not tag.endswith((":float", ":timestamp"))]
         for letter, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError(f"line {self.peek_event().start_mark.line + 1} has an alias (*); write the value out")
-        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -54,6 +48,7 @@ def load(text: str) -> Any:
         ValueError: it is no YAML, or says something twice.
     """
     try:
+        untrusted.check_yaml(text)
         return yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""

@@ -135,4 +135,4 @@ def _fit(network: nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
 def _r2(predicted: Rows, target: Rows) -> list[float | None]:
     error = np.square(target - predicted.astype(np.float64)).sum(0)
     spread = np.square(target - target.mean(0, dtype=np.float64)).sum(0)
-    return [float(1 - e / s) if s > 1e-9 else None for e, s in zip(error, spread, strict=True)]
+    return [float(1 - e / s) if s > 1e-9 and np.isfinite(e / s) else None for e, s in zip(error, spread, strict=True)]

@@ -24,8 +24,10 @@ from world_models import (
     progress,
     report,
     run_records,
+    terminal,
     training_record,
 )
+from world_models.config import Stopped
 from world_models.frames import FrameSet, split_episodes
 from world_models.rollouts import Episode, Rollouts
 from world_models.training_record import TrainingRecord
@@ -33,6 +35,7 @@ from world_models.vae import VAE
 
 PROBE_FRAMES = 20_000
 EPISODES_WALKED = 20  # through which the model is followed from frame to frame
+LARGEST_TELEMETRY = 1e15  # whose square float32 still holds, summed over all frames
 SEEN_FRAMES, HELD_OUT_FRAMES = 4000, 1000  # that dreams are compared with
 
 
@@ -49,6 +52,7 @@ class RolloutJob:
         baselines: PCA and the mean of its training frames.
         probe_data: training frames of tracks that are not scored, for probes and memories to be fitted on and dreams to
             be judged by; None where they are not to be had.
+        telemetry: the columns of telemetry that are numbers throughout; the others are left out.
         trained_on: how many of the episodes of `data` it was trained on.
         others: other runs in the rate-distortion plane.
         notes: what is left out or flatters, and why.
@@ -61,6 +65,7 @@ class RolloutJob:
     data: Rollouts
     baselines: baselines.Baselines
     probe_data: FrameSet | None
+    telemetry: tuple[str, ...]
     trained_on: int
     others: Sequence[figures.RatePoint]
     notes: Sequence[str]
@@ -90,11 +95,12 @@ def prepare(
     data, vae = Rollouts(data_path), checkpoints.load_vae(run, weights, device)
     checkpoints.check_preprocess(data.preprocess, data.path, vae, str(run))
     training = training_record.load(run)
-    fitted = baselines.Baselines(**checkpoints.load_baselines(run))
+    fitted = baselines.Baselines(**checkpoints.load_baselines(run, vae))
     notes: list[str] = []
     name, others = run_records.beside(run, "rollouts", beside, notes)
     points = comparison.rate_points(comparison.on_data(data.digest(), others, notes))
     probe_data = _probe_data(run, train_data, training, data, vae, notes)
+    telemetry = _usable_telemetry(data, probe_data, notes)
     trained_on = len(training.seen(data))
     if trained_on:
         notes.append(
@@ -103,7 +109,7 @@ def prepare(
     if training.env_args != data.env_args:
         given, learnt = (json.dumps(args, sort_keys=True) for args in (data.env_args, training.env_args))
         notes.append(f"{data.path} is of env_args {given}, the model's training data of {learnt}")
-    return RolloutJob(run, name, weights, vae, data, fitted, probe_data, trained_on, points, notes)
+    return RolloutJob(run, name, weights, vae, data, fitted, probe_data, telemetry, trained_on, points, notes)
 
 
 def _probe_data(
@@ -137,6 +143,18 @@ def _probe_data(
         return None
 
 
+def _usable_telemetry(data: Rollouts, probe_data: FrameSet | None, notes: list[str]) -> tuple[str, ...]:
+    """The columns of telemetry without infinities and the like, to which no probe can be fitted."""
+    read = [*_columns(data, "telemetry")]
+    if probe_data is not None:
+        read.append(probe_data.read_spread(PROBE_FRAMES, "telemetry"))
+    usable = np.logical_and.reduce([(np.abs(rows) < LARGEST_TELEMETRY).all(0) for rows in read])
+    left_out = [name for name, good in zip(data.telemetry_names, usable, strict=True) if not good]
+    if left_out:
+        notes.append(f"telemetry left out, since it is infinite or no number in some frames: {', '.join(left_out)}")
+    return tuple(name for name in data.telemetry_names if name not in left_out)
+
+
 def check_foresight(job: RolloutJob) -> None:
     """Refuse to train a memory model where it cannot be trained or scored.
 
@@ -151,6 +169,16 @@ def check_foresight(job: RolloutJob) -> None:
             f"{job.data.path}: episodes of {longest} steps at most, foresight wants one of {foresight.min_steps()}; "
             "collect longer ones, or leave --foresight out"
         )
+    for actions in (job.probe_data.read_spread(len(job.probe_data), "actions"), *_columns(job.data, "actions")):
+        if not np.isfinite(actions).all():
+            raise ValueError(
+                f"{job.data.path}, or the training data, has actions that are not finite; leave --foresight out"
+            )
+
+
+def _columns(data: Rollouts, name: str) -> Iterator[np.ndarray]:
+    """A column, shard by shard."""
+    return (shard.read(name) for shard in data.shards)
 
 
 def evaluate(
@@ -169,10 +197,12 @@ def evaluate(
     """
     held_out = FrameSet(job.data, range(len(job.data)))
     frames, telemetry = (held_out.read_spread(max_frames, of) for of in ("frames", "telemetry"))
-    columns = dict(zip(job.data.telemetry_names, telemetry.T, strict=True))
+    columns = dict(zip(job.telemetry, _of_columns(job, telemetry).T, strict=True))
     with progress.bar(8, "parts", "evaluate") as bar, locks.only_writer(job.run):
         files.remove_partials(job.run, job.run / "figures")
         scored = breakdown.score_frames(job.vae, frames)
+        if not all(np.isfinite(part).all() for part in scored):
+            raise Stopped(f"{job.run}: its model makes of some frames what is no number; train it again")
         bar.update()
         parts: tuple[Callable[[], dict[str, Any]], ...] = (
             lambda: dict(metrics.measure(job.vae, frames)),
@@ -193,7 +223,7 @@ def evaluate(
         report.write(job.run, scores, shown)
         files.write_json(job.run / "eval.json", scores)  # last: it says that the evaluation is whole
         bar.update()
-    print(report.summary(scores))
+    terminal.say(report.summary(scores))
     return scores, shown
 
 
@@ -277,7 +307,7 @@ def _probes(job: RolloutJob, held_out: FrameSet) -> dict[str, Any]:
     `probe_r2` is the linear one from mu; `probes` has all, by what they read; `probes_on_road` those fitted and scored
     on frames that show the car driving along the road.
     """
-    names = job.data.telemetry_names
+    names = job.telemetry
     if job.probe_data is None or not names:
         return {"probe_r2": None, "probes": None, "probes_on_road": None}
     both = [_seen(job, frames) for frames in (job.probe_data, held_out)]
@@ -300,4 +330,9 @@ def _seen(job: RolloutJob, frames: FrameSet) -> probes.Seen:
     chosen, telemetry = frames.read_spread(PROBE_FRAMES), frames.read_spread(PROBE_FRAMES, "telemetry")
     read = [(job.vae.encode(batch).mu.cpu(), job.baselines.coefficients(batch)) for batch in metrics.batches(chosen)]
     mu, pca = (torch.cat(features).numpy() for features in zip(*read, strict=True))
-    return probes.Seen(mu, pca, chosen.reshape(len(chosen), -1), telemetry)
+    return probes.Seen(mu, pca, chosen.reshape(len(chosen), -1), _of_columns(job, telemetry))
+
+
+def _of_columns(job: RolloutJob, telemetry: np.ndarray) -> np.ndarray:
+    """The columns that are used."""
+    return telemetry[:, [job.data.telemetry_names.index(name) for name in job.telemetry]]

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float32, Float64, UInt8
 from world_models import files
 from world_models.shards import Column, Format, reader, writer
 from world_models.shards.episodes import ShardedEpisodes
+from world_models.terminal import printable
 
 FRAME_SHAPE = (64, 64, 3)
 FRAME_BYTES = 64 * 64 * 3
@@ -28,8 +29,8 @@ FORMAT = Format(
     version=1,
     columns={
         "frames": Column(("uint8",), FRAME_SHAPE, chunk_rows=16),
-        "actions": Column(("float32",), (None,)),
-        "rewards": Column(("float32",)),
+        "actions": Column(("float32",), (None,), finite=True),
+        "rewards": Column(("float32",), finite=True),
         "terminated": Column(("bool",)),
         "truncated": Column(("bool",)),
         "telemetry": Column(("float32",), (None,)),
@@ -37,6 +38,7 @@ FORMAT = Format(
     common=("env", "preprocess", "action_space", "warmup_steps"),
     attributes=("config", "versions"),
     gzip=4,
+    whole_numbers=("warmup_steps",),
 )
 
 Frame = UInt8[np.ndarray, "64 64 3"]
@@ -176,8 +178,8 @@ class Rollouts(ShardedEpisodes[Episode]):
         first = self.shards[0]
         self.env = environment(str(first.attributes["env"]))
         self.env_args = _env_args(first)
-        self.preprocess: dict[str, Any] = first.json_attribute("preprocess")
-        self.action_space: dict[str, Any] = first.json_attribute("action_space")
+        self.preprocess: dict[str, Any] = first.json_object("preprocess")
+        self.action_space: dict[str, Any] = first.json_object("action_space")
         self.num_actions: int = first.row_shapes["actions"][0]
         self.telemetry_names = telemetry_names(first)
         for shard in self.shards[1:]:
@@ -193,7 +195,7 @@ class Rollouts(ShardedEpisodes[Episode]):
                 )
 
     def __repr__(self) -> str:
-        return f"Rollouts({self.path}: {self.env}, {len(self)} episodes, {self.num_rows} frames)"
+        return f"Rollouts({printable(f'{self.path}: {self.env}')}, {len(self)} episodes, {self.num_rows} frames)"
 
     def read_episode(self, episode: int) -> Episode:
         """Read the episode of this number."""
@@ -218,19 +220,15 @@ class Rollouts(ShardedEpisodes[Episode]):
 
 def telemetry_names(shard: reader.Shard) -> tuple[str, ...]:
     """What each telemetry column of a shard holds, with its unit."""
-    names: Any = shard.column_attributes["telemetry"].get("names", ())
-    if np.shape(names) != shard.row_shapes["telemetry"]:
+    found: Any = shard.column_attributes["telemetry"].get("names", ())
+    names = found if isinstance(found, tuple) else ()
+    if np.shape(names) != shard.row_shapes["telemetry"] or not all(map(str.isprintable, names)):
         raise ValueError(
             f"{shard.path}: telemetry does not name each of its columns; delete the file and make it again"
         )
-    return tuple(map(str, names))
+    return names
 
 
 def _env_args(shard: reader.Shard) -> dict[str, Any]:
     """The attribute `env_args`, its names sorted; early shards have none, since no arguments could be given."""
-    found = shard.json_attribute("env_args") if "env_args" in shard.attributes else {}
-    if not isinstance(found, dict):
-        raise ValueError(
-            f"{shard.path}: attribute env_args is no set of named values; delete the file and make it again"
-        )
-    return dict(sorted(found.items()))
+    return dict(sorted(shard.json_object("env_args").items())) if "env_args" in shard.attributes else {}

@@ -4,15 +4,12 @@ The files may come from anybody, so sizes and types are checked before they are 
 """
 
 import dataclasses
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from world_models import files
+from world_models import files, untrusted
 from world_models.config import flatten
 from world_models.tracking import METRICS_FILE
 
@@ -20,8 +17,15 @@ CONFIG_FILE = "config.yaml"
 DESCRIPTION_FILE = "model.json"
 SCORES_FILE = "eval.json"
 WEIGHT_FILES = {"best": "best.safetensors", "last": "model.safetensors"}
+BASELINES_FILE = "baselines.safetensors"
+STATE_FILE = "state.pt"
+REPORT_FILE = "report.html"
+FIGURES = "figures"
+FILES = (
+    *(CONFIG_FILE, METRICS_FILE, DESCRIPTION_FILE, SCORES_FILE, BASELINES_FILE, STATE_FILE, REPORT_FILE),
+    *WEIGHT_FILES.values(),
+)
 SEARCH_DEPTH = 3  # runs, runs/sweep, runs/sweep/a
-MAX_CONFIG_BYTES = 1_000_000
 MAX_BYTES = 100_000_000  # the paper's own training logs 30,000 lines, 10 MB
 LARGEST = 1e30  # no error or rate is larger, and a picture's axes could not show it
 
@@ -96,6 +100,18 @@ def is_run(folder: Path) -> bool:
     """Whether train_vae has saved a model there, or logs the way to its first."""
     logs = (folder / CONFIG_FILE).is_file() and (folder / METRICS_FILE).is_file()
     return logs or (folder / DESCRIPTION_FILE).is_file()
+
+
+def check_files(folder: Path) -> None:
+    """Refuse a folder in which something else than a file has the name of one of a run's files.
+
+    Raises:
+        ValueError: there is such.
+    """
+    for name in FILES:
+        untrusted.is_file(folder / name)
+    if (folder / FIGURES).exists() and not (folder / FIGURES).is_dir():
+        raise ValueError(f"{folder / FIGURES}: no folder; remove it, since a run's pictures go there")
 
 
 def find_runs(folder: Path, depth: int = SEARCH_DEPTH) -> list[Path]:
@@ -226,29 +242,11 @@ def beside(own: Path, dataset: str, folders: Sequence[Path], notes: list[str]) -
     return name, [run for run in runs if run.dataset == dataset]
 
 
-def _text(path: Path, max_bytes: int) -> str | None:
-    """A file's text, None if there is no such file."""
-    if not path.is_file():
-        return None
-    if path.stat().st_size > max_bytes:
-        raise ValueError(f"{path}: {path.stat().st_size:,} bytes, wanted {max_bytes:,} at most; leave this run out")
-    return path.read_text(encoding="utf-8", errors="replace")
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """YAML without aliases, with which a page of text can say a billion values."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("an alias")
-        return super().compose_node(parent, index)
-
-
 def _read_config(path: Path) -> dict[str, Any]:
-    text = _text(path, MAX_CONFIG_BYTES)
+    text = untrusted.read_text(path, untrusted.MAX_YAML_BYTES)
     try:
-        config = {} if text is None else yaml.load(text, _PlainLoader)
-    except (yaml.YAMLError, ValueError, RecursionError):
+        config = {} if text is None else untrusted.from_yaml(text)
+    except ValueError:
         config = None
     if not isinstance(config, dict):
         raise ValueError(f"{path}: no settings of a run; leave this run out, or train it again")
@@ -256,7 +254,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _read_json(path: Path, advice: str) -> dict[str, Any] | None:
-    text = _text(path, MAX_BYTES)
+    text = untrusted.read_text(path, MAX_BYTES)
     value = None if text is None else _parsed(text)
     if text is not None and not isinstance(value, dict):
         raise ValueError(f"{path}: no JSON object; {advice}")
@@ -264,10 +262,10 @@ def _read_json(path: Path, advice: str) -> dict[str, Any] | None:
 
 
 def _parsed(text: str) -> Any:
-    """The JSON value, None where the text is none: not JSON, nested too deeply, numbers too long."""
+    """The JSON value, None where the text is none."""
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return untrusted.from_json(text)
+    except ValueError:
         return None
 
 
@@ -279,7 +277,7 @@ def read_lines(run: Path) -> tuple[Line, ...]:
     Raises:
         ValueError: far too much to be metrics.
     """
-    values = map(_parsed, (_text(run / METRICS_FILE, MAX_BYTES) or "").splitlines())
+    values = map(_parsed, (untrusted.read_text(run / METRICS_FILE, MAX_BYTES) or "").splitlines())
     lines = (
         {key: float(v) for key, v in value.items() if _is_number(v)} for value in values if isinstance(value, dict)
     )

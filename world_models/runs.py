@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from world_models import (
     locks,
     metrics,
     pictures,
+    terminal,
     tracking,
     training_state,
 )
@@ -106,11 +106,11 @@ class Run:
 
     def say(self, line: str) -> None:
         """Print what the run came to."""
-        print(f"{self._out}: {line}")
+        terminal.say(f"{self._out}: {line}")
 
     def warn(self, line: str) -> None:
         """Print what is going wrong."""
-        print(line, file=sys.stderr)
+        terminal.warn(line)
 
     def close(self) -> None:
         """Finish logging, and let the folder go."""

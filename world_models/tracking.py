@@ -7,7 +7,6 @@ import contextlib
 import json
 import math
 import os
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from world_models import files, wandb_run
+from world_models import files, terminal, untrusted, wandb_run
 from world_models.config import flatten
 from world_models.lineage import Product
 from world_models.wandb_messages import WandbConfig
@@ -100,10 +99,7 @@ class Tracker:
         try:
             send()
         except Exception as error:
-            print(
-                f"TensorBoard failed and is left out from here on ({error}); {METRICS_FILE} has everything",
-                file=sys.stderr,
-            )
+            terminal.warn(f"TensorBoard failed and is left out from here on ({error}); {METRICS_FILE} has everything")
             self._board = None
 
 
@@ -148,15 +144,15 @@ def _is_finite(value: Any) -> bool:
 
 
 def truncate_metrics(folder: Path, step: int) -> None:
-    """Drop the lines after `step`, which a resumed run writes again, and a last line that was half written."""
+    """Drop the lines after `step`, which a resumed run writes again, and what is no line, as if half written."""
     path = folder / METRICS_FILE
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    files.write_text(path, "".join(f"{line}\n" for line in lines if _is_until(step, line)))
+    lines = path.read_bytes().splitlines() if untrusted.is_file(path) else []
+    files.write_bytes(path, b"".join(line + b"\n" for line in lines if _is_until(step, line)))
 
 
-def _is_until(step: int, line: str) -> bool:
-    with contextlib.suppress(json.JSONDecodeError, KeyError, TypeError):
-        return json.loads(line)["step"] <= step
+def _is_until(step: int, line: bytes) -> bool:
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        return untrusted.from_json(line)["step"] <= step
     return False
 
 
@@ -184,5 +180,5 @@ def _start_tensorboard(folder: Path) -> Any:
 
         return SummaryWriter(str(folder / "tensorboard"))
     except Exception as error:
-        print(f"TensorBoard cannot be used ({error}); {METRICS_FILE} has everything", file=sys.stderr)
+        terminal.warn(f"TensorBoard cannot be used ({error}); {METRICS_FILE} has everything")
         return None

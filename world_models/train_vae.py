@@ -80,6 +80,8 @@ def prepare(config: TrainConfig) -> Job:
     batches = Batches(data.train, *order, memory_bytes, here.rank, here.size)
     texts, digest = (to_yaml(config), to_yaml(TrainConfig())), data.facts["data_digest"]
     saved = training_state.load_run(Path(config.out), *texts, FREE_ON_RESUME, digest)
+    if saved is not None:
+        training_state.check_state(Path(config.out), saved, config.vae)
     files.check_room(Path(config.out), 200_000_000)
     return Job(config, device, data, batches, saved)
 

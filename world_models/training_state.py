@@ -4,25 +4,31 @@ States are plain tensors and numbers loaded with `weights_only=True`: no file th
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+import re
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
+from torch import Tensor
 
-from world_models import files
+from world_models import files, run_records, untrusted
 from world_models.checkpoints import load_description
 from world_models.config import flatten
 from world_models.likelihoods import PAPER_VARIANCE
+from world_models.vae import VAE, VAEConfig
 
+MAX_STEPS = 10**12
+NUM_SUMS = 4  # losses of a `Learner`, and how many frames they are of
 OF_OLDER_RUNS = {"vae.variance": PAPER_VARIANCE, "standardise": False, "init": "torch"}
 """What runs did that do not say it in their config; of other fields, what is usual today."""
 
 
 def save_state(run: Path, state: Mapping[str, Any]) -> None:
     """Write state.pt: tensors and plain values, from which training goes on."""
-    with files.whole(run / "state.pt") as temporary, temporary.open("xb") as file:
+    with files.whole(run / run_records.STATE_FILE) as temporary, temporary.open("xb") as file:
         torch.save(dict(state), file)
 
 
@@ -32,21 +38,110 @@ def load_state(run: Path) -> dict[str, Any]:
     Raises:
         ValueError: damaged, or holding code.
     """
-    path = run / "state.pt"
+    path = run / run_records.STATE_FILE
+    untrusted.is_file(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        _check_archive(path)
+        sizes = [tensor.numel() * tensor.element_size() for tensor in _tensors(_loaded(path, "meta"))]
+        if sum(sizes) > path.stat().st_size:
+            raise ValueError(f"its tensors take {sum(sizes):,} bytes, more than the file has")
+        return _loaded(path, "cpu")
     except Exception as error:  # torch raises whatever its unpickler met
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        line = f"{path}: no training state ({reason}); choose another --out, or delete it to start anew"
-        raise ValueError(line) from None
+        raise _no_state(path, str(error).splitlines()[0] if str(error) else type(error).__name__) from None
+
+
+def _no_state(path: Path, reason: str) -> ValueError:
+    return ValueError(f"{path}: no training state ({reason}); choose another --out, or delete it to start anew")
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse an archive that unpacks to more than it is: PyTorch stores its tensors as they are."""
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise ValueError("packed, as no training state is")
+    if sum(member.file_size for member in members) > path.stat().st_size:
+        raise ValueError("its parts overlap")
+
+
+def _loaded(path: Path, device: str) -> dict[str, Any]:
+    """What the file holds; on the device `meta` without any numbers, which takes no memory."""
+    return torch.load(path, map_location=device, weights_only=True)
+
+
+def _tensors(state: Any) -> Iterator[Tensor]:
+    """All tensors in a state."""
+    todo = [state]
+    while todo:
+        value = todo.pop()
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, dict):
+            todo.extend(value.values())
+        elif isinstance(value, list | tuple):
+            todo.extend(value)
+
+
+def check_state(run: Path, state: Any, config: VAEConfig) -> None:
+    """Compare a loaded state with what training such a model saves: names, shapes, and numbers that are some.
+
+    Raises:
+        ValueError: it is another model's, or damaged.
+    """
+    path = run / run_records.STATE_FILE
+    with torch.device("meta"):
+        vae = VAE(config)
+    if not isinstance(state, dict):
+        raise _no_state(path, f"holds a {type(state).__name__}")
+    try:
+        wrong = next(_faults(state, vae), None)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise _no_state(path, f"lacks or misnames {error}") from None
+    if wrong:
+        raise _no_state(path, wrong)
+
+
+def _faults(state: Mapping[str, Any], vae: VAE) -> Iterator[str]:
+    """What is wrong with a state of a model, a line each."""
+    if type(state["step"]) is not int or not 0 <= state["step"] < MAX_STEPS:
+        yield f"step is {state['step']!r}"
+    if type(state["best_loss_nats"]) not in (int, float) or math.isnan(state["best_loss_nats"]):
+        yield f"best_loss_nats is {state['best_loss_nats']!r}"
+    if state["wandb_id"] is not None and not re.fullmatch(r"[\w-]{1,128}", state["wandb_id"]):
+        yield f"wandb_id is {state['wandb_id']!r}"
+    yield from _tensor_faults("sums", state["sums"], (NUM_SUMS,), torch.float64)
+    yield from _tensor_faults("variance", state["variance"], ())
+    shapes = {name: tuple(tensor.shape) for name, tensor in vae.state_dict().items()}
+    if state["vae"].keys() != shapes.keys():
+        yield "weights of another model"
+    for name, shape in shapes.items():
+        yield from _tensor_faults(name, state["vae"][name], shape)
+    parameters = list(vae.parameters())
+    for index, moments in state["optimizer"]["state"].items():
+        if index not in range(len(parameters)):
+            yield f"the optimizer knows a weight {index!r}"
+            return
+        yield from _tensor_faults(f"step of weight {index}", moments["step"], ())
+        for name in ("exp_avg", "exp_avg_sq"):
+            yield from _tensor_faults(f"{name} of weight {index}", moments[name], tuple(parameters[index].shape))
+        if bool((moments["exp_avg_sq"] < 0).any()):
+            yield f"exp_avg_sq of weight {index} is below 0"
+
+
+def _tensor_faults(name: str, tensor: Any, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Iterator[str]:
+    if not isinstance(tensor, Tensor) or tuple(tensor.shape) != shape or tensor.dtype != dtype:
+        yield f"{name} is no tensor of {shape}, {dtype}"
+    elif not bool(tensor.isfinite().all()):
+        yield f"{name} holds numbers that are not finite"
 
 
 def check_new(out: Path, resume: bool) -> None:
     """Refuse to start a run where there is one.
 
     Raises:
-        ValueError: there is one, and going on with it was not asked for.
+        ValueError: there is one, and going on with it was not asked for; or what has a file's name is no file.
     """
+    run_records.check_files(out)
     if (out / "config.yaml").exists() and not resume:
         raise ValueError(f"{out} holds a run already; give --resume true to go on with it, or choose another --out")
 
@@ -68,7 +163,7 @@ def load_run(out: Path, config: str, defaults: str, free: Sequence[str], data_di
         return None
     own, now, usual = (
         _fixed(out, text, free)
-        for text in ((out / "config.yaml").read_text(encoding="utf-8", errors="replace"), config, defaults)
+        for text in (untrusted.read_text(out / "config.yaml", untrusted.MAX_YAML_BYTES) or "", config, defaults)
     )
     before = usual | OF_OLDER_RUNS | own
     changed = [name for name, value in now.items() if before.get(name) != value]
@@ -78,7 +173,7 @@ def load_run(out: Path, config: str, defaults: str, free: Sequence[str], data_di
         raise ValueError(
             f"{out} is a run with {found}: give --config {out}/config.yaml{unsaid} --resume true, or another --out"
         )
-    if not (out / "state.pt").exists():
+    if not untrusted.is_file(out / run_records.STATE_FILE):
         return None
     if load_description(out, "data_digest")["data_digest"] != data_digest:
         raise ValueError(
@@ -90,8 +185,8 @@ def load_run(out: Path, config: str, defaults: str, free: Sequence[str], data_di
 def _fixed(out: Path, text: str, free: Sequence[str]) -> dict[str, Any]:
     """The fields of a config that must not change in a run, those of its parts as `part.field`."""
     try:
-        settings = yaml.safe_load(text)
-    except yaml.YAMLError:
+        settings = untrusted.from_yaml(text)
+    except ValueError:
         settings = None
     if not isinstance(settings, dict):
         raise ValueError(f"{out / 'config.yaml'}: no config of a run; delete the folder or choose another --out")

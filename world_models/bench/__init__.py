@@ -31,7 +31,7 @@ from typing import Any
 
 import torch
 
-from world_models import collect, executors, files, host
+from world_models import collect, executors, files, host, terminal
 from world_models.bench import driving, sequences, stages
 from world_models.bench.measuring import Samples, Work, gemm_gflop_per_s, interleave
 from world_models.config import require, run_command
@@ -126,12 +126,12 @@ def _measure(stage: str, job: Job, folder: Path) -> list[dict[str, Any]]:
     rows = []
     for row in _rows(stage, job, folder):
         rows.append(row)
-        print(_line(row), flush=True)
+        terminal.say(_line(row))
     return rows
 
 
 def _own_data(folder: Path) -> Rollouts:
-    print("collecting frames to measure on")
+    terminal.say("collecting frames to measure on")
     settings = collect.CollectConfig(str(folder / "rollouts"), 8, driving.STEPS, episodes_per_shard=4)
     collect.collect(collect.prepare(settings))
     return Rollouts(settings.out)
@@ -162,7 +162,7 @@ def _rows(stage: str, job: Job, folder: Path) -> Iterator[dict[str, Any]]:
 def _measure_collect(job: Job, folder: Path) -> Iterator[dict[str, Any]]:
     """Collections on all cores and in one process, and single steps; the first row tells where a step's time goes."""
     parts = driving.parts_us(folder)
-    print("collect  a step in us:", ", ".join(f"{part} {us:.0f}" for part, us in parts.items()), flush=True)
+    terminal.say("collect  a step in us: " + ", ".join(f"{part} {us:.0f}" for part, us in parts.items()))
     extra: dict[str, Any] = {"parts_us": parts}
     for index, works in enumerate(driving.comparisons(folder)):
         for row in _compare("collect", works, job):

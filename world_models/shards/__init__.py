@@ -30,11 +30,13 @@ class Column:
         dtypes: the dtypes it may have; the first is what is written by default.
         row_shape: shape of one row, None where any length goes.
         chunk_rows: rows of an HDF5 chunk, the least that a read decompresses.
+        finite: whether numbers that are not finite are refused by `verify`.
     """
 
     dtypes: tuple[str, ...]
     row_shape: tuple[int | None, ...] = ()
     chunk_rows: int = BLOCK_ROWS
+    finite: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Format:
         common: attributes that every shard of a data set has, with one value.
         attributes: attributes that a shard has for itself.
         gzip: compression level of the row columns, None for none.
+        whole_numbers: which of the attributes are whole numbers; the others are text.
     """
 
     name: str
@@ -56,6 +59,7 @@ class Format:
     common: tuple[str, ...]
     attributes: tuple[str, ...]
     gzip: int | None
+    whole_numbers: tuple[str, ...] = ()
 
     @property
     def required(self) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import numpy as np
 from world_models import files
 from world_models.shards import Format, shard_path, shard_paths
 from world_models.shards.reader import Shard
+from world_models.terminal import printable
 
 
 def open_shards(path: str | Path, fmt: Format, verify: bool = False) -> tuple[Shard, ...]:
@@ -31,8 +32,9 @@ def open_shards(path: str | Path, fmt: Format, verify: bool = False) -> tuple[Sh
         for name in fmt.common:
             if shard.attributes[name] != shards[0].attributes[name]:
                 raise ValueError(
-                    f"{shard.path}: its {name} is {shard.attributes[name]}, that of {shards[0].path.name} is "
-                    f"{shards[0].attributes[name]}; keep data sets in folders of their own"
+                    f"{shard.path}: its {name} is {printable(str(shard.attributes[name]))}, that of "
+                    f"{shards[0].path.name} is {printable(str(shards[0].attributes[name]))}; keep data sets in folders "
+                    "of their own"
                 )
         for name, row_shape in shard.row_shapes.items():
             if row_shape != shards[0].row_shapes[name]:

@@ -12,7 +12,8 @@ import deflate
 import h5py
 import numpy as np
 
-from world_models import files
+from world_models import files, untrusted
+from world_models.config import Stopped
 from world_models.shards import (
     BLOCK_ROWS,
     EPISODE_COLUMNS,
@@ -22,8 +23,10 @@ from world_models.shards import (
     Format,
     little_endian,
     opening,
+    strings,
     strings_bytes,
 )
+from world_models.terminal import printable
 
 DEFLATE, SHUFFLE, FLETCHER32 = 1, 2, 3
 HARMLESS_FILTERS = {DEFLATE, SHUFFLE, FLETCHER32}  # what every HDF5 build decodes without a plugin
@@ -33,6 +36,10 @@ MAX_DEFLATE_RATIO = 1100  # deflate packs 1,032 bytes into one at the best
 
 class _RefusedError(ValueError):
     """What a shard is refused for, in words of ours."""
+
+
+class UnreadableError(Stopped, OSError):
+    """A shard cannot be read in a place that was not looked at when it was opened; work on it ends."""
 
 
 class Shard:
@@ -54,6 +61,8 @@ class Shard:
     def __init__(self, path: Path, fmt: Format, verify: bool = False):
         self.path, self.format = path, fmt
         try:
+            untrusted.is_file(path)
+            self._identity = _identity(path)
             with _open(path) as file:
                 self._read_header(file)
                 if verify:
@@ -68,7 +77,7 @@ class Shard:
             self._refuse(f"damaged or no HDF5 file ({reason}); {again}")
 
     def __repr__(self) -> str:
-        return f"Shard({self.path}, {len(self.starts)} episodes, {self.num_rows} rows)"
+        return f"Shard({printable(str(self.path))}, {len(self.starts)} episodes, {self.num_rows} rows)"
 
     @property
     def num_planned(self) -> int:
@@ -79,7 +88,7 @@ class Shard:
         """Rows start..stop of a column.
 
         Raises:
-            OSError: the file cannot be read there; the message names it.
+            UnreadableError: the file cannot be read there; the message names it.
         """
         start, stop, _ = slice(start, stop).indices(self.num_rows)
         rows = np.empty((max(0, stop - start), *self.row_shapes[column]), self.column_dtypes[column])
@@ -94,28 +103,51 @@ class Shard:
         threads at once.
 
         Raises:
-            OSError: the file cannot be read there; the message names it.
+            UnreadableError: the file cannot be read there, or is another one by now; the message names it.
         """
         try:
-            dataset = _cached_columns(self.path, self.path.stat().st_mtime_ns, os.getpid())[column]
+            dataset = self._columns()[column]
             if start >= stop:
                 return
             if column in self._packed:
                 yield from _unpacked(dataset, start, stop)
             else:
                 yield start, dataset[start:stop]
-        except OSError as error:
-            raise OSError(f"{self.path}: {column} cannot be read ({error}); check the data set's digests") from error
+        except UnreadableError:
+            raise
+        except Exception as error:  # h5py raises whatever a damaged file makes it trip over
+            reason = " ".join(str(error).split()) or type(error).__name__
+            line = f"{self.path}: {column} cannot be read ({reason}); check the data set's digests"
+            raise UnreadableError(printable(line)) from error
+
+    def _columns(self) -> dict[str, h5py.Dataset]:
+        """The open columns of the file that lies there now."""
+        identity = _identity(self.path)
+        if identity != self._identity:
+            self._check_successor()
+            self._identity = identity
+        return _cached_columns(self.path, identity, os.getpid(), tuple(self.format.columns))
+
+    def _check_successor(self) -> None:
+        """A file that took the place of this one has to begin with the same episodes, as an extended shard does."""
+        now, count = Shard(self.path, self.format), len(self.starts)
+        alike = all(
+            np.array_equal(getattr(self, name), getattr(now, name)[:count]) for name in ("starts", "lengths", "seeds")
+        )
+        if not alike or (now.row_shapes, now.column_dtypes) != (self.row_shapes, self.column_dtypes):
+            raise UnreadableError(f"{self.path}: replaced by other data since it was opened; open the data set again")
+        self._packed = now._packed
 
     def digest(self) -> str:
         """The sha256 of the `digests` attribute with sorted keys: names the shard's contents."""
         return files.sha256(json.dumps(self.digests, sort_keys=True).encode())
 
     def _refuse(self, found: str) -> NoReturn:
-        raise _RefusedError(f"{self.path}: {found}") from None
+        raise _RefusedError(printable(f"{self.path}: {found}")) from None
 
     def _read_header(self, file: h5py.File) -> None:
-        self._check_kind(file.attrs)
+        self.attributes = _attributes(file)
+        self._check_kind()
         self._check_links(file)
         datasets = {name: self._check_column(file, name, spec) for name, spec in self.format.columns.items()}
         counts = {name: len(dataset) for name, dataset in datasets.items()}
@@ -123,35 +155,45 @@ class Shard:
         if len(set(counts.values())) > 1:
             self._refuse("columns of different lengths: " + ", ".join(f"{name} {n}" for name, n in counts.items()))
         self.row_shapes = {name: dataset.shape[1:] for name, dataset in datasets.items()}
-        self.attributes = {name: _text(value) for name, value in file.attrs.items()}
-        self.column_attributes = {name: dict(dataset.attrs) for name, dataset in datasets.items()}
+        self.column_attributes = {name: _attributes(dataset) for name, dataset in datasets.items()}
         self.column_dtypes = {name: str(dataset.dtype) for name, dataset in datasets.items()}
         self._packed = {name for name, dataset in datasets.items() if _is_plainly_packed(dataset)}
-        self.digests: dict[str, str] = self.json_attribute("digests")
+        self.digests: dict[str, str] = self.json_object("digests")
         self._read_episodes(file)
 
     def json_attribute(self, name: str) -> Any:
         """A JSON attribute, decoded."""
         try:
-            return json.loads(self.attributes[name])
-        except (TypeError, json.JSONDecodeError):
+            return untrusted.from_json(self.attributes[name])
+        except (TypeError, AttributeError, ValueError):
             self._refuse(f"attribute {name} is not JSON; delete the file and make it again")
 
-    def _check_kind(self, attributes: h5py.AttributeManager) -> None:
-        found, version = _text(attributes.get("format")), attributes.get("format_version")
-        if found != self.format.name:
+    def json_object(self, name: str) -> dict[str, Any]:
+        """A JSON attribute that has to be an object."""
+        value = self.json_attribute(name)
+        if not isinstance(value, dict):
+            self._refuse(f"attribute {name} is no JSON object; delete the file and make it again")
+        return value
+
+    def _check_kind(self) -> None:
+        found, version = self.attributes.get("format"), self.attributes.get("format_version")
+        if not isinstance(found, str) or found != self.format.name:
             self._refuse(
                 f"holds {found or 'something else'}, not {self.format.name}; name a folder of {self.format.name}"
             )
-        if version != self.format.version:
+        if type(version) is not int or version != self.format.version:
             self._refuse(
                 f"format version {version}, this program reads {self.format.version}; read it with its own version"
             )
-        if not attributes.get("complete", False):
+        if self.attributes.get("complete") is not True:
             self._refuse("is incomplete; delete it and run the command that was writing it again")
-        missing = sorted({*self.format.required, "digests"} - set(attributes))
-        if missing:
-            self._refuse(f"lacks the attribute {missing[0]}; delete it and make it again")
+        for name in sorted({*self.format.required, "digests"}):
+            if name not in self.attributes:
+                self._refuse(f"lacks the attribute {name}; delete it and make it again")
+            wanted = int if name in self.format.whole_numbers else str
+            if type(self.attributes[name]) is not wanted and name != "digests":  # which says so itself
+                kind = "whole number" if wanted is int else "text"
+                self._refuse(f"attribute {name} is no {kind}; delete the file and make it again")
 
     def _check_links(self, file: h5py.File) -> None:
         for name in file:
@@ -166,13 +208,15 @@ class Shard:
             self._refuse(f"{name} is not a dataset of {dims} dimensions; delete the file and make it again")
         if dataset.is_virtual or dataset.external:
             self._refuse(f"{name} keeps its data in another file, which is never followed; do not trust this file")
-        if dataset.size * dataset.dtype.itemsize > MAX_DEFLATE_RATIO * self.path.stat().st_size:
+        if _unpacked_bytes(dataset) > MAX_DEFLATE_RATIO * self.path.stat().st_size:
             self._refuse(f"{name} claims more rows than a file of this size can hold; do not trust this file")
         plist = dataset.id.get_create_plist()
         filters = {plist.get_filter(i)[0] for i in range(plist.get_nfilters())}
         chunk_bytes = np.prod(dataset.chunks or (0,), dtype=np.float64) * dataset.dtype.itemsize
         if filters - HARMLESS_FILTERS or chunk_bytes > MAX_CHUNK_BYTES:
             self._refuse(f"{name} is packed in a way this format never uses; do not trust this file")
+        if not _is_written(dataset):
+            self._refuse(f"{name} was never written in whole; delete the file and make it again")
         return dataset
 
     def _check_column(self, file: h5py.File, name: str, spec: Column) -> h5py.Dataset:
@@ -197,7 +241,9 @@ class Shard:
         if len({len(column) for column in columns.values()}) > 1 or none:
             self._refuse("episode columns of different lengths, or none; delete the file and make it again")
         self.starts, self.lengths, self.seeds = (columns[name][:].astype(np.int64) for name in EPISODE_COLUMNS)
-        self.policies = tuple(map(str, columns["episode_policy"].asstr()[:]))
+        self.policies = strings.read_column(columns["episode_policy"])
+        if not all(map(str.isprintable, self.policies)):
+            self._refuse("episode_policy holds control characters; do not trust this file")
         borders = np.concatenate([[0], self.starts + self.lengths])
         tiled = np.array_equal(self.starts, borders[:-1]) and borders[-1] == self.num_rows
         if not tiled or (self.lengths < 2).any():
@@ -216,23 +262,69 @@ class Shard:
                 self._refuse(
                     f"{name} differs from its digest, so the data is damaged; delete the file and make it again"
                 )
+        for name, spec in self.format.columns.items():
+            if spec.finite:
+                self._check_finite(file, name)
         ends = np.flatnonzero(file["terminated"][:] | file["truncated"][:])  # type: ignore[index, operator]
         if not np.array_equal(ends, self.starts + self.lengths - 2):
             self._refuse(
                 "an end flag does not stand at its episode's last transition; delete the file and make it again"
             )
 
+    def _check_finite(self, file: h5py.File, name: str) -> None:
+        start = 0
+        for block in self._blocks(file, name):
+            wrong = np.flatnonzero(~np.isfinite(block).reshape(len(block), -1).all(axis=1))
+            if len(wrong):
+                row = start + int(wrong[0])
+                episode = int(np.searchsorted(self.starts, row, side="right")) - 1
+                step, seed, policy = row - self.starts[episode] + 1, self.seeds[episode], self.policies[episode]
+                self._refuse(
+                    f"{name} holds numbers that are not finite, the first at step {step} of the episode of seed {seed}, "
+                    f"driven by {policy}; mend what gave them, delete the data set and collect it again"
+                )
+            start += len(block)
+
     def _digest_of(self, file: h5py.File, name: str) -> str:
         if name == "episode_policy":
             return files.sha256(strings_bytes(self.policies))
+        return files.sha256(*map(little_endian, self._blocks(file, name)))
+
+    def _blocks(self, file: h5py.File, name: str) -> Iterator[np.ndarray]:
         dataset = file[name]
         assert isinstance(dataset, h5py.Dataset)
-        blocks = (
-            (dataset[i : i + BLOCK_ROWS] for i in range(0, len(dataset), BLOCK_ROWS))
-            if 0 not in dataset.shape[1:]
-            else ()
-        )
-        return files.sha256(*map(little_endian, blocks))
+        if 0 not in dataset.shape[1:]:
+            yield from (dataset[start : start + BLOCK_ROWS] for start in range(0, len(dataset), BLOCK_ROWS))
+
+
+def _attributes(owner: h5py.File | h5py.Dataset) -> dict[str, Any]:
+    """The attributes of a file or a column, those of kinds that no shard has as None."""
+    return {name: strings.read_attribute(owner, name) for name in owner.attrs}
+
+
+def _unpacked_bytes(dataset: h5py.Dataset) -> int:
+    """What the rows take on disk where nothing is packed."""
+    is_reference = h5py.check_string_dtype(dataset.dtype) is not None and dataset.dtype == object
+    return math.prod(dataset.shape) * (strings.REFERENCE.size if is_reference else dataset.dtype.itemsize)
+
+
+def _is_written(dataset: h5py.Dataset) -> bool:
+    """Whether all rows are on disk: HDF5 reads zeros where nothing was ever written."""
+    if dataset.size == 0:
+        return True
+    if dataset.chunks is None:
+        return dataset.id.get_storage_size() == _unpacked_bytes(dataset)
+    wanted = math.prod(-(-rows // height) for rows, height in zip(dataset.shape, dataset.chunks, strict=True))
+    return dataset.id.get_num_chunks() == wanted
+
+
+Identity = tuple[int, ...]
+
+
+def _identity(path: Path) -> Identity:
+    """What tells a file from another one of its name, also where that has the same time of change."""
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _open(path: Path) -> h5py.File:
@@ -240,14 +332,14 @@ def _open(path: Path) -> h5py.File:
 
 
 @functools.lru_cache(maxsize=32)
-def _cached_columns(path: Path, mtime_ns: int, pid: int) -> dict[str, h5py.Dataset]:
+def _cached_columns(path: Path, identity: Identity, pid: int, names: tuple[str, ...]) -> dict[str, h5py.Dataset]:
     """Keep the columns of the files last read open: looking one up takes 40 times as long as reading a few rows.
 
     Few files, since a data set may have more shards than a process may open. The process is part of the key, since an
     HDF5 handle must not cross a fork.
     """
     file = _open(path)
-    return {name: file[name] for name in file}  # type: ignore[misc]
+    return {name: file[name] for name in names}  # type: ignore[misc]
 
 
 def _is_plainly_packed(dataset: h5py.Dataset) -> bool:
@@ -275,7 +367,3 @@ def _unpacked(dataset: h5py.Dataset, start: int, stop: int) -> Iterator[tuple[in
         if len(chunk) != chunk_bytes:
             raise OSError(f"the chunk at row {first} does not unpack to {chunk_bytes} bytes")
         yield low, np.frombuffer(chunk, dataset.dtype).reshape(shape)[low - first : high - first]
-
-
-def _text(value: Any) -> Any:
-    return value.decode() if isinstance(value, bytes) else value

@@ -20,6 +20,7 @@ from world_models.shards import (
     Format,
     little_endian,
     opening,
+    strings,
     strings_bytes,
 )
 
@@ -138,16 +139,21 @@ class ShardWriter:
             data = np.array(values, dtype)
             self._file[name] = data
             digests[name] = files.sha256(little_endian(data))
-        self._file.create_dataset("episode_policy", data=list(policies), dtype=h5py.string_dtype())
+        self._file.create_dataset("episode_policy", data=strings.fixed(policies))
         digests["episode_policy"] = files.sha256(strings_bytes(policies))
         for name, attributes in self.column_attributes.items():
-            self._file[name].attrs.update(attributes)
+            _set(self._file[name], attributes)  # pyright: ignore[reportArgumentType]: it is a dataset
         missing = set(self._format.required) - set(self.attributes)
         assert not missing, f"attributes not set: {missing}"
-        self._file.attrs.update(
-            {"format": self._format.name, "format_version": self._format.version, **self.attributes}
-        )
-        self._file.attrs.update({"digests": json.dumps(digests, sort_keys=True), "complete": True})
+        _set(self._file, {"format": self._format.name, "format_version": self._format.version, **self.attributes})
+        _set(self._file, {"digests": json.dumps(digests, sort_keys=True), "complete": True})
+
+
+def _set(owner: h5py.File | h5py.Dataset, attributes: Mapping[str, Any]) -> None:
+    """Set attributes, text with a fixed length: one damaged byte in HDF5's heap for longer ones can hang its reader."""
+    for name, value in attributes.items():
+        is_text = isinstance(value, str) or (isinstance(value, list | tuple) and len(value) > 0)
+        owner.attrs[name] = strings.fixed(value) if is_text else value
 
 
 @contextlib.contextmanager

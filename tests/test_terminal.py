@@ -1,0 +1,64 @@
+"""What is said on the terminal: no words from a file steer it, and nothing in the package prints past that."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import world_models
+from world_models.collect import CollectConfig
+from world_models.config import Stopped, run_command
+from world_models.terminal import printable, say, warn
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\x1b[31mb", r"a\x1b[31mb"),
+        ("one\nline\r", r"one\nline\r"),
+        ("\x9b2J\x07", r"\x9b2J\x07"),
+        ("\u202eright to left", r"\u202eright to left"),
+        ("half a name \udc80", r"half a name \udc80"),
+        ("Köln 東京", "Köln 東京"),
+    ],
+)
+def test_what_is_no_visible_character_is_written_as_an_escape(text: str, shown: str):
+    assert printable(text) == shown
+
+
+def test_a_line_stays_one_line(capsys: pytest.CaptureFixture[str]):
+    say("a\nb", "c")
+    warn("d\x1b[2J")
+    assert capsys.readouterr() == ("a\\nb\nc\n", "d\\x1b[2J\n")
+
+
+def test_nothing_to_say_prints_nothing(capsys: pytest.CaptureFixture[str]):
+    warn()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_refusal_holds_no_escape_sequence(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    def prepare(config: CollectConfig) -> None:
+        raise ValueError("\x1b]0;owned\x07")
+
+    monkeypatch.setattr("sys.argv", ["collect"])
+    with pytest.raises(SystemExit):
+        run_command("", CollectConfig, prepare, print)
+    assert capsys.readouterr().err.endswith("error: \\x1b]0;owned\\x07\n")
+
+
+def test_what_stops_work_is_shown_without_escape_sequences(monkeypatch: pytest.MonkeyPatch):
+    def work(job: None) -> None:
+        raise Stopped("\x1b[31m")
+
+    monkeypatch.setattr("sys.argv", ["collect"])
+    with pytest.raises(SystemExit) as caught:
+        run_command("", CollectConfig, lambda config: None, work)
+    assert str(caught.value.code).endswith(": \\x1b[31m")
+
+
+def test_no_module_prints_past_the_terminal():
+    for path in Path(world_models.__file__).parent.rglob("*.py"):
+        calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        prints = [call for call in calls if isinstance(call, ast.Name) and call.id == "print"]
+        assert not prints or path.name == "terminal.py", path
