@@ -1,7 +1,7 @@
 """What is said on the terminal: every line passes here, so no words from a file can steer the terminal."""
 
 import sys
-from typing import TextIO
+from typing import Any
 
 
 def printable(text: str) -> str:
@@ -19,7 +19,7 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
-def say(*lines: str, file: TextIO | None = None) -> None:
+def say(*lines: str, file: Any = None) -> None:
     """Print lines, each of which stays one; on standard output unless a file is named."""
     if lines:
         print("\n".join(map(printable, lines)), file=file, flush=True)
