@@ -25,6 +25,7 @@ import yaml
 from world_models import envs, executors, files, overview, policies, progress
 from world_models.config import Stopped, require, run_command, to_yaml
 from world_models.envs.renderer_choice import RendererName
+from world_models.paths import PATH, resolve_fields
 from world_models.recording import ShardTask, record_shard, warm_up
 from world_models.rollouts import FORMAT, Rollouts
 from world_models.shards import shard_path, shard_paths
@@ -59,7 +60,7 @@ class CollectConfig:
         verify: check this data set and show what it holds, instead of collecting.
     """
 
-    out: str = "rollouts/carracing"
+    out: str = dataclasses.field(default="rollouts/carracing", metadata=PATH)
     num_episodes: int = 40
     max_steps: int = 500
     env: str = "CarRacing-v3"
@@ -72,9 +73,10 @@ class CollectConfig:
     num_workers: int = 0
     executor: executors.Executor = "processes"
     episodes_per_shard: int = 10
-    verify: str | None = None
+    verify: str | None = dataclasses.field(default=None, metadata=PATH)
 
     def __post_init__(self):
+        resolve_fields(self)
         for name, least in {
             "num_episodes": 1,
             "max_steps": 1,
@@ -199,8 +201,9 @@ def _shards_there(config: CollectConfig) -> dict[int, int]:
 
 def _config_of(shard: Shard) -> CollectConfig:
     try:
-        return CollectConfig(**yaml.safe_load(shard.attributes["config"]))
-    except (TypeError, yaml.YAMLError) as error:
+        saved = dict(yaml.safe_load(shard.attributes["config"]))
+        return CollectConfig(**saved | {"out": str(shard.path.parent)})  # where it was made, no such path may be here
+    except (TypeError, ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{shard.path}: collected by another program ({error}); choose another --out") from None
 
 
@@ -210,7 +213,7 @@ def collect(job: Job | Rollouts) -> None:
         overview.show(job)
         return
     out = Path(job.config.out)
-    out.mkdir(parents=True, exist_ok=True)
+    files.make_folder(out)
     if job.tasks and job.note:
         print(job.note)
     with files.only_writer(out):

@@ -98,7 +98,9 @@ def _parser(schema: type, prog: str, description: str) -> _Parser:
 
 def _positional(schema: type) -> str | None:
     """Name of the field that takes the words that follow no flag."""
-    return next((field.name for field in dataclasses.fields(schema) if field.metadata == POSITIONAL), None)
+    return next(
+        (field.name for field in dataclasses.fields(schema) if POSITIONAL.items() <= field.metadata.items()), None
+    )
 
 
 def _with_words(name: str, parser: _Parser, argv: Sequence[str]) -> list[str]:

@@ -39,6 +39,7 @@ from world_models.config import require, run_command, to_yaml
 from world_models.frames import Device, torch_device
 from world_models.latents import FORMAT, SUMMARY_FILE, Latents, write_latents
 from world_models.lineage import Product
+from world_models.paths import PATH, resolve_fields
 from world_models.rollouts import Rollouts
 from world_models.shards import shard_path, shard_paths
 from world_models.shards.reader import Shard
@@ -66,9 +67,9 @@ class EncodeConfig:
         backend: torch, or onnx for ONNX Runtime on the CPU (needs the extra onnx): faster where there is no C library.
     """
 
-    data: str = "rollouts/carracing"
-    vae: str = "runs/vae"
-    out: str = "latents/carracing"
+    data: str = dataclasses.field(default="rollouts/carracing", metadata=PATH)
+    vae: str = dataclasses.field(default="runs/vae", metadata=PATH)
+    out: str = dataclasses.field(default="latents/carracing", metadata=PATH)
     weights: checkpoints.Weights = "best"
     batch_size: int | None = None
     dtype: Literal["float32", "float16"] = "float32"
@@ -77,6 +78,7 @@ class EncodeConfig:
     wandb: tracking.WandbConfig = dataclasses.field(default_factory=lambda: tracking.WandbConfig("disabled"))
 
     def __post_init__(self):
+        resolve_fields(self)
         require((self.backend, self.device) != ("onnx", "cuda"), "backend onnx computes on the CPU; give --device cpu")
         require(
             self.batch_size is None or self.batch_size >= 1, f"batch_size is {self.batch_size}; give 1 or more, or null"
@@ -151,7 +153,7 @@ def encode(job: Job) -> None:
     out, here = Path(job.config.out), distributed.world()
     with contextlib.ExitStack() as stack:
         if here.is_first:
-            out.mkdir(parents=True, exist_ok=True)
+            files.make_folder(out)
             stack.enter_context(files.only_writer(out))
             files.remove_partials(out)
         stack.enter_context(distributed.joined(job.vae.device))

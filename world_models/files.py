@@ -1,6 +1,7 @@
 """Files written whole or not at all, that say what made them."""
 
 import contextlib
+import errno
 import fcntl
 import functools
 import hashlib
@@ -23,18 +24,51 @@ PARTIAL = ".partial"
 PACKAGES = ("numpy", "h5py", "gymnasium", "box2d", "pygame-ce", "opencv-python", "torch")
 
 
+DISK_ENDS = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room",
+    errno.EFBIG: "allow larger files (ulimit -f)",
+    errno.EIO: "mend the disk",
+    errno.EROFS: "make the disk writable",
+    errno.ESTALE: "mount the disk again",
+}
+"""Errors by which a disk ends work that was well begun, and what to do."""
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Everything that writes a file does it in this block.
+
+    Raises:
+        Stopped: the disk took no more; the message names the file and says what to do.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_ENDS:
+            raise
+        raise Stopped(
+            f"{path}: {os.strerror(error.errno).lower()}; what is finished stays: {DISK_ENDS[error.errno]} and run "
+            "the same command again"
+        ) from None
+
+
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; it takes its real name only if the block succeeds.
 
     The contents are on the disk before the name is, so a crash leaves either the old file or the new one.
+
+    Raises:
+        Stopped: the disk took no more.
     """
     temporary = path.with_name(path.name + PARTIAL)
     try:
-        yield temporary
-        _sync(temporary)
-        temporary.replace(path)
-        _sync(path.parent)
+        with writing(path):
+            yield temporary
+            _sync(temporary)
+            temporary.replace(path)
+            _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -47,10 +81,24 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
     """Write a file whole or not at all."""
     with whole(path) as temporary:
         temporary.write_bytes(data)
+
+
+def append_text(path: Path, text: str) -> None:
+    """Add to a text file; of what is added, a part may be there if the disk is full."""
+    rest = memoryview(text.encode())
+    with writing(path), path.open("ab", buffering=0) as file:
+        while rest:
+            rest = rest[file.write(rest) :]
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those that it lies in, where it is not there."""
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

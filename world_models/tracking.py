@@ -21,6 +21,7 @@ from jaxtyping import UInt8
 from world_models import files
 from world_models.config import flatten
 from world_models.lineage import TIMEOUT_S, Product, declare
+from world_models.paths import check_name
 
 METRICS_FILE = "metrics.jsonl"
 ALL_THERE = f"{METRICS_FILE} has everything"
@@ -80,7 +81,7 @@ class Tracker:
         tensorboard: bool = False,
         run_id: str | None = None,
     ):
-        self._file = (folder / METRICS_FILE).open("a", encoding="utf-8")
+        self._file = folder / METRICS_FILE
         self._wandb: Any = _start_wandb(folder, config, wandb, job_type, run_id)
         self.run_id: str | None = self._wandb.id if self._wandb else None
         self._board: Any = _start_tensorboard(folder) if tensorboard else None
@@ -89,8 +90,7 @@ class Tracker:
     def log(self, metrics: Mapping[str, float | int]) -> None:
         """Log one line of metrics; `frames_seen` among them is the x axis everywhere."""
         finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-        self._file.write(json.dumps(finite) + "\n")
-        self._file.flush()
+        files.append_text(self._file, json.dumps(finite) + "\n")
 
         def send_to_board() -> None:
             for name, value in metrics.items():
@@ -124,7 +124,6 @@ class Tracker:
 
     def finish(self) -> None:
         """Close everything; what was logged stays."""
-        self._file.close()
         for thread in self._declaring:
             thread.join(TIMEOUT_S)
         self._guarded("_wandb", lambda: self._wandb.finish())
@@ -206,7 +205,7 @@ def own_folder(out: str) -> str:
     The agent's own `${envvar:WANDB_RUN_ID}` cannot do this: it is filled in before the id is known, once for all runs.
 
     Raises:
-        ValueError: there is no such id.
+        ValueError: there is no such id, or it is no name of a folder.
     """
     if RUN_ID_MARK not in out:
         return out
@@ -215,6 +214,7 @@ def own_folder(out: str) -> str:
         raise ValueError(
             f"out is {out} and WANDB_RUN_ID is not set, as `wandb agent` sets it; start it by that, or name a folder"
         )
+    check_name(run_id, "WANDB_RUN_ID")
     return out.replace(RUN_ID_MARK, run_id)
 
 

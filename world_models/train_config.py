@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 from typing import Literal
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from world_models import mnist, tracking
 from world_models.config import require
 from world_models.frames import Device
+from world_models.paths import PATH, resolve_fields
 from world_models.rollouts import FRAME_SHAPE
 from world_models.training_data import Dataset
 from world_models.vae import VAEConfig
@@ -51,8 +53,8 @@ class TrainConfig:
     """
 
     dataset: Dataset = "rollouts"
-    data: str = "rollouts/carracing"
-    out: str = "runs/vae"
+    data: str = dataclasses.field(default="rollouts/carracing", metadata=PATH)
+    out: str = dataclasses.field(default="runs/vae", metadata=PATH)
     num_frames: int = 120_000
     batch_size: int = 64
     lr: float = 2e-3
@@ -80,6 +82,7 @@ class TrainConfig:
     wandb: tracking.WandbConfig = dataclasses.field(default_factory=tracking.WandbConfig)
 
     def __post_init__(self):
+        resolve_fields(self)
         at_least_1 = (
             "num_frames",
             "batch_size",
@@ -107,7 +110,7 @@ class TrainConfig:
         )
         require(classes in (0, mnist.NUM_DIGITS), f"vae.num_classes is {classes}; give 10, MNIST's digits, or 0")
         require(
-            not digits or self.data != TrainConfig.data,
+            not digits or self.data != os.path.realpath(TrainConfig.data),
             f"data is {self.data}, no folder of MNIST; give --data data, or the folder that holds MNIST/raw",
         )
         require(digits or not self.binarise, "binarise is for the grey pixels of mnist; leave it out")

@@ -36,6 +36,7 @@ from world_models.bench import driving, stages
 from world_models.bench.measuring import Samples, Work, gemm_gflop_per_s, interleave
 from world_models.config import require, run_command
 from world_models.frames import Device, torch_device
+from world_models.paths import PATH, resolve_fields
 from world_models.rollouts import Rollouts
 
 MIN_FRAMES = 200
@@ -59,13 +60,14 @@ class BenchConfig:
     """
 
     stages: str = ",".join(STAGES)
-    data: str | None = None
-    json: str | None = None
+    data: str | None = dataclasses.field(default=None, metadata=PATH)
+    json: str | None = dataclasses.field(default=None, metadata=PATH)
     repeats: int = 5
     device: Device = "auto"
     seconds: float = 2.0
 
     def __post_init__(self):
+        resolve_fields(self)
         unknown = set(self.stages.split(",")) - {*STAGES, *MORE_STAGES}
         require(not unknown, f"stages has {', '.join(sorted(unknown))}; give some of {','.join(STAGES + MORE_STAGES)}")
         require(self.repeats >= 1, f"repeats is {self.repeats}; give 1 or more")
