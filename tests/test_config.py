@@ -67,17 +67,14 @@ def yaml_file(tmp_path: Path) -> Callable[[str], str]:
 
 @pytest.fixture
 def refusal(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """The one line with which a call ends in status 2."""
+    """The one line with which a call refuses its input; nothing is printed."""
 
     def run(call: Callable[..., Any], *args: Any) -> str:
-        with pytest.raises(SystemExit) as caught:
+        with pytest.raises(ValueError) as caught:
             call(*args)
-        output = capsys.readouterr()
-        assert caught.value.code == 2
-        assert output.out == ""
-        assert output.err.endswith("\n")
-        assert len(output.err.splitlines()) == 1, output.err
-        return output.err.rstrip("\n")
+        assert capsys.readouterr() == ("", "")
+        (line,) = str(caught.value).splitlines()
+        return line
 
     return run
 
@@ -202,10 +199,8 @@ def test_help_shows_the_description_line_by_line_and_every_field(capsys: pytest.
         ("--data d --config missing.yaml", "missing.yaml"),
     ],
 )
-def test_a_bad_flag_ends_with_status_2_and_one_line(refusal: Callable[..., str], argv: str, said: str):
-    line = refusal(parse, *argv.split())
-    assert line.startswith(f"{PROG}: error: ")
-    assert said in line
+def test_a_bad_flag_is_refused_in_one_line(refusal: Callable[..., str], argv: str, said: str):
+    assert said in refusal(parse, *argv.split())
 
 
 @pytest.mark.parametrize(
@@ -220,15 +215,13 @@ def test_a_bad_flag_ends_with_status_2_and_one_line(refusal: Callable[..., str],
         ("lr: 0.5\n", "data"),
         ("data: [\n", "pars"),
         ("- data\n", "data"),
-        ("\0", "error"),
+        ("\0", "control characters"),
     ],
 )
-def test_a_bad_yaml_file_ends_with_status_2_and_one_line(
+def test_a_bad_yaml_file_is_refused_in_one_line(
     refusal: Callable[..., str], yaml_file: Callable[[str], str], text: str, said: str
 ):
-    line = refusal(parse, "--config", yaml_file(text))
-    assert line.startswith(f"{PROG}: error: ")
-    assert said in line
+    assert said in refusal(parse, "--config", yaml_file(text))
 
 
 @pytest.mark.parametrize(
@@ -257,11 +250,11 @@ def test_a_flag_like_no_other_is_referred_to_help(refusal: Callable[..., str]):
     ],
 )
 def test_a_wrong_type_is_told_in_plain_words(refusal: Callable[..., str], flag: str, said: str):
-    assert refusal(parse, "--data=d", flag) == f"{PROG}: error: {said}"
+    assert refusal(parse, "--data=d", flag) == said
 
 
 def test_a_bound_says_all_there_is_to_say(refusal: Callable[..., str]):
-    assert refusal(parse, "--data=d", "--lr=0") == f"{PROG}: error: lr is 0.0; give a number above 0"
+    assert refusal(parse, "--data=d", "--lr=0") == "lr is 0.0; give a number above 0"
 
 
 # run_command
@@ -271,6 +264,19 @@ def run_command(
     prepare: Callable[[Things], Any], work: Callable[[Any], Any], *argv: str, doc: str | None = "Makes things."
 ) -> None:
     config.run_command(doc, Things, prepare, work, argv or ["--data=d"])
+
+
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[Any, str]]:
+    """Runs a command as a process does, and returns the status that it ends with and what it said."""
+
+    def run(prepare: Callable[[Things], Any], work: Callable[[Any], Any], *argv: str) -> tuple[Any, str]:
+        monkeypatch.setattr(sys, "argv", ["make", *(argv or ["--data=d"])])
+        with pytest.raises(SystemExit) as caught:
+            config.run_command("Makes things.", Things, prepare, work)
+        return caught.value.code, capsys.readouterr().err
+
+    return run
 
 
 def raising(error: BaseException) -> Callable[[Any], Any]:
@@ -303,35 +309,50 @@ def test_work_gets_what_prepare_made_of_the_config():
     ],
 )
 def test_what_prepare_refuses_ends_with_status_2_and_one_line_and_no_work(
-    refusal: Callable[..., str], error: Exception
+    ended: Callable[..., tuple[Any, str]], error: Exception
 ):
-    line = refusal(run_command, raising(error), never)
-    assert line == f"python -m {__name__}: error: {' '.join(str(error).split())}"
+    line = f"python -m {__name__}: error: {' '.join(str(error).split())}\n"
+    assert ended(raising(error), never) == (2, line)
 
 
-def test_an_operating_systems_error_in_prepare_names_the_file(refusal: Callable[..., str], tmp_path: Path):
+@pytest.mark.parametrize("error", [ValueError("data holds nothing"), FileNotFoundError("d: no such folder")])
+def test_what_prepare_refuses_is_raised_from_python(error: Exception):
+    with pytest.raises(type(error)) as caught:
+        run_command(raising(error), never)
+    assert caught.value is error
+
+
+def test_an_operating_systems_error_in_prepare_names_the_file(ended: Callable[..., tuple[Any, str]], tmp_path: Path):
     def prepare(things: Things) -> bytes:
         return (tmp_path / "none").read_bytes()
 
-    assert str(tmp_path / "none") in refusal(run_command, prepare, never)
+    assert str(tmp_path / "none") in ended(prepare, never)[1]
 
 
 def test_bad_flags_end_before_prepare(refusal: Callable[..., str]):
     refusal(run_command, never, never, "--data=d", "--lr=0")
 
 
-def test_stopped_work_ends_with_status_1_and_its_message():
-    with pytest.raises(SystemExit) as caught:
-        run_command(str, raising(config.Stopped("3 of 4 done; run it again")))
+def test_stopped_work_ends_with_status_1_and_its_message(ended: Callable[..., tuple[Any, str]]):
+    status, _ = ended(str, raising(config.Stopped("3 of 4 done; run it again")))
     # what Python does with a string: prints it on standard error and exits with status 1
-    assert caught.value.code == f"python -m {__name__}: 3 of 4 done; run it again"
+    assert status == f"python -m {__name__}: 3 of 4 done; run it again"
 
 
-def test_an_interrupted_command_ends_with_status_130_and_one_line(capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit) as caught:
-        run_command(str, raising(KeyboardInterrupt()))
-    assert caught.value.code == 130
-    assert capsys.readouterr().err == f"\npython -m {__name__}: interrupted; what is finished stays\n"
+def test_an_interrupted_command_ends_with_status_130_and_one_line(ended: Callable[..., tuple[Any, str]]):
+    line = f"\npython -m {__name__}: interrupted; what is finished stays\n"
+    assert ended(str, raising(KeyboardInterrupt())) == (130, line)
+
+
+def test_an_interrupted_preparation_ends_with_status_130_too(ended: Callable[..., tuple[Any, str]]):
+    assert ended(raising(KeyboardInterrupt()), never)[0] == 130
+
+
+@pytest.mark.parametrize("error", [config.Stopped("3 of 4 done"), KeyboardInterrupt()])
+def test_what_ends_the_work_early_is_raised_from_python(error: BaseException):
+    with pytest.raises(type(error)) as caught:
+        run_command(str, raising(error))
+    assert caught.value is error
 
 
 @pytest.mark.parametrize("error", [ValueError("bug"), FileNotFoundError("gone"), RuntimeError("bug"), KeyError("bug")])
@@ -352,15 +373,17 @@ def test_an_error_of_prepare_that_is_nobodys_input_keeps_its_traceback(error: Ex
     ("module", "prog"), [("things.make", "python -m things.make"), ("things.__main__", "python -m things")]
 )
 def test_the_command_is_named_as_it_is_started(
-    refusal: Callable[..., str], monkeypatch: pytest.MonkeyPatch, module: str, prog: str
+    ended: Callable[..., tuple[Any, str]], monkeypatch: pytest.MonkeyPatch, module: str, prog: str
 ):
     monkeypatch.setattr(THIS, "__spec__", importlib.machinery.ModuleSpec(module, None))
-    assert refusal(run_command, never, never, "--lr=1").startswith(f"{prog}: error: ")
+    assert ended(never, never, "--lr=1")[1].startswith(f"{prog}: error: ")
 
 
-def test_a_command_run_as_a_file_is_named_by_its_module(refusal: Callable[..., str], monkeypatch: pytest.MonkeyPatch):
+def test_a_command_run_as_a_file_is_named_by_its_module(
+    ended: Callable[..., tuple[Any, str]], monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(THIS, "__spec__", None)
-    assert refusal(run_command, never, never, "--lr=1").startswith(f"python -m {__name__}: error: ")
+    assert ended(never, never, "--lr=1")[1].startswith(f"python -m {__name__}: error: ")
 
 
 @pytest.mark.parametrize(("doc", "shown"), [("Makes\n    things.\n    ", "Makes\nthings."), (None, "usage")])
@@ -377,12 +400,10 @@ def test_require_raises_its_message_unless_the_condition_holds():
         config.require(False, "give 1 or more")
 
 
-def test_an_empty_yaml_is_refused_in_plain_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_an_empty_yaml_is_refused_in_plain_words(tmp_path: Path):
     (tmp_path / "empty.yaml").write_text("")
-    with pytest.raises(SystemExit) as end:
+    with pytest.raises(ValueError, match="a --config file holds no settings"):
         config.parse(WandbConfig, ["--config", str(tmp_path / "empty.yaml")], prog="test")
-    assert end.value.code == 2
-    assert "a --config file holds no settings" in capsys.readouterr().err
 
 
 # words that follow no flag

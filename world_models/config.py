@@ -2,17 +2,19 @@
 
 A command is two functions: `prepare` looks at everything a person may have got wrong and raises `ValueError` or
 `FileNotFoundError`; `work` does the job. So bad input ends with one line and status 2 before anything is touched,
-and an error after that is a bug, shown with its traceback.
+and an error after that is a bug, shown with its traceback. Only a process that is a command ends so: who calls a
+command's `main([...])` from Python gets the exception.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import inspect
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import yaml
@@ -47,7 +49,7 @@ class Stopped(RuntimeError):  # noqa: N818 - it is no error
 
 
 class _Parser(ArgumentParser):
-    """Says what is wrong in one line."""
+    """Raises `ValueError` with one line on what is wrong, where argparse would end the process."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         line = _plain_words(re.sub(r"\s+", " ", str(message)).strip())
@@ -55,7 +57,7 @@ class _Parser(ArgumentParser):
         unknown = re.search(r"(?:unrecognized arguments: |[Oo]ption ')(?:--)?([\w.]+)", line)
         near = difflib.get_close_matches(f"--{unknown[1]}", flags, n=1) if unknown else []
         hint = f"; did you mean {near[0]}?" if near else "; see --help" if unknown else ""
-        self.exit(2, f"{self.prog}: error: {line}{hint}\n")
+        raise ValueError(f"{line}{hint}")
 
 
 def _plain_words(message: str) -> str:
@@ -81,7 +83,8 @@ class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
 def parse(schema: type[Config], argv: Sequence[str] | None = None, *, prog: str, description: str = "") -> Config:
     """Read flags and `--config` YAML files into the dataclass `schema`; later files and flags win.
 
-    Bad values end the process with status 2 and one line on standard error.
+    Raises:
+        ValueError: a name or a value is wrong.
     """
     return _parse(schema, _parser(schema, prog, description), argv)
 
@@ -125,11 +128,8 @@ def _with_words(name: str, parser: _Parser, argv: Sequence[str]) -> list[str]:
 def _parse(schema: type[Config], parser: _Parser, argv: Sequence[str] | None) -> Config:
     if words := _positional(schema):
         argv = _with_words(words, parser, sys.argv[1:] if argv is None else argv)
-    try:
-        values = parser.instantiate(parser.parse_args(argv))
-        return schema(**{field.name: values[field.name] for field in dataclasses.fields(schema)})  # type: ignore[arg-type]
-    except ValueError as error:  # the dataclasses check their own bounds
-        parser.error(str(error))
+    values = parser.instantiate(parser.parse_args(argv))
+    return schema(**{field.name: values[field.name] for field in dataclasses.fields(schema)})  # type: ignore[arg-type]
 
 
 def run_command(
@@ -141,29 +141,49 @@ def run_command(
 ) -> None:
     """Run a command: parse, prepare, work.
 
+    As a process (`argv` None) it ends with status 2 and one line where the input is bad, with 1 where the work was
+    `Stopped`, with 130 after Ctrl-C.
+
     Args:
         doc: the module's docstring, which `--help` shows.
         schema: the command's config dataclass.
-        prepare: checks all input, touches nothing; its errors end with status 2.
-        work: does the job; `Stopped` ends it with status 1, Ctrl-C with 130.
+        prepare: checks all input, touches nothing.
+        work: does the job.
         argv: the flags; those of the process when None.
+
+    Raises:
+        ValueError: the input is bad; of `prepare` also `OSError`, such as FileNotFoundError.
+        Stopped: the work ended early.
     """
+    parser = _parser(schema, f"python -m {_name(work)}", inspect.cleandoc(doc or ""))
+    if argv is not None:
+        work(prepare(_parse(schema, parser, argv)))
+        return
+    with _ends_of_process(parser.prog):
+        try:
+            job = prepare(_parse(schema, parser, None))
+        except (ValueError, OSError) as error:
+            parser.exit(2, f"{parser.prog}: error: {' '.join(str(error).split())}\n")
+        work(job)
+
+
+def _name(work: Callable) -> str:
+    """The command's name, as `python -m` takes it."""
     module = inspect.getmodule(work)
     assert module is not None
-    spec = module.__spec__
-    name = spec.name if spec else module.__name__
-    parser = _parser(schema, f"python -m {name.removesuffix('.__main__')}", inspect.cleandoc(doc or ""))
-    config = _parse(schema, parser, argv)
+    name = module.__spec__.name if module.__spec__ else module.__name__
+    return name.removesuffix(".__main__")
+
+
+@contextlib.contextmanager
+def _ends_of_process(prog: str) -> Iterator[None]:
+    """End the process with a status and one line, where the block ends for a reason from outside."""
     try:
-        job = prepare(config)
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
-    try:
-        work(job)
+        yield
     except Stopped as stopped:
-        sys.exit(f"{parser.prog}: {stopped}")
+        sys.exit(f"{prog}: {stopped}")
     except KeyboardInterrupt:
-        print(f"\n{parser.prog}: interrupted; what is finished stays", file=sys.stderr)
+        print(f"\n{prog}: interrupted; what is finished stays", file=sys.stderr)
         sys.exit(130)
 
 
