@@ -397,7 +397,7 @@ def test_an_executor_that_is_not_installed_is_refused_before_work_begins(out: Pa
 
 def test_a_full_disk_is_refused_before_work_begins(out: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_blocks=9000, f_bavail=1000, f_frsize=4096))
-    with pytest.raises(ValueError, match=r"0\.0261 GB are needed and 0\.0041 GB are free"):
+    with pytest.raises(ValueError, match=r"0\.0342 GB are needed and 0\.0041 GB are free"):
         prepare(CollectConfig(str(out)))
 
 

@@ -15,15 +15,14 @@ import contextlib
 import dataclasses
 import json
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from world_models import envs, executors, files, overview, policies, progress
-from world_models.config import Stopped, require, run_command, to_yaml
+from world_models.config import Stopped, require, require_bounds, run_command, to_yaml
 from world_models.envs.renderer_choice import RendererName
 from world_models.paths import PATH, resolve_fields
 from world_models.recording import ShardTask, record_shard, warm_up
@@ -31,7 +30,8 @@ from world_models.rollouts import FORMAT, Rollouts
 from world_models.shards import shard_path, shard_paths
 from world_models.shards.reader import Shard
 
-BYTES_PER_FRAME = 1300  # CarRacing packs into 1,150 bytes a frame; the estimate errs upwards
+BYTES_PER_FRAME, BYTES_PER_SHARD = 1700, 30_000  # CarRacing takes 1,580 bytes a frame; the estimate errs upwards
+MAX_WEIGHT = 1_000_000_000
 IDENTITY = ("env", "seed", "max_steps", "episodes_per_shard", "policy", "mixture", "warmup_steps", "preprocess")
 
 
@@ -77,20 +77,21 @@ class CollectConfig:
 
     def __post_init__(self):
         resolve_fields(self)
-        for name, least in {
-            "num_episodes": 1,
-            "max_steps": 1,
-            "episodes_per_shard": 1,
-            "seed": 0,
-            "warmup_steps": 0,
-        }.items():
-            require(getattr(self, name) >= least, f"{name} is {getattr(self, name)}; give {least} or more")
         require(self.num_workers >= 0, f"num_workers is {self.num_workers}; give 0 (one a core) or more")
+        require_bounds(
+            self,
+            num_episodes=(1, 100_000_000),
+            max_steps=(1, 2**31 - 2),  # the column episode_length is int32
+            episodes_per_shard=(1, 100_000_000),
+            seed=(0, 2**63 - 1),
+            warmup_steps=(0, 10_000),
+            num_workers=(0, 10_000),
+        )
         require(
             self.seed + self.num_episodes <= 2**63, f"seed is {self.seed}; give one whose last episode is below 2^63"
         )
-        good = self.mixture and all(weight > 0 and np.isfinite(weight) for weight in self.mixture.values())
-        require(bool(good), f"mixture is {self.mixture}; give each policy a weight above 0")
+        good = self.mixture and all(0 < weight <= MAX_WEIGHT for weight in self.mixture.values())
+        require(bool(good), f"mixture is {self.mixture}; give each policy a weight above 0, {MAX_WEIGHT:,} at most")
 
     @property
     def weights(self) -> dict[str, float]:
@@ -112,8 +113,9 @@ def prepare(config: CollectConfig) -> Job | Rollouts:
     if config.verify is not None:
         return Rollouts(config.verify, verify=True)
     executors.check(config.executor)
-    renderer, note = _try_env(config)
     there = _shards_there(config)
+    files.check_room(Path(config.out), _bytes_missing(config, there))  # before millions of episodes are planned
+    renderer, note = _try_env(config)
     dealt = policies.deal(config.weights, config.num_episodes)
     size = config.episodes_per_shard
     shards = [tuple(dealt[first : first + size]) for first in range(0, config.num_episodes, size)]
@@ -122,9 +124,15 @@ def prepare(config: CollectConfig) -> Job | Rollouts:
         for index, names in enumerate(shards)
         if there.get(index, 0) < len(names)
     )
-    frames = sum(len(task.policies) for task in tasks) * (config.max_steps + 1)
-    files.check_room(Path(config.out), frames * BYTES_PER_FRAME)
     return Job(config, tasks, note)
+
+
+def _bytes_missing(config: CollectConfig, there: Mapping[int, int]) -> int:
+    """Room that the shards still to be made take, by how many episodes those that are there hold."""
+    size = config.episodes_per_shard
+    whole = [held for index, held in there.items() if held == min(size, config.num_episodes - index * size)]
+    frames = (config.num_episodes - sum(whole)) * (config.max_steps + 1)
+    return frames * BYTES_PER_FRAME + (-(-config.num_episodes // size) - len(whole)) * BYTES_PER_SHARD
 
 
 def shard_task(config: CollectConfig, index: int, names: tuple[str, ...], renderer: str) -> ShardTask:

@@ -37,7 +37,7 @@ from world_models import (
 )
 from world_models.config import require, run_command, to_yaml
 from world_models.frames import Device, torch_device
-from world_models.latents import FORMAT, SUMMARY_FILE, Latents, write_latents
+from world_models.latents import FORMAT, SUMMARY_FILE, Latents, latents_bytes, write_latents
 from world_models.lineage import Product
 from world_models.paths import PATH, resolve_fields
 from world_models.rollouts import Rollouts
@@ -45,7 +45,7 @@ from world_models.shards import shard_path, shard_paths
 from world_models.shards.reader import Shard
 from world_models.vae import VAE
 
-CPU_BATCH, GPU_BATCH = 256, 4096
+CPU_BATCH, GPU_BATCH, MAX_BATCH = 256, 4096, 1_048_576
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -83,6 +83,13 @@ class EncodeConfig:
         require(
             self.batch_size is None or self.batch_size >= 1, f"batch_size is {self.batch_size}; give 1 or more, or null"
         )
+        require(
+            (self.batch_size or 1) <= MAX_BATCH, f"batch_size is {self.batch_size}; give {MAX_BATCH:,} at most, or null"
+        )
+        for source in ("data", "vae"):
+            require(
+                self.out != getattr(self, source), f"out is {self.out}, as {source} is; give the latents another --out"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,8 +126,8 @@ def prepare(config: EncodeConfig) -> Job:
     job = Job(config, data, vae, vae_sha256, val_sse, todo=())
     there = _shards_there(job)
     todo = tuple(index for index in range(len(data.shards)) if index not in there)
-    rows = sum(data.shards[index].num_rows for index in todo)
-    files.check_room(Path(config.out), rows * vae.config.z_dim * 2 * np.dtype(config.dtype).itemsize)
+    need_bytes = sum(latents_bytes(data.shards[index], vae.config.z_dim, config.dtype) for index in todo)
+    files.check_room(Path(config.out), need_bytes)
     return dataclasses.replace(job, todo=todo)
 
 

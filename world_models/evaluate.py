@@ -20,7 +20,7 @@ import numpy as np
 import yaml
 
 from world_models import checkpoints, digit_evaluation, files, rollout_evaluation, tracking
-from world_models.config import require, run_command, to_yaml
+from world_models.config import require_bounds, run_command, to_yaml
 from world_models.digit_evaluation import DigitJob
 from world_models.frames import Device, torch_device
 from world_models.lineage import Product
@@ -63,8 +63,7 @@ class EvaluateConfig:
 
     def __post_init__(self):
         resolve_fields(self)
-        require(self.max_frames >= 2, f"max_frames is {self.max_frames}; give 2 or more")
-        require(self.num_iwae_frames >= 1, f"num_iwae_frames is {self.num_iwae_frames}; give 1 or more")
+        require_bounds(self, max_frames=(2, 1_000_000_000), num_iwae_frames=(1, 1_000_000_000))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -77,7 +77,7 @@ def prepare(config: TrainConfig) -> Job:
     memory_bytes = int(config.memory_gb * 1e9)
     order = (config.batch_size, config.seed, config.shuffle_frames)
     batches = Batches(data.train, *order, memory_bytes, here.rank, here.size)
-    texts, digest = (to_yaml(config), to_yaml(TrainConfig())), data.facts["data_digest"]
+    texts, digest = (to_yaml(config), to_yaml(TrainConfig(data=config.data, out=config.out))), data.facts["data_digest"]
     saved = training_state.load_run(Path(config.out), *texts, FREE_ON_RESUME, digest)
     files.check_room(Path(config.out), 200_000_000)
     return Job(config, device, data, batches, saved)

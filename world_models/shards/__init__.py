@@ -17,6 +17,7 @@ EPISODE_COLUMNS = {"episode_start": np.int64, "episode_length": np.int32, "episo
 """The numeric episode columns and their dtypes; `episode_policy`, a string, is the fourth."""
 
 BLOCK_ROWS = 1024
+INDEX_BYTES, HEADER_BYTES = 100, 50_000  # of a chunk, and of the attributes and all else in a file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +70,16 @@ def shard_paths(folder: Path) -> list[Path]:
     """The shards in a folder, in order."""
     numbered = [(int(match[1]), p) for p in folder.glob("shard-*.h5") if (match := SHARD_NAME.fullmatch(p.name))]
     return [p for _, p in sorted(numbered)]
+
+
+def unpacked_bytes(fmt: Format, row_bytes: Mapping[str, int], rows: int) -> int:
+    """Bytes that a shard of columns that are not packed takes, by the bytes of a row of each; errs upwards.
+
+    A column is stored in whole chunks, so that 10 rows take as much as 1,024.
+    """
+    chunks = {name: -(-rows // column.chunk_rows) for name, column in fmt.columns.items()}
+    held = sum(count * fmt.columns[name].chunk_rows * row_bytes[name] for name, count in chunks.items())
+    return held + sum(chunks.values()) * INDEX_BYTES + HEADER_BYTES
 
 
 def little_endian(array: np.ndarray) -> memoryview:
