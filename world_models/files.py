@@ -33,6 +33,7 @@ DISK_ENDS = {
     errno.ESTALE: "mount the disk again",
 }
 """Errors by which a disk ends work that was well begun, and what to do."""
+AGAIN = "run the same command again"
 
 
 @contextlib.contextmanager
@@ -48,8 +49,7 @@ def writing(path: Path) -> Iterator[None]:
         if error.errno not in DISK_ENDS:
             raise
         raise Stopped(
-            f"{path}: {os.strerror(error.errno).lower()}; what is finished stays: {DISK_ENDS[error.errno]} and run "
-            "the same command again"
+            f"{path}: {os.strerror(error.errno).lower()}; what is finished stays: {DISK_ENDS[error.errno]} and {AGAIN}"
         ) from None
 
 

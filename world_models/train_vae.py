@@ -14,7 +14,7 @@ weights that unbroken training gives. `metrics.jsonl` has every number, and W&B 
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,12 @@ def train(job: Job) -> None:
     """Train to the end, or to the first request to stop; of several processes the first one alone writes."""
     config = job.config
     computing = arithmetic(job.device, config.deterministic)
-    with distributed.joined(job.device) as here, computing, contextlib.ExitStack() as stack:
+    with (
+        _told_how_to_resume(config),
+        distributed.joined(job.device) as here,
+        computing,
+        contextlib.ExitStack() as stack,
+    ):
         run = _run(job) if here.is_first else NoRun()
         stack.callback(run.close)
         learner = _learner(job)
@@ -99,6 +104,17 @@ def train(job: Job) -> None:
             run.begin(learner, job.batches.frames.read_spread)
         run.track(learner)
         _loop(job, learner, run)
+
+
+@contextlib.contextmanager
+def _told_how_to_resume(config: TrainConfig) -> Iterator[None]:
+    """Where the same command goes on only with another flag, say so."""
+    try:
+        yield
+    except Stopped as stopped:
+        if config.resume or not str(stopped).endswith(files.AGAIN):
+            raise
+        raise Stopped(f"{stopped}, with --resume true") from None
 
 
 def _run(job: Job) -> Run:
