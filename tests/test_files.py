@@ -366,9 +366,9 @@ def test_a_line_for_which_there_is_no_room_ends_work_in_one_line(tmp_path: Path)
 
 
 def test_added_text_stands_after_what_was_there(tmp_path: Path):
-    for text in ("µ\n", "σ\n"):
+    for text in ("ü\n", "é\n"):
         files.append_text(tmp_path / "a", text)
-    assert (tmp_path / "a").read_text(encoding="utf-8") == "µ\nσ\n"
+    assert (tmp_path / "a").read_text(encoding="utf-8") == "ü\né\n"
 
 
 def test_a_folder_for_which_there_is_no_room_ends_work_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
