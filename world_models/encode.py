@@ -14,7 +14,7 @@ import contextlib
 import dataclasses
 import itertools
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -167,7 +167,7 @@ def encode(job: Job) -> None:
         mine = job.todo[here.rank :: here.size]
         rows = sum(job.data.shards[index].num_rows for index in mine)
         bar = stack.enter_context(progress.bar(rows, "frames", "encode", shown=here.is_first))
-        for count in encode_shards(job, mine):
+        for count in stack.enter_context(contextlib.closing(encode_shards(job, mine))):
             bar.update(count)
         distributed.wait_for_all(job.vae.device)
         if here.is_first:
@@ -202,7 +202,7 @@ def _lineage(job: Job, latents: Latents) -> tuple[tuple[Product, ...], Product]:
     return sources, Product("latents", job.config.out, latents.digest(), {"rows": latents.num_rows})
 
 
-def encode_shards(job: Job, indices: Sequence[int]) -> Iterator[int]:
+def encode_shards(job: Job, indices: Sequence[int]) -> Generator[int, None, None]:
     """Encode the shards of these numbers, yielding the rows of each batch that is written.
 
     Three stages overlap: threads that unpack frames, threads that encode (on a CPU one a core, on a GPU one in all),
