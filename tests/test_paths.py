@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -201,4 +202,4 @@ def test_the_folder_of_the_data_is_no_place_for_a_run():
 @pytest.mark.parametrize("source", ["data", "vae"])
 def test_latents_have_a_folder_of_their_own(source: str):
     with pytest.raises(ValueError, match=f"as {source} is; give the latents another --out"):
-        EncodeConfig(**{source: "a"}, out="b/../a")
+        EncodeConfig(**dict[str, Any]({source: "a", "out": "b/../a"}))

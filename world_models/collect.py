@@ -209,8 +209,9 @@ def _shards_there(config: CollectConfig) -> dict[int, int]:
 
 def _config_of(shard: Shard) -> CollectConfig:
     try:
-        saved = dict(yaml.safe_load(shard.attributes["config"]))
-        return CollectConfig(**saved | {"out": str(shard.path.parent)})  # where it was made, no such path may be here
+        saved: dict[str, Any] = dict(yaml.safe_load(shard.attributes["config"]))
+        saved["out"] = str(shard.path.parent)  # the folder where it was made may be none on this machine
+        return CollectConfig(**saved)
     except (TypeError, ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{shard.path}: collected by another program ({error}); choose another --out") from None
 
