@@ -310,3 +310,21 @@ def test_the_tutorials_loss_is_ours():
     torch.manual_seed(0)
     found = tutorial.loss(pixels)
     torch.testing.assert_close(found, vae.objective(pixels.reshape(4, 1, 28, 28), noise).loss_nats.sum())
+
+
+@pytest.mark.parametrize("text", ["notes", "{}", '[{"a": 1}]', "[1]", "[" * 100_000])
+def test_a_file_that_is_no_result_is_not_written_over(tmp_path: Path, text: str):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ValueError, match="holds no results of bench; choose another --json"):
+        bench.prepare(bench.BenchConfig(json=str(tmp_path / "a.json")))
+
+
+def test_a_folder_in_the_place_of_the_results_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match="holds no results of bench"):
+        bench.prepare(bench.BenchConfig(json=str(tmp_path)))
+
+
+@pytest.mark.parametrize("text", ["", '[{"stage": "train"}]'])
+def test_results_of_before_are_written_over(tmp_path: Path, text: str):
+    (tmp_path / "a.json").write_text(text)
+    bench.prepare(bench.BenchConfig(json=str(tmp_path / "a.json")))

@@ -19,7 +19,7 @@ from gymnasium import spaces
 from gymnasium.envs.box2d import car_racing
 from PIL import Image
 
-from world_models import collect, executors, files, locks, progress
+from world_models import collect, executors, files, locks, policies, progress
 from world_models.collect import CollectConfig, Job, identity, prepare, shard_task
 from world_models.config import Stopped
 from world_models.envs import Preprocess, preprocess
@@ -398,7 +398,7 @@ def test_an_executor_that_is_not_installed_is_refused_before_work_begins(out: Pa
 
 def test_a_full_disk_is_refused_before_work_begins(out: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_blocks=9000, f_bavail=1000, f_frsize=4096))
-    with pytest.raises(ValueError, match=r"0\.0261 GB are needed and 0\.0041 GB are free"):
+    with pytest.raises(ValueError, match=r"0\.0342 GB are needed and 0\.0041 GB are free"):
         prepare(CollectConfig(str(out)))
 
 
@@ -670,3 +670,41 @@ def test_a_failing_policy_is_named_with_its_line(tmp_path: Path, monkeypatch: py
         ValueError, match=r"'raising_policy:make' fails .* ValueError\('oops'\) at .*raising_policy.py:2"
     ):
         collect.prepare(asked)
+
+
+# numbers beyond all use
+
+
+@pytest.mark.parametrize("name", ["num_episodes", "max_steps", "episodes_per_shard", "warmup_steps", "num_workers"])
+def test_a_number_beyond_all_use_is_refused(name: str):
+    with pytest.raises(ValueError, match=rf"^{name} is 1000000000000000000; give [\d,]+ at most$"):
+        CollectConfig(**{name: 10**18})
+
+
+def test_weights_whose_sum_is_no_number_are_refused():
+    with pytest.raises(ValueError, match="give each policy a weight above 0, 1,000,000,000 at most"):
+        CollectConfig(mixture={"random": 1e308, "driver": 1e308})
+
+
+def test_millions_of_episodes_are_refused_before_they_are_planned(out: Path, monkeypatch: pytest.MonkeyPatch):
+    def never(*arguments: object) -> None:
+        raise AssertionError("planned")
+
+    monkeypatch.setattr(policies, "deal", never)
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_blocks=9000, f_bavail=1000, f_frsize=4096))
+    with pytest.raises(ValueError, match=r"needed and 0\.0041 GB are free"):
+        prepare(CollectConfig(str(out), num_episodes=2_999_999))
+
+
+def test_only_the_shards_still_to_be_made_need_room(rollouts_dir: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_blocks=9000, f_bavail=0, f_frsize=4096))
+    with pytest.raises(ValueError, match=r"about 0\.000169 GB are needed"):  # 2 * 41 frames and a shard
+        prepare(dataclasses.replace(there(rollouts_dir), num_episodes=8))
+
+
+def test_no_name_leads_out_of_the_folder_that_was_checked(make_rollouts: Callable[..., Path], tmp_path: Path):
+    """Another data set beside a folder that is yet to be made is found, and refused."""
+    make_rollouts([3, 3], name="old")
+    with pytest.raises(ValueError, match=f"{tmp_path / 'old'}"):
+        prepare(CollectConfig(str(tmp_path / "new/../old"), seed=77))
+    assert not (tmp_path / "new").exists()

@@ -240,7 +240,7 @@ def test_the_page_goes_where_the_runs_have_a_folder_in_common(
     for name in ("runs/a", "runs/b", "runs/sweep/c", "else/d"):
         make_run(name)
     monkeypatch.chdir(tmp_path)
-    assert compare.prepare(compare.CompareConfig(runs=tuple(named))).out == Path(out)
+    assert compare.prepare(compare.CompareConfig(runs=tuple(named))).out == (tmp_path / out)
 
 
 def test_a_page_elsewhere_is_named_in_full(make_run: MakeRun, tmp_path: Path):

@@ -382,3 +382,17 @@ def test_a_batch_of_nothing_is_refused():
 def test_a_folder_that_another_process_writes_is_refused(data: Path, run: Path, latents: Path):
     with locks.only_writer(latents), pytest.raises(Stopped, match="being written by another process"):
         _encode(data, run, latents)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_the_room_that_is_asked_for_is_that_of_the_files(
+    make_rollouts: Callable[..., Path], run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
+):
+    asked: list[int] = []
+    monkeypatch.setattr(encode.files, "check_room", lambda folder, need_bytes: asked.append(need_bytes))
+    job = encode.prepare(
+        encode.EncodeConfig(str(make_rollouts([5, 9], [3])), str(run_dir), str(tmp_path / "l"), dtype=dtype)
+    )
+    encode.encode(job)
+    held = sum(path.stat().st_size for path in (tmp_path / "l").iterdir())
+    assert held <= asked[0] <= 1.4 * held

@@ -3,10 +3,11 @@ import hashlib
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from world_models import disks, files
+from world_models.config import Stopped
 from world_models.version import __version__
 
 
@@ -387,3 +389,63 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path, monkeypat
     monkeypatch.setattr(files.os, "access", lambda path, mode: False)
     with pytest.raises(ValueError, match=r"cannot be written to; choose another --out"):
         files.check_room(tmp_path / "out", 1)
+
+
+# a disk that takes no more
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "no space left on device; what is finished stays: make room"),
+        (errno.EDQUOT, "disk quota exceeded; what is finished stays: make room"),
+        (errno.EFBIG, "file too large; what is finished stays: allow larger files (ulimit -f)"),
+        (errno.EIO, "input/output error; what is finished stays: mend the disk"),
+        (errno.EROFS, "read-only file system; what is finished stays: make the disk writable"),
+    ],
+)
+def test_a_disk_that_takes_no_more_ends_work_in_one_line_and_leaves_the_old_file(
+    tmp_path: Path, number: int, advice: str
+):
+    (tmp_path / "a").write_text("old")
+    with pytest.raises(Stopped) as stopped, files.whole(tmp_path / "a") as temporary:
+        temporary.write_text("half")
+        raise OSError(number, "of the system")
+    assert str(stopped.value) == f"{tmp_path / 'a'}: {advice} and run the same command again"
+    assert names(tmp_path) == ["a"]
+    assert (tmp_path / "a").read_text() == "old"
+
+
+def test_another_error_of_the_system_is_shown_as_it_is(tmp_path: Path):
+    with pytest.raises(OSError) as error, files.writing(tmp_path):
+        raise OSError(errno.ENOTCONN, "of the system")
+    assert error.value.errno == errno.ENOTCONN
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """No file may grow beyond 10 bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.usefixtures("small_files")
+def test_a_line_for_which_there_is_no_room_ends_work_in_one_line(tmp_path: Path):
+    files.append_text(tmp_path / "a", "123456\n")
+    with pytest.raises(Stopped, match=f"^{tmp_path / 'a'}: file too large"):
+        files.append_text(tmp_path / "a", "123456\n")
+    assert (tmp_path / "a").read_text().splitlines()[0] == "123456"
+
+
+def test_added_text_stands_after_what_was_there(tmp_path: Path):
+    for text in ("ü\n", "é\n"):
+        files.append_text(tmp_path / "a", text)
+    assert (tmp_path / "a").read_text(encoding="utf-8") == "ü\né\n"
+
+
+def test_a_folder_for_which_there_is_no_room_ends_work_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Path, "mkdir", raises(OSError(errno.EDQUOT, "x")))
+    with pytest.raises(Stopped, match="disk quota exceeded"):
+        files.make_folder(tmp_path / "a")

@@ -248,6 +248,8 @@ def test_verify_refuses_stored_numbers_that_are_not_finite(
     monkeypatch.setattr(live_episode.LiveEpisode, "act", acts)
     monkeypatch.setattr(live_episode.LiveEpisode, "step", steps)
     collect.collect(job)
-    said = rf"shard-00001.h5: {column} holds numbers that are not finite, the first at step 9 of the episode of seed 7, "
+    said = (
+        rf"shard-00001.h5: {column} holds numbers that are not finite, the first at step 9 of the episode of seed 7, "
+    )
     with pytest.raises(ValueError, match=said + "driven by policy_"):
         collect.prepare(CollectConfig(verify=str(tmp_path / "out")))

@@ -11,7 +11,7 @@ from world_models.shards import opening
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    with opening.create(tmp_path / "a.h5") as file:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
         file["x"] = 1
     return tmp_path / "a.h5"
 
@@ -31,11 +31,6 @@ def refuse_locks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_file_is_read_where_the_disk_refuses_locks(path: Path, refuse_locks: None):
     with opening.open_for_reading(path) as file:
         assert list(file) == ["x"]
-
-
-def test_a_file_is_made_where_the_disk_refuses_locks(tmp_path: Path, refuse_locks: None):
-    opening.create(tmp_path / "b.h5").close()
-    assert h5py.is_hdf5(tmp_path / "b.h5")
 
 
 @pytest.mark.parametrize("locking", [None, False])
@@ -60,11 +55,3 @@ def test_a_file_that_is_no_hdf5_file_is_an_error(tmp_path: Path):
     (tmp_path / "b.h5").write_text("no")
     with pytest.raises(OSError, match="signature"):
         opening.open_for_reading(tmp_path / "b.h5")
-
-
-def test_what_lies_at_the_name_of_a_new_file_stays(tmp_path: Path):
-    (tmp_path / "theirs").write_text("theirs")
-    (tmp_path / "a.h5").symlink_to("theirs")
-    with pytest.raises(FileExistsError):
-        opening.create(tmp_path / "a.h5")
-    assert (tmp_path / "theirs").read_text() == "theirs"

@@ -1,11 +1,12 @@
 """The way of the data, command by command, on real CarRacing."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from world_models import Latents, LatentSequences, Rollouts, encode, load_vae
-from world_models.__main__ import main
+from world_models.__main__ import PipelineConfig, main
 from world_models.config import Stopped
 
 
@@ -95,3 +96,9 @@ def test_a_lost_evaluation_is_made_again(first, capsys):
 def test_fewer_than_two_episodes_are_refused():
     with pytest.raises(ValueError, match="num_episodes is 1; give 2 or more"):
         main(["--num_episodes", "1"])
+
+
+@pytest.mark.parametrize("name", ["../../x", "a/b", "", "..", "a\0b"])
+def test_a_name_that_is_no_folder_of_its_own_is_refused(name: str, tmp_path: Path):
+    with pytest.raises(ValueError, match=r"^name is '"):
+        PipelineConfig(root=str(tmp_path), name=name)

@@ -51,5 +51,5 @@ def test_what_is_no_plain_yaml_is_refused_in_one_line(text: str, said: str):
 
 def test_a_billion_laughs_are_refused_at_the_first():
     lines = ["a0: &a0 [lol, lol]", *(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 30))]
-    with pytest.raises(ValueError, match="line 2 has an alias"):
+    with pytest.raises(ValueError, match="the alias"):
         plain_yaml.load("\n".join(lines))

@@ -295,3 +295,14 @@ def test_collected_data_passes_verify(rollouts_dir: Path):
     rollouts = Rollouts(rollouts_dir, verify=True)
     assert [len(episode) for episode in rollouts] == [40] * 6
     assert rollouts.seeds.tolist() == list(range(6))
+
+
+def test_rollouts_are_read_from_where_they_were_opened(
+    make_rollouts: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    make_rollouts([3, 4], name="r")
+    monkeypatch.chdir(tmp_path)
+    data = Rollouts("r")
+    monkeypatch.chdir("/")
+    assert data.path == tmp_path / "r"
+    assert len(data[1]) == 4

@@ -283,3 +283,10 @@ def test_tensorboard_that_fails_while_logging_does_not_end_a_run(tmp_path: Path,
     tracker.log({"step": 1, "frames_seen": 10})
     tracker.finish()
     assert len(_lines(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("run_id", ["../x", "a/b", "..", "a\nb"])
+def test_a_run_id_that_leads_elsewhere_is_refused(monkeypatch: pytest.MonkeyPatch, run_id: str):
+    monkeypatch.setenv("WANDB_RUN_ID", run_id)
+    with pytest.raises(ValueError, match=r"^WANDB_RUN_ID is '"):
+        tracking.own_folder("runs/{wandb_run_id}")

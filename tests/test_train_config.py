@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from world_models.train_config import TrainConfig
+from world_models.vae import VAEConfig
 
 
 def _config(**changes: Any) -> TrainConfig:
@@ -113,3 +114,25 @@ def test_a_cpu_computes_in_bfloat16_where_asked_for(precision: Any, on: bool):
 def test_a_value_out_of_bounds_is_refused_by_its_fields_name(field: str, value: Any):
     with pytest.raises(ValueError, match=f"^{field} is {value}; give"):
         TrainConfig(**{field: value})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("num_frames", "batch_size", "shuffle_frames", "val_every_frames", "num_val_frames", "log_every_steps"),
+        *("lr_warmup_frames", "beta_warmup_frames", "split_seed", "seed"),
+    ],
+)
+def test_a_number_beyond_all_use_is_refused(name: str):
+    with pytest.raises(ValueError, match=f"^{name} is 1{'0' * 30}; give "):
+        TrainConfig(**{name: 10**30})
+
+
+def test_memory_beyond_all_use_is_refused():
+    with pytest.raises(ValueError, match=r"^memory_gb is 1e\+300; give 1,000,000,000,000 at most$"):
+        TrainConfig(memory_gb=1e300)
+
+
+def test_samples_beyond_all_use_are_refused():
+    with pytest.raises(ValueError, match=r"^vae\.num_samples is 1000000; give 1,000 at most$"):
+        VAEConfig(num_samples=10**6)

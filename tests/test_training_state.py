@@ -1,5 +1,6 @@
 """The state that a training goes on from: what was saved is what is loaded, by the run that it is of."""
 
+import io
 import os
 import pickle
 import re
@@ -71,8 +72,8 @@ def test_a_refusal_is_one_line(tmp_path: Path):
 def test_an_interrupted_save_leaves_the_old_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     training_state.save_state(tmp_path, {"step": 1})
 
-    def crash(state: Any, path: Path) -> None:
-        Path(path).write_bytes(b"half")
+    def crash(state: Any, file: io.BytesIO) -> None:
+        file.write(b"half")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(torch, "save", crash)

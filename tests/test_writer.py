@@ -1,9 +1,11 @@
 """What is packed here is HDF5's own gzip, for any reader; rows gathered in blocks are the rows as they came."""
 
+import contextlib
 import hashlib
 import json
 import zlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from world_models.rollouts import BLOCK_ROWS, FRAME_SHAPE, Rollouts, RolloutWrit
 from world_models.shards import Column, Format, shard_path
 from world_models.shards.reader import Shard
 from world_models.shards.writer import ShardWriter, write_shard
+from world_models.steady_file import SteadyFile
 
 ROWS = [2, 15, 16, 17, 63, 64, 65, 128, 200]
 PICTURES = Format(
@@ -89,10 +92,12 @@ def test_plain_h5py_reads_every_row_whatever_the_blocks(tmp_path: Path, blocks: 
 
 
 def test_a_single_row_is_packed_and_read_back(tmp_path: Path):
-    with h5py.File(tmp_path / "a.h5", "w") as file:
-        writer = ShardWriter(file, PICTURES, {"frames": (4, 3)}, {})
+    with contextlib.closing(SteadyFile(tmp_path / "a.h5")) as steady, ThreadPoolExecutor(1) as thread:
+        writer = ShardWriter(steady, thread, PICTURES)
+        writer.open({"frames": (4, 3)}, {})
         writer.append(frames=np.full((1, 4, 3), 7, np.uint8))
         writer._columns["frames"].finish()
+        writer.close()
     assert (read_with_h5py(tmp_path / "a.h5")["frames"] == np.full((1, 4, 3), 7)).all()
 
 

@@ -18,6 +18,7 @@ from world_models import collect, encode, evaluate, files, terminal, train_vae
 from world_models.checkpoints import load_description, weights_path
 from world_models.config import Stopped, require, run_command
 from world_models.latents import SUMMARY_FILE
+from world_models.paths import PATH, check_name, resolve_fields
 from world_models.report import summary
 from world_models.rollout_evaluation import RolloutJob
 from world_models.rollouts import FORMAT
@@ -43,7 +44,7 @@ class PipelineConfig:
         wandb: Weights & Biases.
     """
 
-    root: str = "."
+    root: str = dataclasses.field(default=".", metadata=PATH)
     name: str = "quick"
     num_episodes: int = 200
     max_steps: int = 500
@@ -53,6 +54,8 @@ class PipelineConfig:
     wandb: WandbConfig = dataclasses.field(default_factory=WandbConfig)
 
     def __post_init__(self):
+        resolve_fields(self)
+        check_name(self.name, "name")
         require(self.num_episodes >= 2, f"num_episodes is {self.num_episodes}; give 2 or more, since some are held out")
 
 

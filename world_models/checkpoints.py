@@ -19,6 +19,7 @@ from torch import Tensor
 from world_models import files, untrusted
 from world_models.likelihoods import PAPER_VARIANCE
 from world_models.mnist import NUM_DIGITS
+from world_models.paths import resolved
 from world_models.rollouts import FRAME_SHAPE
 from world_models.run_records import BASELINES_FILE, LARGEST, WEIGHT_FILES, Line, read_lines
 from world_models.vae import VAE, VAEConfig
@@ -163,6 +164,7 @@ def load_vae(run: str | Path, weights: Weights = "best", device: str | torch.dev
         FileNotFoundError: no model there.
         ValueError: its files are damaged or of another architecture.
     """
+    run = resolved(run, "vae")
     description = load_description(run)
     path = weights_path(run, weights)
     try:

@@ -19,8 +19,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from world_models import (
     envs,
     executors,
@@ -34,14 +32,16 @@ from world_models import (
     trial,
     untrusted,
 )
-from world_models.config import Stopped, require, run_command, to_yaml
+from world_models.config import Stopped, require, require_bounds, run_command, to_yaml
 from world_models.envs.renderer_choice import RendererName
+from world_models.paths import PATH, resolve_fields
 from world_models.recording import Recorded, ShardTask, record_shard
 from world_models.rollouts import FORMAT, Rollouts, telemetry_names
 from world_models.shards import shard_path, shard_paths, strings
 from world_models.shards.reader import Shard
 
-BYTES_PER_FRAME = 1300  # CarRacing packs into 1,150 bytes a frame; the estimate errs upwards
+BYTES_PER_FRAME, BYTES_PER_SHARD = 1700, 30_000  # CarRacing takes 1,580 bytes a frame; the estimate errs upwards
+MAX_WEIGHT = 1_000_000_000
 IDENTITY = (
     "env",
     "env_args",
@@ -81,7 +81,7 @@ class CollectConfig:
         verify: check this data set and show what it holds, instead of collecting.
     """
 
-    out: str = "rollouts/carracing"
+    out: str = dataclasses.field(default="rollouts/carracing", metadata=PATH)
     num_episodes: int = 40
     max_steps: int = 500
     env: str = "CarRacing-v3"
@@ -95,24 +95,26 @@ class CollectConfig:
     num_workers: int = 0
     executor: executors.Executor = "processes"
     episodes_per_shard: int = 10
-    verify: str | None = None
+    verify: str | None = dataclasses.field(default=None, metadata=PATH)
 
     def __post_init__(self):
-        for name, least in {
-            "num_episodes": 1,
-            "max_steps": 1,
-            "episodes_per_shard": 1,
-            "seed": 0,
-            "warmup_steps": 0,
-        }.items():
-            require(getattr(self, name) >= least, f"{name} is {getattr(self, name)}; give {least} or more")
+        resolve_fields(self)
         require(self.num_workers >= 0, f"num_workers is {self.num_workers}; give 0 (one a core) or more")
+        require_bounds(
+            self,
+            num_episodes=(1, 100_000_000),
+            max_steps=(1, 2**31 - 2),  # the column episode_length is int32
+            episodes_per_shard=(1, 100_000_000),
+            seed=(0, 2**63 - 1),
+            warmup_steps=(0, 10_000),
+            num_workers=(0, 10_000),
+        )
         require(
             self.seed + self.num_episodes <= 2**63, f"seed is {self.seed}; give one whose last episode is below 2^63"
         )
         envs.check_arguments(self.env_args)
-        good = self.mixture and all(weight > 0 and np.isfinite(weight) for weight in self.mixture.values())
-        require(bool(good), f"mixture is {self.mixture}; give each policy a weight above 0")
+        good = self.mixture and all(0 < weight <= MAX_WEIGHT for weight in self.mixture.values())
+        require(bool(good), f"mixture is {self.mixture}; give each policy a weight above 0, {MAX_WEIGHT:,} at most")
 
     @property
     def weights(self) -> dict[str, float]:
@@ -138,10 +140,13 @@ def prepare(config: CollectConfig) -> Job | Rollouts:
         return data
     executors.check(config.executor)
     strings.check_size("the config", to_yaml(config))
+    shards_there = _shards_there(config)
+    there = {index: shard.num_planned for index, shard in shards_there.items()}
+    files.check_room(Path(config.out), _bytes_missing(config, there))  # before millions of episodes are planned
     with envs.gymnasium_warnings() as warned:
         env, note, first_frames = _try_env(config)
     note = "\n".join([*(f"Gymnasium: {line}" for line in dict.fromkeys(warned)), note])
-    there = _shards_there(config, env)
+    _check_same(config, env, shards_there)
     dealt = policies.deal(config.weights, config.num_episodes)
     size = config.episodes_per_shard
     shards = [tuple(dealt[first : first + size]) for first in range(0, config.num_episodes, size)]
@@ -150,9 +155,15 @@ def prepare(config: CollectConfig) -> Job | Rollouts:
         for index, names in enumerate(shards)
         if there.get(index, 0) < len(names)
     )
-    frames = sum(len(task.policies) for task in tasks) * (config.max_steps + 1)
-    files.check_room(Path(config.out), frames * BYTES_PER_FRAME)
     return Job(config, tasks, note, first_frames)
+
+
+def _bytes_missing(config: CollectConfig, there: Mapping[int, int]) -> int:
+    """Room that the shards still to be made take, by how many episodes those that are there hold."""
+    size = config.episodes_per_shard
+    whole = [held for index, held in there.items() if held == min(size, config.num_episodes - index * size)]
+    frames = (config.num_episodes - sum(whole)) * (config.max_steps + 1)
+    return frames * BYTES_PER_FRAME + (-(-config.num_episodes // size) - len(whole)) * BYTES_PER_SHARD
 
 
 def shard_task(config: CollectConfig, index: int, names: tuple[str, ...], renderer: str) -> ShardTask:
@@ -202,17 +213,32 @@ def identity(config: CollectConfig, preprocess: Mapping[str, Any]) -> dict[str, 
     return json.loads(json.dumps({name: how.get(name, getattr(config, name, None)) for name in IDENTITY}))
 
 
-def _shards_there(config: CollectConfig, env: envs.FrameEnv) -> dict[int, int]:
-    """Episodes that each finished shard in `out` holds or left out.
+def _shards_there(config: CollectConfig) -> dict[int, Shard]:
+    """The finished shards in `out`, by their numbers.
 
     Raises:
-        ValueError: the folder holds another data set, or more than was asked for.
+        ValueError: one is damaged, or they hold more than was asked for.
     """
     there = {}
-    asked = identity(config, envs.spec(env.preprocess))
     for path in shard_paths(Path(config.out)):
         shard = Shard(path, FORMAT)
         index = int(path.stem.removeprefix("shard-"))
+        if index * config.episodes_per_shard + shard.num_planned > config.num_episodes:
+            raise ValueError(
+                f"{config.out} holds more than {config.num_episodes} episodes: ask for more, or choose another --out"
+            )
+        there[index] = shard
+    return there
+
+
+def _check_same(config: CollectConfig, env: envs.FrameEnv, there: Mapping[int, Shard]) -> None:
+    """Refuse a folder that holds another data set.
+
+    Raises:
+        ValueError: it does; the line says what differs.
+    """
+    asked = identity(config, envs.spec(env.preprocess))
+    for shard in there.values():
         held = identity(_config_of(shard), shard.json_attribute("preprocess"))
         other = [f"{name} {held[name]}, not {asked[name]}" for name in IDENTITY if held[name] != asked[name]]
         if other:
@@ -221,21 +247,17 @@ def _shards_there(config: CollectConfig, env: envs.FrameEnv) -> dict[int, int]:
             )
         if telemetry_names(shard) != env.telemetry_names:
             raise ValueError(
-                f"{path}: has {len(telemetry_names(shard))} columns of telemetry, and {config.env} now gives "
+                f"{shard.path}: has {len(telemetry_names(shard))} columns of telemetry, and {config.env} now gives "
                 f"{len(env.telemetry_names)}; choose another --out"
             )
-        if index * config.episodes_per_shard + shard.num_planned > config.num_episodes:
-            raise ValueError(
-                f"{config.out} holds more than {config.num_episodes} episodes: ask for more, or choose another --out"
-            )
-        there[index] = shard.num_planned
-    return there
 
 
 def _config_of(shard: Shard) -> CollectConfig:
     try:
-        config = CollectConfig(**untrusted.from_yaml(shard.attributes["config"]))
-        identity(config)  # which looks at what the config takes as it is
+        saved: dict[str, Any] = dict(untrusted.from_yaml(shard.attributes["config"]))
+        saved["out"] = str(shard.path.parent)  # the folder where it was made may be none on this machine
+        config = CollectConfig(**saved)
+        identity(config, {})  # which looks at what the config takes as it is
         return config
     except (TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{shard.path}: collected by another program ({error}); choose another --out") from None
@@ -247,7 +269,7 @@ def collect(job: Job | Rollouts) -> None:
         overview.show(job)
         return
     out = Path(job.config.out)
-    out.mkdir(parents=True, exist_ok=True)
+    files.make_folder(out)
     picture = out / trial.FIRST_FRAMES
     if job.tasks:
         terminal.say(*f"{job.note}; the first ones are shown in {picture}".splitlines())

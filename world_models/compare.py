@@ -9,7 +9,6 @@ Runs are sorted by the squared error of their best validation. Evaluate them on 
 PSNR and active units beside it.
 """
 
-import contextlib
 import dataclasses
 import os
 import shutil
@@ -30,6 +29,7 @@ from world_models import (
 )
 from world_models.config import require, run_command
 from world_models.frames import Device
+from world_models.paths import LINK, PATH, resolve_fields, resolved
 from world_models.run_records import RunRecord, is_run, read_run, read_runs
 
 
@@ -47,14 +47,15 @@ class CompareConfig:
         device: auto takes a GPU if there is one.
     """
 
-    runs: tuple[str, ...] = dataclasses.field(default=("runs",), metadata=config.POSITIONAL)
-    out: str | None = None
-    data: str | None = None
+    runs: tuple[str, ...] = dataclasses.field(default=("runs",), metadata=config.POSITIONAL | LINK)
+    out: str | None = dataclasses.field(default=None, metadata=PATH)
+    data: str | None = dataclasses.field(default=None, metadata=PATH)
     num_frames: int = 8
     weights: checkpoints.Weights = "best"
     device: Device = "auto"
 
     def __post_init__(self):
+        resolve_fields(self)
         require(len(self.runs) > 0, "runs is empty; name the folders of runs")
         require(1 <= self.num_frames <= 100, f"num_frames is {self.num_frames}; give 1 to 100")
 
@@ -107,11 +108,8 @@ def _checked(path: Path, name: str) -> RunRecord:
 
 def _common_folder(named: Sequence[str]) -> Path:
     """The folder that holds what is named; a folder of runs is that itself."""
-    paths = [Path(os.path.abspath(name)) for name in named]  # noqa: PTH100 - a link's own place is meant
-    common = Path(os.path.commonpath([path.parent if is_run(path) else path for path in paths]))
-    with contextlib.suppress(ValueError):
-        return common.relative_to(Path.cwd())
-    return common
+    holding = [path.parent if is_run(path) else path for path in map(Path, named)]
+    return resolved(os.path.commonpath(holding))
 
 
 def compare(job: Job) -> None:

@@ -22,6 +22,7 @@ from world_models import (
     terminal,
 )
 from world_models.baselines import Baselines
+from world_models.paths import resolved
 from world_models.vae import VAE
 
 MAX_BESIDE = 3
@@ -76,7 +77,7 @@ def prepare(
         FileNotFoundError, ValueError: something is missing or damaged.
     """
     vae = checkpoints.load_digits_vae(run, weights, device)
-    path = data or str(checkpoints.load_description(run, "data")["data"])
+    path = str(resolved(data or str(checkpoints.load_description(run, "data")["data"]), "data"))
     notes: list[str] = []
     name, others = run_records.beside(run, "mnist", beside, notes)
     record = run_records.read_run(run, name)

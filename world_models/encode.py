@@ -13,7 +13,7 @@ import collections
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -39,14 +39,15 @@ from world_models import (
 )
 from world_models.config import require, run_command, to_yaml
 from world_models.frames import Device, torch_device
-from world_models.latents import FORMAT, SUMMARY_FILE, Latents, write_latents
+from world_models.latents import FORMAT, SUMMARY_FILE, Latents, latents_bytes, write_latents
 from world_models.lineage import Product
+from world_models.paths import PATH, resolve_fields
 from world_models.rollouts import Rollouts
 from world_models.shards import shard_path, shard_paths
 from world_models.shards.reader import Shard
 from world_models.vae import VAE
 
-CPU_BATCH, GPU_BATCH = 256, 4096
+CPU_BATCH, GPU_BATCH, MAX_BATCH = 256, 4096, 1_048_576
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -68,9 +69,9 @@ class EncodeConfig:
         backend: torch, or onnx for ONNX Runtime on the CPU (needs the extra onnx): faster where there is no C library.
     """
 
-    data: str = "rollouts/carracing"
-    vae: str = "runs/vae"
-    out: str = "latents/carracing"
+    data: str = dataclasses.field(default="rollouts/carracing", metadata=PATH)
+    vae: str = dataclasses.field(default="runs/vae", metadata=PATH)
+    out: str = dataclasses.field(default="latents/carracing", metadata=PATH)
     weights: checkpoints.Weights = "best"
     batch_size: int | None = None
     dtype: Literal["float32", "float16"] = "float32"
@@ -79,10 +80,18 @@ class EncodeConfig:
     wandb: tracking.WandbConfig = dataclasses.field(default_factory=lambda: tracking.WandbConfig("disabled"))
 
     def __post_init__(self):
+        resolve_fields(self)
         require((self.backend, self.device) != ("onnx", "cuda"), "backend onnx computes on the CPU; give --device cpu")
         require(
             self.batch_size is None or self.batch_size >= 1, f"batch_size is {self.batch_size}; give 1 or more, or null"
         )
+        require(
+            (self.batch_size or 1) <= MAX_BATCH, f"batch_size is {self.batch_size}; give {MAX_BATCH:,} at most, or null"
+        )
+        for source in ("data", "vae"):
+            require(
+                self.out != getattr(self, source), f"out is {self.out}, as {source} is; give the latents another --out"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,8 +129,8 @@ def prepare(config: EncodeConfig) -> Job:
     there = _shards_there(job)
     todo = tuple(index for index in range(len(data.shards)) if index not in there)
     untrusted.is_file(Path(config.out) / SUMMARY_FILE)
-    rows = sum(data.shards[index].num_rows for index in todo)
-    files.check_room(Path(config.out), rows * vae.config.z_dim * 2 * np.dtype(config.dtype).itemsize)
+    need_bytes = sum(latents_bytes(data.shards[index], vae.config.z_dim, config.dtype) for index in todo)
+    files.check_room(Path(config.out), need_bytes)
     return dataclasses.replace(job, todo=todo)
 
 
@@ -156,14 +165,14 @@ def encode(job: Job) -> None:
     out, here = Path(job.config.out), distributed.world()
     with contextlib.ExitStack() as stack:
         if here.is_first:
-            out.mkdir(parents=True, exist_ok=True)
+            files.make_folder(out)
             stack.enter_context(locks.only_writer(out))
             files.remove_partials(out)
         stack.enter_context(distributed.joined(job.vae.device))
         mine = job.todo[here.rank :: here.size]
         rows = sum(job.data.shards[index].num_rows for index in mine)
         bar = stack.enter_context(progress.bar(rows, "frames", "encode", shown=here.is_first))
-        for count in encode_shards(job, mine):
+        for count in stack.enter_context(contextlib.closing(encode_shards(job, mine))):
             bar.update(count)
         distributed.wait_for_all(job.vae.device)
         if here.is_first:
@@ -198,7 +207,7 @@ def _lineage(job: Job, latents: Latents) -> tuple[tuple[Product, ...], Product]:
     return sources, Product("latents", job.config.out, latents.digest(), {"rows": latents.num_rows})
 
 
-def encode_shards(job: Job, indices: Sequence[int]) -> Iterator[int]:
+def encode_shards(job: Job, indices: Sequence[int]) -> Generator[int, None, None]:
     """Encode the shards of these numbers, yielding the rows of each batch that is written.
 
     Three stages overlap: threads that unpack frames, threads that encode (on a CPU one a core, on a GPU one in all),

@@ -19,10 +19,11 @@ import numpy as np
 import yaml
 
 from world_models import checkpoints, digit_evaluation, files, rollout_evaluation, run_records, terminal, tracking
-from world_models.config import require, run_command, to_yaml
+from world_models.config import require_bounds, run_command, to_yaml
 from world_models.digit_evaluation import DigitJob
 from world_models.frames import Device, torch_device
 from world_models.lineage import Product
+from world_models.paths import LINK, PATH, resolve_fields
 from world_models.rollout_evaluation import RolloutJob
 
 HELD_OUT = "rollouts/heldout"
@@ -48,11 +49,11 @@ class EvaluateConfig:
         wandb: Weights & Biases, off unless asked for: the scores and figures, as a run of their own.
     """
 
-    data: str | None = None
-    vae: str = "runs/vae"
+    data: str | None = dataclasses.field(default=None, metadata=PATH)
+    vae: str = dataclasses.field(default="runs/vae", metadata=PATH)
     weights: checkpoints.Weights = "best"
-    train_data: str | None = None
-    compare_with: tuple[str, ...] = ()
+    train_data: str | None = dataclasses.field(default=None, metadata=PATH)
+    compare_with: tuple[str, ...] = dataclasses.field(default=(), metadata=LINK)
     foresight: bool = False
     max_frames: int = 20_000
     num_iwae_frames: int = 1000
@@ -60,8 +61,8 @@ class EvaluateConfig:
     wandb: tracking.WandbConfig = dataclasses.field(default_factory=lambda: tracking.WandbConfig("disabled"))
 
     def __post_init__(self):
-        require(self.max_frames >= 2, f"max_frames is {self.max_frames}; give 2 or more")
-        require(self.num_iwae_frames >= 1, f"num_iwae_frames is {self.num_iwae_frames}; give 1 or more")
+        resolve_fields(self)
+        require_bounds(self, max_frames=(2, 1_000_000_000), num_iwae_frames=(1, 1_000_000_000))
 
 
 @dataclasses.dataclass(frozen=True)

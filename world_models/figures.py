@@ -28,7 +28,7 @@ WHITE = 255
 
 def save(path: Path, picture: Picture) -> None:
     """Write a PNG, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    files.make_folder(path.parent)
     files.write_bytes(path, png(picture))
 
 

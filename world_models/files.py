@@ -1,6 +1,7 @@
 """Files written whole or not at all, that say what made them."""
 
 import contextlib
+import errno
 import functools
 import hashlib
 import json
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from world_models import disks, locks, writers
+from world_models.config import Stopped
 from world_models.version import __version__
 
 PARTIAL = ".partial"
@@ -29,6 +31,35 @@ ABANDONED_S = 3600.0
 PACKAGES = ("numpy", "h5py", "gymnasium", "box2d", "pygame-ce", "opencv-python", "torch")
 
 
+DISK_ENDS = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room",
+    errno.EFBIG: "allow larger files (ulimit -f)",
+    errno.EIO: "mend the disk",
+    errno.EROFS: "make the disk writable",
+    errno.ESTALE: "mount the disk again",
+}
+"""Errors by which a disk ends work that was well begun, and what to do."""
+AGAIN = "run the same command again"
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Everything that writes a file does it in this block.
+
+    Raises:
+        Stopped: the disk took no more; the message names the file and says what to do.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_ENDS:
+            raise
+        raise Stopped(
+            f"{path}: {os.strerror(error.errno).lower()}; what is finished stays: {DISK_ENDS[error.errno]} and {AGAIN}"
+        ) from None
+
+
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; it takes its real name only if the block succeeds.
@@ -37,24 +68,39 @@ def whole(path: Path) -> Iterator[Path]:
     name is the process's own and cannot be guessed: nothing lies there, neither a file of another process nor a link.
 
     Raises:
-        Stopped: another process took over the lock under which this one began to write.
+        Stopped: the disk took no more, or another process took over the lock under which this one began to write.
     """
     temporary = path.with_name(f"{path.name[:LONGEST_NAME]}.{writers.new()}{PARTIAL}")
     lock = locks.over(path.parent)
     try:
-        yield temporary
-        disks.flush(temporary)
-        lock.check()
-        temporary.replace(path)
-        disks.flush(path.parent)
+        with writing(path):
+            yield temporary
+            disks.flush(temporary)
+            lock.check()
+            temporary.replace(path)
+            disks.flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
     """Write a file whole or not at all."""
     with whole(path) as temporary, temporary.open("xb") as file:
         file.write(data)
+
+
+def append_text(path: Path, text: str) -> None:
+    """Add to a text file; of what is added, a part may be there if the disk is full."""
+    rest = memoryview(text.encode())
+    with writing(path), path.open("ab", buffering=0) as file:
+        while rest:
+            rest = rest[file.write(rest) :]
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those that it lies in, where it is not there."""
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -8,6 +8,7 @@ model learns (z_t, a_t) -> (z_{t+1}, r_t, end_t). z is not stored: readers sampl
 import contextlib
 import dataclasses
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from jaxtyping import Bool, Float, Float32, Float64
 
 from world_models import files
 from world_models.rollouts import FORMAT as ROLLOUTS_FORMAT
-from world_models.shards import BLOCK_ROWS, SKIPPED_SEEDS, Column, Format, reader, writer
+from world_models.shards import BLOCK_ROWS, SKIPPED_SEEDS, Column, Format, reader, unpacked_bytes, writer
 from world_models.shards.episodes import ShardedEpisodes
 from world_models.terminal import printable
 
@@ -72,6 +73,16 @@ class LatentWriter:
     def append(self, mu: Float[np.ndarray, "rows z"], logvar: Float[np.ndarray, "rows z"]) -> None:
         """Append the latents of the source's next rows."""
         self._shard.append(mu=mu, logvar=logvar)
+
+
+def latents_bytes(source: reader.Shard, z_dim: int, dtype: str) -> int:
+    """Bytes that the latents of a shard of rollouts take on disk; errs upwards."""
+    row_bytes = {
+        name: math.prod(source.row_shapes[name]) * np.dtype(source.column_dtypes[name]).itemsize
+        for name in COPIED_COLUMNS
+    }
+    row_bytes |= dict.fromkeys(("mu", "logvar"), z_dim * np.dtype(dtype).itemsize)
+    return unpacked_bytes(FORMAT, row_bytes, source.num_rows)
 
 
 @contextlib.contextmanager

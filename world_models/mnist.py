@@ -10,6 +10,7 @@ from jaxtyping import Int64, UInt8
 
 from world_models import files, untrusted
 from world_models.frames import ImageSet
+from world_models.paths import resolved
 
 FOLDER = "MNIST"
 NUM_DIGITS = 10
@@ -51,7 +52,7 @@ def load(root: str | Path, download: bool = False) -> Mnist:
         FileNotFoundError: it is not there, and cannot be downloaded.
         ValueError: the files hold something else.
     """
-    root = Path(root)
+    root = resolved(root, "data")
     if not (root / FOLDER / "raw").is_dir():
         if not download:
             raise FileNotFoundError(

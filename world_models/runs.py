@@ -45,7 +45,7 @@ class Run:
         self._out, self._config, self._facts = out, config, facts
         self._wandb, self._tensorboard = wandb, tensorboard
         self._open = contextlib.ExitStack()
-        out.mkdir(parents=True, exist_ok=True)
+        files.make_folder(out)
         self._open.enter_context(locks.only_writer(out))
         files.remove_partials(out, out / "figures")
 

@@ -17,6 +17,7 @@ from jaxtyping import UInt8
 from world_models import files, terminal, untrusted, wandb_run
 from world_models.config import flatten
 from world_models.lineage import Product
+from world_models.paths import check_name
 from world_models.wandb_messages import WandbConfig
 
 METRICS_FILE = "metrics.jsonl"
@@ -43,7 +44,7 @@ class Tracker:
         tensorboard: bool = False,
         run_id: str | None = None,
     ):
-        self._file = (folder / METRICS_FILE).open("a", encoding="utf-8")
+        self._file = folder / METRICS_FILE
         self._wandb = wandb_run.begin(folder, config, wandb, job_type, run_id)
         self.run_id = self._wandb.id if self._wandb else None
         self._board: Any = _start_tensorboard(folder) if tensorboard else None
@@ -52,8 +53,7 @@ class Tracker:
     def log(self, metrics: Mapping[str, float | int]) -> None:
         """Log one line of metrics; `frames_seen` among them is the x axis everywhere."""
         finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-        self._file.write(json.dumps(finite) + "\n")
-        self._file.flush()
+        files.append_text(self._file, json.dumps(finite) + "\n")
         self._step = int(metrics["step"])
         self._tell_wandb("log", dict(metrics), self._step)
 
@@ -83,7 +83,6 @@ class Tracker:
 
     def finish(self) -> None:
         """Close everything; what was logged stays."""
-        self._file.close()
         self._tell_board(lambda: self._board.close())
         if self._wandb:
             self._wandb.finish()
@@ -162,7 +161,7 @@ def own_folder(out: str) -> str:
     The agent's own `${envvar:WANDB_RUN_ID}` cannot do this: it is filled in before the id is known, once for all runs.
 
     Raises:
-        ValueError: there is no such id.
+        ValueError: there is no such id, or it is no name of a folder.
     """
     if RUN_ID_MARK not in out:
         return out
@@ -171,6 +170,7 @@ def own_folder(out: str) -> str:
         raise ValueError(
             f"out is {out} and WANDB_RUN_ID is not set, as `wandb agent` sets it; start it by that, or name a folder"
         )
+    check_name(run_id, "WANDB_RUN_ID")
     return out.replace(RUN_ID_MARK, run_id)
 
 

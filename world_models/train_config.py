@@ -2,16 +2,20 @@
 
 import dataclasses
 import math
+import os
 from typing import Literal
 
 import torch
 
 from world_models import mnist, tracking
-from world_models.config import require
+from world_models.config import require, require_bounds
 from world_models.frames import Device
+from world_models.paths import PATH, resolve_fields
 from world_models.rollouts import FRAME_SHAPE
 from world_models.training_data import Dataset
 from world_models.vae import VAEConfig
+
+MAX_FRAMES, MAX_BATCH = 1_000_000_000_000, 1_048_576
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +55,8 @@ class TrainConfig:
     """
 
     dataset: Dataset = "rollouts"
-    data: str = "rollouts/carracing"
-    out: str = "runs/vae"
+    data: str = dataclasses.field(default="rollouts/carracing", metadata=PATH)
+    out: str = dataclasses.field(default="runs/vae", metadata=PATH)
     num_frames: int = 120_000
     batch_size: int = 64
     lr: float = 2e-3
@@ -80,21 +84,26 @@ class TrainConfig:
     wandb: tracking.WandbConfig = dataclasses.field(default_factory=tracking.WandbConfig)
 
     def __post_init__(self):
-        at_least_1 = (
-            "num_frames",
-            "batch_size",
-            "shuffle_frames",
-            "val_every_frames",
-            "num_val_frames",
-            "log_every_steps",
+        resolve_fields(self)
+        require_bounds(
+            self,
+            num_frames=(1, MAX_FRAMES),
+            batch_size=(1, MAX_BATCH),
+            shuffle_frames=(1, MAX_FRAMES),
+            val_every_frames=(1, MAX_FRAMES),
+            num_val_frames=(1, MAX_FRAMES),
+            log_every_steps=(1, MAX_FRAMES),
+            lr_warmup_frames=(0, MAX_FRAMES),
+            beta_warmup_frames=(0, MAX_FRAMES),
+            split_seed=(0, 2**63 - 1),
         )
-        for name in at_least_1:
-            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; give 1 or more")
-        for name in ("lr_warmup_frames", "beta_warmup_frames", "seed", "split_seed", "grad_clip"):
-            require(0 <= getattr(self, name) < math.inf, f"{name} is {getattr(self, name)}; give 0 or more")
+        require(0 <= self.grad_clip < math.inf, f"grad_clip is {self.grad_clip}; give 0 or more")
+        require(self.seed >= 0, f"seed is {self.seed}; give 0 or more")
         require(self.seed < 2**63, f"seed is {self.seed}; give one below 2^63")
         for name in ("lr", "memory_gb"):
             require(0 < getattr(self, name) < math.inf, f"{name} is {getattr(self, name)}; give a number above 0")
+        require(self.memory_gb <= MAX_FRAMES, f"memory_gb is {self.memory_gb}; give {MAX_FRAMES:,} at most")
+        require(self.out != self.data, f"out is {self.out}, the folder of the data; give the run another --out")
         self._check_model_fits_data()
 
     def _check_model_fits_data(self) -> None:
@@ -107,7 +116,7 @@ class TrainConfig:
         )
         require(classes in (0, mnist.NUM_DIGITS), f"vae.num_classes is {classes}; give 10, MNIST's digits, or 0")
         require(
-            not digits or self.data != TrainConfig.data,
+            not digits or self.data != os.path.realpath(TrainConfig.data),
             f"data is {self.data}, no folder of MNIST; give --data data, or the folder that holds MNIST/raw",
         )
         require(digits or not self.binarise, "binarise is for the grey pixels of mnist; leave it out")

@@ -14,7 +14,7 @@ weights that unbroken training gives. `metrics.jsonl` has every number, and W&B 
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ def prepare(config: TrainConfig) -> Job:
     memory_bytes = int(config.memory_gb * 1e9)
     order = (config.batch_size, config.seed, config.shuffle_frames)
     batches = Batches(data.train, *order, memory_bytes, here.rank, here.size)
-    texts, digest = (to_yaml(config), to_yaml(TrainConfig())), data.facts["data_digest"]
+    texts, digest = (to_yaml(config), to_yaml(TrainConfig(data=config.data, out=config.out))), data.facts["data_digest"]
     saved = training_state.load_run(Path(config.out), *texts, FREE_ON_RESUME, digest)
     if saved is not None:
         training_state.check_state(Path(config.out), saved, config.vae)
@@ -90,7 +90,12 @@ def train(job: Job) -> None:
     """Train to the end, or to the first request to stop; of several processes the first one alone writes."""
     config = job.config
     computing = arithmetic(job.device, config.deterministic)
-    with distributed.joined(job.device) as here, computing, contextlib.ExitStack() as stack:
+    with (
+        _told_how_to_resume(config),
+        distributed.joined(job.device) as here,
+        computing,
+        contextlib.ExitStack() as stack,
+    ):
         run = _run(job) if here.is_first else NoRun()
         stack.callback(run.close)
         learner = _learner(job)
@@ -102,6 +107,17 @@ def train(job: Job) -> None:
             run.begin(learner, job.batches.frames.read_spread)
         run.track(learner)
         _loop(job, learner, run)
+
+
+@contextlib.contextmanager
+def _told_how_to_resume(config: TrainConfig) -> Iterator[None]:
+    """Where the same command goes on only with another flag, say so."""
+    try:
+        yield
+    except Stopped as stopped:
+        if config.resume or not str(stopped).endswith(files.AGAIN):
+            raise
+        raise Stopped(f"{stopped}, with --resume true") from None
 
 
 def _run(job: Job) -> Run:

@@ -10,6 +10,7 @@ from jaxtyping import Int64, UInt8
 
 from world_models import mnist
 from world_models.frames import FrameSet, FrameSource, binarised, split_episodes
+from world_models.paths import resolved
 from world_models.rollouts import Rollouts
 
 Dataset = Literal["rollouts", "mnist"]
@@ -62,7 +63,7 @@ def _rollouts(path: str, split_seed: int) -> TrainingData:
     split = split_episodes(data.seeds, split_seed)
     facts = {
         "dataset": "rollouts",
-        "data": path,
+        "data": str(data.path),
         "data_digest": data.digest(),
         "env": data.env,
         "env_args": data.env_args,
@@ -76,5 +77,5 @@ def _mnist(path: str) -> TrainingData:
     if any(Path(path).glob("shard-*.h5")):
         raise ValueError(f"{path}: holds rollouts; give --data data, or the folder that holds MNIST/raw")
     data = mnist.load(path, download=True)
-    facts = {"dataset": "mnist", "data": path, "data_digest": data.digest}
+    facts = {"dataset": "mnist", "data": str(resolved(path, "data")), "data_digest": data.digest}
     return TrainingData(data.train.as_frames(), data.test.as_frames(), {"dataset": "mnist"}, facts)

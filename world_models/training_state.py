@@ -3,6 +3,7 @@
 States are plain tensors and numbers loaded with `weights_only=True`: no file that a user names can run code.
 """
 
+import io
 import json
 import math
 import re
@@ -28,8 +29,9 @@ OF_OLDER_RUNS = {"vae.variance": PAPER_VARIANCE, "standardise": False, "init": "
 
 def save_state(run: Path, state: Mapping[str, Any]) -> None:
     """Write state.pt: tensors and plain values, from which training goes on."""
-    with files.whole(run / run_records.STATE_FILE) as temporary, temporary.open("xb") as file:
-        torch.save(dict(state), file)
+    buffer = io.BytesIO()  # since on a full disk torch.save does not say why it fails
+    torch.save(dict(state), buffer)
+    files.write_bytes(run / run_records.STATE_FILE, buffer.getbuffer())
 
 
 def load_state(run: Path) -> dict[str, Any]:

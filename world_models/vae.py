@@ -14,7 +14,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from world_models import formulations, model_inputs
-from world_models.config import require
+from world_models.config import require, require_bounds
 from world_models.likelihoods import PAPER_VARIANCE, cross_entropy, gaussian_error, log_likelihood, squared_error
 from world_models.networks import IMAGE_SHAPES, Decoder, Encoder, build
 
@@ -62,7 +62,7 @@ class VAEConfig:
         require(
             0 <= self.num_classes <= MAX_CLASSES, f"vae.num_classes is {self.num_classes}; give 0 to {MAX_CLASSES:,}"
         )
-        require(self.num_samples >= 1, f"vae.num_samples is {self.num_samples}; give 1 or more")
+        require_bounds(self, "vae.", num_samples=(1, 1000))
         conditional, point = self.num_classes > 0, self.posterior == "point"
         require(
             not conditional or self.network == "mlp",

@@ -22,6 +22,7 @@ fewer can pass 1.
 
 import contextlib
 import dataclasses
+import json
 import resource
 import statistics
 import tempfile
@@ -34,8 +35,9 @@ import torch
 from world_models import collect, executors, files, host, terminal
 from world_models.bench import driving, sequences, stages
 from world_models.bench.measuring import Samples, Work, gemm_gflop_per_s, interleave
-from world_models.config import require, run_command
+from world_models.config import require, require_bounds, run_command
 from world_models.frames import Device, torch_device
+from world_models.paths import PATH, resolve_fields
 from world_models.rollouts import Rollouts
 
 MIN_FRAMES = 200
@@ -59,17 +61,18 @@ class BenchConfig:
     """
 
     stages: str = ",".join(STAGES)
-    data: str | None = None
-    json: str | None = None
+    data: str | None = dataclasses.field(default=None, metadata=PATH)
+    json: str | None = dataclasses.field(default=None, metadata=PATH)
     repeats: int = 5
     device: Device = "auto"
     seconds: float = 2.0
 
     def __post_init__(self):
+        resolve_fields(self)
         unknown = set(self.stages.split(",")) - {*STAGES, *MORE_STAGES}
         require(not unknown, f"stages has {', '.join(sorted(unknown))}; give some of {','.join(STAGES + MORE_STAGES)}")
-        require(self.repeats >= 1, f"repeats is {self.repeats}; give 1 or more")
-        require(self.seconds > 0, f"seconds is {self.seconds}; give a number above 0")
+        require_bounds(self, repeats=(1, 10_000))
+        require(0 < self.seconds <= 3600, f"seconds is {self.seconds}; give a number above 0, 3,600 at most")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,17 +87,34 @@ class Job:
 def prepare(config: BenchConfig) -> Job:
     """Check the data and the device."""
     data = Rollouts(config.data) if config.data else None
-    if config.json and not Path(config.json).absolute().parent.is_dir():
-        raise ValueError(f"{config.json}: there is no such folder; make it, or choose another --json")
+    if config.json:
+        _check_place(Path(config.json))
     if data and data.num_rows < MIN_FRAMES:
         raise ValueError(f"{config.data} holds {data.num_rows} frames; give {MIN_FRAMES} or more to measure on")
     return Job(config, torch_device(config.device), data)
 
 
+def _check_place(path: Path) -> None:
+    """Refuse to write results where there is no folder for them, or where something else is."""
+    if not path.parent.is_dir():
+        raise ValueError(f"{path}: there is no such folder; make it, or choose another --json")
+    files.check_room(path.parent, 1_000_000, "choose another --json")
+    if path.exists() and not (path.is_file() and _holds_results(path)):
+        raise ValueError(f"{path} is there and holds no results of bench; choose another --json")
+
+
+def _holds_results(path: Path) -> bool:
+    try:
+        rows = json.loads(path.read_bytes() or b"[]")
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(rows, list) and all(isinstance(row, dict) and "stage" in row for row in rows)
+
+
 def bench(job: Job) -> list[dict[str, Any]]:
     """Measure, print a table, and write the JSON; returns what it holds."""
     rows = []
-    with tempfile.TemporaryDirectory(prefix="world_models_bench_") as folder:
+    with tempfile.TemporaryDirectory(prefix="world_models_bench_") as folder, files.writing(Path(folder)):
         stages_asked = job.config.stages.split(",")
         if not {*stages_asked} <= {"collect", "digits"} and not job.data:
             data = _own_data(Path(folder))

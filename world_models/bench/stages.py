@@ -101,7 +101,7 @@ def train_works(data: Rollouts, device: torch.device, seconds: float) -> dict[st
         learner = Learner(VAE(VAEConfig()).to(device), 0, 100.0, device.type == "cuda", compiled_size)
         return timed(lambda batch: learner.learn(batch, 1e-4, 1.0), batches)
 
-    default = TrainConfig().batch_size
+    default = TrainConfig.batch_size
     streamed = Batches(frames, default, 0, max(1, len(frames) // 8), frames.num_bytes - 1)
     sizes = dict.fromkeys([default, 100, 256, 1024] if device.type == "cuda" else [default, 100, 256])
     compiled = sizes if device.type == "cuda" else {}

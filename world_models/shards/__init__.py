@@ -20,6 +20,7 @@ SKIPPED_SEEDS = "skipped_seeds"
 """Attribute of a shard that lacks planned episodes, since they ended in their warm-up: a JSON list of their seeds."""
 
 BLOCK_ROWS = 1024
+INDEX_BYTES, HEADER_BYTES = 100, 50_000  # of a chunk, and of the attributes and all else in a file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +77,16 @@ def shard_paths(folder: Path) -> list[Path]:
     """The shards in a folder, in order."""
     numbered = [(int(match[1]), p) for p in folder.glob("shard-*.h5") if (match := SHARD_NAME.fullmatch(p.name))]
     return [p for _, p in sorted(numbered)]
+
+
+def unpacked_bytes(fmt: Format, row_bytes: Mapping[str, int], rows: int) -> int:
+    """Bytes that a shard of columns that are not packed takes, by the bytes of a row of each; errs upwards.
+
+    A column is stored in whole chunks, so that 10 rows take as much as 1,024.
+    """
+    chunks = {name: -(-rows // column.chunk_rows) for name, column in fmt.columns.items()}
+    held = sum(count * fmt.columns[name].chunk_rows * row_bytes[name] for name, count in chunks.items())
+    return held + sum(chunks.values()) * INDEX_BYTES + HEADER_BYTES
 
 
 def little_endian(array: np.ndarray) -> memoryview:

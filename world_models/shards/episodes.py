@@ -7,6 +7,7 @@ from typing import TypeVar, overload
 import numpy as np
 
 from world_models import files
+from world_models.paths import resolved
 from world_models.shards import Format, shard_path, shard_paths
 from world_models.shards.reader import Shard
 from world_models.terminal import printable
@@ -19,7 +20,7 @@ def open_shards(path: str | Path, fmt: Format, verify: bool = False) -> tuple[Sh
         FileNotFoundError: there is nothing at the path, or no shard in the folder.
         ValueError: a shard is refused, one is missing among its neighbours, or two disagree on what they hold.
     """
-    path = Path(path)
+    path = resolved(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder; name a folder of {fmt.name} shards")
     paths = [path] if path.is_file() else shard_paths(path)
@@ -70,8 +71,8 @@ class ShardedEpisodes(Sequence[AnyEpisode]):
     """
 
     def __init__(self, path: str | Path, fmt: Format, verify: bool = False):
-        self.path = Path(path)
-        self.shards = open_shards(path, fmt, verify)
+        self.path = resolved(path)
+        self.shards = open_shards(self.path, fmt, verify)
         self.lengths = np.concatenate([shard.lengths for shard in self.shards])
         self.seeds = np.concatenate([shard.seeds for shard in self.shards])
         self.policies = tuple(policy for shard in self.shards for policy in shard.policies)

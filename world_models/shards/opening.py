@@ -19,12 +19,3 @@ def open_for_reading(path: Path) -> h5py.File:
         if "lock" not in str(error) or error.errno == errno.EAGAIN:  # that is: somebody writes into the file
             raise
     return h5py.File(path, "r", locking=False)
-
-
-def create(path: Path) -> h5py.File:
-    """Make a new file and open it without a lock: nobody else knows it by this, its temporary name.
-
-    Raises:
-        FileExistsError: there is one.
-    """
-    return h5py.File(path, "x", locking=False)

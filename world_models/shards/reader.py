@@ -280,8 +280,8 @@ class Shard:
                 episode = int(np.searchsorted(self.starts, row, side="right")) - 1
                 step, seed, policy = row - self.starts[episode] + 1, self.seeds[episode], self.policies[episode]
                 self._refuse(
-                    f"{name} holds numbers that are not finite, the first at step {step} of the episode of seed {seed}, "
-                    f"driven by {policy}; mend what gave them, delete the data set and collect it again"
+                    f"{name} holds numbers that are not finite, the first at step {step} of the episode of seed {seed}"
+                    f", driven by {policy}; mend what gave them, delete the data set and collect it again"
                 )
             start += len(block)
 

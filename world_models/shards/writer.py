@@ -4,7 +4,8 @@ import contextlib
 import functools
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,17 @@ import h5py
 import numpy as np
 from isal import isal_zlib
 
-from world_models import files
+from world_models import files, steady_file
 from world_models.shards import (
     EPISODE_COLUMNS,
     SKIPPED_SEEDS,
     Column,
     Format,
     little_endian,
-    opening,
     strings,
     strings_bytes,
 )
+from world_models.steady_file import SteadyFile
 
 PACKING_LEVEL = 2
 """Of isal: 12 us and 1,460 bytes a frame of CarRacing, where zlib at its level 4 takes 73 us and 1,315 bytes."""
@@ -94,27 +95,48 @@ class _ColumnWriter:
 class ShardWriter:
     """Streams the columns of one shard; made by `write_shard`.
 
+    HDF5 works in a thread of its own, see `SteadyFile`; every function waits for it.
+
     Attributes:
         attributes: what the format wants said of the file; fill it in before the block ends.
         column_attributes: the same for single columns, by name.
     """
 
-    def __init__(self, file: h5py.File, fmt: Format, shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, str]):
+    def __init__(self, steady: SteadyFile, thread: ThreadPoolExecutor, fmt: Format):
         self.attributes: dict[str, str | int] = {}
         self.column_attributes: dict[str, dict[str, Any]] = {}
-        self._file, self._format = file, fmt
+        self._steady, self._thread, self._format = steady, thread, fmt
+        self._file: h5py.File | None = None
+        self._columns: dict[str, _ColumnWriter] = {}
         self._episodes: list[tuple[int, int, int, str]] = []
-        self._columns = {
-            name: _ColumnWriter(
-                file, name, spec, np.dtype(dtypes.get(name, spec.dtypes[0])), shapes.get(name, ()), fmt.gzip
-            )
-            for name, spec in fmt.columns.items()
-        }
+
+    def _in_thread(self, function: Callable[[], None]) -> None:
+        self._thread.submit(function).result()
+        self._steady.check()
+
+    def open(self, shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, str]) -> None:
+        """Begin the file."""
+
+        def begin() -> None:
+            self._file = file = h5py.File(self._steady, "w")
+            for name, spec in self._format.columns.items():
+                dtype = np.dtype(dtypes.get(name, spec.dtypes[0]))
+                self._columns[name] = _ColumnWriter(file, name, spec, dtype, shapes.get(name, ()), self._format.gzip)
+
+        self._in_thread(begin)
 
     def append(self, **rows: np.ndarray) -> None:
-        """Append rows to the named columns; by the end of an episode all columns have to be of one length."""
-        for name, block in rows.items():
-            self._columns[name].append(block)
+        """Append rows to the named columns; by the end of an episode all columns have to be of one length.
+
+        Raises:
+            OSError: the disk took no more.
+        """
+
+        def write() -> None:
+            for name, block in rows.items():
+                self._columns[name].append(block)
+
+        self._in_thread(write)
 
     def end_episode(self, seed: int, policy: str) -> None:
         """Say that every row since the last call is one episode."""
@@ -130,6 +152,19 @@ class ShardWriter:
 
     def finish(self) -> None:
         """Write what is pending, the episode table, digests and attributes; `complete` comes last."""
+        assert self._file is not None
+        self._in_thread(functools.partial(self._finish, self._file))
+
+    def close(self) -> None:
+        """Close the file, finished or not."""
+
+        def end() -> None:
+            if self._file is not None:
+                self._file.close()
+
+        self._in_thread(end)  # after whatever Ctrl-C did not let this one wait for
+
+    def _finish(self, file: h5py.File) -> None:
         digests = {name: column.finish() for name, column in self._columns.items()}
         rows = {column.rows for column in self._columns.values()}
         assert rows == {sum(self._episodes[-1][:2]) if self._episodes else 0}, "every row belongs to an episode"
@@ -137,16 +172,16 @@ class ShardWriter:
         starts, lengths, seeds, policies = zip(*self._episodes, strict=True) if self._episodes else ((),) * 4
         for (name, dtype), values in zip(EPISODE_COLUMNS.items(), (starts, lengths, seeds), strict=True):
             data = np.array(values, dtype)
-            self._file[name] = data
+            file[name] = data
             digests[name] = files.sha256(little_endian(data))
-        self._file.create_dataset("episode_policy", data=strings.fixed(policies))
+        file.create_dataset("episode_policy", data=strings.fixed(policies))
         digests["episode_policy"] = files.sha256(strings_bytes(policies))
         for name, attributes in self.column_attributes.items():
-            _set(self._file[name], attributes)  # pyright: ignore[reportArgumentType]: it is a dataset
+            _set(file[name], attributes)  # pyright: ignore[reportArgumentType]: it is a dataset
         missing = set(self._format.required) - set(self.attributes)
         assert not missing, f"attributes not set: {missing}"
-        _set(self._file, {"format": self._format.name, "format_version": self._format.version, **self.attributes})
-        _set(self._file, {"digests": json.dumps(digests, sort_keys=True), "complete": True})
+        _set(file, {"format": self._format.name, "format_version": self._format.version, **self.attributes})
+        _set(file, {"digests": json.dumps(digests, sort_keys=True), "complete": True})
 
 
 def _set(owner: h5py.File | h5py.Dataset, attributes: Mapping[str, Any]) -> None:
@@ -167,8 +202,15 @@ def write_shard(
         fmt: which kind of shard.
         shapes: the shape of one row of each column that is not a scalar.
         dtypes: dtypes that differ from a column's default.
+
+    Raises:
+        Stopped: the disk took no more.
     """
-    with files.whole(path) as temporary, opening.create(temporary) as file:
-        writer = ShardWriter(file, fmt, shapes, dtypes or {})
-        yield writer
-        writer.finish()
+    with steady_file.whole(path) as steady, ThreadPoolExecutor(1, "hdf5") as thread:
+        writer = ShardWriter(steady, thread, fmt)
+        try:
+            writer.open(shapes, dtypes or {})
+            yield writer
+            writer.finish()
+        finally:
+            writer.close()

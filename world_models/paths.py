@@ -1,0 +1,123 @@
+"""Paths that a person names, resolved once and first: what is checked is then what is read and written.
+
+`data/new/../old` is `data/old`, whether or not `data/new` exists, and a relative path stays where it was when the
+program changes its working directory. Everything after this module sees absolute paths without links and `..`.
+"""
+
+import dataclasses
+import errno
+import functools
+import os
+from pathlib import Path
+from typing import Any
+
+MAX_NEW_NAME_BYTES, MAX_NEW_PATH_BYTES = 200, 3800
+"""Of what is not there yet. Systems allow 255 and 4,096, and the names of the files in a folder come on top."""
+
+
+def resolved(path: str | Path, name: str = "path", keeps_last_link: bool = False) -> Path:
+    """The place that a path stands for: absolute, links followed, `..` taken back.
+
+    Args:
+        path: as a person gave it.
+        name: of the setting, for messages.
+        keeps_last_link: whether the last part stays as it is where it is a link, since its own name is shown.
+
+    Raises:
+        ValueError: the path is empty, a link in it leads nowhere, or no file can have this path.
+    """
+    text = os.fspath(path)
+    _check_text(text, name)
+    try:
+        place = Path.cwd()
+    except FileNotFoundError:
+        raise ValueError(f"{name} is {text!r}, and the working folder has been deleted; go to another one") from None
+    *above, last = Path(text).parts or (".",)
+    for part in above:
+        place = _followed(_step(place, part), text, name)
+    place = _step(place, last)
+    end = _followed(place, text, name)
+    place = place if keeps_last_link else end
+    _check_place(place, text, name)
+    return place
+
+
+PATH = {"resolve": resolved}
+"""Metadata of a config's field that names a path, or of a tuple of such; see `resolve_fields`."""
+LINK = {"resolve": functools.partial(resolved, keeps_last_link=True)}
+"""The same for a path that is shown by the name of the link that it may be."""
+
+
+def resolve_fields(config: Any) -> None:
+    """Resolve the fields of a frozen config that are marked by `PATH` or `LINK`; the first thing in `__post_init__`.
+
+    Raises:
+        ValueError: as `resolved`.
+    """
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if "resolve" not in field.metadata or value is None:
+            continue
+        resolve = functools.partial(field.metadata["resolve"], name=field.name)
+        places = tuple(str(resolve(each)) for each in value) if isinstance(value, tuple | list) else str(resolve(value))
+        object.__setattr__(config, field.name, places)
+
+
+def check_name(text: str, name: str) -> None:
+    """Refuse what is not the name of one folder.
+
+    Raises:
+        ValueError: it is empty, has a separator or control character in it, is `.` or `..`, or is too long.
+    """
+    _check_text(text, name)
+    if "/" in text or text in (".", "..") or len(text.encode()) > MAX_NEW_NAME_BYTES:
+        raise ValueError(f"{name} is {_short(text)}; give the name of one folder, without / and of 200 bytes at most")
+
+
+def _check_text(text: str, name: str) -> None:
+    if not text.strip():
+        raise ValueError(f"{name} is {text!r}; give a name")
+    if any(ord(letter) < 32 or 0x7F <= ord(letter) < 0xA0 or 0xD800 <= ord(letter) < 0xE000 for letter in text):
+        raise ValueError(f"{name} is {_short(text)}; give a name of UTF-8 text without control characters")
+
+
+def _step(place: Path, part: str) -> Path:
+    """From a place without links to its part of that name."""
+    if part == "..":
+        return place.parent
+    return Path("/") if part.startswith("/") else place / part
+
+
+def _followed(place: Path, text: str, name: str) -> Path:
+    """The place itself, or where it leads if it is a link."""
+    if not os.path.islink(place):  # noqa: PTH114 - which, unlike Path, takes names too long for a file as none
+        return place
+    end = Path(os.path.realpath(place))
+    if not os.path.lexists(end) or os.path.islink(end):  # noqa: PTH114 - a link still: a circle of them
+        raise ValueError(
+            f"{name} is {_short(text)}: {place} is a link to {str(place.readlink())!r}, which is not there; "
+            "make that folder, or give another name"
+        )
+    return end
+
+
+def _check_place(place: Path, text: str, name: str) -> None:
+    """Refuse a place where no file can be."""
+    _check_text(str(place), name)  # a link may lead to any bytes
+    try:
+        place.lstat()
+        return
+    except FileNotFoundError:
+        too_long = max(len(part.encode()) for part in place.parts) > MAX_NEW_NAME_BYTES
+        reason = os.strerror(errno.ENAMETOOLONG) if too_long or len(str(place).encode()) > MAX_NEW_PATH_BYTES else ""
+    except NotADirectoryError:
+        file = next(parent for parent in place.parents if os.path.lexists(parent))
+        reason = f"{file} is a file, not a folder"
+    except OSError as error:
+        reason = os.strerror(error.errno or errno.EIO)
+    if reason:
+        raise ValueError(f"{name} is {_short(text)}: {reason}; give another name")
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 120 else f"{text[:100]}...")
