@@ -141,7 +141,8 @@ def test_a_chunk_of_frames_is_small_enough_to_read_one_frame_fast(make_rollouts:
 
 def test_attributes_are_those_of_the_design(counted: Path):
     with h5py.File(shard_path(counted, 0)) as file:
-        found: dict[str, Any] = dict(file.attrs)
+        stored: dict[str, Any] = dict(file.attrs)
+    found = {name: value.decode() if isinstance(value, bytes) else value for name, value in stored.items()}
     assert set(found) == {*ATTRIBUTES, "format", "format_version", "versions", "complete", "digests"}
     assert {name: found[name] for name in ATTRIBUTES} == ATTRIBUTES
     assert (found["format"], found["format_version"]) == ("world_models.rollouts", 1)
@@ -152,7 +153,7 @@ def test_attributes_are_those_of_the_design(counted: Path):
 def test_the_telemetry_column_names_its_columns(make_rollouts: Make):
     with h5py.File(shard_path(make_rollouts([3]), 0)) as file:
         names: Any = file["telemetry"].attrs["names"]
-    assert list(names) == ["speed_m_per_s", "heading_rad"]
+    assert list(names) == [b"speed_m_per_s", b"heading_rad"]
 
 
 def test_digests_are_the_sha256_of_the_raw_little_endian_bytes(make_rollouts: Make):
