@@ -1,5 +1,6 @@
 """Latents mirror their rollouts, say what made them, and are made once."""
 
+import dataclasses
 import itertools
 import json
 import shutil
@@ -390,9 +391,9 @@ def test_the_room_that_is_asked_for_is_that_of_the_files(
 ):
     asked: list[int] = []
     monkeypatch.setattr(encode.files, "check_room", lambda folder, need_bytes: asked.append(need_bytes))
-    job = encode.prepare(
-        encode.EncodeConfig(str(make_rollouts([5, 9], [3])), str(run_dir), str(tmp_path / "l"), dtype=dtype)
-    )
+    settings = {"dtype": dtype}
+    config = encode.EncodeConfig(str(make_rollouts([5, 9], [3])), str(run_dir), str(tmp_path / "l"))
+    job = encode.prepare(dataclasses.replace(config, **settings))
     encode.encode(job)
     held = sum(path.stat().st_size for path in (tmp_path / "l").iterdir())
     assert held <= asked[0] <= 1.4 * held

@@ -38,7 +38,7 @@ class Shades(gymnasium.Env):
 
 @pytest.fixture(autouse=True)
 def registered() -> Iterator[None]:
-    gymnasium.register("Shades-v0", Shades)
+    gymnasium.register("Shades-v0", Shades)  # pyright: ignore[reportArgumentType]: a class makes environments too
     yield
     del gymnasium.registry["Shades-v0"]
 
@@ -167,7 +167,7 @@ def test_a_data_set_without_the_telemetry_of_today_is_refused_in_one_line(asked:
     env, *_ = collect._try_env(job)
     env.telemetry_names = ()
     with pytest.raises(ValueError, match="has 19 columns of telemetry, and CarRacing-v3 now gives 0; choose another"):
-        collect._shards_there(job, env)
+        collect._check_same(job, env, collect._shards_there(job))
 
 
 # --- never trained on and scored

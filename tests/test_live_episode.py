@@ -80,7 +80,14 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Job]
         (tmp_path / f"{name}.py").write_text(body)
         job = collect.prepare(
             CollectConfig(
-                str(tmp_path / "out"), 4, 20, env, f"{name}:{name}", seed=4, executor="serial", episodes_per_shard=2
+                str(tmp_path / "out"),
+                num_episodes=4,
+                max_steps=20,
+                env=env,
+                policy=f"{name}:{name}",
+                seed=4,
+                executor="serial",
+                episodes_per_shard=2,
             )
         )
         assert isinstance(job, Job)
@@ -138,7 +145,7 @@ def test_a_policy_that_cannot_be_made_for_a_later_episode_is_named(
     start: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     (tmp_path / "fussy_policy.py").write_text("def make(env, seed):\n    return [lambda frame: [0, 0]][seed]\n")
-    config = CollectConfig(str(tmp_path / "out"), 2, 5, "Steered-v0", "fussy_policy:make", executor="serial")
+    config = CollectConfig(str(tmp_path / "out"), 2, 5, "Steered-v0", policy="fussy_policy:make", executor="serial")
     with pytest.raises(
         Stopped, match=r"fails when it is made for the episode of seed 1: IndexError\(.*fussy_policy.py:2"
     ):
@@ -150,7 +157,7 @@ def test_an_error_of_our_own_policies_is_a_bug(start: Callable[..., Job], monkey
         return lambda frame: 1 // 0
 
     monkeypatch.setitem(live_episode.policies.BUILTIN, "random", random)
-    config = CollectConfig("unused", 2, 5, "Steered-v0", "random")
+    config = CollectConfig("unused", 2, 5, "Steered-v0", policy="random")
     with pytest.raises(ZeroDivisionError):
         collect.prepare(config)
 
@@ -221,7 +228,7 @@ def test_a_picture_of_another_size_ends_the_collection_by_name(
 
 
 def test_an_action_space_without_zero_has_no_warm_up(tmp_path: Path):
-    config = CollectConfig(str(tmp_path / "out"), 2, 5, "Chosen-v0", "random", warmup_steps=1)
+    config = CollectConfig(str(tmp_path / "out"), 2, 5, "Chosen-v0", policy="random", warmup_steps=1)
     with pytest.raises(ValueError, match="Chosen-v0 has no action 0 for the warm-up; give no --warmup_steps"):
         collect.prepare(config)
 

@@ -76,7 +76,7 @@ def task(tmp_path: Path) -> ShardTask:
 
 
 def task_of(path: Path, renderer: str) -> ShardTask:
-    return ShardTask(path, "CarRacing-v3", "auto", renderer, 0, STEPS, 7, POLICIES, "seed: 7\n")
+    return ShardTask(path, "CarRacing-v3", {}, "auto", renderer, 0, STEPS, 7, POLICIES, "seed: 7\n")
 
 
 @pytest.fixture
@@ -248,7 +248,7 @@ def test_no_mismatch_is_told_where_all_frames_are_right(task: ShardTask, every_f
 def test_nothing_of_a_wrong_shard_is_kept(task: ShardTask, wrong_later: None, monkeypatch: pytest.MonkeyPatch):
     write, there = recording._write, []
 
-    def watched(task: ShardTask, report: Any) -> int:
+    def watched(task: ShardTask, report: Any) -> Recorded:
         there.append([path.name for path in task.path.parent.iterdir()])
         return write(task, report)
 

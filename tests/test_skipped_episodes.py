@@ -19,8 +19,9 @@ from world_models.collect import CollectConfig, Job
 from world_models.config import Stopped
 from world_models.frames import FrameSet
 from world_models.latents import FORMAT as LATENTS
-from world_models.latents import SUMMARY_FILE, Latents, LatentSequences
+from world_models.latents import SUMMARY_FILE, Latents
 from world_models.rollouts import FORMAT, Rollouts
+from world_models.sequences import LatentSequences
 from world_models.shards import shard_path
 from world_models.shards.reader import Shard
 

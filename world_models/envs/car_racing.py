@@ -141,7 +141,8 @@ def draw_fast(car: Any, renderer: str, make: Callable[[], gymnasium.Env]) -> Non
         car.draw_with(name, reason)
     elif name != "gymnasium":
         named = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
-        car.__class__ = type(kind)(kind.__name__, (FastDrawing, kind), named)
+        metaclass: Any = type(kind)
+        car.__class__ = metaclass(kind.__name__, (FastDrawing, kind), named)
         car.draw_with(name, reason)
     elif renderer != "gymnasium":
         car.renderer_reason = reason

@@ -101,7 +101,8 @@ class Recipe:
             if self.renderer:  # our own class refuses in its own words
                 raise
             # Gymnasium raises some errors again, in its own file.
-            origin = error.__cause__ if type(error.__cause__) is type(error) else error
+            again = error.__cause__
+            origin = again if again is not None and type(again) is type(error) else error
             raise ValueError(f"env {self.env_id!r} cannot be made{given}: {fault(origin)}; mend it") from error
 
 
