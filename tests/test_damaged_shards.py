@@ -208,7 +208,7 @@ def test_verify_refuses_numbers_that_are_not_finite(make_rollouts: Make, name: s
 
 def test_a_pipe_with_a_shards_name_is_refused(tmp_path: Path):
     os.mkfifo(shard_path(tmp_path, 0))
-    with pytest.raises(ValueError, match=r"shard-00000\.h5: .*a named pipe, wanted a file"):
+    with pytest.raises(ValueError, match=r"shard-00000\.h5: a named pipe, wanted a file"):
         Rollouts(tmp_path)
 
 

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import difflib
 import json
+import os
 import re
 import types
 import typing
@@ -12,7 +13,7 @@ from typing import Any, NoReturn, TypeVar
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_loader
 
-from world_models import config_files, plain_yaml
+from world_models import config_files, plain_yaml, untrusted
 from world_models.version import __version__
 
 Config = TypeVar("Config")
@@ -77,7 +78,7 @@ def read(schema: type[Config], argv: Sequence[str], prog: str, description: str 
     parser = _parser(schema, prog, description)
     if words := _positional(schema):
         argv = _with_words(words, parser, argv)
-    argv = list(_with_found_files(argv))
+    argv = list(_with_found_files(schema, argv))
     values = _parsed(schema, parser, argv)
     instances = parser.instantiate(values)
     return schema(**{field.name: instances[field.name] for field in dataclasses.fields(schema)})  # type: ignore[arg-type]
@@ -118,16 +119,27 @@ def _with_words(name: str, parser: _Parser, argv: Sequence[str]) -> list[str]:
     return [*flags, f"--{name}={json.dumps(words)}"] if words else flags
 
 
-def _with_found_files(argv: Sequence[str]) -> Iterator[str]:
-    """The flags, each `--config` with the path of its file."""
+def _with_found_files(schema: type, argv: Sequence[str]) -> Iterator[str]:
+    """The flags, each `--config` with the path of its file; what is no file is refused before the library opens it.
+
+    A section, such as `--vae`, may also name a file of its settings.
+    """
+    sections = {f"--{field.name}" for field in dataclasses.fields(schema) if dataclasses.is_dataclass(field.type)}
     rest = iter(argv)
     for word in rest:
         flag, has_value, value = word.partition("=")
-        if flag == "--config":
-            name = value if has_value else next(rest, None)
-            yield word if name is None else f"--config={config_files.find(name)}"
-        else:
+        if flag != "--config" and flag not in sections:
             yield word
+            continue
+        name = value if has_value else next(rest, None)
+        if name is None:
+            yield word
+        elif flag == "--config":
+            yield f"--config={config_files.find(name)}"
+        else:
+            if os.path.exists(name):  # noqa: PTH110 - settings as text are no path, and may be too long for one
+                untrusted.is_file(name, untrusted.MAX_YAML_BYTES)
+            yield f"{flag}={name}"
 
 
 def _parsed(schema: type, parser: _Parser, argv: Sequence[str]) -> Namespace:

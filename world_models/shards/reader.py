@@ -60,8 +60,8 @@ class Shard:
 
     def __init__(self, path: Path, fmt: Format, verify: bool = False):
         self.path, self.format = path, fmt
+        untrusted.is_file(path)
         try:
-            untrusted.is_file(path)
             self._identity = _identity(path)
             with _open(path) as file:
                 self._read_header(file)
