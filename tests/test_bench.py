@@ -211,7 +211,8 @@ def test_a_plain_loop_drives_each_process_through_an_episode(short):
 
 def test_a_plain_loop_drives_the_steps_it_is_given(monkeypatch):
     taken = []
-    step = car_racing.CarRacing.step
+    step, actions = car_racing.CarRacing.step, driving.brownian_actions(0, 3)
+    monkeypatch.setattr(driving, "brownian_actions", lambda seed, steps: actions)
     monkeypatch.setattr(car_racing.CarRacing, "step", lambda *args: taken.append(1) or step(*args))
     driving.plain_loop((0, 3), lambda units: None)
     assert len(taken) == 1 + 3  # the reset has a step of its own

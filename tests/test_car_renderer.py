@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from world_models import envs, policies
 from world_models.envs.car_racing import CarRacing
-from world_models.envs.car_renderer import GymnasiumRenderer, Renderer
+from world_models.envs.car_renderer import Renderer
 from world_models.envs.renderer_choice import RENDERERS, RendererName, scatter
 
 FRAMES = int(os.environ.get("WORLD_MODELS_EXACT_FRAMES", "1500"))
@@ -74,7 +74,7 @@ def advance(env: car_racing.CarRacing, steps: int, action: np.ndarray = GAS) -> 
 
 
 def by_gymnasium(env: car_racing.CarRacing) -> np.ndarray:
-    return GymnasiumRenderer().draw(env)
+    return np.asarray(car_racing.CarRacing._render(env, "state_pixels"))
 
 
 def differing(renderer: Renderer, env: car_racing.CarRacing) -> int:

@@ -114,7 +114,7 @@ def test_a_bad_shard_is_named(train, make_rollouts, damage, said):
         (["--vae.z_dim", "0"], "vae.z_dim is 0; give 1 to 10,000"),
         (["--batch_size", "0"], "batch_size is 0; give 1 or more"),
         (["--lr", "-1"], "lr is -1.0; give a number above 0"),
-        (["--lr", ".inf"], "lr is .inf; give a number"),
+        (["--lr", ".inf"], "lr is inf; give a number above 0"),
         (["--batch_size", "many"], "batch_size is many; give a whole number"),
         (["--lr", "fast"], "lr is fast; give a number"),
         (["--resume", "1"], "resume is 1; give true or false"),

@@ -121,7 +121,8 @@ def test_latents_have_no_columns_but_those_of_the_format(latents: Path):
 def test_each_shard_names_the_rollouts_it_mirrors(data: Path, latents: Path):
     for shard, source in zip(Latents(latents).shards, Rollouts(data).shards, strict=True):
         with h5py.File(source.path) as file:
-            digests = json.dumps(json.loads(str(file.attrs["digests"])), sort_keys=True)
+            held: Any = file.attrs["digests"]
+        digests = json.dumps(json.loads(held), sort_keys=True)
         assert shard.attributes["rollouts_digest"] == files.sha256(digests.encode())
 
 

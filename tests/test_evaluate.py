@@ -26,7 +26,7 @@ from world_models import (
     metrics,
     probes,
     report,
-    rollout_evaluation,
+    rollout_job,
     tracking,
 )
 from world_models.config import Stopped
@@ -325,7 +325,7 @@ def test_probes_are_fitted_on_no_track_that_is_scored(small: Path, train: Path, 
     first, second = (int(data.seeds[index]) for index in split_episodes(data.seeds, 0).train)
     again = make_rollouts([6], name="again", seed=first)
     job = evaluate.prepare(evaluate.EvaluateConfig(data=str(again), vae=str(small))).of
-    assert isinstance(job, rollout_evaluation.RolloutJob) and job.probe_data is not None
+    assert isinstance(job, rollout_job.RolloutJob) and job.probe_data is not None
     assert [episode.seed for episode in job.probe_data.episodes()] == [second]
     line = _refused(train, small, f"--train_data {train}")
     assert f"all training episodes of {train} are of tracks that are scored" in line
@@ -379,7 +379,10 @@ def test_a_model_that_does_not_say_what_it_was_trained_on_is_refused(
     train: Path, test: Path, tmp_path: Path, facts: dict[str, Any]
 ):
     said = _refused(test, _make_run(tmp_path / "run", train, **facts))
-    assert "model.json: wanted texts as data, data_digest, env and whole numbers as split_seed" in said
+    assert (
+        "model.json: wanted named values as env_args, texts as data, data_digest, env and whole numbers as split_seed"
+        in said
+    )
 
 
 def test_named_training_data_of_another_environment_is_refused(
@@ -550,6 +553,7 @@ def test_result_is_printed_in_a_line(quick: None, small: Path, test: Path, capsy
 def test_evaluation_leaves_nothing_half_written(
     quick: None, small: Path, test: Path, leave_partial: Callable[[Path], Path]
 ):
+    (small / "figures").mkdir(exist_ok=True)
     leave_partial(small / "eval.json")
     leave_partial(small / "figures" / "loss.png")
     _evaluate(test, small)
@@ -611,5 +615,5 @@ def test_telemetry_that_is_no_number_in_a_frame_is_left_out_by_name(make_rollout
     with h5py.File(path / "shard-00000.h5", "r+") as file:
         file["telemetry"][2, 1] = value  # type: ignore[index]
     notes: list[str] = []
-    assert rollout_evaluation._usable_telemetry(Rollouts(path), None, notes) == ("speed_m_per_s",)
+    assert rollout_job._usable_telemetry(Rollouts(path), None, notes) == ("speed_m_per_s",)
     assert notes == ["telemetry left out, since it is infinite or no number in some frames: heading_rad"]

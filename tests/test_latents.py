@@ -56,7 +56,7 @@ def columns_of(path: Path) -> dict[str, Any]:
 
 def attributes_of(path: Path) -> dict[str, Any]:
     with h5py.File(io.BytesIO(path.read_bytes())) as file:
-        return dict(file.attrs)
+        return {name: value.decode() if isinstance(value, bytes) else value for name, value in file.attrs.items()}
 
 
 def test_latents_mirror_the_rollouts_row_by_row(make_latents: Make, tmp_path: Path):

@@ -117,11 +117,11 @@ def _pictures(run: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("which", [0, -1], ids=["first", "last"])
 def test_training_killed_once_its_state_is_saved_has_all_pictures_of_it(
-    rollouts_dir: Path, tmp_path: Path, whole: Path, which: int
+    rollouts_dir: Path, tmp_path: Path, whole: Path, leave_partial: Callable[[Path], Path], which: int
 ):
     run = tmp_path / "run"
     (run / "figures").mkdir(parents=True)
-    (run / "figures" / "samples_000000001.png.partial").write_bytes(b"half")
+    leave_partial(run / "figures" / "samples_000000001.png")
     step = [int(line["step"]) for line in _metrics(whole) if "val/sse" in line][which]
     argv = f"{step} --data {rollouts_dir} --out {run} {FLAGS}".split()
     assert subprocess.run([sys.executable, "-c", KILL_AT_A_SAVE, *argv]).returncode == -signal.SIGKILL

@@ -89,7 +89,7 @@ def test_a_folder_is_held_until_the_run_is_closed(tmp_path: Path):
 def test_a_run_that_could_not_be_tracked_lets_its_folder_go(tmp_path: Path, learner: Learner):
     (tmp_path / "metrics.jsonl").mkdir()
     run = _open(tmp_path)
-    with pytest.raises(OSError):
+    with pytest.raises(ValueError, match="a folder, wanted a file"):
         run.track(learner)
     run.close()
     _open(tmp_path).close()

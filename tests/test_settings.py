@@ -200,7 +200,7 @@ def test_a_file_that_lies_there_comes_before_ours(ours: Path, tmp_path: Path):
         ("mnist/vea", "no such file (did you mean mnist/vae?); name a YAML file, or one of ours: mnist/vae, train"),
         ("", "no such file; name a YAML file, or one of ours: mnist/vae, train"),
         ("sweeps/vae", "no such file"),
-        ("ours", "a folder, wanted a file"),
+        ("ours", "a folder; name a YAML file"),
     ],
 )
 def test_a_file_that_is_not_there_gets_a_list_of_ours(ours: Path, name: str, line: str):

@@ -26,8 +26,9 @@ from world_models.shards import (
     shard_paths,
     strings_bytes,
 )
+from world_models.shards.columns import cached_columns, unpacked
 from world_models.shards.episodes import ShardedEpisodes, open_shards
-from world_models.shards.reader import Shard, _cached_columns, _unpacked
+from world_models.shards.reader import Shard
 from world_models.shards.writer import ShardWriter, write_shard
 
 TINY = Format(
@@ -294,13 +295,13 @@ def test_reading_leaves_the_file_as_it_was(make_rollouts: Make):
 
 @pytest.fixture
 def few_descriptors() -> Iterator[None]:
-    _cached_columns.cache_clear()
+    cached_columns.cache_clear()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     in_use = max(int(path.name) for path in Path("/proc/self/fd").iterdir()) + 1
     resource.setrlimit(resource.RLIMIT_NOFILE, (in_use + 40, hard))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    _cached_columns.cache_clear()
+    cached_columns.cache_clear()
 
 
 def test_a_data_set_may_have_more_shards_than_a_process_may_open(tmp_path: Path, few_descriptors: None):
@@ -371,9 +372,9 @@ def unpacked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
     def spy(dataset: h5py.Dataset, start: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
         ranges.append((start, stop))
-        return _unpacked(dataset, start, stop)
+        return unpacked(dataset, start, stop)
 
-    monkeypatch.setattr("world_models.shards.reader._unpacked", spy)
+    monkeypatch.setattr("world_models.shards.reader.unpacked", spy)
     return ranges
 
 
@@ -470,7 +471,7 @@ def test_rows_beside_a_damaged_chunk_are_read(tmp_path: Path):
     np.testing.assert_array_equal(Shard(path, BYTES).read("value", 0, 10), byte_values(25)[:10])
 
 
-def test_no_more_than_a_chunk_may_hold_is_unpacked(tmp_path: Path):
+def test_no_more_than_a_chunk_may_hold_isunpacked(tmp_path: Path):
     path = with_chunk(write_bytes(tmp_path / "a.h5", byte_values(25)), zlib.compress(bytes(1 << 26)))
     shard = Shard(path, BYTES)
     tracemalloc.start()
@@ -846,7 +847,7 @@ def test_a_read_that_fails_names_file_and_column(make_rollouts: Callable[..., Pa
     def fail(*key: object) -> None:
         raise OSError("inflate failed")
 
-    monkeypatch.setattr("world_models.shards.reader._cached_columns", fail)
+    monkeypatch.setattr("world_models.shards.reader.cached_columns", fail)
     with pytest.raises(OSError, match=r"shard-00000\.h5: rewards cannot be read \(inflate failed\)"):
         shard.read("rewards")
 
@@ -859,6 +860,6 @@ def test_a_file_without_permission_is_not_called_damaged(
     def fail(path: Path) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("world_models.shards.reader._open", fail)
+    monkeypatch.setattr("world_models.shards.opening.open_for_reading", fail)
     with pytest.raises(ValueError, match="check its permissions"):
         Rollouts(path)

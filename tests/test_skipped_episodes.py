@@ -106,7 +106,7 @@ def test_the_attribute_is_there_only_where_a_seed_was_skipped(made: Path):
     for index in range(5):
         with h5py.File(shard_path(made, index)) as file:
             found.append(file.attrs.get("skipped_seeds"))
-    assert found == ["[0]", "[2, 3]", None, None, "[8, 9]"]
+    assert found == [b"[0]", b"[2, 3]", None, None, b"[8, 9]"]
 
 
 def test_the_end_says_how_many_were_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

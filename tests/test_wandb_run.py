@@ -379,11 +379,15 @@ def test_work_after_a_trial_of_a_sweep_is_a_run_of_its_own(
     assert not {"WANDB_RUN_ID", "WANDB_SWEEP_ID"} & run._environment.keys()
 
 
-def test_wandb_is_told_which_program_works(tmp_path: Path, package: Callable[..., None]):
+def test_wandb_is_told_which_program_works(
+    tmp_path: Path, package: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+):
     package()
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", "/my/train.py", raising=False)
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None, raising=False)
     run = _begin(tmp_path)
     run.finish()
-    assert "pytest" in run._environment["WANDB_PROGRAM"]
+    assert run._environment["WANDB_PROGRAM"] == "/my/train.py"
 
 
 @pytest.mark.parametrize(("data", "tag"), [("rollouts/carracing/", "carracing"), ("x" * 100, "x" * 64)])

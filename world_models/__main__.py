@@ -20,7 +20,7 @@ from world_models.config import Stopped, require, run_command
 from world_models.latents import SUMMARY_FILE
 from world_models.paths import PATH, check_name, resolve_fields
 from world_models.report import summary
-from world_models.rollout_evaluation import RolloutJob
+from world_models.rollout_job import RolloutJob
 from world_models.rollouts import FORMAT
 from world_models.run_records import read_scores
 from world_models.shards.reader import Shard

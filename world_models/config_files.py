@@ -18,6 +18,8 @@ def find(name: str) -> Path:
     path = Path(name)
     if not (name and path.exists()):
         return _one_of_ours(name)
+    if path.is_dir():
+        raise ValueError(f"--config {name}: a folder; name a YAML file")
     untrusted.is_file(path, untrusted.MAX_YAML_BYTES)
     return path
 

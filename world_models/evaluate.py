@@ -18,13 +18,22 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from world_models import checkpoints, digit_evaluation, files, rollout_evaluation, run_records, terminal, tracking
+from world_models import (
+    checkpoints,
+    digit_evaluation,
+    files,
+    rollout_evaluation,
+    rollout_job,
+    run_records,
+    terminal,
+    tracking,
+)
 from world_models.config import require_bounds, run_command, to_yaml
 from world_models.digit_evaluation import DigitJob
 from world_models.frames import Device, torch_device
 from world_models.lineage import Product
 from world_models.paths import LINK, PATH, resolve_fields
-from world_models.rollout_evaluation import RolloutJob
+from world_models.rollout_job import RolloutJob
 
 HELD_OUT = "rollouts/heldout"
 
@@ -87,9 +96,9 @@ def prepare(config: EvaluateConfig) -> Job:
         of = digit_evaluation.prepare(run, config.weights, config.data, beside, device)
     else:
         data = config.data or HELD_OUT
-        of = rollout_evaluation.prepare(run, config.weights, data, config.train_data, beside, device)
+        of = rollout_job.prepare(run, config.weights, data, config.train_data, beside, device)
         if config.foresight:
-            rollout_evaluation.check_foresight(of)
+            rollout_job.check_foresight(of)
     files.check_room(run, 50_000_000, "copy the run to where there is room and name that --vae")
     return Job(config, of)
 

@@ -17,6 +17,9 @@ from world_models import formulations, model_inputs
 from world_models.config import require, require_bounds
 from world_models.likelihoods import PAPER_VARIANCE, cross_entropy, gaussian_error, log_likelihood, squared_error
 from world_models.networks import IMAGE_SHAPES, Decoder, Encoder, build
+from world_models.posterior import Point
+from world_models.posterior import Posterior as Posterior
+from world_models.posterior import prior_log_prob as prior_log_prob
 
 MIN_VARIANCE = 1e-6
 MAX_Z_DIM, MAX_LAYERS, MAX_WIDTH, MAX_CLASSES = 10_000, 8, 8192, 1000  # before memory is taken for them
@@ -80,51 +83,6 @@ class VAEConfig:
     def noise_dim(self) -> int:
         """Random numbers that the objective takes for each frame."""
         return self.num_samples * self.z_dim
-
-
-@dataclasses.dataclass(frozen=True)
-class Posterior:
-    """q(z|x): a normal distribution with diagonal covariance for each frame."""
-
-    mu: Float[Tensor, "batch z"]
-    logvar: Float[Tensor, "batch z"]
-
-    def sample(self, noise: Float[Tensor, "batch z"] | None = None) -> Float[Tensor, "batch z"]:
-        """Z = mu + exp(logvar / 2) * noise, the reparameterisation (Kingma & Welling 2014, section 2.4)."""
-        return self.mu + torch.exp(self.logvar / 2) * (torch.randn_like(self.mu) if noise is None else noise)
-
-    def repeated(self, times: int) -> "Posterior":
-        """Each frame's posterior so many times in a row."""
-        if times == 1:
-            return self
-        mu, logvar = (tensor.repeat_interleave(times, 0) for tensor in (self.mu, self.logvar))
-        return dataclasses.replace(self, mu=mu, logvar=logvar)
-
-    def kl_nats_per_dim(self) -> Float[Tensor, "batch z"]:
-        """Divergence from N(0, 1) of each latent dimension."""
-        return 0.5 * (self.mu.square() + self.logvar.exp() - self.logvar - 1)
-
-    def kl_nats(self) -> Float[Tensor, " batch"]:
-        """Divergence from N(0, I) (Kingma & Welling 2014, appendix B)."""
-        return self.kl_nats_per_dim().sum(1)
-
-    def log_prob(self, z: Float[Tensor, "batch z"]) -> Float[Tensor, " batch"]:
-        """Log q(z|x)."""
-        return -0.5 * ((z - self.mu).square() / self.logvar.exp() + self.logvar + math.log(2 * math.pi)).sum(1)
-
-
-@dataclasses.dataclass(frozen=True)
-class Point(Posterior):
-    """All of q(z|x) in one place, a plain autoencoder's code: no noise reaches z, and no KL is charged."""
-
-    def kl_nats_per_dim(self) -> Float[Tensor, "batch z"]:
-        """None is charged; that of a point from a density is infinite."""
-        return torch.zeros_like(self.mu)
-
-
-def prior_log_prob(z: Float[Tensor, "batch z"]) -> Float[Tensor, " batch"]:
-    """Log N(z; 0, I)."""
-    return -0.5 * (z.square() + math.log(2 * math.pi)).sum(1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,12 +8,12 @@ what it computes, or make it wait. At the end it waits `END_S` at most.
 import dataclasses
 import math
 import os
-import pickle
 import secrets
 import sys
 import threading
 import time
 from collections.abc import Mapping
+from multiprocessing import reduction
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,12 @@ from tqdm import tqdm
 
 from world_models.wandb_link import Process, Waiting
 from world_models.wandb_messages import Answer, Failed, Finished, Note, Off, Request, Started, WandbConfig
+
+
+def _packed(*message: Any) -> bytes:
+    """A message as the other process unpacks it."""
+    return bytes(reduction.ForkingPickler.dumps(message))
+
 
 START_S = 60.0
 """How long a start may take while the work goes on. After that the run is begun again, offline."""
@@ -34,7 +40,7 @@ WATCH_EVERY_S = 0.2
 MAX_WAITING_BYTES = 256_000_000
 LONGEST_TAG = 64
 GONE = Failed("its process has ended.")
-FINISH = pickle.dumps(("finish",))
+FINISH = _packed("finish")
 TRIAL = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH")
 """What `wandb agent` sets for each trial of a sweep."""
 
@@ -117,7 +123,7 @@ class WandbRun:
 
     def tell(self, name: str, *values: Any) -> None:
         """Have a method of the process's `Session` called."""
-        if not self._is_left_out and not self._waiting.put(pickle.dumps((name, *values))):
+        if not self._is_left_out and not self._waiting.put(_packed(name, *values)):
             self._leave_out(f"more than {MAX_WAITING_BYTES // 1_000_000} MB wait to be sent.")
 
     def finish(self) -> None:

@@ -1,19 +1,15 @@
 """Reading shards: nothing is trusted before it is checked, and what is refused is refused by name, in one line."""
 
-import functools
 import json
-import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-import deflate
 import h5py
 import numpy as np
 
 from world_models import files, untrusted
-from world_models.config import Stopped
 from world_models.shards import (
     BLOCK_ROWS,
     EPISODE_COLUMNS,
@@ -26,20 +22,25 @@ from world_models.shards import (
     strings,
     strings_bytes,
 )
+from world_models.shards.columns import (
+    HARMLESS_FILTERS,
+    UnreadableError,
+    attributes_of,
+    cached_columns,
+    identity_of,
+    is_plainly_packed,
+    is_written,
+    unpacked,
+    unpacked_bytes,
+)
 from world_models.terminal import printable
 
-DEFLATE, SHUFFLE, FLETCHER32 = 1, 2, 3
-HARMLESS_FILTERS = {DEFLATE, SHUFFLE, FLETCHER32}  # what every HDF5 build decodes without a plugin
 MAX_CHUNK_BYTES = 1 << 26
 MAX_DEFLATE_RATIO = 1100  # deflate packs 1,032 bytes into one at the best
 
 
 class _RefusedError(ValueError):
     """What a shard is refused for, in words of ours."""
-
-
-class UnreadableError(Stopped, OSError):
-    """A shard cannot be read in a place that was not looked at when it was opened; work on it ends."""
 
 
 class Shard:
@@ -62,8 +63,8 @@ class Shard:
         self.path, self.format = path, fmt
         untrusted.is_file(path)
         try:
-            self._identity = _identity(path)
-            with _open(path) as file:
+            self._identity = identity_of(path)
+            with opening.open_for_reading(path) as file:
                 self._read_header(file)
                 if verify:
                     self._verify(file)
@@ -110,7 +111,7 @@ class Shard:
             if start >= stop:
                 return
             if column in self._packed:
-                yield from _unpacked(dataset, start, stop)
+                yield from unpacked(dataset, start, stop)
             else:
                 yield start, dataset[start:stop]
         except UnreadableError:
@@ -122,11 +123,11 @@ class Shard:
 
     def _columns(self) -> dict[str, h5py.Dataset]:
         """The open columns of the file that lies there now."""
-        identity = _identity(self.path)
+        identity = identity_of(self.path)
         if identity != self._identity:
             self._check_successor()
             self._identity = identity
-        return _cached_columns(self.path, identity, os.getpid(), tuple(self.format.columns))
+        return cached_columns(self.path, identity, os.getpid(), tuple(self.format.columns))
 
     def _check_successor(self) -> None:
         """A file that took the place of this one has to begin with the same episodes, as an extended shard does."""
@@ -146,7 +147,7 @@ class Shard:
         raise _RefusedError(printable(f"{self.path}: {found}")) from None
 
     def _read_header(self, file: h5py.File) -> None:
-        self.attributes = _attributes(file)
+        self.attributes = attributes_of(file)
         self._check_kind()
         self._check_links(file)
         datasets = {name: self._check_column(file, name, spec) for name, spec in self.format.columns.items()}
@@ -155,9 +156,9 @@ class Shard:
         if len(set(counts.values())) > 1:
             self._refuse("columns of different lengths: " + ", ".join(f"{name} {n}" for name, n in counts.items()))
         self.row_shapes = {name: dataset.shape[1:] for name, dataset in datasets.items()}
-        self.column_attributes = {name: _attributes(dataset) for name, dataset in datasets.items()}
+        self.column_attributes = {name: attributes_of(dataset) for name, dataset in datasets.items()}
         self.column_dtypes = {name: str(dataset.dtype) for name, dataset in datasets.items()}
-        self._packed = {name for name, dataset in datasets.items() if _is_plainly_packed(dataset)}
+        self._packed = {name for name, dataset in datasets.items() if is_plainly_packed(dataset)}
         self.digests: dict[str, str] = self.json_object("digests")
         self._read_episodes(file)
 
@@ -208,14 +209,14 @@ class Shard:
             self._refuse(f"{name} is not a dataset of {dims} dimensions; delete the file and make it again")
         if dataset.is_virtual or dataset.external:
             self._refuse(f"{name} keeps its data in another file, which is never followed; do not trust this file")
-        if _unpacked_bytes(dataset) > MAX_DEFLATE_RATIO * self.path.stat().st_size:
+        if unpacked_bytes(dataset) > MAX_DEFLATE_RATIO * self.path.stat().st_size:
             self._refuse(f"{name} claims more rows than a file of this size can hold; do not trust this file")
         plist = dataset.id.get_create_plist()
         filters = {plist.get_filter(i)[0] for i in range(plist.get_nfilters())}
         chunk_bytes = np.prod(dataset.chunks or (0,), dtype=np.float64) * dataset.dtype.itemsize
         if filters - HARMLESS_FILTERS or chunk_bytes > MAX_CHUNK_BYTES:
             self._refuse(f"{name} is packed in a way this format never uses; do not trust this file")
-        if not _is_written(dataset):
+        if not is_written(dataset):
             self._refuse(f"{name} was never written in whole; delete the file and make it again")
         return dataset
 
@@ -295,75 +296,3 @@ class Shard:
         assert isinstance(dataset, h5py.Dataset)
         if 0 not in dataset.shape[1:]:
             yield from (dataset[start : start + BLOCK_ROWS] for start in range(0, len(dataset), BLOCK_ROWS))
-
-
-def _attributes(owner: h5py.File | h5py.Dataset) -> dict[str, Any]:
-    """The attributes of a file or a column, those of kinds that no shard has as None."""
-    return {name: strings.read_attribute(owner, name) for name in owner.attrs}
-
-
-def _unpacked_bytes(dataset: h5py.Dataset) -> int:
-    """What the rows take on disk where nothing is packed."""
-    is_reference = h5py.check_string_dtype(dataset.dtype) is not None and dataset.dtype == object
-    return math.prod(dataset.shape) * (strings.REFERENCE.size if is_reference else dataset.dtype.itemsize)
-
-
-def _is_written(dataset: h5py.Dataset) -> bool:
-    """Whether all rows are on disk: HDF5 reads zeros where nothing was ever written."""
-    if dataset.size == 0:
-        return True
-    if dataset.chunks is None:
-        return dataset.id.get_storage_size() == _unpacked_bytes(dataset)
-    wanted = math.prod(-(-rows // height) for rows, height in zip(dataset.shape, dataset.chunks, strict=True))
-    return dataset.id.get_num_chunks() == wanted
-
-
-Identity = tuple[int, ...]
-
-
-def _identity(path: Path) -> Identity:
-    """What tells a file from another one of its name, also where that has the same time of change."""
-    found = path.stat()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-
-
-def _open(path: Path) -> h5py.File:
-    return opening.open_for_reading(path)
-
-
-@functools.lru_cache(maxsize=32)
-def _cached_columns(path: Path, identity: Identity, pid: int, names: tuple[str, ...]) -> dict[str, h5py.Dataset]:
-    """Keep the columns of the files last read open: looking one up takes 40 times as long as reading a few rows.
-
-    Few files, since a data set may have more shards than a process may open. The process is part of the key, since an
-    HDF5 handle must not cross a fork.
-    """
-    file = _open(path)
-    return {name: file[name] for name in names}  # type: ignore[misc]
-
-
-def _is_plainly_packed(dataset: h5py.Dataset) -> bool:
-    """Whether chunks are whole rows that only deflate changed: shuffling leaves single bytes where they are."""
-    plist = dataset.id.get_create_plist()
-    filters = {plist.get_filter(i)[0] for i in range(plist.get_nfilters())}
-    whole_rows = dataset.chunks is not None and dataset.chunks[1:] == dataset.shape[1:]
-    return whole_rows and dataset.dtype.itemsize == 1 and DEFLATE in filters <= {DEFLATE, SHUFFLE}
-
-
-def _unpacked(dataset: h5py.Dataset, start: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
-    shape = dataset.chunks
-    assert shape is not None
-    height, chunk_bytes = shape[0], math.prod(shape)
-    for first in range(start // height * height, stop, height):
-        skipped_filters, packed = dataset.id.read_direct_chunk((first,) + (0,) * (dataset.ndim - 1))
-        low, high = max(start, first), min(stop, first + height)
-        if skipped_filters:
-            yield low, dataset[low:high]
-            continue
-        try:  # never into more memory than a chunk takes, whatever the file says
-            chunk = deflate.zlib_decompress(packed, chunk_bytes)
-        except deflate.DeflateError:
-            chunk = b""
-        if len(chunk) != chunk_bytes:
-            raise OSError(f"the chunk at row {first} does not unpack to {chunk_bytes} bytes")
-        yield low, np.frombuffer(chunk, dataset.dtype).reshape(shape)[low - first : high - first]
