@@ -22,6 +22,8 @@ from world_models.rollouts import write_rollouts
 from world_models.shards import shard_path
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell has ignored by what it starts with &
+for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM):
+    signal.signal(number, signal.SIG_DFL)  # which nohup has ignored
 
 PREPROCESS = {"crop": [0, 84], "size": 64, "interpolation": "INTER_AREA"}
 TELEMETRY = ("speed_m_per_s", "heading_rad")

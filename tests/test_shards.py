@@ -21,12 +21,12 @@ from world_models.shards import (
     EPISODE_COLUMNS,
     Column,
     Format,
+    columns,
     little_endian,
     shard_path,
     shard_paths,
     strings_bytes,
 )
-from world_models.shards.columns import cached_columns, unpacked
 from world_models.shards.episodes import ShardedEpisodes, open_shards
 from world_models.shards.reader import Shard
 from world_models.shards.writer import ShardWriter, write_shard
@@ -295,13 +295,13 @@ def test_reading_leaves_the_file_as_it_was(make_rollouts: Make):
 
 @pytest.fixture
 def few_descriptors() -> Iterator[None]:
-    cached_columns.cache_clear()
+    columns.cached_columns.cache_clear()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     in_use = max(int(path.name) for path in Path("/proc/self/fd").iterdir()) + 1
     resource.setrlimit(resource.RLIMIT_NOFILE, (in_use + 40, hard))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    cached_columns.cache_clear()
+    columns.cached_columns.cache_clear()
 
 
 def test_a_data_set_may_have_more_shards_than_a_process_may_open(tmp_path: Path, few_descriptors: None):
@@ -369,10 +369,11 @@ def repacked(path: Path, **options: Any) -> Path:
 def unpacked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Fills with the ranges of rows that are unpacked here, not by HDF5."""
     ranges: list[tuple[int, int]] = []
+    unpack = columns.unpacked
 
     def spy(dataset: h5py.Dataset, start: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
         ranges.append((start, stop))
-        return unpacked(dataset, start, stop)
+        return unpack(dataset, start, stop)
 
     monkeypatch.setattr("world_models.shards.reader.unpacked", spy)
     return ranges
