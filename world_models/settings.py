@@ -34,7 +34,9 @@ TYPES = {
     "NoneType": "null",
 }
 
-set_loader("yaml", plain_yaml.load, exceptions=(ValueError,))
+YAML_MODE = "world_models"
+"""What jsonargparse calls our way of reading YAML; other programs' parsers keep theirs."""
+set_loader(YAML_MODE, plain_yaml.load, exceptions=(ValueError,))
 
 
 class _Parser(ArgumentParser):
@@ -85,7 +87,9 @@ def read(schema: type[Config], argv: Sequence[str], prog: str, description: str 
 
 
 def _parser(schema: type, prog: str, description: str) -> _Parser:
-    parser = _Parser(prog=prog, description=description, formatter_class=_Help, allow_abbrev=False)
+    parser = _Parser(
+        prog=prog, description=description, formatter_class=_Help, allow_abbrev=False, parser_mode=YAML_MODE
+    )
     parser.add_argument("--version", action="version", version=f"world_models {__version__}")
     of_files = "YAML file of the fields below, or one of ours, such as mnist/vae; repeatable, later wins"
     parser.add_argument("--config", action="config", help=of_files)
