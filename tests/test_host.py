@@ -17,6 +17,16 @@ from world_models import host
 
 ENDING = pytest.mark.parametrize("number", host.ENDING)
 
+
+@pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    """What ends by an interrupt leaves the signals to the system, since its process ends; this one goes on."""
+    before = {number: signal.getsignal(number) for number in host.ENDING}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 COMMAND = """
 import dataclasses, sys, time
 from world_models.config import run_command
