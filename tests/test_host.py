@@ -42,7 +42,8 @@ def task(seconds, report):
     time.sleep(seconds)
 
 def work(how):
-    print("begun", flush=True)
+    if how != "save":
+        print("begun", flush=True)
     if how == "print":
         while True:
             print("x" * 1000)
@@ -51,6 +52,7 @@ def work(how):
             pass
     if how == "save":
         with stop_requests() as stop:
+            print("begun", flush=True)
             while not stop.wait(0.05):
                 pass
             print("saved", flush=True)
