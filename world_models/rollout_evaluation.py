@@ -29,8 +29,6 @@ from world_models.rollouts import Episode
 from world_models.vae import VAE
 
 PROBE_FRAMES = 20_000
-EPISODES_WALKED = 20  # through which the model is followed from frame to frame
-LARGEST_TELEMETRY = 1e15  # whose square float32 still holds, summed over all frames
 SEEN_FRAMES, HELD_OUT_FRAMES = 4000, 1000  # that dreams are compared with
 
 
