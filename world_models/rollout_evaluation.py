@@ -24,11 +24,10 @@ from world_models import (
 )
 from world_models.config import Stopped
 from world_models.frames import FrameSet
-from world_models.rollout_job import RolloutJob, spread_episodes
+from world_models.rollout_job import PROBE_FRAMES, RolloutJob, spread_episodes
 from world_models.rollouts import Episode
 from world_models.vae import VAE
 
-PROBE_FRAMES = 20_000
 SEEN_FRAMES, HELD_OUT_FRAMES = 4000, 1000  # that dreams are compared with
 
 
