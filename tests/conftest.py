@@ -1,8 +1,10 @@
 """Data that tests share: made once a session, by the commands themselves where that is cheap."""
 
+import contextlib
 import dataclasses
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -27,6 +29,20 @@ for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM):
 
 PREPROCESS = {"crop": [0, 84], "size": 64, "interpolation": "INTER_AREA"}
 TELEMETRY = ("speed_m_per_s", "heading_rad")
+
+
+@contextlib.contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """No file may grow beyond the size in the block, as on a full disk; Python ignores the signal that comes with it.
+
+    Not a fixture: pytest writes its own report, often to a file, before it leaves a fixture.
+    """
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture(scope="module")

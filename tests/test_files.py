@@ -3,16 +3,16 @@ import hashlib
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from conftest import largest_file
 
 from world_models import disks, files
 from world_models.config import Stopped
@@ -422,19 +422,9 @@ def test_another_error_of_the_system_is_shown_as_it_is(tmp_path: Path):
     assert error.value.errno == errno.ENOTCONN
 
 
-@pytest.fixture
-def small_files() -> Iterator[None]:
-    """No file may grow beyond 10 bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-@pytest.mark.usefixtures("small_files")
 def test_a_line_for_which_there_is_no_room_ends_work_in_one_line(tmp_path: Path):
     files.append_text(tmp_path / "a", "123456\n")
-    with pytest.raises(Stopped, match=f"^{tmp_path / 'a'}: file too large"):
+    with largest_file(10), pytest.raises(Stopped, match=f"^{tmp_path / 'a'}: file too large"):
         files.append_text(tmp_path / "a", "123456\n")
     assert (tmp_path / "a").read_text().splitlines()[0] == "123456"
 

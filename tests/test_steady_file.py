@@ -4,7 +4,6 @@ import contextlib
 import errno
 import io
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from conftest import largest_file
 
 from world_models import steady_file
 from world_models.config import Stopped
@@ -23,17 +23,6 @@ from world_models.shards.writer import write_shard
 from world_models.steady_file import SteadyFile
 
 ROWS = 1500
-
-
-@contextlib.contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """Files may not grow beyond the size in the block; Python has the signal that comes with it ignored."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def write_latents(path: Path) -> None:
