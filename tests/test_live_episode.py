@@ -1,6 +1,8 @@
 """An episode under way ends by name: the policy, its line and the step, or the environment and the step."""
 
+import dataclasses
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from world_models import collect, live_episode
+from world_models import collect, config, live_episode
 from world_models.collect import CollectConfig, Job
 from world_models.config import Stopped
 from world_models.recording import record_shard
@@ -38,6 +40,7 @@ class Steered(gymnasium.Env):
     action_space: spaces.Space = spaces.Box(-1.0, 1.0, (2,))
     rewards: dict[tuple[int, int], float] = {}  # noqa: RUF012
     sizes: dict[tuple[int, int], int] = {}  # noqa: RUF012
+    errors: dict[tuple[int, int], BaseException] = {}  # noqa: RUF012
     taken: list[Any] = []  # noqa: RUF012
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
@@ -51,6 +54,8 @@ class Steered(gymnasium.Env):
         return self.observe(), self.rewards.get(self.now, 1.0), False, False, {}
 
     def observe(self) -> np.ndarray:
+        if self.now in self.errors:
+            raise self.errors[self.now]
         return self.np_random.integers(0, 256, (48, self.sizes.get(self.now, 40), 3), np.uint8)
 
 
@@ -134,9 +139,7 @@ def test_a_shard_with_a_wrong_action_is_not_kept_and_finished_ones_stay(start: C
 
 
 def test_a_policy_that_raises_in_mid_collection_is_named_with_its_line(start: Callable[..., Job]):
-    said = (
-        r"^policy '.*' fails at step 17 of the episode of seed 5: ZeroDivisionError\('.*'\) at .*policy_\d+.py:8; mend"
-    )
+    said = r"^policy '.*' fails at step 17 of the episode of seed 5: ZeroDivisionError: .* \(.*policy_\d+.py, line 8\); mend"
     with pytest.raises(Stopped, match=said):
         collect.collect(start("1 // 0"))
 
@@ -145,11 +148,11 @@ def test_a_policy_that_cannot_be_made_for_a_later_episode_is_named(
     start: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     (tmp_path / "fussy_policy.py").write_text("def make(env, seed):\n    return [lambda frame: [0, 0]][seed]\n")
-    config = CollectConfig(str(tmp_path / "out"), 2, 5, "Steered-v0", policy="fussy_policy:make", executor="serial")
+    settings = CollectConfig(str(tmp_path / "out"), 2, 5, "Steered-v0", policy="fussy_policy:make", executor="serial")
     with pytest.raises(
-        Stopped, match=r"fails when it is made for the episode of seed 1: IndexError\(.*fussy_policy.py:2"
+        Stopped, match=r"fails when it is made for the episode of seed 1: IndexError: .*fussy_policy.py, line 2\)"
     ):
-        collect.collect(collect.prepare(config))
+        collect.collect(collect.prepare(settings))
 
 
 def test_an_error_of_our_own_policies_is_a_bug(start: Callable[..., Job], monkeypatch: pytest.MonkeyPatch):
@@ -157,9 +160,9 @@ def test_an_error_of_our_own_policies_is_a_bug(start: Callable[..., Job], monkey
         return lambda frame: 1 // 0
 
     monkeypatch.setitem(live_episode.policies.BUILTIN, "random", random)
-    config = CollectConfig("unused", 2, 5, "Steered-v0", policy="random")
+    settings = CollectConfig("unused", 2, 5, "Steered-v0", policy="random")
     with pytest.raises(ZeroDivisionError):
-        collect.prepare(config)
+        collect.prepare(settings)
 
 
 def test_a_wrong_action_in_a_worker_ends_the_command_in_one_line(tmp_path: Path):
@@ -214,23 +217,133 @@ def test_a_reward_that_float32_cannot_hold_ends_the_collection_by_name(
         collect.collect(start())
 
 
-@pytest.mark.parametrize(("step", "when"), [(12, "step 12"), (0, "before the first action")])
+@pytest.mark.parametrize(("step", "when"), [(12, "step 12"), (0, "reset")])
 def test_a_picture_of_another_size_ends_the_collection_by_name(
     start: Callable[..., Job], monkeypatch: pytest.MonkeyPatch, step: int, when: str
 ):
     monkeypatch.setattr(Steered, "sizes", {(6, step): 41})
-    said = rf"^Steered-v0: the observation gave 48x41x3, not 48x40x3; mend the environment \({when} of the episode of "
-    with pytest.raises(Stopped, match=said + r"seed 6\)$"):
+    said = "Steered-v0: the observation gave 48x41x3, not 48x40x3; mend the environment"
+    with pytest.raises(Stopped, match=f"^{when} of the episode of seed 6: {said}$"):
         collect.collect(start())
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("no contact\nlast forces: 1 2 3"), "RuntimeError: no contact"),
+        (KeyError(), "KeyError"),
+        (SystemExit(3), "SystemExit: 3"),
+    ],
+)
+@pytest.mark.parametrize(("step", "when"), [(12, "step 12"), (0, "reset")])
+def test_an_env_that_raises_ends_the_collection_by_name_and_finished_shards_stay(
+    start: Callable[..., Job],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: int,
+    when: str,
+    error: BaseException,
+    said: str,
+):
+    monkeypatch.setattr(Steered, "errors", {(6, step): error})
+    place = rf"\({re.escape(__file__)}, line \d+\)"
+    line = rf"^{when} of the episode of seed 6: Steered-v0 fails, {said} {place}; mend it \(WORLD_MODELS_TRACEBACK=1 "
+    with pytest.raises(Stopped, match=line):
+        collect.collect(start())
+    assert [path.name for path in (tmp_path / "out").glob("*.h5")] == ["shard-00000.h5"]
+
+
+def test_from_python_the_error_of_an_env_is_the_cause(start: Callable[..., Job], monkeypatch: pytest.MonkeyPatch):
+    own = RuntimeError("no contact")
+    monkeypatch.setattr(Steered, "errors", {(6, 3): own})
+    with pytest.raises(Stopped) as stopped:
+        collect.collect(start())
+    assert stopped.value.__cause__ is not None and stopped.value.__cause__.__cause__ is own
+
+
+def test_an_env_that_raises_in_its_trial_is_refused_before_work(
+    start: Callable[..., Job], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setattr(Steered, "errors", {(4, 2): RuntimeError("no contact")})
+    with pytest.raises(ValueError, match="^step 2 of the episode of seed 4: Steered-v0 fails, RuntimeError"):
+        start()
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_env_that_raises_in_its_warm_up_is_named_with_the_step(
+    start: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+):
+    settings = dataclasses.replace(start().config, warmup_steps=3)
+    monkeypatch.setattr(Steered, "errors", {(4, 2): RuntimeError("no contact")})
+    with pytest.raises(ValueError, match="^warm-up step 2 of the episode of seed 4: Steered-v0 fails, RuntimeError"):
+        collect.prepare(settings)
+
+
+def test_an_env_that_can_be_made_no_more_ends_the_collection_in_a_line(
+    start: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+):
+    job = start()
+
+    def no_more(self: Any) -> None:
+        raise OSError("no display")
+
+    monkeypatch.setattr(Steered, "__init__", no_more)
+    with pytest.raises(Stopped, match=r"^env 'Steered-v0' cannot be made: OSError: no display \("):
+        collect.collect(job)
+
+
+def test_an_env_that_cannot_be_closed_ends_the_collection_in_a_line(
+    start: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+):
+    job = start()
+    monkeypatch.setattr(Steered, "close", lambda self: 1 // 0)
+    with pytest.raises(Stopped, match="^the end of an episode: Steered-v0 fails, ZeroDivisionError"):
+        collect.collect(job)
+
+
+OWN_ENV = """
+import gymnasium
+import numpy as np
+
+class Failing(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(0, 255, (48, 40, 3), np.uint8)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        self.now = 0
+        return np.full((48, 40, 3), 99, np.uint8), {}
+
+    def step(self, action):
+        self.now += 1
+        return np.full((48, 40, 3), 99, np.uint8), ([0.0] * 10)[self.now], False, False, {}
+
+gymnasium.register("Failing-v0", Failing)
+"""
+
+
+@pytest.mark.parametrize("traceback", ["", "0", "1"])
+def test_the_traceback_of_an_env_in_a_worker_is_shown_where_it_is_asked_for(tmp_path: Path, traceback: str):
+    (tmp_path / "failing_env.py").write_text(OWN_ENV)
+    usual = "--env failing_env:Failing-v0 --policy random --num_episodes 1 --max_steps 20 --num_workers 1"
+    done = subprocess.run(
+        [sys.executable, "-m", "world_models.collect", "--out", str(tmp_path / "out"), *usual.split()],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path]), config.TRACEBACK: traceback},
+    )
+    assert done.returncode == 1 and ('failing_env.py", line 15, in step' in done.stderr) == (traceback == "1")
+    place = f"({tmp_path / 'failing_env.py'}, line 15)"
+    said = f"step 10 of the episode of seed 0: Failing-v0 fails, IndexError: list index out of range {place}; mend it ("
+    assert done.stderr.splitlines()[-1].startswith(f"python -m world_models.collect: {said}")
 
 
 # --- warm-up
 
 
 def test_an_action_space_without_zero_has_no_warm_up(tmp_path: Path):
-    config = CollectConfig(str(tmp_path / "out"), 2, 5, "Chosen-v0", policy="random", warmup_steps=1)
+    settings = CollectConfig(str(tmp_path / "out"), 2, 5, "Chosen-v0", policy="random", warmup_steps=1)
     with pytest.raises(ValueError, match="Chosen-v0 has no action 0 for the warm-up; give no --warmup_steps"):
-        collect.prepare(config)
+        collect.prepare(settings)
 
 
 # --- what was stored before

@@ -28,7 +28,7 @@ class Shapes(gymnasium.Env):
 
     def __init__(self, grey: int = 0, filled: bool = True, *, render_mode: str | None = None):
         if grey > 255:
-            raise LookupError("no such\ngrey")
+            raise LookupError("no such grey\nas this")
         self.grey, self.filled, self.render_mode = grey, filled, render_mode
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
@@ -99,7 +99,7 @@ def test_a_module_that_does_not_exist_is_named():
     ("source", "said"),
     [
         ("x = 1\ny = (\n", r"SyntaxError: '(' was never closed"),
-        ("class Odd(Exception):\n    pass\nraise Odd('of\\nits own')", "Odd: of its own"),
+        ("class Odd(Exception):\n    pass\nraise Odd('of its own\\nand more')", "Odd: of its own"),
         ("1 / 0", "ZeroDivisionError: division by zero"),
         ("import sys\nsys.exit(3)", "SystemExit: 3"),
         ("import no_such_package", "ModuleNotFoundError: No module named 'no_such_package'"),

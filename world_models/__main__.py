@@ -127,7 +127,7 @@ def _stage(name: str, config: Any, prepare: Callable[[Any], Any], work: Callable
     try:
         job = prepare(config)
     except (ValueError, OSError) as error:
-        raise Stopped(str(error)) from None
+        raise Stopped(str(error)) from error
     if finished(job):
         terminal.say(f"{name}: finished before")
         return None

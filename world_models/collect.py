@@ -113,7 +113,7 @@ def _try_env(config: CollectConfig) -> tuple[envs.FrameEnv, str, figures.Picture
     try:
         tried = trial.drive(env, list(config.weights), seeds, config.warmup_steps, config.max_steps)
     except Stopped as stopped:
-        raise ValueError(str(stopped)) from None
+        raise ValueError(str(stopped)) from stopped
     finally:
         env.close()
     note = f"{env.renderer_note}\n" if config.renderer == "auto" and env.renderer_note else ""

@@ -3,14 +3,17 @@
 A command is two functions: `prepare` looks at everything a person may have got wrong and raises `ValueError` or
 `FileNotFoundError`; `work` does the job. So bad input ends with one line and status 2 before anything is touched,
 and an error after that is a bug, shown with its traceback. Only a process that is a command ends so: who calls a
-command's `main([...])` from Python gets the exception.
+command's `main([...])` from Python gets the exception. With WORLD_MODELS_TRACEBACK=1 a traceback stands above the line:
+it shows where in a policy or an environment of one's own an error arose.
 """
 
 import contextlib
 import dataclasses
 import inspect
+import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -23,6 +26,8 @@ Job = TypeVar("Job")
 
 POSITIONAL = {"positional": True}
 """Metadata of the one field of a config, a tuple of strings, that takes the words that follow no flag."""
+TRACEBACK = "WORLD_MODELS_TRACEBACK"
+"""Environment variable: unless it is empty or 0, a command that ends early shows the traceback too."""
 
 
 class Stopped(RuntimeError):  # noqa: N818 - it is no error
@@ -80,6 +85,7 @@ def run_command(
             job = prepare(parse(schema, prog=prog, description=description))
         except (ValueError, OSError) as error:
             if host.speaks():
+                _show_traceback(error)
                 terminal.warn(f"{prog}: error: {' '.join(str(error).split())}")
             sys.exit(2)
         work(job)
@@ -105,6 +111,7 @@ def _ends_of_process(prog: str) -> Iterator[None]:
                 raise
             sys.stdout.flush()
     except Stopped as stopped:
+        _show_traceback(stopped)
         sys.exit(terminal.printable(f"{prog}: {stopped}"))
     except KeyboardInterrupt as interrupt:
         terminal.warn("", f"{prog}: interrupted; what is finished stays")
@@ -114,6 +121,11 @@ def _ends_of_process(prog: str) -> Iterator[None]:
             raise
         host.print_into_nothing()
         sys.exit(128 + signal.SIGPIPE)
+
+
+def _show_traceback(error: Exception) -> None:
+    if os.environ.get(TRACEBACK, "0") not in ("", "0"):
+        terminal.warn(*"".join(traceback.format_exception(error)).splitlines())
 
 
 def to_yaml(config: Any) -> str:

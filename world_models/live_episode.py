@@ -1,6 +1,7 @@
 """An episode under way: warm-up, then action after action, and who is named where one of them cannot be stored."""
 
-import traceback
+import contextlib
+from collections.abc import Iterator
 from typing import NoReturn
 
 import numpy as np
@@ -56,12 +57,10 @@ class LiveEpisode:
         """Take the action; returns reward, terminated, truncated.
 
         Raises:
-            Stopped: the environment shows no picture, or its reward is no number that float32 holds.
+            Stopped: the environment fails or shows no picture, or its reward is no number that float32 holds.
         """
-        try:
+        with at(self._now):
             self.frame, reward, terminated, truncated = self.env.step(action)
-        except envs.PictureError as error:
-            raise Stopped(f"{error} ({self._now})") from None
         if not abs(reward) <= MAX_REWARD:  # NaN is not below it either
             raise Stopped(
                 f"{self.env.name}: the reward is {reward} at {self._now}; a memory model learns from finite float32 "
@@ -77,27 +76,38 @@ class LiveEpisode:
         """Name the policy and the line; an error of our own policies is raised as it is."""
         if self.policy_name in policies.BUILTIN:
             raise error
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        at = f"{place.filename}:{place.lineno}"
-        raise Stopped(f"policy {self.policy_name!r} fails {when}: {error!r} at {at}; mend it") from error
+        raise Stopped(f"policy {self.policy_name!r} fails {when}: {envs.fault(error)}; {envs.MEND}") from error
 
 
 def begin(env: envs.FrameEnv, policy_name: str, seed: int, warmup_steps: int) -> LiveEpisode | None:
     """Begin the episode that the seed determines, and take the warm-up steps; None if it ended meanwhile.
 
     Raises:
-        Stopped: the environment shows no picture, or has no action for the warm-up; or the policy cannot be made.
+        Stopped: the environment fails or shows no picture, or has no action for the warm-up; or the policy cannot be
+            made.
     """
     nothing = _nothing(env) if warmup_steps else np.zeros(0, np.float32)
-    try:
+    with at(f"reset of the episode of seed {seed}"):
         frame = env.reset(seed)
-        for _ in range(warmup_steps):
+    for step in range(1, warmup_steps + 1):
+        with at(f"warm-up step {step} of the episode of seed {seed}"):
             frame, _, terminated, truncated = env.step(nothing)
-            if terminated or truncated:
-                return None
-    except envs.PictureError as error:
-        raise Stopped(f"{error} (before the first action of the episode of seed {seed})") from None
+        if terminated or truncated:
+            return None
     return LiveEpisode(env, policy_name, seed, frame)
+
+
+@contextlib.contextmanager
+def at(moment: str) -> Iterator[None]:
+    """Name the moment at which the environment fails in the block, such as `step 3 of the episode of seed 0`.
+
+    Raises:
+        Stopped: it fails, or shows no picture.
+    """
+    try:
+        yield
+    except envs.EnvError as error:
+        raise Stopped(f"{moment}: {error}") from error
 
 
 def _nothing(env: envs.FrameEnv) -> Float32[np.ndarray, " A"]:

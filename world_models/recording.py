@@ -1,14 +1,16 @@
 """Record one shard of rollouts: its episodes driven one after the other, into one file."""
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from world_models import envs, executors, live_episode
+from world_models.config import Stopped
 from world_models.envs import renderer_choice
 from world_models.rollouts import RolloutWriter, write_rollouts
 from world_models.shards import SKIPPED_SEEDS
@@ -81,8 +83,8 @@ class _Driven(NamedTuple):
 
 
 def _write(task: ShardTask, report: executors.Report) -> Recorded:
-    env = envs.make_env(task.env, task.crop, task.renderer, task.env_args)
-    env.close()
+    with _new_env(task) as env:
+        pass  # what the attributes say of it is known when it is made
     attributes = {
         "env": task.env,
         "env_args": envs.check_arguments(task.env_args),
@@ -123,24 +125,38 @@ def _drive(
     The environment is made anew, since a simulator may carry something over from one episode to the next.
     """
     name, seed = task.policies[episode], task.first_seed + episode
-    env = envs.make_env(task.env, task.crop, task.renderer, task.env_args)
-    if 0 in checks:
-        env.check_next_frame()
-    live = live_episode.begin(env, name, seed, task.warmup_steps)
-    if live is None:
-        env.close()
-        return _Driven(0, env.num_checked)
-    done = False
-    while not done:
-        frame, telemetry, action = live.frame, env.telemetry(), live.act()
-        if live.steps in checks:
+    with _new_env(task) as env:
+        if 0 in checks:
             env.check_next_frame()
-        reward, terminated, truncated = live.step(action)
-        truncated = truncated or live.steps == task.max_steps
-        rollouts.step(frame, telemetry, action, reward, terminated, truncated)
-        done = terminated or truncated
-        if live.steps % 16 == 0 or done:
-            report(live.steps)
-    rollouts.end_episode(live.frame, env.telemetry(), seed, name)
-    env.close()
+        live = live_episode.begin(env, name, seed, task.warmup_steps)
+        if live is None:
+            return _Driven(0, env.num_checked)
+        done = False
+        while not done:
+            frame, telemetry, action = live.frame, env.telemetry(), live.act()
+            if live.steps in checks:
+                env.check_next_frame()
+            reward, terminated, truncated = live.step(action)
+            truncated = truncated or live.steps == task.max_steps
+            rollouts.step(frame, telemetry, action, reward, terminated, truncated)
+            done = terminated or truncated
+            if live.steps % 16 == 0 or done:
+                report(live.steps)
+        rollouts.end_episode(live.frame, env.telemetry(), seed, name)
     return _Driven(live.steps, env.num_checked, live.num_clipped)
+
+
+@contextlib.contextmanager
+def _new_env(task: ShardTask) -> Iterator[envs.FrameEnv]:
+    """The task's environment, made anew; closed after the block, unless it failed and may fail again.
+
+    Raises:
+        Stopped: it cannot be made any more, although the trial made one, or fails when it is closed.
+    """
+    try:
+        env = envs.make_env(task.env, task.crop, task.renderer, task.env_args)
+    except ValueError as error:
+        raise Stopped(str(error)) from error
+    yield env
+    with live_episode.at("the end of an episode"):
+        env.close()

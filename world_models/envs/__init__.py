@@ -1,7 +1,8 @@
 """Environments that yield 64x64x3 uint8 frames and a named telemetry vector, whatever is underneath."""
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import gymnasium
@@ -9,18 +10,20 @@ import numpy as np
 from gymnasium import spaces
 from jaxtyping import Float32, UInt8
 
-from world_models.envs import observations
+from world_models.envs import observations, renderer_choice
 from world_models.envs.action_columns import clipped as clipped
 from world_models.envs.action_columns import describe_space as describe_space
 from world_models.envs.action_columns import from_columns as from_columns
 from world_models.envs.action_columns import num_columns as num_columns
 from world_models.envs.action_columns import to_columns as to_columns
 from world_models.envs.making import FAST_CAR_RACING as FAST_CAR_RACING
+from world_models.envs.making import MEND as MEND
 from world_models.envs.making import check_arguments as check_arguments
 from world_models.envs.making import draw_fast, has_indicator_bar, is_car_racing, recipe
 from world_models.envs.making import fault as fault
 from world_models.envs.making import gymnasium_warnings as gymnasium_warnings
 from world_models.envs.making import off_screen as off_screen
+from world_models.envs.observations import EnvError as EnvError
 from world_models.envs.observations import PictureError as PictureError
 from world_models.envs.preprocessing import Preprocess as Preprocess
 from world_models.envs.preprocessing import parse_crop as parse_crop
@@ -56,9 +59,11 @@ class FrameEnv:
         """Begin the episode that the seed determines; returns x_0.
 
         Raises:
-            PictureError: from here or from `step`, if the environment shows no picture of the promised kind and size.
+            EnvError: from here, `step` or `close`, if the environment raises an error of its own.
+            PictureError: from here or `step`, if the environment shows no picture of the promised kind and size.
         """
-        observation, _ = self.env.reset(seed=seed)
+        with self._blamed():
+            observation, _ = self.env.reset(seed=seed)
         self._telemetry = self._telemetry_class(self.env.unwrapped) if self._telemetry_class else None
         self._state = None
         self._shape = None if self.from_render else self.env.observation_space.shape
@@ -66,9 +71,11 @@ class FrameEnv:
 
     def step(self, action: Float32[np.ndarray, " A"]) -> tuple[Frame, float, bool, bool]:
         """Take the action given as stored columns; returns the next frame, reward, terminated, truncated."""
-        observation, reward, terminated, truncated, _ = self.env.step(from_columns(self.action_space, action))
+        with self._blamed():
+            observation, paid, terminated, truncated, _ = self.env.step(from_columns(self.action_space, action))
+            reward, terminated, truncated = float(paid), bool(terminated), bool(truncated)
         self._state = None
-        return self._frame(observation), float(reward), bool(terminated), bool(truncated)
+        return self._frame(observation), reward, terminated, truncated
 
     def telemetry(self) -> Float32[np.ndarray, " S"]:
         """The simulator's state at the current frame."""
@@ -105,10 +112,22 @@ class FrameEnv:
 
     def close(self) -> None:
         """Free what the environment holds."""
-        self.env.close()
+        with self._blamed():
+            self.env.close()
+
+    @contextlib.contextmanager
+    def _blamed(self) -> Iterator[None]:
+        """Name the environment in whatever its own code raises in the block; some environments end the process."""
+        try:
+            yield
+        except renderer_choice.MismatchError:  # raised by our own renderer
+            raise
+        except (Exception, SystemExit) as error:
+            raise EnvError(f"{self.name} fails, {fault(error)}; {MEND}") from error
 
     def _frame(self, observation: Any) -> Frame:
-        picture: Any = self.env.render() if self.from_render else observation
+        with self._blamed():
+            picture: Any = self.env.render() if self.from_render else observation
         if not (isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.shape == self._shape):
             source = f"{self.name}: {'render()' if self.from_render else 'the observation'}"
             self._shape = observations.check_picture(source, picture, self._shape, self.preprocess.crop)

@@ -18,11 +18,14 @@ from typing import Any
 import gymnasium
 from gymnasium.envs import registration
 
+from world_models.config import TRACEBACK
 from world_models.envs.preprocessing import BAR_ROWS, BAR_TOP
 
 FAST_CAR_RACING = "world_models/CarRacing-v3"
 PLAIN_CAR_RACING = "CarRacing-v3"
 MAX_JSON_LETTERS = 16_384
+MEND = f"mend it ({TRACEBACK}=1 shows the whole traceback)"
+"""What to do about an error of somebody's code, see `fault`."""
 OURS = {
     "render_mode": "it is chosen here",
     "max_episode_steps": "give --max_steps",
@@ -103,7 +106,7 @@ class Recipe:
             # Gymnasium raises some errors again, in its own file.
             again = error.__cause__
             origin = again if again is not None and type(again) is type(error) else error
-            raise ValueError(f"env {self.env_id!r} cannot be made{given}: {fault(origin)}; mend it") from error
+            raise ValueError(f"env {self.env_id!r} cannot be made{given}: {fault(origin)}; {MEND}") from error
 
 
 def recipe(env_id: str, renderer: str, env_args: Mapping[str, Any]) -> Recipe:
@@ -129,7 +132,7 @@ def find(env_id: str) -> registration.EnvSpec:
             if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
                 problem = f"{error}; give an id, or MODULE:ID with a module that Python finds"
             else:
-                problem = f"the import of {module} fails, {fault(error)}; mend it"
+                problem = f"the import of {module} fails, {fault(error)}; {MEND}"
             raise ValueError(f"env {env_id!r} cannot be made: {problem}") from error
     try:
         namespace, plain, version = registration.parse_env_id(name)
@@ -144,8 +147,13 @@ def find(env_id: str) -> registration.EnvSpec:
 
 
 def fault(error: BaseException) -> str:
-    """An error of somebody's code in a line: what it is, and the file and the line where it arose."""
-    said = " ".join(str(error).split())
+    """An error of somebody's code in a line: its type, the first line of its message, and the file and line it is from.
+
+    Example:
+        >>> fault(ZeroDivisionError("division by zero"))
+        'ZeroDivisionError: division by zero (?, line 0)'
+    """
+    said = str(error).strip().partition("\n")[0]
     where = traceback.extract_tb(error.__traceback__)
     file, line = (where[-1].filename, where[-1].lineno) if where else ("?", 0)
     if isinstance(error, SyntaxError):

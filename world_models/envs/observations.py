@@ -18,7 +18,11 @@ MAX_SYMBOL = 10
 """Of MiniGrid's symbols; a picture without a brighter pixel would be black."""
 
 
-class PictureError(ValueError):
+class EnvError(ValueError):
+    """An environment raises an error of its own; that one is the cause."""
+
+
+class PictureError(EnvError):
     """An environment shows something else than the pictures that it promised."""
 
 
