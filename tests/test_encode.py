@@ -20,6 +20,7 @@ from world_models import checkpoints, encode, files, formulations, locks, tracki
 from world_models.config import Stopped
 from world_models.latents import Latents
 from world_models.rollouts import Rollouts
+from world_models.shards import shard_path
 from world_models.vae import VAE, VAEConfig
 
 EXACT = ("episodes", "rows", "mu_mean", "mu_variance", "sigma_squared_mean", "z_variance", "kl_nats_per_dim")
@@ -70,6 +71,19 @@ def _written(out: Path) -> dict[str, int]:
 
 def _digests(out: Path) -> list[dict[str, str]]:
     return [shard.digests for shard in Latents(out).shards]
+
+
+@pytest.mark.parametrize(("column", "wrong"), [("actions", np.inf), ("rewards", np.nan)])
+def test_a_shard_with_numbers_that_are_not_finite_is_refused_before_work(
+    data: Path, run: Path, tmp_path: Path, column: str, wrong: float
+):
+    shard = shard_path(data, 1)
+    with h5py.File(shard, "r+") as file:
+        rows: Any = file[column]
+        rows[3] = wrong
+    said = f"{shard}: {column} holds numbers that are not finite, the first in row 3 (step 4 of the episode of seed 2"
+    assert _refused(data, run, tmp_path / "latents").startswith(said)
+    assert not (tmp_path / "latents").exists()
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 256])

@@ -87,6 +87,22 @@ def test_arguments_are_read_from_flags_and_yaml(tmp_path: Path, flags: list[str]
     assert parse(CollectConfig, given, prog="collect").env_args == {"domain_randomize": True}
 
 
+@pytest.mark.parametrize(
+    ("flags", "instead"),
+    [
+        (["--env_args.size.rows", "3"], """--env_args.size '{"rows": ...}'"""),
+        (["--env_args.size.rows=3"], """--env_args.size '{"rows": 3}'"""),
+    ],
+)
+def test_a_flag_nested_too_deeply_is_refused_with_the_way_to_write_it(flags: list[str], instead: str):
+    with pytest.raises(ValueError, match=rf"is nested too deeply for a flag; give {re.escape(instead)}$"):
+        parse(CollectConfig, flags, prog="collect")
+
+
+def test_the_way_to_write_it_gives_a_number():
+    assert parse(CollectConfig, ["--env_args.size", '{"rows": 3}'], prog="collect").env_args == {"size": {"rows": 3}}
+
+
 def test_arguments_that_are_refused_are_refused_before_work_begins(asked: CollectConfig):
     with pytest.raises(ValueError, match="env_args holds shadow; Shades-v0 takes names, shade; did you mean shade"):
         prepare(dataclasses.replace(asked, env_args={"shadow": 1}))

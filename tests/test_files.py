@@ -241,6 +241,41 @@ def test_links_pipes_and_folders_that_are_named_so_stay(tmp_path: Path):
     assert names(tmp_path) == ["folder.partial", "link.partial", "pipe.partial"]
 
 
+@pytest.fixture
+def folder_elsewhere(tmp_path: Path) -> Path:
+    """A folder into which a process of another machine writes."""
+    partial = tmp_path / ".mnist-ffffffffffff-7-7-ffffffffffffffff.partial"
+    partial.mkdir()
+    (partial / "half").touch()
+    return partial
+
+
+def test_a_folder_that_a_killed_process_left_is_removed(tmp_path: Path, leave_partial: Callable[[Path], Path]):
+    killed = leave_partial(tmp_path / ".mnist-")
+    killed.unlink()
+    (killed / "raw").mkdir(parents=True)
+    (killed / "raw" / "half").touch()
+    files.remove_partials(tmp_path)
+    assert names(tmp_path) == []
+
+
+def test_a_folder_of_another_machine_stays_as_long_as_a_file_in_it_is_new(tmp_path: Path, folder_elsewhere: Path):
+    age(folder_elsewhere, 2 * HOUR_S)
+    files.remove_partials(tmp_path)
+    assert folder_elsewhere.exists()
+    age(folder_elsewhere / "half", 1.1 * HOUR_S)
+    files.remove_partials(tmp_path)
+    assert names(tmp_path) == []
+
+
+def test_a_temporary_folder_is_there_in_its_block_and_another_process_leaves_it(tmp_path: Path):
+    with files.temporary_folder(tmp_path, ".mnist-") as folder:
+        (folder / "half").touch()
+        with files.temporary_folder(tmp_path, ".mnist-"):
+            assert (folder / "half").exists()
+    assert names(tmp_path) == []
+
+
 def test_a_folder_that_is_not_there_holds_no_partial_files(tmp_path: Path):
     files.remove_partials(tmp_path / "figures")
 

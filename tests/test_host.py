@@ -265,6 +265,22 @@ def test_of_torchruns_processes_the_first_of_a_machine_speaks(
     assert host.speaks() is speaks
 
 
+@pytest.mark.parametrize(("rank", "waits"), [("0", []), ("1", [host.FIRST_SPEAKS_WITHIN_S])])
+def test_the_other_processes_of_torchrun_wait_to_be_ended(
+    monkeypatch: pytest.MonkeyPatch, rank: str, waits: list[float]
+):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a")
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    slept: list[float] = []
+    monkeypatch.setattr(host.time, "sleep", slept.append)
+    with host.interrupts():
+        before = signal.getsignal(signal.SIGTERM)
+        host.wait_for_the_first()
+        assert (signal.getsignal(signal.SIGTERM) == signal.SIG_DFL) == bool(waits)
+        signal.signal(signal.SIGTERM, before)
+    assert slept == waits
+
+
 # cores
 
 

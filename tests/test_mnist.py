@@ -62,6 +62,15 @@ def test_a_download_that_breaks_off_leaves_nothing(tmp_path: Path, monkeypatch: 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_a_killed_download_left_is_removed_by_the_next(
+    tmp_path: Path, mnist_dir: Path, monkeypatch: pytest.MonkeyPatch, leave_partial: Callable[[Path], Path]
+):
+    leave_partial(tmp_path / ".mnist-")
+    monkeypatch.setattr(MNIST, "download", lambda self: shutil.copytree(mnist_dir / "MNIST/raw", self.raw_folder))
+    mnist.load(tmp_path, download=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["MNIST"]
+
+
 def test_nothing_is_downloaded_unless_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(MNIST, "download", None)
     with pytest.raises(FileNotFoundError, match="no MNIST there"):

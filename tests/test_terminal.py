@@ -1,11 +1,15 @@
 """What is said on the terminal: no words from a file steer it, and nothing in the package prints past that."""
 
 import ast
+import io
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import world_models
+from world_models import progress
 from world_models.collect import CollectConfig
 from world_models.config import Stopped, run_command
 from world_models.terminal import printable, say, warn
@@ -30,6 +34,16 @@ def test_a_line_stays_one_line(capsys: pytest.CaptureFixture[str]):
     say("a\nb", "c")
     warn("d\x1b[2J")
     assert capsys.readouterr() == ("a\\nb\nc\n", "d\\x1b[2J\n")
+
+
+@pytest.mark.parametrize("print_line", [say, warn])
+def test_a_line_stands_alone_while_a_bar_is_shown(monkeypatch: pytest.MonkeyPatch, print_line: Callable[..., None]):
+    screen = io.StringIO()
+    monkeypatch.setattr("sys.stdout", screen)
+    monkeypatch.setattr("sys.stderr", screen)
+    with progress.bar(10, "frames", "train"):
+        print_line("posterior collapse")
+    assert re.search(r"frames/s\]\r +\rposterior collapse\n\rtrain: ", screen.getvalue())
 
 
 def test_nothing_to_say_prints_nothing(capsys: pytest.CaptureFixture[str]):

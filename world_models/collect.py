@@ -204,7 +204,7 @@ def _make_shards(job: Job, lock: locks.Lock) -> list[Recorded]:
                 bar.total -= planned[index] - recorded.steps  # episodes that ended early
                 if recorded.mismatch:
                     name = job.tasks[index].path.name
-                    bar.write(terminal.printable(f"{name} was made again, drawn by Gymnasium: {recorded.mismatch}"))
+                    terminal.say(f"{name} was made again, drawn by Gymnasium: {recorded.mismatch}")
         bar.update(bar.total - bar.n)
     return made
 

@@ -84,9 +84,9 @@ def run_command(
         try:
             job = prepare(parse(schema, prog=prog, description=description))
         except (ValueError, OSError) as error:
-            if host.speaks():
-                _show_traceback(error)
-                terminal.warn(f"{prog}: error: {' '.join(str(error).split())}")
+            host.wait_for_the_first()
+            _show_traceback(error)
+            terminal.warn(f"{prog}: error: {' '.join(str(error).split())}")
             sys.exit(2)
         work(job)
 
@@ -114,7 +114,8 @@ def _ends_of_process(prog: str) -> Iterator[None]:
         _show_traceback(stopped)
         sys.exit(terminal.printable(f"{prog}: {stopped}"))
     except KeyboardInterrupt as interrupt:
-        terminal.warn("", f"{prog}: interrupted; what is finished stays")
+        if host.speaks():
+            terminal.warn("", f"{prog}: interrupted; what is finished stays")
         sys.exit(interrupt.status if isinstance(interrupt, host.Interrupted) else 128 + signal.SIGINT)
     except BrokenPipeError:
         if not host.reader_is_gone():

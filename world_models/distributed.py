@@ -71,8 +71,9 @@ def own_device(device: torch.device) -> torch.device:
     number = world().local_rank
     if device.type != "cuda":
         return device
-    there = torch.cuda.device_count()
-    require(number < there, f"LOCAL_RANK is {number}, and there are {there} GPUs; start {there} processes a machine")
+    # All processes of the machine refuse, not only those without a GPU: of torchrun's, the first one speaks.
+    processes, there = max(number + 1, _number("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    require(processes <= there, f"{processes} processes or more share {there} GPUs; start {there} processes a machine")
     return torch.device("cuda", number)
 
 

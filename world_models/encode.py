@@ -128,6 +128,8 @@ def prepare(config: EncodeConfig) -> Job:
     job = Job(config, data, vae, vae_sha256, val_sse, todo=())
     there = _shards_there(job)
     todo = tuple(index for index in range(len(data.shards)) if index not in there)
+    for index in todo:
+        data.shards[index].check_finite()
     untrusted.is_file(Path(config.out) / SUMMARY_FILE)
     need_bytes = sum(latents_bytes(data.shards[index], vae.config.z_dim, config.dtype) for index in todo)
     files.check_room(Path(config.out), need_bytes)

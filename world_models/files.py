@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import stat
 import subprocess
 import tempfile
@@ -58,6 +59,22 @@ def writing(path: Path) -> Iterator[None]:
         raise Stopped(
             f"{path}: {os.strerror(error.errno).lower()}; what is finished stays: {DISK_ENDS[error.errno]} and {AGAIN}"
         ) from None
+
+
+@contextlib.contextmanager
+def temporary_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """Give a new folder that is deleted after the block; one that a killed process left is deleted first.
+
+    Raises:
+        OSError: the parent cannot be written to.
+    """
+    remove_partials(parent, names=(prefix,))
+    folder = parent / f"{prefix}{writers.new()}{PARTIAL}"
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -131,22 +148,27 @@ def file_sha256(path: Path) -> str:
 
 
 def remove_partials(*folders: Path, names: Sequence[str] = ("",)) -> None:
-    """Delete what processes that are gone left half written of files whose names begin so; other processes' stay.
+    """Delete what processes that are gone left half written: files, and folders, whose names begin so. Others' stay.
 
     Where this machine cannot know whether the process runs, and where a file does not say who writes it, as in earlier
-    versions, it has to be old by the clock of the disk.
+    versions, it has to be old by the clock of the disk. A folder that does not say who writes it stays: it may be
+    anybody's.
     """
     for path in (path for folder in folders for name in names for path in folder.glob(f"{name}*{PARTIAL}")):
         with contextlib.suppress(OSError):  # what cannot be looked at or is another user's stays: it harms nobody
-            if stat.S_ISREG(path.lstat().st_mode) and _is_abandoned(path):
+            kind = path.lstat().st_mode
+            if stat.S_ISREG(kind) and _is_abandoned(path):
                 path.unlink()
+            elif stat.S_ISDIR(kind) and writers.find(path.name) and _is_abandoned(path):
+                shutil.rmtree(path)
 
 
 def _is_abandoned(partial: Path) -> bool:
     writer = writers.find(partial.name)
     running = writer.is_running() if writer else None
     if running is None:
-        return disks.now(partial.parent) - partial.lstat().st_mtime > ABANDONED_S
+        last_write = max(path.lstat().st_mtime for path in (partial, *partial.rglob("*")))
+        return disks.now(partial.parent) - last_write > ABANDONED_S
     return not running
 
 

@@ -11,6 +11,7 @@ import os
 import select
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,6 +19,7 @@ from typing import Any, NoReturn
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")
+FIRST_SPEAKS_WITHIN_S = 30.0
 
 
 class Interrupted(KeyboardInterrupt):
@@ -149,6 +151,16 @@ def print_into_nothing() -> None:
 def speaks() -> bool:
     """Whether this process is to say what all have to say: of those that torchrun starts, the first of each machine."""
     return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def wait_for_the_first() -> None:
+    """Let the process that speaks say first what all have to say; when it has ended, torchrun ends this one.
+
+    A process that still runs after `FIRST_SPEAKS_WITHIN_S` has a reason of its own, which nobody else will say.
+    """
+    if not speaks():
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(FIRST_SPEAKS_WITHIN_S)
 
 
 def reader_is_gone() -> bool:

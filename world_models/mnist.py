@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -70,10 +69,10 @@ def _download(root: Path) -> None:
 
     there = next(parent for parent in (root, *root.absolute().parents) if parent.is_dir())
     try:
-        with tempfile.TemporaryDirectory(prefix=".mnist-", dir=there) as folder:
+        with files.temporary_folder(there, ".mnist-") as folder:
             MNIST(folder, download=True)
             root.mkdir(parents=True, exist_ok=True)
-            Path(folder, FOLDER).replace(root / FOLDER)
+            (folder / FOLDER).replace(root / FOLDER)
     except (RuntimeError, OSError) as error:
         if (root / FOLDER / "raw").is_dir():
             return  # another process was faster

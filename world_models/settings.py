@@ -80,6 +80,7 @@ def read(schema: type[Config], argv: Sequence[str], prog: str, description: str 
     parser = _parser(schema, prog, description)
     if words := _positional(schema):
         argv = _with_words(words, parser, argv)
+    _check_depth(schema, argv)
     argv = list(_with_found_files(schema, argv))
     values = _parsed(schema, parser, argv)
     instances = parser.instantiate(values)
@@ -121,6 +122,21 @@ def _with_words(name: str, parser: _Parser, argv: Sequence[str]) -> list[str]:
         else:
             words.append(word)
     return [*flags, f"--{name}={json.dumps(words)}"] if words else flags
+
+
+def _check_depth(schema: type, argv: Sequence[str]) -> None:
+    """Refuse a flag that goes two names deep into names with values: the library takes its value for text.
+
+    Raises:
+        ValueError: there is one; the line says how to write it.
+    """
+    hints = typing.get_type_hints(schema)
+    for word in argv:
+        flag, equals, value = word.partition("=")
+        name, *inner = flag.removeprefix("--").split(".")
+        if len(inner) > 1 and typing.get_origin(hints.get(name)) is dict:
+            instead = f"--{name}.{inner[0]} '{{\"{inner[1]}\": {value if equals else '...'}}}'"
+            raise ValueError(f"{flag} is nested too deeply for a flag; give {instead}")
 
 
 def _with_found_files(schema: type, argv: Sequence[str]) -> Iterator[str]:

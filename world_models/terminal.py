@@ -1,5 +1,6 @@
 """What is said on the terminal: every line passes here, so no words from a file can steer the terminal."""
 
+import contextlib
 import sys
 from typing import Any
 
@@ -20,9 +21,16 @@ def printable(text: str) -> str:
 
 
 def say(*lines: str, file: Any = None) -> None:
-    """Print lines, each of which stays one; on standard output unless a file is named."""
+    """Print lines, each of which stays one; on standard output unless a file is named. Progress bars stay below."""
     if lines:
-        print("\n".join(map(printable, lines)), file=file, flush=True)
+        with _bars_cleared(file or sys.stdout):
+            print("\n".join(map(printable, lines)), file=file, flush=True)
+
+
+def _bars_cleared(file: Any) -> contextlib.AbstractContextManager:
+    """Take progress bars off the terminal in the block: a bar does not end its line, so text would follow it."""
+    tqdm = sys.modules.get("tqdm")  # not imported where no bar is shown
+    return tqdm.tqdm.external_write_mode(file) if tqdm and tqdm.tqdm._instances else contextlib.nullcontext()
 
 
 def warn(*lines: str) -> None:

@@ -31,7 +31,7 @@ class Column:
         dtypes: the dtypes it may have; the first is what is written by default.
         row_shape: shape of one row, None where any length goes.
         chunk_rows: rows of an HDF5 chunk, the least that a read decompresses.
-        finite: whether numbers that are not finite are refused by `verify`.
+        finite: whether every number has to be finite; `verify` and `encode` refuse others.
     """
 
     dtypes: tuple[str, ...]
@@ -66,6 +66,11 @@ class Format:
     def required(self) -> tuple[str, ...]:
         """The attributes without which a file is refused."""
         return (*self.common, *self.attributes)
+
+    @property
+    def finite_columns(self) -> tuple[str, ...]:
+        """The row columns in which every number has to be finite."""
+        return tuple(name for name, column in self.columns.items() if column.finite)
 
 
 def shard_path(folder: Path, index: int) -> Path:

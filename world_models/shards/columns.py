@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,17 @@ def cached_columns(path: Path, identity: Identity, pid: int, names: tuple[str, .
     """
     file = opening.open_for_reading(path)
     return {name: file[name] for name in names}  # type: ignore[misc]
+
+
+def first_not_finite(blocks: Iterable[np.ndarray]) -> int | None:
+    """The first row that holds an infinite number or NaN, of blocks of rows one after the other; None if none does."""
+    start = 0
+    for block in blocks:
+        wrong = np.flatnonzero(~np.isfinite(block).all(axis=tuple(range(1, block.ndim))))
+        if len(wrong):
+            return start + int(wrong[0])
+        start += len(block)
+    return None
 
 
 def is_plainly_packed(dataset: h5py.Dataset) -> bool:

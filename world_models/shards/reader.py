@@ -27,6 +27,7 @@ from world_models.shards.columns import (
     UnreadableError,
     attributes_of,
     cached_columns,
+    first_not_finite,
     identity_of,
     is_plainly_packed,
     is_written,
@@ -37,6 +38,7 @@ from world_models.terminal import printable
 
 MAX_CHUNK_BYTES = 1 << 26
 MAX_DEFLATE_RATIO = 1100  # deflate packs 1,032 bytes into one at the best
+REMAKE = "delete the file and make it again"
 
 
 class _RefusedError(ValueError):
@@ -167,13 +169,13 @@ class Shard:
         try:
             return untrusted.from_json(self.attributes[name])
         except (TypeError, AttributeError, ValueError):
-            self._refuse(f"attribute {name} is not JSON; delete the file and make it again")
+            self._refuse(f"attribute {name} is not JSON; {REMAKE}")
 
     def json_object(self, name: str) -> dict[str, Any]:
         """A JSON attribute that has to be an object."""
         value = self.json_attribute(name)
         if not isinstance(value, dict):
-            self._refuse(f"attribute {name} is no JSON object; delete the file and make it again")
+            self._refuse(f"attribute {name} is no JSON object; {REMAKE}")
         return value
 
     def _check_kind(self) -> None:
@@ -194,7 +196,7 @@ class Shard:
             wanted = int if name in self.format.whole_numbers else str
             if type(self.attributes[name]) is not wanted and name != "digests":  # which says so itself
                 kind = "whole number" if wanted is int else "text"
-                self._refuse(f"attribute {name} is no {kind}; delete the file and make it again")
+                self._refuse(f"attribute {name} is no {kind}; {REMAKE}")
 
     def _check_links(self, file: h5py.File) -> None:
         for name in file:
@@ -206,7 +208,7 @@ class Shard:
             self._refuse(f"lacks the column {name}; delete it and make it again")
         dataset = file[name]
         if not isinstance(dataset, h5py.Dataset) or dataset.ndim != dims:
-            self._refuse(f"{name} is not a dataset of {dims} dimensions; delete the file and make it again")
+            self._refuse(f"{name} is not a dataset of {dims} dimensions; {REMAKE}")
         if dataset.is_virtual or dataset.external:
             self._refuse(f"{name} keeps its data in another file, which is never followed; do not trust this file")
         if unpacked_bytes(dataset) > MAX_DEFLATE_RATIO * self.path.stat().st_size:
@@ -217,7 +219,7 @@ class Shard:
         if filters - HARMLESS_FILTERS or chunk_bytes > MAX_CHUNK_BYTES:
             self._refuse(f"{name} is packed in a way this format never uses; do not trust this file")
         if not is_written(dataset):
-            self._refuse(f"{name} was never written in whole; delete the file and make it again")
+            self._refuse(f"{name} was never written in whole; {REMAKE}")
         return dataset
 
     def _check_column(self, file: h5py.File, name: str, spec: Column) -> h5py.Dataset:
@@ -225,22 +227,18 @@ class Shard:
         shape_fits = all(want in (None, have) for want, have in zip(spec.row_shape, dataset.shape[1:], strict=True))
         if str(dataset.dtype) not in spec.dtypes or not shape_fits:
             wanted = f"{' or '.join(spec.dtypes)} ({', '.join(['N', *(str(n or 'any') for n in spec.row_shape)])})"
-            self._refuse(
-                f"{name} is {dataset.dtype} {dataset.shape}, wanted {wanted}; delete the file and make it again"
-            )
+            self._refuse(f"{name} is {dataset.dtype} {dataset.shape}, wanted {wanted}; {REMAKE}")
         return dataset
 
     def _read_episodes(self, file: h5py.File) -> None:
         columns = {name: self._check_dataset(file, name, 1) for name in (*EPISODE_COLUMNS, "episode_policy")}
         for name, dtype in EPISODE_COLUMNS.items():
             if columns[name].dtype != dtype:
-                self._refuse(
-                    f"{name} is {columns[name].dtype}, wanted {np.dtype(dtype)}; delete the file and make it again"
-                )
+                self._refuse(f"{name} is {columns[name].dtype}, wanted {np.dtype(dtype)}; {REMAKE}")
         self.skipped_seeds = self._read_skipped_seeds()
         none = not (len(columns["episode_start"]) or self.skipped_seeds)
         if len({len(column) for column in columns.values()}) > 1 or none:
-            self._refuse("episode columns of different lengths, or none; delete the file and make it again")
+            self._refuse(f"episode columns of different lengths, or none; {REMAKE}")
         self.starts, self.lengths, self.seeds = (columns[name][:].astype(np.int64) for name in EPISODE_COLUMNS)
         self.policies = strings.read_column(columns["episode_policy"])
         if not all(map(str.isprintable, self.policies)):
@@ -248,43 +246,44 @@ class Shard:
         borders = np.concatenate([[0], self.starts + self.lengths])
         tiled = np.array_equal(self.starts, borders[:-1]) and borders[-1] == self.num_rows
         if not tiled or (self.lengths < 2).any():
-            self._refuse("its episodes do not tile its rows; delete the file and make it again")
+            self._refuse(f"its episodes do not tile its rows; {REMAKE}")
 
     def _read_skipped_seeds(self) -> tuple[int, ...]:
         skipped = self.json_attribute(SKIPPED_SEEDS) if SKIPPED_SEEDS in self.attributes else []
         if not (isinstance(skipped, list) and all(type(seed) is int and 0 <= seed < 2**63 for seed in skipped)):
-            self._refuse(f"attribute {SKIPPED_SEEDS} is no list of seeds; delete the file and make it again")
+            self._refuse(f"attribute {SKIPPED_SEEDS} is no list of seeds; {REMAKE}")
         return tuple(skipped)
 
     def _verify(self, file: h5py.File) -> None:
         """Compare every column with its digest, and the end flags with the episode table."""
         for name in (*self.format.columns, *EPISODE_COLUMNS, "episode_policy"):
             if self._digest_of(file, name) != self.digests.get(name):
-                self._refuse(
-                    f"{name} differs from its digest, so the data is damaged; delete the file and make it again"
-                )
-        for name, spec in self.format.columns.items():
-            if spec.finite:
-                self._check_finite(file, name)
+                self._refuse(f"{name} differs from its digest, so the data is damaged; {REMAKE}")
+        for name in self.format.finite_columns:
+            self._check_finite(name, self._blocks(file, name))
         ends = np.flatnonzero(file["terminated"][:] | file["truncated"][:])  # type: ignore[index, operator]
         if not np.array_equal(ends, self.starts + self.lengths - 2):
-            self._refuse(
-                "an end flag does not stand at its episode's last transition; delete the file and make it again"
-            )
+            self._refuse(f"an end flag does not stand at its episode's last transition; {REMAKE}")
 
-    def _check_finite(self, file: h5py.File, name: str) -> None:
-        start = 0
-        for block in self._blocks(file, name):
-            wrong = np.flatnonzero(~np.isfinite(block).reshape(len(block), -1).all(axis=1))
-            if len(wrong):
-                row = start + int(wrong[0])
-                episode = int(np.searchsorted(self.starts, row, side="right")) - 1
-                step, seed, policy = row - self.starts[episode] + 1, self.seeds[episode], self.policies[episode]
-                self._refuse(
-                    f"{name} holds numbers that are not finite, the first at step {step} of the episode of seed {seed}"
-                    f", driven by {policy}; mend what gave them, delete the data set and collect it again"
-                )
-            start += len(block)
+    def check_finite(self) -> None:
+        """Read the columns in which every number has to be finite.
+
+        Raises:
+            ValueError: one is infinite or NaN; the message names the file, the column, the row and its episode.
+        """
+        for name in self.format.finite_columns:
+            starts = range(0, self.num_rows, BLOCK_ROWS)
+            self._check_finite(name, (self.read(name, start, start + BLOCK_ROWS) for start in starts))
+
+    def _check_finite(self, name: str, blocks: Iterator[np.ndarray]) -> None:
+        row = first_not_finite(blocks)
+        if row is not None:
+            episode = int(np.searchsorted(self.starts, row, side="right")) - 1
+            step, seed, policy = row - self.starts[episode] + 1, self.seeds[episode], self.policies[episode]
+            self._refuse(
+                f"{name} holds numbers that are not finite, the first in row {row} (step {step} of the episode of "
+                f"seed {seed}, driven by {policy}); mend what gave them, delete the data set and collect it again"
+            )
 
     def _digest_of(self, file: h5py.File, name: str) -> str:
         if name == "episode_policy":
