@@ -56,10 +56,14 @@ def test_each_process_has_the_gpu_of_its_local_rank(monkeypatch: pytest.MonkeyPa
     assert distributed.own_device(torch.device("cuda")) == torch.device("cuda", 3)
 
 
-def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("LOCAL_RANK", "3")
+@pytest.mark.parametrize("variables", [{"LOCAL_RANK": "3"}, {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "4"}])
+def test_more_processes_than_gpus_are_refused_by_each_of_them(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(ValueError, match="LOCAL_RANK is 3, and there are 2 GPUs; start 2 processes a machine"):
+    with pytest.raises(ValueError, match=r"4 processes share the 2 GPUs of this machine; start 2 at most \(torchrun"):
         distributed.own_device(torch.device("cuda"))
 
 

@@ -73,7 +73,8 @@ def own_device(device: torch.device) -> torch.device:
         return device
     # All processes of the machine refuse, not only those without a GPU: of torchrun's, the first one speaks.
     processes, there = max(number + 1, _number("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
-    require(processes <= there, f"{processes} processes or more share {there} GPUs; start {there} processes a machine")
+    instead = f"start {there} at most (torchrun --nproc_per_node={there})"
+    require(processes <= there, f"{processes} processes share the {there} GPUs of this machine; {instead}")
     return torch.device("cuda", number)
 
 

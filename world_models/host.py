@@ -149,14 +149,14 @@ def print_into_nothing() -> None:
 
 
 def speaks() -> bool:
-    """Whether this process is to say what all have to say: of those that torchrun starts, the first of each machine."""
+    """Whether this process prints what all would print: of torchrun's processes, the first of each machine does."""
     return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def wait_for_the_first() -> None:
-    """Let the process that speaks say first what all have to say; when it has ended, torchrun ends this one.
+    """Wait before an error is printed, where another process speaks: torchrun ends this one when that one has failed.
 
-    A process that still runs after `FIRST_SPEAKS_WITHIN_S` has a reason of its own, which nobody else will say.
+    A process that still runs after `FIRST_SPEAKS_WITHIN_S` has an error that the first one has not; so it speaks.
     """
     if not speaks():
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -15,9 +15,9 @@ from world_models.shards import BLOCK_ROWS
 from world_models.shards.reader import Shard
 
 Numbers = Int64[np.ndarray, " windows"]
+"""A whole number for each window."""
 Windows = dict[str, Shaped[np.ndarray, "windows rows *shape"]]
 """By the name of a column, so many rows of it for each window."""
-
 
 FLAGS = ("terminated", "truncated")
 """Always held: they take a hundredth of a row's bytes, and HDF5 needs ten times as long for them as for numbers."""
@@ -69,7 +69,7 @@ class HeldRows:
                 column[start:stop] = shard.read(name)
 
     def windows(self, starts: Numbers, counts: Numbers, rows: int) -> Windows:
-        """Read `counts` neighbouring rows from each of `starts` on; places behind them, up to `rows`, hold anything."""
+        """Read `counts` rows from each of `starts` on. Each window has `rows` places; those left over hold anything."""
         chosen = starts[:, None] + np.minimum(np.arange(rows), counts[:, None] - 1)
         return {name: np.take(column, chosen, axis=0) for name, column in self._columns.items()}
 
@@ -80,7 +80,7 @@ class BlockedRows:
     Args:
         shards: of the data set.
         layout: of its rows.
-        memory_bytes: what the kept blocks may take; one block is always kept.
+        memory_bytes: of the kept blocks at most; one block is always kept.
     """
 
     def __init__(self, shards: Sequence[Shard], layout: Layout, memory_bytes: float):
@@ -100,9 +100,7 @@ class BlockedRows:
         shard, rows = self._blocks[block]
         return {name: shard.read(name, rows.start, rows.stop) for name in self._names}
 
-    def windows(
-        self, starts: Int64[np.ndarray, " windows"], counts: Int64[np.ndarray, " windows"], rows: int
-    ) -> Windows:
+    def windows(self, starts: Numbers, counts: Numbers, rows: int) -> Windows:
         """As `HeldRows.windows`."""
         found = {name: self._layout.empty(name, len(starts), rows) for name in self._names}
         for window, (start, count) in enumerate(zip(starts.tolist(), counts.tolist(), strict=True)):

@@ -1,4 +1,4 @@
-"""What came of what: data sets, models and latents as W&B artifacts, named by their contents.
+"""Which data set, model and latents were made from which: W&B artifacts, named by their contents.
 
 An artifact holds one small file, the digest; nothing larger is ever uploaded. Equal data is one version of it, on
 whichever machine it lies, and W&B draws which run read it and which run made it.

@@ -1,4 +1,4 @@
-"""What the V model is given, checked before a layer, or C, looks at its memory."""
+"""Checks of what the V model is given, before a layer or the C library reads its memory."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,10 +10,10 @@ from torch import Tensor
 
 
 def check_batch(kind: str, batch: Tensor, row_shape: Sequence[int], weight: Tensor) -> None:
-    """Refuse a batch that layers with such a weight cannot take.
+    """Refuse a batch that a layer with this weight cannot take.
 
     Args:
-        kind: what the batch holds, in the plural.
+        kind: what the batch holds, in the plural, such as "images".
         batch: rows of it.
         row_shape: of one of them.
         weight: of the layer that takes them.
@@ -40,7 +40,7 @@ def frames_tensor(frames: Any, frame_shape: tuple[int, int, int]) -> UInt8[Tenso
     """A batch of frames as a tensor that nobody else writes to.
 
     Raises:
-        ValueError: they are no uint8 frames of this shape; the message says how to make such of what is usually given.
+        ValueError: they are no uint8 frames of this shape; the message says how to make them.
     """
     if not isinstance(frames, Tensor | np.ndarray):
         raise ValueError(
@@ -80,7 +80,7 @@ def check_labels(labels: Tensor | None, num_classes: int, num_rows: int) -> None
         ValueError: there are none, or not one whole number a row, below the number of classes.
     """
     if labels is None:
-        raise ValueError("the model is conditional, so it has to be told each frame's class by labels")
+        raise ValueError("the model is conditional; give each frame's class as labels")
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise ValueError(f"labels are {labels.dtype}; give whole numbers, torch.int64")
     if tuple(labels.shape) != (num_rows,):

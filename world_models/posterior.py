@@ -1,4 +1,4 @@
-"""q(z|x), what the encoder says of a frame: a normal distribution, or all of it in one point. Nats per frame."""
+"""q(z|x), which the encoder gives for each frame: a normal distribution, or a single point. In nats per frame."""
 
 import dataclasses
 import math
@@ -10,7 +10,16 @@ from torch import Tensor
 
 @dataclasses.dataclass(frozen=True)
 class Posterior:
-    """q(z|x): a normal distribution with diagonal covariance for each frame."""
+    """q(z|x): a normal distribution with diagonal covariance for each frame.
+
+    Attributes:
+        mu: mean of each latent dimension.
+        logvar: natural logarithm of its variance.
+
+    Example:
+        >>> Posterior(torch.zeros(2, 32), torch.zeros(2, 32)).kl_nats()
+        tensor([0., 0.])
+    """
 
     mu: Float[Tensor, "batch z"]
     logvar: Float[Tensor, "batch z"]
@@ -20,34 +29,34 @@ class Posterior:
         return self.mu + torch.exp(self.logvar / 2) * (torch.randn_like(self.mu) if noise is None else noise)
 
     def repeated(self, times: int) -> "Posterior":
-        """Each frame's posterior so many times in a row."""
+        """Each frame's posterior `times` times, one after the other: (batch * times, z)."""
         if times == 1:
             return self
         mu, logvar = (tensor.repeat_interleave(times, 0) for tensor in (self.mu, self.logvar))
         return dataclasses.replace(self, mu=mu, logvar=logvar)
 
     def kl_nats_per_dim(self) -> Float[Tensor, "batch z"]:
-        """Divergence from N(0, 1) of each latent dimension."""
+        """Divergence from N(0, 1) of each latent dimension, in nats."""
         return 0.5 * (self.mu.square() + self.logvar.exp() - self.logvar - 1)
 
     def kl_nats(self) -> Float[Tensor, " batch"]:
-        """Divergence from N(0, I) (Kingma & Welling 2014, appendix B)."""
+        """Divergence from N(0, I) in nats, summed over the latent (Kingma & Welling 2014, appendix B)."""
         return self.kl_nats_per_dim().sum(1)
 
     def log_prob(self, z: Float[Tensor, "batch z"]) -> Float[Tensor, " batch"]:
-        """Log q(z|x)."""
+        """Logarithm of the density q(z|x) at z, in nats."""
         return -0.5 * ((z - self.mu).square() / self.logvar.exp() + self.logvar + math.log(2 * math.pi)).sum(1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Point(Posterior):
-    """All of q(z|x) in one place, a plain autoencoder's code: no noise reaches z, and no KL is charged."""
+    """The code of a plain autoencoder: z is mu, without noise, and no KL enters the loss."""
 
     def kl_nats_per_dim(self) -> Float[Tensor, "batch z"]:
-        """None is charged; that of a point from a density is infinite."""
+        """Zeros. The divergence of a point from a density is infinite, so it is left out."""
         return torch.zeros_like(self.mu)
 
 
 def prior_log_prob(z: Float[Tensor, "batch z"]) -> Float[Tensor, " batch"]:
-    """Log N(z; 0, I)."""
+    """Logarithm of the density N(z; 0, I), in nats."""
     return -0.5 * (z.square() + math.log(2 * math.pi)).sum(1)

@@ -8,15 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from world_models import (
-    baselines,
-    checkpoints,
-    comparison,
-    figures,
-    foresight,
-    run_records,
-    training_record,
-)
+from world_models import baselines, checkpoints, comparison, figures, foresight, run_records, training_record
 from world_models.frames import FrameSet, split_episodes
 from world_models.rollouts import Rollouts
 from world_models.training_record import TrainingRecord

@@ -62,8 +62,8 @@ def _plain_words(message: str) -> str:
     found = next(filter(None, (re.fullmatch(report, message) for report in WRONG_TYPE)), None)
     if not found:
         return re.sub(r'^(Problems parsing config|Parser key "config"): ', "", message)
-    types: list[tuple[str, str]] = re.findall(r"<class '(.*?)'>|typing\.Literal\[(.*?)\]", found["type"])
-    wanted = " or ".join(literals or TYPES.get(name, name) for name, literals in types)
+    expected: list[tuple[str, str]] = re.findall(r"<class '(.*?)'>|typing\.Literal\[(.*?)\]", found["type"])
+    wanted = " or ".join(literals or TYPES.get(name, name) for name, literals in expected)
     return f"{found['key']} is {found['value'] or 'empty'}; give {wanted.format(**found.groupdict())}"
 
 

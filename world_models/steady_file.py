@@ -1,6 +1,6 @@
-"""A file for HDF5, which must not see a disk fail: it cannot close its file then, and crashes the process at its end.
+"""A file for HDF5 that hides a disk's failures: after one, HDF5 cannot close its file and crashes the process.
 
-HDF5 writes on as if nothing had happened and closes its file. Then the first failure is raised here.
+So HDF5 writes on as if nothing had happened, and closes its file. Then the first failure is raised here.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""What a model of rollouts was trained on, by its model.json; so that nothing is scored on what it was trained on."""
+"""What a model was trained on, by its model.json, so that no score is taken on training data unnoticed."""
 
 import dataclasses
 import re
@@ -56,11 +56,11 @@ class TrainingRecord:
 
 
 def load(run: str | Path) -> TrainingRecord:
-    """Read it from model.json.
+    """Read the record from a run's model.json.
 
     Raises:
         FileNotFoundError: the folder holds no model.
-        ValueError: it does not say, or says something else.
+        ValueError: model.json lacks a part of the record, or a part has another type.
     """
     texts, numbers = ("data", "data_digest", "env"), ("split_seed", "train_seeds")
     found = checkpoints.load_description(run, *texts, *numbers)

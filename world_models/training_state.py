@@ -24,7 +24,7 @@ from world_models.vae import VAE, VAEConfig
 MAX_STEPS = 10**12
 NUM_SUMS = 4  # losses of a `Learner`, and how many frames they are of
 OF_OLDER_RUNS = {"vae.variance": PAPER_VARIANCE, "standardise": False, "init": "torch"}
-"""What runs did that do not say it in their config; of other fields, what is usual today."""
+"""Values in force before these settings existed; used for older configs that lack them."""
 
 
 def save_state(run: Path, state: Mapping[str, Any]) -> None:

@@ -29,7 +29,7 @@ def is_file(path: str | Path, max_bytes: int | None = None) -> bool:
     """Whether a file is there. Only a file is ever opened: a pipe or a device may keep its reader waiting for ever.
 
     Raises:
-        ValueError: something else than a file is there, or one of more bytes than that.
+        ValueError: something else than a file is there, or the file has more than `max_bytes`.
     """
     try:
         found = Path(path).stat()
@@ -44,10 +44,10 @@ def is_file(path: str | Path, max_bytes: int | None = None) -> bool:
 
 
 def read_text(path: Path, max_bytes: int) -> str | None:
-    """A file's text, None if there is no such file; what is no UTF-8 becomes the sign for it.
+    """A file's text, None if there is no such file; bytes that are no UTF-8 become the replacement character.
 
     Raises:
-        ValueError: it is larger than that, or no file.
+        ValueError: it is larger than `max_bytes`, or no file.
     """
     return path.read_text(encoding="utf-8", errors="replace") if is_file(path, max_bytes) else None
 
@@ -80,10 +80,10 @@ def _check_depth(value: Any) -> None:
 
 
 def check_yaml(text: str) -> None:
-    """Refuse what a settings file never has: aliases, with which a page says a billion values; tags; deep nesting.
+    """Refuse what a settings file never has: tags, deep nesting, and aliases, by which one page holds a billion values.
 
     Raises:
-        yaml.YAMLError: it has such, or is no YAML.
+        yaml.YAMLError: it has one of them, or is no YAML.
     """
     if len(text) > MAX_YAML_BYTES:
         raise yaml.YAMLError(f"{len(text):,} letters, wanted {MAX_YAML_BYTES:,} at most")

@@ -17,8 +17,7 @@ from multiprocessing import reduction
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
+from world_models import terminal
 from world_models.wandb_link import Process, Waiting
 from world_models.wandb_messages import Answer, Failed, Finished, Note, Off, Request, Started, WandbConfig
 
@@ -61,11 +60,11 @@ def begin(
         options: how to use W&B.
         job_type: what kind of work it is.
         run_id: id of a run to go on with; WANDB_RUN_ID wins over it.
-        apart: whether the run is another one than the sweep's trial that the environment names.
+        apart: whether the run is separate from the sweep's trial, whose id the environment names.
     """
     environment = _environment(apart)
-    said = environment.get("WANDB_MODE") if options.mode == "auto" else options.mode
-    if said == "disabled":
+    mode = environment.get("WANDB_MODE") if options.mode == "auto" else options.mode
+    if mode == "disabled":
         return None
     own_id = environment.get("WANDB_RUN_ID") or run_id or secrets.token_hex(4)
     request = Request(
@@ -211,5 +210,4 @@ class WandbRun:
 
 
 def _say(line: str) -> None:
-    """Print a line, past the progress bar if there is one."""
-    tqdm.write(f"W&B: {line}", file=sys.stderr)
+    terminal.warn(f"W&B: {line}")

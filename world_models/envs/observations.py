@@ -19,11 +19,11 @@ MAX_SYMBOL = 10
 
 
 class EnvError(ValueError):
-    """An environment raises an error of its own; that one is the cause."""
+    """The code of an environment raised an error, which is the `__cause__` of this one."""
 
 
 class PictureError(EnvError):
-    """An environment shows something else than the pictures that it promised."""
+    """An environment shows something else than the pictures that its observation space promises."""
 
 
 def why_no_pictures(env: gymnasium.Env) -> str | None:
@@ -39,8 +39,7 @@ def why_no_pictures(env: gymnasium.Env) -> str | None:
     if space.dtype != np.uint8:
         return f"{found}, not uint8"
     if not _has_picture_shape(space.shape):
-        kinds = {space.shape[-1] == 4: "RGBA or stacked frames", len(space.shape) > 3: "stacked frames"}
-        return f"{found}: {kinds.get(True, 'channels first or stacked frames')}"
+        return f"{found}: {_what_has_shape(space.shape)}"
     if min(space.shape[:2]) < MIN_SIDE:
         return f"{found}: too small for pictures, so they are symbols"
     if not (space.high == 255).all():
@@ -52,14 +51,18 @@ def _has_picture_shape(shape: tuple[int, ...]) -> bool:
     return len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3))
 
 
+def _what_has_shape(shape: tuple[int, ...]) -> str:
+    """What observations of a shape that is no picture's usually are."""
+    if len(shape) > 3:
+        return "stacked frames"
+    return "RGBA or stacked frames" if shape[-1] == 4 else "channels first or stacked frames"
+
+
 def _stacked(env: gymnasium.Env, found: str) -> str | None:
     """What observations of a picture's shape are, if one of the wrappers made them of several frames."""
     while isinstance(env, gymnasium.Wrapper):
-        name, inner, outer = (
-            type(env).__name__,
-            env.env.observation_space.shape or (),
-            env.observation_space.shape or (),
-        )
+        name = type(env).__name__
+        inner, outer = (each.observation_space.shape or () for each in (env.env, env))
         if "stack" in name.lower():
             return f"{found}, stacked by {name}"
         if _is_grey(inner) and outer[2:] == (3,):
