@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 
@@ -43,6 +44,18 @@ def largest_file(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@contextlib.contextmanager
+def registered_envs(*kinds: Any) -> Iterator[None]:
+    """In the block, Gymnasium makes environments of these classes by their names, as in `Pictures-v0`."""
+    for kind in kinds:
+        gymnasium.register(f"{kind.__name__}-v0", kind)
+    try:
+        yield
+    finally:
+        for kind in kinds:
+            del gymnasium.registry[f"{kind.__name__}-v0"]
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ import gymnasium
 import h5py
 import numpy as np
 import pytest
+from conftest import registered_envs
 from gymnasium import spaces
 from gymnasium.envs.box2d import car_racing
 from PIL import Image
@@ -75,13 +76,9 @@ class Limited(Pictures):
 
 @pytest.fixture(autouse=True)
 def registered() -> Iterator[None]:
-    kinds: tuple[Any, ...] = (Pictures, GreyPictures, SteeredPictures, Finishing, Limited)
-    for kind in kinds:
-        gymnasium.register(f"{kind.__name__}-v0", kind)
     Pictures.taken.clear()
-    yield
-    for kind in kinds:
-        del gymnasium.registry[f"{kind.__name__}-v0"]
+    with registered_envs(Pictures, GreyPictures, SteeredPictures, Finishing, Limited):
+        yield
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The README's commands are parsed, its Python blocks run, its links lead somewhere."""
 
+import doctest
 import importlib
 import re
 import shlex
@@ -24,6 +25,12 @@ SCHEMAS = {
     "evaluate": "EvaluateConfig",
     "train_vae": "TrainConfig",
 }
+
+
+@pytest.mark.parametrize("name", ["envs.making", "posterior", "terminal"])
+def test_the_examples_of_docstrings_are_true(name):
+    ran = doctest.testmod(importlib.import_module(f"world_models.{name}"))
+    assert ran.attempted and not ran.failed
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -12,6 +12,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+from conftest import registered_envs
 from gymnasium import spaces
 
 from world_models import collect, config, live_episode
@@ -65,13 +66,9 @@ class Chosen(Steered):
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    kinds: tuple[Any, ...] = (Steered, Chosen)
-    for kind in kinds:
-        gymnasium.register(f"{kind.__name__}-v0", kind)
     monkeypatch.setattr(Steered, "taken", [])
-    yield
-    for kind in kinds:
-        del gymnasium.registry[f"{kind.__name__}-v0"]
+    with registered_envs(Steered, Chosen):
+        yield
 
 
 @pytest.fixture

@@ -273,26 +273,27 @@ WRONG: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-@needs_library
-@pytest.mark.parametrize("change", WRONG.values(), ids=WRONG)
-@pytest.mark.parametrize("name", ["wide", "weights", "bias"])
-def test_conv_refuses_what_is_not_the_layers(name: str, change: Callable[[Tensor], Tensor]):
-    arguments = conv_arguments()
-    arguments[name] = change(arguments[name])
-    with pytest.raises(ValueError):
-        winograd.conv(**arguments, layer=LAYER)
-    with pytest.raises(ValueError):
-        winograd.conv_chain(arguments["wide"], [arguments["weights"], arguments["bias"]], [LAYER])
+FORMS: dict[str, tuple[str, Callable[..., Any], Callable[..., Any]]] = {
+    "conv": ("wide", conv_arguments, lambda of: winograd.conv(**of, layer=LAYER)),
+    "conv_chain": (
+        "wide",
+        conv_arguments,
+        lambda of: winograd.conv_chain(of["wide"], [of["weights"], of["bias"]], [LAYER]),
+    ),
+    "deconv": ("narrow", deconv_arguments, lambda of: winograd.deconv(**of, layer=LAYER)),
+}
 
 
 @needs_library
 @pytest.mark.parametrize("change", WRONG.values(), ids=WRONG)
-@pytest.mark.parametrize("name", ["narrow", "weights", "bias"])
-def test_deconv_refuses_what_is_not_the_layers(name: str, change: Callable[[Tensor], Tensor]):
-    arguments = deconv_arguments()
-    arguments[name] = change(arguments[name])
+@pytest.mark.parametrize("name", ["images", "weights", "bias"])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_form_refuses_what_is_not_the_layers(form: str, name: str, change: Callable[[Tensor], Tensor]):
+    images, make_arguments, run = FORMS[form]
+    arguments, changed = make_arguments(), images if name == "images" else name
+    arguments[changed] = change(arguments[changed])
     with pytest.raises(ValueError):
-        winograd.deconv(**arguments, layer=LAYER)
+        run(arguments)
 
 
 @needs_library

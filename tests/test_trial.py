@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+from conftest import registered_envs
 from gymnasium import spaces
 from PIL import Image
 
@@ -82,12 +83,8 @@ class Brief(Plain):
 
 @pytest.fixture(autouse=True)
 def registered() -> Iterator[None]:
-    kinds: tuple[Any, ...] = (Plain, Grey, Grid, FadingIn, Black, Vector, Brief)
-    for kind in kinds:
-        gymnasium.register(f"{kind.__name__}-v0", kind)
-    yield
-    for kind in kinds:
-        del gymnasium.registry[f"{kind.__name__}-v0"]
+    with registered_envs(Plain, Grey, Grid, FadingIn, Black, Vector, Brief):
+        yield
 
 
 @pytest.fixture
