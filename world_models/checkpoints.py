@@ -125,7 +125,7 @@ def load_description(run: str | Path, *needed: str) -> dict[str, Any]:
 
 
 def load_baselines(run: str | Path, vae: VAE) -> dict[str, Tensor]:
-    """Read the mean and the principal components of a run's training frames, which are of the size of its model's.
+    """Read the mean and the principal components of a run's training frames, as large as its model's frames.
 
     Raises:
         FileNotFoundError: the run has none.

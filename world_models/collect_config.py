@@ -22,6 +22,7 @@ IDENTITY = (
     "warmup_steps",
     "preprocess",
 )
+"""Settings that have to agree where two collections are the same data set."""
 
 
 def _default_mixture() -> dict[str, float]:

@@ -31,7 +31,6 @@ ABANDONED_S = 3600.0
 
 PACKAGES = ("numpy", "h5py", "gymnasium", "box2d", "pygame-ce", "opencv-python", "torch")
 
-
 DISK_ENDS = {
     errno.ENOSPC: "make room",
     errno.EDQUOT: "make room",

@@ -70,7 +70,7 @@ def interrupts() -> Iterator[None]:
 
 
 def end_quietly(name: str) -> None:
-    """From now on end the process with one line at Ctrl-C: for the time in which it imports, and there is no work."""
+    """From now on, end the process with one line at Ctrl-C; for the time of the imports, when there is no work yet."""
 
     def end(number: int, frame: Any) -> None:
         os.write(2, f"\n{name}: interrupted\n".encode())
@@ -82,7 +82,7 @@ def end_quietly(name: str) -> None:
 
 @contextlib.contextmanager
 def held_signals() -> Iterator[None]:
-    """Hold the signals to end back in the block: processes started in it have them held, this one gets them after."""
+    """Block the signals to end. Processes started in the block keep them blocked; this one gets them afterwards."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

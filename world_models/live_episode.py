@@ -86,12 +86,12 @@ def begin(env: envs.FrameEnv, policy_name: str, seed: int, warmup_steps: int) ->
         Stopped: the environment fails or shows no picture, or has no action for the warm-up; or the policy cannot be
             made.
     """
-    nothing = _nothing(env) if warmup_steps else np.zeros(0, np.float32)
+    idle = _idle_action(env) if warmup_steps else np.zeros(0, np.float32)
     with at(f"reset of the episode of seed {seed}"):
         frame = env.reset(seed)
     for step in range(1, warmup_steps + 1):
         with at(f"warm-up step {step} of the episode of seed {seed}"):
-            frame, _, terminated, truncated = env.step(nothing)
+            frame, _, terminated, truncated = env.step(idle)
         if terminated or truncated:
             return None
     return LiveEpisode(env, policy_name, seed, frame)
@@ -110,7 +110,7 @@ def at(moment: str) -> Iterator[None]:
         raise Stopped(f"{moment}: {error}") from error
 
 
-def _nothing(env: envs.FrameEnv) -> Float32[np.ndarray, " A"]:
+def _idle_action(env: envs.FrameEnv) -> Float32[np.ndarray, " A"]:
     """The action of the warm-up: zeros, or what is nearest to them in a Box without zeros."""
     zeros = np.zeros(envs.num_columns(env.action_space), np.float32)
     try:

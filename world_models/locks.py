@@ -7,8 +7,8 @@ stale when its process is gone, or, where only another machine could know that, 
 
 A stale lock is taken over in three steps. A claim, a file named after the lock's contents, is made by `O_EXCL`, so
 only one process at a time has it. The lock is looked at once more, since another process may have taken it over in
-the meantime. Then the claim is renamed to the lock, which is therefore never absent. Whose contents the lock has
-in the end, that process holds the folder.
+the meantime. Then the claim is renamed to the lock, which is therefore never absent. The process whose contents the
+lock has in the end holds the folder.
 """
 
 import contextlib

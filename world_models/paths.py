@@ -45,7 +45,7 @@ def resolved(path: str | Path, name: str = "path", keeps_last_link: bool = False
 PATH = {"resolve": resolved}
 """Metadata of a config's field that names a path, or of a tuple of such; see `resolve_fields`."""
 LINK = {"resolve": functools.partial(resolved, keeps_last_link=True)}
-"""The same for a path that is shown by the name of the link that it may be."""
+"""The same for a path that may be a link, and is shown by the link's own name."""
 
 
 def resolve_fields(config: Any) -> None:

@@ -106,7 +106,7 @@ def check_files(folder: Path) -> None:
     """Refuse a folder in which something else than a file has the name of one of a run's files.
 
     Raises:
-        ValueError: there is such.
+        ValueError: one of the names is not a file's; the message says which.
     """
     for name in FILES:
         untrusted.is_file(folder / name)

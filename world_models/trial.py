@@ -13,15 +13,17 @@ from world_models.envs import observations
 FIRST_FRAMES = "first_frames.png"
 """Name of the picture in a data set's folder: what the environment showed first, and a row of frames a policy."""
 NUM_FRAMES = 8
+"""Frames of each policy that are shown."""
 SHOWN_HEIGHT = 128
+"""Pixels that the environment's own picture is high in it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """What was seen in it.
+    """What the first steps have shown.
 
     Attributes:
-        frames_line: in a line, what frames are made of.
+        frames_line: one line that says what frames are made of.
         first_frames: the picture to be saved as `FIRST_FRAMES`.
     """
 
@@ -74,7 +76,7 @@ def _picture(env: envs.FrameEnv) -> np.ndarray:
 
 
 def _check_colours(env: envs.FrameEnv, shown: Sequence[np.ndarray]) -> None:
-    """Refuse observations of a picture's shape whose values are symbols; a black picture may become a brighter one."""
+    """Refuse symbols that have a picture's shape. A picture that is all black passes, since it may become brighter."""
     highest = max(int(picture.max()) for picture in shown)
     if not env.from_render and 0 < highest <= observations.MAX_SYMBOL:
         raise ValueError(
