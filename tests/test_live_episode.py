@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from conftest import registered_envs
 from gymnasium import spaces
+from gymnasium.envs.classic_control import CartPoleEnv
 
 from world_models import collect, config, live_episode
 from world_models.collect import CollectConfig, Job
@@ -248,6 +249,13 @@ def test_an_env_that_raises_ends_the_collection_by_name_and_finished_shards_stay
     with pytest.raises(Stopped, match=line):
         collect.collect(start())
     assert [path.name for path in (tmp_path / "out").glob("*.h5")] == ["shard-00000.h5"]
+
+
+def test_an_env_that_cannot_draw_is_named_with_the_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(CartPoleEnv, "render", lambda self: 1 // 0)
+    settings = CollectConfig(str(tmp_path / "out"), 1, 5, "CartPole-v1", policy="random")
+    with pytest.raises(ValueError, match=r"^reset of the episode of seed 0: CartPole-v1 fails, ZeroDivisionError"):
+        collect.prepare(settings)
 
 
 def test_from_python_the_error_of_an_env_is_the_cause(start: Callable[..., Job], monkeypatch: pytest.MonkeyPatch):

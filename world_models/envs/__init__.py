@@ -125,9 +125,12 @@ class FrameEnv:
         except (Exception, SystemExit) as error:
             raise EnvError(f"{self.name} fails, {fault(error)}; {MEND}") from error
 
-    def _frame(self, observation: Any) -> Frame:
+    def _drawn(self) -> Any:
         with self._blamed():
-            picture: Any = self.env.render() if self.from_render else observation
+            return self.env.render()
+
+    def _frame(self, observation: Any) -> Frame:
+        picture: Any = self._drawn() if self.from_render else observation
         if not (isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.shape == self._shape):
             source = f"{self.name}: {'render()' if self.from_render else 'the observation'}"
             self._shape = observations.check_picture(source, picture, self._shape, self.preprocess.crop)
