@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from world_models import foresight, memory
+from world_models import codes, foresight, memory
 from world_models.baselines import Baselines, fit_baselines
-from world_models.foresight import Code, Judge, Study
+from world_models.codes import Code
+from world_models.foresight import Judge, Study
 from world_models.memory import FORMS, Memory, Recording
 from world_models.rollouts import Episode, Rollouts
 from world_models.vae import VAE, VAEConfig, to_images
@@ -68,7 +69,7 @@ def _still(num_actions: int) -> Memory:
 def test_predictions_from_a_start_do_not_depend_on_the_other_starts():
     model = memory.untrained(2, 3, "predicts_z", seed=0)
     alone, among = (foresight.predict(model, _recording(), starts, AHEAD) for starts in ([20], [3, 20, 31]))
-    torch.testing.assert_close(alone[:, 0], among[:, 1])
+    torch.testing.assert_close(alone[:, 0, 0], among[:, 0, 1])
 
 
 def test_predictions_see_nothing_that_comes_after_their_start():
@@ -86,16 +87,24 @@ def test_predictions_are_told_the_actions_up_to_each_step_and_no_more():
     assert [bool(torch.equal(a, b)) for a, b in zip(before, after, strict=True)] == [True, True, False, False, False]
 
 
-def test_drawn_futures_differ_and_are_the_same_again_for_the_same_draws():
+def test_drawn_futures_differ_and_are_the_same_every_time():
     model = memory.untrained(2, 3, "predicts_z", seed=0)
-    draws = torch.Generator().manual_seed(0)
-    first, second = (foresight.predict(model, _recording(), [20], AHEAD, draws) for _ in range(2))
-    again = foresight.predict(model, _recording(), [20], AHEAD, torch.Generator().manual_seed(0))
-    assert torch.equal(first, again) and not torch.equal(first, second)
+    first, again = (foresight.predict(model, _recording(), [3, 20], AHEAD, num_draws=4) for _ in range(2))
+    assert first.shape == (2, 4, 2, 2)
+    assert torch.equal(first, again)
+    assert len(first[0, :, 0, 0].unique()) == 4
+
+
+def test_drawn_futures_follow_the_start_that_they_were_drawn_from():
+    model = _still(3)
+    model.head.bias.data.view(3, 5, 2)[2] = -7  # next to no noise
+    drawn = foresight.predict(model, _recording(), [3, 20], AHEAD, num_draws=4)
+    expected = _recording().mu[[3, 20]].expand(2, 4, 2, 2)
+    torch.testing.assert_close(drawn, expected, atol=0.02, rtol=0)
 
 
 def test_episodes_are_recorded_as_the_model_encodes_them(vae: VAE, episode: Episode):
-    recorded, posterior = foresight.record(foresight.code_of_vae(vae), episode), vae.encode(episode.frames)
+    recorded, posterior = codes.record(codes.code_of_vae(vae), episode), vae.encode(episode.frames)
     torch.testing.assert_close(recorded.mu, posterior.mu)
     torch.testing.assert_close(recorded.std, (posterior.logvar / 2).exp())
     np.testing.assert_array_equal(recorded.actions, episode.actions)
@@ -103,7 +112,7 @@ def test_episodes_are_recorded_as_the_model_encodes_them(vae: VAE, episode: Epis
 
 def test_principal_components_come_back_as_the_frames_they_reconstruct(baselines: Baselines, episode: Episode):
     frames = torch.from_numpy(episode.frames)
-    code = foresight.code_of_pca(baselines, frames)
+    code = codes.code_of_pca(baselines, frames)
     z, std = code.encode(frames)
     torch.testing.assert_close(z.std(0), torch.ones(3))
     assert not std.any()
@@ -112,13 +121,13 @@ def test_principal_components_come_back_as_the_frames_they_reconstruct(baselines
 
 def test_a_memory_that_foresees_no_change_is_scored_by_hand(vae: VAE, baselines: Baselines, episode: Episode):
     num_actions, frames = episode.actions.shape[1], torch.from_numpy(episode.frames)
-    codes = {"vae": foresight.code_of_vae(vae), "pca": foresight.code_of_pca(baselines, frames)}
+    both = {"vae": codes.code_of_vae(vae), "pca": codes.code_of_pca(baselines, frames)}
     pca = memory.untrained(3, num_actions, "predicts_z", seed=0)
     judges = [Judge("vae", form, seed, _still(num_actions)) for form in FORMS for seed in foresight.SEEDS]
     judges += [Judge("pca", form, 0, pca) for form in FORMS]
     decoded = vae.logits(vae.encode(frames).mu).sigmoid().detach()
     starts = torch.arange(2, len(episode) - 2)
-    scores = Study(codes, judges).score([episode])
+    scores = Study(both, judges).score([episode])
     assert list(scores) == ["predicts_z", "predicts_change"]
     for ahead, of in scores["predicts_z"].items():
         came = to_images(frames)[starts + int(ahead)]

@@ -9,8 +9,7 @@ and so do latents that are easy to predict because they hold little.
 import contextlib
 import dataclasses
 import statistics
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -21,9 +20,9 @@ from torch import Tensor
 
 from world_models import memory
 from world_models.baselines import Baselines
+from world_models.codes import Code, Frames, Images, code_of_pca, code_of_vae, record
 from world_models.host import available_cores
 from world_models.memory import FORMS, Form, Memory, Recording, State
-from world_models.metrics import batches
 from world_models.rollouts import Episode
 from world_models.vae import VAE
 
@@ -33,56 +32,6 @@ START_EVERY = 10  # frames between those that predictions start from
 TRAINING_STEPS = 2000
 NUM_SAMPLES = 5  # futures drawn from each start
 SEEDS = (0, 1)  # of the memories on the V model's latents; PCA's have the first alone
-
-Images = Float[Tensor, "batch values"]
-Frames = UInt8[Tensor, "batch height width channels"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Code:
-    """A way from frames to z and back.
-
-    Attributes:
-        encode: mean and standard deviation of z for each of a batch of frames.
-        decode: images with values in [0, 1] of a batch of z, flattened as frames are.
-    """
-
-    encode: Callable[[Frames], tuple[Tensor, Tensor]]
-    decode: Callable[[Tensor], Images]
-
-
-def code_of_vae(vae: VAE) -> Code:
-    """The V model's own z."""
-
-    def encode(frames: Frames) -> tuple[Tensor, Tensor]:
-        posterior = vae.encode(frames)
-        return posterior.mu.cpu(), torch.exp(posterior.logvar / 2).cpu()
-
-    def decode(z: Tensor) -> Images:
-        return vae.logits(z.to(vae.device)).sigmoid().permute(0, 2, 3, 1).flatten(1).cpu()
-
-    return Code(encode, decode)
-
-
-def code_of_pca(baselines: Baselines, frames: Frames) -> Code:
-    """Coefficients of principal components as z, scaled to variance 1 over some frames."""
-    scale = baselines.coefficients(frames).std(0).clamp_min(1e-6)
-
-    def encode(frames: Frames) -> tuple[Tensor, Tensor]:
-        z = baselines.coefficients(frames) / scale
-        return z, torch.zeros_like(z)
-
-    def decode(z: Tensor) -> Images:
-        return baselines.mean + (z * scale) @ baselines.components
-
-    return Code(encode, decode)
-
-
-def record(code: Code, episode: Episode) -> Recording:
-    """Encode an episode."""
-    encoded = [code.encode(batch) for batch in batches(episode.frames)]
-    mu, std = (torch.cat(part) for part in zip(*encoded, strict=True))
-    return Recording(mu, std, torch.from_numpy(episode.actions))
 
 
 class Judge(NamedTuple):
@@ -134,8 +83,8 @@ def predict(
     episode: Recording,
     starts: Sequence[int],
     ahead: Sequence[int],
-    draws: torch.Generator | None = None,
-) -> Float[Tensor, "ahead starts z"]:
+    num_draws: int = 0,
+) -> Float[Tensor, "ahead draws starts z"]:
     """The z some steps after each start. The model has seen all frames up to the start, and is told the actions.
 
     Args:
@@ -143,17 +92,18 @@ def predict(
         episode: what the model has seen, and its actions.
         starts: rows, ascending, from 1 on.
         ahead: steps after the start, ascending.
-        draws: follow one drawn future from each start; without it, the expected z of each step is fed back.
+        num_draws: futures that are drawn from each start; 0 feeds back the expected z of each step, as one draw.
     """
-    current = _states_before(model, episode, starts)
-    rows = torch.tensor(starts)
+    generator, draws = torch.Generator().manual_seed(0), max(1, num_draws)
+    hidden, cell = (part.repeat(1, draws, 1) for part in _states_before(model, episode, starts))
+    rows = torch.tensor(starts).repeat(draws)
     z, path = episode.mu[rows], []
     for step in range(max(ahead)):
-        mixture, current = model(z[:, None], episode.actions[rows + step][:, None], current)
-        z = (mixture.mean if draws is None else mixture.sample(draws))[:, 0]
+        mixture, (hidden, cell) = model(z[:, None], episode.actions[rows + step][:, None], (hidden, cell))
+        z = (mixture.sample(generator) if num_draws else mixture.mean)[:, 0]
         if step + 1 in ahead:
             path.append(z)
-    return torch.stack(path)
+    return torch.stack(path).unflatten(1, (draws, len(starts)))
 
 
 def _states_before(model: Memory, episode: Recording, starts: Sequence[int]) -> State:
@@ -197,16 +147,32 @@ class Study:
             `z_stays`, the current z decoded; `reconstructed`, the V model's own reconstruction of what came; `pca`,
             what the same memory foresees on principal components.
         """
-        sums: dict[Any, Tensor] = defaultdict(lambda: torch.zeros(len(STEPS_AHEAD), dtype=torch.float64))
-        count = 0
-        for episode in episodes:
-            starts = list(range(WARM_UP, len(episode) - max(STEPS_AHEAD) + 1, START_EVERY))
-            if starts:
-                count += len(starts)
-                for name, error in _errors(self.codes, self.judges, episode, starts).items():
-                    sums[name] += error
-        mean = {name: (total / count).tolist() for name, total in sums.items()}
+        long_enough = [episode for episode in episodes if len(episode) >= min_steps()]
+        with _one_thread_each(), ThreadPoolExecutor(available_cores()) as pool:
+            found = list(pool.map(self._errors, long_enough))
+        count = sum(len(_starts(episode)) for episode in long_enough)
+        mean = {name: (torch.stack([errors[name] for errors in found]).sum(0) / count).tolist() for name in found[0]}
         return {form: _table(form, mean) for form in FORMS}
+
+    @torch.inference_mode()
+    def _errors(self, episode: Episode) -> dict[Any, Tensor]:
+        """Squared errors by steps ahead, summed over an episode's starts."""
+        starts = _starts(episode)
+        frames, rows = torch.from_numpy(episode.frames), torch.tensor(starts)
+        came = [_images(frames[rows + ahead]) for ahead in STEPS_AHEAD]
+        recorded = {name: record(code, episode) for name, code in self.codes.items()}
+        mu, decode = recorded["vae"].mu, self.codes["vae"].decode
+        errors: dict[Any, Tensor] = {
+            "stays": _squared([_images(frames[rows])] * len(came), came),
+            "z_stays": _squared([decode(mu[rows])] * len(came), came),
+            "reconstructed": _squared([decode(mu[rows + ahead]) for ahead in STEPS_AHEAD], came),
+        }
+        for code, form, seed, model in self.judges:
+            path = predict(model, recorded[code], starts, STEPS_AHEAD)[:, 0]
+            errors[code, form, seed, "foreseen"] = _squared([self.codes[code].decode(z) for z in path], came)
+            if code == "vae":
+                errors[code, form, seed, "sampled"] = _sampled(self.codes[code], model, recorded[code], starts, came)
+        return errors
 
     @torch.inference_mode()
     def dream(self, episode: Episode, start: int, num_frames: int) -> dict[str, UInt8[np.ndarray, "frames 64 64 3"]]:
@@ -222,7 +188,7 @@ class Study:
         z = {"reconstructed": recorded.mu[start + 1 : start + 1 + num_frames]}
         for judge in self.judges:
             if judge.code == "vae" and judge.seed == SEEDS[0]:
-                z[judge.form] = predict(judge.model, recorded, [start], ahead)[:, 0]
+                z[judge.form] = predict(judge.model, recorded, [start], ahead)[:, 0, 0]
         came = episode.frames[start + 1 : start + 1 + num_frames]
         return {"came": came} | {name: _frames(code.decode(each), came.shape) for name, each in z.items()}
 
@@ -265,26 +231,9 @@ def _table(form: Form, mean: Mapping[Any, Sequence[float]]) -> dict[str, dict[st
     return table
 
 
-@torch.inference_mode()
-def _errors(
-    codes: Mapping[str, Code], judges: Sequence[Judge], episode: Episode, starts: Sequence[int]
-) -> dict[Any, Float[Tensor, " ahead"]]:
-    """Squared errors by steps ahead, summed over an episode's starts."""
-    frames, rows = torch.from_numpy(episode.frames), torch.tensor(starts)
-    came = [_images(frames[rows + ahead]) for ahead in STEPS_AHEAD]
-    recorded = {name: record(code, episode) for name, code in codes.items()}
-    mu, decode = recorded["vae"].mu, codes["vae"].decode
-    errors: dict[Any, Tensor] = {
-        "stays": _squared([_images(frames[rows])] * len(came), came),
-        "z_stays": _squared([decode(mu[rows])] * len(came), came),
-        "reconstructed": _squared([decode(mu[rows + ahead]) for ahead in STEPS_AHEAD], came),
-    }
-    for code, form, seed, model in judges:
-        path = predict(model, recorded[code], starts, STEPS_AHEAD)
-        errors[code, form, seed, "foreseen"] = _squared([codes[code].decode(z) for z in path], came)
-        if code == "vae":
-            errors[code, form, seed, "sampled"] = _sampled(codes[code], model, recorded[code], starts, came)
-    return errors
+def _starts(episode: Episode) -> range:
+    """Rows from which predictions start."""
+    return range(WARM_UP, len(episode) - max(STEPS_AHEAD) + 1, START_EVERY)
 
 
 def _frames(images: Images, shape: Sequence[int]) -> np.ndarray:
@@ -307,11 +256,9 @@ def _sampled(
     The mean of K draws has a variance of its own. It is estimated from the draws and taken off, so the result does not
     depend on K, but for chance.
     """
-    draws = torch.Generator().manual_seed(0)
-    paths = torch.stack([predict(model, episode, starts, STEPS_AHEAD, draws) for _ in range(NUM_SAMPLES)], 1)
     errors = []
-    for futures, images in zip(paths, came, strict=True):
-        drawn = torch.stack([code.decode(z) for z in futures])
+    for futures, images in zip(predict(model, episode, starts, STEPS_AHEAD, NUM_SAMPLES), came, strict=True):
+        drawn = code.decode(futures.flatten(0, 1)).unflatten(0, futures.shape[:2])
         excess = drawn.var(0).sum(dtype=torch.float64) / NUM_SAMPLES
         errors.append((drawn.mean(0) - images).square().sum(dtype=torch.float64) - excess)
     return torch.stack(errors)
