@@ -442,21 +442,28 @@ def test_a_telemetry_column_that_never_varies_has_no_probe(
 def test_foresight_is_scored_where_it_is_asked_for(
     quick: None, small: Path, test: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    fit, fitted = foresight.fit, []
-    monkeypatch.setattr(foresight, "fit", lambda remembered: fitted.append(len(remembered)) or fit(remembered, steps=1))
+    train, trained = foresight.train, []
+
+    def briefly(recordings: dict[str, list[Any]], num_steps: int) -> list[foresight.Judge]:
+        trained.append({code: len(of) for code, of in recordings.items()})
+        return train(recordings, num_steps=1)
+
+    monkeypatch.setattr(foresight, "train", briefly)
     monkeypatch.setattr(foresight, "WARM_UP", 1)
     monkeypatch.setattr(foresight, "STEPS_AHEAD", (1, 2))
     scores = _evaluate(test, small, "--foresight true")
-    assert fitted == [2]  # of three episodes, one is held out
-    assert set(scores["foresight"]) == {"1", "2"}
-    assert set(scores["foresight"]["1"]) == {"foreseen", "stays", "reconstructed"}
-    assert "What a memory model foresees" in (small / "report.html").read_text()
+    assert trained == [{"vae": 2, "pca": 2}]  # of three episodes, one is held out
+    assert set(scores["foresight"]) == {"predicts_z", "predicts_change"}
+    assert set(scores["foresight"]["predicts_z"]) == {"1", "2"}
+    page = (small / "report.html").read_text()
+    assert "What a memory model foresees" in page
+    assert 'alt="dream"' in page
 
 
 def test_foresight_of_episodes_that_are_too_short_is_refused_before_work_begins(small: Path, test: Path):
     before = sorted(small.iterdir())
     said = _refused(test, small, "--foresight true")
-    assert "foresight wants one of 30; collect longer ones" in said
+    assert "foresight wants one of 70; collect longer ones" in said
     assert sorted(small.iterdir()) == before
 
 

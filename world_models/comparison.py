@@ -45,6 +45,20 @@ def _of_pca(run: RunRecord) -> Cell:
     return sse / pca if sse is not None and pca else None
 
 
+def _foreseen(form: str) -> Callable[[RunRecord], Cell]:
+    """Of ten steps ahead; None where it was not asked for, or by an older version."""
+    return lambda run: _inner(run.scores or {}, "foresight", form, "10", "foreseen")
+
+
+def _inner(scores: Mapping[str, Any], *keys: str) -> Cell:
+    """A number inside nested mappings, None where one of them is missing."""
+    for key in keys[:-1]:
+        scores = scores.get(key) or {}
+        if not isinstance(scores, Mapping):
+            return None
+    return number(scores, keys[-1])
+
+
 def _done(run: RunRecord) -> Cell:
     share = run.progress()
     return None if share is None else "yes" if share == 1 else f"{min(99, round(100 * share))} %"
@@ -60,6 +74,16 @@ COLUMNS = (
     Column("SSE/PCA", "that error over PCA's with as many components, on the same frames", _of_pca, "{:.3f}"),
     Column("PSNR dB", "peak signal-to-noise ratio, by evaluate", _of_scores("psnr_db")),
     Column("KL", "KL in nats per frame, by evaluate", _of_scores("kl_nats"), "{:,.1f}"),
+    Column(
+        "10 ahead, z",
+        "squared error ten steps ahead of a memory that predicts z, by evaluate --foresight",
+        _foreseen("predicts_z"),
+    ),
+    Column(
+        "10 ahead, change",
+        "squared error ten steps ahead of a memory that predicts how z changes, by evaluate --foresight",
+        _foreseen("predicts_change"),
+    ),
     Column("active", "dimensions whose mu varies (variance above 0.01)", _of_scores("active_units"), "{:,.0f}"),
     Column("used", "dimensions with KL above 0.05 nats", _of_scores("dims_used"), "{:,.0f}"),
 )

@@ -88,9 +88,9 @@ def contact_sheet(data: "Rollouts", num_episodes: int = 8, num_frames: int = 10)
     return labelled(grid(rows), labels)
 
 
-def clip_gif(left: Frames, right: Frames, scale: int = 3, frames_per_s: int = 25) -> bytes:
-    """An animated GIF of two clips side by side."""
-    pictures = [Image.fromarray(grid([np.stack(pair)], scale)) for pair in zip(left, right, strict=True)]
+def clip_gif(*clips: Frames, scale: int = 3, frames_per_s: int = 25) -> bytes:
+    """An animated GIF of clips side by side."""
+    pictures = [Image.fromarray(grid([np.stack(row)], scale)) for row in zip(*clips, strict=True)]
     buffer = io.BytesIO()
     pictures[0].save(buffer, "GIF", save_all=True, append_images=pictures[1:], duration=1000 // frames_per_s, loop=0)
     return buffer.getvalue()

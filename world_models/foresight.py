@@ -1,150 +1,121 @@
 """Foresight: what a memory model can make of latents, measured in frames.
 
-A small recurrent network with a mixture density output, the paper's memory model (Ha & Schmidhuber 2018, appendix A.2)
-at half the size, learns (z_t, a_t) -> z_{t+1} on training episodes. On held-out ones its predictions are decoded and
-compared with the frames that came. So V models are compared by what they are for: latents that are sharp but hard to
-predict lose, and so do those that are easy to predict because little is in them.
+Memory models (`world_models.memory`) learn (z_t, a_t) -> z_{t+1} on training episodes. On held-out episodes they
+predict 1, 10 and 50 steps ahead: they are told the actions and see no further frame. The predictions are decoded and
+compared with the frames that came. So V models are compared by their use: sharp latents that are hard to predict lose,
+and so do latents that are easy to predict because they hold little.
 """
 
-import functools
-import math
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+import contextlib
+import dataclasses
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from jaxtyping import Float, UInt8
+from torch import Tensor
 
-from world_models.metrics import batches
+from world_models import memory
+from world_models.baselines import Baselines
+from world_models.codes import Code, Frames, Images, code_of_pca, code_of_vae, record
+from world_models.host import available_cores
+from world_models.memory import FORMS, Form, Memory, Recording, State
 from world_models.rollouts import Episode
-from world_models.vae import VAE, Posterior, to_images
+from world_models.vae import VAE
 
-STEPS_AHEAD = (1, 10)
+STEPS_AHEAD = (1, 10, 50)
 WARM_UP = 20  # frames that the memory has seen before its predictions count
 START_EVERY = 10  # frames between those that predictions start from
-HIDDEN = 128
-MIXTURES = 5
-LENGTH = 50
-BATCH = 32
 TRAINING_STEPS = 2000
+NUM_SAMPLES = 5  # futures drawn from each start
+SEEDS = (0, 1)  # of the memories on the V model's latents; PCA's have the first alone
 
 
-class Memories(NamedTuple):
-    """An episode as a memory model sees it.
+class Judge(NamedTuple):
+    """A memory model that was trained on the latents of a code, `vae` or `pca`."""
 
-    Attributes:
-        posterior: of each frame.
-        actions: taken after each frame but the last.
+    code: str
+    form: Form
+    seed: int
+    model: Memory
+
+
+def train(recordings: Mapping[str, Sequence[Recording]], num_steps: int) -> list[Judge]:
+    """Memory models of both forms for each code, trained side by side on a core each.
+
+    Args:
+        recordings: of training episodes, by code.
+        num_steps: training steps of each model.
     """
-
-    posterior: Posterior
-    actions: Float[Tensor, "steps actions"]
-
-
-def remember(vae: VAE, episode: Episode) -> Memories:
-    """Encode an episode."""
-    read = [vae.encode(batch) for batch in batches(episode.frames)]
-    mu, logvar = (torch.cat([getattr(part, name).cpu() for part in read]) for name in ("mu", "logvar"))
-    return Memories(Posterior(mu, logvar), torch.from_numpy(episode.actions))
-
-
-class Mixture(NamedTuple):
-    """A mixture of normal distributions for each latent dimension."""
-
-    log_weights: Float[Tensor, "batch steps mixtures z"]
-    means: Float[Tensor, "batch steps mixtures z"]
-    log_stds: Float[Tensor, "batch steps mixtures z"]
-
-    def nll(self, z: Float[Tensor, "batch steps z"]) -> Float[Tensor, "batch steps"]:
-        """Negative log-likelihood in nats, summed over dimensions."""
-        away = (z[:, :, None] - self.means) * torch.exp(-self.log_stds)
-        log_probs = -0.5 * away.square() - self.log_stds - 0.5 * math.log(2 * math.pi)
-        return -torch.logsumexp(self.log_weights + log_probs, 2).sum(2)
-
-    @property
-    def mean(self) -> Float[Tensor, "batch steps z"]:
-        """What is to be expected."""
-        return (self.log_weights.exp() * self.means).sum(2)
+    seeds = {"vae": SEEDS, "pca": SEEDS[:1]}
+    judges = [
+        Judge(code, form, seed, _untrained(recordings[code][0], form, seed))
+        for code, tried in seeds.items()
+        for form in FORMS
+        for seed in tried
+    ]
+    with _one_thread_each(), ThreadPoolExecutor(available_cores()) as pool:
+        list(pool.map(lambda judge: memory.fit(judge.model, recordings[judge.code], judge.seed, num_steps), judges))
+    return judges
 
 
-class Memory(nn.Module):
-    """An LSTM whose output is, for each latent dimension, a mixture of five normal distributions of its change."""
-
-    def __init__(self, z_dim: int, num_actions: int):
-        super().__init__()
-        self.lstm = nn.LSTM(z_dim + num_actions, HIDDEN, batch_first=True)
-        self.head = nn.Linear(HIDDEN, 3 * MIXTURES * z_dim)
-
-    def forward(
-        self,
-        z: Float[Tensor, "batch steps z"],
-        actions: Float[Tensor, "batch steps actions"],
-        state: tuple[Tensor, Tensor] | None = None,
-    ) -> tuple[Mixture, tuple[Tensor, Tensor]]:
-        """The next z at each step, and the state after the steps."""
-        hidden, after = self.lstm(torch.cat([z, actions], 2), state)
-        logits, means, log_stds = self.head(hidden).unflatten(2, (3, MIXTURES, -1)).unbind(2)
-        return Mixture(logits.log_softmax(2), z[:, :, None] + means, log_stds.clamp(-7, 7)), after
+def _untrained(example: Recording, form: Form, seed: int) -> Memory:
+    return memory.untrained(example.mu.shape[1], example.actions.shape[1], form, seed)
 
 
-def fit(remembered: Sequence[Memories], steps: int = TRAINING_STEPS, seed: int = 0) -> Memory:
-    """Train a memory on random stretches of the episodes, with z sampled anew each time, as the paper does."""
-    z_dim, num_actions = remembered[0].posterior.mu.shape[1], remembered[0].actions.shape[1]
-    generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        memory = Memory(z_dim, num_actions)
-    optimizer = torch.optim.Adam(memory.parameters())
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=max(2, steps))
-    for _ in range(steps):
-        z, actions, lengths = _stretches(remembered, generator)
-        there = torch.arange(actions.shape[1]) < lengths[:, None]
-        optimizer.zero_grad()
-        memory(z[:, :-1], actions)[0].nll(z[:, 1:])[there].mean().backward()
-        nn.utils.clip_grad_norm_(memory.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-    return memory
-
-
-def _stretches(remembered: Sequence[Memories], generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """A batch of z (batch, length + 1, z), actions (batch, length, actions), and how many of them there are (batch,).
-
-    A stretch is 50 steps, or a whole episode that is shorter, with zeros behind it.
-    """
-    zs, actions = [], []
-    for index in torch.randint(len(remembered), (BATCH,), generator=generator).tolist():
-        episode = remembered[index]
-        length = min(LENGTH, len(episode.actions))
-        start = int(torch.randint(len(episode.actions) - length + 1, (), generator=generator))
-        part = Posterior(*(x[start : start + length + 1] for x in (episode.posterior.mu, episode.posterior.logvar)))
-        zs.append(part.sample(torch.randn(part.mu.shape, generator=generator)))
-        actions.append(episode.actions[start : start + length])
-    lengths = torch.tensor([len(taken) for taken in actions])
-    pad = functools.partial(nn.utils.rnn.pad_sequence, batch_first=True)
-    return pad(zs), pad(actions), lengths
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """PyTorch gives each thread that starts in the block one core."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @torch.inference_mode()
-def predict(memory: Memory, episode: Memories, starts: Sequence[int]) -> Float[Tensor, "ahead starts z"]:
-    """Expected z one to ten steps after each start; the memory has seen all before it, and is told the actions.
+def predict(
+    model: Memory,
+    episode: Recording,
+    starts: Sequence[int],
+    ahead: Sequence[int],
+    num_draws: int = 0,
+) -> Float[Tensor, "ahead draws starts z"]:
+    """The z some steps after each start. The model has seen all frames up to the start, and is told the actions.
 
-    Starts are ascending, from 1 on.
+    Args:
+        model: predicts.
+        episode: what the model has seen, and its actions.
+        starts: rows, ascending, from 1 on.
+        ahead: steps after the start, ascending.
+        num_draws: futures that are drawn from each start; 0 feeds back the expected z of each step, as one draw.
     """
-    mu, actions = episode.posterior.mu, episode.actions
-    states, state, done = [], None, 0
+    generator, draws = torch.Generator().manual_seed(0), max(1, num_draws)
+    hidden, cell = (part.repeat(1, draws, 1) for part in _states_before(model, episode, starts))
+    rows = torch.tensor(starts).repeat(draws)
+    z, path = episode.mu[rows], []
+    for step in range(max(ahead)):
+        mixture, (hidden, cell) = model(z[:, None], episode.actions[rows + step][:, None], (hidden, cell))
+        z = (mixture.sample(generator) if num_draws else mixture.mean)[:, 0]
+        if step + 1 in ahead:
+            path.append(z)
+    return torch.stack(path).unflatten(1, (draws, len(starts)))
+
+
+def _states_before(model: Memory, episode: Recording, starts: Sequence[int]) -> State:
+    """The LSTM's state before each start, in a batch."""
+    states: list[State] = []
+    state, done = None, 0
     for start in starts:
-        _, state = memory(mu[None, done:start], actions[None, done:start], state)
+        _, state = model(episode.mu[None, done:start], episode.actions[None, done:start], state)
         states.append(state)
         done = start
-    current = tuple(torch.cat(part, 1) for part in zip(*states, strict=True))
-    at = torch.tensor(starts)
-    z, path = mu[at], []
-    for ahead in range(max(STEPS_AHEAD)):
-        mixture, current = memory(z[:, None], actions[at + ahead][:, None], current)
-        z = mixture.mean[:, 0]
-        path.append(z)
-    return torch.stack(path)
+    hidden, cell = (torch.cat(part, 1) for part in zip(*states, strict=True))
+    return hidden, cell
 
 
 def min_steps() -> int:
@@ -152,36 +123,142 @@ def min_steps() -> int:
     return WARM_UP + max(STEPS_AHEAD)
 
 
-def score(vae: VAE, memory: Memory, episodes: Iterable[Episode]) -> dict[str, dict[str, float]]:
-    """SSE of what was foreseen against what came, by steps ahead; beside it the bounds that tell what it is worth.
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """Memory models of a V model's latents and of principal components, and what they foresee.
+
+    Attributes:
+        codes: `vae` and `pca`.
+        judges: memory models of both.
+    """
+
+    codes: Mapping[str, Code]
+    judges: Sequence[Judge]
+
+    def score(self, episodes: Iterable[Episode]) -> dict[str, dict[str, dict[str, Any]]]:
+        """SSE of what was foreseen against what came, mean over starts; beside it the bounds that tell its worth.
+
+        Args:
+            episodes: held-out ones. Those shorter than `min_steps` are left out; one has to be as long.
+
+        Returns:
+            By form, then by steps ahead: `foreseen`, the decoded prediction (mean over the memories' seeds;
+            `foreseen_by_seed` has each); `sampled`, the mean of decoded futures; `stays`, the current frame;
+            `z_stays`, the current z decoded; `reconstructed`, the V model's own reconstruction of what came; `pca`,
+            what the same memory foresees on principal components.
+        """
+        long_enough = [episode for episode in episodes if len(episode) >= min_steps()]
+        with _one_thread_each(), ThreadPoolExecutor(available_cores()) as pool:
+            found = list(pool.map(self._errors, long_enough))
+        count = sum(len(_starts(episode)) for episode in long_enough)
+        mean = {name: (torch.stack([errors[name] for errors in found]).sum(0) / count).tolist() for name in found[0]}
+        return {form: _table(form, mean) for form in FORMS}
+
+    @torch.inference_mode()
+    def _errors(self, episode: Episode) -> dict[Any, Tensor]:
+        """Squared errors by steps ahead, summed over an episode's starts."""
+        starts = _starts(episode)
+        frames, rows = torch.from_numpy(episode.frames), torch.tensor(starts)
+        came = [_images(frames[rows + ahead]) for ahead in STEPS_AHEAD]
+        recorded = {name: record(code, episode) for name, code in self.codes.items()}
+        mu, decode = recorded["vae"].mu, self.codes["vae"].decode
+        errors: dict[Any, Tensor] = {
+            "stays": _squared([_images(frames[rows])] * len(came), came),
+            "z_stays": _squared([decode(mu[rows])] * len(came), came),
+            "reconstructed": _squared([decode(mu[rows + ahead]) for ahead in STEPS_AHEAD], came),
+        }
+        for code, form, seed, model in self.judges:
+            path = predict(model, recorded[code], starts, STEPS_AHEAD)[:, 0]
+            errors[code, form, seed, "foreseen"] = _squared([self.codes[code].decode(z) for z in path], came)
+            if code == "vae":
+                errors[code, form, seed, "sampled"] = _sampled(self.codes[code], model, recorded[code], starts, came)
+        return errors
+
+    @torch.inference_mode()
+    def dream(self, episode: Episode, start: int, num_frames: int) -> dict[str, UInt8[np.ndarray, "frames 64 64 3"]]:
+        """Frames after a start as they came, as the V model reconstructs them, and as each form's first memory dreams.
+
+        Args:
+            episode: a held-out one.
+            start: the last frame that the memory sees.
+            num_frames: how many frames follow.
+        """
+        ahead, code = range(1, num_frames + 1), self.codes["vae"]
+        recorded = record(code, episode)
+        z = {"reconstructed": recorded.mu[start + 1 : start + 1 + num_frames]}
+        for judge in self.judges:
+            if judge.code == "vae" and judge.seed == SEEDS[0]:
+                z[judge.form] = predict(judge.model, recorded, [start], ahead)[:, 0, 0]
+        came = episode.frames[start + 1 : start + 1 + num_frames]
+        return {"came": came} | {name: _frames(code.decode(each), came.shape) for name, each in z.items()}
+
+
+def study(
+    vae: VAE,
+    baselines: Baselines,
+    episodes: Iterable[Episode],
+    frames: UInt8[np.ndarray, "_ 64 64 3"],
+    num_steps: int = TRAINING_STEPS,
+) -> Study:
+    """Train memory models on a V model's latents and on principal components.
 
     Args:
-        vae: what the memory's latents were made by, and are decoded by.
-        memory: foresees them.
-        episodes: held-out ones, of which those shorter than `min_steps` are left out; there has to be a longer one.
-
-    Returns:
-        By steps ahead: `foreseen`; `stays`, the frame predicted to stay as it is; `reconstructed`, the V model's own
-        reconstruction of what came, which no prediction of its latents is likely to beat.
+        vae: the V model.
+        baselines: principal components of its training frames.
+        episodes: training ones, read once.
+        frames: some training frames, over which the components are scaled.
+        num_steps: training steps of each memory model.
     """
-    sums = {ahead: torch.zeros(3, dtype=torch.float64) for ahead in STEPS_AHEAD}
-    count = 0
+    codes = {"vae": code_of_vae(vae), "pca": code_of_pca(baselines, torch.from_numpy(frames))}
+    recordings: dict[str, list[Recording]] = {name: [] for name in codes}
     for episode in episodes:
-        starts = list(range(WARM_UP, len(episode) - max(STEPS_AHEAD) + 1, START_EVERY))
-        if not starts:
-            continue
-        remembered, frames, at = remember(vae, episode), torch.from_numpy(episode.frames), torch.tensor(starts)
-        path = predict(memory, remembered, starts)
-        count += len(starts)
-        for ahead, total in sums.items():
-            came = to_images(frames[at + ahead])
-            foreseen, reconstructed = (_images(vae, z) for z in (path[ahead - 1], remembered.posterior.mu[at + ahead]))
-            for index, images in enumerate((foreseen, to_images(frames[at]), reconstructed)):
-                total[index] += (images - came).square().sum(dtype=torch.float64)
-    names = ("foreseen", "stays", "reconstructed")
-    return {str(ahead): dict(zip(names, (total / count).tolist(), strict=True)) for ahead, total in sums.items()}
+        for name, code in codes.items():
+            recordings[name].append(record(code, episode))
+    return Study(codes, train(recordings, num_steps))
 
 
-@torch.inference_mode()
-def _images(vae: VAE, z: Float[Tensor, "batch z"]) -> Float[Tensor, "batch 3 64 64"]:
-    return vae.logits(z.to(vae.device)).sigmoid().cpu()
+def _table(form: Form, mean: Mapping[Any, Sequence[float]]) -> dict[str, dict[str, Any]]:
+    table = {}
+    for index, ahead in enumerate(STEPS_AHEAD):
+        by_seed = [mean["vae", form, seed, "foreseen"][index] for seed in SEEDS]
+        table[str(ahead)] = {
+            "foreseen": statistics.mean(by_seed),
+            "foreseen_by_seed": by_seed,
+            "sampled": statistics.mean(mean["vae", form, seed, "sampled"][index] for seed in SEEDS),
+            **{name: mean[name][index] for name in ("stays", "z_stays", "reconstructed")},
+            "pca": mean["pca", form, SEEDS[0], "foreseen"][index],
+        }
+    return table
+
+
+def _starts(episode: Episode) -> range:
+    """Rows from which predictions start."""
+    return range(WARM_UP, len(episode) - max(STEPS_AHEAD) + 1, START_EVERY)
+
+
+def _frames(images: Images, shape: Sequence[int]) -> np.ndarray:
+    return (images * 255).round().clamp(0, 255).to(torch.uint8).numpy().reshape(shape)
+
+
+def _images(frames: Frames) -> Images:
+    return frames.flatten(1).float() / 255
+
+
+def _squared(images: Sequence[Images], came: Sequence[Images]) -> Float[Tensor, " ahead"]:
+    return torch.stack([(a - b).square().sum(dtype=torch.float64) for a, b in zip(images, came, strict=True)])
+
+
+def _sampled(
+    code: Code, model: Memory, episode: Recording, starts: Sequence[int], came: Sequence[Images]
+) -> Float[Tensor, " ahead"]:
+    """Squared error of the expected image, for which the mean of K decoded draws stands.
+
+    The mean of K draws has a variance of its own. It is estimated from the draws and taken off, so the result does not
+    depend on K, but for chance.
+    """
+    errors = []
+    for futures, images in zip(predict(model, episode, starts, STEPS_AHEAD, NUM_SAMPLES), came, strict=True):
+        drawn = code.decode(futures.flatten(0, 1)).unflatten(0, futures.shape[:2])
+        excess = drawn.var(0).sum(dtype=torch.float64) / NUM_SAMPLES
+        errors.append((drawn.mean(0) - images).square().sum(dtype=torch.float64) - excess)
+    return torch.stack(errors)

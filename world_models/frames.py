@@ -164,9 +164,13 @@ class FrameSet(FrameSource):
         self._shards, self._starts, self._stops = zip(*blocks, strict=True)
         super().__init__(np.subtract(self._stops, self._starts, dtype=np.int64))
 
-    def episodes(self) -> Iterator[Episode]:
-        """The episodes, one after the other."""
-        return (self._data[episode] for episode in self._episodes)
+    def episodes(self, max_frames: int | None = None) -> Iterator[Episode]:
+        """The episodes, one after the other; if they have more frames than that, an even share of them."""
+        count = len(self._episodes)
+        if max_frames is not None and len(self) > max_frames:
+            count = max(1, count * max_frames // len(self))
+        chosen = np.linspace(0, len(self._episodes) - 1, count).astype(int)
+        return (self._data[self._episodes[index]] for index in chosen)
 
     def read_block(self, block: int, column: str = "frames") -> np.ndarray:
         """A block's frames, or another column's rows, from disk."""

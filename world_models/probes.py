@@ -74,24 +74,40 @@ def _pixels_r2(
 
 def linear_r2(train_x: Rows, train_y: Rows, test_x: Rows, test_y: Rows) -> list[float | None]:
     """R2 of ridge regression on standardised features, for each target; None where it never varies."""
-    fitted = len(train_x) - len(train_x) // 5
-    tried = [_ridge(train_x[:fitted], train_y[:fitted], train_x[fitted:], ridge) for ridge in RIDGES]
-    errors = [np.square(predicted - train_y[fitted:]).sum(0) for predicted in tried]
-    best = np.argmin(errors, 0)
-    predicted = np.stack([_ridge(train_x, train_y, test_x, ridge) for ridge in RIDGES])
+    wide = train_x.shape[1] > len(train_x)
+    center, scale = train_x.mean(0), train_x.std(0) + 1e-8
+    train, tests = (((x - center) / scale).astype(np.float32 if wide else np.float64) for x in (train_x, test_x))
+    products = train @ train.T if wide else None  # most of the work, so done once for all fits
+    fitted = len(train) - len(train) // 5
+    part = None if products is None else products[:fitted, :fitted]
+    tried = _ridge(train[:fitted], train_y[:fitted], train[fitted:], part)
+    best = np.square(tried - train_y[fitted:]).sum(1).argmin(0)
+    predicted = _ridge(train, train_y, tests, products)
     return _r2(predicted[best, :, np.arange(len(best))].T, test_y)
 
 
-def _ridge(train_x: Rows, train_y: Rows, test_x: Rows, ridge: float) -> Rows:
-    """Predictions; by the smaller of the two systems of equations, features or rows."""
-    center, scale = train_x.mean(0), train_x.std(0) + 1e-8
-    design, tests = ((x.astype(np.float64) - center) / scale for x in (train_x, test_x))
+def _ridge(
+    train: Rows, train_y: Rows, tests: Rows, products: Rows | None = None
+) -> Float[np.ndarray, "ridges tests targets"]:
+    """Predictions of linear regression with each of RIDGES.
+
+    Args:
+        train: standardised features.
+        train_y: targets.
+        tests: features to predict from.
+        products: `train @ train.T` where features outnumber rows. Then the smaller, dual system of equations is solved.
+    """
     offset = train_y.mean(0, dtype=np.float64)
-    if design.shape[1] <= len(design):
-        gram = design.T @ design + ridge * len(design) * np.eye(design.shape[1])
-        return tests @ np.linalg.solve(gram, design.T @ (train_y - offset)) + offset
-    kernel = design @ design.T + ridge * len(design) * np.eye(len(design))
-    return tests @ (design.T @ np.linalg.solve(kernel, train_y - offset)) + offset
+    targets = train_y - offset
+    matrix = train.T @ train if products is None else products.astype(np.float64)
+    right = train.T @ targets if products is None else targets
+    predicted = []
+    for ridge in RIDGES:
+        weights = np.linalg.solve(matrix + ridge * len(train) * np.eye(len(matrix)), right)
+        if products is not None:
+            weights = train.T @ weights.astype(train.dtype)
+        predicted.append(tests @ weights + offset)
+    return np.stack(predicted)
 
 
 def mlp_r2(train_x: Rows, train_y: Rows, test_x: Rows, test_y: Rows, seed: int = 0) -> list[float | None]:

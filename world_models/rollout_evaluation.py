@@ -29,6 +29,8 @@ from world_models.rollouts import Episode
 from world_models.vae import VAE
 
 SEEN_FRAMES, HELD_OUT_FRAMES = 4000, 1000  # that dreams are compared with
+MEMORY_FRAMES = 150_000  # training frames at most that memory models learn from
+DREAM_FRAMES = 100  # of the clip that shows a memory model's dream
 
 
 def evaluate(
@@ -48,11 +50,13 @@ def evaluate(
     held_out = FrameSet(job.data, range(len(job.data)))
     frames, telemetry = (held_out.read_spread(max_frames, of) for of in ("frames", "telemetry"))
     columns = dict(zip(job.telemetry, _of_columns(job, telemetry).T, strict=True))
-    with progress.bar(8, "parts", "evaluate") as bar, locks.only_writer(job.run):
+    with progress.bar(9, "parts", "evaluate") as bar, locks.only_writer(job.run):
         files.remove_partials(job.run, job.run / "figures")
         scored = breakdown.score_frames(job.vae, frames)
         if not all(np.isfinite(part).all() for part in scored):
             raise Stopped(f"{job.run}: its model makes of some frames what is no number; train it again")
+        bar.update()
+        study = _study(job) if with_foresight else None
         bar.update()
         parts: tuple[Callable[[], dict[str, Any]], ...] = (
             lambda: dict(metrics.measure(job.vae, frames)),
@@ -62,14 +66,16 @@ def evaluate(
                 | {"previous_sse": baselines.previous_sse(each.frames for each in _walked(job))}
             ),
             lambda: _probes(job, held_out),
-            lambda: {"foresight": _foresight(job) if with_foresight else None},
+            lambda: {"foresight": study.score(_walked(job)) if study else None},
             lambda: _breakdown(job, frames, scored, columns) | _provenance(job, len(frames)),
         )
         scores: dict[str, Any] = {}
         for part in parts:
             scores |= part()
             bar.update()
-        shown = _draw(job, frames, scored, columns, scores)
+        shown: dict[str, figures.Picture | bytes] = _draw(job, frames, scored, columns, scores)
+        if study:
+            shown |= {"dream": _dream(job, study)}
         report.write(job.run, scores, shown)
         files.write_json(job.run / "eval.json", scores)  # last: it says that the evaluation is whole
         bar.update()
@@ -87,7 +93,7 @@ def _draw(
     scored: breakdown.Scored,
     columns: breakdown.Columns,
     scores: dict[str, Any],
-) -> report.Shown:
+) -> dict[str, figures.Picture | bytes]:
     own = figures.RatePoint(job.name, scores["kl_nats"], scores["sse"])
     return {
         **report.draw(job.vae, job.data, frames, job.baselines, scores),
@@ -140,11 +146,19 @@ def _plausible_share(job: RolloutJob, frames: metrics.Frames) -> float | None:
     return breakdown.plausible_share(dreams, job.probe_data.read_spread(SEEN_FRAMES), held_out)
 
 
-def _foresight(job: RolloutJob) -> dict[str, dict[str, float]]:
-    """SSE of what a small memory model foresees on held-out episodes."""
+def _study(job: RolloutJob) -> foresight.Study:
+    """Memory models on the latents of training episodes."""
     assert job.probe_data is not None
-    memory = foresight.fit([foresight.remember(job.vae, episode) for episode in job.probe_data.episodes()])
-    return foresight.score(job.vae, memory, _walked(job))
+    episodes = job.probe_data.episodes(MEMORY_FRAMES)
+    return foresight.study(job.vae, job.baselines, episodes, job.probe_data.read_spread(SEEN_FRAMES))
+
+
+def _dream(job: RolloutJob, study: foresight.Study) -> bytes:
+    """The middle of the held-out episode with the highest return, and what is dreamt of it, as a GIF."""
+    episode = job.data[int(np.argmax(job.data.returns()))]
+    num_frames = min(DREAM_FRAMES, len(episode) - foresight.WARM_UP)
+    start = max(foresight.WARM_UP, (len(episode) - num_frames) // 2)
+    return figures.clip_gif(*study.dream(episode, start, num_frames).values())
 
 
 def _probes(job: RolloutJob, held_out: FrameSet) -> dict[str, Any]:

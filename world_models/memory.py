@@ -1,0 +1,150 @@
+"""A memory model to judge latents by: the paper's LSTM with mixture density output, in two forms.
+
+`predicts_z` says where z will be, as the paper's memory model does (Ha & Schmidhuber 2018, appendix A.2), and so do the
+public re-implementations. `predicts_change` says how far z will move from where it is. Which latents are easy to
+predict differs between the two, so a V model is judged by both.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+Form = Literal["predicts_z", "predicts_change"]
+FORMS: tuple[Form, ...] = ("predicts_z", "predicts_change")
+HIDDEN = 256
+MIXTURES = 5
+LENGTH = 50  # steps that one training sequence has
+BATCH = 32
+PEAK_LR = 3e-3
+
+State = tuple[Tensor, Tensor]
+
+
+class Recording(NamedTuple):
+    """An episode as a memory model reads it: T + 1 latents, T actions.
+
+    Attributes:
+        mu: mean of z for each frame.
+        std: standard deviation of z for each frame; 0 where a frame has one z only.
+        actions: taken after each frame but the last.
+    """
+
+    mu: Float[Tensor, "rows z"]
+    std: Float[Tensor, "rows z"]
+    actions: Float[Tensor, "steps actions"]
+
+
+class Mixture(NamedTuple):
+    """A mixture of normal distributions for each latent dimension."""
+
+    log_weights: Float[Tensor, "batch steps mixtures z"]
+    means: Float[Tensor, "batch steps mixtures z"]
+    log_stds: Float[Tensor, "batch steps mixtures z"]
+
+    def nll(self, z: Float[Tensor, "batch steps z"]) -> Float[Tensor, "batch steps"]:
+        """Negative log-likelihood in nats, summed over the latent dimensions."""
+        standardised = (z[:, :, None] - self.means) * torch.exp(-self.log_stds)
+        log_probs = -0.5 * standardised.square() - self.log_stds - 0.5 * math.log(2 * math.pi)
+        return -torch.logsumexp(self.log_weights + log_probs, 2).sum(2)
+
+    @property
+    def mean(self) -> Float[Tensor, "batch steps z"]:
+        """Expected value of each dimension."""
+        return (self.log_weights.exp() * self.means).sum(2)
+
+    def sample(self, generator: torch.Generator) -> Float[Tensor, "batch steps z"]:
+        """One draw: a component for each dimension by its weight, then a value from that component."""
+        uniform = torch.rand(self.log_weights.shape, generator=generator).clamp_min(1e-12)
+        chosen = (self.log_weights - (-uniform.log()).log()).argmax(2, keepdim=True)  # the Gumbel-max trick
+        mean, log_std = (part.gather(2, chosen)[:, :, 0] for part in (self.means, self.log_stds))
+        return mean + log_std.exp() * torch.randn(mean.shape, generator=generator)
+
+
+class Memory(nn.Module):
+    """An LSTM of 256 units whose output is a mixture of five normal distributions for each latent dimension.
+
+    Args:
+        z_dim: numbers in z.
+        num_actions: numbers in an action.
+        form: whether the mixture is of the next z itself, or of its change.
+    """
+
+    def __init__(self, z_dim: int, num_actions: int, form: Form):
+        super().__init__()
+        self.form = form
+        self.lstm = nn.LSTM(z_dim + num_actions, HIDDEN, batch_first=True)
+        self.head = nn.Linear(HIDDEN, 3 * MIXTURES * z_dim)
+
+    def forward(
+        self,
+        z: Float[Tensor, "batch steps z"],
+        actions: Float[Tensor, "batch steps actions"],
+        state: State | None = None,
+    ) -> tuple[Mixture, State]:
+        """The distribution of the next z after each step, and the LSTM's state after the last one."""
+        hidden, after = self.lstm(torch.cat([z, actions], 2), state)
+        logits, means, log_stds = self.head(hidden).unflatten(2, (3, MIXTURES, -1)).unbind(2)
+        if self.form == "predicts_change":
+            means = z[:, :, None] + means
+        return Mixture(logits.log_softmax(2), means, log_stds.clamp(-7, 7)), after
+
+
+class Sequences:
+    """Random training sequences from episodes, with z drawn anew each time, as the paper does.
+
+    A sequence has 50 steps, or all steps of an episode that is shorter.
+    """
+
+    def __init__(self, episodes: Sequence[Recording], generator: torch.Generator):
+        self.mu = torch.cat([episode.mu for episode in episodes])
+        self.std = torch.cat([episode.std for episode in episodes])
+        last = torch.zeros(1, episodes[0].actions.shape[1])  # no action follows an episode's last frame
+        self.actions = torch.cat([rows for episode in episodes for rows in (episode.actions, last)])
+        self.steps = torch.tensor([len(episode.actions) for episode in episodes])
+        self.first_row = (self.steps + 1).cumsum(0) - self.steps - 1
+        self.generator = generator
+
+    def batch(
+        self,
+    ) -> tuple[Float[Tensor, "batch rows z"], Float[Tensor, "batch steps actions"], Bool[Tensor, "batch steps"]]:
+        """Z of all rows, the actions between them, and which steps lie within their episode."""
+        episode = torch.randint(len(self.steps), (BATCH,), generator=self.generator)
+        steps = self.steps[episode]
+        rows = self._rows(episode, steps)
+        mu = self.mu[rows]
+        z = mu + self.std[rows] * torch.randn(mu.shape, generator=self.generator)
+        within = torch.arange(rows.shape[1] - 1) < steps.clamp_max(LENGTH)[:, None]
+        return z, self.actions[rows[:, :-1]], within
+
+    def _rows(self, episode: Int64[Tensor, " batch"], steps: Int64[Tensor, " batch"]) -> Int64[Tensor, "batch rows"]:
+        """Rows from a random start; behind the end of a short episode its last row is repeated."""
+        num_starts = (steps - LENGTH).clamp_min(0) + 1
+        start = (torch.rand(BATCH, generator=self.generator) * num_starts).long()
+        offset = start[:, None] + torch.arange(min(LENGTH, int(self.steps.max())) + 1)
+        return self.first_row[episode][:, None] + torch.minimum(offset, steps[:, None])
+
+
+def untrained(z_dim: int, num_actions: int, form: Form, seed: int) -> Memory:
+    """A memory model with PyTorch's initial weights of a seed; other random numbers are left as they are."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Memory(z_dim, num_actions, form)
+
+
+def fit(memory: Memory, episodes: Sequence[Recording], seed: int, num_steps: int) -> Memory:
+    """Train a memory model on episodes, in place. The same weights, episodes and seed give the same result."""
+    sequences = Sequences(episodes, torch.Generator().manual_seed(seed))
+    optimizer = torch.optim.Adam(memory.parameters())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LR, total_steps=max(2, num_steps))
+    for _ in range(num_steps):
+        z, actions, within = sequences.batch()
+        optimizer.zero_grad()
+        memory(z[:, :-1], actions)[0].nll(z[:, 1:])[within].mean().backward()
+        nn.utils.clip_grad_norm_(memory.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+    return memory
