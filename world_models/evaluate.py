@@ -51,7 +51,8 @@ class EvaluateConfig:
             trained on when null.
         compare_with: folders of other runs, drawn beside this one in the rate-distortion plane; of digits, by beta and
             with samples of the same z.
-        foresight: train a small memory model on the latents too, and score in frames what it foresees; minutes.
+        foresight: train the paper's memory model on the latents too, in two forms, and score in frames what it
+            foresees; takes minutes.
         max_frames: frames scored at most, spread evenly; of digits all.
         num_iwae_frames: frames of which the importance-weighted bounds are taken.
         device: auto takes a GPU if there is one.
