@@ -1,6 +1,7 @@
 import hashlib
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -241,6 +242,9 @@ def test_without_a_summary_its_absence_and_what_to_do_are_said(make_latents: Mak
         ({"z_variance": [1.0, [1.0]]}, "damaged, or z_mean and z_variance are no lists of numbers"),
         ({"z_variance": ["a", "b"]}, "damaged, or z_mean and z_variance are no lists of numbers"),
         ({"z_variance": [1.0, float("nan")]}, "z_variance is not 2 finite numbers"),
+        ({"z_mean": [1e300, 0.0]}, "z_mean is not 2 finite numbers"),
+        ({"z_mean": [10**400, 0.0]}, "damaged, or z_mean and z_variance are no lists of numbers"),
+        ({"rows": "\x1b[31m"}, "it sums up other shards (rows is \\x1b[31m, here 9)"),
         ({"z_variance": [1.0, 0.0]}, "z never varies in dimension 1"),
         ({"z_variance": [-1.0, 1.0]}, "z never varies in dimension 0"),
     ],
@@ -265,4 +269,11 @@ def test_a_damaged_summary_is_refused_in_one_line(make_latents: Make, text: byte
     folder = make_latents([3])
     (folder / SUMMARY_FILE).write_bytes(text)
     with pytest.raises(ValueError, match=rf"^{folder}/latents\.json: damaged[^\n]*$"):
+        Latents(folder).z_moments()
+
+
+def test_a_summary_that_is_a_pipe_keeps_nobody_waiting(make_latents: Make):
+    folder = make_latents([3])
+    os.mkfifo(folder / SUMMARY_FILE)
+    with pytest.raises(ValueError, match=rf"^{folder}/latents\.json: a named pipe, wanted a file"):
         Latents(folder).z_moments()

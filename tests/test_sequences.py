@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, Subset
 
 from world_models import latent_rows, sequences
+from world_models.config import Stopped
 from world_models.latents import FORMAT, SUMMARY_FILE, Latents
 from world_models.sequences import LatentSequences
 from world_models.shards import shard_path, writer
@@ -347,6 +349,27 @@ def test_normalised_z_is_z_less_its_mean_over_its_standard_deviation(make_latent
 def test_normalising_without_a_summary_is_refused(make_latents: Make):
     with pytest.raises(ValueError, match=r"latents\.json: no such file"):
         LatentSequences(make_latents([7]), 3, normalise=True)
+
+
+# damaged latents
+
+
+@pytest.mark.parametrize("kind", [{}, {"memory_gb": 1e-9}, {"pad": True}], ids=str)
+@pytest.mark.parametrize(("column", "value"), [("mu", np.nan), ("mu", np.inf), ("logvar", 200.0), ("logvar", np.nan)])
+def test_latents_that_give_no_finite_z_are_refused_by_the_name_of_their_shard(
+    make_latents: Make, column: str, value: float, kind: dict[str, Any]
+):
+    folder = make_latents([7], [5, 5])
+    with h5py.File(shard_path(folder, 1), "r+") as file:
+        file[column][8, 1] = value  # type: ignore[index]
+    windows = LatentSequences(folder, 3, **kind)
+    assert rows_of(windows[0]) == [0, 1, 2]
+    with pytest.raises(Stopped) as caught:
+        windows[list(range(len(windows)))]
+    assert str(caught.value) == (
+        f"{shard_path(folder, 1)}: mu and logvar give a z that is not finite: they are damaged, or too large for "
+        "float16; delete the file and run encode again"
+    )
 
 
 # bounds

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64
 
-from world_models import files
+from world_models import files, untrusted
 from world_models.rollouts import FORMAT as ROLLOUTS_FORMAT
 from world_models.shards import BLOCK_ROWS, SKIPPED_SEEDS, Column, Format, reader, unpacked_bytes, writer
 from world_models.shards.episodes import ShardedEpisodes
@@ -36,6 +36,10 @@ FORMAT = Format(
 )
 COPIED_COLUMNS = ("actions", "rewards", "terminated", "truncated")
 SUMMARY_FILE = "latents.json"
+MAX_SUMMARY_BYTES = 10_000_000  # it holds some numbers a dimension
+
+
+LARGEST_MOMENT = float(np.finfo(np.float32).max)  # readers draw z in float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,19 +149,21 @@ class Latents(ShardedEpisodes[LatentEpisode]):
         """
         path = (self.path if self.path.is_dir() else self.path.parent) / SUMMARY_FILE
         again = "run encode again, which writes it when it ends"
+        text = untrusted.read_text(path, MAX_SUMMARY_BYTES)
+        if text is None:
+            raise ValueError(f"{path}: no such file, and z_mean and z_variance stand there; {again}")
         try:
-            summary = json.loads(path.read_bytes())
+            summary = untrusted.from_json(text)
             found = {name: summary.get(name) for name in self._identity()}
             mean, variance = (np.array(summary.get(name), np.float64) for name in ("z_mean", "z_variance"))
-        except FileNotFoundError:
-            raise ValueError(f"{path}: no such file, and z_mean and z_variance stand there; {again}") from None
-        except (ValueError, TypeError, AttributeError, RecursionError):
+        except (ValueError, TypeError, AttributeError, OverflowError):
             raise ValueError(f"{path}: damaged, or z_mean and z_variance are no lists of numbers; {again}") from None
         for name, wanted in self._identity().items():
             if found[name] != wanted:
-                raise ValueError(f"{path}: it sums up other shards ({name} is {found[name]}, here {wanted}); {again}")
+                said = printable(f"it sums up other shards ({name} is {found[name]}, here {wanted})")
+                raise ValueError(f"{path}: {said}; {again}")
         for name, values in {"z_mean": mean, "z_variance": variance}.items():
-            if values.shape != (self.z_dim,) or not np.isfinite(values).all():
+            if values.shape != (self.z_dim,) or not (np.abs(values) < LARGEST_MOMENT).all():
                 raise ValueError(f"{path}: {name} is not {self.z_dim} finite numbers; {again}")
         if variance.min() <= 0:
             constant = np.flatnonzero(variance <= 0).tolist()

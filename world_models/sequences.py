@@ -16,6 +16,8 @@ from torch.utils.data import Dataset, get_worker_info
 
 from world_models import latent_rows
 from world_models.latents import COPIED_COLUMNS, Latents
+from world_models.shards.columns import UnreadableError
+from world_models.terminal import printable
 
 Window = dict[str, Tensor]
 """Columns by name, of one window or, with an axis more, of a batch."""
@@ -155,7 +157,9 @@ class LatentSequences(Dataset[Window]):
         numbers = [everything[index] for index in indices]
         starts, steps = self._starts[numbers], self._steps[numbers]
         rows = self._rows_here.windows(starts, steps + 1, self.length + 1)
-        z = torch.from_numpy(self._sample(rows["mu"], rows["logvar"], numbers))
+        drawn = self._sample(rows["mu"], rows["logvar"], numbers)
+        self._check_finite(drawn, starts)
+        z = torch.from_numpy(drawn)
         copied = {name: torch.from_numpy(rows[name])[:, :-1] for name in COPIED_COLUMNS}
         batch = {"z": z[:, :-1], "next_z": z[:, 1:], **copied}
         return _padded(batch, torch.from_numpy(steps)) if self.pad else batch
@@ -168,15 +172,26 @@ class LatentSequences(Dataset[Window]):
     ) -> Float32[np.ndarray, "windows rows z"]:
         """Z = mu + exp(logvar / 2) * noise of the windows of these numbers."""
         z = logvar.astype(np.float32, copy=False)
-        z /= 2
-        np.exp(z, out=z)
-        z *= self._noise(numbers)
-        z += mu
-        if self._moments is not None:
-            mean, std = self._moments
-            z -= mean
-            z /= std
+        with np.errstate(all="ignore"):  # of damaged latents; what comes of them is checked
+            z /= 2
+            np.exp(z, out=z)
+            z *= self._noise(numbers)
+            z += mu
+            if self._moments is not None:
+                mean, std = self._moments
+                z -= mean
+                z /= std
         return z
+
+    def _check_finite(self, z: Float32[np.ndarray, "windows rows z"], starts: Int64[np.ndarray, " windows"]) -> None:
+        """Refuse damaged latents: shards are opened without a look at every number."""
+        if np.isfinite(z).all():
+            return
+        window = np.flatnonzero(~np.isfinite(z).all(axis=(1, 2)))[0]
+        ends = np.cumsum([shard.num_rows for shard in self.latents.shards])
+        path = self.latents.shards[np.searchsorted(ends, starts[window], side="right")].path
+        reason = "mu and logvar give a z that is not finite: they are damaged, or too large for float16"
+        raise UnreadableError(printable(f"{path}: {reason}; delete the file and run encode again"))
 
     def _noise(self, numbers: Sequence[int]) -> Float32[np.ndarray, "windows rows z"]:
         """Standard normal, each window's by a generator of its own; PyTorch's takes a third of NumPy's time."""
