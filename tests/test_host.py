@@ -176,6 +176,64 @@ def test_an_error_without_an_interrupt_is_shown():
             _ = 1 / 0
 
 
+# signals in a destructor, where Python loses what is raised
+
+
+class Ended:
+    """What gets a signal when it goes."""
+
+    def __init__(self, number: int = signal.SIGTERM):
+        self.number = number
+
+    def __del__(self):
+        os.kill(os.getpid(), self.number)
+        time.sleep(0.001)  # in which the signal comes
+
+
+@ENDING
+def test_a_signal_in_a_destructor_ends_the_command_and_prints_nothing(
+    number: signal.Signals, capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(host.Interrupted) as caught, host.interrupts():
+        ended = Ended(number)
+        del ended
+        time.sleep(10)
+    assert caught.value.status == 128 + number
+    assert capsys.readouterr().err == ""
+
+
+def test_a_second_signal_ends_the_command_once_where_the_first_was_lost(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(host, "AGAIN_S", 0.2)
+    with pytest.raises(host.Interrupted), host.interrupts():
+        ended = Ended()
+        del ended
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+    time.sleep(0.3)  # the lost one does not come again, which would kill this process
+
+
+def test_work_that_ends_before_a_lost_signal_comes_again_has_ended(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(host, "AGAIN_S", 0.1)
+    with host.interrupts():
+        ended = Ended()
+        del ended
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    time.sleep(0.2)
+
+
+def test_other_errors_in_destructors_are_shown_as_before(monkeypatch: pytest.MonkeyPatch):
+    class Wrong:
+        def __del__(self):
+            raise KeyError("own")
+
+    shown: list[BaseException | None] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda lost: shown.append(lost.exc_value))
+    with host.interrupts():
+        wrong = Wrong()
+        del wrong
+    assert [type(error) for error in shown] == [KeyError]
+
+
 # stop requests
 
 

@@ -10,6 +10,7 @@ import math
 import os
 import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")
 FIRST_SPEAKS_WITHIN_S = 30.0
+AGAIN_S = 0.05  # a destructor has ended by then
 
 
 class Interrupted(KeyboardInterrupt):
@@ -58,7 +60,7 @@ def interrupts() -> Iterator[None]:
             signal.signal(each, signal.SIG_DFL)
         raise Interrupted(number)
 
-    with _handled(interrupt):
+    with _handled(interrupt), _raised_again():
         try:
             yield
         except Exception as error:  # what is half done can fail to be cleared away; that is no bug to be shown
@@ -67,6 +69,43 @@ def interrupts() -> Iterator[None]:
                 if isinstance(behind, Interrupted):
                     raise behind from None
             raise
+
+
+@contextlib.contextmanager
+def _raised_again() -> Iterator[None]:
+    """In the block, raise an `Interrupted` a little later where it was lost.
+
+    A signal may come while Python runs a destructor or the callback of a weak reference. What is raised there ends
+    nothing: Python prints it and goes on.
+    """
+    shown = sys.unraisablehook
+
+    def again(number: int, frame: Any) -> NoReturn:
+        signal.signal(number, signal.SIG_DFL)
+        raise Interrupted(number)
+
+    def send(number: int) -> None:
+        if signal.getsignal(number) is again:  # and not if the person has sent a second one meanwhile
+            os.kill(os.getpid(), number)
+
+    def look(lost: Any) -> None:
+        if not isinstance(lost.exc_value, Interrupted):
+            shown(lost)
+            return
+        number = lost.exc_value.status - 128
+        signal.signal(number, again)
+        timer = threading.Timer(AGAIN_S, send, (number,))
+        timer.daemon = True
+        timer.start()
+
+    sys.unraisablehook = look
+    try:
+        yield
+    finally:
+        sys.unraisablehook = shown
+        for number in ENDING:
+            if signal.getsignal(number) is again:
+                signal.signal(number, signal.SIG_DFL)
 
 
 def end_quietly(name: str) -> None:
