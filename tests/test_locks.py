@@ -170,7 +170,7 @@ def test_a_folder_that_cannot_be_written_to_is_said_in_one_line(tmp_path: Path, 
     monkeypatch.setattr(locks.os, "open", read_only)
     message = refusal(tmp_path)
     assert message.startswith(f"{tmp_path} cannot be locked ([Errno 30] Read-only file system")
-    assert message.endswith("; make it writable, or choose another folder")
+    assert message.endswith("; make room there or make it writable, or choose another folder")
 
 
 def test_a_full_disk_leaves_no_empty_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

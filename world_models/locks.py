@@ -79,7 +79,9 @@ def only_writer(folder: Path) -> Iterator[Lock]:
     try:
         _acquire(folder, file, contents)
     except OSError as error:
-        raise Stopped(f"{folder} cannot be locked ({error}); make it writable, or choose another folder") from None
+        raise Stopped(
+            f"{folder} cannot be locked ({error}); make room there or make it writable, or choose another folder"
+        ) from None
     try:
         _held[file] = contents
         beating.start()
