@@ -80,6 +80,7 @@ class Layer:
 
 
 _NEEDED = {
+    "pack": ("weights",),
     "conv": ("wide", "weights", "bias", "narrow"),
     "conv_backward": ("wide", "weights", "narrow", "narrow_gradient", "weights_gradient", "bias_gradient"),
     "deconv": ("narrow", "weights", "bias", "wide"),
@@ -106,7 +107,7 @@ def check_arrays(
     Raises:
         ValueError: an array is missing, or of another shape, dtype, device or order in memory than the layer's.
     """
-    is_conv = function.startswith("conv")
+    is_conv, function = function.startswith("conv"), function.removesuffix("_packed")
     if dtype not in DTYPES:
         raise ValueError(f"weights are {dtype}; C computes in float32 and float64")
     if layer.wide < layer.seen if is_conv else layer.wide > layer.seen:
