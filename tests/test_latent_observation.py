@@ -242,6 +242,11 @@ def test_a_model_of_digits_is_refused():
         LatentObservation(Pictures(), VAE(VAEConfig(2, network="mlp", hidden=(4,))))
 
 
+def test_a_path_in_the_place_of_the_model_is_refused():
+    with pytest.raises(ValueError, match=r"vae is a str; give a V model, by world_models.load_vae\(run\)"):
+        LatentObservation(Pictures(), "runs/vae")  # type: ignore[arg-type]
+
+
 def test_a_model_without_a_preprocess_is_refused():
     with pytest.raises(ValueError, match="is no preprocess"):
         LatentObservation(Pictures(), VAE(VAEConfig(2)))
@@ -290,6 +295,7 @@ def test_the_state_is_that_of_the_new_track_after_a_reset(car: TelemetryInfo):
     assert info["center_distance_m"] == CarTelemetry(car.unwrapped)()[CarTelemetry.NAMES.index("center_distance_m")]
 
 
-def test_an_environment_whose_state_nobody_reads_is_refused():
-    with pytest.raises(ValueError, match="nobody here reads the state of Pictures; give a CarRacing"):
-        TelemetryInfo(Pictures())
+@pytest.mark.parametrize("make", [Pictures, _vector])
+def test_an_environment_whose_state_is_not_known_is_refused(make: Any):
+    with pytest.raises(ValueError, match="whose state is not known here; give one CarRacing"):
+        TelemetryInfo(make())

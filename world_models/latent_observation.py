@@ -123,6 +123,8 @@ class _Latents:
     """
 
     def __init__(self, fault: str | None, space: spaces.Space[Any], vae: VAE, normalise: Any, sample: bool):
+        if not isinstance(vae, VAE):
+            raise ValueError(f"vae is a {type(vae).__name__}; give a V model, by world_models.load_vae(run)")
         z_dim = vae.config.z_dim
         if vae.config.network != "paper":
             raise ValueError(f"the model takes digits (vae.network {vae.config.network}); give one trained on rollouts")

@@ -38,10 +38,11 @@ class TelemetryInfo(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs
 
     def __init__(self, env: gymnasium.Env[Any, Any]):
         RecordConstructorArgs.__init__(self)
-        super().__init__(env)
         self._class = telemetry_class(env)
         if self._class is None:
-            raise ValueError(f"nobody here reads the state of {type(env.unwrapped).__name__}; give a CarRacing")
+            found = type(env.unwrapped).__name__
+            raise ValueError(f"the environment is {found}, whose state is not known here; give one CarRacing")
+        super().__init__(env)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin an episode."""
