@@ -64,7 +64,7 @@ def _steps_for(step: Callable[[], np.ndarray], see: See, num_envs: int, seconds:
 
 def _driving(num_envs: int) -> Callable[[], UInt8[np.ndarray, "batch 96 96 3"]]:
     """Observations of cars that drive straight on; episodes begin again when they end."""
-    action = np.float32([0, 0.1, 0])
+    action = np.array([0, 0.1, 0], np.float32)
     if num_envs > 1:
         cars = SyncVectorEnv([_car] * num_envs, copy=False)
         cars.reset(seed=0)
