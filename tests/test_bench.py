@@ -6,6 +6,7 @@ import time
 import types
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import psutil
 import pytest
@@ -13,7 +14,7 @@ import torch
 from gymnasium.envs.box2d import car_racing
 
 from world_models import bench, formulations
-from world_models.bench import digits, driving, measuring, sequences, stages
+from world_models.bench import acting, digits, driving, measuring, sequences, stages
 from world_models.rollouts import Rollouts
 from world_models.sequences import LatentSequences
 from world_models.vae import VAE, VAEConfig
@@ -329,3 +330,20 @@ def test_a_folder_in_the_place_of_the_results_is_refused(tmp_path: Path):
 def test_results_of_before_are_written_over(tmp_path: Path, text: str):
     (tmp_path / "a.json").write_text(text)
     bench.prepare(bench.BenchConfig(json=str(tmp_path / "a.json")))
+
+
+def test_acting_is_measured_beside_the_plain_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(acting, "NUM_ENVS", 2)
+    path = tmp_path / "bench.json"
+    bench.main(f"--stages act --repeats 1 --seconds 0.05 --json {path}".split())
+    rows = json.loads(path.read_text())
+    suffixes = ["", "_2_envs", "_no_env", "_2_frames_no_env"]
+    assert [row["variant"] for row in rows] == [f"encode{suffix}" for suffix in suffixes]
+    assert [row["baseline"] for row in rows] == [f"plain_encoder{suffix}" for suffix in suffixes]
+    assert [row["default"] for row in rows] == [True, False, False, False]
+
+
+def test_a_car_begins_again_when_its_episode_ends(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(acting, "_car", lambda: gymnasium.make("world_models/CarRacing-v3", max_episode_steps=2))
+    step = acting._driving(1)
+    assert [step().shape for _ in range(5)] == [(1, 96, 96, 3)] * 5

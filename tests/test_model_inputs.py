@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from world_models import formulations, model_inputs, vae, winograd
+from world_models import formulations, model_inputs, vae, winograd, winograd_chain
 from world_models.vae import VAE, VAEConfig
 from world_models.winograd import Layer
 
@@ -278,7 +278,7 @@ FORMS: dict[str, tuple[str, Callable[..., Any], Callable[..., Any]]] = {
     "conv_chain": (
         "wide",
         conv_arguments,
-        lambda of: winograd.conv_chain(of["wide"], [of["weights"], of["bias"]], [LAYER]),
+        lambda of: winograd_chain.conv_chain(of["wide"], [of["weights"], of["bias"]], [LAYER]),
     ),
     "deconv": ("narrow", deconv_arguments, lambda of: winograd.deconv(**of, layer=LAYER)),
 }
@@ -310,7 +310,7 @@ def test_a_refusal_says_what_was_found_and_what_is_taken():
 @pytest.mark.parametrize("function", ["conv", "conv_backward", "deconv", "deconv_backward"])
 def test_c_is_not_called_without_all_that_it_reads_and_writes(function: str):
     with pytest.raises(ValueError, match=f"{function} needs "):
-        winograd._call(function, LAYER, 2, torch.float32)
+        winograd.call(function, LAYER, 2, torch.float32)
 
 
 @needs_library
@@ -326,7 +326,7 @@ def test_images_smaller_than_the_tiles_are_refused_by_conv_and_larger_ones_by_de
     with pytest.raises(ValueError, match="wide images of 12 pixels a side, and the tiles see 14"):
         winograd.conv(**conv_arguments(small), layer=small)
     with pytest.raises(ValueError, match="wide images of 12"):
-        winograd.conv_chain(torch.rand(2, 12, 12, 8), [*conv_arguments(small).values()][1:], [small])
+        winograd_chain.conv_chain(torch.rand(2, 12, 12, 8), [*conv_arguments(small).values()][1:], [small])
     with pytest.raises(ValueError, match="wide images of 16 pixels a side, and the tiles see 14"):
         winograd.deconv(**deconv_arguments(large), layer=large)
 
@@ -359,7 +359,7 @@ def test_weights_without_an_algorithm_are_refused(shape: tuple[int, ...]):
 ODD_CALLS = """
 import sys
 import torch
-from world_models import formulations, winograd
+from world_models import formulations, winograd, winograd_chain
 from world_models.vae import VAE, VAEConfig
 from world_models.winograd import Layer
 assert not __debug__ or sys.exit("this is to run by python -O")
@@ -377,7 +377,7 @@ calls = [
     lambda: winograd.conv(wide.half(), weights.half(), bias.half(), layer),
     lambda: winograd.deconv(narrow[..., :1].contiguous(), weights, torch.rand(8), layer),
     lambda: winograd.deconv(narrow, weights, bias[:1], layer),
-    lambda: winograd.conv_chain(torch.rand(1, 8, 8, 8), [weights, bias], [layer]),
+    lambda: winograd_chain.conv_chain(torch.rand(1, 8, 8, 8), [weights, bias], [layer]),
     lambda: Layer(4, 14, 8, 6, 17),
     lambda: winograd.conv(torch.rand(1, 14, 14, 3, requires_grad=True), weights[:, :16].contiguous(), bias,
                           Layer(4, 14, 3, 6, 16)).sum().backward(),

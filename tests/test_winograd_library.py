@@ -68,6 +68,20 @@ class Library:
             self._c.free(memory[name])
         self._c.free(work)
 
+    def packed(self, instruction_set: int, layer: Layer, transposed: bool, weights: np.ndarray) -> np.ndarray:
+        """The weights as `conv_packed`, or `deconv_packed`, takes them."""
+        sizes = (ctypes.c_int64 * len(SIZES))(*(layer[name] for name in SIZES))
+        source, target = (ctypes.c_void_p(self._c.malloc(weights.nbytes)) for _ in range(2))
+        ctypes.memmove(source, weights.ctypes.data, weights.nbytes)
+        self._library.winograd_pack(
+            instruction_set, weights.itemsize, ctypes.byref(sizes), int(transposed), source, target
+        )
+        found = np.empty_like(weights)
+        ctypes.memmove(found.ctypes.data, target, weights.nbytes)
+        self._c.free(source)
+        self._c.free(target)
+        return found
+
 
 def layer(taps: int, tile: int, size: int, stored: int, features: int, spare: int = 0, relu: int = 1) -> Layer:
     """Sizes of a layer whose wide images have `spare` pixels a side more (or fewer) than its tiles see."""
@@ -152,10 +166,23 @@ def agree(library: Library, function: str, sizes: Layer, images: int, arrays: Ar
         mine = {name: array.copy() for name, array in arrays.items()}
         library.call(function, instruction_set, sizes, images, mine)
         first = first or mine
+        if function in ("conv", "deconv"):
+            agree_packed(library, function, instruction_set, sizes, images, arrays, mine)
         for name, array in first.items():
             error = np.abs(mine[name].astype(float) - array).max(initial=0)
             tolerance = 1e-9 if array.dtype == np.float64 else 1e-3
             assert error <= tolerance * max(1.0, float(np.abs(array).max(initial=0))), (function, sizes, name, error)
+
+
+def agree_packed(
+    library: Library, function: str, instruction_set: int, sizes: Layer, images: int, arrays: Arrays, expected: Arrays
+) -> None:
+    """The same call with weights that were packed before gives the same, bit for bit."""
+    mine = {name: array.copy() for name, array in arrays.items()}
+    mine["weights"] = library.packed(instruction_set, sizes, function == "deconv", arrays["weights"])
+    library.call(f"{function}_packed", instruction_set, sizes, images, mine)
+    written = "narrow" if function == "conv" else "wide"
+    assert mine[written].tobytes() == expected[written].tobytes(), (function, sizes)
 
 
 def chain(library: Library) -> None:

@@ -8,7 +8,8 @@
 
 Each is a command, `python -m world_models.<verb> --help`; `python -m world_models` runs them all on a small scale.
 From Python: `Rollouts`, `Latents` and `LatentSequences` read what the commands write, `load_vae` loads a V model,
-and `preprocess` turns an observation into a frame. Importing this package registers the Gymnasium environment
+and `preprocess` turns an observation into a frame. `LatentObservation` is a Gymnasium wrapper that observes z, and
+`TelemetryInfo` one that puts the simulator's state into `info`. Importing this package registers the environment
 `world_models/CarRacing-v3`, CarRacing-v3 with the fast renderer, and imports none of torch, Box2D, OpenCV.
 """
 
@@ -40,6 +41,8 @@ from world_models.version import __version__ as __version__  # noqa: E402
 if TYPE_CHECKING:
     from world_models.checkpoints import load_vae as load_vae
     from world_models.envs.preprocessing import preprocess as preprocess
+    from world_models.envs.telemetry_info import TelemetryInfo as TelemetryInfo
+    from world_models.latent_observation import LatentObservation as LatentObservation
     from world_models.latents import Latents as Latents
     from world_models.rollouts import Episode as Episode
     from world_models.rollouts import Rollouts as Rollouts
@@ -47,13 +50,25 @@ if TYPE_CHECKING:
 
 _PUBLIC = {
     "Episode": "rollouts",
+    "LatentObservation": "latent_observation",
     "Latents": "latents",
     "LatentSequences": "sequences",
     "Rollouts": "rollouts",
+    "TelemetryInfo": "envs.telemetry_info",
     "load_vae": "checkpoints",
     "preprocess": "envs.preprocessing",
 }
-__all__ = ["Episode", "LatentSequences", "Latents", "Rollouts", "__version__", "load_vae", "preprocess"]
+__all__ = [
+    "Episode",
+    "LatentObservation",
+    "LatentSequences",
+    "Latents",
+    "Rollouts",
+    "TelemetryInfo",
+    "__version__",
+    "load_vae",
+    "preprocess",
+]
 
 gymnasium.register(
     id="world_models/CarRacing-v3",

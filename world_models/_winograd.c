@@ -169,9 +169,21 @@ int64_t winograd_work_bytes(const Layer *layer, int number_bytes)
     }
 
 EXPORT(conv)
+EXPORT(conv_packed)
 EXPORT(conv_backward)
 EXPORT(deconv)
+EXPORT(deconv_packed)
 EXPORT(deconv_backward)
+
+/* Packs transformed weights once for many calls of `conv_packed`, or `deconv_packed` if `transposed`. They take as much
+ * memory as before, in an order that depends on the instruction set. */
+void winograd_pack(int set, int number_bytes, const Layer *layer, int transposed, const void *weights, void *packed)
+{
+    (void)set;
+    const Plan plan = plan_of(layer, (size_t)number_bytes);
+    if (number_bytes == 4) CHOOSE(pack_weights, float, layer, &plan, transposed, weights, packed);
+    else CHOOSE(pack_weights, double, layer, &plan, transposed, weights, packed);
+}
 
 #else /* ------------------------------------------ for one type and instruction set -------------------------------- */
 
@@ -513,23 +525,32 @@ TARGET static void NAME(weight_gradient)(const Layer *layer, const Plan *plan, i
 INLINE int64_t NAME(group)(const Plan *plan, int64_t rest) { return rest < plan->images ? rest : plan->images; }
 
 /* narrow = relu(conv(wide, weights) + bias). */
-TARGET static void NAME(conv)(const Layer *layer, int64_t images, void *memory, Arrays *arrays)
+TARGET static void NAME(conv_packed)(const Layer *layer, int64_t images, void *memory, Arrays *arrays)
 {
     const Plan plan = plan_of(layer, sizeof(REAL));
     const NAME(Work) work = NAME(work_of)(&plan, memory);
     const int64_t narrow_size = layer->size * layer->size * layer->features;
-    NAME(pack_weights)(layer, &plan, 0, arrays->weights, work.weights);
     for (int64_t done = 0, count; done < images; done += count) {
         count = NAME(group)(&plan, images - done);
         const int64_t rows = count * plan.tiles;
         for (int64_t i = 0; i < count; i++)
             NAME(spread_image)(layer, &plan, arrays->wide, done + i, work.padded, work.spread + i * plan.tiles * plan.depth,
                                rows * plan.depth);
-        NAME(apply)(layer, &plan, 0, rows, work.spread, work.weights, work.mixed);
+        NAME(apply)(layer, &plan, 0, rows, work.spread, arrays->weights, work.mixed);
         for (int64_t i = 0; i < count; i++)
             NAME(pixels)(layer, &plan, 0, work.mixed + i * plan.tiles * layer->features, rows * layer->features, arrays->bias,
                          (REAL *)arrays->narrow + (done + i) * narrow_size, work.image);
     }
+}
+
+/* The same with weights that are not packed yet. */
+TARGET static void NAME(conv)(const Layer *layer, int64_t images, void *memory, Arrays *arrays)
+{
+    const Plan plan = plan_of(layer, sizeof(REAL));
+    Arrays packed = *arrays;
+    packed.weights = NAME(work_of)(&plan, memory).weights;
+    NAME(pack_weights)(layer, &plan, 0, arrays->weights, packed.weights);
+    NAME(conv_packed)(layer, images, memory, &packed);
 }
 
 /* From the narrow images' gradient that of the weights, of the bias (added to), and of wide images if it is wanted. */
@@ -568,21 +589,20 @@ TARGET static void NAME(conv_backward)(const Layer *layer, int64_t images, void 
 }
 
 /* wide = deconv(narrow, weights) + bias, and a ReLU if the layer has one. */
-TARGET static void NAME(deconv)(const Layer *layer, int64_t images, void *memory, Arrays *arrays)
+TARGET static void NAME(deconv_packed)(const Layer *layer, int64_t images, void *memory, Arrays *arrays)
 {
     const Plan plan = plan_of(layer, sizeof(REAL));
     const NAME(Work) work = NAME(work_of)(&plan, memory);
     const int64_t line = layer->width * layer->stored, narrow_size = layer->size * layer->size * layer->features;
     REAL *beyond = work.image;
     memset(beyond, 0, (size_t)layer->features * sizeof(REAL));
-    NAME(pack_weights)(layer, &plan, 1, arrays->weights, work.weights);
     for (int64_t done = 0, count; done < images; done += count) {
         count = NAME(group)(&plan, images - done);
         const int64_t rows = count * plan.tiles;
         for (int64_t i = 0; i < count; i++)
             NAME(pixels)(layer, &plan, 1, work.mixed + i * plan.tiles * layer->features, rows * layer->features, NULL,
                          (REAL *)arrays->narrow + (done + i) * narrow_size, beyond);
-        NAME(apply)(layer, &plan, 1, rows, work.mixed, work.weights, work.spread);
+        NAME(apply)(layer, &plan, 1, rows, work.mixed, arrays->weights, work.spread);
         for (int64_t i = 0; i < count; i++) {
             memset(work.padded, 0, (size_t)plan.image * sizeof(REAL));
             NAME(blocks)(layer, &plan, 1, work.padded, plan.padded, work.spread + i * plan.tiles * plan.depth,
@@ -596,6 +616,16 @@ TARGET static void NAME(deconv)(const Layer *layer, int64_t images, void *memory
             }
         }
     }
+}
+
+/* The same with weights that are not packed yet. */
+TARGET static void NAME(deconv)(const Layer *layer, int64_t images, void *memory, Arrays *arrays)
+{
+    const Plan plan = plan_of(layer, sizeof(REAL));
+    Arrays packed = *arrays;
+    packed.weights = NAME(work_of)(&plan, memory).weights;
+    NAME(pack_weights)(layer, &plan, 1, arrays->weights, packed.weights);
+    NAME(deconv_packed)(layer, images, memory, &packed);
 }
 
 /* From the wide images' gradient that of the weights, of the bias (added to), and of narrow images. */

@@ -217,8 +217,7 @@ def encode_shards(job: Job, indices: Sequence[int]) -> Generator[int, None, None
     """
     on_cpu, cores = job.vae.device.type == "cpu", host.available_cores()
     batch_size = job.config.batch_size or (CPU_BATCH if on_cpu else GPU_BATCH)
-    backend = onnx_encoder if job.config.backend == "onnx" else formulations
-    encode_batch = backend.encoder_of_frames(job.vae.paper[0])
+    encode_batch = _encoder_of_frames(job)
 
     def frames_from(batch: tuple[Shard, int]) -> UInt8[np.ndarray, "batch 64 64 3"]:
         shard, start = batch
@@ -238,6 +237,14 @@ def encode_shards(job: Job, indices: Sequence[int]) -> Generator[int, None, None
         latents = _ahead(encoders, latents_of, _ahead(readers, frames_from, batches, 2 * cores), 2 * cores)
         for index, shard in zip(indices, shards, strict=True):
             yield from _write(job, index, itertools.islice(latents, -(-shard.num_rows // batch_size)))
+
+
+def _encoder_of_frames(job: Job) -> Callable[[UInt8[torch.Tensor, "batch 64 64 3"]], tuple[torch.Tensor, torch.Tensor]]:
+    """A function for mu and logvar of frames, which many threads may call at once."""
+    encoder = job.vae.paper[0]
+    if job.config.backend == "onnx":
+        return onnx_encoder.encoder_of_frames(encoder)
+    return lambda frames: formulations.encode_frames(encoder, frames.to(job.vae.device))
 
 
 def _write(job: Job, index: int, latents: Iterator[tuple[np.ndarray, np.ndarray]]) -> Iterator[int]:

@@ -14,15 +14,16 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
-from world_models import model_inputs, winograd
+from world_models import model_inputs, winograd, winograd_chain
 from world_models.networks import IMAGE_SHAPES, Decoder, Encoder
+from world_models.prepared import PreparedOnce
 from world_models.winograd import Layer
 
 CONVS = (
@@ -33,11 +34,13 @@ CONVS = (
 )
 DECONVS = (Layer(6, 13, 64, 5, 128), Layer(6, 30, 32, 13, 64), Layer(6, 64, 3, 30, 32, relu=False))
 MIN_PART = 8
-"""Frames that are worth a thread of their own."""
+"""Frames that are worth a thread of their own in training."""
+MIN_ENCODED_PART = 4
+"""Frames, or latents, that are worth a thread of their own where no gradient is wanted."""
 
 Pixels = Float[Tensor, "batch 64 64 3"] | UInt8[Tensor, "batch 64 64 3"]
-Weights = tuple[Tensor, ...]
-"""A network's weights as the winograd form computes with them."""
+Weights = tuple[Any, ...]
+"""A network's weights as the winograd form computes with them: tensors, or packed ones where no gradient is wanted."""
 
 Part = TypeVar("Part")
 Result = TypeVar("Result")
@@ -63,8 +66,24 @@ def encode(encoder: Encoder, images: Tensor) -> tuple[Float[Tensor, "batch z"], 
     model_inputs.check_batch("images", images, IMAGE_SHAPES["paper"], encoder.conv1.weight)
     if images.requires_grad or not _by_winograd(encoder.conv1.weight):  # C gives no gradient of pixels
         return _rewritten_encoder(encoder, images)
-    pixels, weights = images.permute(0, 2, 3, 1).contiguous(), prepare_encoder(encoder)
-    parts = _in_parts(lambda part: run_encoder(weights, part), pixels)
+    pixels = images.permute(0, 2, 3, 1).contiguous()
+    return run_encoder(prepare_encoder(encoder), pixels) if torch.is_grad_enabled() else _encode_pixels(encoder, pixels)
+
+
+@torch.no_grad()
+def encode_frames(
+    encoder: Encoder, frames: UInt8[Tensor, "batch 64 64 3"]
+) -> tuple[Float[Tensor, "batch z"], Float[Tensor, "batch z"]]:
+    """Mu and logvar of frames on the encoder's device, without gradients; many threads may call at once."""
+    weight = encoder.conv1.weight
+    if not _by_winograd(weight):
+        return _rewritten_encoder(encoder, frames.permute(0, 3, 1, 2).to(weight.dtype) / 255)
+    return _encode_pixels(encoder, frames.contiguous())
+
+
+def _encode_pixels(encoder: Encoder, pixels: Pixels) -> tuple[Tensor, Tensor]:
+    weights = _packed_encoder(encoder)
+    parts = in_threads(lambda part: run_encoder(weights, part), split(pixels, MIN_ENCODED_PART))
     mu, logvar = zip(*parts, strict=True)
     return torch.cat(mu), torch.cat(logvar)
 
@@ -78,18 +97,15 @@ def decode(decoder: Decoder, z: Tensor) -> Float[Tensor, "batch 3 64 64"]:
     model_inputs.check_batch("z", z, (decoder.linear.in_features,), decoder.linear.weight)
     if not _by_winograd(decoder.linear.weight):
         return _rewritten_decoder(decoder, z)
-    weights = prepare_decoder(decoder)
-    return torch.cat(_in_parts(lambda part: run_decoder(weights, part), z))
+    if torch.is_grad_enabled():
+        return run_decoder(prepare_decoder(decoder), z)
+    weights = _packed_decoder(decoder)
+    return torch.cat(in_threads(lambda part: run_decoder(weights, part), split(z, MIN_ENCODED_PART)))
 
 
-def _in_parts(function: Callable[[Tensor], Result], rows: Tensor) -> list[Result]:
-    """Apply to parts of a batch, a thread each; where a gradient may be asked for, to the whole."""
-    return [function(rows)] if torch.is_grad_enabled() else in_threads(function, split(rows))
-
-
-def split(rows: Tensor) -> Sequence[Tensor]:
-    """A batch cut for this machine's threads."""
-    return rows.tensor_split(max(1, min(torch.get_num_threads(), len(rows) // MIN_PART)))
+def split(rows: Tensor, min_part: int = MIN_PART) -> Sequence[Tensor]:
+    """A batch cut for this machine's threads, into parts of so many rows or more."""
+    return rows.tensor_split(max(1, min(torch.get_num_threads(), len(rows) // min_part)))
 
 
 def in_threads(function: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
@@ -125,23 +141,6 @@ def threads(count: int) -> ThreadPoolExecutor:
 _pool = functools.cache(threads)
 
 
-def encoder_of_frames(
-    encoder: Encoder,
-) -> Callable[[UInt8[Tensor, "batch 64 64 3"]], tuple[Float[Tensor, "batch z"], Float[Tensor, "batch z"]]]:
-    """A function for mu and logvar of frames, prepared once, which many threads may call at once."""
-    weight = encoder.conv1.weight
-    with torch.inference_mode():
-        weights = prepare_encoder(encoder) if _by_winograd(weight) else None
-
-    @torch.inference_mode()
-    def encode_frames(frames: UInt8[Tensor, "batch 64 64 3"]) -> tuple[Tensor, Tensor]:
-        if weights:
-            return run_encoder(weights, frames)
-        return _rewritten_encoder(encoder, frames.to(weight.device).permute(0, 3, 1, 2).to(weight.dtype) / 255)
-
-    return encode_frames
-
-
 def prepare_encoder(encoder: Encoder) -> Weights:
     """Transformed weights and bias of each convolution, then matrix and bias of both heads."""
     convs = (encoder.conv1, encoder.conv2, encoder.conv3, encoder.conv4)
@@ -164,7 +163,7 @@ def prepare_decoder(decoder: Decoder) -> Weights:
     )
 
 
-def _transformed(modules: Sequence[torch.nn.Conv2d | torch.nn.ConvTranspose2d], layers: Sequence[Layer]) -> Weights:
+def _transformed(modules: Sequence[nn.Conv2d | nn.ConvTranspose2d], layers: Sequence[Layer]) -> Weights:
     pairs = (
         (winograd.transform_weights(module.weight, layer.tile), module.bias)
         for module, layer in zip(modules, layers, strict=True)
@@ -172,17 +171,44 @@ def _transformed(modules: Sequence[torch.nn.Conv2d | torch.nn.ConvTranspose2d], 
     return tuple(tensor for pair in pairs for tensor in pair if tensor is not None)
 
 
+def _pack_encoder(encoder: Encoder) -> Weights:
+    """What `prepare_encoder` gives, packed but for the first layer, which bytes scale."""
+    first, first_bias, *convs = prepare_encoder(encoder)
+    return (first, first_bias, *_packed(convs[:-2], CONVS[1:], "conv"), *convs[-2:])
+
+
+def _pack_decoder(decoder: Decoder) -> Weights:
+    """What `prepare_decoder` gives, packed."""
+    first, first_bias, *deconvs = prepare_decoder(decoder)
+    return (first, first_bias, *_packed(deconvs, DECONVS, "deconv"))
+
+
+def _packed(weights: Sequence[Tensor], layers: Sequence[Layer], function: Literal["conv", "deconv"]) -> Weights:
+    pairs = zip(weights[::2], weights[1::2], layers, strict=True)
+    return tuple(part for values, bias, layer in pairs for part in (winograd.pack(values, layer, function), bias))
+
+
+def _parameters(network: nn.Module) -> list[Tensor]:
+    """The weights and biases of the layers as they are read, parametrised ones too."""
+    layers: Iterator[Any] = network.children()
+    return [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
+
+
+_packed_encoder = PreparedOnce(_pack_encoder, _parameters)
+_packed_decoder = PreparedOnce(_pack_decoder, _parameters)
+
+
 def run_encoder(weights: Weights, pixels: Pixels) -> tuple[Float[Tensor, "batch z"], Float[Tensor, "batch z"]]:
     """Mu and logvar of pixels in [0, 1], or of uint8 frames."""
     *convs, heads, heads_bias = weights
     if pixels.dtype == torch.uint8:
         convs[0] = convs[0] / 255
-    hidden = pixels
     if torch.is_grad_enabled():
+        hidden = pixels
         for layer, transformed, bias in zip(CONVS, convs[::2], convs[1::2], strict=True):
             hidden = winograd.conv(hidden, transformed, bias, layer)
     else:
-        hidden = winograd.conv_chain(pixels, convs, CONVS)
+        hidden = winograd_chain.conv_chain(pixels, convs, CONVS)
     mu, logvar = F.linear(hidden.flatten(1), heads, heads_bias).chunk(2, 1)
     return mu, logvar
 
@@ -191,8 +217,11 @@ def run_decoder(weights: Weights, z: Float[Tensor, "batch z"]) -> Float[Tensor, 
     """The images as logits."""
     first, first_bias, *deconvs = weights
     hidden = F.relu(z @ first + first_bias).unflatten(1, (5, 5, 128))
-    for layer, transformed, bias in zip(DECONVS, deconvs[::2], deconvs[1::2], strict=True):
-        hidden = winograd.deconv(hidden, transformed, bias, layer)
+    if torch.is_grad_enabled():
+        for layer, transformed, bias in zip(DECONVS, deconvs[::2], deconvs[1::2], strict=True):
+            hidden = winograd.deconv(hidden, transformed, bias, layer)
+    else:
+        hidden = winograd_chain.deconv_chain(hidden, deconvs, DECONVS)
     return hidden.permute(0, 3, 1, 2)
 
 
@@ -209,7 +238,7 @@ def _rewritten_encoder(encoder: Encoder, images: Tensor) -> tuple[Tensor, Tensor
     return mu, logvar
 
 
-def _linear(layer: torch.nn.Linear) -> tuple[Tensor, Tensor]:
+def _linear(layer: nn.Linear) -> tuple[Tensor, Tensor]:
     return layer.weight, layer.bias
 
 

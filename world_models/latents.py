@@ -141,6 +141,28 @@ class Latents(ShardedEpisodes[LatentEpisode]):
     def __repr__(self) -> str:
         return f"Latents({printable(str(self.path))}: {len(self)} episodes, {self.num_rows} rows, z_dim {self.z_dim})"
 
+    @property
+    def z_mean(self) -> Float64[np.ndarray, " z"]:
+        """Mean of each dimension of a sampled z over all rows, from `latents.json`.
+
+        Raises:
+            ValueError: as `z_moments`.
+        """
+        return self.z_moments()[0]
+
+    @property
+    def z_std(self) -> Float64[np.ndarray, " z"]:
+        """Standard deviation of the same, the root of `z_variance`.
+
+        Raises:
+            ValueError: as `z_moments`.
+
+        Example:
+            >>> latents = Latents("latents/carracing")
+            >>> unit = (latents[0].mu - latents.z_mean) / latents.z_std
+        """
+        return np.sqrt(self.z_moments()[1])
+
     def z_moments(self) -> tuple[Float64[np.ndarray, " z"], Float64[np.ndarray, " z"]]:
         """Mean and variance of each dimension of a sampled z, over all rows, as `latents.json` holds them.
 

@@ -10,7 +10,7 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
@@ -88,7 +88,7 @@ class LatentSequences(Dataset[Window]):
         if not memory_gb > 0:
             raise ValueError(f"memory_gb is {memory_gb}; give a number above 0")
         self.latents, self.length, self.stride, self.seed, self.pad = Latents(path), length, stride, seed, pad
-        self._moments = _mean_and_std(self.latents) if normalise else None
+        self._moments = (self.z_mean.astype(np.float32), self.z_std.astype(np.float32)) if normalise else None
         self._memory_bytes = memory_gb * 1e9
         self._epoch = _shared(0)
         self._starts, self._steps = self._windows()
@@ -99,6 +99,16 @@ class LatentSequences(Dataset[Window]):
             )
         self._rows: latent_rows.HeldRows | latent_rows.BlockedRows | None = None
         self._rows = self._open_rows()  # now, so that processes that are forked later share it
+
+    @property
+    def z_mean(self) -> Float64[np.ndarray, " z"]:
+        """Mean of each dimension of z, before `normalise`; as `Latents.z_mean`."""
+        return self.latents.z_mean
+
+    @property
+    def z_std(self) -> Float64[np.ndarray, " z"]:
+        """Standard deviation of each dimension of z, before `normalise`; as `Latents.z_std`."""
+        return self.latents.z_std
 
     def _windows(self) -> tuple[Int64[np.ndarray, " windows"], Int64[np.ndarray, " windows"]]:
         """Each window's first row among all rows, and its number of transitions."""
@@ -222,11 +232,6 @@ class LatentSequences(Dataset[Window]):
 def _shared(epoch: int) -> Int64[Tensor, ""]:
     """A number that this process and those it starts see alike."""
     return torch.tensor(epoch, dtype=torch.int64, device="cpu").share_memory_()
-
-
-def _mean_and_std(latents: Latents) -> tuple[Float32[np.ndarray, " z"], Float32[np.ndarray, " z"]]:
-    mean, variance = latents.z_moments()
-    return mean.astype(np.float32), np.sqrt(variance).astype(np.float32)
 
 
 def _padded(batch: Window, steps: Int64[Tensor, " windows"]) -> Window:

@@ -131,7 +131,7 @@ class VAE(nn.Module):
             mu, logvar = self.encoder(images, self._one_hot(labels))
         if logvar is None:
             return Point(mu.float(), torch.full_like(mu, -math.inf, dtype=torch.float32))
-        return Posterior(mu.float(), logvar.float())  # the mathematics stays in float32 under autocast
+        return _float_posterior(mu, logvar)
 
     def logits(
         self, z: Tensor, labels: Int64[Tensor, " batch"] | None = None
@@ -240,6 +240,8 @@ class VAE(nn.Module):
         batch = model_inputs.frames_tensor(frames, self.frame_shape).to(self.device)
         if self.config.num_classes:
             model_inputs.check_labels(labels, self.config.num_classes, len(batch))
+        if isinstance(self.encoder, Encoder):
+            return _float_posterior(*formulations.encode_frames(self.encoder, batch))
         return self.posterior(to_images(batch, self.encoder.mu.weight.dtype), _whole(labels))
 
     @torch.no_grad()
@@ -257,6 +259,11 @@ class VAE(nn.Module):
         if self.config.num_classes:
             model_inputs.check_labels(labels, self.config.num_classes, len(z) if z.ndim else 0)
         return to_frames(self.logits(z.to(self.device), _whole(labels)).sigmoid())
+
+
+def _float_posterior(mu: Tensor, logvar: Tensor) -> Posterior:
+    """The mathematics stays in float32 under autocast."""
+    return Posterior(mu.float(), logvar.float())
 
 
 def _whole(labels: Tensor | None) -> Int64[Tensor, " batch"] | None:

@@ -2,16 +2,16 @@
 
 A convolution with a kernel of 2r x 2r and stride 2 takes (m + r - 1)^2 products for m x m outputs instead of (m r)^2:
 about half. Its weights are transformed once (`transform_weights`, in PyTorch, differentiable) and used for many images.
+Without gradients they may be packed once, too: to pack them takes longer than to convolve a few images.
 Images are channel-last. Many threads may call at once, and one call computes on its own thread alone.
 """
 
 import ctypes
+import dataclasses
 import functools
 import importlib.util
-import math
 import threading
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +45,7 @@ def _library() -> ctypes.CDLL:
         raise ImportError("the C convolutions were not built; install a C compiler, then the package again")
     library = ctypes.CDLL(spec.origin)
     library.winograd_struct_bytes.restype = library.winograd_work_bytes.restype = ctypes.c_int64
+    library.winograd_pack.restype = None
     if library.winograd_struct_bytes() != ctypes.sizeof(_Layer) + 1000 * ctypes.sizeof(_Arrays):
         raise ImportError("the C convolutions are of another version; install the package again")
     return library
@@ -68,7 +69,7 @@ def instruction_set() -> int:
 _memory = threading.local()
 
 
-def _kept(name: str, size: int, dtype: torch.dtype) -> Tensor:
+def kept_memory(name: str, size: int, dtype: torch.dtype) -> Tensor:
     """Memory of this thread, used again and again since fresh memory is slow to touch; it grows when it must."""
     have = getattr(_memory, name, None)
     if have is None or have.dtype != dtype or have.numel() < size:
@@ -79,12 +80,52 @@ def _kept(name: str, size: int, dtype: torch.dtype) -> Tensor:
 
 def _work(size: int) -> int:
     """Working memory of a call, at an address that vectors like."""
-    start = _kept("work", size + 64, torch.uint8).data_ptr()
+    start = kept_memory("work", size + 64, torch.uint8).data_ptr()
     return start + -start % 64
 
 
-def _call(function: str, layer: Layer, images: int, dtype: torch.dtype, **arrays: Tensor | None) -> None:
-    """Call C: the one place where it is given memory, all of which is checked first.
+@dataclasses.dataclass(frozen=True)
+class Packed:
+    """Transformed weights in the order in which C reads them here."""
+
+    values: Float[Tensor, "points depth features"]
+
+
+def _sizes(layer: Layer, as_bytes: bool) -> _Layer:
+    return _Layer(
+        taps=layer.taps,
+        tile=layer.tile,
+        width=layer.wide,
+        channels=layer.padded_channels,
+        stored=layer.channels,
+        bytes=as_bytes,
+        size=layer.narrow,
+        features=layer.features,
+        relu=layer.relu,
+    )
+
+
+def pack(weights: Tensor, layer: Layer, function: Literal["conv", "deconv"]) -> Packed:
+    """Pack transformed weights once, for many calls of `winograd_chain`.
+
+    Raises:
+        ValueError: they are of another shape, dtype, device or order in memory than the layer's.
+    """
+    check_arrays("pack", layer, 0, weights.dtype, {"weights": weights})
+    packed = torch.empty_like(weights)
+    _library().winograd_pack(
+        instruction_set(),
+        weights.dtype.itemsize,
+        ctypes.byref(_sizes(layer, False)),
+        int(function == "deconv"),
+        ctypes.c_void_p(weights.data_ptr()),
+        ctypes.c_void_p(packed.data_ptr()),
+    )
+    return Packed(packed)
+
+
+def call(function: str, layer: Layer, images: int, dtype: torch.dtype, **arrays: Tensor | None) -> None:
+    """Call C: the one place where it is given images; all memory is checked first.
 
     Raises:
         ValueError: an array is missing, or of another shape, dtype, device or order in memory than the layer's.
@@ -94,17 +135,7 @@ def _call(function: str, layer: Layer, images: int, dtype: torch.dtype, **arrays
         return
     library, number_bytes = _library(), dtype.itemsize
     wide = arrays.get("wide")
-    sizes = _Layer(
-        taps=layer.taps,
-        tile=layer.tile,
-        width=layer.wide,
-        channels=layer.padded_channels,
-        stored=layer.channels,
-        bytes=wide is not None and wide.dtype == torch.uint8,
-        size=layer.narrow,
-        features=layer.features,
-        relu=layer.relu,
-    )
+    sizes = _sizes(layer, wide is not None and wide.dtype == torch.uint8)
     pointers = _Arrays(**{name: array.data_ptr() for name, array in arrays.items() if array is not None})
     work = _work(library.winograd_work_bytes(ctypes.byref(sizes), number_bytes))
     getattr(library, f"winograd_{function}")(
@@ -139,7 +170,8 @@ def transform_weights(weights: Tensor, tile: int = 2) -> Float[Tensor, "points d
     return (torch.kron(lines, lines) @ taps_first).reshape((tile + taps - 1) ** 2, -1, features)
 
 
-def _count(images: Tensor) -> int:
+def num_images(images: Tensor) -> int:
+    """Of a batch; what has no axis is refused later, by `call`."""
     return len(images) if images.ndim else 0
 
 
@@ -151,9 +183,9 @@ def _room_like(weights: Tensor, images: int) -> Tensor:
 class _Conv(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, wide: Tensor, weights: Tensor, bias: Tensor, layer: Layer) -> Tensor:
-        images = _count(wide)
+        images = num_images(wide)
         narrow = weights.new_empty(layer.shapes(images)["narrow"])
-        _call("conv", layer, images, weights.dtype, wide=wide, weights=weights, bias=bias, narrow=narrow)
+        call("conv", layer, images, weights.dtype, wide=wide, weights=weights, bias=bias, narrow=narrow)
         ctx.layer = layer
         ctx.save_for_backward(wide, weights, narrow)
         return narrow
@@ -166,7 +198,7 @@ class _Conv(torch.autograd.Function):
         wide, weights, narrow = ctx.saved_tensors
         wide_gradient = torch.empty_like(wide) if ctx.needs_input_grad[0] else None
         weights_gradient, bias_gradient = _room_like(weights, len(wide)), weights.new_zeros(ctx.layer.features)
-        _call(
+        call(
             "conv_backward",
             ctx.layer,
             len(wide),
@@ -185,9 +217,9 @@ class _Conv(torch.autograd.Function):
 class _Deconv(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, narrow: Tensor, weights: Tensor, bias: Tensor, layer: Layer) -> Tensor:
-        images = _count(narrow)
+        images = num_images(narrow)
         wide = weights.new_empty(layer.shapes(images)["wide"])
-        _call("deconv", layer, images, weights.dtype, narrow=narrow, weights=weights, bias=bias, wide=wide)
+        call("deconv", layer, images, weights.dtype, narrow=narrow, weights=weights, bias=bias, wide=wide)
         ctx.layer = layer
         ctx.save_for_backward(narrow, weights, *([wide] if layer.relu else []))
         return wide
@@ -200,7 +232,7 @@ class _Deconv(torch.autograd.Function):
         narrow, weights, *wide = ctx.saved_tensors
         narrow_gradient, weights_gradient = torch.empty_like(narrow), _room_like(weights, len(narrow))
         bias_gradient = weights.new_zeros(ctx.layer.channels)
-        _call(
+        call(
             "deconv_backward",
             ctx.layer,
             len(narrow),
@@ -230,28 +262,6 @@ def conv(wide: Tensor, weights: Tensor, bias: Tensor, layer: Layer) -> Float[Ten
         ValueError: something is of another shape, dtype, device or order in memory.
     """
     return _Conv.apply(wide, weights, bias, layer)  # type: ignore[return-value]
-
-
-def conv_chain(
-    wide: Tensor, weights: Sequence[Tensor], layers: Sequence[Layer]
-) -> Float[Tensor, "batch narrow narrow features"]:
-    """One `conv` after the other without gradients, in memory that is used again: good until this thread's next call.
-
-    Args:
-        wide: the first one's images.
-        weights: transformed weights and bias of each in turn.
-        layers: their sizes.
-
-    Raises:
-        ValueError: as by `conv`.
-    """
-    for index, (layer, transformed, bias) in enumerate(zip(layers, weights[::2], weights[1::2], strict=True)):
-        images = _count(wide)
-        shape = layer.shapes(images)["narrow"]
-        narrow = _kept(f"images_{index}", math.prod(shape), transformed.dtype)[: math.prod(shape)].view(shape)
-        _call("conv", layer, images, transformed.dtype, wide=wide, weights=transformed, bias=bias, narrow=narrow)
-        wide = narrow
-    return wide
 
 
 def deconv(narrow: Tensor, weights: Tensor, bias: Tensor, layer: Layer) -> Float[Tensor, "batch wide wide channels"]:

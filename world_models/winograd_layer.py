@@ -80,6 +80,7 @@ class Layer:
 
 
 _NEEDED = {
+    "pack": ("weights",),
     "conv": ("wide", "weights", "bias", "narrow"),
     "conv_backward": ("wide", "weights", "narrow", "narrow_gradient", "weights_gradient", "bias_gradient"),
     "deconv": ("narrow", "weights", "bias", "wide"),
@@ -106,10 +107,11 @@ def check_arrays(
     Raises:
         ValueError: an array is missing, or of another shape, dtype, device or order in memory than the layer's.
     """
-    is_conv = function.startswith("conv")
+    is_conv, function = function.startswith("conv"), function.removesuffix("_packed")
     if dtype not in DTYPES:
         raise ValueError(f"weights are {dtype}; C computes in float32 and float64")
-    if layer.wide < layer.seen if is_conv else layer.wide > layer.seen:
+    misfits = layer.wide < layer.seen if is_conv else layer.wide > layer.seen
+    if misfits and function != "pack":  # weights are the same whatever the images' width
         raise ValueError(f"wide images of {layer.wide} pixels a side, and the tiles see {layer.seen}")
     needs_wide = function == "deconv_backward" and layer.relu
     missing = {*_NEEDED[function], *(["wide"] if needs_wide else [])} - {

@@ -17,6 +17,7 @@ fewer can pass 1.
   train     plain            the paper's layers as written, batch 100, float32 conversion on the host
   encode    whole_rollouts   whole rollouts divided by 255 in float64 on the host, cast, through the plain encoder
   sequences window_by_window windows of 32 latents one by one, each column read from its file, in a DataLoader
+  act       plain_encoder    the same steps of a controller's loop, each frame through the plain encoder; if asked for
   digits    tutorial         784-400-20-400-784 on MNIST's files by torchvision's data set, a DataLoader; if asked for
 """
 
@@ -33,7 +34,7 @@ from typing import Any
 import torch
 
 from world_models import collect, executors, files, host, terminal
-from world_models.bench import driving, sequences, stages
+from world_models.bench import acting, driving, sequences, stages
 from world_models.bench.measuring import Samples, Work, gemm_gflop_per_s, interleave
 from world_models.config import require, require_bounds, run_command
 from world_models.frames import Device, torch_device
@@ -42,7 +43,7 @@ from world_models.rollouts import Rollouts
 
 MIN_FRAMES = 200
 STAGES = ("collect", "read", "load", "train", "encode", "sequences")
-MORE_STAGES = ("digits",)  # that are measured when asked for
+MORE_STAGES = ("act", "digits")  # that are measured when asked for
 GFLOP_PER_FRAME = {"train": 0.2297, "encode": 0.0296}
 """Multiplications and additions of the stages that matrix products limit, as the paper's layers are written."""
 
@@ -52,12 +53,12 @@ class BenchConfig:
     """What to measure.
 
     Attributes:
-        stages: comma-separated, of collect, read, load, train, encode, sequences, digits.
+        stages: comma-separated, of collect, read, load, train, encode, sequences, act, digits.
         data: rollouts to read; collected into a temporary folder when null.
         json: file for the results, as a list of objects.
         repeats: interleaved pairs of each variant and its baseline.
-        device: of train, encode and digits; auto takes a GPU if there is one.
-        seconds: how long one sample of train, sequences and digits takes.
+        device: of train, encode, act and digits; auto takes a GPU if there is one.
+        seconds: how long one sample of train, sequences, act and digits takes.
     """
 
     stages: str = ",".join(STAGES)
@@ -116,7 +117,7 @@ def bench(job: Job) -> list[dict[str, Any]]:
     rows = []
     with tempfile.TemporaryDirectory(prefix="world_models_bench_") as folder, files.writing(Path(folder)):
         stages_asked = job.config.stages.split(",")
-        if not {*stages_asked} <= {"collect", "digits"} and not job.data:
+        if not {*stages_asked} <= {"collect", "act", "digits"} and not job.data:
             data = _own_data(Path(folder))
             job = dataclasses.replace(job, config=dataclasses.replace(job.config, data=str(data.path)), data=data)
         if len(stages_asked) == 1:
@@ -162,6 +163,9 @@ def _rows(stage: str, job: Job, folder: Path) -> Iterator[dict[str, Any]]:
     if stage == "collect":
         yield from _measure_collect(job, folder)
         return
+    if stage == "act":
+        yield from _measure_each(stage, acting.comparisons(job.device, job.config.seconds), job)
+        return
     if stage == "digits":
         from world_models.bench import digits  # torchvision with it
 
@@ -184,10 +188,16 @@ def _measure_collect(job: Job, folder: Path) -> Iterator[dict[str, Any]]:
     parts = driving.parts_us(folder)
     terminal.say("collect  a step in us: " + ", ".join(f"{part} {us:.0f}" for part, us in parts.items()))
     extra: dict[str, Any] = {"parts_us": parts}
-    for index, works in enumerate(driving.comparisons(folder)):
-        for row in _compare("collect", works, job):
-            yield row | {"default": row["default"] and index == 0} | extra
-            extra = {}
+    for row in _measure_each("collect", driving.comparisons(folder), job):
+        yield row | extra
+        extra = {}
+
+
+def _measure_each(stage: str, comparisons: Iterator[dict[str, Work]], job: Job) -> Iterator[dict[str, Any]]:
+    """Several comparisons of a stage; the default is in the first."""
+    for index, works in enumerate(comparisons):
+        for row in _compare(stage, works, job):
+            yield row | {"default": row["default"] and index == 0}
 
 
 def _compare(stage: str, works: Mapping[str, Work], job: Job) -> Iterator[dict[str, Any]]:

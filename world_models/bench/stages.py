@@ -148,14 +148,13 @@ def encode_works(data: Rollouts, folder: Path, device: torch.device) -> dict[str
         encoding = encode.Job(encode.EncodeConfig(out=str(out)), data, vae, "none", None, ())
         return sum(encode.encode_shards(encoding, range(len(data.shards))))
 
-    encode_frames = formulations.encoder_of_frames(vae.paper[0])
     resident = torch.from_numpy(FrameSet(data, range(len(data))).read_spread(RESIDENT_FRAMES)).to(device)
     on_cpu = device.type == "cpu"
     batches = resident.split(encode.CPU_BATCH * torch.get_num_threads() if on_cpu else encode.GPU_BATCH)
 
     def encode_batches() -> None:
         for batch in batches:
-            formulations.in_threads(encode_frames, formulations.split(batch) if on_cpu else [batch])
+            formulations.encode_frames(vae.paper[0], batch)
 
     def from_memory() -> tuple[int, float]:
         return len(resident), seconds_of(encode_batches, device)

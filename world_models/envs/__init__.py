@@ -19,7 +19,7 @@ from world_models.envs.action_columns import to_columns as to_columns
 from world_models.envs.making import FAST_CAR_RACING as FAST_CAR_RACING
 from world_models.envs.making import MEND as MEND
 from world_models.envs.making import check_arguments as check_arguments
-from world_models.envs.making import draw_fast, has_indicator_bar, is_car_racing, recipe
+from world_models.envs.making import draw_fast, has_indicator_bar, recipe
 from world_models.envs.making import fault as fault
 from world_models.envs.making import gymnasium_warnings as gymnasium_warnings
 from world_models.envs.making import off_screen as off_screen
@@ -28,6 +28,7 @@ from world_models.envs.observations import PictureError as PictureError
 from world_models.envs.preprocessing import Preprocess as Preprocess
 from world_models.envs.preprocessing import parse_crop as parse_crop
 from world_models.envs.preprocessing import preprocess as preprocess
+from world_models.envs.telemetry_info import telemetry_class
 
 Frame = UInt8[np.ndarray, "64 64 3"]
 
@@ -51,7 +52,7 @@ class FrameEnv:
         self.picture: UInt8[np.ndarray, "height width *channels"] | None = None
         self._shape: tuple[int, ...] | None = None
         self._fast: Any = env.unwrapped if hasattr(env.unwrapped, "check_next_frame") else None
-        self._telemetry_class = _telemetry_class(env)
+        self._telemetry_class = telemetry_class(env)
         self._state: np.ndarray | None = None
         self.telemetry_names: tuple[str, ...] = self._telemetry_class.NAMES if self._telemetry_class else ()
 
@@ -80,8 +81,9 @@ class FrameEnv:
     def telemetry(self) -> Float32[np.ndarray, " S"]:
         """The simulator's state at the current frame."""
         if self._state is None:
-            self._state = self._telemetry() if self._telemetry else np.zeros(0, np.float32)
-            self._state.flags.writeable = False  # the recorder and the policy both get it
+            state: np.ndarray = self._telemetry() if self._telemetry else np.zeros(0, np.float32)
+            state.flags.writeable = False  # the recorder and the policy both get it
+            self._state = state
         return self._state
 
     @property
@@ -136,15 +138,6 @@ class FrameEnv:
             self._shape = observations.check_picture(source, picture, self._shape, self.preprocess.crop)
         self.picture = picture
         return preprocess(picture, self.preprocess)
-
-
-def _telemetry_class(env: gymnasium.Env):
-    """Who reads this simulator, None if nobody here knows it."""
-    if is_car_racing(env):
-        from world_models.envs.car_racing import CarTelemetry
-
-        return CarTelemetry
-    return None
 
 
 def make_env(

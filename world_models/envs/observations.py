@@ -28,7 +28,11 @@ class PictureError(EnvError):
 
 def why_no_pictures(env: gymnasium.Env) -> str | None:
     """What the observations are where they cannot be taken for pictures; None where they can."""
-    space = env.observation_space
+    return why_no_picture_space(env.observation_space) or _stacked(env)
+
+
+def why_no_picture_space(space: spaces.Space[Any]) -> str | None:
+    """The same of a space alone, which does not tell whether wrappers stacked frames."""
     if isinstance(space, spaces.Dict):
         return f"a Dict of {', '.join(map(str, space))}"
     if not isinstance(space, spaces.Box):
@@ -44,7 +48,7 @@ def why_no_pictures(env: gymnasium.Env) -> str | None:
         return f"{found}: too small for pictures, so they are symbols"
     if not (space.high == 255).all():
         return f"{found} with values to {space.high.max()}, not 255: symbols or parts of colours"
-    return _stacked(env, found)
+    return None
 
 
 def _has_picture_shape(shape: tuple[int, ...]) -> bool:
@@ -58,8 +62,9 @@ def _what_has_shape(shape: tuple[int, ...]) -> str:
     return "RGBA or stacked frames" if shape[-1] == 4 else "channels first or stacked frames"
 
 
-def _stacked(env: gymnasium.Env, found: str) -> str | None:
+def _stacked(env: gymnasium.Env) -> str | None:
     """What observations of a picture's shape are, if one of the wrappers made them of several frames."""
+    found = f"{env.observation_space.dtype} {sizes(env.observation_space.shape or ())}"
     while isinstance(env, gymnasium.Wrapper):
         name = type(env).__name__
         inner, outer = (each.observation_space.shape or () for each in (env.env, env))

@@ -1,0 +1,59 @@
+"""The simulator's state, for whoever steps the Gymnasium environment alone."""
+
+from typing import Any, SupportsFloat
+
+import gymnasium
+from gymnasium.utils import RecordConstructorArgs
+
+from world_models.envs.making import is_car_racing
+
+
+def telemetry_class(env: gymnasium.Env) -> Any:
+    """Who reads this simulator, None if nobody here knows it."""
+    if is_car_racing(env):
+        from world_models.envs.car_racing import CarTelemetry
+
+        return CarTelemetry
+    return None
+
+
+class TelemetryInfo(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """Puts the simulator's state into `info`: what rollouts store as telemetry, by the same names.
+
+    The names carry the units, such as `velocity_along_m_per_s` and `center_distance_m`. The values are numbers, those
+    of the observation that `reset` or `step` returns with them.
+
+    Args:
+        env: CarRacing, or a class made of it, wrapped or not. Wrap it before it is put into a vector environment.
+
+    Raises:
+        ValueError: the simulator is another one.
+
+    Example:
+        >>> env = TelemetryInfo(gymnasium.make("world_models:world_models/CarRacing-v3"))
+        >>> _, info = env.reset(seed=0)
+        >>> info["wheels_on_road_share"]
+        1.0
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any]):
+        RecordConstructorArgs.__init__(self)
+        self._class = telemetry_class(env)
+        if self._class is None:
+            found = type(env.unwrapped).__name__
+            raise ValueError(f"the environment is {found}, whose state is not known here; give one CarRacing")
+        super().__init__(env)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._read = self._class(self.env.unwrapped)
+        return observation, info | self._state()
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Take an action."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return observation, reward, terminated, truncated, info | self._state()
+
+    def _state(self) -> dict[str, float]:
+        return dict(zip(self._class.NAMES, self._read().tolist(), strict=True))

@@ -1,0 +1,92 @@
+"""Weights that were prepared for inference once, and are prepared again when the network's own have changed.
+
+What is kept lies beside the networks, not in them. So `state_dict`, pickle and `copy.deepcopy` never see it, and a copy
+of a network prepares its own.
+"""
+
+import dataclasses
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor, nn
+
+Network = TypeVar("Network", bound=nn.Module)
+Prepared = TypeVar("Prepared")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Source:
+    """A tensor as it was when weights were prepared from it.
+
+    Attributes:
+        tensor: the tensor.
+        memory: its memory, held so that no other tensor gets this address.
+        version: how often PyTorch had changed it in place.
+        probe: one number of each row, in that memory.
+        numbers: what they were. PyTorch does not count what is changed through `.data`, by NumPy or, in shared memory,
+            by another process. The probe sees such a change of a whole tensor.
+    """
+
+    tensor: Tensor
+    memory: Tensor
+    version: int
+    probe: Shaped[Tensor, " rows"]
+    numbers: bytes
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> "_Source":
+        memory = tensor.detach()
+        probe = memory[(slice(None), *(size // 2 for size in memory.shape[1:]))]
+        return cls(tensor, memory, tensor._version, probe, _bytes(probe))
+
+    def is_still(self, tensor: Tensor) -> bool:
+        """Whether this tensor is the one of then, unchanged."""
+        return (
+            tensor is self.tensor
+            and tensor._version == self.version
+            and tensor.is_set_to(self.memory)
+            and _bytes(self.probe) == self.numbers
+        )
+
+
+def _bytes(values: Tensor) -> bytes:
+    return values.numpy().tobytes()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kept(Generic[Prepared]):
+    sources: tuple[_Source, ...]
+    weights: Prepared
+
+    def is_of(self, tensors: Sequence[Tensor]) -> bool:
+        return all(map(_Source.is_still, self.sources, tensors))
+
+
+class PreparedOnce(Generic[Network, Prepared]):
+    """Prepares the weights of each network once. Many threads may ask at once.
+
+    Args:
+        prepare: makes weights of a network, without gradients.
+        sources: the tensors that it makes them of: on a CPU, always as many, each with one axis or more.
+    """
+
+    def __init__(self, prepare: Callable[[Network], Prepared], sources: Callable[[Network], Sequence[Tensor]]):
+        self._prepare, self._sources = prepare, sources
+        self._kept: weakref.WeakKeyDictionary[Network, _Kept[Prepared]] = weakref.WeakKeyDictionary()
+
+    @torch.no_grad()
+    def __call__(self, network: Network) -> Prepared:
+        """The prepared weights of the network as it is now."""
+        tensors = self._sources(network)
+        kept = self._kept.get(network)
+        if kept and kept.is_of(tensors):
+            return kept.weights
+        if any(tensor.is_inference() for tensor in tensors):  # their changes are not counted
+            return self._prepare(network)
+        sources = tuple(map(_Source.of, tensors))  # first, so that a change during the preparation is seen
+        kept = _Kept(sources, self._prepare(network))
+        self._kept[network] = kept
+        return kept.weights
