@@ -381,5 +381,5 @@ def test_frames_of_another_shape_are_refused(model: VAE, shape: tuple[int, ...])
 
 def test_a_conditional_model_without_labels_says_what_to_give():
     model = VAE(VAEConfig(2, network="mlp", hidden=(4,), num_classes=10))
-    with pytest.raises(ValueError, match="^the model is conditional; give each frame's class as labels$"):
+    with pytest.raises(ValueError, match=r"^the model is conditional; give each frame's class as labels$"):
         model.decode(torch.zeros(1, 2))
