@@ -4,7 +4,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator
-from typing import TextIO
+from typing import Any
 
 from tqdm import tqdm
 
@@ -12,7 +12,7 @@ from tqdm import tqdm
 class _OneStateALine:
     """A log file as a bar writes to it: a line for each state, where a terminal would write over the state before."""
 
-    def __init__(self, log: TextIO):
+    def __init__(self, log: Any):
         self._log = log
 
     def write(self, text: str) -> None:
