@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -139,14 +140,13 @@ def mlp_r2(train_x: Rows, train_y: Rows, test_x: Rows, test_y: Rows, seed: int =
 
 def _network(num_features: int, num_targets: int, generator: torch.Generator) -> nn.Sequential:
     """A network with PyTorch's usual weights, but from a generator of its own: others draw at the same time."""
-    first, second, last = (
-        nn.utils.skip_init(nn.Linear, *sizes)
-        for sizes in ((num_features, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, num_targets))
-    )
-    for layer in (first, second, last):
+    sizes = ((num_features, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, num_targets))
+    layers: list[Any] = [nn.utils.skip_init(nn.Linear, *size) for size in sizes]
+    for layer in layers:
         bound = 1 / math.sqrt(layer.in_features)
         nn.init.uniform_(layer.weight, -bound, bound, generator)
         nn.init.uniform_(layer.bias, -bound, bound, generator)
+    first, second, last = layers
     return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last)
 
 
