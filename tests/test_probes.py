@@ -83,7 +83,7 @@ def test_networks_do_not_depend_on_the_number_of_threads(two_threads: None):
 def test_a_networks_first_weights_are_as_pytorch_draws_them():
     network = probes._network(5, 2, torch.Generator().manual_seed(0))
     torch.manual_seed(0)
-    assert torch.equal(network[0].weight, torch.nn.Linear(5, probes.HIDDEN).weight)
+    assert torch.equal(next(network.parameters()), torch.nn.Linear(5, probes.HIDDEN).weight)
 
 
 def test_a_network_leaves_the_random_numbers_of_others_alone():
