@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure
 
 from world_models import distributed, formulations
 from world_models.likelihoods import squared_error
-from world_models.similarity import ssim
 from world_models.vae import (
     ACTIVE_VARIANCE,
     USED_KL_NATS,
@@ -130,7 +130,9 @@ def measure(vae: VAE, frames: Frames, seed: int = 0, labels: Labels | None = Non
         means = vae.logits(posterior.mu, label).sigmoid()
         z = posterior.sample(eps.to(vae.device))
         elbo = vae.log_likelihood(images, vae.logits(z, label)) - posterior.kl_nats()
-        return posterior, torch.stack([squared_error(images, means), ssim(means, images), elbo], 1)
+        ssim = structural_similarity_index_measure(means, images, reduction="none", data_range=1.0)
+        assert isinstance(ssim, Tensor)
+        return posterior, torch.stack([squared_error(images, means), ssim, elbo], 1)
 
     scores, mu, kl = Moments(), Moments(), Moments()
     parts = [*zip(batches(frames), noise.split(BATCH), told(labels), strict=False)]
@@ -138,11 +140,11 @@ def measure(vae: VAE, frames: Frames, seed: int = 0, labels: Labels | None = Non
         scores.add(of_frames)
         mu.add(posterior.mu)
         kl.add(posterior.kl_nats_per_dim())
-    sse, similarity, elbo = scores.mean.tolist()
+    sse, ssim, elbo = scores.mean.tolist()
     return {
         "sse": sse,
         "psnr_db": psnr_db(sse, vae.num_values),
-        "ssim": similarity,
+        "ssim": ssim,
         "kl_nats": float(kl.mean.sum()),
         "kl_per_dim": kl.mean.tolist(),
         "active_units": int((mu.variance > ACTIVE_VARIANCE).sum()),
