@@ -114,8 +114,8 @@ def test_a_setting_that_a_run_does_not_know_is_a_dash():
     assert comparison.differences([_run("a", config={"new": None}), _run("b")]) == [["new", "null", "-"]]
 
 
-def test_where_a_run_goes_and_who_tracks_it_is_no_difference():
-    runs = [_run(name, config={"out": name, "wandb": {"mode": name}}) for name in "ab"]
+def test_where_a_run_goes_who_tracks_it_and_whether_it_was_resumed_is_no_difference():
+    runs = [_run(name, config={"out": name, "wandb": {"mode": name}, "resume": name == "a"}) for name in "ab"]
     assert comparison.differences(runs) == []
 
 

@@ -11,8 +11,8 @@ from world_models.figures import RatePoint
 from world_models.run_records import RunRecord, number
 
 NOTHING = "-"
-NOT_COMPARED = ("out", "wandb")
-"""Settings in which any two runs differ, and which change no number."""
+NOT_COMPARED = ("out", "resume", "wandb")
+"""Settings in which runs may differ while their numbers are the same."""
 
 MAX_LETTERS = 1000
 Cell = int | float | str | None
