@@ -62,14 +62,14 @@ class Car:
         """Return of an episode, and its number of steps."""
         weight, bias = unpack(parameters)
         z, _ = self.env.reset(seed=track)
-        h, state = np.zeros(self.h_dim), None
+        h, c = torch.zeros(2, 1, self.h_dim)
         total, rewarded = 0.0, 0  # the return, and the last step with a reward
         for step in range(1, self.max_steps + 1):
-            steer, gas, brake = np.tanh(weight @ np.concatenate([z, h]) + bias)
+            steer, gas, brake = np.tanh(weight @ np.concatenate([z, h[0]]) + bias)
             action = np.array([steer, (gas + 1) / 2, max(brake, 0)], np.float32)
             if self.memory:  # h_{t+1} remembers z_t and a_t
-                output, state = self.memory.lstm(torch.from_numpy(np.concatenate([z, action]))[None, None], state)
-                h = output[0, 0].numpy()
+                seen = torch.from_numpy(np.concatenate([z, action]))[None]
+                h, c = torch.lstm_cell(seen, (h, c), *self.memory.lstm.all_weights[0])
             z, reward, terminated, truncated, _ = self.env.step(action)
             total += float(reward)
             rewarded = step if reward > 0 else rewarded

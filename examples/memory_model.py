@@ -124,22 +124,27 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
 
-    sequences = LatentSequences(args.latents, args.length, seed=args.seed)
-    heldout = LatentSequences(args.heldout, args.length)
+    try:
+        sequences = LatentSequences(args.latents, args.length, seed=args.seed)
+        heldout = LatentSequences(args.heldout, args.length)
+        latents, real, vae = Latents(args.heldout)[0], Rollouts(args.rollouts)[0].frames, load_vae(args.vae)
+        num_frames = min(100, len(latents) - SEEN)
+        if num_frames < 1:
+            raise ValueError(f"{args.heldout}: its first episode has {len(latents)} steps, a dream begins after {SEEN}")
+        out = Path(args.out)
+        out.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
     print(sequences)
     model = train(sequences, args.epochs, args.seed)
     for name, nats in score(model, sequences, heldout).items():
         print(f"{name}: {nats:.2f} nats per step, on held-out latents")
 
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
     save_file(model.state_dict(), out / "memory.safetensors")
-    latents, frames, vae = Latents(args.heldout)[0], Rollouts(args.rollouts)[0].frames, load_vae(args.vae)
     mu, actions = torch.from_numpy(latents.mu).float(), torch.from_numpy(latents.actions)
-    num_frames = min(100, len(latents) - SEEN)
     shown = slice(SEEN, SEEN + num_frames)
     dreamt = vae.decode(dream(model, mu, actions, num_frames))
-    write_gif(out / "dream.gif", frames[shown], vae.decode(mu[shown]).numpy(), dreamt.numpy())
+    write_gif(out / "dream.gif", real[shown], vae.decode(mu[shown]).numpy(), dreamt.numpy())
     print(f"{out / 'dream.gif'} shows a held-out episode: real, reconstructed, dreamt from its frame {SEEN} on")
 
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,6 +48,48 @@ def written(
             "--epochs 2 --length 10".split()
         )
     return out
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--latents", "missing: no such file or folder"),
+        ("--heldout", "missing: no such file or folder"),
+        ("--rollouts", "missing: no such file or folder"),
+        ("--vae", "missing: no trained model in it"),
+    ],
+)
+def test_bad_input_to_a_memory_model_ends_in_a_line_and_status_2_before_work(
+    memory_model: ModuleType,
+    latents_dir: Path,
+    rollouts_dir: Path,
+    run_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    option: str,
+    message: str,
+):
+    monkeypatch.setattr(memory_model, "SEEN", 5)
+    given = {"--latents": latents_dir, "--heldout": latents_dir, "--rollouts": rollouts_dir, "--vae": run_dir}
+    given |= {option: tmp_path / "missing", "--out": tmp_path / "out", "--length": 10}
+    with pytest.raises(SystemExit) as ended:
+        memory_model.main([str(word) for pair in given.items() for word in pair])
+    error = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert error.count("\n") == 1 and message in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_held_out_episode_too_short_to_dream_is_refused_before_work(
+    memory_model: ModuleType, latents_dir: Path, rollouts_dir: Path, run_dir: Path, capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit):
+        memory_model.main(
+            f"--latents {latents_dir} --heldout {latents_dir} --rollouts {rollouts_dir} --vae {run_dir} "
+            "--length 10".split()
+        )
+    assert "has 40 steps, a dream begins after 50" in capsys.readouterr().err
 
 
 def test_memory_model_is_saved_with_the_papers_256_units(written: Path):
@@ -152,6 +195,30 @@ def test_a_search_climbs_to_higher_returns(
     monkeypatch.setattr(controller, "drive", lambda car, parameters, track: (-((parameters - 0.1) ** 2).sum(), 1))
     generations = json.loads((search(30) / "history.json").read_text())["generations"]
     assert generations[-1]["centre"] > generations[0]["centre"]
+
+
+def test_a_controller_reads_what_the_memory_model_made_of_the_steps_before(
+    controller: ModuleType, written: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+):
+    car = controller.Car(str(run_dir), str(written / "memory.safetensors"), 5)
+    z, actions, step = [], [], car.env.step
+
+    def recorded(action: np.ndarray) -> Any:
+        result = step(action)
+        z.append(result[0])
+        actions.append(action)
+        return result
+
+    monkeypatch.setattr(car.env, "step", recorded)
+    weights = np.zeros((3, 32 + 256 + 1))
+    weights[0, 32] = 1  # steering is tanh of the first number of h
+    car.drive(weights.ravel(), 0)
+    first, _ = car.env.reset(seed=0)
+    inputs = np.concatenate([np.stack([first, *z[:-1]]), np.stack(actions)], 1)
+    h, _ = car.memory.lstm(torch.from_numpy(inputs))
+    steering = np.stack(actions)[:, 0]
+    assert steering[0] == 0
+    np.testing.assert_allclose(steering[1:], h[:-1, 0].tanh().detach().numpy(), rtol=1e-4)
 
 
 def test_without_a_memory_a_controller_reads_z_alone(controller: ModuleType, run_dir: Path):
