@@ -23,6 +23,7 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -97,6 +98,13 @@ def load_memory(path: str, z_dim: int) -> MDNRNN:
             f"{path}: no memory model of z with {z_dim} dimensions; train it on this V's latents"
         ) from None
     return memory.eval()
+
+
+def begin_process() -> None:
+    """Leave Ctrl-C to the main process, and end where that one was killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 @functools.cache
@@ -196,15 +204,15 @@ def main(argv: list[str] | None = None) -> None:
         args.out.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
-    # Its processes do not hear Ctrl-C; this one ends them.
-    pool = ProcessPoolExecutor(
-        args.processes, multiprocessing.get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN)
-    )
+    pool = ProcessPoolExecutor(args.processes, multiprocessing.get_context("spawn"), begin_process)
     drive_all = functools.partial(pool.map if args.processes > 1 else map, functools.partial(drive, car_arguments))
-    with pool:  # its processes start when the first work is given to it
-        evolve(args, settings, history, num_parameters, drive_all)
-        best = safetensors.torch.load_file(args.out / "controller.safetensors")
-        returns, _ = score(drive_all, [torch.cat([best["weight"], best["bias"][:, None]], 1).numpy().ravel()], TEST)
+    try:
+        with pool:  # its processes start when the first work is given to it
+            evolve(args, settings, history, num_parameters, drive_all)
+            best = safetensors.torch.load_file(args.out / "controller.safetensors")
+            returns, _ = score(drive_all, [torch.cat([best["weight"], best["bias"][:, None]], 1).numpy().ravel()], TEST)
+    except KeyboardInterrupt:
+        parser.exit(130, f"{parser.prog}: stopped; the same command goes on\n")
     print(
         f"{args.out / 'controller.safetensors'}: return {returns.mean():.1f} (std {returns.std():.1f}) on {len(TEST)} "
         "tracks that chose nothing"

@@ -262,6 +262,22 @@ def test_bad_input_to_a_search_ends_in_a_line_and_status_2(
     assert (found / "history.json").read_bytes() == before
 
 
+def test_ctrl_c_ends_a_search_in_a_line_that_says_how_to_go_on(
+    controller: ModuleType,
+    search: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(controller, "drive", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        search(1)
+    assert ended.value.code == 130
+    assert capsys.readouterr().err.endswith(": stopped; the same command goes on\n")
+
+
 def test_a_damaged_history_is_named(search: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "history.json").write_text('{"settings": {')
     with pytest.raises(SystemExit):
