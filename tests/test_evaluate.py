@@ -18,10 +18,12 @@ from world_models import (
     baselines,
     checkpoints,
     collect,
+    drive,
     evaluate,
     figures,
     files,
     foresight,
+    imitation,
     locks,
     metrics,
     probes,
@@ -179,6 +181,36 @@ def test_latents_are_described_by_dimension(run: Path):
 def test_pca_of_all_components_is_the_last_of_the_nested_ones(run: Path):
     scores = _scores(run)
     assert scores["pca_sse_by_components"]["32"] == pytest.approx(scores["pca_sse"], rel=1e-3)
+
+
+def test_drive_is_null_unless_asked_for(run: Path):
+    assert _scores(run)["drive"] is None
+
+
+def test_driving_is_scored_and_drawn_where_it_is_asked_for(
+    quick: None, run_dir: Path, heldout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    driven = imitation.Driven(np.array([800.0]), np.array([True]), np.zeros((2, 1, 2)))
+    scores = drive.scores(driven) | {"pca_mean": 700.0, "expert_mean": 900.0}
+    asked, told = [], {}
+    outline = np.array([[0.0, 0.0], [90.0, 0.0], [0.0, 90.0]])
+    monkeypatch.setattr(drive, "measure", lambda *args: asked.append(args) or (scores, drive.Map(driven, [outline])))
+    monkeypatch.setattr(tracking, "record", lambda *args, **named: told.update(named))
+    run = tmp_path / "vae"
+    shutil.copytree(run_dir, run, ignore=shutil.ignore_patterns("figures", "state.pt"))
+    found = _evaluate(heldout, run, "--max_frames 20 --drive true --drive_seed 7")
+    assert found["drive"] == scores
+    ((place, *_, seed),) = asked
+    assert (place.env, place.crop, seed) == ("CarRacing-v3", "0:84", 7)
+    assert "What a controller does with mu" in (run / "report.html").read_text()
+    assert (run / "figures" / "drive.png").exists()
+    assert told["scores"]["drive"] == scores and "drive" in told["pictures"]
+
+
+def test_driving_another_environment_is_refused_before_work_begins(small: Path, test: Path):
+    before = sorted(small.iterdir())
+    assert "--drive cannot drive Synthetic-v0" in _refused(test, small, "--drive true")
+    assert sorted(small.iterdir()) == before
 
 
 def test_foresight_is_null_unless_asked_for(run: Path):

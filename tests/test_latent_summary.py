@@ -161,6 +161,19 @@ def test_unusable_rows_are_warned_of(data: Path, run: Path, latents: Path, capsy
     assert _summary(latents)["check"]["z_sse"] is None
 
 
+def test_summary_counts_the_episodes_that_terminated(data: Path, run: Path, latents: Path):
+    terminated = sum(int(shard.read("terminated").sum()) for shard in Rollouts(data).shards)
+    assert _summary(latents)["terminated_episodes"] == terminated > 0
+
+
+def test_latents_without_an_end_are_warned_of():
+    check = latent_summary.Check(1, 1.0, 1.0, 1.0, 1.0)
+    summary = {"unusable_share": 0, "episodes": 6, "terminated_episodes": 0}
+    (line,) = latent_summary.warnings(summary, check)
+    assert line.startswith("none of the 6 episodes terminated") and "configs/laps/collect.yaml" in line
+    assert latent_summary.warnings(summary | {"terminated_episodes": 1}, check) == []
+
+
 # does it decode?
 
 

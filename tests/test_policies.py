@@ -22,7 +22,7 @@ class Stub:
 
     def __init__(self, action_space: spaces.Space = CAR_ACTIONS, **state: float):
         self.action_space, self.env = action_space, None
-        self.telemetry_names: tuple[str, ...] = policies.Driver.NEEDS
+        self.telemetry_names: tuple[str, ...] = tuple(dict.fromkeys((*policies.Driver.NEEDS, *policies.Expert.NEEDS)))
         self.state = dict.fromkeys(self.telemetry_names, 0.0) | state
 
     def telemetry(self) -> np.ndarray:
@@ -51,7 +51,7 @@ def test_actions_derive_from_the_seed_alone(name: str):
     np.testing.assert_array_equal(act(make(first, 7), 100), act(make(second, 7), 100))
 
 
-@pytest.mark.parametrize("name", policies.BUILTIN)
+@pytest.mark.parametrize("name", sorted(policies.BUILTIN.keys() - {"expert"}))
 def test_another_seed_acts_otherwise(name: str):
     make = policies.BUILTIN[name]
     assert not np.array_equal(act(make(Stub(), 7), 20), act(make(Stub(), 8), 20))

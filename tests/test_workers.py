@@ -302,3 +302,44 @@ def test_a_thread_that_a_task_leaves_behind_holds_nobody_up(monkeypatch: pytest.
     since = time.monotonic()
     assert list(run_processes(begin_a_thread, [15.0], 1, ignore)) == [(0, "done")]
     assert time.monotonic() - since < 10
+
+
+# --- a team that stays
+
+
+class Counts:
+    """Adds up what it is given; a worker's copy is its own."""
+
+    def __init__(self, start: int):
+        self.total = start
+
+    def __call__(self, item: int, report: Report) -> int:
+        if item < 0:
+            raise ValueError("no number below 0")
+        if item == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.total += item
+        return self.total
+
+
+def test_a_team_remembers_and_answers_in_order():
+    with workers.team(Counts(100), 2) as ask:
+        assert ask([1, 10]) == [101, 110]
+        assert ask([2, 20]) == [103, 130]
+
+
+def test_an_error_in_a_team_comes_out_as_it_was():
+    with workers.team(Counts(0), 1) as ask, pytest.raises(ValueError, match="no number below 0"):
+        ask([-1])
+
+
+def test_a_team_that_lost_a_worker_is_stopped():
+    with workers.team(Counts(0), 1) as ask, pytest.raises(Stopped, match=r"a worker died.*Run it again"):
+        ask([0])
+
+
+def test_a_team_is_gone_after_its_block():
+    with workers.team(process_id, 1) as ask:
+        (pid,) = ask([None])
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)

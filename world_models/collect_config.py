@@ -39,7 +39,7 @@ class CollectConfig:
         max_steps: steps after which an episode is truncated.
         env: id of a Gymnasium environment with image observations or render_mode rgb_array; module:id imports first.
         env_args: arguments for the environment, by name, such as domain_randomize of CarRacing.
-        policy: who drives: random, brownian, driver, mixture, or your own as package.module:name.
+        policy: who drives: random, brownian, driver, expert, mixture, or your own as package.module:name.
         mixture: weights of the policies that mixture deals out over the episodes.
         seed: seed of the first episode; episode i has seed + i.
         warmup_steps: steps with zero actions before an episode's first row, which are not stored.

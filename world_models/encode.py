@@ -195,8 +195,8 @@ def _finish(job: Job, latents: Latents) -> None:
     }
     files.write_json(out / SUMMARY_FILE, summary | {"check": check.as_json() | {"run_val_sse": job.val_sse}} | sources)
     terminal.say(
-        f"{out}: {len(latents)} episodes, {latents.num_rows:,} latents of {latents.z_dim} dimensions"
-        + ("" if job.todo else ", all there already")
+        f"{out}: {len(latents)} episodes, {latents.num_rows:,} latents of {latents.z_dim} dimensions, "
+        f"{summary['terminated_episodes']} episodes terminated" + ("" if job.todo else ", all there already")
     )
     for warning in latent_summary.warnings(summary, check):
         terminal.warn(f"{out}: {warning}")

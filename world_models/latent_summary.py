@@ -29,6 +29,10 @@ MISMATCH = (
     "{rows} stored latents decode with SSE {mu_sse:.4g} (mu) and {z_sse:.4g} (z), the model's own with "
     "{fresh_mu_sse:.4g} and {fresh_z_sse:.4g}: they are damaged or not of these frames; delete the folder, encode again"
 )
+NO_ENDS = (
+    "none of the {} episodes terminated, so a memory model cannot learn when an episode ends; collect some that do, as "
+    "configs/laps/collect.yaml does"
+)
 UNUSABLE = "{:.2%} of the rows hold numbers that no z can be sampled from; look at the training, or encode in float32"
 MAX_LOGVAR = 87.0  # float32 holds neither exp(89) nor the full precision of exp(-88)
 
@@ -40,6 +44,7 @@ def summarise(latents: Latents) -> dict[str, Any]:
     (float16 ends at 65,504), or with a logvar whose variance float32 cannot hold; the moments leave those rows out.
 
     Returns:
+        terminated_episodes: how many the environment ended; the others were truncated.
         mu_mean, mu_std, mu_variance: of mu.
         sigma_mean, sigma_squared_mean: of the posterior's standard deviation and variance.
         z_mean, z_variance: of the z that readers sample: E[mu], and Var[mu] + E[sigma^2].
@@ -67,6 +72,7 @@ def summarise(latents: Latents) -> dict[str, Any]:
         "format": FORMAT.name,
         "format_version": FORMAT.version,
         "episodes": len(latents),
+        "terminated_episodes": sum(int(shard.read("terminated").sum()) for shard in latents.shards),
         "rows": latents.num_rows,
         "transitions": latents.num_rows - len(latents),
         "z_dim": latents.z_dim,
@@ -138,7 +144,8 @@ def check(latents: Latents, data: Rollouts, vae: VAE, num_rows: int = CHECKED_RO
 def warnings(summary: Mapping[str, Any], check: Check) -> list[str]:
     """What is wrong with a data set, a line each."""
     lines = [] if check.passed else [MISMATCH.format(**dataclasses.asdict(check))]
-    return lines + ([UNUSABLE.format(summary["unusable_share"])] if summary["unusable_share"] else [])
+    lines += [UNUSABLE.format(summary["unusable_share"])] if summary["unusable_share"] else []
+    return lines + ([] if summary["terminated_episodes"] else [NO_ENDS.format(summary["episodes"])])
 
 
 def _read_rows(episodes: ShardedEpisodes, column: str, rows: Int64[np.ndarray, " rows"]) -> np.ndarray:

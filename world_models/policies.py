@@ -1,4 +1,4 @@
-"""Who drives: random, brownian, driver, mixtures of them, or your own.
+"""Who drives: random, brownian, driver, expert, mixtures of them, or your own.
 
 A policy is made once an episode, `make(env, seed) -> policy`, and called once a step, `policy(frame) -> action`. All
 its randomness derives from the seed, so `episode_seed` and `episode_policy` reproduce an episode. Your own is named
@@ -13,6 +13,8 @@ from typing import Any, Protocol, cast, runtime_checkable
 import numpy as np
 from gymnasium import spaces
 from jaxtyping import Float32, UInt8
+
+from world_models.expert import Expert
 
 Policy = Callable[[UInt8[np.ndarray, "64 64 3"]], Any]
 
@@ -161,7 +163,7 @@ class Keys:
         return key
 
 
-BUILTIN: dict[str, PolicyFactory] = {"random": random, "brownian": brownian, "driver": Driver}
+BUILTIN: dict[str, PolicyFactory] = {"random": random, "brownian": brownian, "driver": Driver, "expert": Expert}
 
 
 def load_policy(name: str) -> PolicyFactory:
