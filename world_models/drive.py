@@ -86,7 +86,6 @@ def measure(place: Place, vae: VAE, baselines: Baselines, seed: int) -> tuple[di
     scored = len(SCORED_TRACKS) * NUM_STEPS
     with (
         progress.bar(2 * practised + 3 * scored, "steps", "drive") as bar,
-        formulations.single_threaded(),
         lockstep.opened(place, count) as tracks,
     ):
 
@@ -115,9 +114,9 @@ def scores(driven: Driven) -> dict[str, float | int]:
 
 
 def read_mu(vae: VAE) -> Read:
-    """Mu of frames, by the encoder prepared once."""
-    encode = formulations.encoder_of_frames(vae.paper[0])
-    return _in_equal_parts(lambda frames: encode(frames)[0])
+    """Mu of frames."""
+    encoder, _ = vae.paper
+    return _in_equal_parts(lambda frames: formulations.encode_frames(encoder, frames.to(vae.device))[0])
 
 
 def read_pca(baselines: Baselines) -> Read:
@@ -132,7 +131,8 @@ def _in_equal_parts(read: Callable[[UInt8[Tensor, "rows 64 64 3"]], Float[Tensor
         padded = np.concatenate([frames, np.zeros((-len(frames) % ROWS, *frames.shape[1:]), np.uint8)])
         parts = torch.from_numpy(padded).split(ROWS)
         shares = [parts[start :: host.available_cores()] for start in range(min(host.available_cores(), len(parts)))]
-        done = formulations.in_threads(lambda share: [read(part).cpu() for part in share], shares)
+        with formulations.single_threaded():
+            done = formulations.in_threads(lambda share: [read(part).cpu() for part in share], shares)
         z = torch.empty(len(parts), ROWS, done[0][0].shape[1])
         for start, share in enumerate(done):
             z[start :: len(shares)] = torch.stack(share)
