@@ -135,7 +135,7 @@ def test_digits_without_their_channel_say_how_to_get_it(conditional: VAE):
 
 
 LABELS: dict[str, tuple[Any, str]] = {
-    "none": (None, "has to be told each frame's class"),
+    "none": (None, "give each frame's class as labels"),
     "too few": (torch.tensor([1]), r"labels of shape \(1,\); give one for each of 2: \(2,\)"),
     "a column": (torch.tensor([[1], [2]]), r"labels of shape \(2, 1\)"),
     "floats": (torch.tensor([1.0, 2.0]), "labels are torch.float32; give whole numbers"),

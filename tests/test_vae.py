@@ -379,7 +379,7 @@ def test_frames_of_another_shape_are_refused(model: VAE, shape: tuple[int, ...])
         model.encode(torch.zeros(shape, dtype=torch.uint8))
 
 
-def test_a_conditional_model_that_is_told_nothing_says_so():
+def test_a_conditional_model_without_labels_says_what_to_give():
     model = VAE(VAEConfig(2, network="mlp", hidden=(4,), num_classes=10))
-    with pytest.raises(ValueError, match="has to be told each frame's class"):
+    with pytest.raises(ValueError, match=r"^the model is conditional; give each frame's class as labels$"):
         model.decode(torch.zeros(1, 2))

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+NO_LABELS = "the model is conditional; give each frame's class as labels"
+
 
 def check_batch(kind: str, batch: Tensor, row_shape: Sequence[int], weight: Tensor) -> None:
     """Refuse a batch that a layer with this weight cannot take.
@@ -80,7 +82,7 @@ def check_labels(labels: Tensor | None, num_classes: int, num_rows: int) -> None
         ValueError: there are none, or not one whole number a row, below the number of classes.
     """
     if labels is None:
-        raise ValueError("the model is conditional; give each frame's class as labels")
+        raise ValueError(NO_LABELS)
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise ValueError(f"labels are {labels.dtype}; give whole numbers, torch.int64")
     if tuple(labels.shape) != (num_rows,):

@@ -150,7 +150,7 @@ class VAE(nn.Module):
         if not self.config.num_classes:
             return None
         if labels is None:
-            raise ValueError("the model is conditional, so it has to be told each frame's class by labels")
+            raise ValueError(model_inputs.NO_LABELS)
         return F.one_hot(labels.to(self.device), self.config.num_classes).to(self.encoder.mu.weight.dtype)
 
     def objective(
