@@ -163,6 +163,17 @@ def test_evaluations_of_different_numbers_of_frames_do_not_compare():
     assert "evaluated on different numbers of frames: a | b" in line
 
 
+def test_what_each_form_of_memory_foresees_is_shown():
+    foreseen = {form: {"10": {"foreseen": sse}} for form, sse in (("predicts_z", 40.25), ("predicts_change", 38.5))}
+    cells = _cells(_run("a", scores=SCORES | {"foresight": foreseen}))
+    assert (cells["10 ahead, z"], cells["10 ahead, change"]) == ("40.25", "38.50")
+
+
+@pytest.mark.parametrize("foreseen", [None, 40.25, {}, {"predicts_z": None}, {"predicts_z": {"10": {"foreseen": "x"}}}])
+def test_scores_without_foresight_have_no_such_column(foreseen: Any):
+    assert "10 ahead, z" not in _cells(_run("a", scores=SCORES | {"foresight": foreseen}))
+
+
 def test_scores_on_what_was_trained_on_are_said_to_flatter():
     trained_on = {"trained_on_episodes": 3}
     runs = [_run("a", scores=SCORES | trained_on), _run("b", scores=SCORES | {"trained_on_episodes": 0}), _run("c")]

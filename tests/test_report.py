@@ -130,9 +130,15 @@ def test_page_of_a_collapsed_model_says_that_nothing_moves():
     assert "mu moves by nothing" in page and "plausible" not in page
 
 
-def test_page_says_what_was_foreseen():
-    foreseen = {"10": {"foreseen": 40.25, "stays": 55.5, "reconstructed": 10.75}}
-    assert "10 ahead 40.25 55.50 10.75" in _text(report.page("vae", SCORES | {"foresight": foreseen}, SHOWN))
+def test_page_says_what_each_form_of_memory_foresees():
+    numbers = {"foreseen": 40.25, "foreseen_by_seed": [40.0, 40.5], "sampled": 38.0, "stays": 55.5}
+    numbers |= {"z_stays": 56.75, "reconstructed": 10.75, "pca": 42.5}
+    foreseen = {"predicts_z": {"10": numbers}, "predicts_change": {"10": numbers | {"foreseen": 37.5}}}
+    page = _text(report.page("vae", SCORES | {"foresight": foreseen}, SHOWN))
+    assert "The memory predicts z " in page
+    assert "The memory predicts the change of z " in page
+    for first in ("40.25", "37.50"):
+        assert f" 10 {first} 40.00, 40.50 38.00 55.50 56.75 10.75 42.50 " in page
 
 
 def test_page_says_why_there_are_no_probes():

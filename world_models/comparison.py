@@ -31,8 +31,16 @@ def _of_best(key: str) -> Callable[[RunRecord], Cell]:
     return lambda run: run.best_line().get(key)
 
 
-def _of_scores(key: str) -> Callable[[RunRecord], Cell]:
-    return lambda run: number(run.scores or {}, key)
+def _of_scores(*keys: str) -> Callable[[RunRecord], Cell]:
+    """A number of eval.json, by the keys of the objects that it lies in; None where one is missing, or no number."""
+
+    def read(run: RunRecord) -> Cell:
+        inner: Any = run.scores
+        for key in keys[:-1]:
+            inner = inner.get(key) if isinstance(inner, Mapping) else None
+        return number(inner, keys[-1]) if isinstance(inner, Mapping) else None
+
+    return read
 
 
 def _drive(run: RunRecord) -> Cell:
@@ -48,20 +56,6 @@ def _frames_per_s(run: RunRecord) -> Cell:
 def _of_pca(run: RunRecord) -> Cell:
     sse, pca = (number(run.scores or {}, key) for key in ("sse", "pca_sse"))
     return sse / pca if sse is not None and pca else None
-
-
-def _foreseen(form: str) -> Callable[[RunRecord], Cell]:
-    """Of ten steps ahead; None where it was not asked for, or by an older version."""
-    return lambda run: _inner(run.scores or {}, "foresight", form, "10", "foreseen")
-
-
-def _inner(scores: Mapping[str, Any], *keys: str) -> Cell:
-    """A number inside nested mappings, None where one of them is missing."""
-    for key in keys[:-1]:
-        scores = scores.get(key) or {}
-        if not isinstance(scores, Mapping):
-            return None
-    return number(scores, keys[-1])
 
 
 def _done(run: RunRecord) -> Cell:
@@ -82,12 +76,12 @@ COLUMNS = (
     Column(
         "10 ahead, z",
         "squared error ten steps ahead of a memory that predicts z, by evaluate --foresight",
-        _foreseen("predicts_z"),
+        _of_scores("foresight", "predicts_z", "10", "foreseen"),
     ),
     Column(
         "10 ahead, change",
         "squared error ten steps ahead of a memory that predicts how z changes, by evaluate --foresight",
-        _foreseen("predicts_change"),
+        _of_scores("foresight", "predicts_change", "10", "foreseen"),
     ),
     Column("active", "dimensions whose mu varies (variance above 0.01)", _of_scores("active_units"), "{:,.0f}"),
     Column("used", "dimensions with KL above 0.05 nats", _of_scores("dims_used"), "{:,.0f}"),
