@@ -43,11 +43,6 @@ def _of_scores(*keys: str) -> Callable[[RunRecord], Cell]:
     return read
 
 
-def _drive(run: RunRecord) -> Cell:
-    driven = (run.scores or {}).get("drive")
-    return number(driven, "mean") if isinstance(driven, dict) else None
-
-
 def _frames_per_s(run: RunRecord) -> Cell:
     rates = [rate for _, rate in run.series("train/frames_per_s")]
     return statistics.median(rates) if rates else None
@@ -85,7 +80,12 @@ COLUMNS = (
     ),
     Column("active", "dimensions whose mu varies (variance above 0.01)", _of_scores("active_units"), "{:,.0f}"),
     Column("used", "dimensions with KL above 0.05 nats", _of_scores("dims_used"), "{:,.0f}"),
-    Column("drive", "mean score of a linear controller on mu that drives 100 tracks", _drive, "{:,.0f}"),
+    Column(
+        "drive",
+        "mean score of a linear controller on mu that drives 100 tracks",
+        _of_scores("drive", "mean"),
+        "{:,.0f}",
+    ),
 )
 
 
