@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -243,7 +244,13 @@ def test_a_model_of_digits_is_refused():
         LatentObservation(Pictures(), VAE(VAEConfig(2, network="mlp", hidden=(4,))))
 
 
-def test_a_path_in_the_place_of_the_model_is_refused():
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Types are not checked by the test run but, as for users, by the code alone."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+def test_a_path_in_the_place_of_the_model_is_refused(unchecked: None):
     with pytest.raises(ValueError, match=r"vae is a str; give a V model, by world_models.load_vae\(run\)"):
         LatentObservation(Pictures(), "runs/vae")  # type: ignore[arg-type]
 
@@ -258,7 +265,7 @@ def test_latents_of_another_z_dim_are_refused(vae: VAE, latents_dir: Path):
         LatentObservation(Pictures(), vae, Latents(latents_dir))
 
 
-def test_what_holds_no_latents_is_refused(vae: VAE):
+def test_what_holds_no_latents_is_refused(unchecked: None, vae: VAE):
     with pytest.raises(ValueError, match="normalise is a bool; give Latents, LatentSequences or None"):
         LatentObservation(Pictures(), vae, True)  # type: ignore[arg-type]
 
@@ -297,6 +304,6 @@ def test_the_state_is_that_of_the_new_track_after_a_reset(car: TelemetryInfo):
 
 
 @pytest.mark.parametrize("make", [Pictures, _vector])
-def test_an_environment_whose_state_is_not_known_is_refused(make: Any):
+def test_an_environment_whose_state_is_not_known_is_refused(unchecked: None, make: Any):
     with pytest.raises(ValueError, match="whose state is not known here; give one CarRacing"):
         TelemetryInfo(make())

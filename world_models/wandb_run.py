@@ -5,6 +5,7 @@ prints its answers. So nothing that W&B, its package, its service, its server or
 what it computes, or make it wait. At the end it waits `END_S` at most.
 """
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -197,7 +198,8 @@ class WandbRun:
         message = None
         while True:
             if message != FINISH and (message := self._waiting.get(WATCH_EVERY_S)):
-                process.pipe.send_bytes(message)
+                with contextlib.suppress(OSError):  # it has ended; why, it may have said, which is read below
+                    process.pipe.send_bytes(message)
             while (answer := process.answer(WATCH_EVERY_S if message == FINISH else 0.0)) is not None:
                 if isinstance(answer, Finished | Failed):
                     return answer
