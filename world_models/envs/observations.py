@@ -59,7 +59,7 @@ def _what_has_shape(shape: tuple[int, ...]) -> str:
     """What observations of a shape that is no picture's usually are."""
     if len(shape) > 3:
         return "stacked frames"
-    return "RGBA or stacked frames" if shape[-1] == 4 else "channels first or stacked frames"
+    return "RGBA or stacked frames" if shape[-1:] == (4,) else "channels first or stacked frames"
 
 
 def _stacked(env: gymnasium.Env) -> str | None:
