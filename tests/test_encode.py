@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from world_models import checkpoints, encode, files, formulations, locks, tracking
+from world_models import checkpoints, encode, files, formulations, host, locks, tracking
 from world_models.config import Stopped
 from world_models.latents import Latents
 from world_models.rollouts import Rollouts
@@ -240,6 +240,7 @@ def test_a_crash_leaves_whole_shards_and_encoding_goes_on(
     out = tmp_path / "crashed"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(formulations, "run_encoder", crash)
+        patch.setattr(host, "available_cores", lambda: 1)  # on one core, batches are encoded in their order
         _encode(data, run, out)
     assert [path.name for path in out.iterdir()] == ["shard-00000.h5"]
     _encode(data, run, out)

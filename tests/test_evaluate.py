@@ -240,7 +240,7 @@ def test_report_needs_nothing_from_elsewhere(run: Path):
     assert all(re.match(r"data:image/(png|gif);base64,", reference) for reference in references)
 
 
-ASKED_FOR = {"dream"}  # figures of what is measured only where it is asked for
+ASKED_FOR = {"dream", "drive"}  # figures of what is measured only where it is asked for
 
 
 def test_report_shows_every_figure(run: Path):

@@ -24,7 +24,7 @@ class Stub:
 
 def act(**state: float) -> tuple[float, float, float]:
     """Steer, gas and brake in a state; what is not named is 0."""
-    steer, gas, brake = Expert(Stub(**state), 0)(None).tolist()
+    steer, gas, brake = Expert(Stub(CAR_ACTIONS, Expert.NEEDS, **state), 0)(None).tolist()
     return steer, gas, brake
 
 

@@ -118,9 +118,11 @@ def test_several_environments_are_seen_as_each_alone(vae: VAE):
 def test_the_last_observations_of_episodes_are_latents_too(vae: VAE):
     env = LatentObservation(_vector(mode=AutoresetMode.SAME_STEP), vae)
     alone = LatentObservation(Pictures(), vae)
-    env.reset(seed=5), alone.reset(seed=6)
+    env.reset(seed=5)
+    alone.reset(seed=6)
     for _ in range(STEPS - 1):
-        env.step(np.zeros(2, np.int64)), alone.step(np.int64(0))
+        env.step(np.zeros(2, np.int64))
+        alone.step(np.int64(0))
     z, _, terminated, _, infos = env.step(np.zeros(2, np.int64))
     last = alone.step(np.int64(0))[0]
     assert terminated.all()

@@ -242,7 +242,9 @@ def test_your_own_policy_may_be_a_class(own_module: Callable[[str], None]):
 
 @pytest.mark.parametrize("name", ["", "brwnian", "mixture", "own_policy_module"])
 def test_an_unknown_name_is_told_the_known_ones(name: str):
-    with pytest.raises(ValueError, match="is none of random, brownian, driver, mixture; give one of them or package"):
+    with pytest.raises(
+        ValueError, match="is none of random, brownian, driver, expert, mixture; give one of them or package"
+    ):
         policies.load_policy(name)
 
 

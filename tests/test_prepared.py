@@ -168,7 +168,8 @@ def test_weights_whose_changes_are_not_counted_are_prepared_each_time(counted: C
 def test_weights_that_are_no_numbers_are_prepared_once(counted: Counted, layer: nn.Linear):
     with torch.no_grad():
         layer.weight.fill_(torch.nan)
-    counted(layer), counted(layer)
+    counted(layer)
+    counted(layer)
     assert counted.count == 1
 
 
@@ -206,7 +207,8 @@ FRAMES = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
 def vae() -> VAE:
     torch.manual_seed(0)
     vae = VAE(VAEConfig(z_dim=4))
-    vae.encode(FRAMES), vae.decode(torch.zeros(1, 4))
+    vae.encode(FRAMES)
+    vae.decode(torch.zeros(1, 4))
     return vae
 
 
