@@ -74,7 +74,7 @@ class Seen:
 
 @dataclasses.dataclass(frozen=True)
 class Begin:
-    """Ask a process to begin episodes of these seeds; frames are left grey where nobody looks at them."""
+    """Ask a process to begin episodes of these seeds; frames are left black where nobody looks at them."""
 
     seeds: tuple[int, ...]
     drawn: bool
