@@ -199,7 +199,7 @@ def test_an_out_folder_with_another_configs_data(refused, rollouts_dir):
         (["--env", "CarRacing-v99"], "CarRacing-v99"),
         (["--env", "NoSuchEnv-v0"], "NoSuchEnv"),
         (["--policy", "no_such_package.module:policy"], "cannot be imported"),
-        (["--policy", "clever"], "random, brownian, driver, mixture"),
+        (["--policy", "clever"], "random, brownian, driver, expert, mixture"),
         (["--crop", "60:20"], "crop"),
         (["--num_episodes", "0"], "num_episodes is 0; give 1 or more"),
         (["--max_steps", "100000000", "--num_episodes", "1000000"], "GB are free"),

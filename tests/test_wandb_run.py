@@ -187,26 +187,19 @@ def test_a_package_that_cannot_be_imported_is_left_out_in_one_line(
     assert line.endswith(f"It is left out from here on; {tmp_path} has everything.")
 
 
+@pytest.mark.parametrize("pause_s", [0, 1], ids=["told more at once", "told more when its process is gone"])
 def test_a_failure_while_logging_leaves_wandb_out_in_one_line(
-    tmp_path: Path, package: Callable[..., None], capsys: pytest.CaptureFixture[str]
+    pause_s: int,
+    tmp_path: Path,
+    package: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ):
+    get = Waiting.get
+    monkeypatch.setattr(Waiting, "get", lambda *arguments: time.sleep(pause_s) or get(*arguments))
     package("def log(self, values, step): raise ConnectionError('its service is gone')\nRun.log = log")
     run = _begin(tmp_path)
     for step in range(3):
-        run.tell("log", {"x": step}, step)
-    run.finish()
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("W&B: its service is gone. It is left out")
-
-
-def test_why_its_process_ended_is_said_even_if_it_is_gone_when_it_is_told_more(
-    tmp_path: Path, package: Callable[..., None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-):
-    get = wandb_link.Waiting.get
-    monkeypatch.setattr(wandb_link.Waiting, "get", lambda *arguments: time.sleep(1) or get(*arguments))
-    package("def log(self, values, step): raise ConnectionError('its service is gone')\nRun.log = log")
-    run = _begin(tmp_path)
-    for step in range(2):
         run.tell("log", {"x": step}, step)
     run.finish()
     (line,) = capsys.readouterr().err.splitlines()

@@ -1,5 +1,7 @@
 """Layers one after the other, packed or not: bit for bit what `winograd.py` gives layer by layer."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -44,21 +46,20 @@ def _layer_by_layer(function: str, images: Tensor, weights: list[Tensor], layers
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("count", [0, 1, 5])
 @pytest.mark.parametrize("is_packed", [False, True])
-def test_a_chain_of_convolutions_gives_what_single_ones_give(dtype: torch.dtype, count: int, is_packed: bool):
-    weights, images = _weights(CONVS, "conv", dtype), _random(count, 64, 64, 3, dtype=dtype)
-    given = _packed(weights, CONVS, "conv") if is_packed else weights
-    found = winograd_chain.conv_chain(images, given, CONVS)
-    assert torch.equal(found, _layer_by_layer("conv", images, weights, CONVS))
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("count", [0, 1, 5])
-@pytest.mark.parametrize("is_packed", [False, True])
-def test_a_chain_of_transposed_ones_gives_what_single_ones_give(dtype: torch.dtype, count: int, is_packed: bool):
-    weights, images = _weights(DECONVS, "deconv", dtype), _random(count, 5, 5, 128, dtype=dtype)
-    given = _packed(weights, DECONVS, "deconv") if is_packed else weights
-    found = winograd_chain.deconv_chain(images, given, DECONVS)
-    assert torch.equal(found, _layer_by_layer("deconv", images, weights, DECONVS))
+@pytest.mark.parametrize(
+    ("function", "chain", "layers", "shape"),
+    [
+        ("conv", winograd_chain.conv_chain, CONVS, (64, 64, 3)),
+        ("deconv", winograd_chain.deconv_chain, DECONVS, (5, 5, 128)),
+    ],
+    ids=["conv", "deconv"],
+)
+def test_a_chain_of_layers_gives_what_single_ones_give(
+    function: str, chain: Any, layers: Any, shape: tuple[int, ...], is_packed: bool, count: int, dtype: torch.dtype
+):
+    weights, images = _weights(layers, function, dtype), _random(count, *shape, dtype=dtype)
+    given = _packed(weights, layers, function) if is_packed else weights
+    assert torch.equal(chain(images, given, layers), _layer_by_layer(function, images, weights, layers))
 
 
 def test_what_transposed_ones_give_outlives_the_next_call():

@@ -6,10 +6,9 @@ compared with the frames that came. So V models are compared by their use: sharp
 and so do latents that are easy to predict because they hold little.
 """
 
-import contextlib
 import dataclasses
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from world_models import memory
+from world_models import formulations, memory
 from world_models.baselines import Baselines
 from world_models.codes import Code, Frames, Images, code_of_pca, code_of_vae, record
 from world_models.host import available_cores
@@ -57,24 +56,13 @@ def train(recordings: Mapping[str, Sequence[Recording]], num_steps: int) -> list
         for form in FORMS
         for seed in tried
     ]
-    with _one_thread_each(), ThreadPoolExecutor(available_cores()) as pool:
+    with formulations.single_threaded(), ThreadPoolExecutor(available_cores()) as pool:
         list(pool.map(lambda judge: memory.fit(judge.model, recordings[judge.code], judge.seed, num_steps), judges))
     return judges
 
 
 def _untrained(example: Recording, form: Form, seed: int) -> Memory:
     return memory.untrained(example.mu.shape[1], example.actions.shape[1], form, seed)
-
-
-@contextlib.contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """PyTorch gives each thread that starts in the block one core."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @torch.inference_mode()
@@ -148,7 +136,7 @@ class Study:
             what the same memory foresees on principal components.
         """
         long_enough = [episode for episode in episodes if len(episode) >= min_steps()]
-        with _one_thread_each(), ThreadPoolExecutor(available_cores()) as pool:
+        with formulations.single_threaded(), ThreadPoolExecutor(available_cores()) as pool:
             found = list(pool.map(self._errors, long_enough))
         count = sum(len(_starts(episode)) for episode in long_enough)
         mean = {name: (torch.stack([errors[name] for errors in found]).sum(0) / count).tolist() for name in found[0]}
