@@ -21,7 +21,6 @@ os.environ["WANDB_MODE"] = "disabled"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in the commands
 
 from world_models import collect, encode, train_vae, writers
-from world_models.lockstep import Place, Stable, Tracks
 from world_models.rollouts import write_rollouts
 from world_models.shards import shard_path
 
@@ -113,21 +112,6 @@ def latents_dir(rollouts_dir: Path, run_dir: Path, tmp_path_factory: pytest.Temp
     out = tmp_path_factory.mktemp("latents") / "carracing"
     encode.main(f"--data {rollouts_dir} --vae {run_dir} --out {out}".split())
     return out
-
-
-@pytest.fixture(scope="session")
-def tracks_here() -> Callable[..., Tracks]:
-    """Opens tracks in this process, in parts as if several processes held them."""
-
-    def opened(place: Place, num_parts: int = 1) -> Tracks:
-        stables = [Stable(place) for _ in range(num_parts)]
-
-        def ask(requests: Sequence[Any]) -> list[Any]:
-            return [stable(request, lambda units: None) for stable, request in zip(stables, requests, strict=True)]
-
-        return Tracks(ask, num_parts)
-
-    return opened
 
 
 @pytest.fixture

@@ -4,41 +4,62 @@ The measurement is the same for every model: the tracks to practise on, the expe
 100 tracks that count. Beside it stand the same controller on PCA's coefficients, and the expert itself.
 """
 
+import copy
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
-from torch import Tensor
+from tqdm import tqdm
 
-from world_models import formulations, host, imitation, lockstep, progress
+from world_models import executors, formulations, imitation, lockstep, progress
 from world_models.baselines import Baselines
-from world_models.imitation import Driven, Plan, Read
-from world_models.lockstep import Place
+from world_models.imitation import Controller, Plan
+from world_models.lockstep import Driven, Place, Read
 from world_models.rollouts import Rollouts
 from world_models.vae import VAE
+from world_models.workers import Report
 
 NUM_STEPS = 1000
 SCORED_TRACKS = range(2**40, 2**40 + 100)
 FIRST_PRACTICE_SEED, PRACTICE_SEEDS_APART = 2**41, 10**6
-PRACTICE = Plan(num_rounds=8, num_tracks=16, num_steps=500, first_seed=FIRST_PRACTICE_SEED)
-ROWS = 8
-"""Frames that are read at once by a thread: always as many, so that sums do not depend on cores or ended tracks."""
+PRACTICE = Plan(num_rounds=8, num_tracks=20, num_steps=500, first_seed=FIRST_PRACTICE_SEED)
+AT_ONCE = 20
+"""Scored tracks that a process drives side by side."""
+EXECUTOR: executors.Executor = "processes"
 
 
 @dataclasses.dataclass(frozen=True)
-class Map:
-    """The driven tracks, for the report.
+class Eyes:
+    """What a controller sees of frames, for a process of its own.
 
     Attributes:
-        driven: how the controller on mu drove them.
-        outlines_m: their centre lines, x and y.
+        read: reads frames.
+        z_dim: how many numbers that is.
     """
 
-    driven: Driven
-    outlines_m: Sequence[Float[np.ndarray, "_ 2"]]
+    read: Read
+    z_dim: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Learning:
+    """A controller is to learn."""
+
+    place: Place
+    eyes: Eyes
+    plan: Plan
+
+
+@dataclasses.dataclass(frozen=True)
+class Scoring:
+    """Tracks are to be driven by a controller, or by the expert where there is none."""
+
+    place: Place
+    seeds: Sequence[int]
+    controller: Controller | None = None
+    eyes: Eyes | None = None
 
 
 def place_of(data: Rollouts) -> Place:
@@ -68,7 +89,7 @@ def check(data: Rollouts, *seeds: frozenset[int]) -> None:
         )
 
 
-def measure(place: Place, vae: VAE, baselines: Baselines, seed: int) -> tuple[dict[str, Any], Map]:
+def measure(place: Place, vae: VAE, baselines: Baselines, seed: int) -> tuple[dict[str, Any], Driven]:
     """Have controllers learn and drive.
 
     Args:
@@ -78,27 +99,45 @@ def measure(place: Place, vae: VAE, baselines: Baselines, seed: int) -> tuple[di
         seed: of the tracks to practise on.
 
     Returns:
-        `drive` of eval.json, and the driven tracks.
+        `drive` of eval.json, and the tracks that the controller on mu drove.
     """
     plan = dataclasses.replace(PRACTICE, first_seed=FIRST_PRACTICE_SEED + seed * PRACTICE_SEEDS_APART)
-    count = min(host.available_cores(), plan.num_tracks, len(SCORED_TRACKS))
-    practised = plan.num_rounds * plan.num_tracks * plan.num_steps
-    scored = len(SCORED_TRACKS) * NUM_STEPS
-    with (
-        progress.bar(2 * practised + 3 * scored, "steps", "drive") as bar,
-        lockstep.opened(place, count) as tracks,
-    ):
+    groups = [SCORED_TRACKS[start : start + AT_ONCE] for start in range(0, len(SCORED_TRACKS), AT_ONCE)]
+    all_eyes = [eyes_of_vae(vae), eyes_of_pca(baselines)]
+    total = len(all_eyes) * plan.total_steps + (len(all_eyes) + 1) * len(SCORED_TRACKS) * NUM_STEPS
+    with progress.bar(total, "steps", "drive") as bar:
+        on_mu, on_pca, *expert = _done(
+            [Learning(place, eyes, plan) for eyes in all_eyes] + [Scoring(place, group) for group in groups], bar
+        )
+        driven = _done(
+            [
+                Scoring(place, group, controller, eyes)
+                for controller, eyes in zip((on_mu, on_pca), all_eyes, strict=True)
+                for group in groups
+            ],
+            bar,
+        )
+    mu, pca = (Driven.together(part) for part in (driven[: len(groups)], driven[len(groups) :]))
+    beside = {"pca_mean": float(pca.returns.mean()), "expert_mean": float(Driven.together(expert).returns.mean())}
+    return scores(mu) | beside, mu
 
-        def driven(read: Read, z_dim: int) -> Driven:
-            controller = imitation.learn(tracks, read, z_dim, plan, bar.update)
-            return imitation.drive(tracks, SCORED_TRACKS, NUM_STEPS, imitation.by(controller, read), bar.update)
 
-        on_mu = driven(read_mu(vae), vae.config.z_dim)
-        outlines_m = tracks.outlines()
-        on_pca = driven(read_pca(baselines), len(baselines.components))
-        expert = imitation.drive(tracks, SCORED_TRACKS, NUM_STEPS, imitation.by_expert, bar.update, drawn=False)
-    beside = {"pca_mean": float(on_pca.returns.mean()), "expert_mean": float(expert.returns.mean())}
-    return scores(on_mu) | beside, Map(on_mu, outlines_m)
+def _done(tasks: Sequence[Learning | Scoring], bar: tqdm) -> list[Any]:
+    """The tasks' results in their order."""
+    before = bar.n
+    results = dict(executors.run(carry_out, tasks, EXECUTOR, 0, lambda steps: bar.update(before + steps - bar.n)))
+    return [results[index] for index in range(len(tasks))]
+
+
+def carry_out(task: Learning | Scoring, report: Report) -> Controller | Driven:
+    """Learn or drive, in a process that has one core for it."""
+    with formulations.single_threaded():
+        if isinstance(task, Learning):
+            return imitation.learn(task.place, task.eyes.read, task.eyes.z_dim, task.plan, report)
+        if task.controller is None or task.eyes is None:
+            return lockstep.drive(task.place, task.seeds, NUM_STEPS, lockstep.by_expert, report, drawn=False)
+        choose = imitation.by(task.controller, task.eyes.read, len(task.seeds))
+        return lockstep.drive(task.place, task.seeds, NUM_STEPS, choose, report)
 
 
 def scores(driven: Driven) -> dict[str, float | int]:
@@ -113,29 +152,19 @@ def scores(driven: Driven) -> dict[str, float | int]:
     }
 
 
-def read_mu(vae: VAE) -> Read:
-    """Mu of frames."""
-    encoder, _ = vae.paper
-    return _in_equal_parts(lambda frames: formulations.encode_frames(encoder, frames.to(vae.device))[0])
+@dataclasses.dataclass(frozen=True)
+class _Mu:
+    vae: VAE
+
+    def __call__(self, frames: torch.Tensor) -> torch.Tensor:
+        return formulations.encode_frames(self.vae.paper[0], frames)[0]
 
 
-def read_pca(baselines: Baselines) -> Read:
+def eyes_of_vae(vae: VAE) -> Eyes:
+    """Mu of frames, by the CPU."""
+    return Eyes(_Mu(copy.deepcopy(vae).cpu()), vae.config.z_dim)
+
+
+def eyes_of_pca(baselines: Baselines) -> Eyes:
     """PCA's coefficients of frames."""
-    return _in_equal_parts(baselines.coefficients)
-
-
-def _in_equal_parts(read: Callable[[UInt8[Tensor, "rows 64 64 3"]], Float[Tensor, "rows z"]]) -> Read:
-    """Read any number of frames, always `ROWS` at once, on a thread a core."""
-
-    def read_all(frames: UInt8[np.ndarray, "tracks 64 64 3"]) -> Float[np.ndarray, "tracks z"]:
-        padded = np.concatenate([frames, np.zeros((-len(frames) % ROWS, *frames.shape[1:]), np.uint8)])
-        parts = torch.from_numpy(padded).split(ROWS)
-        shares = [parts[start :: host.available_cores()] for start in range(min(host.available_cores(), len(parts)))]
-        with formulations.single_threaded():
-            done = formulations.in_threads(lambda share: [read(part).cpu() for part in share], shares)
-        z = torch.empty(len(parts), ROWS, done[0][0].shape[1])
-        for start, share in enumerate(done):
-            z[start :: len(shares)] = torch.stack(share)
-        return z.flatten(0, 1)[: len(frames)].numpy()
-
-    return read_all
+    return Eyes(baselines.coefficients, len(baselines.components))

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from world_models.drive import Map
 from world_models.figures import Picture, rendered
+from world_models.lockstep import Driven
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,9 +18,9 @@ SIDE_IN = 1.9
 POINTS_PER_IN = 72
 
 
-def draw(driven: Map) -> Picture:
+def draw(driven: Driven) -> Picture:
     """Up to 20 tracks, evenly spread from the worst to the best."""
-    returns = driven.driven.returns
+    returns = driven.returns
     order = np.argsort(returns, kind="stable")
     chosen = order[np.linspace(0, len(order) - 1, min(SHOWN, len(order))).astype(int)]
     rows = -(-len(chosen) // COLUMNS)
@@ -35,10 +35,9 @@ def draw(driven: Map) -> Picture:
     return rendered(draw_all, COLUMNS * SIDE_IN, rows * (SIDE_IN + 0.25))
 
 
-def _draw_track(axes: "Axes", driven: Map, track: int) -> None:
+def _draw_track(axes: "Axes", driven: Driven, track: int) -> None:
     """The road in grey, as wide as it is, the path over it, a dot at the start and a cross at the end."""
-    outline, path = driven.outlines_m[track], driven.driven.paths_m[:, track]
-    ends = path[np.flatnonzero((np.diff(path, axis=0) != 0).any(1)).max(initial=0) + 1 :]
+    outline, path = driven.outlines_m[track], driven.paths_m[track]
     closed = np.concatenate([outline, outline[:1]])
     extent_m = float(np.ptp(outline, axis=0).max()) + 4 * ROAD_WIDTH_M
     middle = (outline.max(0) + outline.min(0)) / 2
@@ -46,8 +45,8 @@ def _draw_track(axes: "Axes", driven: Map, track: int) -> None:
     axes.plot(*closed.T, color="lightgray", linewidth=width, solid_joinstyle="round", zorder=1)
     axes.plot(*path.T, color="tab:blue", linewidth=1, zorder=2)
     axes.plot(*path[0], "o", color="tab:green", markersize=4, zorder=3)
-    axes.plot(*(ends[0] if len(ends) else path[-1]), "x", color="tab:red", markersize=5, zorder=3)
+    axes.plot(*path[-1], "x", color="tab:red", markersize=5, zorder=3)
     half = extent_m / 2
     axes.set(xlim=(middle[0] - half, middle[0] + half), ylim=(middle[1] - half, middle[1] + half), aspect="equal")
-    finished = ", lap" if driven.driven.finished[track] else ""
-    axes.set_title(f"{driven.driven.returns[track]:.0f}{finished}", fontsize=9)
+    finished = ", lap" if driven.finished[track] else ""
+    axes.set_title(f"{driven.returns[track]:.0f}{finished}", fontsize=9)

@@ -6,13 +6,13 @@ drives new tracks, every state is labelled by the expert, and it is fitted anew 
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt8
+from jaxtyping import Float, Float32
 
-from world_models.executors import Report
-from world_models.lockstep import Seen, Tracks
+from world_models.lockstep import Car, Choose, Place, Read, drive, look
+from world_models.workers import Report
 
 LOW, HIGH = np.array([-1.0, 0.0, 0.0]), np.ones(3)
 RIDGE = 1e-3
@@ -26,11 +26,6 @@ STEP = 0.5
 No frame shows the speed. So the regression after a slow round asks for more gas in all states, and that after a fast
 round for less; a whole step each time would not settle.
 """
-LEFT_THE_FIELD = -100.0
-"""CarRacing's reward for the step that ends an episode beyond the playing field."""
-
-Read = Callable[[UInt8[np.ndarray, "tracks 64 64 3"]], Float[np.ndarray, "tracks z"]]
-"""What a controller sees of frames: mu of a V model, or PCA's coefficients."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +68,11 @@ class Plan:
     num_steps: int
     first_seed: int
 
+    @property
+    def total_steps(self) -> int:
+        """Steps in all rounds."""
+        return self.num_rounds * self.num_tracks * self.num_steps
+
     def seeds(self, index: int) -> range:
         """Seeds of a round's tracks."""
         first = self.first_seed + index * self.num_tracks
@@ -109,99 +109,53 @@ class Lessons:
         return Controller(weights, mean_action - mean @ weights)
 
 
-@dataclasses.dataclass(frozen=True)
-class Driven:
-    """What came of driving tracks, a row each.
-
-    Attributes:
-        returns: sum of the rewards.
-        finished: whether the lap was finished.
-        paths_m: where the car was after each round, x and y.
-    """
-
-    returns: Float64[np.ndarray, " tracks"]
-    finished: Bool[np.ndarray, " tracks"]
-    paths_m: Float64[np.ndarray, "rounds tracks 2"]
-
-
-Choose = Callable[[Seen, Int64[np.ndarray, " going"]], Float32[np.ndarray, "going 3"]]
-"""Actions for the tracks of these rows, which are still driven."""
-
-
-def drive(
-    tracks: Tracks, seeds: Sequence[int], num_steps: int, choose: Choose, report: Report, drawn: bool = True
-) -> Driven:
-    """Drive the tracks of these seeds to their ends, or for that many steps.
-
-    Args:
-        tracks: the simulators.
-        seeds: of the episodes.
-        num_steps: after which an episode is cut off.
-        choose: who drives.
-        report: is told the steps of each round.
-        drawn: whether there are frames to look at.
-    """
-    seen = tracks.begin(seeds, drawn)
-    returns, finished = np.zeros(len(seeds)), np.zeros(len(seeds), bool)
-    paths_m = [seen.positions_m]
-    for _ in range(num_steps):
-        going = np.flatnonzero(~seen.ended)
-        actions = np.zeros((len(seeds), 3), np.float32)
-        if len(going):
-            actions[going] = choose(seen, going)
-            seen = tracks.step(actions)
-            returns += seen.rewards
-            finished[going] = seen.ended[going] & (seen.rewards[going] > LEFT_THE_FIELD)
-            paths_m.append(seen.positions_m)
-        report(len(seeds))
-    return Driven(returns, finished, np.stack(paths_m))
-
-
-def by_expert(seen: Seen, going: Int64[np.ndarray, " going"]) -> Float32[np.ndarray, "going 3"]:
-    """The expert drives."""
-    return seen.advice[going]
-
-
-def by(controller: Controller, read: Read) -> Choose:
-    """The controller drives, by what it reads in the frames."""
-    return lambda seen, going: controller.act(read(seen.frames[going]))
+def by(controller: Controller, read: Read, rows: int) -> Choose:
+    """The controller drives, by what it reads in the frames; `rows` of them at once."""
+    return lambda cars: list(controller.act(look(cars, read, rows)))
 
 
 class Lesson:
     """One round of learning: the controller drives, the expert labels, and takes the wheel where the road is lost.
 
-    Attributes:
-        unaided: what each track earned before the expert first took the wheel, the step under way not counted.
+    Args:
+        controller: drives; None for the expert.
+        read: what the controller sees of frames.
+        lessons: takes in every state.
+        rows: cars that drive.
     """
 
-    def __init__(self, controller: Controller | None, read: Read, lessons: Lessons, num_tracks: int):
-        self._controller, self._read, self._lessons = controller, read, lessons
-        self._helped = np.zeros(num_tracks, bool)
-        self._alone = np.ones(num_tracks, bool)
-        self.unaided = np.zeros(num_tracks)
+    def __init__(self, controller: Controller | None, read: Read, lessons: Lessons, rows: int):
+        self._controller, self._read, self._lessons, self._rows = controller, read, lessons, rows
+        self._helped: set[Car] = set()
 
-    def __call__(self, seen: Seen, going: Int64[np.ndarray, " going"]) -> Float32[np.ndarray, "going 3"]:
+    def __call__(self, cars: Sequence[Car]) -> list[Float32[np.ndarray, " 3"]]:
         """The actions; what was seen and advised is added to the lessons."""
-        z, advice = self._read(seen.frames[going]), seen.advice[going]
-        self._lessons.add(z, advice)
-        self.unaided += seen.rewards * self._alone
+        z, advice = look(cars, self._read, self._rows), [car.advice() for car in cars]
+        self._lessons.add(z, np.stack(advice))
         if self._controller is None:
             return advice
-        off_m = np.abs(seen.offsets_m)
-        self._helped = off_m > np.where(self._helped, RETURNS_M, LEAVES_M)
-        self._alone &= ~self._helped
-        return np.where(self._helped[going, None], advice, self._controller.act(z))
+        driven = self._controller.act(z)
+        return [advice[row] if self._helps(car) else driven[row] for row, car in enumerate(cars)]
+
+    def _helps(self, car: Car) -> bool:
+        """Whether the expert holds the wheel: from where the road is lost until the car is back on it."""
+        if car.distance_m() <= (RETURNS_M if car in self._helped else LEAVES_M):
+            self._helped.discard(car)
+            return False
+        self._helped.add(car)
+        car.needed_help = True
+        return True
 
 
-def learn(tracks: Tracks, read: Read, z_dim: int, plan: Plan, report: Report) -> Controller:
+def learn(place: Place, read: Read, z_dim: int, plan: Plan, report: Report) -> Controller:
     """Learn to drive, round by round; the first is the expert's.
 
     Args:
-        tracks: the simulators.
-        read: what the controller sees of a frame.
+        place: the environment.
+        read: what the controller sees of frames.
         z_dim: how many numbers that is.
         plan: how much it practises, and where.
-        report: is told the steps of each round.
+        report: is told the steps taken so far.
 
     Returns:
         the controller that earned most on the tracks it practised on, before it first needed help.
@@ -210,9 +164,12 @@ def learn(tracks: Tracks, read: Read, z_dim: int, plan: Plan, report: Report) ->
     tried: list[tuple[float, Controller]] = []
     for index in range(plan.num_rounds):
         lesson = Lesson(controller, read, lessons, plan.num_tracks)
-        drive(tracks, plan.seeds(index), plan.num_steps, lesson, report)
+        before = index * plan.num_tracks * plan.num_steps
+        driven = drive(
+            place, plan.seeds(index), plan.num_steps, lesson, lambda steps, before=before: report(before + steps)
+        )
         if controller is not None:
-            tried.append((float(lesson.unaided.mean()), controller))
+            tried.append((float(driven.unaided.mean()), controller))
         fitted = lessons.fit()
         controller = fitted if controller is None else controller.towards(fitted, STEP)
     return max(tried, key=lambda each: each[0])[1]

@@ -63,21 +63,12 @@ def evaluate(
         bar.update()
         driven, maps = _driven(job, drive_seed)
         bar.update()
-        parts: tuple[Callable[[], dict[str, Any]], ...] = (
-            lambda: dict(metrics.measure(job.vae, frames)),
-            lambda: _bounds(job.vae, held_out.read_spread(num_iwae_frames)),
-            lambda: (
-                job.baselines.measure(frames)
-                | {"previous_sse": baselines.previous_sse(each.frames for each in _walked(job))}
-            ),
-            lambda: _probes(job, held_out),
-            lambda: {"foresight": study.score(_walked(job)) if study else None, "drive": driven},
-            lambda: _breakdown(job, frames, scored, columns) | _provenance(job, len(frames)),
-        )
         scores: dict[str, Any] = {}
-        for part in parts:
-            scores |= part()
+        for measure in _measures(job, held_out, frames, scored, columns, num_iwae_frames):
+            scores |= measure()
             bar.update()
+        scores |= {"foresight": study.score(_walked(job)) if study else None, "drive": driven}
+        bar.update()
         shown: dict[str, figures.Picture | bytes] = {**_draw(job, frames, scored, columns, scores), **maps}
         if study:
             shown |= {"dream": _dream(job, study)}
@@ -86,6 +77,27 @@ def evaluate(
         bar.update()
     terminal.say(report.summary(scores))
     return scores, shown
+
+
+def _measures(
+    job: RolloutJob,
+    held_out: FrameSet,
+    frames: metrics.Frames,
+    scored: breakdown.Scored,
+    columns: breakdown.Columns,
+    num_iwae_frames: int,
+) -> tuple[Callable[[], dict[str, Any]], ...]:
+    """Parts of eval.json, each to be measured by a call."""
+    return (
+        lambda: dict(metrics.measure(job.vae, frames)),
+        lambda: _bounds(job.vae, held_out.read_spread(num_iwae_frames)),
+        lambda: (
+            job.baselines.measure(frames)
+            | {"previous_sse": baselines.previous_sse(each.frames for each in _walked(job))}
+        ),
+        lambda: _probes(job, held_out),
+        lambda: _breakdown(job, frames, scored, columns) | _provenance(job, len(frames)),
+    )
 
 
 def _driven(job: RolloutJob, drive_seed: int | None) -> tuple[dict[str, Any] | None, report.Shown]:

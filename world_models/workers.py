@@ -19,7 +19,7 @@ from world_models.host import held_signals, leave_ending_to_parent
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Report = Callable[[int], object]
+Report = Callable[[int], None]
 Task = Callable[[Item, Report], Result]
 
 WATCH_EVERY_S = 0.2
@@ -127,42 +127,6 @@ def _killed_at_the_end(team: dict[connection.Connection, _Worker]) -> Iterator[N
     finally:
         for worker in team.values():
             worker.kill()
-
-
-@contextlib.contextmanager
-def team(task: Task[Item, Result], num_workers: int) -> Iterator[Callable[[Sequence[Item]], list[Result]]]:
-    """Workers that stay: in the block each answers one item a round, and remembers what `task` keeps in itself.
-
-    Args:
-        task: what a worker does with an item; every worker has a copy of its own, which can be pickled.
-        num_workers: how many.
-
-    Returns:
-        a function that gives each worker its item and returns their results in the same order.
-
-    Raises:
-        Stopped: from that function, if a worker died.
-    """
-    context = multiprocessing.get_context("spawn")
-    members: dict[connection.Connection, _Worker] = {}
-    with held_signals():
-        resource_tracker.ensure_running()
-
-    def ask(items: Sequence[Item]) -> list[Result]:
-        for worker, item in zip(members.values(), items, strict=True):
-            worker.give(0, item)
-        try:
-            outcomes = [pipe.recv() for pipe in members]
-        except (EOFError, OSError):
-            raise Stopped("a worker died, and what it remembered with it; too little memory? Run it again") from None
-        return [_result(*outcome) for outcome in outcomes]
-
-    with _killed_at_the_end(members):
-        with held_signals():
-            for _ in range(num_workers):
-                worker = _Worker(context, task, context.RawArray("q", 1))
-                members[worker.pipe] = worker
-        yield ask
 
 
 # ---- in the worker ----
