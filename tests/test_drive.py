@@ -1,18 +1,16 @@
 """Driving as a measurement: what is refused, what is measured, that it is the same again, and its picture."""
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from world_models import drive, drive_map, lockstep
+from world_models import drive, drive_map, executors, imitation
 from world_models.baselines import Baselines
-from world_models.drive import Map
-from world_models.imitation import Driven, Plan
-from world_models.lockstep import Place, Tracks
+from world_models.imitation import Plan
+from world_models.lockstep import Driven, Place
 from world_models.rollouts import Rollouts
 from world_models.vae import VAE, VAEConfig
 
@@ -32,44 +30,29 @@ def pca() -> Baselines:
 
 
 @pytest.fixture
-def quick(tracks_here: Callable[..., Tracks], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two rounds on two tracks of three steps, then three tracks of four; in this process."""
-
-    @contextlib.contextmanager
-    def opened(place: Place, num_workers: int) -> Iterator[Tracks]:
-        yield tracks_here(place, num_workers)
-
-    monkeypatch.setattr(lockstep, "opened", opened)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rounds on two tracks of three steps, then three tracks of four, two at once; in this process."""
+    monkeypatch.setattr(drive, "EXECUTOR", "serial")
     monkeypatch.setattr(drive, "PRACTICE", Plan(2, 2, 3, drive.FIRST_PRACTICE_SEED))
     monkeypatch.setattr(drive, "SCORED_TRACKS", range(2**40, 2**40 + 3))
     monkeypatch.setattr(drive, "NUM_STEPS", 4)
+    monkeypatch.setattr(drive, "AT_ONCE", 2)
 
 
-def _frames(count: int) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (count, 64, 64, 3), np.uint8)
+def _frames(count: int) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (count, 64, 64, 3), np.uint8))
 
 
 def test_mu_is_the_models_own(vae: VAE):
-    frames = _frames(11)
-    np.testing.assert_allclose(drive.read_mu(vae)(frames), vae.encode(frames).mu.numpy(), atol=1e-5)
+    frames, eyes = _frames(11), drive.eyes_of_vae(vae)
+    np.testing.assert_allclose(eyes.read(frames), vae.encode(frames.numpy()).mu, atol=1e-5)
+    assert eyes.z_dim == 4
 
 
 def test_pca_reads_the_coefficients_of_the_run(pca: Baselines):
-    frames = _frames(11)
-    expected = pca.coefficients(torch.from_numpy(frames)).numpy()
-    np.testing.assert_allclose(drive.read_pca(pca)(frames), expected, atol=1e-3)
-
-
-@pytest.mark.parametrize("kind", ["mu", "pca"])
-def test_what_is_read_does_not_depend_on_the_number_of_cores(
-    vae: VAE, pca: Baselines, kind: str, monkeypatch: pytest.MonkeyPatch
-):
-    frames = _frames(21)
-    read = drive.read_mu(vae) if kind == "mu" else drive.read_pca(pca)
-    monkeypatch.setattr(drive.host, "available_cores", lambda: 1)
-    alone = read(frames)
-    monkeypatch.setattr(drive.host, "available_cores", lambda: 3)
-    np.testing.assert_array_equal(read(frames), alone)
+    frames, eyes = _frames(11), drive.eyes_of_pca(pca)
+    np.testing.assert_array_equal(eyes.read(frames), pca.coefficients(frames))
+    assert eyes.z_dim == 3
 
 
 def test_scored_and_practice_tracks_are_disjoint_for_every_seed():
@@ -87,23 +70,32 @@ def test_measuring_twice_gives_the_same_numbers_bit_for_bit(vae: VAE, pca: Basel
     assert first["tracks"] == 3
 
 
+def test_a_process_learns_what_this_process_learns(vae: VAE, quick: None):
+    task = drive.Learning(CAR_RACING, drive.eyes_of_vae(vae), drive.PRACTICE)
+    ((_, there),) = executors.run(drive.carry_out, [task], "processes", 1, lambda steps: None)
+    here = drive.carry_out(task, lambda steps: None)
+    assert isinstance(here, imitation.Controller) and isinstance(there, imitation.Controller)
+    np.testing.assert_array_equal(there.weights, here.weights)
+
+
 def test_another_seed_practises_on_other_tracks(vae: VAE, pca: Baselines, quick: None, monkeypatch: pytest.MonkeyPatch):
-    begin, begun = Tracks.begin, []
-    monkeypatch.setattr(
-        Tracks, "begin", lambda self, seeds, drawn=True: begun.append(set(seeds)) or begin(self, seeds, drawn)
-    )
-    driven = []
+    asked, run = [], executors.run
+    monkeypatch.setattr(executors, "run", lambda task, items, *rest: asked.append(items) or run(task, items, *rest))
+    practised = []
     for seed in (0, 1):
-        begun.clear()
+        asked.clear()
         drive.measure(CAR_RACING, vae, pca, seed)
-        scored = [seeds for seeds in begun if seeds == set(drive.SCORED_TRACKS)]
-        assert len(scored) == 3  # on mu, on PCA's coefficients, and the expert
-        driven.append(set().union(*begun) - set(drive.SCORED_TRACKS))
-    assert not driven[0] & driven[1]
+        tasks = [task for items in asked for task in items]
+        scored = [task.seeds for task in tasks if isinstance(task, drive.Scoring)]
+        assert sorted(scored_seed for seeds in scored for scored_seed in seeds) == sorted([*drive.SCORED_TRACKS] * 3)
+        plans = [task.plan for task in tasks if isinstance(task, drive.Learning)]
+        assert len(plans) == 2  # on mu, and on PCA's coefficients
+        practised.append({track for plan in plans for index in range(2) for track in plan.seeds(index)})
+    assert not practised[0] & practised[1]
 
 
 def test_scores_are_those_of_the_tracks():
-    driven = Driven(np.array([900.0, 100.0, 200.0]), np.array([True, False, False]), np.zeros((1, 3, 2)))
+    driven = Driven(np.array([900.0, 100.0, 200.0]), np.zeros(3), np.array([True, False, False]), [], [])
     assert drive.scores(driven) == {
         "mean": 400.0,
         "std": pytest.approx(355.9026),
@@ -148,16 +140,25 @@ def _circle(radius_m: float) -> np.ndarray:
 
 
 def test_map_shows_each_road_and_path():
-    paths = np.stack([_circle(100.0)[:40], np.repeat(_circle(100.0)[:1], 40, 0)], 1)
-    driven = Driven(np.array([850.0, 20.0]), np.array([True, False]), paths)
-    picture = drive_map.draw(Map(driven, [_circle(100.0), _circle(120.0)]))
+    paths = [_circle(100.0)[:40], _circle(100.0)[:1]]
+    driven = Driven(
+        np.array([850.0, 20.0]), np.zeros(2), np.array([True, False]), paths, [_circle(100.0), _circle(120.0)]
+    )
+    picture = drive_map.draw(driven)
     road = (picture == 211).all(2)  # lightgray
     blue = (picture[..., 2] > picture[..., 0].astype(int) + 60).sum()
     assert road.sum() > 1000 and blue > 100
 
 
 def test_map_shows_twenty_tracks_at_most():
-    driven = Driven(np.arange(30.0), np.zeros(30, bool), np.repeat(_circle(100.0)[:9, None], 30, 1))
-    shown = drive_map.draw(Map(driven, [_circle(100.0)] * 30))
-    few = Driven(np.arange(20.0), np.zeros(20, bool), np.repeat(_circle(100.0)[:9, None], 20, 1))
-    assert shown.shape == drive_map.draw(Map(few, [_circle(100.0)] * 20)).shape
+    many, few = (
+        Driven(
+            np.arange(count) * 1.0,
+            np.zeros(count),
+            np.zeros(count, bool),
+            [_circle(100.0)[:9]] * count,
+            [_circle(100.0)] * count,
+        )
+        for count in (30, 20)
+    )
+    assert drive_map.draw(many).shape == drive_map.draw(few).shape

@@ -23,8 +23,8 @@ from world_models import (
     figures,
     files,
     foresight,
-    imitation,
     locks,
+    lockstep,
     metrics,
     probes,
     report,
@@ -190,11 +190,11 @@ def test_drive_is_null_unless_asked_for(run: Path):
 def test_driving_is_scored_and_drawn_where_it_is_asked_for(
     quick: None, run_dir: Path, heldout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    driven = imitation.Driven(np.array([800.0]), np.array([True]), np.zeros((2, 1, 2)))
+    outline = np.array([[0.0, 0.0], [90.0, 0.0], [0.0, 90.0]])
+    driven = lockstep.Driven(np.array([800.0]), np.zeros(1), np.array([True]), [np.zeros((2, 2))], [outline])
     scores = drive.scores(driven) | {"pca_mean": 700.0, "expert_mean": 900.0}
     asked, told = [], {}
-    outline = np.array([[0.0, 0.0], [90.0, 0.0], [0.0, 90.0]])
-    monkeypatch.setattr(drive, "measure", lambda *args: asked.append(args) or (scores, drive.Map(driven, [outline])))
+    monkeypatch.setattr(drive, "measure", lambda *args: asked.append(args) or (scores, driven))
     monkeypatch.setattr(tracking, "record", lambda *args, **named: told.update(named))
     run = tmp_path / "vae"
     shutil.copytree(run_dir, run, ignore=shutil.ignore_patterns("figures", "state.pt"))

@@ -4,52 +4,67 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+import torch
 
-from world_models import imitation
-from world_models.imitation import Controller, Driven, Lesson, Lessons, Plan
-from world_models.lockstep import Seen, Tracks
+from world_models import imitation, lockstep
+from world_models.imitation import Controller, Lesson, Lessons, Plan
+from world_models.lockstep import Driven, Place
 
 RNG = np.random.default_rng(0)
 NOBODY = Controller(np.zeros((1, 3)), np.zeros(3))
+SLOPE = Place("Slope", {}, "none")
 
 
 def ignore(steps: int) -> None:
     pass
 
 
-class Slope(Tracks):
-    """Tracks without a simulator: a car that drifts to the right, is pushed by the steering, and ends by and by.
+class Car(lockstep.Car):
+    """A car without a simulator: it drifts 0.5 m to the right each step, and is pushed by the steering.
 
-    A frame's first pixel tells where the car is: 100 in the middle. The reward is 1 within 3 m of the middle.
+    A frame's first pixel tells where it is: 100 in the middle. The reward is 1 within 3.25 m of the middle. Episodes end
+    after 40 steps.
     """
 
-    def __init__(self, length: int = 20, last_reward: float = 1.0):
-        self.length, self.last_reward, self.begun = length, last_reward, []
+    def __init__(self, place: Place, seed: int, drawn: bool = True):
+        self.at_m, self.total, self.unaided = seed % 3 - 1.0, 0.0, 0.0
+        self.needed_help = self.ended = self.finished = False
+        self.path_m = [(self.at_m, 0.0)]
 
-    def begin(self, seeds: Sequence[int], drawn: bool = True) -> Seen:
-        self.begun.append(list(seeds))
-        self.at_m = np.array([seed % 3 - 1.0 for seed in seeds])
-        self.rounds = np.zeros(len(seeds), int)
-        return self._seen(np.zeros(len(seeds)))
+    @property
+    def frame(self) -> np.ndarray:  # type: ignore[override]
+        frame = np.zeros((64, 64, 3), np.uint8)
+        frame[0, 0, 0] = np.clip(100 + 10 * self.at_m, 0, 255)
+        return frame
 
-    def step(self, actions: np.ndarray) -> Seen:
-        going = self.rounds < self.length
-        self.rounds += going
-        self.at_m = np.where(going, self.at_m + 0.5 - actions[:, 0], self.at_m)
-        near = np.where(np.abs(self.at_m) < 3, 1.0, 0.0)
-        return self._seen(np.where(going, np.where(self.rounds == self.length, self.last_reward, near), 0.0))
+    def advice(self) -> np.ndarray:
+        return np.array([np.clip(0.5 + 0.3 * self.at_m, -1, 1), 0, 0], np.float32)
 
-    def _seen(self, rewards: np.ndarray) -> Seen:
-        frames = np.zeros((len(self.at_m), 64, 64, 3), np.uint8)
-        frames[:, 0, 0, 0] = np.clip(100 + 10 * self.at_m, 0, 255).astype(np.uint8)
-        advice = np.zeros((len(self.at_m), 3), np.float32)
-        advice[:, 0] = np.clip(0.5 + 0.3 * self.at_m, -1, 1)
-        positions = np.stack([self.at_m, self.rounds], 1).astype(np.float64)
-        return Seen(frames, advice, positions, self.at_m, rewards, self.rounds == self.length)
+    def distance_m(self) -> float:
+        return abs(self.at_m)
+
+    def step(self, action: np.ndarray) -> None:
+        self.at_m += 0.5 - float(action[0])
+        reward = 1.0 if abs(self.at_m) < 3.25 else 0.0
+        self.total += reward
+        self.unaided += 0 if self.needed_help else reward
+        self.path_m.append((self.at_m, 0.0))
+        self.ended = self.finished = len(self.path_m) == 41
+
+    def outline_m(self) -> np.ndarray:
+        return np.zeros((1, 2))
+
+    def close(self) -> None:
+        pass
 
 
-def read(frames: np.ndarray) -> np.ndarray:
-    return frames[:, 0, 0, :1].astype(np.float64)
+@pytest.fixture(autouse=True)
+def slope(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lockstep, "Car", Car)
+
+
+def read(frames: torch.Tensor) -> torch.Tensor:
+    return frames[:, 0, 0, :1].float()
 
 
 def test_regression_finds_the_linear_law_that_made_the_actions():
@@ -87,85 +102,61 @@ def test_moving_towards_another_controller_takes_a_share_of_the_difference():
     assert (moved.weights.tolist(), moved.bias.tolist()) == ([[1.0] * 3], [2.0] * 3)
 
 
-def test_returns_add_up_the_rewards_to_each_tracks_end():
-    driven = imitation.drive(Slope(length=5), range(3), 100, imitation.by_expert, ignore)
-    np.testing.assert_array_equal(driven.returns, [5, 5, 5])
-    assert driven.finished.all()
-
-
-def test_an_episode_is_cut_off_after_its_steps():
-    driven = imitation.drive(Slope(length=5), range(3), 4, imitation.by_expert, ignore)
-    np.testing.assert_array_equal(driven.returns, [4, 4, 4])
-    assert not driven.finished.any()
-
-
-def test_leaving_the_field_finishes_no_lap():
-    tracks = Slope(length=5, last_reward=-100.0)
-    driven = imitation.drive(tracks, range(3), 100, imitation.by_expert, ignore)
-    assert not driven.finished.any()
-
-
-def test_progress_counts_all_steps_that_were_planned():
-    told: list[int] = []
-    imitation.drive(Slope(length=5), range(3), 9, imitation.by_expert, told.append)
-    assert sum(told) == 27
-
-
-def test_path_begins_at_the_start_and_has_a_place_for_each_round():
-    driven = imitation.drive(Slope(length=5), range(3), 4, imitation.by_expert, ignore)
-    assert driven.paths_m.shape == (5, 3, 2)
-    np.testing.assert_array_equal(driven.paths_m[0, :, 0], [-1, 0, 1])
-
-
-def _held(lesson: Lesson, offset_m: float) -> bool:
+def _held(lesson: Lesson, car: Car, offset_m: float) -> bool:
     """Whether the expert holds the wheel at this distance from the middle."""
-    tracks = Slope()
-    tracks.begin([1])
-    tracks.at_m = np.array([offset_m])
-    return bool(lesson(tracks._seen(np.zeros(1)), np.array([0]))[0, 0] != 0)
+    car.at_m = offset_m
+    return bool(lesson([car])[0][0] != 0)
 
 
 def test_the_expert_takes_the_wheel_off_the_road_and_gives_it_back_near_the_middle():
-    lesson = Lesson(NOBODY, read, Lessons(1), 1)
-    assert [_held(lesson, at) for at in (0.0, 4.0, -5.5, -4.0, -2.0, -4.0)] == [False, False, True, True, False, False]
+    lesson, car = Lesson(NOBODY, read, Lessons(1), 1), Car(SLOPE, 1)
+    held = [_held(lesson, car, at) for at in (0.0, 4.0, -5.5, -4.0, -2.0, -4.0)]
+    assert held == [False, False, True, True, False, False]
 
 
 def test_what_is_earned_with_help_does_not_count_in_practice():
-    tracks, lesson = Slope(length=30), Lesson(NOBODY, read, Lessons(1), 3)
-    driven = imitation.drive(tracks, range(3), 30, lesson, ignore)
-    assert (driven.returns > lesson.unaided).all()
-    # Without steering the car drifts 0.5 m a step from -1, 0 and 1 m: 3 m off nothing is earned, 5 m off comes help.
-    np.testing.assert_array_equal(lesson.unaided, [7, 5, 3])
+    driven = lockstep.drive(SLOPE, range(3), 30, Lesson(NOBODY, read, Lessons(1), 3), ignore)
+    assert (driven.returns > driven.unaided).all()
+    # Without steering the car drifts 0.5 m a step from -1, 0 and 1 m: 3.25 m off nothing is earned, 5 m off comes help.
+    np.testing.assert_array_equal(driven.unaided, [8, 6, 4])
 
 
 def test_every_state_that_is_come_into_is_a_lesson_until_the_track_ends():
     lessons = Lessons(1)
-    imitation.drive(Slope(length=5), range(4), 9, Lesson(None, read, lessons, 4), ignore)
-    assert lessons.count == 20
+    lockstep.drive(SLOPE, range(4), 60, Lesson(None, read, lessons, 4), ignore)
+    assert lessons.count == 4 * 40
 
 
 def test_a_controller_learns_to_drive_as_the_expert_does():
-    tracks = Slope(length=40)
-    controller = imitation.learn(tracks, read, 1, Plan(3, 6, 40, 0), ignore)
-    driven = imitation.drive(tracks, range(9), 40, imitation.by(controller, read), ignore)
+    controller = imitation.learn(SLOPE, read, 1, Plan(3, 6, 40, 0), ignore)
+    driven = lockstep.drive(SLOPE, range(9), 40, imitation.by(controller, read, 9), ignore)
     np.testing.assert_array_equal(driven.returns, 40)
 
 
-def test_each_round_practises_on_tracks_of_its_own():
-    tracks = Slope()
-    imitation.learn(tracks, read, 1, Plan(3, 2, 5, 100), ignore)
-    assert tracks.begun == [[100, 101], [102, 103], [104, 105]]
+def test_each_round_practises_on_tracks_of_its_own(monkeypatch: pytest.MonkeyPatch):
+    begun, drive = [], imitation.drive
+    monkeypatch.setattr(
+        imitation, "drive", lambda place, seeds, *rest: begun.append(seeds) or drive(place, seeds, *rest)
+    )
+    imitation.learn(SLOPE, read, 1, Plan(3, 2, 5, 100), ignore)
+    assert [list(seeds) for seeds in begun] == [[100, 101], [102, 103], [104, 105]]
+
+
+def test_progress_goes_on_from_round_to_round():
+    told: list[int] = []
+    plan = Plan(3, 2, 4, 0)
+    imitation.learn(SLOPE, read, 1, plan, told.append)
+    assert told == list(range(2, 25, 2)) and plan.total_steps == 24
 
 
 def test_the_controller_that_did_best_in_practice_is_chosen(monkeypatch: pytest.MonkeyPatch):
     returns, drivers = iter([99.0, 3.0, 8.0, 5.0]), []
 
-    def drive(tracks, seeds, num_steps, lesson, report) -> Driven:
-        lesson.unaided[:] = next(returns)
+    def drive(place: Place, seeds: Sequence[int], num_steps: int, lesson: Lesson, report: object) -> Driven:
         drivers.append(lesson._controller)
         lesson._lessons.add(RNG.normal(size=(5, 1)), RNG.normal(size=(5, 3)).astype(np.float32))
-        return Driven(np.zeros(2), np.zeros(2, bool), np.zeros((1, 2, 2)))
+        return Driven(np.zeros(2), np.full(2, next(returns)), np.zeros(2, bool), [], [])
 
     monkeypatch.setattr(imitation, "drive", drive)
-    chosen = imitation.learn(Slope(), read, 1, Plan(4, 2, 5, 0), ignore)
+    chosen = imitation.learn(SLOPE, read, 1, Plan(4, 2, 5, 0), ignore)
     assert chosen is drivers[2]  # the first round was the expert's
