@@ -69,6 +69,17 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """PyTorch with two threads, which `torch.set_num_threads` may change in the test."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def sanitized() -> dict[str, str]:
     """The environment of a Python into which AddressSanitizer is loaded before all else."""

@@ -2,7 +2,8 @@
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -28,14 +29,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(formulations, "choose", lambda device: request.param)
     return request.param
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 def _random(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
@@ -263,6 +256,10 @@ def test_a_batch_of_almost_nothing_is_one_part(rows: int):
 @pytest.mark.parametrize("parts", [[3], [3, 1], [5, 2, 4, 1]])
 def test_threads_answer_in_the_order_of_the_parts(parts: list[int]):
     assert formulations.in_threads(lambda part: part * 10, parts) == [part * 10 for part in parts]
+
+
+def test_no_more_parts_are_computed_at_a_time_than_there_are_threads(two_threads: None):
+    assert len(set(formulations.in_threads(lambda part: threading.get_ident(), range(6)))) <= 2
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

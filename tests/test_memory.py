@@ -106,8 +106,8 @@ def _numbered(*steps: int) -> list[Recording]:
 
 def test_a_sequence_is_a_stretch_of_one_episode_with_the_actions_of_its_steps():
     z, actions, within = Sequences(_numbered(60, 80, 55), torch.Generator().manual_seed(0)).batch()
-    assert z.shape == (32, 51, 1) and actions.shape == (32, 50, 1) and within.all()
-    assert torch.equal(z.diff(dim=1), torch.ones(32, 50, 1))
+    assert z.shape == (16, 51, 1) and actions.shape == (16, 50, 1) and within.all()
+    assert torch.equal(z.diff(dim=1), torch.ones(16, 50, 1))
     assert torch.equal(z[:, :-1], actions)
 
 
@@ -131,3 +131,33 @@ def test_latents_are_drawn_anew_each_time():
     drawn = torch.cat([sequences.batch()[0].flatten() for _ in range(20)])
     assert drawn.std() == pytest.approx(1, abs=0.05)
     assert len(drawn.unique()) > 0.99 * len(drawn)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_units_of_z_do_not_matter(form: Form):
+    """Latents that are shifted and a thousand times as large are foreseen a thousand times as far."""
+    episodes = _pushed(count=3)
+    large = [Recording(1000 * mu + 5, 1000 * std, actions) for mu, std, actions in episodes]
+    foreseen = []
+    for recordings in (episodes, large):
+        model = _fitted(recordings, form, num_steps=3)
+        with torch.inference_mode():
+            foreseen.append(model(recordings[0].mu[None, :-1], recordings[0].actions[None])[0].mean)
+    torch.testing.assert_close(foreseen[1], 1000 * foreseen[0] + 5, rtol=1e-3, atol=1)
+
+
+def test_latents_and_actions_that_never_change_do_no_harm():
+    still = [Recording(torch.ones(31, 2), torch.zeros(31, 2), torch.ones(30, 2))]
+    for form in FORMS:
+        model = _fitted(still, form, num_steps=20)
+        foreseen = model(still[0].mu[None, :-1], still[0].actions[None])[0].mean
+        assert (foreseen - 1).abs().max() < 1
+
+
+def test_the_std_of_latents_and_of_their_changes_is_that_of_drawn_ones():
+    """A V model that does not use a dimension has a mu there that stays near 0, and a z that is noise."""
+    noise = Recording(torch.zeros(101, 2), torch.ones(101, 2), torch.zeros(100, 2))
+    model = memory.untrained(2, 2, "predicts_z", seed=0)
+    model.standardise([noise])
+    torch.testing.assert_close(model.std, torch.ones(4))
+    torch.testing.assert_close(model.change_std, torch.full((2,), 2**0.5))

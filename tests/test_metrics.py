@@ -290,8 +290,22 @@ def test_measuring_tells_each_frame_its_label():
     assert scores["elbo_nats"] == pytest.approx(-0.5 * 784 * math.log(math.pi), rel=1e-5)
 
 
-def test_bounds_of_many_samples_tell_each_frame_its_label(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(metrics, "MAX_VALUES", 3 * 784 * metrics.BATCH)
+def test_bounds_tell_each_frame_its_label():
     frames, labels = _labelled()
     bounds = metrics.iwae_nats(_Told(), frames, (1, 7), labels=labels)
     assert bounds["7"] == pytest.approx(-0.5 * 784 * math.log(math.pi), rel=1e-5)
+
+
+# the same whatever the number of threads
+
+
+def test_measurement_does_not_depend_on_the_number_of_threads(vae: VAE, two_threads: None):
+    by_two = metrics.measure(vae, _frames(140))
+    torch.set_num_threads(1)
+    assert metrics.measure(vae, _frames(140)) == by_two
+
+
+def test_bounds_do_not_depend_on_the_number_of_threads(vae: VAE, two_threads: None):
+    by_two = metrics.iwae_nats(vae, _frames(9), (1, 5))
+    torch.set_num_threads(1)
+    assert metrics.iwae_nats(vae, _frames(9), (1, 5)) == by_two

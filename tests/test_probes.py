@@ -73,6 +73,19 @@ def test_a_network_is_the_same_every_time():
     assert probes.mlp_r2(x, _line(x), x, _line(x)) == probes.mlp_r2(x, _line(x), x, _line(x))
 
 
+def test_networks_do_not_depend_on_the_number_of_threads(two_threads: None):
+    by_two = probes.read(("in_mu", "in_pixels", "constant"), _seen(500, 0), _seen(200, 1))
+    torch.set_num_threads(1)
+    by_one = probes.read(("in_mu", "in_pixels", "constant"), _seen(500, 0), _seen(200, 1))
+    assert [by_two[name] for name in ("mu_mlp", "pca_mlp")] == [by_one[name] for name in ("mu_mlp", "pca_mlp")]
+
+
+def test_a_networks_first_weights_are_as_pytorch_draws_them():
+    network = probes._network(5, 2, torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    assert torch.equal(next(network.parameters()), torch.nn.Linear(5, probes.HIDDEN).weight)
+
+
 def test_a_network_leaves_the_random_numbers_of_others_alone():
     x, state = _features(), torch.get_rng_state()
     probes.mlp_r2(x, _line(x), x, _line(x))

@@ -36,14 +36,35 @@ def test_a_line_stays_one_line(capsys: pytest.CaptureFixture[str]):
     assert capsys.readouterr() == ("a\\nb\nc\n", "d\\x1b[2J\n")
 
 
-@pytest.mark.parametrize("print_line", [say, warn])
-def test_a_line_stands_alone_while_a_bar_is_shown(monkeypatch: pytest.MonkeyPatch, print_line: Callable[..., None]):
+def _screen(monkeypatch: pytest.MonkeyPatch, is_terminal: bool) -> io.StringIO:
+    """What both standard output and standard error write to, as on a terminal or after `> log 2>&1`."""
     screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: is_terminal)
     monkeypatch.setattr("sys.stdout", screen)
     monkeypatch.setattr("sys.stderr", screen)
+    return screen
+
+
+@pytest.mark.parametrize("print_line", [say, warn])
+def test_a_line_stands_alone_while_a_terminal_shows_a_bar(
+    monkeypatch: pytest.MonkeyPatch, print_line: Callable[..., None]
+):
+    screen = _screen(monkeypatch, is_terminal=True)
     with progress.bar(10, "frames", "train"):
         print_line("posterior collapse")
     assert re.search(r"frames/s\]\r +\rposterior collapse\n\rtrain: ", screen.getvalue())
+
+
+@pytest.mark.parametrize("print_line", [say, warn])
+def test_a_line_in_a_log_does_not_repeat_the_bar(monkeypatch: pytest.MonkeyPatch, print_line: Callable[..., None]):
+    screen = _screen(monkeypatch, is_terminal=False)
+    with progress.bar(10, "frames", "train") as bar:
+        print_line("one", "two")
+        print_line("three")
+        bar.update(10)
+    first, *said, last = screen.getvalue().splitlines()
+    assert said == ["one", "two", "three"]
+    assert first.startswith("train:   0%") and last.startswith("train: 100%")
 
 
 def test_nothing_to_say_prints_nothing(capsys: pytest.CaptureFixture[str]):

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from world_models import formulations
 from world_models.metrics import Frames, batches
 from world_models.vae import VAE, to_images
 
@@ -40,16 +41,17 @@ class Scored(NamedTuple):
 @torch.inference_mode()
 def score_frames(vae: VAE, frames: Frames) -> Scored:
     """Encode and decode frames, and keep what each of them gave."""
-    parts: list[tuple[Tensor, ...]] = []
-    total = torch.zeros(64, 64, dtype=torch.float64)
-    for batch in batches(frames):
+
+    def score(batch: Tensor) -> tuple[Tensor, ...]:
         images = to_images(batch.to(vae.device))
         posterior = vae.posterior(images)
         error = (images - vae.logits(posterior.mu).sigmoid()).square().sum(1)
-        total += error.double().sum(0).cpu()
-        parts.append((error.sum((1, 2)), posterior.mu, posterior.logvar.exp()))
-    sse, mu, variance = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
-    return Scored(sse, (total / len(frames)).float().numpy(), mu, variance)
+        return error.double().sum(0, keepdim=True), error.sum((1, 2)), posterior.mu, posterior.logvar.exp()
+
+    parts = formulations.in_threads(score, [*batches(frames)])
+    totals, sse, mu, variance = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
+    error_map = (totals.sum(0) / len(frames)).float()
+    return Scored(sse.numpy(), error_map.numpy(), mu.numpy(), variance.numpy())
 
 
 def kinds(telemetry: Columns) -> dict[str, Bool[np.ndarray, " frames"]]:

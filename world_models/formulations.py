@@ -109,7 +109,10 @@ def split(rows: Tensor, min_part: int = MIN_PART) -> Sequence[Tensor]:
 
 
 def in_threads(function: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
-    """Apply a function to each part on a thread of its own, in this thread's modes of autograd."""
+    """Apply a function to each part, as many at a time as PyTorch has threads, in this thread's modes of autograd.
+
+    Several parts are each computed by one thread, so that the results do not depend on how many threads there are.
+    """
     if len(parts) == 1:
         return [function(parts[0])]
     inference, grad = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
@@ -118,8 +121,9 @@ def in_threads(function: Callable[[Part], Result], parts: Sequence[Part]) -> lis
         with torch.inference_mode(inference), torch.set_grad_enabled(grad and not inference):
             return function(part)
 
+    pool = _pool(min(len(parts), torch.get_num_threads()))
     with single_threaded():
-        return list(_pool(len(parts)).map(run, parts))
+        return list(pool.map(run, parts))
 
 
 @contextlib.contextmanager

@@ -18,8 +18,8 @@ FORMS: tuple[Form, ...] = ("predicts_z", "predicts_change")
 HIDDEN = 256
 MIXTURES = 5
 LENGTH = 50  # steps that one training sequence has
-BATCH = 32
-PEAK_LR = 3e-3
+BATCH = 16
+PEAK_LR = 4e-3
 
 State = tuple[Tensor, Tensor]
 
@@ -58,8 +58,9 @@ class Mixture(NamedTuple):
 
     def sample(self, generator: torch.Generator) -> Float[Tensor, "batch steps z"]:
         """One draw: a component for each dimension by its weight, then a value from that component."""
-        uniform = torch.rand(self.log_weights.shape, generator=generator).clamp_min(1e-12)
-        chosen = (self.log_weights - (-uniform.log()).log()).argmax(2, keepdim=True)  # the Gumbel-max trick
+        cumulative = self.log_weights.exp().cumsum(2)
+        uniform = torch.rand(cumulative[:, :, :1].shape, generator=generator)
+        chosen = (cumulative[:, :, :-1] <= uniform).sum(2, keepdim=True)  # where the draw falls among the weights
         mean, log_std = (part.gather(2, chosen)[:, :, 0] for part in (self.means, self.log_stds))
         return mean + log_std.exp() * torch.randn(mean.shape, generator=generator)
 
@@ -67,17 +68,40 @@ class Mixture(NamedTuple):
 class Memory(nn.Module):
     """An LSTM of 256 units whose output is a mixture of five normal distributions for each latent dimension.
 
+    It computes with standardised numbers (see `standardise`): the LSTM reads (z - mean) / std, and the mixture's means
+    and standard deviations are in units of std, or of the changes' std. What comes in and out is in the units of z.
+
     Args:
         z_dim: numbers in z.
         num_actions: numbers in an action.
         form: whether the mixture is of the next z itself, or of its change.
     """
 
+    mean: Tensor
+    std: Tensor
+    change_std: Tensor
+
     def __init__(self, z_dim: int, num_actions: int, form: Form):
         super().__init__()
         self.form = form
+        self.register_buffer("mean", torch.zeros(z_dim + num_actions))
+        self.register_buffer("std", torch.ones(z_dim + num_actions))
+        self.register_buffer("change_std", torch.ones(z_dim))
         self.lstm = nn.LSTM(z_dim + num_actions, HIDDEN, batch_first=True)
         self.head = nn.Linear(HIDDEN, 3 * MIXTURES * z_dim)
+
+    def standardise(self, episodes: Sequence[Recording]) -> None:
+        """Take the means and standard deviations of z, of actions and of z's changes from episodes.
+
+        They are those of drawn z, not of mu alone: where a V model does not use a dimension, mu hardly moves, and z is
+        noise. What never changes gets a standard deviation of 1.
+        """
+        mu, actions = (torch.cat([getattr(episode, of) for episode in episodes]) for of in ("mu", "actions"))
+        changes = torch.cat([episode.mu.diff(dim=0) for episode in episodes])
+        noise = torch.cat([episode.std for episode in episodes]).square().mean(0)
+        self.mean.copy_(torch.cat([mu.mean(0), actions.mean(0)]))
+        self.std.copy_(torch.cat([_std(mu, noise), _std(actions)]))
+        self.change_std.copy_(_std(changes, 2 * noise))  # of a difference of two draws
 
     def forward(
         self,
@@ -86,11 +110,20 @@ class Memory(nn.Module):
         state: State | None = None,
     ) -> tuple[Mixture, State]:
         """The distribution of the next z after each step, and the LSTM's state after the last one."""
-        hidden, after = self.lstm(torch.cat([z, actions], 2), state)
+        hidden, after = self.lstm((torch.cat([z, actions], 2) - self.mean) / self.std, state)
         logits, means, log_stds = self.head(hidden).unflatten(2, (3, MIXTURES, -1)).unbind(2)
+        z_dim = z.shape[2]
         if self.form == "predicts_change":
-            means = z[:, :, None] + means
-        return Mixture(logits.log_softmax(2), means, log_stds.clamp(-7, 7)), after
+            centre, unit = z[:, :, None], self.change_std
+        else:
+            centre, unit = self.mean[:z_dim], self.std[:z_dim]
+        return Mixture(logits.log_softmax(2), centre + unit * means, log_stds.clamp(-7, 7) + unit.log()), after
+
+
+def _std(rows: Float[Tensor, "rows values"], noise: Tensor | float = 0.0) -> Float[Tensor, " values"]:
+    """Of rows to which noise of a variance is added; 1 where it is nothing."""
+    std = (rows.var(0, correction=0) + noise).sqrt()
+    return torch.where(std > 1e-6, std, 1.0)
 
 
 class Sequences:
@@ -137,9 +170,12 @@ def untrained(z_dim: int, num_actions: int, form: Form, seed: int) -> Memory:
 
 def fit(memory: Memory, episodes: Sequence[Recording], seed: int, num_steps: int) -> Memory:
     """Train a memory model on episodes, in place. The same weights, episodes and seed give the same result."""
+    memory.standardise(episodes)
     sequences = Sequences(episodes, torch.Generator().manual_seed(seed))
-    optimizer = torch.optim.Adam(memory.parameters())
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LR, total_steps=max(2, num_steps))
+    optimizer = torch.optim.Adam(memory.parameters(), fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, PEAK_LR, total_steps=max(2, num_steps), cycle_momentum=False
+    )
     for _ in range(num_steps):
         z, actions, within = sequences.batch()
         optimizer.zero_grad()

@@ -4,6 +4,7 @@ Labels are each frame's class, which a conditional model is told.
 """
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from world_models import distributed
+from world_models import distributed, formulations
 from world_models.likelihoods import squared_error
 from world_models.vae import (
     ACTIVE_VARIANCE,
@@ -26,7 +27,6 @@ from world_models.vae import (
 )
 
 BATCH = 128
-MAX_VALUES = 1_000_000  # of images that a bound is computed from at a time
 
 Frames = UInt8[np.ndarray, "frames height width channels"]
 Labels = Int64[np.ndarray, " frames"]
@@ -121,21 +121,26 @@ def validate(
 @torch.inference_mode()
 def measure(vae: VAE, frames: Frames, seed: int = 0, labels: Labels | None = None) -> dict[str, float | list[float]]:
     """SSE, PSNR, SSIM, KL per dimension, active units and ELBO of frames."""
-    generator = torch.Generator().manual_seed(seed)
-    sums = torch.zeros(3, dtype=torch.float64)
-    mu, kl = Moments(), Moments()
-    for batch, label in zip(batches(frames), told(labels), strict=False):
+    noise = torch.randn(len(frames), vae.config.z_dim, generator=torch.Generator().manual_seed(seed))
+
+    def score(part: tuple[Tensor, Tensor, Tensor | None]) -> tuple[Posterior, Float[Tensor, "batch scores"]]:
+        batch, eps, label = part
         images = to_images(batch.to(vae.device))
         posterior = vae.posterior(images, label)
         means = vae.logits(posterior.mu, label).sigmoid()
-        z = posterior.sample(torch.randn(posterior.mu.shape, generator=generator).to(vae.device))
+        z = posterior.sample(eps.to(vae.device))
         elbo = vae.log_likelihood(images, vae.logits(z, label)) - posterior.kl_nats()
-        ssim = structural_similarity_index_measure(means, images, reduction="sum", data_range=1.0)
+        ssim = structural_similarity_index_measure(means, images, reduction="none", data_range=1.0)
         assert isinstance(ssim, Tensor)
-        sums += torch.stack([squared_error(images, means).double().sum(), ssim.double(), elbo.double().sum()]).cpu()
+        return posterior, torch.stack([squared_error(images, means), ssim, elbo], 1)
+
+    scores, mu, kl = Moments(), Moments(), Moments()
+    parts = [*zip(batches(frames), noise.split(BATCH), told(labels), strict=False)]
+    for posterior, of_frames in formulations.in_threads(score, parts):
+        scores.add(of_frames)
         mu.add(posterior.mu)
         kl.add(posterior.kl_nats_per_dim())
-    sse, ssim, elbo = (sums / len(frames)).tolist()
+    sse, ssim, elbo = scores.mean.tolist()
     return {
         "sse": sse,
         "psnr_db": psnr_db(sse, vae.num_values),
@@ -163,15 +168,12 @@ def iwae_nats(
     """
     generator = torch.Generator().manual_seed(seed)
     totals = dict.fromkeys(samples, 0.0)
-    at_once = max(1, MAX_VALUES // (BATCH * vae.num_values))
     for batch, label in zip(batches(frames), told(labels), strict=False):
         images = to_images(batch.to(vae.device))
         posterior = vae.posterior(images, label)
-        parts = [
-            _log_weights(vae, images, posterior, min(at_once, max(samples) - first), generator, label)
-            for first in range(0, max(samples), at_once)
-        ]
-        weights = torch.cat(parts)
+        log_weights = functools.partial(_log_weights, vae, images, posterior, label)
+        noise = [torch.randn(posterior.mu.shape, generator=generator) for _ in range(max(samples))]
+        weights = torch.stack(formulations.in_threads(log_weights, noise))
         for k in samples:
             totals[k] += float((torch.logsumexp(weights[:k], 0) - math.log(k)).sum())
     return {str(k): total / len(frames) for k, total in totals.items()}
@@ -181,14 +183,10 @@ def _log_weights(
     vae: VAE,
     images: Float[Tensor, "batch channels height width"],
     posterior: Posterior,
-    count: int,
-    generator: torch.Generator,
     labels: Tensor | None,
-) -> Float[Tensor, "count batch"]:
-    """Log p(x|z) + log p(z) - log q(z|x) for so many z of each posterior; float64."""
-    noise = [torch.randn(posterior.mu.shape, generator=generator) for _ in range(count)]
-    repeated = Posterior(posterior.mu.repeat(count, 1), posterior.logvar.repeat(count, 1))
-    z = repeated.sample(torch.cat(noise).to(images.device))
-    logits = vae.logits(z, None if labels is None else labels.repeat(count))
-    likelihood = vae.log_likelihood(images.repeat(count, 1, 1, 1), logits)
-    return (likelihood + prior_log_prob(z) - repeated.log_prob(z)).double().unflatten(0, (count, -1))
+    noise: Float[Tensor, "batch z"],
+) -> Float[Tensor, " batch"]:
+    """Log p(x|z) + log p(z) - log q(z|x) for one z of each posterior; float64."""
+    z = posterior.sample(noise.to(images.device))
+    likelihood = vae.log_likelihood(images, vae.logits(z, labels))
+    return (likelihood + prior_log_prob(z) - posterior.log_prob(z)).double()

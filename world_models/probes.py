@@ -1,13 +1,17 @@
 """Probes: how much of the simulator's state can be read from features of a frame, on tracks the probe never saw."""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import nn
+
+from world_models import formulations
 
 HIDDEN = 128
 EPOCHS = 25
@@ -47,21 +51,18 @@ class Seen:
 
 def read(names: Sequence[str], fitted: Seen, scored: Seen) -> dict[str, dict[str, float | None]]:
     """R2 of every probe for every column of telemetry, by what it reads and how, such as `mu_linear`."""
+
+    def r2(probe: Callable[..., list[float | None]], features: str) -> dict[str, float | None]:
+        rows = getattr(fitted, features), fitted.telemetry, getattr(scored, features), scored.telemetry
+        return dict(zip(names, probe(*rows), strict=True))
+
+    mu_mlp, pca_mlp = formulations.in_threads(functools.partial(r2, mlp_r2), ("mu", "pca"))
     return {
-        f"{features}_{kind}": dict(
-            zip(
-                names,
-                probe(getattr(fitted, features), fitted.telemetry, getattr(scored, features), scored.telemetry),
-                strict=True,
-            )
-        )
-        for features, kind, probe in (
-            ("mu", "linear", linear_r2),
-            ("mu", "mlp", mlp_r2),
-            ("pca", "linear", linear_r2),
-            ("pca", "mlp", mlp_r2),
-            ("pixels", "linear", _pixels_r2),
-        )
+        "mu_linear": r2(linear_r2, "mu"),
+        "mu_mlp": mu_mlp,
+        "pca_linear": r2(linear_r2, "pca"),
+        "pca_mlp": pca_mlp,
+        "pixels_linear": r2(_pixels_r2, "pixels"),
     }
 
 
@@ -82,28 +83,36 @@ def linear_r2(train_x: Rows, train_y: Rows, test_x: Rows, test_y: Rows) -> list[
     part = None if products is None else products[:fitted, :fitted]
     tried = _ridge(train[:fitted], train_y[:fitted], train[fitted:], part)
     best = np.square(tried - train_y[fitted:]).sum(1).argmin(0)
-    predicted = _ridge(train, train_y, tests, products)
-    return _r2(predicted[best, :, np.arange(len(best))].T, test_y)
+    chosen, which = np.unique(best, return_inverse=True)
+    predicted = _ridge(train, train_y, tests, products, [RIDGES[index] for index in chosen])
+    return _r2(predicted[which, :, np.arange(len(which))].T, test_y)
 
 
 def _ridge(
-    train: Rows, train_y: Rows, tests: Rows, products: Rows | None = None
+    train: Rows,
+    train_y: Rows,
+    tests: Rows,
+    products: Rows | None = None,
+    ridges: Sequence[float] = RIDGES,
 ) -> Float[np.ndarray, "ridges tests targets"]:
-    """Predictions of linear regression with each of RIDGES.
+    """Predictions of linear regression with each strength of the ridge.
 
     Args:
         train: standardised features.
         train_y: targets.
         tests: features to predict from.
         products: `train @ train.T` where features outnumber rows. Then the smaller, dual system of equations is solved.
+        ridges: the strengths.
     """
     offset = train_y.mean(0, dtype=np.float64)
     targets = train_y - offset
     matrix = train.T @ train if products is None else products.astype(np.float64)
     right = train.T @ targets if products is None else targets
     predicted = []
-    for ridge in RIDGES:
-        weights = np.linalg.solve(matrix + ridge * len(train) * np.eye(len(matrix)), right)
+    for ridge in ridges:
+        # Positive definite, so Cholesky's factors serve, which are half the work of those of `np.linalg.solve`.
+        factor = torch.linalg.cholesky(torch.from_numpy(matrix + ridge * len(train) * np.eye(len(matrix))))
+        weights = torch.cholesky_solve(torch.from_numpy(right), factor).numpy()
         if products is not None:
             weights = train.T @ weights.astype(train.dtype)
         predicted.append(tests @ weights + offset)
@@ -122,26 +131,31 @@ def mlp_r2(train_x: Rows, train_y: Rows, test_x: Rows, test_y: Rows, seed: int =
             (test_x, x_center, x_scale),
         )
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = nn.Sequential(
-            nn.Linear(x.shape[1], HIDDEN),
-            nn.ReLU(),
-            nn.Linear(HIDDEN, HIDDEN),
-            nn.ReLU(),
-            nn.Linear(HIDDEN, y.shape[1]),
-        )
-        _fit(network, x, y)
+    generator = torch.Generator().manual_seed(seed)
+    network = _network(x.shape[1], y.shape[1], generator)
+    _fit(network, x, y, generator)
     with torch.inference_mode():
         return _r2(network(tests).numpy() * y_scale + y_center, test_y)
 
 
-def _fit(network: nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
+def _network(num_features: int, num_targets: int, generator: torch.Generator) -> nn.Sequential:
+    """A network with PyTorch's usual weights, but from a generator of its own: others draw at the same time."""
+    sizes = ((num_features, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, num_targets))
+    layers: list[Any] = [nn.utils.skip_init(nn.Linear, *size) for size in sizes]
+    for layer in layers:
+        bound = 1 / math.sqrt(layer.in_features)
+        nn.init.uniform_(layer.weight, -bound, bound, generator)
+        nn.init.uniform_(layer.bias, -bound, bound, generator)
+    first, second, last = layers
+    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last)
+
+
+def _fit(network: nn.Module, x: torch.Tensor, y: torch.Tensor, generator: torch.Generator) -> None:
     steps = EPOCHS * math.ceil(len(x) / BATCH)
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=max(2, steps))
     for _ in range(EPOCHS):
-        for rows in torch.randperm(len(x)).split(BATCH):
+        for rows in torch.randperm(len(x), generator=generator).split(BATCH):
             optimizer.zero_grad()
             nn.functional.mse_loss(network(x[rows]), y[rows]).backward()
             optimizer.step()

@@ -4,14 +4,30 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from tqdm import tqdm
+
+
+class _OneStateALine:
+    """A log file as a bar writes to it: a line for each state, where a terminal would write over the state before."""
+
+    def __init__(self, log: Any):
+        self._log = log
+
+    def write(self, text: str) -> None:
+        if text.strip():
+            self._log.write(f"{text.strip()}\n")
+
+    def flush(self) -> None:
+        self._log.flush()
 
 
 def bar(total: int, unit: str, label: str, start: int = 0, shown: bool = True) -> tqdm:
     """A progress bar with rate and time left; a line every half minute where no terminal shows it."""
     quiet = not sys.stderr.isatty()
     return tqdm(
+        file=_OneStateALine(sys.stderr) if quiet else sys.stderr,
         total=total,
         initial=min(start, total),
         unit=f" {unit}",

@@ -16,6 +16,7 @@ from world_models import (
     figures,
     files,
     foresight,
+    formulations,
     locks,
     metrics,
     pictures,
@@ -213,7 +214,9 @@ def _along_the_road(names: Sequence[str], seen: probes.Seen) -> probes.Seen | No
 
 def _seen(job: RolloutJob, frames: FrameSet) -> probes.Seen:
     chosen, telemetry = frames.read_spread(PROBE_FRAMES), frames.read_spread(PROBE_FRAMES, "telemetry")
-    read = [(job.vae.encode(batch).mu.cpu(), job.baselines.coefficients(batch)) for batch in metrics.batches(chosen)]
+    read = formulations.in_threads(
+        lambda batch: (job.vae.encode(batch).mu.cpu(), job.baselines.coefficients(batch)), [*metrics.batches(chosen)]
+    )
     mu, pca = (torch.cat(features).numpy() for features in zip(*read, strict=True))
     return probes.Seen(mu, pca, chosen.reshape(len(chosen), -1), _of_columns(job, telemetry))
 
