@@ -95,7 +95,7 @@ def test_another_seed_practises_on_other_tracks(vae: VAE, pca: Baselines, quick:
 
 
 def test_scores_are_those_of_the_tracks():
-    driven = Driven(np.array([900.0, 100.0, 200.0]), np.zeros(3), np.array([True, False, False]), [], [])
+    driven = Driven(np.array([900.0, 100.0, 200.0]), np.array([True, False, False]), [], [])
     assert drive.scores(driven) == {
         "mean": 400.0,
         "std": pytest.approx(355.9026),
@@ -141,9 +141,7 @@ def _circle(radius_m: float) -> np.ndarray:
 
 def test_map_shows_each_road_and_path():
     paths = [_circle(100.0)[:40], _circle(100.0)[:1]]
-    driven = Driven(
-        np.array([850.0, 20.0]), np.zeros(2), np.array([True, False]), paths, [_circle(100.0), _circle(120.0)]
-    )
+    driven = Driven(np.array([850.0, 20.0]), np.array([True, False]), paths, [_circle(100.0), _circle(120.0)])
     picture = drive_map.draw(driven)
     road = (picture == 211).all(2)  # lightgray
     blue = (picture[..., 2] > picture[..., 0].astype(int) + 60).sum()
@@ -154,7 +152,6 @@ def test_map_shows_twenty_tracks_at_most():
     many, few = (
         Driven(
             np.arange(count) * 1.0,
-            np.zeros(count),
             np.zeros(count, bool),
             [_circle(100.0)[:9]] * count,
             [_circle(100.0)] * count,

@@ -191,7 +191,7 @@ def test_driving_is_scored_and_drawn_where_it_is_asked_for(
     quick: None, run_dir: Path, heldout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     outline = np.array([[0.0, 0.0], [90.0, 0.0], [0.0, 90.0]])
-    driven = lockstep.Driven(np.array([800.0]), np.zeros(1), np.array([True]), [np.zeros((2, 2))], [outline])
+    driven = lockstep.Driven(np.array([800.0]), np.array([True]), [np.zeros((2, 2))], [outline])
     scores = drive.scores(driven) | {"pca_mean": 700.0, "expert_mean": 900.0}
     asked, told = [], {}
     monkeypatch.setattr(drive, "measure", lambda *args: asked.append(args) or (scores, driven))

@@ -97,16 +97,6 @@ def test_progress_counts_all_steps_that_were_planned(monkeypatch: pytest.MonkeyP
     assert told == [1, 2, 3, 4]
 
 
-def test_what_is_earned_after_help_is_not_earned_alone():
-    car = Car(CAR_RACING, 3)
-    car.step(GAS)
-    alone, car.needed_help = car.total, True
-    for _ in range(20):
-        car.step(GAS)
-    assert car.unaided == alone != car.total
-    car.close()
-
-
 def test_outlines_are_the_centre_lines_of_the_tracks():
     car = Car(CAR_RACING, 3, drawn=False)
     outline, start = car.outline_m(), car.path_m[0]
@@ -117,11 +107,10 @@ def test_outlines_are_the_centre_lines_of_the_tracks():
 
 def test_parts_are_put_together_in_their_order():
     one, other = (
-        Driven(np.array([value]), np.array([value + 1]), np.array([value > 1]), [np.zeros((1, 2))], [np.ones((1, 2))])
-        for value in (1.0, 2.0)
+        Driven(np.array([value]), np.array([value > 1]), [np.zeros((1, 2))], [np.ones((1, 2))]) for value in (1.0, 2.0)
     )
     both = Driven.together([one, other])
-    assert (both.returns.tolist(), both.unaided.tolist(), both.finished.tolist()) == ([1, 2], [2, 3], [False, True])
+    assert (both.returns.tolist(), both.finished.tolist()) == ([1, 2], [False, True])
     assert len(both.paths_m) == len(both.outlines_m) == 2
 
 

@@ -67,8 +67,6 @@ class Car:
     Attributes:
         frame: what a controller sees now (64, 64, 3).
         total: sum of the rewards so far.
-        needed_help: whether somebody else than the controller has ever driven; to be set by who does.
-        unaided: sum of the rewards before that.
         ended: whether the episode is over.
         finished: whether it is over because the lap is finished.
         path_m: where the car has been, x and y after each step.
@@ -82,8 +80,7 @@ class Car:
         self._expert = Expert(self._env, seed)
         names = self._env.telemetry_names
         self._x, self._y, self._offset = map(names.index, ("position_x_m", "position_y_m", "center_distance_m"))
-        self.total, self.unaided, self.needed_help = 0.0, 0.0, False
-        self.ended, self.finished = False, False
+        self.total, self.ended, self.finished = 0.0, False, False
         self.path_m = [self._position_m()]
 
     def advice(self) -> Float32[np.ndarray, " 3"]:
@@ -98,7 +95,6 @@ class Car:
         """Take a step."""
         self.frame, reward, *ends = self._env.step(action)
         self.total += reward
-        self.unaided += 0 if self.needed_help else reward
         self.ended = any(ends)
         self.finished = self.ended and reward > LEFT_THE_FIELD
         self.path_m.append(self._position_m())
@@ -126,14 +122,12 @@ class Driven:
 
     Attributes:
         returns: sum of the rewards of each.
-        unaided: sum of the rewards before the car first needed help.
         finished: whether the lap was finished.
         paths_m: where each car was, x and y after each step.
         outlines_m: the centre line of each track.
     """
 
     returns: Float64[np.ndarray, " tracks"]
-    unaided: Float64[np.ndarray, " tracks"]
     finished: Bool[np.ndarray, " tracks"]
     paths_m: Sequence[Float64[np.ndarray, "_ 2"]]
     outlines_m: Sequence[Float64[np.ndarray, "_ 2"]]
@@ -143,7 +137,6 @@ class Driven:
         """Several as one, in their order."""
         return Driven(
             np.concatenate([part.returns for part in parts]),
-            np.concatenate([part.unaided for part in parts]),
             np.concatenate([part.finished for part in parts]),
             [path for part in parts for path in part.paths_m],
             [outline for part in parts for outline in part.outlines_m],
@@ -175,7 +168,6 @@ def drive(
             report((step + 1) * len(cars))
         return Driven(
             np.array([car.total for car in cars]),
-            np.array([car.unaided for car in cars]),
             np.array([car.finished for car in cars]),
             [np.array(car.path_m) for car in cars],
             [car.outline_m() for car in cars],
