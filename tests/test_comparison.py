@@ -278,3 +278,13 @@ def test_provenance_of_strange_versions_is_the_folder(versions: Any):
 def test_provenance_is_cut_to_a_readable_length():
     facts = dict(comparison.provenance(_run("a", description={"env": "x" * 10**6})))
     assert len(facts["environment"]) == 1000
+
+
+def test_drive_is_the_controllers_mean_score():
+    driven = SCORES | {"drive": {"mean": 812.4, "laps": 17}}
+    assert _cells(_run("a", scores=driven))["drive"] == "812"
+
+
+@pytest.mark.parametrize("drive", [None, 812.4, {"mean": "fast"}])
+def test_runs_that_did_not_drive_have_no_such_column(drive: object):
+    assert "drive" not in _cells(_run("a", scores=SCORES | {"drive": drive}))

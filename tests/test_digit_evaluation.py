@@ -188,7 +188,7 @@ def test_data_that_is_gone_is_refused_and_not_downloaded(runs: dict[str, Path], 
     assert not (tmp_path / "nowhere").exists()
 
 
-@pytest.mark.parametrize("argv", ["--foresight true", "--train_data rollouts/a"])
+@pytest.mark.parametrize("argv", ["--foresight true", "--drive true", "--train_data rollouts/a"])
 def test_what_digits_do_not_have_is_refused(argv: str, runs: dict[str, Path]):
     assert "which have no episodes" in _refused("--vae", str(runs["vae"]), *argv.split())
 

@@ -18,11 +18,13 @@ from world_models import (
     baselines,
     checkpoints,
     collect,
+    drive,
     evaluate,
     figures,
     files,
     foresight,
     locks,
+    lockstep,
     metrics,
     probes,
     report,
@@ -181,6 +183,36 @@ def test_pca_of_all_components_is_the_last_of_the_nested_ones(run: Path):
     assert scores["pca_sse_by_components"]["32"] == pytest.approx(scores["pca_sse"], rel=1e-3)
 
 
+def test_drive_is_null_unless_asked_for(run: Path):
+    assert _scores(run)["drive"] is None
+
+
+def test_driving_is_scored_and_drawn_where_it_is_asked_for(
+    quick: None, run_dir: Path, heldout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    outline = np.array([[0.0, 0.0], [90.0, 0.0], [0.0, 90.0]])
+    driven = lockstep.Driven(np.array([800.0]), np.array([True]), [np.zeros((2, 2))], [outline])
+    scores = drive.scores(driven) | {"pca_mean": 700.0, "expert_mean": 900.0}
+    asked, told = [], {}
+    monkeypatch.setattr(drive, "measure", lambda *args: asked.append(args) or (scores, driven))
+    monkeypatch.setattr(tracking, "record", lambda *args, **named: told.update(named))
+    run = tmp_path / "vae"
+    shutil.copytree(run_dir, run, ignore=shutil.ignore_patterns("figures", "state.pt"))
+    found = _evaluate(heldout, run, "--max_frames 20 --drive true --drive_seed 7")
+    assert found["drive"] == scores
+    ((place, *_, seed),) = asked
+    assert (place.env, place.crop, seed) == ("CarRacing-v3", "0:84", 7)
+    assert "What a controller does with mu" in (run / "report.html").read_text()
+    assert (run / "figures" / "drive.png").exists()
+    assert told["scores"]["drive"] == scores and "drive" in told["pictures"]
+
+
+def test_driving_another_environment_is_refused_before_work_begins(small: Path, test: Path):
+    before = sorted(small.iterdir())
+    assert "--drive cannot drive Synthetic-v0" in _refused(test, small, "--drive true")
+    assert sorted(small.iterdir()) == before
+
+
 def test_foresight_is_null_unless_asked_for(run: Path):
     assert _scores(run)["foresight"] is None
 
@@ -208,7 +240,7 @@ def test_report_needs_nothing_from_elsewhere(run: Path):
     assert all(re.match(r"data:image/(png|gif);base64,", reference) for reference in references)
 
 
-ASKED_FOR = {"dream"}  # figures of what is measured only where it is asked for
+ASKED_FOR = {"dream", "drive"}  # figures of what is measured only where it is asked for
 
 
 def test_report_shows_every_figure(run: Path):

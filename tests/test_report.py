@@ -36,11 +36,18 @@ SCORES: dict[str, Any] = {
     "unsteadiness": [0.01, 0.03],
     "plausible_share": 0.625,
     "foresight": None,
+    "drive": None,
     "pca_components": 2,
     "frames": 1234,
     "episodes": 8,
     "trained_on_episodes": 0,
     "data": "rollouts/heldout",
+}
+
+
+DRIVE = {
+    **{"mean": 812.4, "std": 120.2, "median": 851.0, "laps": 17, "tracks": 100},
+    **{"pca_mean": 790.1, "expert_mean": 915.0},
 }
 
 
@@ -197,3 +204,14 @@ def test_summary_is_one_line_of_the_main_numbers():
 def test_the_page_says_whether_the_model_was_trained_on_what_it_is_scored_on():
     assert "none of them trained on" in report.page("vae", SCORES, SHOWN)
     assert "3 of which it was trained on" in report.page("vae", SCORES | {"trained_on_episodes": 3}, SHOWN)
+
+
+def test_page_says_how_the_controller_drove():
+    text = _text(report.page("vae", SCORES | {"drive": DRIVE}, SHOWN))
+    assert "on mu 812 on PCA 790 expert 915" in text
+    assert "median 851, standard deviation over tracks 120, 17 laps finished" in text
+    assert "drives to 812" in text
+
+
+def test_page_is_silent_about_driving_that_was_not_asked_for():
+    assert "controller" not in report.page("vae", SCORES, SHOWN)

@@ -80,6 +80,12 @@ COLUMNS = (
     ),
     Column("active", "dimensions whose mu varies (variance above 0.01)", _of_scores("active_units"), "{:,.0f}"),
     Column("used", "dimensions with KL above 0.05 nats", _of_scores("dims_used"), "{:,.0f}"),
+    Column(
+        "drive",
+        "mean score of a linear controller on mu that drives 100 tracks",
+        _of_scores("drive", "mean"),
+        "{:,.0f}",
+    ),
 )
 
 

@@ -3,6 +3,7 @@
 Examples:
   python -m world_models.evaluate --data rollouts/heldout --vae runs/vae
   python -m world_models.evaluate --data rollouts/heldout --vae runs/vae --weights last
+  python -m world_models.evaluate --data rollouts/heldout --vae runs/vae --drive true   a controller learns and drives
   python -m world_models.evaluate --vae runs/mnist/vae --compare_with '[runs/mnist/ae]'  digits: MNIST's test images
 
 Collect held-out tracks with another seed:
@@ -53,6 +54,8 @@ class EvaluateConfig:
             with samples of the same z.
         foresight: train the paper's memory model on the latents too, in two forms, and score in frames what it
             foresees; takes minutes.
+        drive: have a linear controller learn on mu too, and drive 100 tracks of CarRacing; minutes.
+        drive_seed: of the tracks that it practises on.
         max_frames: frames scored at most, spread evenly; of digits all.
         num_iwae_frames: frames of which the importance-weighted bounds are taken.
         device: auto takes a GPU if there is one.
@@ -65,6 +68,8 @@ class EvaluateConfig:
     train_data: str | None = dataclasses.field(default=None, metadata=PATH)
     compare_with: tuple[str, ...] = dataclasses.field(default=(), metadata=LINK)
     foresight: bool = False
+    drive: bool = False
+    drive_seed: int = 0
     max_frames: int = 20_000
     num_iwae_frames: int = 1000
     device: Device = "auto"
@@ -72,7 +77,9 @@ class EvaluateConfig:
 
     def __post_init__(self):
         resolve_fields(self)
-        require_bounds(self, max_frames=(2, 1_000_000_000), num_iwae_frames=(1, 1_000_000_000))
+        require_bounds(
+            self, drive_seed=(0, 1_000_000), max_frames=(2, 1_000_000_000), num_iwae_frames=(1, 1_000_000_000)
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,9 +97,9 @@ def prepare(config: EvaluateConfig) -> Job:
     run_records.check_files(run)
     of: RolloutJob | DigitJob
     if checkpoints.load_description(run).get("dataset") == "mnist":
-        if config.foresight or config.train_data:
+        if config.foresight or config.drive or config.train_data:
             raise ValueError(
-                f"{run}: a model of MNIST's digits, which have no episodes; leave out foresight and train_data"
+                f"{run}: a model of MNIST's digits, which have no episodes; leave out foresight, drive and train_data"
             )
         of = digit_evaluation.prepare(run, config.weights, config.data, beside, device)
     else:
@@ -100,6 +107,8 @@ def prepare(config: EvaluateConfig) -> Job:
         of = rollout_job.prepare(run, config.weights, data, config.train_data, beside, device)
         if config.foresight:
             rollout_job.check_foresight(of)
+        if config.drive:
+            rollout_job.check_drive(of)
     files.check_room(run, 50_000_000, "copy the run to where there is room and name that --vae")
     return Job(config, of)
 
@@ -111,7 +120,10 @@ def evaluate(job: Job) -> None:
     if isinstance(job.of, DigitJob):
         scores, shown = digit_evaluation.evaluate(job.of, config.num_iwae_frames)
     else:
-        scores, shown = rollout_evaluation.evaluate(job.of, config.max_frames, config.num_iwae_frames, config.foresight)
+        drive_seed = config.drive_seed if config.drive else None
+        scores, shown = rollout_evaluation.evaluate(
+            job.of, config.max_frames, config.num_iwae_frames, config.foresight, drive_seed
+        )
     terminal.say(f"{run / 'report.html'} shows it, {run / 'eval.json'} has the numbers")
     settings = yaml.safe_load(to_yaml(config)) | {"data": scores["data"]}
     sources = (

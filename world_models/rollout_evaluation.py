@@ -11,6 +11,8 @@ from world_models import (
     breakdown,
     checkpoints,
     comparison,
+    drive,
+    drive_map,
     figures,
     files,
     foresight,
@@ -35,7 +37,7 @@ DREAM_FRAMES = 100  # of the clip that shows a memory model's dream
 
 
 def evaluate(
-    job: RolloutJob, max_frames: int, num_iwae_frames: int, with_foresight: bool
+    job: RolloutJob, max_frames: int, num_iwae_frames: int, with_foresight: bool, drive_seed: int | None = None
 ) -> tuple[dict[str, Any], report.Shown]:
     """Score the model, write eval.json, the figures and the report.
 
@@ -44,6 +46,7 @@ def evaluate(
         max_frames: frames scored at most, spread evenly.
         num_iwae_frames: frames of which the importance-weighted bounds are taken.
         with_foresight: train a memory model too; needs `probe_data`.
+        drive_seed: of the tracks on which a controller practises; None for none.
 
     Returns:
         what eval.json holds, and the figures.
@@ -51,7 +54,7 @@ def evaluate(
     held_out = FrameSet(job.data, range(len(job.data)))
     frames, telemetry = (held_out.read_spread(max_frames, of) for of in ("frames", "telemetry"))
     columns = dict(zip(job.telemetry, _of_columns(job, telemetry).T, strict=True))
-    with progress.bar(9, "parts", "evaluate") as bar, locks.only_writer(job.run):
+    with progress.bar(10, "parts", "evaluate") as bar, locks.only_writer(job.run):
         files.remove_partials(job.run, job.run / "figures")
         scored = breakdown.score_frames(job.vae, frames)
         if not all(np.isfinite(part).all() for part in scored):
@@ -59,22 +62,15 @@ def evaluate(
         bar.update()
         study = _study(job) if with_foresight else None
         bar.update()
-        parts: tuple[Callable[[], dict[str, Any]], ...] = (
-            lambda: dict(metrics.measure(job.vae, frames)),
-            lambda: _bounds(job.vae, held_out.read_spread(num_iwae_frames)),
-            lambda: (
-                job.baselines.measure(frames)
-                | {"previous_sse": baselines.previous_sse(each.frames for each in _walked(job))}
-            ),
-            lambda: _probes(job, held_out),
-            lambda: {"foresight": study.score(_walked(job)) if study else None},
-            lambda: _breakdown(job, frames, scored, columns) | _provenance(job, len(frames)),
-        )
+        driven, maps = _driven(job, drive_seed)
+        bar.update()
         scores: dict[str, Any] = {}
-        for part in parts:
-            scores |= part()
+        for measure in _measures(job, held_out, frames, scored, columns, num_iwae_frames):
+            scores |= measure()
             bar.update()
-        shown: dict[str, figures.Picture | bytes] = _draw(job, frames, scored, columns, scores)
+        scores |= {"foresight": study.score(_walked(job)) if study else None, "drive": driven}
+        bar.update()
+        shown: dict[str, figures.Picture | bytes] = {**_draw(job, frames, scored, columns, scores), **maps}
         if study:
             shown |= {"dream": _dream(job, study)}
         report.write(job.run, scores, shown)
@@ -82,6 +78,35 @@ def evaluate(
         bar.update()
     terminal.say(report.summary(scores))
     return scores, shown
+
+
+def _measures(
+    job: RolloutJob,
+    held_out: FrameSet,
+    frames: metrics.Frames,
+    scored: breakdown.Scored,
+    columns: breakdown.Columns,
+    num_iwae_frames: int,
+) -> tuple[Callable[[], dict[str, Any]], ...]:
+    """Parts of eval.json, each to be measured by a call."""
+    return (
+        lambda: dict(metrics.measure(job.vae, frames)),
+        lambda: _bounds(job.vae, held_out.read_spread(num_iwae_frames)),
+        lambda: (
+            job.baselines.measure(frames)
+            | {"previous_sse": baselines.previous_sse(each.frames for each in _walked(job))}
+        ),
+        lambda: _probes(job, held_out),
+        lambda: _breakdown(job, frames, scored, columns) | _provenance(job, len(frames)),
+    )
+
+
+def _driven(job: RolloutJob, drive_seed: int | None) -> tuple[dict[str, Any] | None, report.Shown]:
+    """What a controller on mu does at the wheel, and its map; None and no map where it was not asked for."""
+    if drive_seed is None:
+        return None, {}
+    found, driven = drive.measure(drive.place_of(job.data), job.vae, job.baselines, drive_seed)
+    return found, {"drive": drive_map.draw(driven)}
 
 
 def _bounds(vae: VAE, frames: metrics.Frames) -> dict[str, Any]:

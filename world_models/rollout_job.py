@@ -8,7 +8,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from world_models import baselines, checkpoints, comparison, figures, foresight, run_records, training_record
+from world_models import (
+    baselines,
+    checkpoints,
+    comparison,
+    drive,
+    figures,
+    foresight,
+    run_records,
+    training_record,
+)
 from world_models.frames import FrameSet, split_episodes
 from world_models.rollouts import Rollouts
 from world_models.training_record import TrainingRecord
@@ -154,6 +163,15 @@ def check_foresight(job: RolloutJob) -> None:
             raise ValueError(
                 f"{job.data.path}, or the training data, has actions that are not finite; leave --foresight out"
             )
+
+
+def check_drive(job: RolloutJob) -> None:
+    """Refuse to drive where no controller can learn, or where the tracks that count were seen.
+
+    Raises:
+        ValueError: no expert for the environment, or some of those tracks are in the data.
+    """
+    drive.check(job.data, training_record.load(job.run).seeds, frozenset(job.data.seeds.tolist()))
 
 
 def _columns(data: Rollouts, name: str) -> Iterator[np.ndarray]:

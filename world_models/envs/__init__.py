@@ -112,6 +112,11 @@ class FrameEnv:
         if self._fast:
             self._fast.check_next_frame = True
 
+    def stop_drawing(self) -> None:
+        """Show black pictures from now on, where a fast renderer is at work: for drivers that do not look."""
+        if self._fast:
+            self._fast.stop_drawing()
+
     def close(self) -> None:
         """Free what the environment holds."""
         with self._blamed():

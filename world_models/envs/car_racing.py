@@ -17,7 +17,7 @@ from jaxtyping import Float32, Float64
 
 from world_models.envs import renderer_choice
 from world_models.envs.car_dynamics import FastCar, fast_car_agrees, move_car
-from world_models.envs.car_renderer import Renderer
+from world_models.envs.car_renderer import NoRenderer, Renderer
 from world_models.envs.car_scene import zoom_px_per_m
 
 CURVATURE_AHEAD_M = (10, 25, 50)
@@ -42,6 +42,10 @@ class FastDrawing(car_racing.CarRacing):
     def draw_with(self, name: str, reason: str) -> None:
         """Draw with the renderer of this name from now on."""
         self.renderer, self.renderer_reason = renderer_choice.RENDERERS[name](), reason
+
+    def stop_drawing(self) -> None:
+        """Show a black picture from now on, which saves most of a step's time."""
+        self.renderer = NoRenderer()
 
     def plain_picture(self) -> Any:
         """The observation as the class itself draws it."""

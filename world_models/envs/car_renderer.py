@@ -49,6 +49,16 @@ class GymnasiumRenderer:
         return env.plain_picture() if hasattr(env, "plain_picture") else env._render("state_pixels")
 
 
+class NoRenderer:
+    """Draws nothing, for drivers that do not look: a black picture."""
+
+    name: ClassVar[str] = "none"
+
+    def draw(self, env: Any) -> Observation:
+        """A black picture."""
+        return np.zeros((96, 96, 3), np.uint8)
+
+
 # ---- C ----
 
 _NOT_FINITE, _TOO_COMPLEX = 1, 2
