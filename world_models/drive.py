@@ -129,7 +129,11 @@ def measure(place: Place, vae: VAE, baselines: Baselines, seed: int) -> tuple[di
 def _done(tasks: Sequence[Learning | Scoring], bar: tqdm) -> list[Any]:
     """The tasks' results in their order."""
     before = bar.n
-    results = dict(executors.run(carry_out, tasks, EXECUTOR, 0, lambda steps: bar.update(before + steps - bar.n)))
+
+    def watch(steps: int) -> None:
+        bar.update(before + steps - bar.n)
+
+    results = dict(executors.run(carry_out, tasks, EXECUTOR, 0, watch))
     return [results[index] for index in range(len(tasks))]
 
 

@@ -19,7 +19,7 @@ from world_models.host import held_signals, leave_ending_to_parent
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Report = Callable[[int], object]
+Report = Callable[[int], None]
 Task = Callable[[Item, Report], Result]
 
 WATCH_EVERY_S = 0.2
