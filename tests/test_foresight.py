@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -191,3 +192,17 @@ def test_an_episode_of_the_fewest_steps_is_foreseen_from_one_frame(
     frames, telemetry = episode.frames[: few + 1], episode.telemetry[: few + 1]
     study.score([dataclasses.replace(episode, frames=frames, telemetry=telemetry, **columns)])
     assert starts == {(2,)}
+
+
+def test_memories_train_no_further_once_one_of_them_has_failed(monkeypatch: pytest.MonkeyPatch):
+    fit, failed = memory.fit, []
+
+    def fit_or_fail(*args: Any) -> Memory:
+        if not failed:
+            failed.append(True)
+            raise MemoryError("no room")
+        return fit(*args)
+
+    monkeypatch.setattr(memory, "fit", fit_or_fail)
+    with pytest.raises(MemoryError, match="no room"):
+        foresight.train({"vae": [_recording()], "pca": [_recording()]}, 10**9)

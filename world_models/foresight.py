@@ -8,6 +8,7 @@ and so do latents that are easy to predict because they hold little.
 
 import dataclasses
 import statistics
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -56,8 +57,16 @@ def train(recordings: Mapping[str, Sequence[Recording]], num_steps: int) -> list
         for form in FORMS
         for seed in tried
     ]
+    stopped = threading.Event()
+
+    def fit(judge: Judge) -> None:
+        memory.fit(judge.model, recordings[judge.code], judge.seed, num_steps, stopped)
+
     with formulations.single_threaded(), ThreadPoolExecutor(available_cores()) as pool:
-        list(pool.map(lambda judge: memory.fit(judge.model, recordings[judge.code], judge.seed, num_steps), judges))
+        try:
+            list(pool.map(fit, judges))
+        finally:
+            stopped.set()  # or whoever ends the command would wait until the memories are trained
     return judges
 
 

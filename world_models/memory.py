@@ -6,6 +6,7 @@ predict differs between the two, so a V model is judged by both.
 """
 
 import math
+import threading
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -168,8 +169,22 @@ def untrained(z_dim: int, num_actions: int, form: Form, seed: int) -> Memory:
         return Memory(z_dim, num_actions, form)
 
 
-def fit(memory: Memory, episodes: Sequence[Recording], seed: int, num_steps: int) -> Memory:
-    """Train a memory model on episodes, in place. The same weights, episodes and seed give the same result."""
+def fit(
+    memory: Memory,
+    episodes: Sequence[Recording],
+    seed: int,
+    num_steps: int,
+    stopped: threading.Event | None = None,
+) -> Memory:
+    """Train a memory model on episodes, in place. The same weights, episodes and seed give the same result.
+
+    Args:
+        memory: the model.
+        episodes: training ones.
+        seed: of the sequences and of z.
+        num_steps: training steps.
+        stopped: ends the training early once it is set, from another thread.
+    """
     memory.standardise(episodes)
     sequences = Sequences(episodes, torch.Generator().manual_seed(seed))
     optimizer = torch.optim.Adam(memory.parameters(), fused=True)
@@ -177,6 +192,8 @@ def fit(memory: Memory, episodes: Sequence[Recording], seed: int, num_steps: int
         optimizer, PEAK_LR, total_steps=max(2, num_steps), cycle_momentum=False
     )
     for _ in range(num_steps):
+        if stopped and stopped.is_set():
+            break
         z, actions, within = sequences.batch()
         optimizer.zero_grad()
         memory(z[:, :-1], actions)[0].nll(z[:, 1:])[within].mean().backward()
