@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from world_models import formulations, memory
+from world_models import formulations, memory, progress
 from world_models.baselines import Baselines
 from world_models.codes import Code, Frames, Images, code_of_pca, code_of_vae, record
 from world_models.host import available_cores
@@ -57,12 +57,19 @@ def train(recordings: Mapping[str, Sequence[Recording]], num_steps: int) -> list
         for form in FORMS
         for seed in tried
     ]
-    stopped = threading.Event()
+    stopped, lock = threading.Event(), threading.Lock()
+    bar = progress.bar(len(judges) * num_steps, "steps", "memories")
+
+    def before_step() -> None:
+        if stopped.is_set():
+            raise InterruptedError
+        with lock:
+            bar.update()
 
     def fit(judge: Judge) -> None:
-        memory.fit(judge.model, recordings[judge.code], judge.seed, num_steps, stopped)
+        memory.fit(judge.model, recordings[judge.code], judge.seed, num_steps, before_step)
 
-    with formulations.single_threaded(), ThreadPoolExecutor(available_cores()) as pool:
+    with bar, formulations.single_threaded(), ThreadPoolExecutor(available_cores()) as pool:
         try:
             list(pool.map(fit, judges))
         finally:

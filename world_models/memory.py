@@ -6,8 +6,7 @@ predict differs between the two, so a V model is judged by both.
 """
 
 import math
-import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -174,7 +173,7 @@ def fit(
     episodes: Sequence[Recording],
     seed: int,
     num_steps: int,
-    stopped: threading.Event | None = None,
+    before_step: Callable[[], object] = lambda: None,
 ) -> Memory:
     """Train a memory model on episodes, in place. The same weights, episodes and seed give the same result.
 
@@ -183,7 +182,7 @@ def fit(
         episodes: training ones.
         seed: of the sequences and of z.
         num_steps: training steps.
-        stopped: ends the training early once it is set, from another thread.
+        before_step: is called before each of them; what it raises ends the training.
     """
     memory.standardise(episodes)
     sequences = Sequences(episodes, torch.Generator().manual_seed(seed))
@@ -192,8 +191,7 @@ def fit(
         optimizer, PEAK_LR, total_steps=max(2, num_steps), cycle_momentum=False
     )
     for _ in range(num_steps):
-        if stopped and stopped.is_set():
-            break
+        before_step()
         z, actions, within = sequences.batch()
         optimizer.zero_grad()
         memory(z[:, :-1], actions)[0].nll(z[:, 1:])[within].mean().backward()
