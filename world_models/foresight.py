@@ -29,7 +29,7 @@ from world_models.vae import VAE
 STEPS_AHEAD = (1, 10, 50)
 WARM_UP = 20  # frames that the memory has seen before its predictions count
 START_EVERY = 10  # frames between those that predictions start from
-TRAINING_STEPS = 1800  # what five minutes on two cores allow; the error ten steps ahead still falls with more
+TRAINING_STEPS = 1800  # about six minutes on two cores; the error ten steps ahead still falls with more
 NUM_SAMPLES = 5  # futures drawn from each start
 SEEDS = (0, 1)  # of the memories on the V model's latents; PCA's have the first alone
 
