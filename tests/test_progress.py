@@ -23,6 +23,14 @@ def test_progress_begins_where_the_work_does(start: int, shown: int):
         assert bar.n == shown
 
 
+def test_a_bar_below_another_moves_no_cursor_in_a_log(capsys: pytest.CaptureFixture[str]):
+    with progress.bar(2, "parts", "evaluate"), progress.bar(2, "steps", "memories") as below:
+        below.update(2)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["evaluate", "memories", "memories", "evaluate"]
+    assert not any("\x1b" in line for line in lines)
+
+
 def test_meter_measures_frames_since_the_last_time(monkeypatch: pytest.MonkeyPatch):
     clock = iter([0.0, 2.0, 6.0])
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))

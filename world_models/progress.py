@@ -8,6 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+CURSOR_UP = "\x1b[A"  # what tqdm writes after a bar below another one
+
 
 class _OneStateALine:
     """A log file as a bar writes to it: a line for each state, where a terminal would write over the state before."""
@@ -16,8 +18,8 @@ class _OneStateALine:
         self._log = log
 
     def write(self, text: str) -> None:
-        if text.strip():
-            self._log.write(f"{text.strip()}\n")
+        if state := text.replace(CURSOR_UP, "").strip():
+            self._log.write(f"{state}\n")
 
     def flush(self) -> None:
         self._log.flush()
