@@ -25,9 +25,9 @@ NUM_STEPS = 1000
 SCORED_TRACKS = range(2**40, 2**40 + 100)
 FIRST_PRACTICE_SEED, PRACTICE_SEEDS_APART = 2**41, 10**6
 PRACTICE = Plan(num_rounds=4, num_tracks=20, num_steps=300, first_seed=FIRST_PRACTICE_SEED)
-"""Short on purpose: from little practice a controller learns more where z shows the road better.
+"""Short on purpose. After little practice, a controller drives much better on a trained V model than on random weights.
 
-With three times the practice one on a V model of random weights comes within 75 of a trained one.
+With three times the practice, a controller on random weights comes within 75 of one on a trained model.
 """
 AT_ONCE = 20
 """Scored tracks that a process drives side by side."""
@@ -49,7 +49,7 @@ class Eyes:
 
 @dataclasses.dataclass(frozen=True)
 class Learning:
-    """A controller is to learn."""
+    """A task: have a controller learn by what these eyes see of a frame."""
 
     place: Place
     eyes: Eyes
@@ -58,7 +58,7 @@ class Learning:
 
 @dataclasses.dataclass(frozen=True)
 class Scoring:
-    """Tracks are to be driven by a controller, or by the expert where there is none."""
+    """A task: have a controller drive the tracks of these seeds; the expert, where there is no controller."""
 
     place: Place
     seeds: Sequence[int]

@@ -53,8 +53,9 @@ class EvaluateConfig:
         compare_with: folders of other runs, drawn beside this one in the rate-distortion plane; of digits, by beta and
             with samples of the same z.
         foresight: train the paper's memory model on the latents too, in two forms, and score in frames what it
-            foresees; takes minutes.
-        drive: have a linear controller learn on mu too, and drive 100 tracks of CarRacing; minutes.
+            foresees; takes about six minutes on two cores.
+        drive: have a linear controller learn on mu too, and drive 100 tracks of CarRacing; takes about
+            three minutes on two cores.
         drive_seed: of the tracks that it practises on.
         max_frames: frames scored at most, spread evenly; of digits all.
         num_iwae_frames: frames of which the importance-weighted bounds are taken.

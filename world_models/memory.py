@@ -121,7 +121,7 @@ class Memory(nn.Module):
 
 
 def _std(rows: Float[Tensor, "rows values"], noise: Tensor | float = 0.0) -> Float[Tensor, " values"]:
-    """Of rows to which noise of a variance is added; 1 where it is nothing."""
+    """Standard deviation of rows with noise of that variance added; 1 where the sum does not vary."""
     std = (rows.var(0, correction=0) + noise).sqrt()
     return torch.where(std > 1e-6, std, 1.0)
 
