@@ -1,49 +1,45 @@
 """Evolve the controller of World Models in the real environment (Ha & Schmidhuber 2018, appendix A.4).
 
 The controller C is one linear layer: it reads z_t of the V model and h_t of the memory model M, and gives steering, gas
-and brake. CMA-ES searches for its weights by the returns of whole episodes. Run it after `memory_model.py`, which says
-how to make the latents:
+and brake. CMA-ES searches for its weights by the returns of whole episodes. Run it after `memory_model.py`:
 
     pip install cma
-    python examples/memory_model.py --latents latents/carracing --heldout latents/heldout --rollouts rollouts/heldout
     python examples/controller.py --vae runs/vae --memory runs/memory/memory.safetensors
 
-Without `--memory` the controller reads z alone. Each generation prints a line of returns:
-
-    best, mean      of the population, on tracks that are new in each generation
-    centre          of the search distribution's mean, on eight tracks that stay the same
-    best so far     the highest centre; `controller.safetensors` holds it: weight (3, n) and bias (3,)
-
-Ctrl-C or a crash loses one generation: the same command goes on after the last one, and `--generations` may be larger.
+Each generation prints the returns of its controllers on new tracks (best and mean), and that of the centre of the
+search on tracks that stay the same. The best centre so far is in `controller.safetensors`: weight (3, n), bias (3,).
+After Ctrl-C or a crash the same command goes on; `--generations` may be larger.
 """
 
 import argparse
 import functools
+import itertools
 import json
 import multiprocessing
 import os
 import signal
-import threading
-import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
+from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import Any
 
 import cma
 import gymnasium
 import numpy as np
-import safetensors.torch
 import torch
 from memory_model import MDNRNN
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 
 from world_models import LatentObservation, load_vae
 
-SEARCH = 10_000_000  # first track of the search
-CHOICE = range(20_000_000, 20_000_008)  # tracks that choose the best controller
-TEST = range(30_000_000, 30_000_020)  # tracks that score it in the end
-DriveAll = Callable[[Sequence[np.ndarray], Sequence[int]], Iterable[tuple[float, int]]]
+MAX_STEPS = 1000  # of an episode
 PATIENCE = 100  # an episode ends after so many steps without a reward
+SIGMA = 0.1  # standard deviation of the first weights
+SEARCH = 10_000_000  # seed of the first track that CMA-ES learns from
+CHOICE = range(20_000_000, 20_000_008)  # tracks that choose the best centre
+TEST = range(30_000_000, 30_000_020)  # tracks that score it in the end
+Score = Callable[[Sequence[np.ndarray], Sequence[int]], np.ndarray]
 
 
 class Car:
@@ -54,13 +50,15 @@ class Car:
         env = gymnasium.make("world_models/CarRacing-v3", max_episode_steps=max_steps)
         self.env, self.max_steps = LatentObservation(env, load_vae(vae)), max_steps
         (z_dim,) = self.env.observation_space.shape
-        self.memory = load_memory(memory, z_dim) if memory else None
+        self.memory = MDNRNN(z_dim, 3) if memory else None
+        if self.memory:
+            self.memory.load_state_dict(load_file(memory))
         self.h_dim = self.memory.lstm.hidden_size if self.memory else 0
         self.num_parameters = 3 * (z_dim + self.h_dim + 1)
 
     @torch.inference_mode()
-    def drive(self, parameters: np.ndarray, track: int) -> tuple[float, int]:
-        """Return of an episode, and its number of steps."""
+    def drive(self, parameters: np.ndarray, track: int) -> float:
+        """Return of an episode."""
         weight, bias = unpack(parameters)
         z, _ = self.env.reset(seed=track)
         h, c = torch.zeros(2, 1, self.h_dim)
@@ -77,8 +75,8 @@ class Car:
             if terminated or truncated:
                 break
             if step - rewarded == PATIENCE:  # count the steps that are left as if the car stood still
-                return total - 0.1 * (self.max_steps - step), step
-        return total, step
+                return total - 0.1 * (self.max_steps - step)
+        return total
 
 
 def unpack(parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -87,42 +85,22 @@ def unpack(parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return matrix[:, :-1], matrix[:, -1]
 
 
-def load_memory(path: str, z_dim: int) -> MDNRNN:
-    """The memory model that `memory_model.py` has written."""
-    try:
-        weights = safetensors.torch.load_file(path)
-        memory = MDNRNN(z_dim, 3, weights["lstm.weight_hh_l0"].shape[1], len(weights["head.bias"]) // (3 * z_dim))
-        memory.load_state_dict(weights)
-    except (KeyError, RuntimeError, safetensors.SafetensorError):
-        raise ValueError(
-            f"{path}: no memory model of z with {z_dim} dimensions; train it on this V's latents"
-        ) from None
-    return memory.eval()
-
-
-def begin_process() -> None:
-    """Leave Ctrl-C to the main process, and end where that one was killed."""
+def begin(*car_arguments: Any) -> None:
+    """Make the car of this process, and leave Ctrl-C to the main one."""
+    global car
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    car = Car(*car_arguments)
 
 
-@functools.cache
-def own_car(*arguments: Any) -> Car:
-    """The car of this process."""
-    return Car(*arguments)
+def drive(parameters: np.ndarray, track: int) -> float:
+    """`Car.drive` with the car of this process."""
+    return car.drive(parameters, track)
 
 
-def drive(car_arguments: tuple[Any, ...], parameters: np.ndarray, track: int) -> tuple[float, int]:
-    """`Car.drive` in whatever process this is."""
-    return own_car(*car_arguments).drive(parameters, track)
-
-
-def score(drive_all: DriveAll, solutions: Sequence[np.ndarray], tracks: Sequence[int]) -> tuple[np.ndarray, int]:
-    """Returns (solutions, tracks) where each solution drives each track, and the steps of all."""
-    jobs = [(solution, track) for solution in solutions for track in tracks]
-    returns, steps = zip(*drive_all(*zip(*jobs, strict=True)), strict=True)
-    return np.reshape(returns, (len(solutions), len(tracks))), sum(steps)
+def score(pool: Pool, controllers: Sequence[np.ndarray], tracks: Sequence[int]) -> np.ndarray:
+    """Mean return over the tracks for each of the controllers."""
+    returns = pool.starmap(drive, itertools.product(controllers, tracks), chunksize=1)
+    return np.reshape(returns, (len(controllers), len(tracks))).mean(1)
 
 
 def write(path: Path, content: bytes) -> None:
@@ -132,24 +110,8 @@ def write(path: Path, content: bytes) -> None:
     partial.replace(path)
 
 
-def read_history(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """What earlier calls have found, one entry a generation."""
-    if not path.exists():
-        return []
-    try:
-        held = json.loads(path.read_bytes())
-        found, generations = held["settings"], held["generations"]
-    except (KeyError, TypeError, ValueError):
-        raise ValueError(f"{path}: damaged; choose another --out") from None
-    if found != settings:
-        raise ValueError(f"{path} holds a search with {found}; ask for the same, or choose another --out")
-    return generations
-
-
-def evolve(
-    args: argparse.Namespace, settings: dict[str, Any], history: list[dict[str, Any]], size: int, drive_all: DriveAll
-) -> None:
-    """Search for controllers of so many parameters, and save after each generation."""
+def evolve(args: argparse.Namespace, num_parameters: int, search: dict[str, Any], score: Score) -> None:
+    """Go on with a search, and save it after each generation."""
     options = {
         "popsize": args.population,
         "CMA_diagonal": True,  # the full covariance of 867 weights would take thousands of generations to learn
@@ -157,25 +119,23 @@ def evolve(
         "seed": np.nan,  # leave NumPy's global random numbers alone
         "verbose": -9,
     }
-    search = cma.CMAEvolutionStrategy(np.zeros(size), args.sigma, options)
-    for past in history:  # CMA-ES repeats itself: the same returns lead to the same state
-        search.tell(search.ask(), [-value for value in past["returns"]])
-    while len(history) < args.generations:
-        start, solutions = time.monotonic(), search.ask()
-        first = SEARCH + args.tracks * len(history)
-        by_track, steps = score(drive_all, solutions, range(first, first + args.tracks))
-        returns = by_track.mean(1)
-        search.tell(solutions, list(-returns))  # it minimises
-        by_track, more_steps = score(drive_all, [search.mean], CHOICE)
-        centre, best = by_track.mean(), max((past["centre"] for past in history), default=-np.inf)
+    cma_es, generations = cma.CMAEvolutionStrategy(np.zeros(num_parameters), SIGMA, options), search["generations"]
+    for past in generations:  # CMA-ES repeats itself: the same returns lead to the same state
+        cma_es.tell(cma_es.ask(), [-value for value in past["returns"]])
+    while len(generations) < args.generations:
+        controllers, first = cma_es.ask(), SEARCH + args.tracks * len(generations)
+        returns = score(controllers, range(first, first + args.tracks))
+        cma_es.tell(controllers, list(-returns))  # it minimises
+        centre = float(score([cma_es.mean], CHOICE)[0])
+        best = max((past["centre"] for past in generations), default=-np.inf)
         if centre > best:
-            weight, bias = map(torch.tensor, unpack(search.mean))
-            write(args.out / "controller.safetensors", safetensors.torch.save({"weight": weight, "bias": bias}))
-        history.append({"returns": returns.tolist(), "centre": centre})
-        write(args.out / "history.json", json.dumps({"settings": settings, "generations": history}).encode())
+            weight, bias = map(torch.tensor, unpack(cma_es.mean))
+            write(args.out / "controller.safetensors", save({"weight": weight, "bias": bias}))
+        generations.append({"returns": returns.tolist(), "centre": centre})
+        write(args.out / "search.json", json.dumps(search).encode())
         print(
-            f"generation {len(history)}: best {returns.max():.1f}, mean {returns.mean():.1f}, centre {centre:.1f}, "
-            f"best so far {max(centre, best):.1f}, {(steps + more_steps) / (time.monotonic() - start):,.0f} steps/s",
+            f"generation {len(generations)}: best {returns.max():.1f}, mean {returns.mean():.1f}, "
+            f"centre {centre:.1f}, best centre so far {max(centre, best):.1f}",
             flush=True,
         )
 
@@ -187,36 +147,32 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--memory", help="memory.safetensors; without it the controller reads z alone")
     parser.add_argument("--out", type=Path, default="runs/controller", help="folder of the search")
     parser.add_argument("--generations", type=int, default=100)
-    parser.add_argument("--population", type=int, default=16, help="controllers in a generation")
+    parser.add_argument("--population", type=int, default=16, help="controllers in a generation, 4 or more")
     parser.add_argument("--tracks", type=int, default=2, help="tracks that each of them drives")
-    parser.add_argument("--max_steps", type=int, default=1000, help="steps of an episode")
-    parser.add_argument("--sigma", type=float, default=0.1, help="standard deviation of the first weights")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="the results do not depend on it")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    settings = {name: value for name, value in vars(args).items() if name not in ("out", "generations", "processes")}
-    if min(args.population // 4, args.tracks, args.max_steps, args.generations, args.processes) < 1 or args.sigma <= 0:
-        parser.exit(2, f"{parser.prog}: error: a population has 4 controllers or more; the other numbers are above 0\n")
-    car_arguments = (args.vae, args.memory, args.max_steps)
+    path, car_arguments = args.out / "search.json", (args.vae, args.memory, MAX_STEPS)
+    settings = {name: getattr(args, name) for name in ("vae", "memory", "population", "tracks", "seed")}
+    search: dict[str, Any] = {"settings": settings, "generations": []}
     try:
-        num_parameters = own_car(*car_arguments).num_parameters
-        history = read_history(args.out / "history.json", settings)
+        if min(args.population // 4, args.tracks, args.generations, args.processes) < 1:
+            raise ValueError("a population has 4 controllers or more, and the other numbers are above 0")
+        if path.exists() and (search := json.loads(path.read_bytes()))["settings"] != settings:
+            raise ValueError(f"{path} is of {search['settings']}; ask for the same, or choose another --out")
+        num_parameters = Car(*car_arguments).num_parameters
         args.out.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
-    pool = ProcessPoolExecutor(args.processes, multiprocessing.get_context("spawn"), begin_process)
-    drive_all = functools.partial(pool.map if args.processes > 1 else map, functools.partial(drive, car_arguments))
-    try:
-        with pool:  # its processes start when the first work is given to it
-            evolve(args, settings, history, num_parameters, drive_all)
-            best = safetensors.torch.load_file(args.out / "controller.safetensors")
-            returns, _ = score(drive_all, [torch.cat([best["weight"], best["bias"][:, None]], 1).numpy().ravel()], TEST)
-    except KeyboardInterrupt:
-        parser.exit(130, f"{parser.prog}: stopped; the same command goes on\n")
-    print(
-        f"{args.out / 'controller.safetensors'}: return {returns.mean():.1f} (std {returns.std():.1f}) on {len(TEST)} "
-        "tracks that chose nothing"
-    )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        parser.exit(2, f"{parser.prog}: error: {' '.join(str(error).split())}\n")
+    with multiprocessing.get_context("spawn").Pool(args.processes, begin, car_arguments) as pool:
+        try:
+            evolve(args, num_parameters, search, functools.partial(score, pool))
+            found = load_file(args.out / "controller.safetensors")
+            parameters = torch.cat([found["weight"], found["bias"][:, None]], 1).numpy().ravel()
+            returns = np.array(pool.starmap(drive, [(parameters, track) for track in TEST], chunksize=1))
+        except KeyboardInterrupt:
+            parser.exit(130, f"{parser.prog}: stopped; the same command goes on\n")
+    print(f"on {len(TEST)} tracks that chose nothing: return {returns.mean():.1f}, std {returns.std():.1f}")
 
 
 if __name__ == "__main__":

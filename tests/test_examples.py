@@ -1,7 +1,7 @@
 """The examples run as they are told to, at a small scale."""
 
+import argparse
 import importlib.util
-import json
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -127,13 +127,15 @@ def test_a_dream_follows_the_actions_and_no_frame_after_its_start(memory_model: 
 
 @pytest.fixture(scope="module")
 def controller() -> Iterator[ModuleType]:
-    """The example, at a scale of steps and tracks that takes a second."""
+    """The example, with episodes and tracks that take a second. Its processes import it by name."""
     pytest.importorskip("cma", reason="CMA-ES is not installed; pip install cma")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(EXAMPLES)  # it imports memory_model
         module = _load("controller")
+        patch.setitem(sys.modules, "controller", module)
+        patch.setattr(module, "MAX_STEPS", 6)
         patch.setattr(module, "CHOICE", range(20_000_000, 20_000_001))
-        patch.setattr(module, "TEST", range(30_000_000, 30_000_001))
+        patch.setattr(module, "TEST", range(30_000_000, 30_000_002))
         threads = torch.get_num_threads()
         yield module
         torch.set_num_threads(threads)
@@ -149,7 +151,7 @@ def search(
         out = out or tmp_path_factory.mktemp("controller")
         controller.main(
             f"--vae {run_dir} --memory {written / 'memory.safetensors'} --out {out} --generations {generations} "
-            f"--population 4 --tracks 1 --max_steps 6 --processes 1 {more}".split()
+            f"--population 4 --tracks 1 --processes 1 {more}".split()
         )
         return out
 
@@ -167,33 +169,40 @@ def test_a_controller_is_linear_on_z_and_h(found: Path):
     assert {name: tensor.shape for name, tensor in controller.items()} == {"weight": (3, 32 + 256), "bias": (3,)}
 
 
-def test_a_search_that_goes_on_finds_what_an_unbroken_one_finds(search: Callable[..., Path], found: Path):
-    resumed = search(2, search(1))
-    for name in ("history.json", "controller.safetensors"):
+def test_a_search_that_goes_on_in_more_processes_finds_what_an_unbroken_one_finds(
+    search: Callable[..., Path], found: Path, capsys: pytest.CaptureFixture[str]
+):
+    resumed = search(2, search(1), "--processes 2")
+    for name in ("search.json", "controller.safetensors"):
         assert (resumed / name).read_bytes() == (found / name).read_bytes()
+    assert re.search(r"on 2 tracks that chose nothing: return -?\d+\.\d, std \d+\.\d\n$", capsys.readouterr().out)
+
+
+def _evolved(controller: ModuleType, out: Path, generations: int, score: Callable[..., np.ndarray]) -> dict[str, Any]:
+    """A search for three weights, whose returns are given."""
+    args = argparse.Namespace(out=out, generations=generations, population=4, tracks=1, seed=0)
+    search = {"settings": {}, "generations": []}
+    controller.evolve(args, 3, search, score)
+    return search
 
 
 @pytest.mark.parametrize(("second", "kept"), [(4.0, True), (6.0, False)])
-def test_the_best_centre_so_far_is_kept(
-    controller: ModuleType, search: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, second: float, kept: bool
-):
-    def generation(centre: float) -> None:  # four controllers, their centre, and the test of the best
-        returns = iter([*range(4), centre, 0.0])
-        monkeypatch.setattr(controller, "drive", lambda car, parameters, track: (next(returns), 1))
+def test_the_best_centre_so_far_is_kept(controller: ModuleType, tmp_path: Path, second: float, kept: bool):
+    def scores(centres: list[float]) -> Callable[..., np.ndarray]:
+        remaining = iter(centres)
+        return lambda controllers, tracks: np.arange(4.0) if len(controllers) == 4 else np.array([next(remaining)])
 
-    generation(5.0)
-    out = search(1)
-    first = (out / "controller.safetensors").read_bytes()
-    generation(second)
-    search(2, out)
-    assert ((out / "controller.safetensors").read_bytes() == first) == kept
+    _evolved(controller, tmp_path, 1, scores([5.0]))
+    first = (tmp_path / "controller.safetensors").read_bytes()
+    _evolved(controller, tmp_path, 2, scores([5.0, second]))
+    assert ((tmp_path / "controller.safetensors").read_bytes() == first) == kept
 
 
-def test_a_search_climbs_to_higher_returns(
-    controller: ModuleType, search: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(controller, "drive", lambda car, parameters, track: (-((parameters - 0.1) ** 2).sum(), 1))
-    generations = json.loads((search(30) / "history.json").read_text())["generations"]
+def test_a_search_climbs_to_higher_returns(controller: ModuleType, tmp_path: Path):
+    def score(controllers: list[np.ndarray], tracks: object) -> np.ndarray:
+        return np.array([-((parameters - 0.1) ** 2).sum() for parameters in controllers])
+
+    generations = _evolved(controller, tmp_path, 30, score)["generations"]
     assert generations[-1]["centre"] > generations[0]["centre"]
 
 
@@ -224,42 +233,49 @@ def test_a_controller_reads_what_the_memory_model_made_of_the_steps_before(
 def test_without_a_memory_a_controller_reads_z_alone(controller: ModuleType, run_dir: Path):
     car = controller.Car(str(run_dir), None, 5)
     assert car.num_parameters == 3 * 33
-    assert car.drive(np.zeros(car.num_parameters), 0)[1] == 5
+    assert np.isfinite(car.drive(np.zeros(car.num_parameters), 0))
 
 
 def test_a_car_that_finds_no_tile_is_stopped_and_pays_for_the_time_left(
     controller: ModuleType, run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(controller, "PATIENCE", 4)
     car = controller.Car(str(run_dir), None, 60)
     still = np.zeros((3, 33))
     still[:, -1] = 0, -9, 9  # no gas, full brake
-    value, steps = car.drive(still.ravel(), 0)
-    assert steps < 60
-    monkeypatch.setattr(controller, "PATIENCE", 100)
-    assert car.drive(still.ravel(), 0) == (pytest.approx(value), 60)
+    whole = car.drive(still.ravel(), 0)
+    steps, step = [], car.env.step
+    monkeypatch.setattr(car.env, "step", lambda action: steps.append(action) or step(action))
+    monkeypatch.setattr(controller, "PATIENCE", 4)
+    assert car.drive(still.ravel(), 0) == pytest.approx(whole)
+    assert len(steps) < 60
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--seed 1", "history.json holds a search with .*'seed': 0.*; ask for the same, or choose another --out"),
+        ("--seed 1", "search.json is of .*'seed': 0.*; ask for the same, or choose another --out"),
         ("--vae missing", "missing: no trained model in it"),
-        ("--memory missing", "No such file or directory: missing"),
+        ("--memory missing", "No such file or directory"),
         ("--population 3", "a population has 4 controllers or more"),
     ],
 )
 def test_bad_input_to_a_search_ends_in_a_line_and_status_2(
-    search: Callable[..., Path], found: Path, capsys: pytest.CaptureFixture[str], options: str, message: str
+    search: Callable[..., Path],
+    found: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: str,
+    message: str,
 ):
-    before = (found / "history.json").read_bytes()
+    before = (found / "search.json").read_bytes()
     with pytest.raises(SystemExit) as ended:
-        search(3, found, options)
+        search(3, found if "seed" in options else tmp_path / "new", options)
     error = capsys.readouterr().err
     assert ended.value.code == 2
     assert error.count("\n") == 1
     assert re.search(message, error)
-    assert (found / "history.json").read_bytes() == before
+    assert (found / "search.json").read_bytes() == before
+    assert not (tmp_path / "new").exists()
 
 
 def test_ctrl_c_ends_a_search_in_a_line_that_says_how_to_go_on(
@@ -271,24 +287,8 @@ def test_ctrl_c_ends_a_search_in_a_line_that_says_how_to_go_on(
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(controller, "drive", interrupted)
+    monkeypatch.setattr(controller, "evolve", interrupted)
     with pytest.raises(SystemExit) as ended:
         search(1)
     assert ended.value.code == 130
     assert capsys.readouterr().err.endswith(": stopped; the same command goes on\n")
-
-
-def test_a_damaged_history_is_named(search: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    (tmp_path / "history.json").write_text('{"settings": {')
-    with pytest.raises(SystemExit):
-        search(1, tmp_path)
-    assert capsys.readouterr().err.endswith(f"{tmp_path}/history.json: damaged; choose another --out\n")
-
-
-def test_processes_give_what_one_process_gives(controller: ModuleType, search: Callable[..., Path], found: Path):
-    sys.modules["controller"] = controller  # processes import it by name
-    try:
-        many = search(2, None, "--processes 2")
-    finally:
-        del sys.modules["controller"]
-    assert (many / "history.json").read_bytes() == (found / "history.json").read_bytes()
