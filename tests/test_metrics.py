@@ -218,6 +218,26 @@ def test_kl_per_dim_sums_to_the_kl(vae: VAE):
     assert sum(kl_per_dim) == pytest.approx(measured["kl_nats"])
 
 
+def test_error_map_sums_to_the_sse(vae: VAE):
+    scored = metrics.score_frames(vae, _frames(5))
+    assert scored.error_map.sum() == pytest.approx(scored.sse.mean(), rel=1e-5)
+
+
+def test_error_map_shows_where_the_error_lies(vae: VAE):
+    frames = vae.decode(vae.encode(_frames(1)).mu).numpy().repeat(3, 0)
+    again = vae.decode(vae.encode(frames).mu).numpy()
+    frames[:, 40:, 50:] = np.where(again[:, 40:, 50:] > 127, 0, 255)
+    error_map = metrics.score_frames(vae, frames).error_map
+    assert error_map[40:, 50:].mean() > 10 * error_map[:40].mean()
+
+
+def test_posterior_of_each_frame_is_the_models(vae: VAE):
+    frames = _frames(130)
+    scored, posterior = metrics.score_frames(vae, frames), vae.encode(frames)
+    np.testing.assert_allclose(scored.mu, posterior.mu, atol=1e-5)
+    np.testing.assert_allclose(scored.variance, posterior.logvar.exp(), rtol=1e-4)
+
+
 def _spread_mu() -> Tensor:
     """Standard deviations 0, 0.09, 0.11, 2 and KLs of 0, 0.004, 0.006 and about 2 nats."""
     return torch.tensor([-1.0, 1.0]).repeat(3)[:, None] * torch.tensor([0.0, 0.09, 0.11, 2.0])

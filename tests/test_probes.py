@@ -110,6 +110,16 @@ def test_more_features_than_rows_give_the_same_as_the_same_features_twice():
     assert once is not None and once > 0.9
 
 
+@pytest.mark.parametrize("value", [1, 102, 255])
+def test_a_pixel_that_never_varied_in_training_counts_for_nothing(value: int):
+    rng = np.random.default_rng(0)
+    train, test = (rng.integers(0, 256, (rows, 600), np.uint8) for rows in (400, 50))
+    targets = [_line(pixels[:, :3].astype(np.float32)) for pixels in (train, test)]
+    without = probes._pixels_r2(train, targets[0], test, targets[1])
+    still, moving = (np.insert(train, 0, value, 1), np.insert(test, 0, np.arange(50), 1))
+    assert probes._pixels_r2(still, targets[0], moving, targets[1]) == pytest.approx(without, rel=1e-3)
+
+
 def test_strength_is_chosen_on_rows_that_are_not_fitted():
     rng = np.random.default_rng(0)
     train_x, test_x = rng.normal(size=(100, 90)).astype(np.float32), rng.normal(size=(200, 90)).astype(np.float32)

@@ -1,16 +1,10 @@
 """Where a V model's error lies: in which frames, in which part of the image, in which states of the simulator."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
-from torch import Tensor
-
-from world_models import formulations
-from world_models.metrics import Frames, batches
-from world_models.vae import VAE, to_images
 
 NUM_BINS = 5
 NUM_DREAMS = 512
@@ -20,38 +14,6 @@ CURVE_PER_M = 0.02
 
 AnyFrames = UInt8[np.ndarray, "_ 64 64 3"]
 Columns = Mapping[str, Float[np.ndarray, " frames"]]
-
-
-class Scored(NamedTuple):
-    """What a model makes of frames, from z = mu.
-
-    Attributes:
-        sse: of each frame.
-        error_map: squared error per pixel, summed over colours, mean over frames.
-        mu: posterior mean of each frame.
-        variance: posterior variance of each frame, sigma squared.
-    """
-
-    sse: Float[np.ndarray, " frames"]
-    error_map: Float[np.ndarray, "64 64"]
-    mu: Float[np.ndarray, "frames z"]
-    variance: Float[np.ndarray, "frames z"]
-
-
-@torch.inference_mode()
-def score_frames(vae: VAE, frames: Frames) -> Scored:
-    """Encode and decode frames, and keep what each of them gave."""
-
-    def score(batch: Tensor) -> tuple[Tensor, ...]:
-        images = to_images(batch.to(vae.device))
-        posterior = vae.posterior(images)
-        error = (images - vae.logits(posterior.mu).sigmoid()).square().sum(1)
-        return error.double().sum(0, keepdim=True), error.sum((1, 2)), posterior.mu, posterior.logvar.exp()
-
-    parts = formulations.in_threads(score, [*batches(frames)])
-    totals, sse, mu, variance = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
-    error_map = (totals.sum(0) / len(frames)).float()
-    return Scored(sse.numpy(), error_map.numpy(), mu.numpy(), variance.numpy())
 
 
 def kinds(telemetry: Columns) -> dict[str, Bool[np.ndarray, " frames"]]:
@@ -123,10 +85,17 @@ def unsteadiness(episodes: Sequence[Float[np.ndarray, "_ z"]]) -> list[float]:
     return (np.square(changes).mean(0) / np.maximum(2 * variance, 1e-12)).tolist()
 
 
-def aggregate_posterior(scored: Scored) -> dict[str, list[float]]:
-    """Mean and standard deviation of z over all frames and samples; the prior's are 0 and 1."""
-    variance = scored.mu.var(0, dtype=np.float64) + scored.variance.mean(0, dtype=np.float64)
-    return {"mean": scored.mu.mean(0, dtype=np.float64).tolist(), "std": np.sqrt(variance).tolist()}
+def aggregate_posterior(
+    mu: Float[np.ndarray, "frames z"], variance: Float[np.ndarray, "frames z"]
+) -> dict[str, list[float]]:
+    """Mean and standard deviation of z over all frames and samples; the prior's are 0 and 1.
+
+    Args:
+        mu: posterior mean of each frame.
+        variance: posterior variance of each frame, sigma squared.
+    """
+    total = mu.var(0, dtype=np.float64) + variance.mean(0, dtype=np.float64)
+    return {"mean": mu.mean(0, dtype=np.float64).tolist(), "std": np.sqrt(total).tolist()}
 
 
 def plausible_share(dreams: AnyFrames, seen: AnyFrames, held_out: AnyFrames) -> float:
@@ -135,7 +104,8 @@ def plausible_share(dreams: AnyFrames, seen: AnyFrames, held_out: AnyFrames) -> 
     They lie no farther from the nearest seen frame than 99 of 100 held-out frames do, and their edges are as strong as
     those of the middle 98 of 100: a blur is near to everything.
     """
-    near = _nearest_sse(dreams, seen) <= np.quantile(_nearest_sse(held_out, seen), 0.99)
+    of_dreams, of_held_out = np.split(_nearest_sse(np.concatenate([dreams, held_out]), seen), [len(dreams)])
+    near = of_dreams <= np.quantile(of_held_out, 0.99)
     least, most = np.quantile(_edges(held_out), [0.01, 0.99])
     edges = _edges(dreams)
     return float((near & (least <= edges) & (edges <= most)).mean())
@@ -149,5 +119,5 @@ def _edges(frames: AnyFrames) -> Float[np.ndarray, " _"]:
 
 
 def _nearest_sse(frames: AnyFrames, others: AnyFrames) -> Float[np.ndarray, " _"]:
-    flat, far = (torch.from_numpy(rows).flatten(1).float() / 255 for rows in (frames, others))
-    return torch.cat([torch.cdist(part, far).min(1).values.square() for part in flat.split(512)]).numpy()
+    parts, far = torch.from_numpy(frames).flatten(1).split(512), torch.from_numpy(others).flatten(1).float().div_(255)
+    return torch.cat([torch.cdist(part.float().div_(255), far).min(1).values.square() for part in parts]).numpy()

@@ -8,6 +8,7 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -118,12 +119,34 @@ def validate(
     return {name: score for name, score in scores.items() if name not in of_kl}
 
 
+class Scored(NamedTuple):
+    """What a model makes of each of some frames.
+
+    Attributes:
+        sse: of decode(mu).
+        ssim: structural similarity of decode(mu).
+        elbo: in nats, of one sampled z.
+        mu: posterior mean.
+        variance: posterior variance, sigma squared.
+        kl: in nats, for each dimension.
+        error_map: squared error per pixel of decode(mu), summed over colours, mean over the frames.
+    """
+
+    sse: Float[np.ndarray, " frames"]
+    ssim: Float[np.ndarray, " frames"]
+    elbo: Float[np.ndarray, " frames"]
+    mu: Float[np.ndarray, "frames z"]
+    variance: Float[np.ndarray, "frames z"]
+    kl: Float[np.ndarray, "frames z"]
+    error_map: Float[np.ndarray, "height width"]
+
+
 @torch.inference_mode()
-def measure(vae: VAE, frames: Frames, seed: int = 0, labels: Labels | None = None) -> dict[str, float | list[float]]:
-    """SSE, PSNR, SSIM, KL per dimension, active units and ELBO of frames."""
+def score_frames(vae: VAE, frames: Frames, seed: int = 0, labels: Labels | None = None) -> Scored:
+    """Encode and decode frames, and keep what each of them gave. The seed is that of the ELBO's z."""
     noise = torch.randn(len(frames), vae.config.z_dim, generator=torch.Generator().manual_seed(seed))
 
-    def score(part: tuple[Tensor, Tensor, Tensor | None]) -> tuple[Posterior, Float[Tensor, "batch scores"]]:
+    def score(part: tuple[Tensor, Tensor, Tensor | None]) -> tuple[Tensor, ...]:
         batch, eps, label = part
         images = to_images(batch.to(vae.device))
         posterior = vae.posterior(images, label)
@@ -132,25 +155,33 @@ def measure(vae: VAE, frames: Frames, seed: int = 0, labels: Labels | None = Non
         elbo = vae.log_likelihood(images, vae.logits(z, label)) - posterior.kl_nats()
         ssim = structural_similarity_index_measure(means, images, reduction="none", data_range=1.0)
         assert isinstance(ssim, Tensor)
-        return posterior, torch.stack([squared_error(images, means), ssim, elbo], 1)
+        errors = (images - means).square_().sum(1).double()
+        of_frames = (errors.sum((1, 2)), ssim, elbo, posterior.mu, posterior.logvar.exp(), posterior.kl_nats_per_dim())
+        return *of_frames, errors.sum(0, keepdim=True)
 
-    scores, mu, kl = Moments(), Moments(), Moments()
-    parts = [*zip(batches(frames), noise.split(BATCH), told(labels), strict=False)]
-    for posterior, of_frames in formulations.in_threads(score, parts):
-        scores.add(of_frames)
-        mu.add(posterior.mu)
-        kl.add(posterior.kl_nats_per_dim())
-    sse, ssim, elbo = scores.mean.tolist()
+    parts = formulations.in_threads(score, [*zip(batches(frames), noise.split(BATCH), told(labels), strict=False)])
+    *of_frames, errors = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
+    return Scored(*of_frames, errors.sum(0) / len(frames))
+
+
+def summary(scored: Scored, num_values: int) -> dict[str, float | list[float]]:
+    """SSE, PSNR, SSIM, KL per dimension, active units and ELBO of frames of so many values."""
+    sse, ssim, elbo, kl = (part.mean(0, dtype=np.float64) for part in (scored.sse, scored.ssim, scored.elbo, scored.kl))
     return {
-        "sse": sse,
-        "psnr_db": psnr_db(sse, vae.num_values),
-        "ssim": ssim,
-        "kl_nats": float(kl.mean.sum()),
-        "kl_per_dim": kl.mean.tolist(),
-        "active_units": int((mu.variance > ACTIVE_VARIANCE).sum()),
-        "dims_used": int((kl.mean > USED_KL_NATS).sum()),
-        "elbo_nats": elbo,
+        "sse": float(sse),
+        "psnr_db": psnr_db(float(sse), num_values),
+        "ssim": float(ssim),
+        "kl_nats": float(kl.sum()),
+        "kl_per_dim": kl.tolist(),
+        "active_units": int((scored.mu.var(0, dtype=np.float64) > ACTIVE_VARIANCE).sum()),
+        "dims_used": int((kl > USED_KL_NATS).sum()),
+        "elbo_nats": float(elbo),
     }
+
+
+def measure(vae: VAE, frames: Frames, seed: int = 0, labels: Labels | None = None) -> dict[str, float | list[float]]:
+    """The `summary` of frames that are scored for nothing else."""
+    return summary(score_frames(vae, frames, seed, labels), vae.num_values)
 
 
 @torch.inference_mode()

@@ -1,9 +1,8 @@
 """Probes: how much of the simulator's state can be read from features of a frame, on tracks the probe never saw."""
 
 import dataclasses
-import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,32 +51,29 @@ class Seen:
 def read(names: Sequence[str], fitted: Seen, scored: Seen) -> dict[str, dict[str, float | None]]:
     """R2 of every probe for every column of telemetry, by what it reads and how, such as `mu_linear`."""
 
-    def r2(probe: Callable[..., list[float | None]], features: str) -> dict[str, float | None]:
+    def r2(name: str) -> dict[str, float | None]:
+        probe, features = PROBES[name]
         rows = getattr(fitted, features), fitted.telemetry, getattr(scored, features), scored.telemetry
         return dict(zip(names, probe(*rows), strict=True))
 
-    mu_mlp, pca_mlp = formulations.in_threads(functools.partial(r2, mlp_r2), ("mu", "pca"))
-    return {
-        "mu_linear": r2(linear_r2, "mu"),
-        "mu_mlp": mu_mlp,
-        "pca_linear": r2(linear_r2, "pca"),
-        "pca_mlp": pca_mlp,
-        "pixels_linear": r2(_pixels_r2, "pixels"),
-    }
+    return dict(zip(PROBES, formulations.in_threads(r2, [*PROBES]), strict=True))
 
 
 def _pixels_r2(
     train_x: UInt8[np.ndarray, "_ values"], train_y: Rows, test_x: UInt8[np.ndarray, "_ values"], test_y: Rows
 ) -> list[float | None]:
     train, test = (np.linspace(0, len(x) - 1, min(len(x), PIXEL_ROWS)).astype(int) for x in (train_x, test_x))
-    return linear_r2(train_x[train] / np.float32(255), train_y[train], test_x[test] / np.float32(255), test_y[test])
+    return linear_r2(train_x[train].astype(np.float32), train_y[train], test_x[test].astype(np.float32), test_y[test])
 
 
 def linear_r2(train_x: Rows, train_y: Rows, test_x: Rows, test_y: Rows) -> list[float | None]:
     """R2 of ridge regression on standardised features, for each target; None where it never varies."""
     wide = train_x.shape[1] > len(train_x)
-    center, scale = train_x.mean(0), train_x.std(0) + 1e-8
-    train, tests = (((x - center) / scale).astype(np.float32 if wide else np.float64) for x in (train_x, test_x))
+    train, tests = (x.astype(np.float32 if wide else np.float64) for x in (train_x, test_x))
+    center, scale = train.mean(0), train.std(0) + 1e-8
+    for x in (train, tests):  # in place, since pixels are many
+        x -= center
+        x /= scale
     products = train @ train.T if wide else None  # most of the work, so done once for all fits
     fitted = len(train) - len(train) // 5
     part = None if products is None else products[:fitted, :fitted]
@@ -106,12 +102,14 @@ def _ridge(
     """
     offset = train_y.mean(0, dtype=np.float64)
     targets = train_y - offset
-    matrix = train.T @ train if products is None else products.astype(np.float64)
+    matrix = (train.T @ train if products is None else products).astype(np.float64)
     right = train.T @ targets if products is None else targets
     predicted = []
     for ridge in ridges:
         # Positive definite, so Cholesky's factors serve, which are half the work of those of `np.linalg.solve`.
-        factor = torch.linalg.cholesky(torch.from_numpy(matrix + ridge * len(train) * np.eye(len(matrix))))
+        positive = torch.from_numpy(matrix.copy())
+        positive.diagonal().add_(ridge * len(train))
+        factor = torch.linalg.cholesky(positive)
         weights = torch.cholesky_solve(torch.from_numpy(right), factor).numpy()
         if products is not None:
             weights = train.T @ weights.astype(train.dtype)
@@ -166,3 +164,13 @@ def _r2(predicted: Rows, target: Rows) -> list[float | None]:
     error = np.square(target - predicted.astype(np.float64)).sum(0)
     spread = np.square(target - target.mean(0, dtype=np.float64)).sum(0)
     return [float(1 - e / s) if s > 1e-9 and np.isfinite(e / s) else None for e, s in zip(error, spread, strict=True)]
+
+
+PROBES: Mapping[str, tuple[Callable[..., list[float | None]], str]] = {
+    "pixels_linear": (_pixels_r2, "pixels"),  # takes as long as both networks, so it starts first
+    "mu_mlp": (mlp_r2, "mu"),
+    "pca_mlp": (mlp_r2, "pca"),
+    "mu_linear": (linear_r2, "mu"),
+    "pca_linear": (linear_r2, "pca"),
+}
+"""Each probe and the attribute of `Seen` that it reads."""

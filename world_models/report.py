@@ -9,7 +9,7 @@ import numpy as np
 
 from world_models import breakdown, figures, files, pictures
 from world_models.baselines import Baselines
-from world_models.metrics import Frames
+from world_models.metrics import Frames, Scored
 from world_models.rollouts import Rollouts
 from world_models.run_records import read_lines
 from world_models.vae import USED_KL_NATS, VAE
@@ -85,7 +85,7 @@ def draw(vae: VAE, data: Rollouts, frames: Frames, baselines: Baselines, scores:
 
 
 def draw_breakdown(
-    vae: VAE, frames: Frames, scored: breakdown.Scored, columns: breakdown.Columns, scores: Mapping[str, Any]
+    vae: VAE, frames: Frames, scored: Scored, columns: breakdown.Columns, scores: Mapping[str, Any]
 ) -> Shown:
     """The figures on where the error lies, and on what mu does with the telemetry."""
     shown = {

@@ -54,9 +54,9 @@ def evaluate(
     held_out = FrameSet(job.data, range(len(job.data)))
     frames, telemetry = (held_out.read_spread(max_frames, of) for of in ("frames", "telemetry"))
     columns = dict(zip(job.telemetry, _of_columns(job, telemetry).T, strict=True))
-    with progress.bar(10, "parts", "evaluate") as bar, locks.only_writer(job.run):
+    with progress.bar(9, "parts", "evaluate") as bar, locks.only_writer(job.run):
         files.remove_partials(job.run, job.run / "figures")
-        scored = breakdown.score_frames(job.vae, frames)
+        scored = metrics.score_frames(job.vae, frames)
         if not all(np.isfinite(part).all() for part in scored):
             raise Stopped(f"{job.run}: its model makes of some frames what is no number; train it again")
         bar.update()
@@ -64,7 +64,7 @@ def evaluate(
         bar.update()
         driven, maps = _driven(job, drive_seed)
         bar.update()
-        scores: dict[str, Any] = {}
+        scores: dict[str, Any] = dict(metrics.summary(scored, job.vae.num_values))
         for measure in _measures(job, held_out, frames, scored, columns, num_iwae_frames):
             scores |= measure()
             bar.update()
@@ -84,13 +84,12 @@ def _measures(
     job: RolloutJob,
     held_out: FrameSet,
     frames: metrics.Frames,
-    scored: breakdown.Scored,
+    scored: metrics.Scored,
     columns: breakdown.Columns,
     num_iwae_frames: int,
 ) -> tuple[Callable[[], dict[str, Any]], ...]:
     """Parts of eval.json, each to be measured by a call."""
     return (
-        lambda: dict(metrics.measure(job.vae, frames)),
         lambda: _bounds(job.vae, held_out.read_spread(num_iwae_frames)),
         lambda: (
             job.baselines.measure(frames)
@@ -116,7 +115,7 @@ def _bounds(vae: VAE, frames: metrics.Frames) -> dict[str, Any]:
 def _draw(
     job: RolloutJob,
     frames: metrics.Frames,
-    scored: breakdown.Scored,
+    scored: metrics.Scored,
     columns: breakdown.Columns,
     scores: dict[str, Any],
 ) -> dict[str, figures.Picture | bytes]:
@@ -130,14 +129,14 @@ def _draw(
 
 
 def _breakdown(
-    job: RolloutJob, frames: metrics.Frames, scored: breakdown.Scored, columns: breakdown.Columns
+    job: RolloutJob, frames: metrics.Frames, scored: metrics.Scored, columns: breakdown.Columns
 ) -> dict[str, Any]:
     """Where the error lies, and how the latents do."""
     walked = [job.vae.encode(episode.frames).mu.cpu().numpy() for episode in _walked(job)]
     return {
         "sse_by_kind": breakdown.by_kind(scored.sse, columns),
         "sse_by_telemetry": breakdown.by_telemetry(scored.sse, columns),
-        "aggregate_posterior": breakdown.aggregate_posterior(scored),
+        "aggregate_posterior": breakdown.aggregate_posterior(scored.mu, scored.variance),
         "unsteadiness": breakdown.unsteadiness(walked),
         "plausible_share": _plausible_share(job, frames),
     }
