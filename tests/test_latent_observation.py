@@ -15,6 +15,7 @@ import torch
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers import Autoreset
 
 from world_models import LatentObservation, Latents, LatentSequences, TelemetryInfo, load_vae, preprocess
 from world_models.envs.car_racing import CarTelemetry
@@ -303,6 +304,17 @@ def test_the_state_is_that_of_the_new_track_after_a_reset(car: TelemetryInfo):
     car.reset(seed=1)
     _, info = car.reset(seed=2)
     assert info["center_distance_m"] == CarTelemetry(car.unwrapped)()[CarTelemetry.NAMES.index("center_distance_m")]
+
+
+def test_the_state_is_that_of_the_new_track_where_a_wrapper_below_resets_by_itself():
+    car = TelemetryInfo(Autoreset(gymnasium.make("world_models/CarRacing-v3", max_episode_steps=2)))
+    car.reset(seed=1)
+    still = np.zeros(3, np.float32)
+    ended = [car.step(still)[3] for _ in range(3)]
+    assert ended == [False, True, False]  # the third step was a reset
+    *_, info = car.step(still)
+    assert [info[name] for name in CarTelemetry.NAMES] == CarTelemetry(car.unwrapped)().tolist()
+    car.close()
 
 
 @pytest.mark.parametrize("make", [Pictures, _vector])

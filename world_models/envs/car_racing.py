@@ -180,7 +180,7 @@ class CarTelemetry:
     )
 
     def __init__(self, env: Any):
-        self._env = env
+        self._env, self._given = env, env.track
         track = np.array(env.track, np.float64)  # rows of (alpha, heading, x, y)
         headings, points = track[:, 1], track[:, 2:4]
         following = np.roll(points, -1, axis=0) - points
@@ -190,6 +190,10 @@ class CarTelemetry:
         self._track: list[tuple[float, float, float]] = track[:, 1:4].tolist()
         self._arc_m: list[float] = arc_m.tolist()
         self._curvature: list[float] = _curvatures(headings, arc_m).tolist()
+
+    def is_of_this_episode(self) -> bool:
+        """Whether the environment still drives the track that was read; each reset makes a new one."""
+        return self._env.track is self._given
 
     def __call__(self) -> Float32[np.ndarray, " 19"]:
         """The state at the current frame, in the order of `NAMES`."""

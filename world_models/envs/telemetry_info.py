@@ -43,11 +43,11 @@ class TelemetryInfo(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs
             found = type(env.unwrapped).__name__
             raise ValueError(f"the environment is {found}, whose state is not known here; give one CarRacing")
         super().__init__(env)
+        self._read: Any = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin an episode."""
         observation, info = self.env.reset(seed=seed, options=options)
-        self._read = self._class(self.env.unwrapped)
         return observation, info | self._state()
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
@@ -56,4 +56,6 @@ class TelemetryInfo(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs
         return observation, reward, terminated, truncated, info | self._state()
 
     def _state(self) -> dict[str, float]:
+        if self._read is None or not self._read.is_of_this_episode():  # a wrapper below may reset within `step`
+            self._read = self._class(self.env.unwrapped)
         return dict(zip(self._class.NAMES, self._read().tolist(), strict=True))
