@@ -123,22 +123,22 @@ class Scored(NamedTuple):
     """What a model makes of each of some frames.
 
     Attributes:
+        error_map: squared error per pixel of decode(mu), summed over colours, mean over the frames.
         sse: of decode(mu).
         ssim: structural similarity of decode(mu).
         elbo: in nats, of one sampled z.
         mu: posterior mean.
         variance: posterior variance, sigma squared.
         kl: in nats, for each dimension.
-        error_map: squared error per pixel of decode(mu), summed over colours, mean over the frames.
     """
 
+    error_map: Float[np.ndarray, "height width"]
     sse: Float[np.ndarray, " frames"]
     ssim: Float[np.ndarray, " frames"]
     elbo: Float[np.ndarray, " frames"]
     mu: Float[np.ndarray, "frames z"]
     variance: Float[np.ndarray, "frames z"]
     kl: Float[np.ndarray, "frames z"]
-    error_map: Float[np.ndarray, "height width"]
 
 
 @torch.inference_mode()
@@ -157,11 +157,11 @@ def score_frames(vae: VAE, frames: Frames, seed: int = 0, labels: Labels | None 
         assert isinstance(ssim, Tensor)
         errors = (images - means).square_().sum(1).double()
         of_frames = (errors.sum((1, 2)), ssim, elbo, posterior.mu, posterior.logvar.exp(), posterior.kl_nats_per_dim())
-        return *of_frames, errors.sum(0, keepdim=True)
+        return errors.sum(0, keepdim=True), *of_frames
 
     parts = formulations.in_threads(score, [*zip(batches(frames), noise.split(BATCH), told(labels), strict=False)])
-    *of_frames, errors = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
-    return Scored(*of_frames, errors.sum(0) / len(frames))
+    errors, *of_frames = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
+    return Scored(errors.sum(0) / len(frames), *of_frames)
 
 
 def summary(scored: Scored, num_values: int) -> dict[str, float | list[float]]:
