@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from world_models import comparison
+from world_models import comparison, rate_distortion
 from world_models.run_records import RunRecord
 
 
@@ -180,7 +180,7 @@ def test_scores_on_what_was_trained_on_are_said_to_flatter():
     (line,) = comparison.conflicts(runs)
     assert line == "Evaluated on episodes that they were trained on, so that the scores flatter: a."
     notes: list[str] = []
-    here = comparison.on_data("held", runs, notes)
+    here = rate_distortion.on_data("held", runs, notes)
     assert [run.scores is None for run in here] == [True, False, True]
     (note,) = notes
     assert "a was evaluated on what it was trained on; its validation is drawn" in note
@@ -201,21 +201,21 @@ def test_a_conflict_of_many_runs_stays_short():
 
 
 def test_a_point_is_of_the_evaluation():
-    assert comparison.rate_points([_validated("a", 20.0, scores=SCORES)]) == [("a", 15.5, 18.0, True)]
+    assert rate_distortion.rate_points([_validated("a", 20.0, scores=SCORES)]) == [("a", 15.5, 18.0, True)]
 
 
 @pytest.mark.parametrize("scores", [None, {}, {"sse": None, "kl_nats": 3.0}, {"sse": 3.0}])
 def test_without_an_evaluation_it_is_of_the_last_validation(scores: dict[str, Any] | None):
-    assert comparison.rate_points([_validated("a", 20.0, 5.0, scores=scores)]) == [("a", 5.0, 20.0, False)]
+    assert rate_distortion.rate_points([_validated("a", 20.0, 5.0, scores=scores)]) == [("a", 5.0, 20.0, False)]
 
 
 def test_a_run_without_either_has_no_point():
-    assert comparison.rate_points([_run("a"), _run("b", [{"frames_seen": 1.0, "val/sse": 3.0}])]) == []
+    assert rate_distortion.rate_points([_run("a"), _run("b", [{"frames_seen": 1.0, "val/sse": 3.0}])]) == []
 
 
 def test_pca_is_that_of_the_evaluations():
     scores = SCORES | {"pca_sse_by_components": {"4": 60.0, "8": 44.0}}
-    assert comparison.pca_levels([_run("new"), _run("a", scores=scores)]) == {4: 60.0, 8: 44.0, 32: 20.0}
+    assert rate_distortion.pca_levels([_run("new"), _run("a", scores=scores)]) == {4: 60.0, 8: 44.0, 32: 20.0}
 
 
 def test_pca_of_as_many_components_as_dimensions_is_there_however_few_they_are():
@@ -224,12 +224,12 @@ def test_pca_of_as_many_components_as_dimensions_is_there_however_few_they_are()
         "pca_sse": 81.0,
         "pca_sse_by_components": {"1": 99.0, "2": 81.0, "20": 25.0},
     }
-    assert comparison.pca_of(scores) == {2: 81.0, 20: 25.0}
+    assert rate_distortion.pca_of(scores) == {2: 81.0, 20: 25.0}
 
 
 def test_pca_of_other_components_comes_from_other_runs_on_the_same_data():
     other = SCORES | {"pca_components": 8, "pca_sse": 44.0}
-    assert comparison.pca_levels([_run("a", scores=SCORES), _run("b", scores=other)]) == {8: 44.0, 32: 20.0}
+    assert rate_distortion.pca_levels([_run("a", scores=SCORES), _run("b", scores=other)]) == {8: 44.0, 32: 20.0}
 
 
 @pytest.mark.parametrize("change", ["data_digest", "frames", "description"])
@@ -237,7 +237,7 @@ def test_pca_of_other_data_is_left_out(change: str):
     scores = SCORES | {"pca_components": 8} | ({} if change == "description" else {change: "other"})
     description = {"data_digest": "other"} if change == "description" else None
     runs = [_run("a", scores=SCORES), _run("b", scores=scores, description=description)]
-    assert comparison.pca_levels(runs) == {32: 20.0}
+    assert rate_distortion.pca_levels(runs) == {32: 20.0}
 
 
 @pytest.mark.parametrize(
@@ -246,11 +246,11 @@ def test_pca_of_other_data_is_left_out(change: str):
 )
 def test_pca_that_is_none_is_left_out(by_components: Any):
     scores = SCORES | {"pca_sse_by_components": by_components}
-    assert comparison.pca_levels([_run("a", scores=scores)]) == {32: 20.0}
+    assert rate_distortion.pca_levels([_run("a", scores=scores)]) == {32: 20.0}
 
 
 def test_without_evaluations_there_is_no_pca():
-    assert comparison.pca_levels([_run("a")]) == {}
+    assert rate_distortion.pca_levels([_run("a")]) == {}
 
 
 # where they come from

@@ -13,13 +13,13 @@ import torch
 from world_models import (
     checkpoints,
     compare,
-    comparison,
     digit_evaluation,
     digit_report,
     digit_scores,
     evaluate,
     files,
     mnist,
+    rate_distortion,
     run_records,
     side_by_side,
     train_vae,
@@ -169,7 +169,7 @@ def test_an_autoencoder_has_no_kl_anywhere(run: Callable[[str], Path], tmp_path:
     assert all(scores[name] is None for name in ("kl_nats", "kl_per_dim", "dims_used", "elbo_grey_nats"))
     assert "KL" not in (folder / "report.html").read_text().split("<figure>")[0]
     record = run_records.read_run(folder)
-    assert comparison.rate_points([record]) == [] and not record.series("val/kl_nats")
+    assert rate_distortion.rate_points([record]) == [] and not record.series("val/kl_nats")
 
 
 def test_a_model_is_not_shown_beside_itself(runs: dict[str, Path]):

@@ -27,6 +27,7 @@ from world_models import (
     lockstep,
     metrics,
     probes,
+    rate_distortion,
     report,
     rollout_job,
     tracking,
@@ -540,7 +541,7 @@ def test_scores_of_other_data_are_not_drawn_beside(
     draw = figures.rate_distortion
     monkeypatch.setattr(figures, "rate_distortion", lambda points, pca: drawn.extend(points) or draw(points, pca))
     _evaluate(test, small, f"--compare_with [{other}]")
-    assert drawn[1] == figures.RatePoint("other", 7.0, 56.0, evaluated=False)
+    assert drawn[1] == rate_distortion.RatePoint("other", 7.0, 56.0, evaluated=False)
     assert f"{other} was evaluated on other data; its validation is drawn" in capsys.readouterr().err
 
 

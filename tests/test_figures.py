@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from world_models import figures
+from world_models import figures, rate_distortion
 from world_models.rollouts import Rollouts
 
 
@@ -166,9 +166,9 @@ def test_figures_import_no_torch():
 
 
 POINTS = [
-    figures.RatePoint("a", 10.0, 30.0),
-    figures.RatePoint("b", 20.0, 12.0),
-    figures.RatePoint("c", 5.0, 40.0, False),
+    rate_distortion.RatePoint("a", 10.0, 30.0),
+    rate_distortion.RatePoint("b", 20.0, 12.0),
+    rate_distortion.RatePoint("c", 5.0, 40.0, False),
 ]
 
 
@@ -177,12 +177,12 @@ def test_rate_is_drawn_against_distortion():
 
 
 @pytest.mark.parametrize("change", [POINTS[:2], [POINTS[0]._replace(sse=35.0), *POINTS[1:]]])
-def test_another_point_is_another_picture(change: list[figures.RatePoint]):
+def test_another_point_is_another_picture(change: list[rate_distortion.RatePoint]):
     assert not np.array_equal(figures.rate_distortion(POINTS, {}), figures.rate_distortion(change, {}))
 
 
 def test_a_point_by_validation_is_hollow():
-    filled, hollow = (figures.rate_distortion([figures.RatePoint("a", 1.0, 2.0, e)], {}) for e in (True, False))
+    filled, hollow = (figures.rate_distortion([rate_distortion.RatePoint("a", 1.0, 2.0, e)], {}) for e in (True, False))
     assert (filled < 200).any(2).sum() > (hollow < 200).any(2).sum()
 
 

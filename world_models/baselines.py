@@ -9,7 +9,6 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from world_models.metrics import Frames, batches
-from world_models.rollouts import FRAME_SHAPE
 
 PCA_MAX_FRAMES = 20_000
 PCA_ITERATIONS = 8
@@ -27,7 +26,7 @@ class Baselines:
     @property
     def mean_frame(self) -> UInt8[Tensor, "64 64 3"]:
         """The mean as one of CarRacing's frames."""
-        return (self.mean * 255).round().to(torch.uint8).reshape(FRAME_SHAPE)
+        return (self.mean * 255).round().to(torch.uint8).reshape(64, 64, 3)
 
     def reconstruct(self, frames: UInt8[Tensor, "batch height width channels"]) -> Float[Tensor, "batch values"]:
         """What is left of frames that pass through the components."""

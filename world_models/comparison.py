@@ -1,13 +1,12 @@
 """What several runs say beside each other: their numbers, where their settings differ, whether they compare."""
 
-import dataclasses
 import itertools
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from world_models.figures import RatePoint
+from world_models.rate_distortion import fact, flatters, scored
 from world_models.run_records import RunRecord, number
 
 NOTHING = "-"
@@ -126,36 +125,23 @@ def _plain(value: Any) -> str:
 def conflicts(runs: Sequence[RunRecord]) -> list[str]:
     """Why numbers of the runs do not compare, a sentence each; none if they do."""
     facts: Mapping[str, Callable[[RunRecord], Any]] = {
-        "trained on different data, so their validations are on different frames": _fact("data_digest"),
-        "trained on frames made in different ways (crop, size, interpolation)": _fact("preprocess"),
-        "validated on different held-out episodes (split_seed)": _fact("split_seed"),
-        "evaluated on different data": _scored("data_digest"),
-        "evaluated on different numbers of frames": _scored("frames"),
+        "trained on different data, so their validations are on different frames": fact("data_digest"),
+        "trained on frames made in different ways (crop, size, interpolation)": fact("preprocess"),
+        "validated on different held-out episodes (split_seed)": fact("split_seed"),
+        "evaluated on different data": scored("data_digest"),
+        "evaluated on different numbers of frames": scored("frames"),
     }
     found = [
         f"the runs were {fact}: {_groups(runs, read)}. These numbers do not compare."
         for fact, read in facts.items()
         if len({_plain(value) for run in runs if (value := read(run)) is not None}) > 1
     ]
-    flattered = [run.name for run in runs if _flatters(run)]
+    flattered = [run.name for run in runs if flatters(run)]
     if flattered:
         found.append(
             f"Evaluated on episodes that they were trained on, so that the scores flatter: {_listed(flattered)}."
         )
     return found
-
-
-def _flatters(run: RunRecord) -> bool:
-    """Whether the run was evaluated on episodes that it was trained on."""
-    return bool(number(run.scores or {}, "trained_on_episodes"))
-
-
-def _scored(key: str) -> Callable[[RunRecord], Any]:
-    return lambda run: (run.scores or {}).get(key)
-
-
-def _fact(key: str) -> Callable[[RunRecord], Any]:
-    return lambda run: run.description.get(key)
 
 
 def _groups(runs: Sequence[RunRecord], read: Callable[[RunRecord], Any]) -> str:
@@ -170,63 +156,6 @@ def _groups(runs: Sequence[RunRecord], read: Callable[[RunRecord], Any]) -> str:
 def _listed(names: Sequence[str], between: str = ", ", most: int = 4) -> str:
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return between.join(names[:most]) + rest
-
-
-def on_data(digest: str, runs: Sequence[RunRecord], notes: list[str]) -> list[RunRecord]:
-    """The runs without scores of other data, or that flatter, which do not compare; `notes` gets a line for each."""
-    here = []
-    for run in runs:
-        is_other = run.scores is not None and run.scores.get("data_digest", digest) != digest
-        if is_other or _flatters(run):
-            on = "other data" if is_other else "what it was trained on"
-            notes.append(f"{run.path} was evaluated on {on}; its validation is drawn: evaluate it on this data")
-            run = dataclasses.replace(run, scores=None)
-        here.append(run)
-    return here
-
-
-def rate_points(runs: Sequence[RunRecord]) -> list[RatePoint]:
-    """KL and SSE of each run that has both: those of its evaluation, else of its last validation."""
-    return [point for run in runs if (point := rate_point(run))]
-
-
-def rate_point(run: RunRecord) -> RatePoint | None:
-    """KL and SSE of a run: those of its evaluation, else of its last validation, None if it had none."""
-    for values, prefix in ((run.scores or {}, ""), (run.last_validation(), "val/")):
-        kl_nats, sse = number(values, f"{prefix}kl_nats"), number(values, f"{prefix}sse")
-        if kl_nats is not None and sse is not None:
-            return RatePoint(run.name, kl_nats, sse, evaluated=not prefix)
-    return None
-
-
-def pca_levels(runs: Sequence[RunRecord]) -> dict[int, float]:
-    """SSE of PCA by its number of components, from the evaluations that are like the first one.
-
-    Like it are those on the same frames of runs that were trained on the same data: PCA is fitted on the one and scored
-    on the other.
-    """
-    evaluated = [run for run in runs if run.scores is not None]
-    facts = (_scored("data_digest"), _scored("frames"), _fact("data_digest"))
-    kinds = [_plain([read(run) for read in facts]) for run in evaluated]
-    levels: dict[int, float] = {}
-    for run, kind in zip(evaluated, kinds, strict=True):
-        if kind == kinds[0]:
-            levels = pca_of(run.scores or {}) | levels
-    return dict(sorted(levels.items()))
-
-
-def pca_of(scores: Mapping[str, Any]) -> dict[int, float]:
-    """SSE of PCA by its number of components, from one evaluation: as many as the model has dimensions, and others.
-
-    Fewer than four are left out, whose error is far from any model's.
-    """
-    by_components = scores.get("pca_sse_by_components")
-    found = by_components if isinstance(by_components, dict) else {}
-    own = {str(scores.get("pca_components")): scores.get("pca_sse")}
-    every = {**own, **{k: sse for k, sse in found.items() if k not in ("1", "2", "3")}}
-    return {
-        int(k): sse for k in every if k.isdecimal() and len(k) < 6 and (sse := number(every, k)) is not None and sse > 0
-    }
 
 
 def provenance(run: RunRecord) -> list[tuple[str, str]]:

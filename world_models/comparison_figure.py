@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from world_models import figures
-from world_models.comparison import pca_levels, rate_points
+from world_models.rate_distortion import pca_levels, rate_points
 from world_models.run_records import RunRecord
 
 if TYPE_CHECKING:

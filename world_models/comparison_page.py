@@ -3,7 +3,7 @@
 import html
 from collections.abc import Sequence
 
-from world_models import comparison, figures, report
+from world_models import comparison, figures, page_parts
 from world_models.run_records import RunRecord
 from world_models.side_by_side import FrameRows
 
@@ -36,7 +36,7 @@ def page(
     warnings = [f'<p class="warning">Careful: {html.escape(line)}</p>' for line in comparison.conflicts(runs)]
     parts = [
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>',
-        f"<style>{report.STYLE}{STYLE}</style></head><body><h1>{html.escape(title)}</h1>",
+        f"<style>{page_parts.STYLE}{STYLE}</style></head><body><h1>{html.escape(title)}</h1>",
         "<p>By rising squared error of the best validation, summed over a frame's values in [0, 1].</p>",
         *warnings,
         _table("numbers", comparison.table(runs)),

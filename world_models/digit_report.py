@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from world_models import figures
-from world_models.report import STYLE, figure, row
+from world_models.page_parts import STYLE, figure, row
 from world_models.run_records import RunRecord, number
 
 if TYPE_CHECKING:

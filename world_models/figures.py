@@ -5,7 +5,7 @@ import functools
 import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -168,20 +168,29 @@ def bins(edges: Sequence[float], heights: Sequence[float], xlabel: str, ylabel: 
     return _rendered(draw, 4.0)
 
 
-class RatePoint(NamedTuple):
-    """What a model costs and what it gives: nats per frame, and squared error per frame.
+@runtime_checkable
+class RatePoint(Protocol):
+    """What a model costs and what it gives; `evaluated` is False where a validation in training says so."""
 
-    Attributes:
-        label: the model's name.
-        kl_nats: its rate.
-        sse: its distortion.
-        evaluated: False where the numbers are those of a validation in training, drawn hollow.
-    """
+    @property
+    def label(self) -> str:
+        """The model's name."""
+        ...
 
-    label: str
-    kl_nats: float
-    sse: float
-    evaluated: bool = True
+    @property
+    def kl_nats(self) -> float:
+        """Nats per frame."""
+        ...
+
+    @property
+    def sse(self) -> float:
+        """Squared error per frame."""
+        ...
+
+    @property
+    def evaluated(self) -> bool:
+        """Whether `evaluate` says so; else the point is hollow."""
+        ...
 
 
 def rate_distortion(points: Sequence[RatePoint], pca: Mapping[int, float]) -> Picture:

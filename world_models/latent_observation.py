@@ -13,8 +13,6 @@ from jaxtyping import Float32, UInt8
 
 from world_models.envs import observations
 from world_models.envs.preprocessing import Preprocess, preprocess
-from world_models.latents import Latents
-from world_models.sequences import LatentSequences
 from world_models.vae import VAE
 
 NOISE_STREAM = 0x7A
@@ -30,7 +28,7 @@ class LatentObservation(gymnasium.ObservationWrapper[Any, Any, Any], RecordConst
     Args:
         env: an environment, or a vector environment, that observes pictures as the model was trained on.
         vae: the V model, on any device.
-        normalise: latents; then z is brought to mean 0 and variance 1 by their `z_mean` and `z_std`. Give those that
+        normalise: `Latents` or `LatentSequences`; then z is brought to mean 0 and variance 1 by their `z_mean` and `z_std`. Give those that
             the memory model was trained on with `normalise=True`.
         sample: observe a sample z = mu + sigma * noise, as the memory model is trained on, not mu. The noise follows
             from the seed that `reset` is given.
@@ -57,7 +55,7 @@ class LatentObservation(gymnasium.ObservationWrapper[Any, Any, Any], RecordConst
         self,
         env: gymnasium.Env[Any, Any],
         vae: VAE,
-        normalise: Latents | LatentSequences | None = None,
+        normalise: Any = None,
         sample: bool = False,
     ):
         RecordConstructorArgs.__init__(self, _disable_deepcopy=True, vae=vae, normalise=normalise, sample=sample)
@@ -85,7 +83,7 @@ class LatentVectorObservation(VectorWrapper[Any, Any, Any, Any, Any]):
         self,
         env: VectorEnv[Any, Any, Any],
         vae: VAE,
-        normalise: Latents | LatentSequences | None = None,
+        normalise: Any = None,
         sample: bool = False,
     ):
         super().__init__(env)
@@ -168,7 +166,7 @@ def _moments(latents: Any, z_dim: int) -> tuple[Float32[np.ndarray, "*z"], Float
     """
     if latents is None:
         return np.zeros((), np.float32), np.ones((), np.float32)
-    if not isinstance(latents, Latents | LatentSequences):
+    if not hasattr(type(latents), "z_std"):
         raise ValueError(f"normalise is a {type(latents).__name__}; give Latents, LatentSequences or None")
     mean, std = latents.z_mean, latents.z_std
     if len(mean) != z_dim:

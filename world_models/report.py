@@ -10,20 +10,10 @@ import numpy as np
 from world_models import breakdown, figures, files, pictures
 from world_models.baselines import Baselines
 from world_models.metrics import Frames, Scored
+from world_models.page_parts import STYLE, figure, row
 from world_models.rollouts import Rollouts
 from world_models.run_records import read_lines
 from world_models.vae import USED_KL_NATS, VAE
-
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse; margin: 1rem 0 }
-td { padding: .25rem .8rem; border-bottom: 1px solid #ddd }
-td.number { text-align: right; font-variant-numeric: tabular-nums }
-img { max-width: 100% }
-img.frames { image-rendering: pixelated }
-figure { margin: 2rem 0 }
-figcaption { color: #555; max-width: 48rem }
-"""
 
 CAPTIONS = {
     "reconstructions": "Held-out frames (first and third row) over what the V model makes of them from z = mu.",
@@ -156,22 +146,6 @@ def _novelty(scores: Mapping[str, Any]) -> str:
 
 def _number(value: float | int) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
-
-
-def row(label: str, *values: str) -> str:
-    """A row of a table: a label, and values as they are shown."""
-    cells = "".join(f'<td class="number">{value}</td>' for value in values)
-    return f"<tr><td>{html.escape(label)}</td>{cells}</tr>"
-
-
-def figure(key: str, picture: figures.Picture | bytes, caption: str, is_chart: bool) -> str:
-    """A figure that the page holds in itself; frames, unlike charts, are enlarged pixel by pixel."""
-    if isinstance(picture, bytes):
-        url = figures.data_url(picture, "image/gif")
-    else:
-        url = figures.data_url(figures.png(picture), "image/png")
-    kind = "" if is_chart else ' class="frames"'
-    return f'<figure><img{kind} src="{url}" alt="{key}"><figcaption>{caption}</figcaption></figure>'
 
 
 def _latents(scores: Mapping[str, Any]) -> str:

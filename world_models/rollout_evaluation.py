@@ -10,7 +10,6 @@ from world_models import (
     baselines,
     breakdown,
     checkpoints,
-    comparison,
     drive,
     drive_map,
     figures,
@@ -22,6 +21,7 @@ from world_models import (
     pictures,
     probes,
     progress,
+    rate_distortion,
     report,
     terminal,
 )
@@ -119,11 +119,11 @@ def _draw(
     columns: breakdown.Columns,
     scores: dict[str, Any],
 ) -> dict[str, figures.Picture | bytes]:
-    own = figures.RatePoint(job.name, scores["kl_nats"], scores["sse"])
+    own = rate_distortion.RatePoint(job.name, scores["kl_nats"], scores["sse"])
     return {
         **report.draw(job.vae, job.data, frames, job.baselines, scores),
         **report.draw_breakdown(job.vae, frames, scored, columns, scores),
-        "rate_distortion": figures.rate_distortion([own, *job.others], comparison.pca_of(scores)),
+        "rate_distortion": figures.rate_distortion([own, *job.others], rate_distortion.pca_of(scores)),
         **report.draw_curves(job.run, scores),
     }
 

@@ -11,10 +11,9 @@ import torch
 from world_models import (
     baselines,
     checkpoints,
-    comparison,
     drive,
-    figures,
     foresight,
+    rate_distortion,
     run_records,
     training_record,
 )
@@ -56,7 +55,7 @@ class RolloutJob:
     probe_data: FrameSet | None
     telemetry: tuple[str, ...]
     trained_on: int
-    others: Sequence[figures.RatePoint]
+    others: Sequence[rate_distortion.RatePoint]
     notes: Sequence[str]
 
 
@@ -87,7 +86,7 @@ def prepare(
     fitted = baselines.Baselines(**checkpoints.load_baselines(run, vae))
     notes: list[str] = []
     name, others = run_records.beside(run, "rollouts", beside, notes)
-    points = comparison.rate_points(comparison.on_data(data.digest(), others, notes))
+    points = rate_distortion.rate_points(rate_distortion.on_data(data.digest(), others, notes))
     probe_data = _probe_data(run, train_data, training, data, vae, notes)
     telemetry = _usable_telemetry(data, probe_data, notes)
     trained_on = len(training.seen(data))
