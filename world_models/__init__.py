@@ -18,7 +18,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from world_models import host
+from world_models.runtime import host
 
 
 def _is_command() -> bool:
@@ -39,23 +39,23 @@ import gymnasium  # noqa: E402 - takes a while, in which Ctrl-C is to be heard
 from world_models.version import __version__ as __version__  # noqa: E402
 
 if TYPE_CHECKING:
-    from world_models.checkpoints import load_vae as load_vae
+    from world_models.data.latents import Latents as Latents
+    from world_models.data.rollouts import Episode as Episode
+    from world_models.data.rollouts import Rollouts as Rollouts
+    from world_models.data.sequences import LatentSequences as LatentSequences
     from world_models.envs.preprocessing import preprocess as preprocess
     from world_models.envs.telemetry_info import TelemetryInfo as TelemetryInfo
-    from world_models.latent_observation import LatentObservation as LatentObservation
-    from world_models.latents import Latents as Latents
-    from world_models.rollouts import Episode as Episode
-    from world_models.rollouts import Rollouts as Rollouts
-    from world_models.sequences import LatentSequences as LatentSequences
+    from world_models.runs.checkpoints import load_vae as load_vae
+    from world_models.vae.latent_observation import LatentObservation as LatentObservation
 
 _PUBLIC = {
-    "Episode": "rollouts",
-    "LatentObservation": "latent_observation",
-    "Latents": "latents",
-    "LatentSequences": "sequences",
-    "Rollouts": "rollouts",
+    "Episode": "data.rollouts",
+    "LatentObservation": "vae.latent_observation",
+    "Latents": "data.latents",
+    "LatentSequences": "data.sequences",
+    "Rollouts": "data.rollouts",
     "TelemetryInfo": "envs.telemetry_info",
-    "load_vae": "checkpoints",
+    "load_vae": "runs.checkpoints",
     "preprocess": "envs.preprocessing",
 }
 __all__ = [

@@ -14,17 +14,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from world_models import collect, encode, evaluate, files, terminal, train_vae
-from world_models.checkpoints import load_description, weights_path
-from world_models.config import Stopped, require, run_command
-from world_models.latents import SUMMARY_FILE
-from world_models.paths import PATH, check_name, resolve_fields
-from world_models.report import summary
-from world_models.rollout_job import RolloutJob
-from world_models.rollouts import FORMAT
-from world_models.run_records import read_scores
-from world_models.shards.reader import Shard
-from world_models.tracking import WandbConfig
+from world_models.collect import command as collect
+from world_models.data.latents import SUMMARY_FILE
+from world_models.data.rollouts import FORMAT
+from world_models.data.shards.reader import Shard
+from world_models.encode import command as encode
+from world_models.evaluate import command as evaluate
+from world_models.evaluate.job import RolloutJob
+from world_models.evaluate.page import summary
+from world_models.runs.checkpoints import load_description, weights_path
+from world_models.runs.records import read_scores
+from world_models.runs.tracking import WandbConfig
+from world_models.runtime import files, terminal
+from world_models.runtime.cli import Stopped, require, run_command
+from world_models.runtime.paths import PATH, check_name, resolve_fields
+from world_models.train_vae import command as train_vae
 
 HELD_OUT_SEED = 1_000_000
 

@@ -33,13 +33,14 @@ from typing import Any
 
 import torch
 
-from world_models import collect, executors, files, host, terminal
 from world_models.bench import acting, driving, sequences, stages
 from world_models.bench.measuring import Samples, Work, gemm_gflop_per_s, interleave
-from world_models.config import require, require_bounds, run_command
-from world_models.frames import Device, torch_device
-from world_models.paths import PATH, resolve_fields
-from world_models.rollouts import Rollouts
+from world_models.collect import command as collect
+from world_models.data.frames import Device, torch_device
+from world_models.data.rollouts import Rollouts
+from world_models.runtime import executors, files, host, terminal
+from world_models.runtime.cli import require, require_bounds, run_command
+from world_models.runtime.paths import PATH, resolve_fields
 
 MIN_FRAMES = 200
 STAGES = ("collect", "read", "load", "train", "encode", "sequences")

@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import MNIST
 from torchvision.transforms import ToTensor
 
-from world_models.batches import Batches
 from world_models.bench.measuring import Work, steps_for
-from world_models.frames import ImageSet
-from world_models.learner import Learner
-from world_models.vae import VAE, VAEConfig
+from world_models.data.batches import Batches
+from world_models.data.frames import ImageSet
+from world_models.train_vae.learner import Learner
+from world_models.vae.model import VAE, VAEConfig
 
 NUM_IMAGES = 10_000
 BATCH = 128

@@ -14,10 +14,12 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from world_models import collect, envs, host, policies, workers
+from world_models import envs
 from world_models.bench.measuring import Work
-from world_models.envs import renderer_choice
-from world_models.rollouts import write_rollouts
+from world_models.collect import command as collect
+from world_models.data.rollouts import write_rollouts
+from world_models.envs import policies, renderer_choice
+from world_models.runtime import host, workers
 
 STEPS = 500
 """Of an episode; each begins with the opening zoom, which costs most to draw."""

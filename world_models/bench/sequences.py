@@ -9,10 +9,10 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
 from world_models.bench.measuring import Work, steps_for
-from world_models.latent_rows import Layout
-from world_models.latents import COPIED_COLUMNS, Latents, write_latents
-from world_models.rollouts import Rollouts
-from world_models.sequences import LatentSequences, Window
+from world_models.data.latent_rows import Layout
+from world_models.data.latents import COPIED_COLUMNS, Latents, write_latents
+from world_models.data.rollouts import Rollouts
+from world_models.data.sequences import LatentSequences, Window
 
 LENGTH, BATCH, Z_DIM = 32, 32, 32
 

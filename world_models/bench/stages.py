@@ -12,15 +12,16 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from world_models import encode, formulations
-from world_models.batches import Batch, Batches
 from world_models.bench.measuring import Work, seconds_of, steps_for
-from world_models.frames import FrameSet
-from world_models.learner import Learner
-from world_models.rollouts import Rollouts
-from world_models.shards import opening
-from world_models.train_vae import TrainConfig
-from world_models.vae import VAE, Posterior, VAEConfig
+from world_models.data.batches import Batch, Batches
+from world_models.data.frames import FrameSet
+from world_models.data.rollouts import Rollouts
+from world_models.data.shards import opening
+from world_models.encode import command as encode
+from world_models.train_vae.command import TrainConfig
+from world_models.train_vae.learner import Learner
+from world_models.vae.fast import forms
+from world_models.vae.model import VAE, Posterior, VAEConfig
 
 RESIDENT_FRAMES = 8192  # that are encoded from memory in a sample
 
@@ -154,7 +155,7 @@ def encode_works(data: Rollouts, folder: Path, device: torch.device) -> dict[str
 
     def encode_batches() -> None:
         for batch in batches:
-            formulations.encode_frames(vae.paper[0], batch)
+            forms.encode_frames(vae.paper[0], batch)
 
     def from_memory() -> tuple[int, float]:
         return len(resident), seconds_of(encode_batches, device)

@@ -18,8 +18,8 @@ from typing import Any
 import gymnasium
 from gymnasium.envs import registration
 
-from world_models.config import TRACEBACK
 from world_models.envs.preprocessing import BAR_ROWS, BAR_TOP
+from world_models.runtime.cli import TRACEBACK
 
 FAST_CAR_RACING = "world_models/CarRacing-v3"
 PLAIN_CAR_RACING = "CarRacing-v3"

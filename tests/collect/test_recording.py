@@ -1,0 +1,430 @@
+"""A shard tells who drew it and how often that was checked; one drawn wrong is never kept."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import h5py
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.envs.box2d import car_racing
+
+from world_models.collect import command as collect
+from world_models.collect import recording
+from world_models.collect.recording import CHECKED_FRAMES, Recorded, ShardTask, record_shard
+from world_models.data.rollouts import FORMAT, Rollouts
+from world_models.data.shards.reader import Shard
+from world_models.envs import car_renderer, renderer_choice
+from world_models.envs.car_renderer import CRenderer
+
+pytestmark = pytest.mark.skipif(
+    find_spec("world_models.envs._car_canvas") is None, reason="the C renderer is not built"
+)
+
+STEPS = 12
+POLICIES = ("brownian", "driver")
+MISMATCH = "renderer c drew 1 of 9216 pixels unlike Gymnasium; please report it with these versions: gymnasium "
+
+
+class Pictures(gymnasium.Env):
+    """Shows noise; no renderer of ours draws it."""
+
+    observation_space = spaces.Box(0, 255, (48, 40, 3), np.uint8)
+    action_space: spaces.Space = spaces.Discrete(3)
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        return self.observe(), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        return self.observe(), 0.0, False, False, {}
+
+    def observe(self) -> np.ndarray:
+        return self.np_random.integers(0, 256, (48, 40, 3), np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def registered() -> Iterator[None]:
+    kind: Any = Pictures
+    gymnasium.register("Pictures-v0", kind)
+    yield
+    del gymnasium.registry["Pictures-v0"]
+
+
+@pytest.fixture
+def chosen_anew() -> Iterator[None]:
+    """Forgets what renderer was chosen, before a test and after it."""
+    caches: list[Any] = [renderer_choice.choose, renderer_choice._problem]
+    for cache in caches:
+        cache.cache_clear()
+    yield
+    for cache in caches:
+        cache.cache_clear()
+
+
+def ignore(units: int) -> None:
+    pass
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> ShardTask:
+    """Two short episodes of CarRacing, drawn by the C library."""
+    return task_of(tmp_path / "shard-00000.h5", "c")
+
+
+def task_of(path: Path, renderer: str) -> ShardTask:
+    return ShardTask(path, "CarRacing-v3", {}, "auto", renderer, 0, STEPS, 7, POLICIES, "seed: 7\n")
+
+
+@pytest.fixture
+def record(task: ShardTask) -> Callable[..., Shard]:
+    """Records the task with some changes, and reads the shard."""
+
+    def make(**changes: Any) -> Shard:
+        changed = dataclasses.replace(task, **changes)
+        record_shard(changed, ignore)
+        return Shard(changed.path, FORMAT, verify=True)
+
+    return make
+
+
+@pytest.fixture
+def compared(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, float]]:
+    """Which frames are compared: the episode's track, its time step, the car's place."""
+    for name in ("c", "pygame"):
+        renderer_choice.choose(name)  # whose trial frames are compared once a process
+    found = []
+
+    def compare(renderer: Any, frame: np.ndarray, env: Any) -> None:
+        found.append((len(env.track), round(env.t * 50) - 1, float(env.car.hull.position[0])))
+
+    monkeypatch.setattr(renderer_choice, "compare", compare)
+    return found
+
+
+@pytest.fixture
+def every_frame_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = {(episode, step) for episode in range(2) for step in range(STEPS)}
+    monkeypatch.setattr(recording, "_frames_to_check", lambda task: frames)
+
+
+@pytest.fixture
+def wrong_later(monkeypatch: pytest.MonkeyPatch, every_frame_checked: None) -> None:
+    """The C renderer, tried and found good, draws a wrong pixel in the middle of every episode."""
+    renderer_choice.choose("c")
+    draw = CRenderer.draw
+
+    def wrong(self: CRenderer, env: car_racing.CarRacing) -> np.ndarray:
+        frame = draw(self, env)
+        frame[40, 40, 0] ^= env.t > 0.11
+        return frame
+
+    monkeypatch.setattr(CRenderer, "draw", wrong)
+
+
+# --- what a shard tells
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Shard]:
+    """The same shard, drawn by each renderer."""
+    folder = tmp_path_factory.mktemp("drawn")
+    shards = {}
+    for name in ("c", "pygame", "gymnasium"):
+        record_shard(task_of(folder / f"{name}.h5", name), ignore)
+        shards[name] = Shard(folder / f"{name}.h5", FORMAT, verify=True)
+    return shards
+
+
+def test_a_shard_names_its_renderer(drawn: dict[str, Shard]):
+    assert {name: shard.attributes["renderer"] for name, shard in drawn.items()} == {name: name for name in drawn}
+
+
+def test_a_shard_names_what_auto_stood_for(record: Callable[..., Shard]):
+    assert record(renderer="auto").attributes["renderer"] == renderer_choice.choose("auto")[0]
+
+
+@pytest.mark.parametrize("renderer", ["c", "pygame"])
+def test_a_shard_counts_the_frames_that_were_checked(record: Callable[..., Shard], compared: list[Any], renderer: str):
+    shard = record(renderer=renderer)
+    assert shard.attributes["renderer_frames_checked"] == len(compared) > 1
+
+
+def test_a_shard_that_gymnasium_draws_has_nothing_to_check(record: Callable[..., Shard], compared: list[Any]):
+    assert record(renderer="gymnasium").attributes["renderer_frames_checked"] == 0 == len(compared)
+
+
+@pytest.mark.parametrize("env", ["Pictures-v0", "CartPole-v1"])
+def test_another_environment_is_drawn_by_itself(record: Callable[..., Shard], compared: list[Any], env: str):
+    attributes = record(env=env, renderer="gymnasium", policies=("random", "random")).attributes
+    assert (attributes["renderer"], attributes["renderer_frames_checked"]) == ("gymnasium", 0) and compared == []
+
+
+def test_the_columns_are_the_same_whoever_draws(drawn: dict[str, Shard]):
+    assert drawn["c"].digests == drawn["pygame"].digests == drawn["gymnasium"].digests
+
+
+def test_the_columns_are_the_same_however_often_they_are_checked(
+    record: Callable[..., Shard], tmp_path: Path, every_frame_checked: None, monkeypatch: pytest.MonkeyPatch
+):
+    often = record()
+    monkeypatch.setattr(recording, "_frames_to_check", lambda task: set())
+    assert often.digests == record(path=tmp_path / "never.h5").digests
+
+
+def test_a_reader_finds_the_renderer_among_the_attributes(record: Callable[..., Shard]):
+    with h5py.File(record().path) as file:
+        assert (file.attrs["renderer"], int(file.attrs["renderer_frames_checked"]) > 0) == (b"c", True)  # type: ignore[arg-type]
+
+
+# --- which frames are checked
+
+
+@pytest.mark.parametrize("first_seed", range(3))
+def test_the_first_frame_of_a_shard_is_always_checked(
+    record: Callable[..., Shard], compared: list[Any], first_seed: int
+):
+    record(first_seed=first_seed)
+    assert compared[0][1] == 0
+
+
+def test_the_same_task_checks_the_same_frames(record: Callable[..., Shard], compared: list[Any], tmp_path: Path):
+    record()
+    first = compared[:]
+    compared.clear()
+    record(path=tmp_path / "again.h5")
+    assert compared == first
+
+
+def test_other_shards_check_other_frames(task: ShardTask):
+    tasks = [dataclasses.replace(task, max_steps=1000, first_seed=10 * index) for index in range(20)]
+    assert len({frozenset(recording._frames_to_check(task)) for task in tasks}) == 20
+
+
+def test_checks_are_spread_over_a_shards_episodes(task: ShardTask):
+    tasks = [dataclasses.replace(task, policies=("driver",) * 10, first_seed=10 * index) for index in range(40)]
+    assert {episode for task in tasks for episode, _ in recording._frames_to_check(task)} == set(range(10))
+
+
+def test_versions_that_were_never_tested_are_checked_more_often(task: ShardTask, monkeypatch: pytest.MonkeyPatch):
+    long = dataclasses.replace(task, max_steps=100_000)
+    monkeypatch.setattr(renderer_choice, "_version", lambda package: "99.0")
+    assert len(recording._frames_to_check(long)) == 1 + CHECKED_FRAMES * renderer_choice.CAUTION
+
+
+def test_the_first_frame_is_checked_before_the_warm_up(record: Callable[..., Shard], compared: list[Any]):
+    record(warmup_steps=3)
+    assert compared[0][1] == 0 and max(step for _, step, _ in compared) < STEPS + 3
+
+
+# --- a frame drawn wrong
+
+
+def test_a_mismatch_has_gymnasium_make_the_shard_again(
+    task: ShardTask, record: Callable[..., Shard], tmp_path: Path, wrong_later: None
+):
+    again = record()
+    plain = record(renderer="gymnasium", path=tmp_path / "plain.h5")
+    assert again.digests == plain.digests
+    assert {**again.attributes, "digests": ""} == {**plain.attributes, "digests": ""}
+
+
+def test_a_shard_made_again_names_gymnasium_and_no_checks(record: Callable[..., Shard], wrong_later: None):
+    attributes = record().attributes
+    assert (attributes["renderer"], attributes["renderer_frames_checked"]) == ("gymnasium", 0)
+
+
+def test_a_mismatch_is_told_with_versions(task: ShardTask, wrong_later: None):
+    recorded = record_shard(task, ignore)
+    assert recorded.steps == 2 * STEPS and recorded.mismatch is not None
+    assert recorded.mismatch.startswith(MISMATCH) and "SDL" in recorded.mismatch
+
+
+def test_no_mismatch_is_told_where_all_frames_are_right(task: ShardTask, every_frame_checked: None):
+    assert record_shard(task, ignore) == Recorded(2 * STEPS, None)
+
+
+def test_nothing_of_a_wrong_shard_is_kept(task: ShardTask, wrong_later: None, monkeypatch: pytest.MonkeyPatch):
+    write, there = recording._write, []
+
+    def watched(task: ShardTask, report: Any) -> Recorded:
+        there.append([path.name for path in task.path.parent.iterdir()])
+        return write(task, report)
+
+    monkeypatch.setattr(recording, "_write", watched)
+    record_shard(task, ignore)
+    assert there == [[], []]  # as the shard was begun, and as it was begun again
+    assert [path.name for path in task.path.parent.iterdir()] == ["shard-00000.h5"]
+
+
+def test_an_older_shard_stays_until_the_new_one_is_whole(
+    task: ShardTask, wrong_later: None, monkeypatch: pytest.MonkeyPatch
+):
+    def crash(self: Any, env: Any) -> Any:
+        raise KeyboardInterrupt
+
+    record_shard(dataclasses.replace(task, renderer="gymnasium"), ignore)
+    before = task.path.read_bytes()
+    monkeypatch.setattr(car_renderer.GymnasiumRenderer, "draw", crash)
+    with pytest.raises(KeyboardInterrupt):
+        record_shard(task, ignore)
+    assert task.path.read_bytes() == before
+
+
+def test_progress_begins_anew_with_a_shard_that_is_made_again(
+    task: ShardTask, wrong_later: None, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(recording, "_frames_to_check", lambda task: {(1, 8)})
+    seen: list[int] = []
+    record_shard(task, seen.append)
+    assert seen == [STEPS, STEPS, 2 * STEPS]
+
+
+def test_a_wrong_frame_that_was_not_checked_is_not_noticed(
+    record: Callable[..., Shard], wrong_later: None, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(recording, "_frames_to_check", lambda task: {(0, 0), (1, 2)})  # right ones
+    assert record().attributes["renderer"] == "c"
+
+
+# --- the command
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def gather(out: Path) -> Callable[..., Rollouts]:
+    """Runs the command in this process, and reads what it made."""
+
+    def run(flags: str = "", num_episodes: int = 2) -> Rollouts:
+        usual = f"--out {out} --num_episodes {num_episodes} --max_steps {STEPS} --episodes_per_shard 2"
+        collect.main([*usual.split(), "--executor", "serial", *flags.split()])
+        return Rollouts(out, verify=True)
+
+    return run
+
+
+def renderers(data: Rollouts) -> list[str]:
+    return [shard.attributes["renderer"] for shard in data.shards]
+
+
+def test_collect_says_which_shard_was_made_again(
+    gather: Callable[..., Rollouts], wrong_later: None, capsys: pytest.CaptureFixture[str]
+):
+    assert renderers(gather("--renderer c")) == ["gymnasium"]
+    lines = [line for line in capsys.readouterr().out.splitlines() if "again" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith(f"shard-00000.h5 was made again, drawn by Gymnasium: {MISMATCH}")
+
+
+def test_collect_says_of_no_other_shard_that_it_was_made_again(
+    gather: Callable[..., Rollouts], capsys: pytest.CaptureFixture[str]
+):
+    gather()
+    assert "again" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("renderer", ["pygame", "gymnasium"])
+def test_collect_draws_with_what_was_asked_for(gather: Callable[..., Rollouts], renderer: str):
+    assert renderers(gather(f"--renderer {renderer}")) == [renderer]
+
+
+def test_data_sets_of_different_renderers_extend_one_another(gather: Callable[..., Rollouts], tmp_path: Path):
+    gather("--renderer gymnasium", num_episodes=2)
+    gather("--renderer c", num_episodes=4)
+    data = gather("--renderer pygame", num_episodes=6)
+    assert renderers(data) == ["gymnasium", "c", "pygame"]
+    flags = f"--num_episodes 6 --max_steps {STEPS} --episodes_per_shard 2 --executor serial"
+    collect.main(["--out", str(tmp_path / "one"), *flags.split()])
+    assert data.digest() == Rollouts(tmp_path / "one").digest()
+
+
+def test_another_renderer_is_no_other_data_set(gather: Callable[..., Rollouts], capsys: pytest.CaptureFixture[str]):
+    gather("--renderer c")
+    gather("--renderer gymnasium")
+    assert capsys.readouterr().out.endswith("all there already\n")
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--env CartPole-v1 --policy random --renderer c", "renderer c draws CarRacing, not CartPole-v1"),
+        ("--env Pictures-v0 --policy random --renderer pygame", "renderer pygame draws CarRacing, not Pictures-v0"),
+        ("--renderer fast", "fast"),
+    ],
+)
+def test_a_renderer_that_does_not_fit_is_refused(gather: Callable[..., Rollouts], out: Path, flags: str, said: str):
+    with pytest.raises(ValueError, match=said):
+        gather(flags)
+    assert not out.exists()
+
+
+def test_a_renderer_that_cannot_be_had_is_refused(
+    gather: Callable[..., Rollouts], chosen_anew: None, monkeypatch: pytest.MonkeyPatch
+):
+    def load() -> Any:
+        raise ImportError("the C renderer was not built")
+
+    monkeypatch.setattr(car_renderer, "load_library", load)
+    with pytest.raises(ValueError, match="renderer c cannot be had: the C renderer was not built"):
+        gather("--renderer c")
+
+
+@pytest.mark.parametrize("flags", ["", "--env world_models/CarRacing-v3"])
+def test_collect_says_which_renderer_auto_took(
+    gather: Callable[..., Rollouts], flags: str, capsys: pytest.CaptureFixture[str]
+):
+    gather(flags)
+    name, reason = renderer_choice.choose("auto")
+    assert capsys.readouterr().out.startswith(f"CarRacing is drawn by {name}: {reason}\n")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--renderer c",
+        "--renderer gymnasium",
+        "--env world_models/CarRacing-v3 --renderer gymnasium",
+        "--env CartPole-v1 --policy random",
+        "--env Pictures-v0 --policy random",
+    ],
+)
+def test_collect_says_nothing_of_the_renderer_where_there_was_no_choice(
+    gather: Callable[..., Rollouts], flags: str, capsys: pytest.CaptureFixture[str]
+):
+    gather(flags)
+    assert "drawn" not in capsys.readouterr().out
+
+
+def test_collect_says_nothing_of_the_renderer_where_nothing_is_left_to_draw(
+    gather: Callable[..., Rollouts], capsys: pytest.CaptureFixture[str]
+):
+    gather()
+    capsys.readouterr()
+    gather()
+    assert "drawn" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("env", ["world_models/CarRacing-v3", "world_models:world_models/CarRacing-v3"])
+def test_our_own_environment_gives_the_rollouts_of_car_racing(tmp_path: Path, env: str):
+    collected = []
+    for env_id in ("CarRacing-v3", env):
+        out = tmp_path / str(len(collected))
+        collect.main(f"--out {out} --env {env_id} --num_episodes 1 --max_steps 3 --executor serial".split())
+        collected.append(Rollouts(out))
+    plain, ours = collected
+    assert (ours.env, ours.preprocess) == (plain.env, plain.preprocess)
+    assert ours.digest() == plain.digest()
+
+
+def test_workers_draw_with_the_renderer_that_was_tried_here(out: Path, chosen_anew: None, monkeypatch: Any):
+    monkeypatch.setattr(renderer_choice, "RENDERERS", {k: v for k, v in renderer_choice.RENDERERS.items() if k != "c"})
+    job = collect.prepare(collect.CollectConfig(str(out)))
+    assert isinstance(job, collect.Job) and {task.renderer for task in job.tasks} == {"pygame"}

@@ -1,0 +1,140 @@
+"""The page of several runs: complete in itself, and nothing in a run's files becomes markup."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from world_models.compare import chart
+from world_models.compare import page as comparison_page
+from world_models.compare.frames import FrameRows
+from world_models.runs.records import RunRecord
+
+CURVES = np.full((4, 6, 3), 7, np.uint8)
+
+
+def _run(name: str, config: dict[str, Any] | None = None, **description: Any) -> RunRecord:
+    lines = ({"frames_seen": 100.0, "val/sse": 20.0, "val/kl_nats": 3.0},)
+    return RunRecord(Path("runs") / name, name, config or {}, lines, None, description)
+
+
+def _rows(*names: str) -> FrameRows:
+    frames = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
+    return FrameRows("rollouts/held<out>", frames, dict.fromkeys(names, 255 - frames))
+
+
+def _page(*runs: RunRecord, frames: FrameRows | None = None, notes: tuple[str, ...] = ()) -> str:
+    return comparison_page.page(runs, CURVES, frames, notes)
+
+
+def _text(page: str) -> str:
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", page))
+
+
+def test_page_needs_nothing_from_elsewhere():
+    page = _page(_run("a"), _run("b"), frames=_rows("a", "b"))
+    references = re.findall(r"""(?:src|href|srcset|url)\s*[=(]\s*["']?([^"')\s>]*)""", page)
+    assert len(references) == 1 + 3  # the curves; the frames, and those of two runs
+    assert all(reference.startswith("data:image/png;base64,") for reference in references)
+
+
+@pytest.mark.parametrize("tag", ["<script", "<link", "<iframe", "@import", "http://", "https://", "file:"])
+def test_page_has_no_scripts_links_or_addresses(tag: str):
+    assert tag not in _page(_run("a"), frames=_rows("a"))
+
+
+def test_everything_from_a_run_is_escaped():
+    bad = "<script>&'\""
+    runs = [_run(bad, {bad: bad}, env=bad, versions={bad: bad}, data_digest=bad), _run("b", data_digest="d")]
+    page = _page(*runs, frames=_rows(bad), notes=(bad,))
+    assert "<script" not in page
+    assert "held<out>" not in page
+    assert "&lt;script&gt;&amp;" in page
+
+
+def test_page_of_several_runs_says_how_many():
+    assert "<title>2 runs side by side</title>" in _page(_run("a"), _run("b"))
+
+
+def test_page_of_one_run_has_its_name():
+    assert "<title>The run a</title>" in _page(_run("a"))
+
+
+def test_every_column_is_explained():
+    text = _text(_page(_run("a")))
+    assert "val SSE : least squared error of a validation" in text
+    assert "PSNR" not in text
+
+
+def test_settings_that_differ_are_listed():
+    assert "seed 0 1" in _text(_page(_run("a", {"seed": 0}), _run("b", {"seed": 1})))
+
+
+def test_equal_settings_are_said_to_be_equal():
+    assert "the settings are the same" in _text(_page(_run("a"), _run("b")))
+
+
+def test_runs_that_do_not_compare_are_warned_of():
+    assert "Careful: the runs were trained on different data" in _text(
+        _page(_run("a", data_digest="1"), _run("b", data_digest="2"))
+    )
+
+
+def test_what_is_left_out_is_said():
+    assert "no frames of x" in _text(_page(_run("a"), notes=("no frames of x",)))
+
+
+def test_frames_are_labelled_with_the_names_of_the_runs():
+    page = _page(_run("a"), _run("b"), frames=_rows("a", "b"))
+    assert re.findall(r"<th>([^<]*)</th><td><img", page) == ["held-out frames", "a", "b"]
+
+
+def test_without_frames_there_is_no_word_of_them():
+    assert "The same frames" not in _page(_run("a"))
+
+
+def test_each_run_says_where_it_comes_from():
+    text = _text(_page(_run("a", versions={"git_commit": "abc123"}), _run("b")))
+    assert "git commit abc123" in text
+    assert "folder runs/b" in text
+
+
+# compare.png
+
+
+def _ink(picture: np.ndarray) -> int:
+    return int((picture < 250).any(2).sum())
+
+
+def test_curves_of_a_run_are_drawn():
+    assert _ink(chart.draw([_run("a")])) > 0
+
+
+def test_a_run_before_its_first_line_is_drawn_as_nothing():
+    empty = RunRecord(Path("runs/a"), "a", {}, (), None, {})
+    assert _ink(chart.draw([empty])) < _ink(chart.draw([_run("a")]))
+
+
+def test_a_long_curve_has_no_marks_on_its_points():
+    def drawn(count: int) -> np.ndarray:
+        lines = tuple({"frames_seen": float(x), "train/sse": 5.0} for x in np.linspace(0, 100, count))
+        return chart.draw([RunRecord(Path("runs/a"), "a", {}, lines, None, {})])
+
+    assert _ink(drawn(100)) < _ink(drawn(5))
+
+
+@pytest.mark.parametrize("name", ["$x", r"$\nothing$", "_hidden", "x" * 300, "a\\b{"])
+def test_no_name_upsets_the_drawing(name: str):
+    assert _ink(chart.draw([_run(name)])) > 0
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, 1e-30, 1e29])
+def test_no_value_upsets_the_drawing(value: float):
+    lines = ({"frames_seen": 1.0, "val/sse": value, "val/kl_nats": value}, {"frames_seen": 1e9, "val/sse": 1.0})
+    assert _ink(chart.draw([RunRecord(Path("runs/a"), "a", {}, lines, None, {})])) > 0
+
+
+def test_hundreds_of_runs_are_drawn():
+    assert _ink(chart.draw([_run(f"run{i}") for i in range(40)])) > 0

@@ -1,0 +1,297 @@
+"""Who drives: each policy is a function of its seed and of what it sees, and every wrong name has a clear answer."""
+
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.envs.box2d import car_racing
+
+from world_models import envs
+from world_models.envs import policies
+
+FRAME = np.zeros((64, 64, 3), np.uint8)
+CAR_ACTIONS = spaces.Box(np.array([-1, 0, 0], np.float32), np.ones(3, np.float32))
+
+
+class Stub:
+    """An environment whose state is what the test says."""
+
+    def __init__(self, action_space: spaces.Space = CAR_ACTIONS, **state: float):
+        self.action_space, self.env = action_space, None
+        self.telemetry_names: tuple[str, ...] = tuple(dict.fromkeys((*policies.Driver.NEEDS, *policies.Expert.NEEDS)))
+        self.state = dict.fromkeys(self.telemetry_names, 0.0) | state
+
+    def telemetry(self) -> np.ndarray:
+        return np.array([self.state[name] for name in self.telemetry_names], np.float32)
+
+
+def act(policy: policies.Policy, steps: int) -> np.ndarray:
+    return np.stack([np.asarray(policy(FRAME)) for _ in range(steps)])
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(car_racing.CarRacing, "_render", lambda self, mode: np.zeros((96, 96, 3), np.uint8))
+
+
+# --- random numbers
+
+
+@pytest.mark.parametrize("name", policies.BUILTIN)
+def test_actions_derive_from_the_seed_alone(name: str):
+    make = policies.BUILTIN[name]
+    first = Stub(spaces.Box(CAR_ACTIONS.low, CAR_ACTIONS.high))
+    first.action_space.seed(99)
+    first.action_space.sample()
+    second = Stub(spaces.Box(CAR_ACTIONS.low, CAR_ACTIONS.high))
+    np.testing.assert_array_equal(act(make(first, 7), 100), act(make(second, 7), 100))
+
+
+@pytest.mark.parametrize("name", sorted(policies.BUILTIN.keys() - {"expert"}))
+def test_another_seed_acts_otherwise(name: str):
+    make = policies.BUILTIN[name]
+    assert not np.array_equal(act(make(Stub(), 7), 20), act(make(Stub(), 8), 20))
+
+
+def test_policy_and_track_of_one_seed_do_not_share_random_numbers():
+    assert not set(policies.generator(5).random(1000)) & set(np.random.default_rng(5).random(1000))
+
+
+@pytest.mark.parametrize("name", policies.BUILTIN)
+def test_making_and_asking_a_policy_leaves_the_envs_random_numbers_alone(name: str, undrawn: None):
+    env = envs.make_env("CarRacing-v3", renderer="gymnasium")
+    env.reset(5)
+    before = env.env.unwrapped.np_random.bit_generator.state
+    act(policies.BUILTIN[name](env, 5), 10)
+    assert env.env.unwrapped.np_random.bit_generator.state == before
+
+
+# --- random
+
+
+def test_random_stays_within_the_box():
+    actions = act(policies.random(Stub(), 0), 500)
+    assert (actions >= CAR_ACTIONS.low).all() and (actions <= CAR_ACTIONS.high).all()
+
+
+def test_random_is_uniform_over_the_box():
+    actions = act(policies.random(Stub(), 0), 4000)
+    np.testing.assert_allclose(np.quantile(actions, [0.25, 0.5, 0.75], axis=0)[:, 0], [-0.5, 0, 0.5], atol=0.06)
+
+
+def test_random_takes_each_discrete_action_and_no_other():
+    actions = act(policies.random(Stub(spaces.Discrete(4, start=1)), 0), 200)
+    assert set(actions.tolist()) == {1, 2, 3, 4}
+
+
+# --- brownian
+
+
+@pytest.mark.parametrize("seed", [0, 1, 12345])
+def test_brownian_is_a_clipped_walk_from_a_uniform_start(seed: int):
+    rng = np.random.default_rng([seed, int.from_bytes(b"policy", "big")])
+    low, high = CAR_ACTIONS.low.astype(np.float64), CAR_ACTIONS.high.astype(np.float64)
+    expected = [low + (high - low) * rng.random(3)]
+    for _ in range(300):
+        expected.append(np.minimum(np.maximum(expected[-1] + rng.normal(0, 1, 3) / math.sqrt(50), low), high))
+    np.testing.assert_allclose(act(policies.brownian(Stub(), seed), 301), expected, atol=1e-6)
+
+
+def test_brownian_stays_within_the_box_and_reaches_its_edges():
+    actions = act(policies.brownian(Stub(), 0), 2000)
+    np.testing.assert_array_equal([actions.min(0), actions.max(0)], [CAR_ACTIONS.low, CAR_ACTIONS.high])
+
+
+def test_brownian_gives_float32_of_the_boxs_shape():
+    action = policies.brownian(Stub(spaces.Box(-1.0, 1.0, (2, 3))), 0)(FRAME)
+    assert (action.dtype, action.shape) == (np.float32, (2, 3))
+
+
+def test_brownian_hands_out_an_action_that_stays_as_it_was():
+    policy = policies.brownian(Stub(), 0)
+    first = policy(FRAME)
+    kept = first.copy()
+    policy(FRAME)
+    np.testing.assert_array_equal(first, kept)
+
+
+@pytest.mark.parametrize(
+    "space", [spaces.Discrete(2), spaces.Box(-np.inf, np.inf, (2,)), spaces.MultiBinary(2)], ids=str
+)
+def test_brownian_refuses_actions_without_bounds(space: spaces.Space):
+    with pytest.raises(ValueError, match=r"brownian needs bounded continuous actions.*use random"):
+        policies.brownian(Stub(space), 0)
+
+
+# --- driver
+
+
+def returns(name: str, seed: int, steps: int = 500) -> float:
+    env = envs.make_env("CarRacing-v3", renderer="gymnasium")
+    frame = env.reset(seed)
+    policy = policies.load_policy(name)(env, seed)
+    earned = 0.0
+    for _ in range(steps):
+        frame, reward, terminated, _ = env.step(envs.to_columns(env.action_space, policy(frame)))
+        earned += reward
+        if terminated:
+            break
+    env.close()
+    return earned
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_driver_earns_far_more_than_random(seed: int, undrawn: None):
+    assert returns("driver", seed) > returns("random", seed) + 150
+
+
+def mean_action(**state: float) -> np.ndarray:
+    """Over the styles and nerves of many seeds."""
+    return np.mean([act(policies.Driver(Stub(CAR_ACTIONS, **state), seed), 5).mean(0) for seed in range(20)], axis=0)
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.parametrize(
+    ("name", "size"), [("center_distance_m", 10), ("relative_heading_rad", 0.8), ("curvature_ahead_10m_per_m", -0.1)]
+)
+def test_driver_steers_against_the_error(name: str, size: float, sign: int):
+    steer = mean_action(**{name: sign * size, "velocity_along_m_per_s": 20.0})[0]  # left of the line: steer right
+    assert sign * steer > 0.2
+
+
+def test_driver_gives_gas_from_rest():
+    _, gas, brake = mean_action()
+    assert gas > 0.5 and brake == 0
+
+
+@pytest.mark.parametrize("ahead_m", [10, 25, 50])
+def test_driver_brakes_before_a_sharp_turn(ahead_m: int):
+    turn = {f"curvature_ahead_{ahead_m}m_per_m": 0.2, "velocity_along_m_per_s": 60.0}
+    _, gas, brake = mean_action(**turn)
+    assert gas == 0 and brake > 0.3
+
+
+def test_driver_stays_within_the_action_space():
+    actions = np.concatenate([act(policies.Driver(Stub(center_distance_m=x), 0), 200) for x in (-30.0, 0.0, 30.0)])
+    assert (actions >= CAR_ACTIONS.low).all() and (actions <= CAR_ACTIONS.high).all()
+
+
+def test_driver_is_inattentive_now_and_then():
+    steers = act(policies.Driver(Stub(center_distance_m=1e4, relative_heading_rad=3.0), 0), 3000)[:, 0]
+    assert 0.01 < np.mean(steers < 0.5) < 0.3  # so far off the road, attention is steering fully to the right
+
+
+def test_driver_refuses_an_env_without_telemetry():
+    env = envs.make_env("CartPole-v1")
+    with pytest.raises(ValueError, match="driver needs CarRacing's telemetry"):
+        policies.Driver(env, 0)
+
+
+@pytest.mark.parametrize("space", [spaces.Discrete(4), spaces.Box(-1.0, 1.0, (2,))], ids=str)
+def test_driver_refuses_other_actions_than_a_cars(space: spaces.Space):
+    with pytest.raises(ValueError, match=r"driver needs .* continuous actions"):
+        policies.Driver(Stub(space), 0)
+
+
+def test_driver_presses_the_key_for_what_it_would_steer():
+    keys = act(policies.Driver(Stub(spaces.Discrete(5), center_distance_m=1e4, relative_heading_rad=3.0), 0), 300)
+    assert set(keys.tolist()) <= set(range(5)) and np.mean(keys == 1) > 0.5  # right, back to the road
+
+
+def test_keys_come_to_what_was_wanted():
+    wanted = np.array([0.12, 0.05, 0.2], np.float32)
+    keys = policies.Keys()
+    given = np.mean([policies.Keys.GIVES[keys.press(wanted)] for _ in range(500)], axis=0)
+    np.testing.assert_allclose(given, wanted, atol=0.01)
+
+
+# --- names
+
+
+@pytest.fixture
+def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Writes the module `own_policy_module`, importable during the test."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_policy_module", raising=False)
+
+    def write(source: str) -> None:
+        (tmp_path / "own_policy_module.py").write_text(source)
+
+    return write
+
+
+@pytest.mark.parametrize("name", ["random", "brownian", "driver"])
+def test_a_builtin_policy_has_a_name(name: str):
+    assert policies.load_policy(name) is policies.BUILTIN[name]
+
+
+def test_your_own_policy_is_named_by_module_and_name(own_module: Callable[[str], None]):
+    own_module("def full_gas(env, seed):\n    return lambda frame: [seed, 1, 0]\n")
+    policy = policies.load_policy("own_policy_module:full_gas")(Stub(), 3)
+    assert policy(FRAME) == [3, 1, 0]
+
+
+def test_your_own_policy_may_be_a_class(own_module: Callable[[str], None]):
+    own_module("class Still:\n    def __init__(self, env, seed): pass\n    def __call__(self, frame): return 0\n")
+    assert policies.load_policy("own_policy_module:Still")(Stub(), 0)(FRAME) == 0
+
+
+@pytest.mark.parametrize("name", ["", "brwnian", "mixture", "own_policy_module"])
+def test_an_unknown_name_is_told_the_known_ones(name: str):
+    with pytest.raises(
+        ValueError, match="is none of random, brownian, driver, expert, mixture; give one of them or package"
+    ):
+        policies.load_policy(name)
+
+
+@pytest.mark.parametrize("name", ["no_such_module:drive", "math:no_such_name", ":drive", "math:", ".relative:drive"])
+def test_what_cannot_be_imported_is_refused(name: str):
+    with pytest.raises(ValueError, match=r"cannot be imported .*; give package\.module:name"):
+        policies.load_policy(name)
+
+
+def test_what_cannot_be_called_is_refused():
+    with pytest.raises(ValueError, match=r"'math:pi' is float, not callable; give a function of \(env, seed\)"):
+        policies.load_policy("math:pi")
+
+
+# --- mixtures
+
+WEIGHTS: list[dict[str, float]] = [
+    {"a": 1.0},
+    {"a": 3.0, "b": 1.0},
+    {"a": 0.7, "b": 0.3},
+    {"a": 1.0, "b": 1.0, "c": 1.0},
+]
+
+
+def test_equal_weights_take_turns():
+    assert policies.deal({"a": 1.0, "b": 1.0}, 7) == list("abababa")
+
+
+@pytest.mark.parametrize("weights", WEIGHTS, ids=str)
+def test_every_prefix_holds_the_policies_in_proportion(weights: dict[str, float]):
+    dealt = policies.deal(weights, 60)
+    for count in range(1, 61):
+        for name, weight in weights.items():
+            assert abs(dealt[:count].count(name) - count * weight / sum(weights.values())) < 1
+
+
+@pytest.mark.parametrize("weights", WEIGHTS, ids=str)
+def test_a_longer_deal_begins_with_the_shorter(weights: dict[str, float]):
+    long = policies.deal(weights, 30)
+    assert [policies.deal(weights, n) for n in range(30)] == [long[:n] for n in range(30)]
+
+
+def test_a_deal_depends_on_the_weights_not_on_the_order_they_are_written_in():
+    assert policies.deal({"a": 1.0, "b": 1.0}, 6) == policies.deal({"b": 1.0, "a": 1.0}, 6)
+
+
+def test_a_frame_env_offers_what_a_policy_may_ask_for():
+    env: Any = envs.make_env("CarRacing-v3", renderer="gymnasium")
+    assert isinstance(env, policies.Drivable)

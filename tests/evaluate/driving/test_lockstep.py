@@ -1,0 +1,143 @@
+"""Tracks in lock-step: the same episodes as one by one, seen or not, and when they end."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from world_models import envs
+from world_models.evaluate.driving import lockstep
+from world_models.evaluate.driving.lockstep import Car, Driven, Place
+
+CAR_RACING = Place("CarRacing-v3", {}, "0:84")
+GAS = np.array([0.1, 0.8, 0.0], np.float32)
+
+
+def full_gas(cars: Sequence[Car]) -> list[np.ndarray]:
+    return [GAS] * len(cars)
+
+
+def ignore(steps: int) -> None:
+    pass
+
+
+def test_a_track_is_the_episode_that_an_environment_of_its_seed_gives():
+    frames: list[np.ndarray] = []
+
+    def watched(cars: Sequence[Car]) -> list[np.ndarray]:
+        frames.append(cars[1].frame)
+        return full_gas(cars)
+
+    driven = lockstep.drive(CAR_RACING, [3, 4], 5, watched, ignore)
+    env, total = envs.make_env("CarRacing-v3"), 0.0
+    frame = env.reset(4)
+    for seen in frames:
+        np.testing.assert_array_equal(seen, frame)
+        frame, reward, _, _ = env.step(GAS)
+        total += reward
+    telemetry = dict(zip(env.telemetry_names, env.telemetry().tolist(), strict=True))
+    assert driven.returns[1] == total
+    assert driven.paths_m[1][-1].tolist() == [telemetry["position_x_m"], telemetry["position_y_m"]]
+    env.close()
+
+
+def test_advice_is_what_the_expert_does_and_distance_is_to_the_centre_line():
+    car, env = Car(CAR_RACING, 7), envs.make_env("CarRacing-v3")
+    env.reset(7)
+    for _ in range(3):
+        car.step(GAS)
+        env.step(GAS)
+    np.testing.assert_array_equal(car.advice(), lockstep.Expert(env, 7)(None))
+    assert car.distance_m() == abs(env.telemetry()[env.telemetry_names.index("center_distance_m")])
+    car.close()
+    env.close()
+
+
+def test_who_does_not_look_gets_black_frames_and_the_same_drive():
+    blind = Car(CAR_RACING, 3, drawn=False)
+    assert not blind.frame.any()
+    blind.close()
+    drawn, undrawn = (lockstep.drive(CAR_RACING, [3], 20, full_gas, ignore, shown) for shown in (True, False))
+    np.testing.assert_array_equal(drawn.returns, undrawn.returns)
+    np.testing.assert_array_equal(drawn.paths_m[0], undrawn.paths_m[0])
+
+
+def _ending(monkeypatch: pytest.MonkeyPatch, last_reward: float) -> None:
+    """Episodes that end after the second step."""
+    step, ends = envs.FrameEnv.step, iter([False, True])
+
+    def step_to_end(self: envs.FrameEnv, action: np.ndarray) -> tuple[Any, float, bool, bool]:
+        frame, *_ = step(self, action)
+        end = next(ends)
+        return frame, last_reward if end else 1.0, end, False
+
+    monkeypatch.setattr(envs.FrameEnv, "step", step_to_end)
+
+
+def test_a_track_that_has_ended_is_driven_no_further(monkeypatch: pytest.MonkeyPatch):
+    _ending(monkeypatch, 5.0)
+    driven = lockstep.drive(CAR_RACING, [3], 9, full_gas, ignore)
+    assert (driven.returns.tolist(), driven.finished.tolist(), len(driven.paths_m[0])) == ([6.0], [True], 3)
+
+
+def test_leaving_the_field_finishes_no_lap(monkeypatch: pytest.MonkeyPatch):
+    _ending(monkeypatch, -100.0)
+    assert not lockstep.drive(CAR_RACING, [3], 9, full_gas, ignore).finished.any()
+
+
+def test_an_episode_that_is_cut_off_finishes_no_lap():
+    assert not lockstep.drive(CAR_RACING, [3], 2, full_gas, ignore).finished.any()
+
+
+def test_progress_counts_all_steps_that_were_planned(monkeypatch: pytest.MonkeyPatch):
+    _ending(monkeypatch, 5.0)
+    told: list[int] = []
+    lockstep.drive(CAR_RACING, [3], 4, full_gas, told.append)
+    assert told == [1, 2, 3, 4]
+
+
+def test_outlines_are_the_centre_lines_of_the_tracks():
+    car = Car(CAR_RACING, 3, drawn=False)
+    outline, start = car.outline_m(), car.path_m[0]
+    assert outline.shape[1] == 2
+    assert np.linalg.norm(outline - start, axis=1).min() < 10
+    car.close()
+
+
+def test_parts_are_put_together_in_their_order():
+    one, other = (
+        Driven(np.array([value]), np.array([value > 1]), [np.zeros((1, 2))], [np.ones((1, 2))]) for value in (1.0, 2.0)
+    )
+    both = Driven.together([one, other])
+    assert (both.returns.tolist(), both.finished.tolist()) == ([1, 2], [False, True])
+    assert len(both.paths_m) == len(both.outlines_m) == 2
+
+
+def test_as_many_frames_are_read_at_once_whatever_the_number_of_cars():
+    cars, sizes = [Car(CAR_RACING, seed) for seed in (3, 4)], []
+
+    def read(frames: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(frames))
+        return frames[:, 40, 40].float()
+
+    z = lockstep.look(cars, read, 5)
+    np.testing.assert_array_equal(z, np.stack([car.frame[40, 40] for car in cars]))
+    assert sizes == [5]
+    for car in cars:
+        car.close()
+
+
+def test_a_place_without_an_expert_is_refused():
+    with pytest.raises(ValueError, match="no expert for this environment"):
+        Place("CarRacing-v3", {"continuous": False}, "0:84").check()
+
+
+def test_a_place_with_an_expert_is_not_refused():
+    CAR_RACING.check()
+
+
+def test_arguments_that_the_environment_does_not_take_are_refused():
+    with pytest.raises(ValueError, match="env_args holds colour"):
+        Place("CarRacing-v3", {"colour": 1}, "0:84").check()

@@ -1,0 +1,161 @@
+"""Linear probes and small networks, on targets whose answer is known."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from world_models.evaluate import probes
+
+
+def _features(count: int = 400, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal([0, 5, -3], [1, 0.1, 20], (count, 3)).astype(np.float32)
+
+
+def _line(x: np.ndarray) -> np.ndarray:
+    return (x @ np.array([[1.0], [30.0], [-0.1]]) + 100).astype(np.float32)
+
+
+def _probe(target: Any, noise: float = 0.0) -> float | None:
+    train, test = _features(), _features(200, seed=1)
+    rng = np.random.default_rng(2)
+    targets = [(target(x) + noise * rng.normal(size=(len(x), 1))).astype(np.float32) for x in (train, test)]
+    return probes.linear_r2(train, targets[0], test, targets[1])[0]
+
+
+def test_probe_finds_a_linear_target():
+    assert _probe(_line) == pytest.approx(1, abs=1e-3)
+
+
+def test_probe_explains_the_share_that_is_linear():
+    explained = _probe(_line, noise=float(_line(_features()).std()))
+    assert explained == pytest.approx(0.5, abs=0.1)
+
+
+def test_probe_finds_nothing_in_noise():
+    assert _probe(lambda x: 0 * _line(x), noise=1.0) == pytest.approx(0, abs=0.05)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e4])
+def test_probe_of_a_constant_target_is_none(value: float):
+    assert _probe(lambda x: np.full((len(x), 1), value)) is None
+
+
+def test_probe_ignores_a_feature_that_never_varies():
+    train, test = (
+        np.concatenate([x, np.full((len(x), 1), 0.1, np.float32)], 1) for x in (_features(), _features(200, 1))
+    )
+    assert probes.linear_r2(train, _line(train[:, :3]), test, _line(test[:, :3]))[0] == pytest.approx(1, abs=1e-3)
+
+
+def test_probes_are_one_a_target():
+    x = _features()
+    y = np.concatenate([_line(x), np.ones_like(_line(x)), x[:, :1]], 1)
+    found = probes.linear_r2(x, y, x, y)
+    assert [r2 is None for r2 in found] == [False, True, False]
+
+
+# by network, from pixels, and of all features
+
+
+def test_a_network_finds_what_is_not_linear():
+    train, test = _features(4000), _features(500, seed=1)
+    squares = [np.square(x[:, :1]) for x in (train, test)]
+    linear, network = (
+        probe(train, squares[0], test, squares[1])[0] or 0.0 for probe in (probes.linear_r2, probes.mlp_r2)
+    )
+    assert linear < 0.1 and network > 0.95
+
+
+def test_a_network_is_the_same_every_time():
+    x = _features()
+    assert probes.mlp_r2(x, _line(x), x, _line(x)) == probes.mlp_r2(x, _line(x), x, _line(x))
+
+
+def test_networks_do_not_depend_on_the_number_of_threads(two_threads: None):
+    by_two = probes.read(("in_mu", "in_pixels", "constant"), _seen(500, 0), _seen(200, 1))
+    torch.set_num_threads(1)
+    by_one = probes.read(("in_mu", "in_pixels", "constant"), _seen(500, 0), _seen(200, 1))
+    assert [by_two[name] for name in ("mu_mlp", "pca_mlp")] == [by_one[name] for name in ("mu_mlp", "pca_mlp")]
+
+
+def test_a_networks_first_weights_are_as_pytorch_draws_them():
+    network = probes._network(5, 2, torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    assert torch.equal(next(network.parameters()), torch.nn.Linear(5, probes.HIDDEN).weight)
+
+
+def test_a_network_leaves_the_random_numbers_of_others_alone():
+    x, state = _features(), torch.get_rng_state()
+    probes.mlp_r2(x, _line(x), x, _line(x))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_both_systems_of_equations_have_the_same_solution():
+    rng = np.random.default_rng(0)
+    x, y, tests = (rng.normal(size=shape).astype(np.float32) for shape in ((30, 29), (30, 2), (7, 29)))
+    np.testing.assert_allclose(probes._ridge(x, y, tests), probes._ridge(x, y, tests, x @ x.T), rtol=1e-3, atol=1e-3)
+
+
+def test_more_features_than_rows_give_the_same_as_the_same_features_twice():
+    """A column that stands twice adds nothing but the weight of its ridge, which is small."""
+    rng = np.random.default_rng(0)
+    x, tests = rng.normal(size=(40, 30)).astype(np.float32), rng.normal(size=(50, 30)).astype(np.float32)
+    twice, tests_twice = (np.concatenate([each, each], 1) for each in (x, tests))
+    once = probes.linear_r2(x, _line(x[:, :3]), tests, _line(tests[:, :3]))[0]
+    assert probes.linear_r2(twice, _line(x[:, :3]), tests_twice, _line(tests[:, :3]))[0] == pytest.approx(
+        once, abs=1e-3
+    )
+    assert once is not None and once > 0.9
+
+
+@pytest.mark.parametrize("value", [1, 102, 255])
+def test_a_pixel_that_never_varied_in_training_counts_for_nothing(value: int):
+    rng = np.random.default_rng(0)
+    train, test = (rng.integers(0, 256, (rows, 600), np.uint8) for rows in (400, 50))
+    targets = [_line(pixels[:, :3].astype(np.float32)) for pixels in (train, test)]
+    without = probes._pixels_r2(train, targets[0], test, targets[1])
+    still, moving = (np.insert(train, 0, value, 1), np.insert(test, 0, np.arange(50), 1))
+    assert probes._pixels_r2(still, targets[0], moving, targets[1]) == pytest.approx(without, rel=1e-3)
+
+
+def test_strength_is_chosen_on_rows_that_are_not_fitted():
+    rng = np.random.default_rng(0)
+    train_x, test_x = rng.normal(size=(100, 90)).astype(np.float32), rng.normal(size=(200, 90)).astype(np.float32)
+    train_y, test_y = (x[:, :1] + 3 * rng.normal(size=(len(x), 1)).astype(np.float32) for x in (train_x, test_x))
+    weakest = probes._r2(probes._ridge(train_x, train_y, test_x)[0], test_y)[0]
+    chosen = probes.linear_r2(train_x, train_y, test_x, test_y)[0]
+    assert weakest is not None and chosen is not None and chosen > weakest + 0.5
+
+
+def _seen(count: int, seed: int) -> probes.Seen:
+    rng = np.random.default_rng(seed)
+    mu = rng.normal(size=(count, 4)).astype(np.float32)
+    pixels = rng.integers(0, 256, (count, 12), np.uint8)
+    telemetry = np.stack([mu[:, 0], mu[:, 1] * 0 + pixels[:, 0], np.ones(count)], 1).astype(np.float32)
+    return probes.Seen(mu, mu[:, 2:], pixels, telemetry)
+
+
+def test_each_probe_reads_its_own_features():
+    found = probes.read(("in_mu", "in_pixels", "constant"), _seen(500, 0), _seen(200, 1))
+    assert {name: [r2 is not None and r2 > 0.9 for r2 in list(of.values())[:2]] for name, of in found.items()} == {
+        "mu_linear": [True, False],
+        "mu_mlp": [True, False],
+        "pca_linear": [False, False],
+        "pca_mlp": [False, False],
+        "pixels_linear": [False, True],
+    }
+
+
+def test_each_probe_has_all_targets_by_name():
+    found = probes.read(("in_mu", "in_pixels", "constant"), _seen(50, 0), _seen(20, 1))
+    assert {tuple(of) for of in found.values()} == {("in_mu", "in_pixels", "constant")}
+    assert {of["constant"] for of in found.values()} == {None}
+
+
+def test_chosen_frames_keep_what_belongs_together():
+    seen, chosen = _seen(10, 0), np.arange(10) % 3 == 0
+    some = seen.where(chosen)
+    assert len(some) == 4
+    np.testing.assert_array_equal(some.mu[:, 0], some.telemetry[:, 0])

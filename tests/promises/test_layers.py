@@ -1,0 +1,101 @@
+import ast
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import world_models
+
+PACKAGE = Path(__file__).parents[2] / "world_models"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def test_imports_keep_the_contracts():
+    command = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+    result = subprocess.run([sys.executable, "-c", command], cwd=PACKAGE.parent, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize("heavy", ["torch", "Box2D", "pygame", "cv2", "h5py"])
+def test_importing_the_package_imports_nothing_heavy(heavy):
+    script = f"import sys, world_models; sys.exit({heavy!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 0
+
+
+@pytest.mark.parametrize("name", sorted(set(world_models.__all__) - {"__version__"}))
+def test_public_names_are_there(name):
+    assert callable(getattr(world_models, name))
+    assert name in dir(world_models)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = world_models.nothing  # type: ignore[attr-defined]
+
+
+def test_a_command_lets_openmp_wait_without_taking_the_cores():
+    command = [sys.executable, "-m", "world_models.encode", "--help"]
+    env = {**os.environ, "OMP_DISPLAY_ENV": "true"}
+    env.pop("OMP_WAIT_POLICY", None)
+    shown = subprocess.run(command, env=env, capture_output=True, text=True).stderr
+    if "OMP_WAIT_POLICY" not in shown:
+        pytest.skip("PyTorch's OpenMP here does not display its settings")
+    assert "OMP_WAIT_POLICY = 'PASSIVE'" in shown
+
+
+def test_openmp_is_left_alone_where_the_package_is_imported():
+    script = "import os, world_models; print(os.environ.get('OMP_WAIT_POLICY'))"
+    env = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    assert subprocess.check_output([sys.executable, "-c", script], env=env, text=True) == "None\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "is_command"),
+    [
+        (["python", "-m", "world_models"], True),
+        (["python", "-u", "-m", "world_models.train_vae", "--lr", "0.1"], True),
+        (["python", "-m", "world_models_of_mine"], False),
+        (["python", "-m", "pytest", "-m", "world_models"], False),
+        (["python", "train.py"], False),
+        (["python", "-m"], False),
+    ],
+)
+def test_commands_are_known_by_how_they_are_called(argv, is_command, monkeypatch):
+    monkeypatch.setattr(sys, "orig_argv", argv)
+    assert world_models._is_command() == is_command
+
+
+def test_no_module_is_over_300_lines():
+    long = {path.name: n for path in MODULES if (n := len(path.read_text().splitlines())) > 300}
+    assert not long
+
+
+def test_no_function_is_over_50_lines():
+    long = [
+        f"{path.name}:{node.name}"
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno >= 50
+    ]
+    assert not long
+
+
+def test_the_median_function_is_short():
+    lengths = [
+        (node.end_lineno or 0) - node.lineno + 1
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef)
+    ]
+    assert statistics.median(lengths) <= 8
+
+
+def test_no_pickle_is_ever_loaded():
+    for path in MODULES:
+        text = path.read_text()
+        assert "import pickle" not in text
+        assert "allow_pickle" not in text
+        assert text.count("torch.load(") == text.count("weights_only=True)")

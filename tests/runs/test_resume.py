@@ -1,0 +1,233 @@
+"""The state that a training goes on from: what was saved is what is loaded, by the run that it is of."""
+
+import io
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from world_models.data.batches import Batch
+from world_models.runs import resume as training_state
+from world_models.runs.resume import load_state
+from world_models.train_vae.learner import Learner
+from world_models.vae.model import VAE, VAEConfig
+
+
+def test_state_comes_back_as_it_was_saved(tmp_path: Path):
+    state = {"step": 7, "best": float("inf"), "id": None, "sums": torch.arange(3.0), "nested": {"a": [torch.ones(2)]}}
+    training_state.save_state(tmp_path, state)
+    loaded = load_state(tmp_path)
+    assert torch.equal(loaded.pop("sums"), state.pop("sums"))
+    assert torch.equal(loaded.pop("nested")["a"][0], state.pop("nested")["a"][0])
+    assert loaded == state
+
+
+class _Code:
+    """What an attacker hides in a pickle."""
+
+    def __init__(self, path: Path):
+        self._path = path
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return os.mkdir, (str(self._path),)
+
+
+@pytest.mark.parametrize("write", [torch.save, lambda state, path: Path(path).write_bytes(pickle.dumps(state, 2))])
+def test_a_state_that_holds_code_is_refused(tmp_path: Path, write: Callable[[Any, Path], Any]):
+    write({"step": _Code(tmp_path / "pwned")}, tmp_path / "state.pt")
+    with pytest.raises(ValueError, match=r"state\.pt: no training state .* delete it to start anew"):
+        load_state(tmp_path)
+
+
+@pytest.mark.parametrize("write", [torch.save, lambda state, path: Path(path).write_bytes(pickle.dumps(state, 2))])
+def test_code_in_a_state_is_never_run(tmp_path: Path, write: Callable[[Any, Path], Any]):
+    write({"step": _Code(tmp_path / "pwned")}, tmp_path / "state.pt")
+    with pytest.raises(ValueError):
+        load_state(tmp_path)
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize("left", ["half", b"", b"no tensors in here" * 100])
+def test_a_damaged_state_is_refused(tmp_path: Path, left: str | bytes):
+    training_state.save_state(tmp_path, {"sums": torch.zeros(1000)})
+    whole = (tmp_path / "state.pt").read_bytes()
+    (tmp_path / "state.pt").write_bytes(left if isinstance(left, bytes) else whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"state\.pt: no training state"):
+        load_state(tmp_path)
+
+
+def test_a_refusal_is_one_line(tmp_path: Path):
+    torch.save({"step": _Code(tmp_path / "pwned")}, tmp_path / "state.pt")
+    with pytest.raises(ValueError) as refused:
+        load_state(tmp_path)
+    assert "\n" not in str(refused.value)
+
+
+def test_an_interrupted_save_leaves_the_old_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    training_state.save_state(tmp_path, {"step": 1})
+
+    def crash(state: Any, file: io.BytesIO) -> None:
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", crash)
+    with pytest.raises(KeyboardInterrupt):
+        training_state.save_state(tmp_path, {"step": 2})
+    assert load_state(tmp_path) == {"step": 1}
+
+
+OLDER = "lr: 0.5\nvae:\n  z_dim: 2\n"
+NOW = "dataset: rollouts\nlr: 0.5\nstandardise: false\nvae:\n  network: paper\n  variance: 0.5\n  z_dim: 2\n"
+USUAL = "dataset: rollouts\nlr: 0.002\nstandardise: true\nvae:\n  network: paper\n  variance: null\n  z_dim: 32\n"
+
+
+def test_older_settings_are_what_they_were_when_a_run_goes_on(tmp_path: Path):
+    """A config of before a field came goes on with its default, or with what was done before the field came."""
+    (tmp_path / "config.yaml").write_text(OLDER)
+    assert training_state.load_run(tmp_path, NOW, USUAL, (), "digest") is None  # it has no state yet
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (NOW.replace("rollouts", "mnist"), "dataset rollouts, not mnist: give --config {}"),
+        (
+            NOW.replace("variance: 0.5", "variance: null"),
+            "vae.variance 0.5, not None: give --config {} --vae.variance 0.5",
+        ),
+        (NOW.replace("false", "true"), "standardise False, not True: give --config {} --standardise false"),
+        (NOW.replace("z_dim: 2", "z_dim: 3"), "vae.z_dim 2, not 3: give --config {} --resume true"),
+    ],
+)
+def test_a_run_with_other_settings_is_not_gone_on_with(tmp_path: Path, changed: str, said: str):
+    """The answer names the flags that the run's own config does not have, too."""
+    path = tmp_path / "config.yaml"
+    path.write_text(OLDER)
+    with pytest.raises(ValueError, match=re.escape(said.format(path))):
+        training_state.load_run(tmp_path, changed, USUAL, (), "digest")
+
+
+# states from strangers
+
+SMALL = VAEConfig(z_dim=2, network="mlp", hidden=(4,), likelihood="bernoulli")
+
+
+def _state() -> dict[str, Any]:
+    learner = Learner(VAE(SMALL), seed=0, grad_clip=0.0, bf16=False)
+    frames = torch.zeros(3, 28, 28, 1, dtype=torch.uint8)
+    learner.learn(Batch(frames, torch.arange(3), 3), 1e-3, 1.0)
+    return learner.state()
+
+
+def test_the_state_of_a_model_is_one_of_it(tmp_path: Path):
+    training_state.save_state(tmp_path, _state())
+    training_state.check_state(tmp_path, load_state(tmp_path), SMALL)
+
+
+Change = Callable[[dict[str, Any]], Any]
+FAULTS: dict[str, tuple[Change, str]] = {
+    "no step": (lambda state: state.pop("step"), "lacks or misnames 'step'"),
+    "no optimizer": (lambda state: state.pop("optimizer"), "lacks or misnames 'optimizer'"),
+    "a text for the step": (lambda state: state.update(step="7"), "step is '7'"),
+    "a huge step": (lambda state: state.update(step=10**30), "step is 10"),
+    "no number as best": (lambda state: state.update(best_loss_nats=float("nan")), "best_loss_nats is nan"),
+    "an id that is a path": (lambda state: state.update(wandb_id="../x"), "wandb_id is '../x'"),
+    "other sums": (lambda state: state.update(sums=torch.zeros(9)), "sums is no tensor of"),
+    "no variance": (lambda state: state.update(variance=torch.tensor(torch.inf)), "variance holds numbers"),
+    "a weight too many": (lambda state: state["vae"].update(more=torch.zeros(1)), "weights of another model"),
+    "a weight of doubles": (
+        lambda state: state["vae"].update({name: w.double() for name, w in state["vae"].items()}),
+        "is no tensor of",
+    ),
+    "weights that are not finite": (
+        lambda state: state["vae"].update({name: w * torch.nan for name, w in state["vae"].items()}),
+        "holds numbers that are not finite",
+    ),
+    "moments of another shape": (
+        lambda state: state["optimizer"]["state"][0].update(exp_avg=torch.zeros(1)),
+        "exp_avg of weight 0 is no tensor of",
+    ),
+    "negative moments": (
+        lambda state: state["optimizer"]["state"][0]["exp_avg_sq"].fill_(-1),
+        "exp_avg_sq of weight 0 is below 0",
+    ),
+    "moments of no weight": (
+        lambda state: state["optimizer"]["state"].update({99: state["optimizer"]["state"][0]}),
+        "no training state",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_state_of_something_else_is_refused_by_what_is_wrong(tmp_path: Path, name: str):
+    change, said = FAULTS[name]
+    state = _state()
+    change(state)
+    with pytest.raises(ValueError, match=r"state\.pt: no training state") as caught:
+        training_state.check_state(tmp_path, state, SMALL)
+    assert said in str(caught.value)
+
+
+def test_a_state_that_is_a_list_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match="holds a list"):
+        training_state.check_state(tmp_path, [1], SMALL)
+
+
+def test_a_packed_state_is_refused_unread(tmp_path: Path):
+    training_state.save_state(tmp_path, {"sums": torch.zeros(1_000_000)})
+    path = tmp_path / "state.pt"
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in parts.items():
+            archive.writestr(name, data)
+    assert path.stat().st_size < 100_000
+    with pytest.raises(ValueError, match="packed, as no training state is"):
+        load_state(tmp_path)
+
+
+def test_a_state_whose_tensors_are_larger_than_its_file_is_refused(tmp_path: Path):
+    torch.save({"sums": torch.zeros(1).expand(10**9)}, tmp_path / "state.pt")
+    with pytest.raises(ValueError, match="more than the file has"):
+        load_state(tmp_path)
+
+
+def test_a_pipe_in_the_place_of_a_state_is_refused(tmp_path: Path):
+    os.mkfifo(tmp_path / "state.pt")
+    with pytest.raises(ValueError, match=r"state\.pt: a named pipe, wanted a file"):
+        load_state(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model.json", "metrics.jsonl", "best.safetensors", "report.html"])
+def test_a_folder_in_which_a_runs_file_is_none_is_refused_before_it_is_written(tmp_path: Path, name: str):
+    (tmp_path / name).mkdir()
+    with pytest.raises(ValueError, match=f"{name}: a folder, wanted a file"):
+        training_state.check_new(tmp_path, resume=True)
+
+
+def test_a_file_in_the_place_of_the_pictures_is_refused(tmp_path: Path):
+    (tmp_path / "figures").write_text("")
+    with pytest.raises(ValueError, match="figures: no folder"):
+        training_state.check_new(tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("text", ["a: &a [1]\nb: *a\n", "[" * 100_000, "a: !!python/name:os.system x\n"])
+def test_a_config_that_could_take_minutes_is_no_config_of_a_run(tmp_path: Path, text: str):
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"config\.yaml: no config of a run"):
+        training_state.load_run(tmp_path, NOW, USUAL, (), "digest")
+
+
+def test_the_optimizers_settings_are_never_taken_from_a_file():
+    state = _state()
+    state["optimizer"]["param_groups"][0].update(betas=("x", "y"), lr="z")
+    learner = Learner(VAE(SMALL), seed=0, grad_clip=0.0, bf16=False)
+    learner.restore(state)
+    assert learner.state()["optimizer"]["param_groups"][0]["betas"] == (0.9, 0.999)
+    assert torch.equal(learner.state()["optimizer"]["state"][0]["exp_avg"], state["optimizer"]["state"][0]["exp_avg"])

@@ -1,0 +1,275 @@
+"""One function over many inputs gives the same results everywhere, and outlives workers that do not."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from world_models.runtime import executors
+from world_models.runtime.cli import Stopped
+from world_models.runtime.executors import Executor, Report
+
+# --- tasks: workers import them by name
+
+
+def square(item: int, report: Report) -> int:
+    report(1)
+    report(item)
+    return item**2
+
+
+def process_id(item: Any, report: Report) -> int:
+    return os.getpid()
+
+
+def refuse_three(item: int, report: Report) -> int:
+    if item == 3:
+        raise ValueError("three is refused")
+    return item
+
+
+def sleep_s(item: float, report: Report) -> float:
+    time.sleep(item)
+    return item
+
+
+def die_once(marker: Path | None, report: Report) -> str:
+    """Kills its worker at the first attempt, of which the marker tells."""
+    if marker is not None and not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "done"
+
+
+def die(item: Any, report: Report) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def interrupt_itself(item: Any, report: Report) -> str:
+    os.kill(os.getpid(), signal.SIGINT)
+    return "went on"
+
+
+def ignore(units: int) -> None:
+    pass
+
+
+def workers() -> list[Any]:
+    return multiprocessing.active_children()
+
+
+LOCAL: list[Executor] = ["serial", "processes"]
+
+
+# --- results
+
+
+@pytest.mark.parametrize("executor", LOCAL)
+def test_every_item_gives_its_result_once(executor: Executor):
+    found = list(executors.run(square, range(10), executor, 2, ignore))
+    assert sorted(found) == [(i, i**2) for i in range(10)]
+
+
+@pytest.mark.parametrize("executor", LOCAL)
+def test_no_items_give_no_results(executor: Executor):
+    assert list(executors.run(square, [], executor, 2, ignore)) == []
+
+
+@pytest.mark.parametrize("executor", LOCAL)
+def test_what_a_task_raises_reaches_the_caller(executor: Executor):
+    with pytest.raises(ValueError, match="three is refused"):
+        list(executors.run(refuse_three, range(5), executor, 2, ignore))
+
+
+def test_serial_runs_in_this_process():
+    assert dict(executors.run(process_id, [0], "serial", 2, ignore)) == {0: os.getpid()}
+
+
+def test_processes_run_elsewhere_in_no_more_than_was_asked_for():
+    found = {pid for _, pid in executors.run(process_id, range(8), "processes", 2, ignore)}
+    assert os.getpid() not in found and 1 <= len(found) <= 2
+
+
+def test_no_number_of_workers_means_one_a_core(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(executors, "available_cores", lambda: 1)
+    assert len({pid for _, pid in executors.run(process_id, range(4), "processes", 0, ignore)}) == 1
+
+
+def test_processes_run_from_a_thread():
+    found: list[tuple[int, int]] = []
+    thread = threading.Thread(target=lambda: found.extend(executors.run(square, [5], "processes", 1, ignore)))
+    thread.start()
+    thread.join()
+    assert found == [(0, 25)]
+
+
+# --- progress
+
+
+def test_serial_progress_counts_all_items():
+    seen: list[int] = []
+    list(executors.run(square, [4, 2, 3], "serial", 1, seen.append))
+    assert seen == [1, 4, 5, 6, 7, 9]
+
+
+def test_progress_of_processes_ends_at_the_sum():
+    seen: list[int] = []
+    list(executors.run(square, [4, 2, 3], "processes", 2, seen.append))
+    assert seen[-1] == 9
+
+
+def test_progress_of_processes_is_told_while_they_work():
+    seen: list[int] = []
+    list(executors.run(sleep_s, [1.0], "processes", 1, seen.append))
+    assert len(seen) > 3
+
+
+# --- workers that die
+
+
+def test_a_killed_worker_costs_only_a_retry(tmp_path: Path):
+    found = list(executors.run(die_once, [None, tmp_path / "a", None], "processes", 2, ignore))
+    assert Counter(found) == Counter({(i, "done"): 1 for i in range(3)})
+
+
+def test_deaths_of_workers_over_different_items_do_not_add_up(tmp_path: Path):
+    markers = [tmp_path / str(i) for i in range(executors.MAX_ATTEMPTS)]
+    assert len(list(executors.run(die_once, markers, "processes", 1, ignore))) == executors.MAX_ATTEMPTS
+
+
+def test_an_item_that_always_kills_its_worker_stops_the_work():
+    with pytest.raises(Stopped, match=r"workers died 3 times .*Give fewer --num_workers"):
+        list(executors.run(die, [0], "processes", 1, ignore))
+
+
+def test_an_error_ends_the_other_workers_at_once():
+    with pytest.raises(TypeError):
+        list(executors.run(sleep_s, ["no number", 60.0], "processes", 2, ignore))  # type: ignore[list-item]
+    assert workers() == []
+
+
+def test_leaving_early_ends_the_workers_at_once():
+    results = executors.run(sleep_s, [0.0, 60.0], "processes", 2, ignore)
+    next(results)
+    results.close()  # type: ignore[attr-defined]
+    assert workers() == []
+
+
+def test_ctrl_c_ends_the_workers_at_once():
+    def interrupt(units: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(executors.run(sleep_s, [60.0, 60.0], "processes", 2, interrupt))
+    assert workers() == []
+
+
+def test_workers_of_somebody_else_are_left_alone():
+    bystander = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
+    bystander.start()
+    try:
+        results = executors.run(sleep_s, [0.0, 60.0], "processes", 2, ignore)
+        next(results)
+        results.close()  # type: ignore[attr-defined]
+        assert workers() == [bystander]
+    finally:
+        bystander.kill()
+        bystander.join()
+
+
+# --- Ctrl-C
+
+
+def test_a_worker_does_not_hear_ctrl_c():
+    assert list(executors.run(interrupt_itself, [0], "processes", 1, ignore)) == [(0, "went on")]
+
+
+# --- Ray
+
+
+@pytest.fixture
+def ray_here() -> Iterator[None]:
+    ray = pytest.importorskip("ray", reason="ray is an optional extra: pip install world_models[ray]")
+    yield
+    ray.shutdown()
+
+
+def test_ray_gives_what_serial_gives(ray_here: None):
+    found = executors.run(square, range(6), "ray", 2, ignore)
+    assert sorted(found) == list(executors.run(square, range(6), "serial", 1, ignore))
+
+
+class _Reference:
+    """Stands for a result that a cluster will have."""
+
+    def __init__(self, result: Any):
+        self.result = result
+
+
+class StandInRay(ModuleType):
+    """Ray's five calls that executors makes, in this process, finishing in reverse order."""
+
+    def __init__(self):
+        super().__init__("ray")
+        self.inits: list[dict[str, Any]] = []
+
+    def is_initialized(self) -> bool:
+        return bool(self.inits)
+
+    def init(self, **options: Any) -> None:
+        self.inits.append(options)
+
+    def remote(self, max_retries: int) -> Callable[[Callable], Any]:
+        class Remote:
+            def __init__(self, function: Callable):
+                self.function = function
+
+            def remote(self, *args: Any) -> _Reference:
+                return _Reference(self.function(*args))
+
+        return Remote
+
+    def wait(self, references: list[_Reference], num_returns: int) -> tuple[list, list]:
+        return references[-num_returns:], references[:-num_returns]
+
+    def get(self, reference: _Reference) -> Any:
+        return reference.result
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandInRay:
+    ray = StandInRay()
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    return ray
+
+
+def test_results_from_a_cluster_keep_their_index(stand_in: StandInRay):
+    found = list(executors.run(square, range(4), "ray", 2, ignore))
+    assert found == [(3, 9), (2, 4), (1, 1), (0, 0)]
+
+
+def test_progress_of_a_cluster_counts_finished_items(stand_in: StandInRay):
+    seen: list[int] = []
+    list(executors.run(square, [4, 2, 3], "ray", 2, seen.append))
+    assert seen == [3, 5, 9]
+
+
+@pytest.mark.parametrize(("num_workers", "num_cpus"), [(0, None), (3, 3)])
+def test_a_cluster_is_started_with_the_workers_asked_for(stand_in: StandInRay, num_workers: int, num_cpus: int | None):
+    list(executors.run(square, [1], "ray", num_workers, ignore))
+    assert [options["num_cpus"] for options in stand_in.inits] == [num_cpus]
+
+
+def test_a_cluster_that_is_there_is_used(stand_in: StandInRay):
+    stand_in.init(num_cpus=7)
+    list(executors.run(square, [1], "ray", 2, ignore))
+    assert stand_in.inits == [{"num_cpus": 7}]

@@ -1,0 +1,404 @@
+"""The machine: signals that ask a process to end act alike, and a container's quota counts as cores do."""
+
+import contextlib
+import os
+import pty
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from world_models.runtime import host
+
+ENDING = pytest.mark.parametrize("number", host.ENDING)
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    """What ends by an interrupt leaves the signals to the system, since its process ends; this one goes on."""
+    before = {number: signal.getsignal(number) for number in host.ENDING}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+COMMAND = """
+import dataclasses, sys, time
+from world_models.config import run_command
+from world_models.host import stop_requests
+from world_models.workers import run_processes
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    '''What to do.'''
+    how: str = "wait"
+
+def task(seconds, report):
+    time.sleep(seconds)
+
+def work(how):
+    if how != "save":
+        print("begun", flush=True)
+    if how == "print":
+        while True:
+            print("x" * 1000)
+    if how == "team":
+        for _ in run_processes(task, [60.0, 60.0], 2, lambda units: None):
+            pass
+    if how == "save":
+        with stop_requests() as stop:
+            print("begun", flush=True)
+            while not stop.wait(0.05):
+                pass
+            print("saved", flush=True)
+            time.sleep(60)
+    time.sleep(60)
+
+def prepare(config):
+    if config.how == "prepare":
+        print("begun", flush=True)
+        time.sleep(60)
+    return config.how
+
+if __name__ == "__main__":
+    run_command("Waits.", Config, prepare, work)
+"""
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts a command, in a session of its own, and waits until it is at work."""
+    (tmp_path / "waiting.py").write_text(COMMAND)
+    started: list[subprocess.Popen[str]] = []
+    path = os.pathsep.join([str(tmp_path), str(Path(host.__file__).parents[2])])
+
+    def run(how: str, ignored: signal.Signals | None = None) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "waiting", "--how", how],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": path},
+            start_new_session=True,
+            preexec_fn=(lambda: signal.signal(ignored, signal.SIG_IGN)) if ignored else None,  # type: ignore[arg-type]
+        )
+        started.append(process)
+        assert process.stdout is not None and process.stdout.readline() == "begun\n"
+        return process
+
+    yield run
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    _, errors = process.communicate(timeout=30)
+    return process.returncode, errors
+
+
+# commands
+
+
+@pytest.mark.parametrize(("how", "number"), [*zip(["wait"] * 4, host.ENDING, strict=True), ("prepare", signal.SIGINT)])
+def test_each_signal_ends_a_command_with_its_status_and_one_line(start: Callable, how: str, number: signal.Signals):
+    process = start(how)
+    process.send_signal(number)
+    assert ended(process) == (128 + number, "\npython -m waiting: interrupted; what is finished stays\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP])
+def test_a_signal_to_all_processes_kills_no_worker_on_its_own(start: Callable, number: signal.Signals):
+    process = start("team")
+    time.sleep(1)
+    os.killpg(process.pid, number)
+    assert ended(process) == (128 + number, "\npython -m waiting: interrupted; what is finished stays\n")
+
+
+def test_a_signal_that_was_ignored_at_the_start_stays_ignored(start: Callable):
+    process = start("wait", ignored=signal.SIGHUP)
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.5)
+    assert process.poll() is None
+
+
+def test_the_second_signal_ends_what_the_first_had_save_its_work(start: Callable):
+    process = start("save")
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "saved\n"
+    process.send_signal(signal.SIGTERM)
+    assert ended(process)[0] == 128 + signal.SIGTERM
+
+
+def test_a_reader_that_goes_away_ends_a_command_without_a_word(start: Callable):
+    process = start("print")
+    process.stdout.close()
+    process.stdout = None
+    assert ended(process) == (128 + signal.SIGPIPE, "")
+
+
+def test_ctrl_c_while_a_command_is_imported_is_one_line(tmp_path: Path):
+    (tmp_path / "gymnasium.py").write_text("import time\ndef register(**how): pass\n")
+    (tmp_path / "h5py.py").write_text("import time\nprint('begun', flush=True)\ntime.sleep(60)\n")
+    path = os.pathsep.join([str(tmp_path), str(Path(host.__file__).parents[2])])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "world_models.data.shards.reader"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path},
+    )
+    assert process.stdout is not None and process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGINT)
+    assert ended(process) == (130, "\npython -m world_models.data.shards.reader: interrupted\n")
+
+
+def test_an_error_of_what_an_interrupt_left_half_done_is_no_bug():
+    with pytest.raises(host.Interrupted), host.interrupts():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+        finally:
+            raise AssertionError("half made")
+
+
+def test_an_error_without_an_interrupt_is_shown():
+    with pytest.raises(ZeroDivisionError), host.interrupts():
+        try:
+            raise KeyError("first")
+        finally:
+            _ = 1 / 0
+
+
+# signals in a destructor, where Python loses what is raised
+
+
+class Ended:
+    """What gets a signal when it goes."""
+
+    def __init__(self, number: int = signal.SIGTERM):
+        self.number = number
+
+    def __del__(self):
+        os.kill(os.getpid(), self.number)
+        time.sleep(0.001)  # in which the signal comes
+
+
+@ENDING
+def test_a_signal_in_a_destructor_ends_the_command_and_prints_nothing(
+    number: signal.Signals, capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(host.Interrupted) as caught, host.interrupts():
+        ended = Ended(number)
+        del ended
+        time.sleep(10)
+    assert caught.value.status == 128 + number
+    assert capsys.readouterr().err == ""
+
+
+def test_a_second_signal_ends_the_command_once_where_the_first_was_lost(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(host, "AGAIN_S", 0.2)
+    with pytest.raises(host.Interrupted), host.interrupts():
+        ended = Ended()
+        del ended
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+    time.sleep(0.3)  # the lost one does not come again, which would kill this process
+
+
+def test_work_that_ends_before_a_lost_signal_comes_again_has_ended(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(host, "AGAIN_S", 0.1)
+    with host.interrupts():
+        ended = Ended()
+        del ended
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    time.sleep(0.2)
+
+
+def test_other_errors_in_destructors_are_shown_as_before(monkeypatch: pytest.MonkeyPatch):
+    class Wrong:
+        def __del__(self):
+            raise KeyError("own")
+
+    shown: list[BaseException | None] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda lost: shown.append(lost.exc_value))
+    with host.interrupts():
+        wrong = Wrong()
+        del wrong
+    assert [type(error) for error in shown] == [KeyError]
+
+
+# stop requests
+
+
+@ENDING
+def test_the_first_signal_is_a_request_to_stop(number: signal.Signals):
+    with host.stop_requests() as stop:
+        os.kill(os.getpid(), number)
+        assert stop.wait(1)
+
+
+def test_without_a_signal_nobody_asks_to_stop():
+    with host.stop_requests() as stop:
+        assert not stop.is_set()
+
+
+@ENDING
+def test_the_second_signal_acts_as_before(number: signal.Signals):
+    with pytest.raises(KeyboardInterrupt), host.stop_requests() as stop:
+        os.kill(os.getpid(), number)
+        stop.wait(1)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+
+
+def test_signals_act_as_before_once_the_work_is_over():
+    before = [signal.getsignal(number) for number in host.ENDING]
+    with host.stop_requests():
+        pass
+    assert [signal.getsignal(number) for number in host.ENDING] == before
+
+
+@pytest.fixture
+def ignored() -> Iterator[signal.Signals]:
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    yield signal.SIGUSR1
+    signal.signal(signal.SIGUSR1, before)
+
+
+def test_an_ignored_signal_is_no_request(ignored: signal.Signals):
+    with host.stop_requests() as stop:
+        os.kill(os.getpid(), ignored)
+        assert not stop.wait(0.2)
+
+
+def test_a_thread_may_ask_for_stop_requests_though_it_gets_none():
+    requested: list[bool] = []
+
+    def work() -> None:
+        with host.stop_requests() as stop:
+            requested.append(stop.is_set())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert requested == [False]
+
+
+def test_signals_while_workers_start_are_heard_afterwards():
+    reached = False
+    with pytest.raises(KeyboardInterrupt), host.held_signals():
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.2)  # whichever thread the system hands the signal to
+        reached = True
+    assert reached
+
+
+def test_a_closed_terminal_is_known_from_an_open_one():
+    ours, theirs = pty.openpty()
+    assert not host._is_gone(theirs)
+    os.close(ours)
+    assert host._is_gone(theirs)
+    os.close(theirs)
+
+
+@pytest.mark.parametrize(
+    ("variables", "speaks"),
+    [({}, True), ({"LOCAL_RANK": "1"}, True), ({"TORCHELASTIC_RUN_ID": "a", "LOCAL_RANK": "0"}, True),
+     ({"TORCHELASTIC_RUN_ID": "a", "LOCAL_RANK": "1"}, False)],
+)  # fmt: skip
+def test_of_torchruns_processes_the_first_of_a_machine_speaks(
+    monkeypatch: pytest.MonkeyPatch, variables: Mapping[str, str], speaks: bool
+):
+    for name in ("LOCAL_RANK", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert host.speaks() is speaks
+
+
+@pytest.mark.parametrize(("rank", "waits"), [("0", []), ("1", [host.FIRST_SPEAKS_WITHIN_S])])
+def test_the_other_processes_of_torchrun_wait_to_be_ended(
+    monkeypatch: pytest.MonkeyPatch, rank: str, waits: list[float]
+):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a")
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    slept: list[float] = []
+    monkeypatch.setattr(host.time, "sleep", slept.append)
+    with host.interrupts():
+        before = signal.getsignal(signal.SIGTERM)
+        host.wait_for_the_first()
+        assert (signal.getsignal(signal.SIGTERM) == signal.SIG_DFL) == bool(waits)
+        signal.signal(signal.SIGTERM, before)
+    assert slept == waits
+
+
+# cores
+
+
+def test_available_cores_are_those_of_this_process():
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        assert host.available_cores() == 1
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+V2, V1 = "0::/pod/container\n", "4:memory:/pod\n2:cpu,cpuacct:/pod/container\n1:name=systemd:/x\n0::/\n"
+
+
+@pytest.mark.parametrize(
+    ("groups", "quotas", "cores"),
+    [
+        (V2, {}, 64),
+        (V2, {"pod/container/cpu.max": "max 100000"}, 64),
+        (V2, {"pod/container/cpu.max": "400000 100000"}, 4),
+        (V2, {"pod/container/cpu.max": "250000 100000"}, 3),
+        (V2, {"pod/container/cpu.max": "1000 100000"}, 1),
+        (V2, {"pod/container/cpu.max": "max 100000", "pod/cpu.max": "200000 100000"}, 2),
+        (V2, {"pod/container/cpu.max": "300000 100000", "pod/cpu.max": "800000 100000"}, 3),
+        (V2, {"cpu.max": "500000 100000"}, 5),
+        (V2, {"pod/container/cpu.max": "9900000 100000"}, 64),
+        (V2, {"pod/container/cpu.max": "what is this"}, 64),
+        (V1, {"cpu,cpuacct/pod/cpu.cfs_quota_us": "-1", "cpu,cpuacct/pod/cpu.cfs_period_us": "100000"}, 64),
+        (V1, {"cpu,cpuacct/pod/container/cpu.cfs_quota_us": "200000",
+              "cpu,cpuacct/pod/container/cpu.cfs_period_us": "100000"}, 2),
+        (V1, {"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"}, 1),
+        (V1, {"memory/pod/cpu.cfs_quota_us": "100000", "memory/pod/cpu.cfs_period_us": "100000"}, 64),
+        (None, {"cpu.max": "100000 100000"}, 64),
+    ],
+)  # fmt: skip
+def test_a_containers_quota_counts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, groups: str | None, quotas: Mapping[str, str], cores: int
+):
+    for name, quota in quotas.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{quota}\n")
+    if groups is not None:
+        (tmp_path / "own").write_text(groups)
+    monkeypatch.setattr(host, "CGROUPS", tmp_path)
+    monkeypatch.setattr(host, "OWN_CGROUPS", tmp_path / "own")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)))
+    assert host.available_cores() == cores
+
+
+@pytest.mark.parametrize(
+    ("quota", "own", "threads"), [(None, None, None), (2.0, None, "2"), (2.0, "7", "7"), (100.0, None, None)]
+)
+def test_threads_are_no_more_than_the_quota_unless_a_person_says_so(
+    monkeypatch: pytest.MonkeyPatch, quota: float | None, own: str | None, threads: str | None
+):
+    monkeypatch.setattr(host, "_quota", lambda: quota)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)))
+    monkeypatch.setenv("OMP_NUM_THREADS", own or "")
+    if not own:
+        monkeypatch.delenv("OMP_NUM_THREADS")
+    host.limit_threads()
+    assert os.environ.get("OMP_NUM_THREADS") == threads

@@ -1,0 +1,99 @@
+"""What is said on the terminal: no words from a file steer it, and nothing in the package prints past that."""
+
+import ast
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import world_models
+from world_models.collect.command import CollectConfig
+from world_models.runtime import progress
+from world_models.runtime.cli import Stopped, run_command
+from world_models.runtime.terminal import printable, say, warn
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\x1b[31mb", r"a\x1b[31mb"),
+        ("one\nline\r", r"one\nline\r"),
+        ("\x9b2J\x07", r"\x9b2J\x07"),
+        ("\u202eright to left", r"\u202eright to left"),
+        ("half a name \udc80", r"half a name \udc80"),
+        ("Köln 東京", "Köln 東京"),
+    ],
+)
+def test_what_is_no_visible_character_is_written_as_an_escape(text: str, shown: str):
+    assert printable(text) == shown
+
+
+def test_a_line_stays_one_line(capsys: pytest.CaptureFixture[str]):
+    say("a\nb", "c")
+    warn("d\x1b[2J")
+    assert capsys.readouterr() == ("a\\nb\nc\n", "d\\x1b[2J\n")
+
+
+def _screen(monkeypatch: pytest.MonkeyPatch, is_terminal: bool) -> io.StringIO:
+    """What both standard output and standard error write to, as on a terminal or after `> log 2>&1`."""
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: is_terminal)
+    monkeypatch.setattr("sys.stdout", screen)
+    monkeypatch.setattr("sys.stderr", screen)
+    return screen
+
+
+@pytest.mark.parametrize("print_line", [say, warn])
+def test_a_line_stands_alone_while_a_terminal_shows_a_bar(
+    monkeypatch: pytest.MonkeyPatch, print_line: Callable[..., None]
+):
+    screen = _screen(monkeypatch, is_terminal=True)
+    with progress.bar(10, "frames", "train"):
+        print_line("posterior collapse")
+    assert re.search(r"frames/s\]\r +\rposterior collapse\n\rtrain: ", screen.getvalue())
+
+
+@pytest.mark.parametrize("print_line", [say, warn])
+def test_a_line_in_a_log_does_not_repeat_the_bar(monkeypatch: pytest.MonkeyPatch, print_line: Callable[..., None]):
+    screen = _screen(monkeypatch, is_terminal=False)
+    with progress.bar(10, "frames", "train") as bar:
+        print_line("one", "two")
+        print_line("three")
+        bar.update(10)
+    first, *said, last = screen.getvalue().splitlines()
+    assert said == ["one", "two", "three"]
+    assert first.startswith("train:   0%") and last.startswith("train: 100%")
+
+
+def test_nothing_to_say_prints_nothing(capsys: pytest.CaptureFixture[str]):
+    warn()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_refusal_holds_no_escape_sequence(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    def prepare(config: CollectConfig) -> None:
+        raise ValueError("\x1b]0;owned\x07")
+
+    monkeypatch.setattr("sys.argv", ["collect"])
+    with pytest.raises(SystemExit):
+        run_command("", CollectConfig, prepare, print)
+    assert capsys.readouterr().err.endswith("error: \\x1b]0;owned\\x07\n")
+
+
+def test_what_stops_work_is_shown_without_escape_sequences(monkeypatch: pytest.MonkeyPatch):
+    def work(job: None) -> None:
+        raise Stopped("\x1b[31m")
+
+    monkeypatch.setattr("sys.argv", ["collect"])
+    with pytest.raises(SystemExit) as caught:
+        run_command("", CollectConfig, lambda config: None, work)
+    assert str(caught.value.code).endswith(": \\x1b[31m")
+
+
+def test_no_module_prints_past_the_terminal():
+    for path in Path(world_models.__file__).parent.rglob("*.py"):
+        calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        prints = [call for call in calls if isinstance(call, ast.Name) and call.id == "print"]
+        assert not prints or path.name == "terminal.py", path

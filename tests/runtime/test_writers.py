@@ -1,0 +1,103 @@
+"""Who writes a file, and whether that process still runs."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from world_models.runtime import writers
+
+SAY = "from world_models import writers; print(writers.new(), flush=True); input()"
+
+
+def test_a_writer_is_found_in_a_text_that_names_it():
+    writer = writers.new()
+    assert writers.find(f"shard-00000.h5.{writer}.partial") == writer
+
+
+@pytest.mark.parametrize("text", ["", "shard-00000.h5.partial", "ffffffffffff-7-7-ffff", "\0"])
+def test_a_text_that_names_no_writer_has_none(text: str):
+    assert writers.find(text) is None
+
+
+def test_two_writings_of_a_process_have_names_of_their_own():
+    assert writers.new().token != writers.new().token
+
+
+def test_this_process_runs():
+    assert writers.new().is_running() is True
+
+
+def test_a_process_is_seen_to_run_to_be_killed_and_to_be_gone():
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", SAY], text=True, **pipes) as process:  # type: ignore[call-overload]
+        assert process.stdout is not None
+        writer = writers.find(process.stdout.readline())
+        assert writer is not None and writer.pid == process.pid
+        before = writer.is_running()
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and its parent does not know yet
+        killed = writer.is_running()
+    assert (before, killed, writer.is_running()) == (True, False, False)
+
+
+def test_a_process_that_got_the_number_of_another_one_is_not_that_one():
+    writer = writers.new()
+    assert dataclasses.replace(writer, started=writer.started + 1).is_running() is False
+
+
+def test_of_a_process_of_another_machine_nothing_is_known():
+    assert dataclasses.replace(writers.new(), machine="f" * 12).is_running() is None
+
+
+def test_a_process_of_another_user_runs(monkeypatch: pytest.MonkeyPatch):
+    def not_allowed(pid: int, signal: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(writers.os, "kill", not_allowed)
+    assert writers.new().is_running() is True
+
+
+def test_of_a_process_that_the_system_hides_nothing_is_known(monkeypatch: pytest.MonkeyPatch):
+    writer = writers.new()
+    monkeypatch.setattr(writers, "_state_and_start", lambda pid: None)
+    assert writer.is_running() is None
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch):
+    writers.machine.cache_clear()
+    yield writers.machine.__wrapped__
+    writers.machine.cache_clear()
+
+
+def test_a_machine_is_named_by_twelve_digits_that_stay(machine):
+    assert writers.machine() == machine()
+    assert len(machine()) == 12 and int(machine(), 16) >= 0
+
+
+def test_a_copy_of_a_machine_under_the_same_host_name_is_another_machine(machine, monkeypatch: pytest.MonkeyPatch):
+    before = machine()
+    monkeypatch.setattr(Path, "read_text", lambda path, **kwargs: "another start")
+    assert machine() != before
+
+
+def test_a_container_on_the_same_host_is_another_machine(machine, monkeypatch: pytest.MonkeyPatch):
+    before = machine()
+    monkeypatch.setattr(Path, "readlink", lambda path: Path("pid:[4026532000]"))
+    assert machine() != before
+
+
+def test_where_the_system_does_not_name_the_machine_no_two_processes_are_of_one(
+    machine, monkeypatch: pytest.MonkeyPatch
+):
+    def nothing(path: Path, **kwargs: str) -> str:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(Path, "read_text", nothing)
+    assert machine() != machine()
+    assert writers.new().started == 0
+    assert writers.new().is_running() is None

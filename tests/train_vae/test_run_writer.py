@@ -1,0 +1,256 @@
+"""The folder of a training run: one process writes it, the others write nothing."""
+
+import inspect
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from world_models.runs import checkpoints, resume, tracking
+from world_models.runs.artifacts import Product
+from world_models.runs.tracking import WandbConfig
+from world_models.runtime import files, locks
+from world_models.runtime.cli import Stopped
+from world_models.train_vae.learner import Learner
+from world_models.train_vae.run_writer import NoRun, Run
+from world_models.vae import baselines
+from world_models.vae.model import VAE, VAEConfig
+
+CONFIG = "num_frames: 7\nlr: 0.5\n"
+FACTS = {
+    "dataset": "rollouts",
+    "data": "here",
+    "data_digest": "abc",
+    "env": "Synthetic-v0",
+    "train_seeds": [1, 2],
+    "split_seed": 0,
+}
+METHODS = [name for name, _ in inspect.getmembers(Run, inspect.isfunction) if not name.startswith("_")]
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def learner() -> Learner:
+    torch.manual_seed(0)
+    return Learner(VAE(VAEConfig(z_dim=2), {"crop": [0, 84], "size": 64, "interpolation": "INTER_AREA"}), 0, 0.0, False)
+
+
+@pytest.fixture(scope="module")
+def frames() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (20, 64, 64, 3), np.uint8)
+
+
+def _open(out: Path, tensorboard: bool = False) -> Run:
+    return Run(out, CONFIG, FACTS, WandbConfig("disabled"), tensorboard)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    run = _open(tmp_path / "runs" / "a")
+    yield run
+    run.close()
+
+
+def _written(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != locks.LOCK}
+
+
+def _bytes(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in _written(folder)}
+
+
+# the process that writes
+
+
+def test_a_run_makes_its_folder(run: Run, tmp_path: Path):
+    assert (tmp_path / "runs" / "a").is_dir()
+
+
+def test_a_run_removes_what_was_half_written(tmp_path: Path, leave_partial: Callable[[Path], Path]):
+    (tmp_path / "figures").mkdir()
+    leave_partial(tmp_path / "state.pt")
+    leave_partial(tmp_path / "figures" / "a.png")
+    _open(tmp_path).close()
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_folder_is_held_until_the_run_is_closed(tmp_path: Path):
+    first = _open(tmp_path)
+    with pytest.raises(Stopped, match="being written by another process"):
+        _open(tmp_path)
+    first.close()
+    _open(tmp_path).close()
+
+
+def test_a_run_that_could_not_be_tracked_lets_its_folder_go(tmp_path: Path, learner: Learner):
+    (tmp_path / "metrics.jsonl").mkdir()
+    run = _open(tmp_path)
+    with pytest.raises(ValueError, match="a folder, wanted a file"):
+        run.track(learner)
+    run.close()
+    _open(tmp_path).close()
+
+
+def test_a_run_begins_with_its_config_and_its_baselines(run: Run, tmp_path: Path, learner: Learner, frames: np.ndarray):
+    run.begin(learner, lambda count: frames[:count])
+    out = tmp_path / "runs" / "a"
+    assert _written(out) == {"config.yaml", "baselines.safetensors"}
+    assert (out / "config.yaml").read_text() == CONFIG
+    expected = baselines.fit_baselines(frames, 2)
+    saved = checkpoints.load_tensors(out / "baselines.safetensors")
+    assert torch.equal(saved["mean"], torch.as_tensor(expected.mean))
+
+
+def test_lines_are_logged_in_order(run: Run, tmp_path: Path, learner: Learner):
+    lines = [{"step": step, "frames_seen": 8 * step, "train/sse": 0.5 * step} for step in (1, 2, 3)]
+    run.track(learner)
+    for line in lines:
+        run.log(line)
+    run.close()
+    logged = (tmp_path / "runs" / "a" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in logged] == lines
+
+
+def test_what_was_logged_after_the_learners_step_is_dropped(tmp_path: Path, learner: Learner):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0, "frames_seen": 0}\n{"step": 1, "frames_seen": 8}\n')
+    run = _open(tmp_path)
+    run.track(learner)
+    run.close()
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 0, "frames_seen": 0}\n'
+
+
+def test_pictures_are_drawn_under_the_frames_seen(run: Run, tmp_path: Path, learner: Learner, frames: np.ndarray):
+    run.track(learner)
+    run.draw(learner.vae, frames, None, {"frames_seen": 1234, "epoch": 0.5}, finished=True)
+    drawn = {path.name for path in (tmp_path / "runs" / "a" / "figures").iterdir()}
+    assert drawn == {f"{name}_000001234.png" for name in ("reconstructions", "samples", "interpolation")}
+
+
+def test_a_saved_run_is_the_learners(run: Run, tmp_path: Path, learner: Learner):
+    run.save(learner, learner.vae)
+    out = tmp_path / "runs" / "a"
+    assert _written(out) == {"model.safetensors", "model.json", "state.pt"}
+    assert resume.load_state(out)["step"] == learner.step
+    weights = checkpoints.load_vae(out, "last").state_dict()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in learner.vae.state_dict().items())
+
+
+def test_a_saved_run_says_what_it_was_trained_on(run: Run, tmp_path: Path, learner: Learner):
+    run.save(learner, learner.vae)
+    description = checkpoints.load_description(tmp_path / "runs" / "a")
+    assert FACTS.items() <= description.items()
+    assert description["step"] == learner.step
+
+
+def test_the_best_weights_are_saved_beside_the_last(run: Run, tmp_path: Path, learner: Learner):
+    run.save_best(learner, learner.vae)
+    out = tmp_path / "runs" / "a"
+    assert _written(out) == {"best.safetensors"}
+    saved = checkpoints.load_tensors(out / "best.safetensors")
+    assert all(torch.equal(saved[name], tensor) for name, tensor in learner.vae.state_dict().items())
+
+
+# what W&B is told
+
+
+class _Tracker:
+    """Stands in for a tracker, and remembers what it is told."""
+
+    made_last: "_Tracker"
+    run_id = None
+
+    def __init__(self, *_: Any):
+        self.products: list[tuple[str, Product]] = []
+        _Tracker.made_last = self
+
+    def read(self, product: Product) -> None:
+        self.products.append(("read", product))
+
+    def made(self, product: Product) -> None:
+        self.products.append(("made", product))
+
+    def finish(self) -> None:
+        pass
+
+
+def test_a_run_says_which_data_it_reads(run: Run, learner: Learner, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tracking, "Tracker", _Tracker)
+    run.track(learner)
+    ((verb, product),) = _Tracker.made_last.products
+    assert (verb, product.kind, product.path, product.digest) == ("read", "dataset", "here", "abc")
+
+
+@pytest.mark.parametrize(("weights", "name"), [("last", "model.safetensors"), ("best", "best.safetensors")])
+def test_a_finished_run_offers_its_best_weights_or_else_its_last(
+    run: Run, tmp_path: Path, learner: Learner, monkeypatch: pytest.MonkeyPatch, weights: str, name: str
+):
+    monkeypatch.setattr(tracking, "Tracker", _Tracker)
+    run.track(learner)
+    run.save(learner, learner.vae)
+    if weights == "best":
+        run.save_best(learner, learner.vae)
+    lines = [{"step": step, "frames_seen": 9, "val/sse": step + 0.5} for step in (learner.step, learner.step + 1)]
+    (tmp_path / "runs" / "a" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run.offer()
+    verb, product = _Tracker.made_last.products[-1]
+    scores = {"weights": weights, "sse": learner.step + 0.5}  # of these weights, though later ones were validated too
+    assert (verb, product.kind, product.facts) == ("made", "model", scores)
+    assert product.digest == files.file_sha256(tmp_path / "runs" / "a" / name)
+
+
+def test_tensorboard_is_written_where_it_is_asked_for(tmp_path: Path, learner: Learner):
+    run = _open(tmp_path, tensorboard=True)
+    run.track(learner)
+    run.close()
+    assert list(tmp_path.glob("tensorboard/events.out.tfevents.*"))
+
+
+def test_what_a_run_came_to_is_printed_and_warnings_go_to_stderr(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    run.say("done")
+    run.warn("collapse")
+    assert capsys.readouterr() == (f"{tmp_path / 'runs' / 'a'}: done\n", "collapse\n")
+
+
+# the others
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_no_run_answers_every_method_of_a_run_with_nothing(name: str, capsys: pytest.CaptureFixture[str]):
+    parameters = list(inspect.signature(getattr(Run, name)).parameters)[1:]
+    assert getattr(NoRun(), name)(*(object() for _ in parameters)) is None
+    assert getattr(NoRun(), name)(**{parameter: object() for parameter in parameters}) is None
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_run_has_methods():
+    assert set(METHODS) >= {"begin", "track", "log", "draw", "save", "save_best", "say", "warn", "close"}
+
+
+@pytest.mark.parametrize("name", ["lose", "sav", "_tracking"])
+def test_no_run_refuses_what_a_run_does_not_have(name: str):
+    with pytest.raises(AssertionError, match=f"a run has no {name}"):
+        getattr(NoRun(), name)
+
+
+def test_no_run_leaves_a_folder_as_it_is(tmp_path: Path, learner: Learner, frames: np.ndarray):
+    run: Any = _open(tmp_path)
+    run.save(learner, learner.vae)
+    before = _bytes(tmp_path)
+    other = NoRun()
+    other.begin(learner, lambda count: frames[:count])
+    other.track(learner)
+    other.log({"step": 1})
+    other.save(learner, learner.vae)
+    other.close()
+    assert _bytes(tmp_path) == before
+    with pytest.raises(Stopped, match="being written by another process"), locks.only_writer(tmp_path):
+        pass
+    run.close()

@@ -1,0 +1,223 @@
+"""Drive an environment and save what was seen, done and earned: rollouts/<name>/shard-*.h5.
+
+Examples:
+  python -m world_models.collect                                        40 episodes of CarRacing, seconds
+  python -m world_models.collect --out rollouts/random --policy random --seed 1000
+  python -m world_models.collect --config configs/paper/collect.yaml    10,000 episodes
+  python -m world_models.collect --env CartPole-v1 --policy random --out rollouts/cartpole
+  python -m world_models.collect --env_args '{"domain_randomize": true}' --out rollouts/colours
+  python -m world_models.collect --verify rollouts/carracing            check a data set and show what it holds
+
+Run the same command again after a crash and it goes on; a larger --num_episodes extends a data set. What a shard
+holds depends only on the config and the shard's number, never on workers or interruptions.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from world_models import envs
+from world_models.collect import overview, trial
+from world_models.collect.config import IDENTITY, CollectConfig, identity
+from world_models.collect.recording import Recorded, ShardTask, record_shard
+from world_models.data.rollouts import FORMAT, Rollouts, telemetry_names
+from world_models.data.shards import shard_path, shard_paths, strings
+from world_models.data.shards.reader import Shard
+from world_models.drawing import figures
+from world_models.envs import policies
+from world_models.runtime import executors, files, locks, progress, terminal, untrusted
+from world_models.runtime.cli import Stopped, run_command, to_yaml
+
+BYTES_PER_FRAME, BYTES_PER_SHARD = 1700, 30_000  # CarRacing takes 1,580 bytes a frame; the estimate errs upwards
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A checked collection: the shards still to be made, what is said before it begins, and the first frames."""
+
+    config: CollectConfig
+    tasks: tuple[ShardTask, ...]
+    note: str
+    first_frames: figures.Picture
+
+
+def prepare(config: CollectConfig) -> Job | Rollouts:
+    """Check everything that can be wrong before the first step, and find what is left to do."""
+    if config.verify is not None:
+        data = Rollouts(config.verify, verify=True)
+        untrusted.is_file(overview.sheet_path(data))
+        return data
+    executors.check(config.executor)
+    strings.check_size("the config", to_yaml(config))
+    shards_there = _shards_there(config)
+    there = {index: shard.num_planned for index, shard in shards_there.items()}
+    files.check_room(Path(config.out), _bytes_missing(config, there))  # before millions of episodes are planned
+    with envs.gymnasium_warnings() as warned:
+        env, note, first_frames = _try_env(config)
+    note = "\n".join([*(f"Gymnasium: {line}" for line in dict.fromkeys(warned)), note])
+    _check_same(config, env, shards_there)
+    dealt = policies.deal(config.weights, config.num_episodes)
+    size = config.episodes_per_shard
+    shards = [tuple(dealt[first : first + size]) for first in range(0, config.num_episodes, size)]
+    tasks = tuple(
+        shard_task(config, index, names, env.renderer)
+        for index, names in enumerate(shards)
+        if there.get(index, 0) < len(names)
+    )
+    return Job(config, tasks, note, first_frames)
+
+
+def _bytes_missing(config: CollectConfig, there: Mapping[int, int]) -> int:
+    """Room that the shards still to be made take, by how many episodes those that are there hold."""
+    size = config.episodes_per_shard
+    whole = [held for index, held in there.items() if held == min(size, config.num_episodes - index * size)]
+    frames = (config.num_episodes - sum(whole)) * (config.max_steps + 1)
+    return frames * BYTES_PER_FRAME + (-(-config.num_episodes // size) - len(whole)) * BYTES_PER_SHARD
+
+
+def shard_task(config: CollectConfig, index: int, names: tuple[str, ...], renderer: str) -> ShardTask:
+    """The task of recording the shard of this number, its episodes driven by these policies."""
+    return ShardTask(
+        path=shard_path(Path(config.out), index),
+        env=config.env,
+        env_args=config.env_args,
+        crop=config.crop,
+        renderer=renderer,
+        warmup_steps=config.warmup_steps,
+        max_steps=config.max_steps,
+        first_seed=config.seed + index * config.episodes_per_shard,
+        policies=names,
+        config=to_yaml(config),
+    )
+
+
+@envs.off_screen()
+def _try_env(config: CollectConfig) -> tuple[envs.FrameEnv, str, figures.Picture]:
+    """Make the environment, and have every policy drive a few steps, so that what cannot work fails here.
+
+    Returns:
+        The environment, closed, what is said of its renderer and of the frames, and the first frames.
+    """
+    env = envs.make_env(config.env, config.crop, config.renderer, config.env_args)
+    seeds = range(config.seed, config.seed + config.num_episodes)
+    try:
+        tried = trial.drive(env, list(config.weights), seeds, config.warmup_steps, config.max_steps)
+    except Stopped as stopped:
+        raise ValueError(str(stopped)) from stopped
+    finally:
+        env.close()
+    note = f"{env.renderer_note}\n" if config.renderer == "auto" and env.renderer_note else ""
+    return env, note + tried.frames_line, tried.first_frames
+
+
+def _shards_there(config: CollectConfig) -> dict[int, Shard]:
+    """The finished shards in `out`, by their numbers.
+
+    Raises:
+        ValueError: one is damaged.
+    """
+    paths = shard_paths(Path(config.out))
+    return {int(path.stem.removeprefix("shard-")): Shard(path, FORMAT) for path in paths}
+
+
+def _check_same(config: CollectConfig, env: envs.FrameEnv, there: Mapping[int, Shard]) -> None:
+    """Refuse a folder that holds another data set, or more than was asked for.
+
+    Raises:
+        ValueError: it does; the line says what differs.
+    """
+    asked = identity(config, envs.spec(env.preprocess))
+    for index, shard in there.items():
+        held = identity(_config_of(shard), shard.json_attribute("preprocess"))
+        other = [f"{name} {held[name]}, not {asked[name]}" for name in IDENTITY if held[name] != asked[name]]
+        if other:
+            raise ValueError(
+                f"{config.out} holds a data set of {'; '.join(other)}: ask for the same, or choose another --out"
+            )
+        if telemetry_names(shard) != env.telemetry_names:
+            raise ValueError(
+                f"{shard.path}: has {len(telemetry_names(shard))} columns of telemetry, and {config.env} now gives "
+                f"{len(env.telemetry_names)}; choose another --out"
+            )
+        if index * config.episodes_per_shard + shard.num_planned > config.num_episodes:
+            raise ValueError(
+                f"{config.out} holds more than {config.num_episodes} episodes: ask for more, or choose another --out"
+            )
+
+
+def _config_of(shard: Shard) -> CollectConfig:
+    try:
+        saved: dict[str, Any] = dict(untrusted.from_yaml(shard.attributes["config"]))
+        saved["out"] = str(shard.path.parent)  # the folder where it was made may be none on this machine
+        config = CollectConfig(**saved)
+        identity(config, {})  # which looks at what the config takes as it is
+        return config
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{shard.path}: collected by another program ({error}); choose another --out") from None
+
+
+def collect(job: Job | Rollouts) -> None:
+    """Make the shards that are missing, with a progress bar; or show a verified data set."""
+    if isinstance(job, Rollouts):
+        overview.show(job)
+        return
+    out = Path(job.config.out)
+    files.make_folder(out)
+    picture = out / trial.FIRST_FRAMES
+    if job.tasks:
+        terminal.say(*f"{job.note}; the first ones are shown in {picture}".splitlines())
+    with locks.only_writer(out) as lock:
+        files.remove_partials(out)
+        if job.tasks and not picture.exists():
+            figures.save(picture, job.first_frames)
+        try:
+            recorded = _make_shards(job, lock)
+        finally:
+            files.remove_partials(out)
+    _say_what_is_there(job, recorded)
+
+
+def _make_shards(job: Job, lock: locks.Lock) -> list[Recorded]:
+    planned = [len(task.policies) * job.config.max_steps for task in job.tasks]
+    made: list[Recorded] = []
+    with progress.bar(sum(planned), "frames", "collect") as bar:
+
+        def watch(frames: int) -> None:
+            bar.update(frames - bar.n)
+
+        with contextlib.closing(
+            executors.run(record_shard, job.tasks, job.config.executor, job.config.num_workers, watch)
+        ) as run:
+            for index, recorded in run:
+                lock.check()
+                made.append(recorded)
+                bar.total -= planned[index] - recorded.steps  # episodes that ended early
+                if recorded.mismatch:
+                    name = job.tasks[index].path.name
+                    terminal.say(f"{name} was made again, drawn by Gymnasium: {recorded.mismatch}")
+        bar.update(bar.total - bar.n)
+    return made
+
+
+def _say_what_is_there(job: Job, recorded: Sequence[Recorded]) -> None:
+    """What the data set holds, what it lacks, and which actions are not those that the policies chose."""
+    try:
+        data = Rollouts(job.config.out)
+    except ValueError as error:  # an environment whose episodes the seeds do not determine
+        raise Stopped(str(error)) from None
+    clipped, steps = sum(one.num_clipped for one in recorded), sum(one.steps for one in recorded)
+    terminal.say(
+        f"{job.config.out}: {len(data)} episodes, {data.num_rows:,} frames in {len(data.shards)} shards"
+        + ("" if job.tasks else ", all there already")
+    )
+    if left_out := len(data.skipped_seeds):
+        terminal.say(f"{left_out} of {len(data) + left_out} episodes ended in their warm-up and were left out")
+    if clipped:
+        terminal.say(f"{clipped:,} of {steps:,} actions lay outside the action space and were clipped to it")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    run_command(__doc__, CollectConfig, prepare, collect, argv)

@@ -1,0 +1,47 @@
+"""What a data set of rollouts holds: in print, and as a contact sheet."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from world_models.data.rollouts import Rollouts
+from world_models.drawing import figures
+from world_models.runtime.terminal import say
+
+
+def show(data: Rollouts) -> None:
+    """Print what a data set holds, and draw a contact sheet of it."""
+    returns = data.returns()
+    size = sum(shard.path.stat().st_size for shard in data.shards)
+    given = f" with {json.dumps(data.env_args)}" if data.env_args else ""
+    say(f"{data.path}: {data.env}{given}, whole, every digest right")
+    say(f"  episodes   {len(data)} in {len(data.shards)} shards, seeds {data.seeds.min()}..{data.seeds.max()}")
+    if data.skipped_seeds:
+        say(f"  left out   {len(data.skipped_seeds)} episodes, which ended in their warm-up")
+    say(f"  frames     {data.num_rows:,}, {size / data.num_rows:,.0f} bytes each, {size / 1e6:,.1f} MB in all")
+    say(f"  steps      {data.lengths.min() - 1}..{data.lengths.max() - 1} an episode")
+    say(f"  preprocess {json.dumps(data.preprocess)}")
+    say(f"  telemetry  {', '.join(data.telemetry_names) or 'none'}")
+    for name in sorted(set(data.policies)):
+        drove = np.array([policy == name for policy in data.policies])
+        say(f"  {name:10} {drove.sum()} episodes, return {_spread(returns[drove])}")
+    sheet = sheet_path(data)
+    if os.access(sheet.parent, os.W_OK):
+        figures.save(sheet, figures.contact_sheet(data))
+        say(f"  pictures   {sheet}")
+    else:
+        say(f"  pictures   none, {sheet.parent} cannot be written to")
+
+
+def sheet_path(data: Rollouts) -> Path:
+    """Where the contact sheet of a data set goes."""
+    return (data.path if data.path.is_dir() else data.path.parent) / "contact_sheet.png"
+
+
+def _spread(values: Sequence[float] | np.ndarray) -> str:
+    """Least, median and greatest."""
+    low, middle, high = np.percentile(values, [0, 50, 100])
+    return f"{low:.1f} .. {middle:.1f} .. {high:.1f}"

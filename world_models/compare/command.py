@@ -1,0 +1,142 @@
+"""Compare runs: one table here, and one page of their curves, their settings and the same frames side by side.
+
+Examples:
+  python -m world_models.compare runs/a runs/b
+  python -m world_models.compare runs                      every run in there, also one that is still training
+  python -m world_models.compare runs --data rollouts/heldout --out comparisons/today
+
+Runs are sorted by the squared error of their best validation. Evaluate them on the same rollouts to have PCA's error,
+PSNR and active units beside it.
+"""
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from world_models.compare import chart
+from world_models.compare import frames as side_by_side
+from world_models.compare import page as comparison_page
+from world_models.compare import table as comparison
+from world_models.data.frames import Device
+from world_models.drawing import figures
+from world_models.runs import checkpoints
+from world_models.runs.records import RunRecord, is_run, read_run, read_runs
+from world_models.runtime import cli, files, terminal, untrusted
+from world_models.runtime.cli import require, run_command
+from world_models.runtime.paths import LINK, PATH, resolve_fields, resolved
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareConfig:
+    """What to compare, and where the page goes.
+
+    Attributes:
+        runs: folders of runs, or folders that hold runs, named without a flag.
+        out: folder of compare.html and compare.png; the one that holds the runs when null.
+        data: rollouts, or MNIST's folder, whose frames are shown; what the runs were trained on when null. Only
+            held-out frames are shown.
+        num_frames: frames shown side by side.
+        weights: best (lowest validation loss) or last.
+        device: auto takes a GPU if there is one.
+    """
+
+    runs: tuple[str, ...] = dataclasses.field(default=("runs",), metadata=cli.POSITIONAL | LINK)
+    out: str | None = dataclasses.field(default=None, metadata=PATH)
+    data: str | None = dataclasses.field(default=None, metadata=PATH)
+    num_frames: int = 8
+    weights: checkpoints.Weights = "best"
+    device: Device = "auto"
+
+    def __post_init__(self):
+        resolve_fields(self)
+        require(len(self.runs) > 0, "runs is empty; name the folders of runs")
+        require(1 <= self.num_frames <= 100, f"num_frames is {self.num_frames}; give 1 to 100")
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A checked comparison.
+
+    Attributes:
+        num_frames: frames shown side by side.
+        out: where the page goes.
+        runs: what is compared, best first.
+        models: whose frames are shown, None if there are none.
+        notes: what is left out, and why.
+    """
+
+    num_frames: int
+    out: Path
+    runs: list[RunRecord]
+    models: side_by_side.Models | None
+    notes: list[str]
+
+
+def prepare(config: CompareConfig) -> Job:
+    """Read every run, load the models whose frames are shown, and check that the page has a place."""
+    notes: list[str] = []
+    runs = comparison.by_val_sse(_read(config.runs, notes))
+    out = Path(config.out) if config.out else _common_folder(config.runs)
+    for name in ("compare.html", "compare.png"):
+        untrusted.is_file(out / name)
+    files.check_room(out, 20_000_000)
+    models = side_by_side.load(runs, config.data, config.weights, config.device, notes)
+    return Job(config.num_frames, out, runs, models, notes)
+
+
+def _read(named: Sequence[str], notes: list[str]) -> list[RunRecord]:
+    _, runs = read_runs([Path(name) for name in named], notes, read=_checked)
+    if not runs:
+        raise ValueError(f"{', '.join(named)}: no run that can be read; {notes[-1]}")
+    return runs
+
+
+def _checked(path: Path, name: str) -> RunRecord:
+    """A run's record, if its model is one of ours."""
+    record = read_run(path, name)
+    if record.description:
+        checkpoints.load_description(path)
+    return record
+
+
+def _common_folder(named: Sequence[str]) -> Path:
+    """The folder that holds what is named; a folder of runs is that itself."""
+    holding = [path.parent if is_run(path) else path for path in map(Path, named)]
+    return resolved(os.path.commonpath(holding))
+
+
+def compare(job: Job) -> None:
+    """Print the table, and write compare.png and compare.html."""
+    terminal.warn(*job.notes, *comparison.conflicts(job.runs))
+    terminal.say(*comparison.aligned(comparison.table(job.runs)).split("\n"))
+    terminal.say(*_settings(job.runs).split("\n"))
+    curves = chart.draw(job.runs)
+    rows = job.models.rows(job.num_frames) if job.models else None
+    files.remove_partials(job.out, names=("compare.png", "compare.html"))
+    figures.save(job.out / "compare.png", curves)
+    files.write_text(job.out / "compare.html", comparison_page.page(job.runs, curves, rows, job.notes))
+    terminal.say(f"{job.out / 'compare.html'} shows it")
+
+
+def _settings(runs: Sequence[RunRecord]) -> str:
+    """The settings that differ, of as many runs as the terminal has room for."""
+    rows = comparison.differences(runs)
+    if not rows:
+        return "The settings are the same."
+    heads = ["setting", *(run.name for run in runs)]
+    short = [[_short(cell) for cell in row] for row in rows]
+    shown = comparison.fitting([heads, *short], shutil.get_terminal_size((120, 24)).columns)
+    missing = len(heads) - len(shown[0])
+    return f"\n{comparison.aligned(shown)}\n" + (f"... and {missing} more runs, on the page\n" if missing else "")
+
+
+def _short(text: str, most_letters: int = 32) -> str:
+    """The end of a long text, which is what tells paths apart."""
+    return text if len(text) <= most_letters else f"…{text[1 - most_letters :]}"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    run_command(__doc__, CompareConfig, prepare, compare, argv)

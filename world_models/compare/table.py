@@ -1,0 +1,199 @@
+"""What several runs say beside each other: their numbers, where their settings differ, whether they compare."""
+
+import itertools
+import json
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from world_models.runs.rate_distortion import fact, flatters, scored
+from world_models.runs.records import RunRecord, number
+
+NOTHING = "-"
+NOT_COMPARED = ("out", "resume", "wandb")
+"""Settings in which runs may differ while their numbers are the same."""
+
+MAX_LETTERS = 1000
+Cell = int | float | str | None
+
+
+class Column(NamedTuple):
+    """A figure of a run: how the table heads it, what it means, how to read it from a run, how to print it."""
+
+    head: str
+    meaning: str
+    read: Callable[[RunRecord], Cell]
+    form: str = "{:,.2f}"
+
+
+def _of_best(key: str) -> Callable[[RunRecord], Cell]:
+    return lambda run: run.best_line().get(key)
+
+
+def _of_scores(*keys: str) -> Callable[[RunRecord], Cell]:
+    """A number of eval.json, by the keys of the objects that it lies in; None where one is missing, or no number."""
+
+    def read(run: RunRecord) -> Cell:
+        inner: Any = run.scores
+        for key in keys[:-1]:
+            inner = inner.get(key) if isinstance(inner, Mapping) else None
+        return number(inner, keys[-1]) if isinstance(inner, Mapping) else None
+
+    return read
+
+
+def _frames_per_s(run: RunRecord) -> Cell:
+    rates = [rate for _, rate in run.series("train/frames_per_s")]
+    return statistics.median(rates) if rates else None
+
+
+def _of_pca(run: RunRecord) -> Cell:
+    sse, pca = (number(run.scores or {}, key) for key in ("sse", "pca_sse"))
+    return sse / pca if sse is not None and pca else None
+
+
+def _done(run: RunRecord) -> Cell:
+    share = run.progress()
+    return None if share is None else "yes" if share == 1 else f"{min(99, round(100 * share))} %"
+
+
+COLUMNS = (
+    Column("frames", "frames seen in training", lambda run: run.frames_seen(), "{:,.0f}"),
+    Column("done", "whether training is finished, else how much of it", _done, "{}"),
+    Column("frames/s", "median rate of training", _frames_per_s, "{:,.0f}"),
+    Column("val SSE", "least squared error of a validation on held-out data", _of_best("val/sse")),
+    Column("val KL", "KL in nats per frame of that validation", _of_best("val/kl_nats"), "{:,.1f}"),
+    Column("SSE", "squared error, by evaluate", _of_scores("sse")),
+    Column("SSE/PCA", "that error over PCA's with as many components, on the same frames", _of_pca, "{:.3f}"),
+    Column("PSNR dB", "peak signal-to-noise ratio, by evaluate", _of_scores("psnr_db")),
+    Column("KL", "KL in nats per frame, by evaluate", _of_scores("kl_nats"), "{:,.1f}"),
+    Column(
+        "10 ahead, z",
+        "squared error ten steps ahead of a memory that predicts z, by evaluate --foresight",
+        _of_scores("foresight", "predicts_z", "10", "foreseen"),
+    ),
+    Column(
+        "10 ahead, change",
+        "squared error ten steps ahead of a memory that predicts how z changes, by evaluate --foresight",
+        _of_scores("foresight", "predicts_change", "10", "foreseen"),
+    ),
+    Column("active", "dimensions whose mu varies (variance above 0.01)", _of_scores("active_units"), "{:,.0f}"),
+    Column("used", "dimensions with KL above 0.05 nats", _of_scores("dims_used"), "{:,.0f}"),
+    Column(
+        "drive",
+        "mean score of a linear controller on mu that drives 100 tracks",
+        _of_scores("drive", "mean"),
+        "{:,.0f}",
+    ),
+)
+
+
+def by_val_sse(runs: Sequence[RunRecord]) -> list[RunRecord]:
+    """The runs by rising SSE of their best validation; those without one last, in the order given."""
+    return sorted(runs, key=lambda run: run.best_line().get("val/sse", float("inf")))
+
+
+def known_columns(runs: Sequence[RunRecord]) -> list[Column]:
+    """The columns of which at least one run has a figure."""
+    return [column for column in COLUMNS if any(column.read(run) is not None for run in runs)]
+
+
+def table(runs: Sequence[RunRecord]) -> list[list[str]]:
+    """The runs' figures as rows of text, the first row the heads."""
+    columns = known_columns(runs)
+    rows = [[run.name, *(_shown(column, column.read(run)) for column in columns)] for run in runs]
+    return [["run", *(column.head for column in columns)], *rows]
+
+
+def _shown(column: Column, value: Cell) -> str:
+    return NOTHING if value is None else column.form.format(value)
+
+
+def differences(runs: Sequence[RunRecord]) -> list[list[str]]:
+    """The settings in which the runs differ as rows of text: its dotted name, then its value in each run."""
+    settings = [{name: _plain(value) for name, value in run.settings().items()} for run in runs]
+    names = dict.fromkeys(name for each in settings for name in each if name.split(".")[0] not in NOT_COMPARED)
+    rows = [[name, *(each.get(name, NOTHING) for each in settings)] for name in names]
+    return [row for row in rows if len(set(row[1:])) > 1]
+
+
+def _plain(value: Any) -> str:
+    """The value as a line of text, without what would upset a terminal."""
+    return value if isinstance(value, str) and value.isprintable() else json.dumps(value, default=str)
+
+
+def conflicts(runs: Sequence[RunRecord]) -> list[str]:
+    """Why numbers of the runs do not compare, a sentence each; none if they do."""
+    facts: Mapping[str, Callable[[RunRecord], Any]] = {
+        "trained on different data, so their validations are on different frames": fact("data_digest"),
+        "trained on frames made in different ways (crop, size, interpolation)": fact("preprocess"),
+        "validated on different held-out episodes (split_seed)": fact("split_seed"),
+        "evaluated on different data": scored("data_digest"),
+        "evaluated on different numbers of frames": scored("frames"),
+    }
+    found = [
+        f"the runs were {fact}: {_groups(runs, read)}. These numbers do not compare."
+        for fact, read in facts.items()
+        if len({_plain(value) for run in runs if (value := read(run)) is not None}) > 1
+    ]
+    flattered = [run.name for run in runs if flatters(run)]
+    if flattered:
+        found.append(
+            f"Evaluated on episodes that they were trained on, so that the scores flatter: {_listed(flattered)}."
+        )
+    return found
+
+
+def _groups(runs: Sequence[RunRecord], read: Callable[[RunRecord], Any]) -> str:
+    """Which runs are alike: a, b | c."""
+    groups: dict[str, list[str]] = {}
+    for run in runs:
+        if (value := read(run)) is not None:
+            groups.setdefault(_plain(value), []).append(run.name)
+    return _listed([_listed(names) for names in groups.values()], " | ")
+
+
+def _listed(names: Sequence[str], between: str = ", ", most: int = 4) -> str:
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return between.join(names[:most]) + rest
+
+
+def provenance(run: RunRecord) -> list[tuple[str, str]]:
+    """Where a run comes from: its folder, what it was trained on, what made it."""
+    versions = run.description.get("versions")
+    versions = versions if isinstance(versions, dict) else {}
+    scores = run.scores or {}
+    facts = {
+        "folder": str(run.path),
+        "git commit": versions.get("git_commit"),
+        "versions": ", ".join(f"{k} {v}" for k, v in versions.items() if k != "git_commit"),
+        "environment": run.description.get("env"),
+        "its arguments": run.description.get("env_args"),
+        "data": run.description.get("data"),
+        "data digest": run.description.get("data_digest"),
+        "preprocess": run.description.get("preprocess"),
+        "evaluated on": scores.get("data"),
+        "digest of that": scores.get("data_digest"),
+        "evaluated weights": scores.get("vae_sha256"),
+    }
+    return [(name, _plain(value)[:MAX_LETTERS]) for name, value in facts.items() if value]
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as lines of text, the first column to the left and the others to the right."""
+    first, *others = _widths(rows)
+    lines = (
+        [row[0].ljust(first), *(cell.rjust(width) for cell, width in zip(row[1:], others, strict=True))] for row in rows
+    )
+    return "\n".join("  ".join(line) for line in lines)
+
+
+def fitting(rows: Sequence[Sequence[str]], room: int) -> list[list[str]]:
+    """The rows with as many of their columns, two at the least, as fit into lines of so many letters."""
+    widths = _widths(rows)
+    count = sum(used <= room for used in itertools.accumulate(width + 2 for width in widths))
+    return [list(row[: max(2, count)]) for row in rows]
+
+
+def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -1,0 +1,11 @@
+"""Data on disk, and from there into batches.
+
+shards/      HDF5 files of flat columns: the format, its reader and its writer
+rollouts     frames, actions, rewards, ends, telemetry
+latents      mu and logvar in the frames' place
+latent_rows  rows of latents by number, in memory or in blocks
+sequences    windows of latents, as a memory model reads them
+mnist        handwritten digits
+frames       frames by position, split by episode, in the order of training
+batches      batches of frames on the device
+"""

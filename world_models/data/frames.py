@@ -1,0 +1,258 @@
+"""Frames by position, of rollouts or in memory, split by episode, and the order in which training sees them.
+
+The order of an epoch is fixed by seed, epoch and the size of the shuffle buffer: the epoch's blocks (up to 64
+neighbouring rows of an episode) are shuffled, then cut into windows of `shuffle_frames`, and each window's frames are
+shuffled. `batches.py` hands them out; where they lie in the meantime, and in how many processes, changes nothing.
+"""
+
+import abc
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+from world_models.data.rollouts import FRAME_SHAPE, Episode, Rollouts
+from world_models.data.shards.reader import Shard
+from world_models.runtime import files
+from world_models.runtime.host import available_cores
+
+BLOCK_FRAMES = 64
+BINARISATION = 1  # sets its random numbers apart from the noise of the same step
+Device = Literal["auto", "cpu", "cuda"]
+
+
+def torch_device(name: Device) -> torch.device:
+    """The device that a setting names; auto takes a GPU if there is one.
+
+    Raises:
+        ValueError: a GPU is asked for where there is none.
+    """
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise ValueError("device is cuda, and torch finds no GPU; give cpu or auto")
+    return torch.device("cuda" if there and name != "cpu" else "cpu")
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Episodes for training and, none of them among those, for validation."""
+
+    train: tuple[int, ...]
+    val: tuple[int, ...]
+
+
+def split_episodes(
+    seeds: Sequence[int] | Int64[np.ndarray, " episodes"], split_seed: int, val_share: float = 0.1
+) -> Split:
+    """Hold out the share of episodes with the lowest sha256 of "split_seed,episode_seed", at least one.
+
+    Whether an episode is held out depends on its seed and on how many there are, not on files or order.
+
+    Raises:
+        ValueError: fewer than two episodes.
+    """
+    if len(seeds) < 2:
+        raise ValueError(f"{len(seeds)} episode cannot be split into training and validation; collect at least 2")
+    num_val = max(1, round(val_share * len(seeds)))
+    ranked = sorted(range(len(seeds)), key=lambda i: files.sha256(f"{split_seed},{seeds[i]}".encode()))
+    return Split(tuple(sorted(ranked[num_val:])), tuple(sorted(ranked[:num_val])))
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """A stretch of an epoch.
+
+    Attributes:
+        blocks: the blocks it is made of.
+        positions: positions of their frames, block by block.
+        order: the order in which they are handed out: the k-th is `positions[order[k]]`.
+        ends_epoch: whether it is the epoch's last.
+    """
+
+    blocks: Int64[np.ndarray, " blocks"]
+    positions: Int64[np.ndarray, " frames"]
+    order: Int64[np.ndarray, " frames"]
+    ends_epoch: bool
+
+
+class FrameSource(abc.ABC):
+    """Frames by position 0 .. len - 1, in blocks of neighbours.
+
+    Args:
+        block_lengths: frames of each block.
+        frame_shape: height, width and channels.
+        labels: each frame's class, where there are classes.
+    """
+
+    def __init__(
+        self,
+        block_lengths: Int64[np.ndarray, " blocks"],
+        frame_shape: tuple[int, int, int] = FRAME_SHAPE,
+        labels: Int64[np.ndarray, " frames"] | None = None,
+    ):
+        self.block_lengths, self.frame_shape, self.labels = block_lengths, frame_shape, labels
+        self.block_offsets = np.concatenate([[0], np.cumsum(block_lengths)])
+
+    def __len__(self) -> int:
+        return int(self.block_offsets[-1])
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all frames, uint8."""
+        return len(self) * math.prod(self.frame_shape)
+
+    @abc.abstractmethod
+    def read_block(self, block: int, column: str = "frames") -> np.ndarray:
+        """A block's frames, or another column's rows."""
+
+    @abc.abstractmethod
+    def read_into(
+        self,
+        frames: UInt8[np.ndarray, "_ height width channels"],
+        blocks: Int64[np.ndarray, " blocks"],
+        places: Int64[np.ndarray, " rows"],
+    ) -> None:
+        """Read blocks; `places` says where each of their frames goes, in turn."""
+
+    def read_all(self) -> UInt8[np.ndarray, "frames height width channels"]:
+        """All frames, by position."""
+        frames = np.empty((len(self), *self.frame_shape), np.uint8)
+        self.read_into(frames, np.arange(len(self.block_lengths)), np.arange(len(self)))
+        return frames
+
+    def read_spread(self, count: int, column: str = "frames") -> np.ndarray:
+        """Up to `count` frames, evenly spread over the positions, or another column's rows for the same frames."""
+        chosen = np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(np.int64)
+        blocks = np.searchsorted(self.block_offsets, chosen, side="right") - 1
+        rows = (
+            self.read_block(block, column)[chosen[blocks == block] - self.block_offsets[block]]
+            for block in np.unique(blocks).tolist()
+        )
+        first = next(rows)
+        spread = np.empty((len(chosen), *first.shape[1:]), first.dtype)
+        stop = 0
+        for block in itertools.chain([first], rows):
+            start, stop = stop, stop + len(block)
+            spread[start:stop] = block
+        return spread
+
+    def windows(self, seed: int, epoch: int, shuffle_frames: int) -> Iterator[Window]:
+        """An epoch's windows, in order; they hold every position once."""
+        rng = np.random.default_rng([seed, epoch])
+        blocks = rng.permutation(len(self.block_lengths))
+        group = (np.cumsum(self.block_lengths[blocks]) - 1) // max(1, shuffle_frames)
+        seen = 0
+        for chosen in np.split(blocks, np.flatnonzero(np.diff(group)) + 1):
+            positions = np.concatenate([np.arange(*self.block_offsets[block : block + 2]) for block in chosen])
+            seen += len(positions)
+            yield Window(chosen, positions, rng.permutation(len(positions)), ends_epoch=seen == len(self))
+
+
+class FrameSet(FrameSource):
+    """The frames of some episodes of a data set; final frames are among them."""
+
+    def __init__(self, data: Rollouts, episodes: Sequence[int]):
+        self._data, self._episodes = data, episodes
+        blocks = [block for episode in episodes for block in _blocks(*data.locate(episode))]
+        self._shards, self._starts, self._stops = zip(*blocks, strict=True)
+        super().__init__(np.subtract(self._stops, self._starts, dtype=np.int64))
+
+    def episodes(self, max_frames: int | None = None) -> Iterator[Episode]:
+        """The episodes, one after the other; if they have more frames than that, an even share of them."""
+        count = len(self._episodes)
+        if max_frames is not None and len(self) > max_frames:
+            count = max(1, count * max_frames // len(self))
+        chosen = np.linspace(0, len(self._episodes) - 1, count).astype(int)
+        return (self._data[self._episodes[index]] for index in chosen)
+
+    def read_block(self, block: int, column: str = "frames") -> np.ndarray:
+        """A block's frames, or another column's rows, from disk."""
+        return self._shards[block].read(column, self._starts[block], self._stops[block])
+
+    def read_into(
+        self,
+        frames: UInt8[np.ndarray, "_ 64 64 3"],
+        blocks: Int64[np.ndarray, " blocks"],
+        places: Int64[np.ndarray, " rows"],
+    ) -> None:
+        """Read blocks, on a thread a core; `places` says where each of their frames goes, in turn."""
+        starts = np.concatenate([[0], np.cumsum(self.block_lengths[blocks])])
+
+        def read(index: int) -> None:
+            block, place = blocks[index], starts[index]
+            first = self._starts[block]
+            for row, piece in self._shards[block].pieces("frames", first, self._stops[block]):
+                at = place + row - first
+                frames[places[at : at + len(piece)]] = piece
+
+        with ThreadPoolExecutor(available_cores()) as readers:
+            for done in [readers.submit(read, index) for index in range(len(blocks))]:
+                done.result()
+
+
+class ImageSet(FrameSource):
+    """Labelled images in memory: frames that are no episode's."""
+
+    def __init__(self, frames: UInt8[np.ndarray, "frames height width channels"], labels: Int64[np.ndarray, " frames"]):
+        cuts = [*range(0, len(frames), BLOCK_FRAMES), len(frames)]
+        height, width, channels = frames.shape[1:]
+        super().__init__(np.diff(np.array(cuts, np.int64)), (height, width, channels), labels)
+        self._columns = {"frames": frames, "labels": labels}
+
+    def read_block(self, block: int, column: str = "frames") -> np.ndarray:
+        """A block's frames, or its labels."""
+        return self._columns[column][slice(*self.block_offsets[block : block + 2])]
+
+    def read_into(
+        self,
+        frames: UInt8[np.ndarray, "_ height width channels"],
+        blocks: Int64[np.ndarray, " blocks"],
+        places: Int64[np.ndarray, " rows"],
+    ) -> None:
+        """Copy blocks; `places` says where each of their frames goes, in turn."""
+        if len(blocks):
+            frames[places] = np.concatenate([self.read_block(block) for block in blocks.tolist()])
+
+
+def _blocks(shard: Shard, start: int, rows: int) -> list[tuple[Shard, int, int]]:
+    """An episode cut where the file's rows are multiples of 64, so that a read unpacks few chunks twice."""
+    inner = range((start // BLOCK_FRAMES + 1) * BLOCK_FRAMES, start + rows, BLOCK_FRAMES)
+    cuts = [start, *inner, start + rows]
+    return [(shard, first, last) for first, last in itertools.pairwise(cuts)]
+
+
+def noise(seed: int, step: int, batch_size: int, noise_dim: int) -> Tensor:
+    """Standard normal noise of a step, by position in the batch: the same on every device and after a resume."""
+    state = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]
+    return torch.randn(batch_size, noise_dim, generator=torch.Generator().manual_seed(int(state >> np.uint64(1))))
+
+
+def binarised(
+    frames: UInt8[Tensor, "part height width channels"],
+    seed: int,
+    step: int,
+    rows: Int64[Tensor, " part"] | None = None,
+    batch_size: int | None = None,
+) -> UInt8[Tensor, "part height width channels"]:
+    """Black or white pixels, drawn anew each step: white with the grey value as probability (dynamic binarisation).
+
+    Args:
+        frames: a batch, or this process's part of it.
+        seed: decides what is drawn, with the step.
+        step: of the training.
+        rows: where the part's frames stand in the whole batch.
+        batch_size: frames of the whole batch.
+    """
+    state = np.random.SeedSequence([seed, step, BINARISATION]).generate_state(1, np.uint64)[0]
+    generator = torch.Generator().manual_seed(int(state >> np.uint64(1)))
+    size = len(frames) if batch_size is None else batch_size
+    thresholds = torch.randint(0, 255, (size, *frames.shape[1:]), generator=generator, dtype=torch.uint8)
+    thresholds = thresholds if rows is None else thresholds[rows]
+    return (frames > thresholds.to(frames.device)).to(torch.uint8) * 255

@@ -1,0 +1,121 @@
+"""Rows of latents by their number in the whole data set: held in memory, or read in blocks where they do not fit."""
+
+import bisect
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Int64, Shaped
+
+from world_models.data.latents import FORMAT
+from world_models.data.shards import BLOCK_ROWS
+from world_models.data.shards.reader import Shard
+
+Numbers = Int64[np.ndarray, " windows"]
+"""A whole number for each window."""
+Windows = dict[str, Shaped[np.ndarray, "windows rows *shape"]]
+"""By the name of a column, so many rows of it for each window."""
+
+FLAGS = ("terminated", "truncated")
+"""Always held: they take a hundredth of a row's bytes, and HDF5 needs ten times as long for them as for numbers."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Shape and dtype of a row in memory, of each column.
+
+    A data set may hold float16 in one shard and float32 in the next: the dtype is wide enough for all.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    dtypes: Mapping[str, np.dtype]
+
+    @classmethod
+    def of(cls, shards: Sequence[Shard]) -> "Layout":
+        """The layout of a data set's rows."""
+        dtypes = {name: np.result_type(*{shard.column_dtypes[name] for shard in shards}) for name in FORMAT.columns}
+        return cls(shards[0].row_shapes, dtypes)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row of all columns."""
+        return sum(math.prod(self.shapes[name]) * dtype.itemsize for name, dtype in self.dtypes.items())
+
+    def empty(self, name: str, *counts: int) -> np.ndarray:
+        """Room for rows of a column."""
+        return np.empty((*counts, *self.shapes[name]), self.dtypes[name])
+
+
+def open_rows(shards: Sequence[Shard], memory_bytes: float) -> "HeldRows | BlockedRows":
+    """The rows of a data set in no more memory than this, or in one block's."""
+    layout = Layout.of(shards)
+    fits = sum(shard.num_rows for shard in shards) * layout.row_bytes <= memory_bytes
+    return HeldRows(shards, layout) if fits else BlockedRows(shards, layout, memory_bytes)
+
+
+class HeldRows:
+    """Columns held in memory, read once."""
+
+    def __init__(self, shards: Sequence[Shard], layout: Layout, names: Sequence[str] = tuple(FORMAT.columns)):
+        num_rows = sum(shard.num_rows for shard in shards)
+        self._columns = {name: layout.empty(name, num_rows) for name in names}
+        stop = 0
+        for shard in shards:
+            start, stop = stop, stop + shard.num_rows
+            for name, column in self._columns.items():
+                column[start:stop] = shard.read(name)
+
+    def windows(self, starts: Numbers, counts: Numbers, rows: int) -> Windows:
+        """Read `counts` rows from each of `starts` on. Each window has `rows` places; those left over hold anything."""
+        chosen = starts[:, None] + np.minimum(np.arange(rows), counts[:, None] - 1)
+        return {name: np.take(column, chosen, axis=0) for name, column in self._columns.items()}
+
+
+class BlockedRows:
+    """Rows read in blocks of 1,024 neighbours, of which the last used are kept.
+
+    Args:
+        shards: of the data set.
+        layout: of its rows.
+        memory_bytes: of the kept blocks at most; one block is always kept.
+    """
+
+    def __init__(self, shards: Sequence[Shard], layout: Layout, memory_bytes: float):
+        self._layout = layout
+        self._names = [name for name in FORMAT.columns if name not in FLAGS]
+        self._flags = HeldRows(shards, layout, FLAGS)
+        self._blocks = [
+            (shard, range(row, min(row + BLOCK_ROWS, shard.num_rows)))
+            for shard in shards
+            for row in range(0, shard.num_rows, BLOCK_ROWS)
+        ]
+        self._firsts = [0, *itertools.accumulate(len(rows) for _, rows in self._blocks)]
+        kept = max(1, int(memory_bytes // (BLOCK_ROWS * layout.row_bytes)))
+        self._block = functools.lru_cache(maxsize=kept)(self._read_block)
+
+    def _read_block(self, block: int) -> Mapping[str, np.ndarray]:
+        shard, rows = self._blocks[block]
+        return {name: shard.read(name, rows.start, rows.stop) for name in self._names}
+
+    def windows(self, starts: Numbers, counts: Numbers, rows: int) -> Windows:
+        """As `HeldRows.windows`."""
+        found = {name: self._layout.empty(name, len(starts), rows) for name in self._names}
+        for window, (start, count) in enumerate(zip(starts.tolist(), counts.tolist(), strict=True)):
+            for place, columns, piece in self._pieces(start, count):
+                for name, column in columns.items():
+                    found[name][window, place : place + piece.stop - piece.start] = column[piece]
+            for name in self._names:
+                found[name][window, count:] = 0
+        return found | self._flags.windows(starts, counts, rows)
+
+    def _pieces(self, start: int, count: int) -> Iterator[tuple[int, Mapping[str, np.ndarray], slice]]:
+        """Neighbouring rows as they lie in blocks: where a piece begins among them, its block, its place in that."""
+        block, done = bisect.bisect_right(self._firsts, start) - 1, 0
+        while done < count:
+            inside = start + done - self._firsts[block]
+            size = min(count - done, len(self._blocks[block][1]) - inside)
+            yield done, self._block(block), slice(inside, inside + size)
+            block, done = block + 1, done + size

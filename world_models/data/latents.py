@@ -1,0 +1,210 @@
+"""Latents: mu and logvar of every frame, with actions, rewards and ends, as a memory model reads them.
+
+Rows and alignment are those of the rollouts: an episode of T steps has T + 1 rows, row t < T holds the latent of x_t
+and the action a_t chosen after seeing it, row T the final frame's latent, whose action is no transition. A memory
+model learns (z_t, a_t) -> (z_{t+1}, r_t, end_t). z is not stored: readers sample z = mu + exp(logvar / 2) * eps anew.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Float64
+
+from world_models.data.rollouts import FORMAT as ROLLOUTS_FORMAT
+from world_models.data.shards import BLOCK_ROWS, SKIPPED_SEEDS, Column, Format, reader, unpacked_bytes, writer
+from world_models.data.shards.episodes import ShardedEpisodes
+from world_models.runtime import files, untrusted
+from world_models.runtime.terminal import printable
+
+FORMAT = Format(
+    name="world_models.latents",
+    version=1,
+    columns={
+        "mu": Column(("float32", "float16"), (None,)),
+        "logvar": Column(("float32", "float16"), (None,)),
+        **{name: ROLLOUTS_FORMAT.columns[name] for name in ("actions", "rewards", "terminated", "truncated")},
+    },
+    common=("preprocess", "vae_sha256"),
+    attributes=("rollouts_digest", "config", "versions"),
+    gzip=None,  # the low bits of a latent are noise: packing saves a tenth and costs most of the reading speed
+)
+COPIED_COLUMNS = ("actions", "rewards", "terminated", "truncated")
+SUMMARY_FILE = "latents.json"
+MAX_SUMMARY_BYTES = 10_000_000  # it holds some numbers a dimension
+
+
+LARGEST_MOMENT = float(np.finfo(np.float32).max)  # readers draw z in float32
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentEpisode:
+    """The latents of one episode of T transitions.
+
+    Attributes:
+        actions, rewards, terminated, truncated: of the T transitions.
+        mu, logvar: of every frame, x_0 .. x_T.
+        seed, policy: the episode's env seed and driver.
+    """
+
+    actions: Float32[np.ndarray, "T A"]
+    rewards: Float32[np.ndarray, " T"]
+    terminated: Bool[np.ndarray, " T"]
+    truncated: Bool[np.ndarray, " T"]
+    mu: Float[np.ndarray, "T+1 z"]
+    logvar: Float[np.ndarray, "T+1 z"]
+    seed: int
+    policy: str
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+    def __repr__(self) -> str:
+        return f"LatentEpisode(steps={len(self)}, z_dim={self.mu.shape[1]}, seed={self.seed}, policy={self.policy!r})"
+
+
+class LatentWriter:
+    """Writes the latents of one shard of rollouts, block by block; made by `write_latents`."""
+
+    def __init__(self, shard: writer.ShardWriter):
+        self._shard = shard
+
+    def append(self, mu: Float[np.ndarray, "rows z"], logvar: Float[np.ndarray, "rows z"]) -> None:
+        """Append the latents of the source's next rows."""
+        self._shard.append(mu=mu, logvar=logvar)
+
+
+def latents_bytes(source: reader.Shard, z_dim: int, dtype: str) -> int:
+    """Bytes that the latents of a shard of rollouts take on disk; errs upwards."""
+    row_bytes = {
+        name: math.prod(source.row_shapes[name]) * np.dtype(source.column_dtypes[name]).itemsize
+        for name in COPIED_COLUMNS
+    }
+    row_bytes |= dict.fromkeys(("mu", "logvar"), z_dim * np.dtype(dtype).itemsize)
+    return unpacked_bytes(FORMAT, row_bytes, source.num_rows)
+
+
+@contextlib.contextmanager
+def write_latents(
+    path: Path, source: reader.Shard, z_dim: int, dtype: str, attributes: Mapping[str, str]
+) -> Iterator[LatentWriter]:
+    """Write the mirror of a rollouts shard in a block: whole if the block succeeds, nothing if it raises."""
+    shapes = {"mu": (z_dim,), "logvar": (z_dim,), "actions": source.row_shapes["actions"]}
+    with writer.write_shard(path, FORMAT, shapes, {"mu": dtype, "logvar": dtype}) as shard:
+        shard.attributes.update(attributes)
+        shard.attributes.update(
+            preprocess=source.attributes["preprocess"],
+            rollouts_digest=source.digest(),
+            versions=json.dumps(files.versions()),
+        )
+        if SKIPPED_SEEDS in source.attributes:
+            shard.attributes[SKIPPED_SEEDS] = source.attributes[SKIPPED_SEEDS]
+        for start in range(0, source.num_rows, BLOCK_ROWS):
+            shard.append(**{name: source.read(name, start, start + BLOCK_ROWS) for name in COPIED_COLUMNS})
+        yield LatentWriter(shard)
+        shard.tile_episodes(source.lengths.tolist(), source.seeds.tolist(), source.policies)
+
+
+class Latents(ShardedEpisodes[LatentEpisode]):
+    """A data set of latents: a sequence of episodes, read from disk when asked for.
+
+    Args:
+        path: a folder of shards, or one shard.
+        verify: compare every column with its digest, which reads everything.
+
+    Attributes:
+        z_dim: latent dimensions.
+        num_actions: columns of `actions`.
+        preprocess: how observations became the frames that were encoded.
+        vae_sha256: of the weights that encoded them.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        ValueError: a shard is incomplete, damaged, of another kind, or inconsistent.
+    """
+
+    def __init__(self, path: str | Path, verify: bool = False):
+        super().__init__(path, FORMAT, verify)
+        first = self.shards[0]
+        if first.row_shapes["mu"] != first.row_shapes["logvar"]:
+            raise ValueError(f"{first.path}: mu and logvar differ in width; delete the file and make it again")
+        self.z_dim: int = first.row_shapes["mu"][0]
+        self.num_actions: int = first.row_shapes["actions"][0]
+        self.preprocess: dict[str, Any] = first.json_object("preprocess")
+        self.vae_sha256 = str(first.attributes["vae_sha256"])
+
+    def __repr__(self) -> str:
+        return f"Latents({printable(str(self.path))}: {len(self)} episodes, {self.num_rows} rows, z_dim {self.z_dim})"
+
+    @property
+    def z_mean(self) -> Float64[np.ndarray, " z"]:
+        """Mean of each dimension of a sampled z over all rows, from `latents.json`.
+
+        Raises:
+            ValueError: as `z_moments`.
+        """
+        return self.z_moments()[0]
+
+    @property
+    def z_std(self) -> Float64[np.ndarray, " z"]:
+        """Standard deviation of the same, the root of `z_variance`.
+
+        Raises:
+            ValueError: as `z_moments`.
+
+        Example:
+            >>> latents = Latents("latents/carracing")
+            >>> unit = (latents[0].mu - latents.z_mean) / latents.z_std
+        """
+        return np.sqrt(self.z_moments()[1])
+
+    def z_moments(self) -> tuple[Float64[np.ndarray, " z"], Float64[np.ndarray, " z"]]:
+        """Mean and variance of each dimension of a sampled z, over all rows, as `latents.json` holds them.
+
+        Raises:
+            ValueError: the file is missing or damaged, or sums up other shards than these, or some z never varies.
+        """
+        path = (self.path if self.path.is_dir() else self.path.parent) / SUMMARY_FILE
+        again = "run encode again, which writes it when it ends"
+        text = untrusted.read_text(path, MAX_SUMMARY_BYTES)
+        if text is None:
+            raise ValueError(f"{path}: no such file, and z_mean and z_variance stand there; {again}")
+        try:
+            summary = untrusted.from_json(text)
+            found = {name: summary.get(name) for name in self._identity()}
+            mean, variance = (np.array(summary.get(name), np.float64) for name in ("z_mean", "z_variance"))
+        except (ValueError, TypeError, AttributeError, OverflowError):
+            raise ValueError(f"{path}: damaged, or z_mean and z_variance are no lists of numbers; {again}") from None
+        for name, wanted in self._identity().items():
+            if found[name] != wanted:
+                said = printable(f"it sums up other shards ({name} is {found[name]}, here {wanted})")
+                raise ValueError(f"{path}: {said}; {again}")
+        for name, values in {"z_mean": mean, "z_variance": variance}.items():
+            if values.shape != (self.z_dim,) or not (np.abs(values) < LARGEST_MOMENT).all():
+                raise ValueError(f"{path}: {name} is not {self.z_dim} finite numbers; {again}")
+        if variance.min() <= 0:
+            constant = np.flatnonzero(variance <= 0).tolist()
+            raise ValueError(f"{path}: z never varies in dimension {constant[0]}, so it has no unit; use z as it is")
+        return mean, variance
+
+    def _identity(self) -> dict[str, Any]:
+        """What a summary says of the shards that it sums up."""
+        return {
+            "episodes": len(self),
+            "rows": self.num_rows,
+            "z_dim": self.z_dim,
+            "vae_sha256": self.vae_sha256,
+            "rollouts_digest": files.sha256(*(str(s.attributes["rollouts_digest"]).encode() for s in self.shards)),
+        }
+
+    def read_episode(self, episode: int) -> LatentEpisode:
+        """Read the episode of this number."""
+        shard, start, rows = self.locate(episode)
+        latents = {name: shard.read(name, start, start + rows) for name in ("mu", "logvar")}
+        steps = {name: shard.read(name, start, start + rows - 1) for name in COPIED_COLUMNS}
+        return LatentEpisode(**latents, **steps, seed=int(self.seeds[episode]), policy=self.policies[episode])

@@ -1,0 +1,234 @@
+"""Rollouts: what was seen, done and earned, as HDF5 shards of flat columns.
+
+An episode of T steps has T + 1 rows. Row t < T holds the frame x_t, the action a_t chosen after seeing it, and the
+reward and end flags that a_t caused. Row T holds the final frame; its action and reward are zero, its flags false,
+and `Episode` does not hand them out. See `rollouts/README.md` for every column.
+"""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float32, Float64, UInt8
+
+from world_models.data.shards import Column, Format, reader, writer
+from world_models.data.shards.episodes import ShardedEpisodes
+from world_models.runtime import files
+from world_models.runtime.terminal import printable
+
+FRAME_SHAPE = (64, 64, 3)
+FRAME_BYTES = 64 * 64 * 3
+BLOCK_ROWS = 64
+
+FORMAT = Format(
+    name="world_models.rollouts",
+    version=1,
+    columns={
+        "frames": Column(("uint8",), FRAME_SHAPE, chunk_rows=16),
+        "actions": Column(("float32",), (None,), finite=True),
+        "rewards": Column(("float32",), finite=True),
+        "terminated": Column(("bool",)),
+        "truncated": Column(("bool",)),
+        "telemetry": Column(("float32",), (None,)),
+    },
+    common=("env", "preprocess", "action_space", "warmup_steps"),
+    attributes=("config", "versions"),
+    gzip=4,
+    whole_numbers=("warmup_steps",),
+)
+
+Frame = UInt8[np.ndarray, "64 64 3"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Episode:
+    """One episode of T transitions and T + 1 frames.
+
+    Attributes:
+        actions: a_0 .. a_{T-1}; `actions[t]` was chosen after seeing `frames[t]`.
+        rewards: what each action earned.
+        terminated, truncated: whether that action ended the episode, and how.
+        frames: x_0 .. x_T.
+        telemetry: simulator state at each frame.
+        seed: env seed.
+        policy: who drove.
+    """
+
+    actions: Float32[np.ndarray, "T A"]
+    rewards: Float32[np.ndarray, " T"]
+    terminated: Bool[np.ndarray, " T"]
+    truncated: Bool[np.ndarray, " T"]
+    frames: UInt8[np.ndarray, "T+1 64 64 3"]
+    telemetry: Float32[np.ndarray, "T+1 S"]
+    seed: int
+    policy: str
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+    def __repr__(self) -> str:
+        return f"Episode(steps={len(self)}, return={self.rewards.sum():.1f}, seed={self.seed}, policy={self.policy!r})"
+
+
+def environment(env_id: str) -> str:
+    """What an id stands for: without the module to import, and CarRacing-v3 for our own, which has the same frames."""
+    return env_id.rpartition(":")[2].removeprefix("world_models/")
+
+
+class RolloutWriter:
+    """Streams episodes, row by row, into a shard; made by `write_rollouts`."""
+
+    def __init__(self, shard: writer.ShardWriter, num_actions: int, num_telemetry: int):
+        self._shard, self._num_actions, self._num_telemetry = shard, num_actions, num_telemetry
+        self._new_block()
+
+    def _new_block(self) -> None:
+        """Rows are gathered before they are passed on: one by one, that costs more than a simulator's step."""
+        self._count = 0
+        self._frames = np.empty((BLOCK_ROWS, *FRAME_SHAPE), np.uint8)
+        self._telemetry = np.empty((BLOCK_ROWS, self._num_telemetry), np.float32)
+        self._actions = np.empty((BLOCK_ROWS, self._num_actions), np.float32)
+        self._rewards = np.empty(BLOCK_ROWS, np.float32)
+        self._ends = np.empty((BLOCK_ROWS, 2), bool)
+
+    def step(
+        self,
+        frame: Frame,
+        telemetry: Float32[np.ndarray, " S"],
+        action: Float32[np.ndarray, " A"],
+        reward: float,
+        terminated: bool,
+        truncated: bool,
+    ) -> None:
+        """Append row t: a frame, the action chosen after seeing it, and what that action caused."""
+        row = self._count
+        self._frames[row], self._telemetry[row], self._actions[row] = frame, telemetry, action
+        self._rewards[row], self._ends[row] = reward, (terminated, truncated)
+        self._count += 1
+        if self._count == BLOCK_ROWS:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        rows = slice(self._count)
+        self._shard.append(
+            frames=self._frames[rows],
+            telemetry=self._telemetry[rows],
+            actions=self._actions[rows],
+            rewards=self._rewards[rows],
+            terminated=self._ends[rows, 0],
+            truncated=self._ends[rows, 1],
+        )
+        self._new_block()
+
+    def end_episode(self, frame: Frame, telemetry: Float32[np.ndarray, " S"], seed: int, policy: str) -> None:
+        """Append row T, the final frame, and close the episode."""
+        self.step(frame, telemetry, np.zeros(self._num_actions, np.float32), 0.0, False, False)
+        self._pass_on()
+        self._shard.end_episode(seed, policy)
+
+    def finish(self) -> None:
+        """Make sure that nothing is left over."""
+        assert self._count == 0, "every row belongs to an episode"
+
+    def set_attribute(self, name: str, value: str | int) -> None:
+        """Say something of the file that is known only at its end."""
+        self._shard.attributes[name] = value
+
+
+@contextlib.contextmanager
+def write_rollouts(
+    path: Path, num_actions: int, telemetry_names: Sequence[str], attributes: Mapping[str, str | int]
+) -> Iterator[RolloutWriter]:
+    """Write one shard of rollouts in a block: whole if the block succeeds, nothing if it raises."""
+    shapes = {"frames": FRAME_SHAPE, "actions": (num_actions,), "telemetry": (len(telemetry_names),)}
+    with writer.write_shard(path, FORMAT, shapes) as shard:
+        shard.attributes.update(attributes, versions=json.dumps(files.versions()))
+        shard.column_attributes["telemetry"] = {"names": list(telemetry_names)}
+        rollouts = RolloutWriter(shard, num_actions, len(telemetry_names))
+        yield rollouts
+        rollouts.finish()
+
+
+class Rollouts(ShardedEpisodes[Episode]):
+    """A data set of rollouts: a sequence of episodes, read from disk when asked for.
+
+    Args:
+        path: a folder of shards, or one shard.
+        verify: compare every column with its digest, which reads everything.
+
+    Attributes:
+        env: the environment, as `environment` names it.
+        env_args: the arguments that it was made with.
+        preprocess: how observations became frames; `world_models.preprocess` takes it.
+        action_space: what an action column holds.
+        num_actions: columns of `actions`.
+        telemetry_names: what each telemetry column holds, with its unit.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        ValueError: a shard is incomplete, damaged, of another kind, or inconsistent.
+    """
+
+    def __init__(self, path: str | Path, verify: bool = False):
+        super().__init__(path, FORMAT, verify)
+        first = self.shards[0]
+        self.env = environment(str(first.attributes["env"]))
+        self.env_args = _env_args(first)
+        self.preprocess: dict[str, Any] = first.json_object("preprocess")
+        self.action_space: dict[str, Any] = first.json_object("action_space")
+        self.num_actions: int = first.row_shapes["actions"][0]
+        self.telemetry_names = telemetry_names(first)
+        for shard in self.shards[1:]:
+            if (found := json.dumps(_env_args(shard))) != (wanted := json.dumps(self.env_args)):
+                raise ValueError(
+                    f"{shard.path}: its env_args is {found}, that of {first.path.name} is {wanted}; "
+                    "keep data sets in folders of their own"
+                )
+            if telemetry_names(shard) != self.telemetry_names:
+                raise ValueError(
+                    f"{shard.path}: its telemetry is {', '.join(telemetry_names(shard))}, that of {first.path.name} "
+                    f"is {', '.join(self.telemetry_names)}; keep data sets in folders of their own"
+                )
+
+    def __repr__(self) -> str:
+        return f"Rollouts({printable(f'{self.path}: {self.env}')}, {len(self)} episodes, {self.num_rows} frames)"
+
+    def read_episode(self, episode: int) -> Episode:
+        """Read the episode of this number."""
+        shard, start, rows = self.locate(episode)
+        final = start + rows - 1  # the final frame's row, which is no transition
+        return Episode(
+            frames=shard.read("frames", start, final + 1),
+            actions=shard.read("actions", start, final),
+            rewards=shard.read("rewards", start, final),
+            terminated=shard.read("terminated", start, final),
+            truncated=shard.read("truncated", start, final),
+            telemetry=shard.read("telemetry", start, final + 1),
+            seed=int(self.seeds[episode]),
+            policy=self.policies[episode],
+        )
+
+    def returns(self) -> Float64[np.ndarray, " episodes"]:
+        """Sum of each episode's rewards."""
+        rewards = ((shard.read("rewards").astype(np.float64), shard.starts) for shard in self.shards if shard.num_rows)
+        return np.concatenate([np.add.reduceat(earned, starts) for earned, starts in rewards])
+
+
+def telemetry_names(shard: reader.Shard) -> tuple[str, ...]:
+    """What each telemetry column of a shard holds, with its unit."""
+    found: Any = shard.column_attributes["telemetry"].get("names", ())
+    names = found if isinstance(found, tuple) else ()
+    if np.shape(names) != shard.row_shapes["telemetry"] or not all(map(str.isprintable, names)):
+        raise ValueError(
+            f"{shard.path}: telemetry does not name each of its columns; delete the file and make it again"
+        )
+    return names
+
+
+def _env_args(shard: reader.Shard) -> dict[str, Any]:
+    """The attribute `env_args`, its names sorted; early shards have none, since no arguments could be given."""
+    return dict(sorted(shard.json_object("env_args").items())) if "env_args" in shard.attributes else {}

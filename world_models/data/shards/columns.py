@@ -1,0 +1,101 @@
+"""The columns of a shard as HDF5 has them on disk: whether they were written, how they are packed, and their rows."""
+
+import functools
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import deflate
+import h5py
+import numpy as np
+
+from world_models.data.shards import opening, strings
+from world_models.runtime.cli import Stopped
+
+DEFLATE, SHUFFLE, FLETCHER32 = 1, 2, 3
+HARMLESS_FILTERS = {DEFLATE, SHUFFLE, FLETCHER32}  # what every HDF5 build decodes without a plugin
+
+
+class UnreadableError(Stopped, OSError):
+    """A shard cannot be read in a place that was not looked at when it was opened; work on it ends."""
+
+
+def attributes_of(owner: h5py.File | h5py.Dataset) -> dict[str, Any]:
+    """The attributes of a file or a column, those of kinds that no shard has as None."""
+    return {name: strings.read_attribute(owner, name) for name in owner.attrs}
+
+
+def unpacked_bytes(dataset: h5py.Dataset) -> int:
+    """What the rows take on disk where nothing is packed."""
+    is_reference = h5py.check_string_dtype(dataset.dtype) is not None and dataset.dtype == object
+    return math.prod(dataset.shape) * (strings.REFERENCE.size if is_reference else dataset.dtype.itemsize)
+
+
+def is_written(dataset: h5py.Dataset) -> bool:
+    """Whether all rows are on disk: HDF5 reads zeros where nothing was ever written."""
+    if dataset.size == 0:
+        return True
+    if dataset.chunks is None:
+        return dataset.id.get_storage_size() == unpacked_bytes(dataset)
+    wanted = math.prod(-(-rows // height) for rows, height in zip(dataset.shape, dataset.chunks, strict=True))
+    return dataset.id.get_num_chunks() == wanted
+
+
+Identity = tuple[int, ...]
+
+
+def identity_of(path: Path) -> Identity:
+    """What tells a file from another one of its name, also where that has the same time of change."""
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+@functools.lru_cache(maxsize=32)
+def cached_columns(path: Path, identity: Identity, pid: int, names: tuple[str, ...]) -> dict[str, h5py.Dataset]:
+    """Keep the columns of the files last read open: looking one up takes 40 times as long as reading a few rows.
+
+    Few files, since a data set may have more shards than a process may open. The process is part of the key, since an
+    HDF5 handle must not cross a fork.
+    """
+    file = opening.open_for_reading(path)
+    return {name: file[name] for name in names}  # type: ignore[misc]
+
+
+def first_not_finite(blocks: Iterable[np.ndarray]) -> int | None:
+    """The first row that holds an infinite number or NaN, of blocks of rows one after the other; None if none does."""
+    start = 0
+    for block in blocks:
+        wrong = np.flatnonzero(~np.isfinite(block).all(axis=tuple(range(1, block.ndim))))
+        if len(wrong):
+            return start + int(wrong[0])
+        start += len(block)
+    return None
+
+
+def is_plainly_packed(dataset: h5py.Dataset) -> bool:
+    """Whether chunks are whole rows that only deflate changed: shuffling leaves single bytes where they are."""
+    plist = dataset.id.get_create_plist()
+    filters = {plist.get_filter(i)[0] for i in range(plist.get_nfilters())}
+    whole_rows = dataset.chunks is not None and dataset.chunks[1:] == dataset.shape[1:]
+    return whole_rows and dataset.dtype.itemsize == 1 and DEFLATE in filters <= {DEFLATE, SHUFFLE}
+
+
+def unpacked(dataset: h5py.Dataset, start: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Rows start..stop chunk by chunk, unpacked here, each with the number of its first row."""
+    shape = dataset.chunks
+    assert shape is not None
+    height, chunk_bytes = shape[0], math.prod(shape)
+    for first in range(start // height * height, stop, height):
+        skipped_filters, packed = dataset.id.read_direct_chunk((first,) + (0,) * (dataset.ndim - 1))
+        low, high = max(start, first), min(stop, first + height)
+        if skipped_filters:
+            yield low, dataset[low:high]
+            continue
+        try:  # never into more memory than a chunk takes, whatever the file says
+            chunk = deflate.zlib_decompress(packed, chunk_bytes)
+        except deflate.DeflateError:
+            chunk = b""
+        if len(chunk) != chunk_bytes:
+            raise OSError(f"the chunk at row {first} does not unpack to {chunk_bytes} bytes")
+        yield low, np.frombuffer(chunk, dataset.dtype).reshape(shape)[low - first : high - first]

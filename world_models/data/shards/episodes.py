@@ -1,0 +1,113 @@
+"""The episodes of a folder of shards, as a sequence."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar, overload
+
+import numpy as np
+
+from world_models.data.shards import Format, shard_path, shard_paths
+from world_models.data.shards.reader import Shard
+from world_models.runtime import files
+from world_models.runtime.paths import resolved
+from world_models.runtime.terminal import printable
+
+
+def open_shards(path: str | Path, fmt: Format, verify: bool = False) -> tuple[Shard, ...]:
+    """Open a folder of shards, or a single one, checked.
+
+    Raises:
+        FileNotFoundError: there is nothing at the path, or no shard in the folder.
+        ValueError: a shard is refused, one is missing among its neighbours, or two disagree on what they hold.
+    """
+    path = resolved(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder; name a folder of {fmt.name} shards")
+    paths = [path] if path.is_file() else shard_paths(path)
+    if not paths:
+        raise FileNotFoundError(f"{path}: no shard-*.h5 in it; name a folder of {fmt.name} shards")
+    if path.is_dir():
+        _check_no_gap(path, paths)
+    shards = tuple(Shard(p, fmt, verify) for p in paths)
+    for shard in shards[1:]:
+        for name in fmt.common:
+            if shard.attributes[name] != shards[0].attributes[name]:
+                raise ValueError(
+                    f"{shard.path}: its {name} is {printable(str(shard.attributes[name]))}, that of "
+                    f"{shards[0].path.name} is {printable(str(shards[0].attributes[name]))}; keep data sets in folders "
+                    "of their own"
+                )
+        for name, row_shape in shard.row_shapes.items():
+            if row_shape != shards[0].row_shapes[name]:
+                raise ValueError(
+                    f"{shard.path}: a row of {name} is {row_shape}, in {shards[0].path.name} it is "
+                    f"{shards[0].row_shapes[name]}; keep data sets in folders of their own"
+                )
+    return shards
+
+
+def _check_no_gap(folder: Path, paths: list[Path]) -> None:
+    for index, found in enumerate(paths):
+        if found != shard_path(folder, index):
+            missing = shard_path(folder, index).name
+            raise ValueError(f"{folder}: {missing} is missing, so it is incomplete; run the command that made it again")
+
+
+AnyEpisode = TypeVar("AnyEpisode")
+
+
+class ShardedEpisodes(Sequence[AnyEpisode]):
+    """The episodes of a folder of shards under one index, in the order of the files, read when asked for.
+
+    Attributes:
+        path: what was opened.
+        shards: its shards.
+        lengths, seeds: rows and env seed of each episode, int64 (E,).
+        policies: which policy drove each episode.
+        skipped_seeds: seeds of the episodes that were left out, since they ended in their warm-up.
+
+    Raises:
+        FileNotFoundError, ValueError: as `open_shards`; or all episodes were left out.
+    """
+
+    def __init__(self, path: str | Path, fmt: Format, verify: bool = False):
+        self.path = resolved(path)
+        self.shards = open_shards(self.path, fmt, verify)
+        self.lengths = np.concatenate([shard.lengths for shard in self.shards])
+        self.seeds = np.concatenate([shard.seeds for shard in self.shards])
+        self.policies = tuple(policy for shard in self.shards for policy in shard.policies)
+        self.skipped_seeds = tuple(seed for shard in self.shards for seed in shard.skipped_seeds)
+        if not len(self.lengths):
+            raise ValueError(f"{path}: holds no episode, each ended in its warm-up; collect with fewer --warmup_steps")
+        self._starts = np.concatenate([shard.starts for shard in self.shards])
+        self._shard_of = np.repeat(np.arange(len(self.shards)), [len(shard.starts) for shard in self.shards])
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @overload
+    def __getitem__(self, index: int) -> AnyEpisode: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[AnyEpisode]: ...
+    def __getitem__(self, index: int | slice) -> AnyEpisode | list[AnyEpisode]:
+        """Read one episode (or several) from disk."""
+        if isinstance(index, slice):
+            return [self.read_episode(i) for i in range(len(self))[index]]
+        return self.read_episode(range(len(self))[index])
+
+    def read_episode(self, episode: int) -> AnyEpisode:
+        """Read the episode of this number."""
+        raise AssertionError("a format says what its episodes are")
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all shards: transitions, and one final frame an episode."""
+        return int(self.lengths.sum())
+
+    def locate(self, episode: int) -> tuple[Shard, int, int]:
+        """The shard of an episode, and its first row and number of rows there."""
+        return self.shards[self._shard_of[episode]], int(self._starts[episode]), int(self.lengths[episode])
+
+    def digest(self) -> str:
+        """Names the contents of all shards: equal digests are equal columns."""
+        return files.sha256(*(shard.digest().encode() for shard in self.shards))

@@ -1,0 +1,187 @@
+"""What a model of MNIST shows: samples, latents by digit, the manifold, interpolations, arithmetic, chosen digits."""
+
+import itertools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from world_models.data.mnist import NUM_DIGITS
+from world_models.drawing import figures, model_views
+from world_models.vae import metrics
+from world_models.vae.model import VAE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SCALE = 2
+MAX_POINTS = 5000
+STEPS = 12
+STROKE_SHARE = 0.3  # of a digit's images, those with the most ink and those with the least
+
+Shown = dict[str, figures.Picture]
+
+
+def in_training(vae: VAE, frames: metrics.Frames, labels: metrics.Labels) -> Shown:
+    """What each validation draws: test images over their reconstructions, and samples of the prior."""
+    return {"recon": reconstructions(vae, frames, labels), "samples": model_views.samples(vae)}
+
+
+def finished(vae: VAE, mu: Float[Tensor, "frames z"], frames: metrics.Frames, labels: metrics.Labels) -> Shown:
+    """What the end of a training draws, of the pictures that make sense for such a model and so many images."""
+    shown = {}
+    if len(_digits_with(labels, 2)) > 1:
+        shown = {
+            "latents": latents(mu, labels),
+            "interpolation": interpolation(vae, mu, labels),
+            "arithmetic": arithmetic(vae, mu, frames, labels),
+        }
+    if vae.config.num_classes:
+        shown["chosen_digits"] = chosen_digits(vae)
+    elif vae.config.z_dim == 2:
+        shown["manifold"] = manifold(vae, mu)
+    return shown
+
+
+def encoded(vae: VAE, frames: metrics.Frames, labels: metrics.Labels) -> Float[Tensor, "frames z"]:
+    """Mu of every frame, on the CPU."""
+    pairs = zip(metrics.batches(frames, 1024), metrics.told(labels, 1024), strict=False)
+    return torch.cat([vae.encode(batch, label).mu.cpu() for batch, label in pairs])
+
+
+def _decoded(vae: VAE, z: Tensor, digits: int | Tensor) -> metrics.Frames:
+    """Images of z; a conditional model is told the digits, or the one digit of all."""
+    labels = torch.full((len(z),), digits) if isinstance(digits, int) else digits
+    return vae.decode(z, labels).cpu().numpy()
+
+
+def reconstructions(vae: VAE, frames: metrics.Frames, labels: metrics.Labels) -> figures.Picture:
+    """Two images of each digit of which there are so many, in two rows, each over decode(mu)."""
+    rows = []
+    for nth in range(2):
+        chosen = np.array([np.flatnonzero(labels == digit)[nth] for digit in _digits_with(labels, nth + 1)], np.int64)
+        told = torch.from_numpy(labels[chosen])
+        if len(chosen):
+            rows += [frames[chosen], _decoded(vae, vae.encode(frames[chosen], told).mu, told)]
+    return figures.grid(rows, SCALE)
+
+
+def _digits_with(labels: metrics.Labels, count: int) -> list[int]:
+    """The digits of which there are so many images."""
+    return [digit for digit in range(NUM_DIGITS) if (labels == digit).sum() >= count]
+
+
+def latents(mu: Float[Tensor, "frames z"], labels: metrics.Labels) -> figures.Picture:
+    """Mu of test images in the plane, coloured by digit: z itself where it has two dimensions, else PCA's first two."""
+    points, names = mu[:MAX_POINTS].numpy(), ("z[0]", "z[1]")
+    if mu.shape[1] > 2:
+        away = points - points.mean(0)
+        points = away @ np.linalg.svd(away, full_matrices=False)[2][:2].T
+        names = ("first principal component of mu", "second")
+    elif mu.shape[1] == 1:
+        points, names = np.stack([points[:, 0], labels[:MAX_POINTS]], 1), ("z[0]", "digit")
+
+    def draw(figure: "Figure") -> None:
+        axes = figure.add_subplot()
+        for digit in range(NUM_DIGITS):
+            chosen = points[labels[:MAX_POINTS] == digit]
+            axes.scatter(chosen[:, 0], chosen[:, 1], s=4, color=f"C{digit}", label=str(digit))
+        axes.set(xlabel=names[0], ylabel=names[1])
+        figure.legend(loc="outside right upper", markerscale=4)
+
+    return figures.rendered(draw, 7.0, 6.0)
+
+
+def manifold(vae: VAE, mu: Float[Tensor, "frames z"], side: int = 20) -> figures.Picture:
+    """Images of a plane of z, at the quantiles 0.02 to 0.98 of the prior in each direction; up is more of z[1].
+
+    A plain autoencoder has no prior; its plane spans the quantiles of mu.
+    """
+    shares = torch.linspace(0.02, 0.98, side)
+    normal = torch.special.ndtri(shares)
+    across, up = torch.quantile(mu, shares, 0).T if vae.config.posterior == "point" else (normal, normal)
+    rows = [_decoded(vae, torch.stack([across, height.expand(side)], 1), 0) for height in reversed(up)]
+    return figures.grid(rows, 1)
+
+
+def interpolation(vae: VAE, mu: Float[Tensor, "frames z"], labels: metrics.Labels) -> figures.Picture:
+    """From one image to another, along a straight line in z and along an arc about the origin.
+
+    A conditional model, whose z does not hold the digit, goes from one image of a digit to another.
+    """
+    present = _digits_with(labels, 2)
+    pairs = [(a, a if vae.config.num_classes else b) for a, b in zip(present[::2], present[1::2], strict=False)][:4]
+    rows, names = [], []
+    for a, b in pairs:
+        ends = mu[np.flatnonzero(labels == a)[0]], mu[np.flatnonzero(labels == b)[1]]
+        for name, between in {"linear": linear, "spherical": spherical}.items():
+            rows.append(_decoded(vae, between(*ends, torch.linspace(0, 1, STEPS)), a))
+            names.append(f"{a} to {b}\n{name}")
+    return figures.labelled(figures.grid(rows, SCALE), names, margin=80)
+
+
+def linear(a: Float[Tensor, " z"], b: Float[Tensor, " z"], shares: Float[Tensor, " steps"]) -> Float[Tensor, "steps z"]:
+    """Points on the straight line from a to b."""
+    return torch.lerp(a, b, shares[:, None])
+
+
+def spherical(
+    a: Float[Tensor, " z"], b: Float[Tensor, " z"], shares: Float[Tensor, " steps"]
+) -> Float[Tensor, "steps z"]:
+    """Points on the arc from a to b about the origin (Shoemake 1985); lengths between go from one to the other.
+
+    Where many dimensions are normal, z has about one length, which a straight line leaves and an arc keeps.
+    """
+    angle = torch.arccos((torch.dot(a, b) / (a.norm() * b.norm())).clamp(-1, 1))
+    if not torch.sin(angle) > 1e-4:  # one direction, opposite ones, or no direction at all
+        return linear(a, b, shares)
+    return (torch.sin((1 - shares) * angle)[:, None] * a + torch.sin(shares * angle)[:, None] * b) / torch.sin(angle)
+
+
+def arithmetic(
+    vae: VAE, mu: Float[Tensor, "frames z"], frames: metrics.Frames, labels: metrics.Labels
+) -> figures.Picture:
+    """Thick less thin ones, added to a thin image of another digit: a - b + c may be a thick one of it."""
+    ink = frames.sum((1, 2, 3))
+    first, *others = _digits_with(labels, 2)
+    thick, thin = (mu[torch.from_numpy(chosen)].mean(0, keepdim=True) for chosen in _by_ink(ink, labels, first))
+    rows, names = [], []
+    for digit in others:
+        group = mu[torch.from_numpy(_by_ink(ink, labels, digit)[1])]
+        c = group[(group - group.mean(0)).square().sum(1).argmin()][None]  # the most usual of the thin ones
+        row = [(thick, first), (thin, first), (c, digit), (thick - thin + c, digit)]
+        rows.append(np.concatenate([_decoded(vae, z, of) for z, of in row]))
+        names.append(f"thick {first} - thin {first}\n+ thin {digit} = ...")
+    return figures.labelled(figures.grid(rows, SCALE), names, margin=110)
+
+
+def _by_ink(ink: np.ndarray, labels: metrics.Labels, digit: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the images of a digit with the most ink, and of those with the least."""
+    chosen = np.flatnonzero(labels == digit)
+    ranked = chosen[np.argsort(ink[chosen], kind="stable")]
+    count = max(1, round(STROKE_SHARE * len(ranked)))
+    return ranked[-count:], ranked[:count]
+
+
+def chosen_digits(vae: VAE, count: int = 12, seed: int = 0) -> figures.Picture:
+    """A row for each digit that the model is told, a column for each z: the same hand writes a column."""
+    z = torch.randn(count, vae.config.z_dim, generator=torch.Generator().manual_seed(seed))
+    rows = [_decoded(vae, z, digit) for digit in range(vae.config.num_classes)]
+    return figures.labelled(figures.grid(rows, SCALE), [str(digit) for digit in range(len(rows))], margin=30)
+
+
+def holes(models: Mapping[str, VAE], count: int = 16, seed: int = 0) -> figures.Picture:
+    """The same random z decoded by each model, a pair of rows a model: an autoencoder has holes where a VAE has digits.
+
+    Models of another number of dimensions take the first of as many as they have.
+    """
+    widest = max(vae.config.z_dim for vae in models.values())
+    z = torch.randn(2 * count, widest, generator=torch.Generator().manual_seed(seed))
+    digits = torch.arange(2 * count) % NUM_DIGITS
+    drawn = [_decoded(vae, z[:, : vae.config.z_dim], digits) for vae in models.values()]
+    rows = list(itertools.chain.from_iterable((images[:count], images[count:]) for images in drawn))
+    names = list(itertools.chain.from_iterable((name, "") for name in models))
+    return figures.labelled(figures.grid(rows, SCALE), names, margin=110)

@@ -1,0 +1,277 @@
+"""Pictures as uint8 arrays and PNG files: grids, contact sheets, clips, curves, rate against distortion. No torch."""
+
+import base64
+import functools
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageDraw
+
+from world_models.runtime import files
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from world_models.data.rollouts import Rollouts
+
+Picture = UInt8[np.ndarray, "_ _ 3"]
+Frames = UInt8[np.ndarray, "_ height width channels"]
+
+GAP = 2
+WHITE = 255
+
+
+def save(path: Path, picture: Picture) -> None:
+    """Write a PNG, whole or not at all."""
+    files.make_folder(path.parent)
+    files.write_bytes(path, png(picture))
+
+
+def save_all(folder: Path, shown: Mapping[str, Picture | bytes]) -> None:
+    """Write pictures as PNG files, and clips, which are the bytes of one, as GIFs."""
+    for name, picture in shown.items():
+        if isinstance(picture, bytes):
+            files.write_bytes(folder / f"{name}.gif", picture)
+        else:
+            save(folder / f"{name}.png", picture)
+
+
+def png(picture: Picture) -> bytes:
+    """The picture as a PNG file's bytes."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def grid(rows: Sequence[Frames], scale: int = 2) -> Picture:
+    """Frames in rows, with white gaps; each frame enlarged by a whole number, a grey one given three equal channels."""
+    columns = max(map(len, rows))
+    height, width = (scale * side for side in rows[0].shape[1:3])
+    sheet = np.full((len(rows) * (height + GAP) + GAP, columns * (width + GAP) + GAP, 3), WHITE, np.uint8)
+    for i, frames in enumerate(rows):
+        for j, frame in enumerate(frames):
+            top, left = GAP + i * (height + GAP), GAP + j * (width + GAP)
+            sheet[top : top + height, left : left + width] = frame.repeat(scale, 0).repeat(scale, 1)
+    return sheet
+
+
+def labelled(picture: Picture, labels: Sequence[str], margin: int = 150) -> Picture:
+    """The picture with a label beside each of its equally high rows."""
+    canvas = Image.new("RGB", (picture.shape[1] + margin, picture.shape[0]), "white")
+    canvas.paste(Image.fromarray(picture), (margin, 0))
+    draw, height = ImageDraw.Draw(canvas), picture.shape[0] / len(labels)
+    for i, label in enumerate(labels):
+        draw.text((8, int((i + 0.5) * height)), label, fill="black", anchor="lm")
+    return np.asarray(canvas)
+
+
+def sheet(frames: Frames, columns: int = 8, scale: int = 2) -> Picture:
+    """Frames in reading order."""
+    return grid([frames[i : i + columns] for i in range(0, len(frames), columns)], scale)
+
+
+def contact_sheet(data: "Rollouts", num_episodes: int = 8, num_frames: int = 10) -> Picture:
+    """A row for each of some episodes, spread over the data set: frames from its first to its last."""
+    chosen = np.unique(np.linspace(0, len(data) - 1, num_episodes).astype(int))
+    rows, labels = [], []
+    for index in chosen:
+        episode = data[int(index)]
+        rows.append(episode.frames[np.linspace(0, len(episode), num_frames).astype(int)])
+        labels.append(
+            f"seed {episode.seed}, {episode.policy}\n{len(episode)} steps\nreturn {episode.rewards.sum():.0f}"
+        )
+    return labelled(grid(rows), labels)
+
+
+def clip_gif(*clips: Frames, scale: int = 3, frames_per_s: int = 25) -> bytes:
+    """An animated GIF of clips side by side."""
+    pictures = [Image.fromarray(grid([np.stack(row)], scale)) for row in zip(*clips, strict=True)]
+    buffer = io.BytesIO()
+    pictures[0].save(buffer, "GIF", save_all=True, append_images=pictures[1:], duration=1000 // frames_per_s, loop=0)
+    return buffer.getvalue()
+
+
+def data_url(data: bytes, kind: str) -> str:
+    """The bytes as a URL that a page can hold in itself."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def rendered(draw: Callable[["Figure"], Any], width: float, height: float) -> Picture:
+    """A matplotlib figure of so many hundred pixels, without a display and without pyplot's global state."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with rc_context({"text.parse_math": False}):  # names are no formulas, and one that is none fails to be parsed
+        figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
+        draw(figure)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _rendered(draw: Callable[["Axes"], None], width: float = 8.0, height: float = 3.0) -> Picture:
+    """A figure of one pair of axes."""
+    return rendered(lambda figure: draw(figure.add_subplot()), width, height)
+
+
+def bars(heights: Float[np.ndarray, " bars"], labels: Sequence[int], xlabel: str, ylabel: str) -> Picture:
+    """A bar chart."""
+
+    def draw(axes: "Axes") -> None:
+        axes.bar(np.arange(len(heights)), heights)
+        axes.set_xticks(np.arange(len(heights)), map(str, labels), fontsize=7)
+        axes.set(xlabel=xlabel, ylabel=ylabel)
+
+    return _rendered(draw)
+
+
+def curves(
+    lines: Sequence[Mapping[str, Any]], names: Sequence[str], levels: Mapping[str, Mapping[str, float]]
+) -> Picture:
+    """Metrics over the frames seen, side by side; `levels` draws labelled horizontal lines."""
+
+    def draw(name: str, axes: "Axes") -> None:
+        axes.plot([line["frames_seen"] for line in lines], [line[name] for line in lines], marker=".")
+        for label, level in levels.get(name, {}).items():
+            axes.axhline(level, color="gray", linestyle="--", label=label)
+            axes.legend()
+        axes.set(xlabel="frames seen", ylabel=name, ylim=(0, None))
+
+    return np.concatenate([_rendered(functools.partial(draw, name), 6.0) for name in names], axis=1)
+
+
+def heat_map(values: Float[np.ndarray, "height width"], label: str) -> Picture:
+    """Values of an image's pixels as colours, with their scale."""
+
+    def draw(axes: "Axes") -> None:
+        shown = axes.imshow(values, cmap="magma", vmin=0)
+        axes.set_axis_off()
+        axes.figure.colorbar(shown, ax=axes, label=label)
+
+    return _rendered(draw, 5.0, 4.0)
+
+
+def bins(edges: Sequence[float], heights: Sequence[float], xlabel: str, ylabel: str) -> Picture:
+    """A histogram whose bins, each of another width, are drawn equally wide."""
+
+    def draw(axes: "Axes") -> None:
+        axes.bar(np.arange(len(heights)) + 0.5, heights, width=0.9)
+        axes.set_xticks(np.arange(len(edges)), [f"{edge:.3g}" for edge in edges], fontsize=8)
+        axes.set(xlabel=xlabel, ylabel=ylabel)
+
+    return _rendered(draw, 4.0)
+
+
+@runtime_checkable
+class RatePoint(Protocol):
+    """What a model costs and what it gives; `evaluated` is False where a validation in training says so."""
+
+    @property
+    def label(self) -> str:
+        """The model's name."""
+        ...
+
+    @property
+    def kl_nats(self) -> float:
+        """Nats per frame."""
+        ...
+
+    @property
+    def sse(self) -> float:
+        """Squared error per frame."""
+        ...
+
+    @property
+    def evaluated(self) -> bool:
+        """Whether `evaluate` says so; else the point is hollow."""
+        ...
+
+
+def rate_distortion(points: Sequence[RatePoint], pca: Mapping[int, float]) -> Picture:
+    """KL against SSE, a point a model; `pca` draws the SSE of PCA by its number of components as dashed lines."""
+    names = [point.label for point in points]
+
+    def draw(figure: "Figure") -> None:
+        draw_rate_distortion(figure.add_subplot(), points, pca, colours(names))
+        if points:
+            figure.legend(*legend(names), loc="outside right upper")
+
+    return rendered(draw, 8.0, 4.5)
+
+
+def draw_rate_distortion(
+    axes: "Axes", points: Sequence[RatePoint], pca: Mapping[int, float], colour: Mapping[str, Any]
+) -> None:
+    """Draw it into axes, the first point on top; on a log scale where the errors are far apart."""
+    errors = [point.sse for point in points] + list(pca.values())
+    for point in reversed(points):
+        face = colour[point.label] if point.evaluated else "white"
+        axes.plot(point.kl_nats, point.sse, "o", color=colour[point.label], markerfacecolor=face, markersize=8)
+    for sse in pca.values():
+        axes.axhline(sse, color="gray", linestyle="--", linewidth=1, zorder=1)
+    axes.set(xlabel="KL (nats per frame)", ylabel="SSE per frame")
+    axes.set_xlim(0, 1.08 * max([point.kl_nats for point in points], default=0) or 1)
+    axes.grid(alpha=0.3)
+    spread_values(axes, errors)
+    _label_levels(axes, {f"PCA-{k}": sse for k, sse in pca.items()})
+
+
+def _label_levels(axes: "Axes", levels: Mapping[str, float], apart: float = 0.05) -> None:
+    """Name horizontal lines beside the right edge, close ones pushed apart."""
+    to_axes = axes.transData + axes.transAxes.inverted()
+    lowest = -1.0
+    for label, level in sorted(levels.items(), key=lambda item: item[1]):
+        lowest = max(float(to_axes.transform((0, level))[1]), lowest + apart)
+        axes.text(1.01, lowest, label, transform=axes.transAxes, va="center", fontsize=8, color="dimgray")
+
+
+def spread_values(axes: "Axes", values: Sequence[float], log_from: float = 3.0) -> None:
+    """Fit the y axis around the values, on a log scale where the largest is so many times the least."""
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    if low > 0 and high > log_from * low:
+        from matplotlib.ticker import LogLocator, NullFormatter
+
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_ylim(low / 1.1, high * 1.1)
+    else:
+        margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+        axes.set_ylim(low - margin, high + margin)
+
+
+MAX_COLOURED = 12
+
+
+def colours(names: Sequence[str]) -> dict[str, Any]:
+    """A colour for each of the first twelve names, grey for the others."""
+    from matplotlib import colormaps
+
+    few = len(names) <= 10
+    shades = [colormaps["tab10"](i) if few else colormaps["turbo"](i / (MAX_COLOURED - 1)) for i in range(MAX_COLOURED)]
+    return {name: shades[i] if i < MAX_COLOURED else "lightgray" for i, name in enumerate(names)}
+
+
+def _literal(text: str) -> str:
+    """Text in which matplotlib finds no formula, and which it does not take for hidden."""
+    return (" " if text.startswith("_") else "") + text.replace("$", r"\$")
+
+
+def legend(names: Sequence[str], most_letters: int = 40) -> tuple[list[Any], list[str]]:
+    """Handles and labels of the names in their colours, as a legend takes them."""
+    from matplotlib.lines import Line2D
+
+    shown = list(colours(names).items())[:MAX_COLOURED]
+    labels = [_literal(name if len(name) <= most_letters else f"…{name[1 - most_letters :]}") for name, _ in shown]
+    handles = [Line2D([], [], color=colour, marker="o") for _, colour in shown]
+    if len(names) > MAX_COLOURED:
+        handles.append(Line2D([], [], color="lightgray", marker="o"))
+        labels.append(f"{len(names) - MAX_COLOURED} more")
+    return handles, labels

@@ -1,0 +1,18 @@
+"""Encode rollouts with a trained V model: latents/<name>/shard-*.h5, what a memory model trains on.
+
+command  the command: what it checks, and how shards are encoded
+summary  latents.json: counts and moments of a data set, and whether it decodes
+"""
+
+from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command, as `python -m world_models.encode` does.
+
+    Args:
+        argv: the flags; those of the process when None.
+    """
+    from world_models.encode import command
+
+    command.main(argv)

@@ -1,0 +1,268 @@
+"""Encode rollouts with a trained V model: latents/<name>/shard-*.h5, what a memory model trains on.
+
+Examples:
+  python -m world_models.encode                                             rollouts/carracing by runs/vae
+  python -m world_models.encode --data rollouts/paper --vae runs/paper --out latents/paper --dtype float16
+
+Each shard of rollouts gets its mirror: mu and logvar of every row, with actions, rewards and ends. Run the same
+command again after a crash, or after collecting more, and only what is missing is encoded. With several GPUs,
+  torchrun --nproc_per_node=8 -m world_models.encode ...                    each encodes shards of its own
+"""
+
+import collections
+import contextlib
+import dataclasses
+import itertools
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import numpy as np
+import torch
+import yaml
+from jaxtyping import Float, UInt8
+
+from world_models.data.frames import Device, torch_device
+from world_models.data.latents import FORMAT, SUMMARY_FILE, Latents, latents_bytes, write_latents
+from world_models.data.rollouts import Rollouts
+from world_models.data.shards import shard_path, shard_paths
+from world_models.data.shards.reader import Shard
+from world_models.encode import summary as latent_summary
+from world_models.runs import checkpoints, tracking
+from world_models.runs.artifacts import Product
+from world_models.runtime import distributed, files, host, locks, progress, terminal, untrusted
+from world_models.runtime.cli import require, run_command, to_yaml
+from world_models.runtime.paths import PATH, resolve_fields
+from world_models.vae.fast import forms, onnx_encoder
+from world_models.vae.model import VAE
+
+CPU_BATCH, GPU_BATCH, MAX_BATCH = 256, 4096, 1_048_576
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodeConfig:
+    """What to encode, and with which model.
+
+    Attributes:
+        data: folder of rollouts.
+        vae: folder of a train_vae run.
+        out: folder of the latents.
+        weights: best (lowest validation loss) or last.
+        batch_size: frames encoded at once; null for what suits the device.
+        dtype: of mu and logvar on disk.
+        device: auto takes a GPU if there is one.
+        wandb: Weights & Biases, off unless asked for: which data and model the latents were made from.
+        backend: torch, or onnx for ONNX Runtime on the CPU (needs the extra onnx): faster where there is no C library.
+    """
+
+    data: str = dataclasses.field(default="rollouts/carracing", metadata=PATH)
+    vae: str = dataclasses.field(default="runs/vae", metadata=PATH)
+    out: str = dataclasses.field(default="latents/carracing", metadata=PATH)
+    weights: checkpoints.Weights = "best"
+    batch_size: int | None = None
+    dtype: Literal["float32", "float16"] = "float32"
+    device: Device = "auto"
+    backend: Literal["torch", "onnx"] = "torch"
+    wandb: tracking.WandbConfig = dataclasses.field(default_factory=lambda: tracking.WandbConfig("disabled"))
+
+    def __post_init__(self):
+        resolve_fields(self)
+        require((self.backend, self.device) != ("onnx", "cuda"), "backend onnx computes on the CPU; give --device cpu")
+        require(
+            self.batch_size is None or self.batch_size >= 1, f"batch_size is {self.batch_size}; give 1 or more, or null"
+        )
+        require(
+            (self.batch_size or 1) <= MAX_BATCH, f"batch_size is {self.batch_size}; give {MAX_BATCH:,} at most, or null"
+        )
+        for source in ("data", "vae"):
+            require(
+                self.out != getattr(self, source), f"out is {self.out}, as {source} is; give the latents another --out"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A checked encoding.
+
+    Attributes:
+        config: what to encode.
+        data: the rollouts.
+        vae: the model, on its device.
+        vae_sha256: of its weights.
+        val_sse: the run's own `val/sse` of them, on other frames; None where its folder does not tell.
+        todo: the shards still to be made, by all processes together.
+    """
+
+    config: EncodeConfig
+    data: Rollouts
+    vae: VAE
+    vae_sha256: str
+    val_sse: float | None
+    todo: tuple[int, ...]
+
+
+def prepare(config: EncodeConfig) -> Job:
+    """Check everything that can be wrong before the first frame, and find what is left to do."""
+    data = Rollouts(config.data)
+    if config.backend == "onnx":
+        onnx_encoder.check()
+    device = distributed.own_device(torch_device("cpu" if config.backend == "onnx" else config.device))
+    vae = checkpoints.load_vae(config.vae, config.weights, device)
+    checkpoints.check_preprocess(data.preprocess, data.path, vae, config.vae)
+    vae_sha256 = files.file_sha256(checkpoints.weights_path(config.vae, config.weights))
+    val_sse = checkpoints.validation(Path(config.vae), config.weights).get("val/sse")
+    job = Job(config, data, vae, vae_sha256, val_sse, todo=())
+    there = _shards_there(job)
+    todo = tuple(index for index in range(len(data.shards)) if index not in there)
+    for index in todo:
+        data.shards[index].check_finite()
+    untrusted.is_file(Path(config.out) / SUMMARY_FILE)
+    need_bytes = sum(latents_bytes(data.shards[index], vae.config.z_dim, config.dtype) for index in todo)
+    files.check_room(Path(config.out), need_bytes)
+    return dataclasses.replace(job, todo=todo)
+
+
+def _shards_there(job: Job) -> set[int]:
+    """Shards that `out` holds already; one whose rollouts have grown since is not counted.
+
+    Raises:
+        ValueError: the folder holds latents of another model, dtype or data set.
+    """
+    there = set()
+    for path in shard_paths(Path(job.config.out)):
+        shard, index = Shard(path, FORMAT), int(path.stem.removeprefix("shard-"))
+        source = job.data.shards[index] if index < len(job.data.shards) else None
+        found = (shard.attributes["vae_sha256"], shard.column_dtypes["mu"])
+        if found != (job.vae_sha256, job.config.dtype):
+            raise ValueError(
+                f"{path}: not {job.config.dtype} latents of {job.config.vae} {job.config.weights}; choose another --out"
+            )
+        if source is None or not np.array_equal(shard.seeds, source.seeds[: len(shard.seeds)]):
+            raise ValueError(f"{path}: latents of other rollouts than {job.config.data}; choose another --out")
+        if shard.num_planned < source.num_planned:
+            continue
+        if shard.attributes["rollouts_digest"] == source.digest() and shard.skipped_seeds == source.skipped_seeds:
+            there.add(index)
+        else:
+            raise ValueError(f"{path}: latents of other rollouts than {job.config.data}; choose another --out")
+    return there
+
+
+def encode(job: Job) -> None:
+    """Encode the shards that are missing, with a progress bar, and sum the latents up."""
+    out, here = Path(job.config.out), distributed.world()
+    with contextlib.ExitStack() as stack:
+        if here.is_first:
+            files.make_folder(out)
+            stack.enter_context(locks.only_writer(out))
+            files.remove_partials(out)
+        stack.enter_context(distributed.joined(job.vae.device))
+        mine = job.todo[here.rank :: here.size]
+        rows = sum(job.data.shards[index].num_rows for index in mine)
+        bar = stack.enter_context(progress.bar(rows, "frames", "encode", shown=here.is_first))
+        for count in stack.enter_context(contextlib.closing(encode_shards(job, mine))):
+            bar.update(count)
+        distributed.wait_for_all(job.vae.device)
+        if here.is_first:
+            _finish(job, Latents(out))
+
+
+def _finish(job: Job, latents: Latents) -> None:
+    """Sum up what lies on disk now, whoever encoded it and when, and say whether it can be trusted."""
+    config, out = job.config, Path(job.config.out)
+    summary = latent_summary.summarise(latents)
+    check = latent_summary.check(latents, job.data, job.vae)
+    sources = {
+        "vae": str(config.vae),
+        "vae_sha256": latents.vae_sha256,
+        "data": str(config.data),
+        "rollouts_digest": job.data.digest(),
+        "versions": files.versions(),
+    }
+    files.write_json(out / SUMMARY_FILE, summary | {"check": check.as_json() | {"run_val_sse": job.val_sse}} | sources)
+    terminal.say(
+        f"{out}: {len(latents)} episodes, {latents.num_rows:,} latents of {latents.z_dim} dimensions, "
+        f"{summary['terminated_episodes']} episodes terminated" + ("" if job.todo else ", all there already")
+    )
+    for warning in latent_summary.warnings(summary, check):
+        terminal.warn(f"{out}: {warning}")
+    tracking.record(out, yaml.safe_load(to_yaml(config)), config.wandb, "encode", *_lineage(job, latents))
+
+
+def _lineage(job: Job, latents: Latents) -> tuple[tuple[Product, ...], Product]:
+    """What the latents were made from, and they themselves."""
+    sources = Product("dataset", job.config.data, job.data.digest()), Product("model", job.config.vae, job.vae_sha256)
+    return sources, Product("latents", job.config.out, latents.digest(), {"rows": latents.num_rows})
+
+
+def encode_shards(job: Job, indices: Sequence[int]) -> Generator[int, None, None]:
+    """Encode the shards of these numbers, yielding the rows of each batch that is written.
+
+    Three stages overlap: threads that unpack frames, threads that encode (on a CPU one a core, on a GPU one in all),
+    and this one, which writes. Batches are written in their order, and few of them are ever in memory.
+    """
+    on_cpu, cores = job.vae.device.type == "cpu", host.available_cores()
+    batch_size = job.config.batch_size or (CPU_BATCH if on_cpu else GPU_BATCH)
+    encode_batch = _encoder_of_frames(job)
+
+    def frames_from(batch: tuple[Shard, int]) -> UInt8[np.ndarray, "batch 64 64 3"]:
+        shard, start = batch
+        return shard.read("frames", start, start + batch_size)
+
+    def latents_of(frames: UInt8[np.ndarray, "batch 64 64 3"]) -> tuple[np.ndarray, np.ndarray]:
+        mu, logvar = encode_batch(torch.from_numpy(frames))
+        return _column(mu, job.config.dtype), _column(logvar, job.config.dtype)
+
+    with (
+        forms.single_threaded(),
+        ThreadPoolExecutor(cores) as readers,
+        forms.threads(cores if on_cpu else 1) as encoders,
+    ):
+        shards = [job.data.shards[index] for index in indices]
+        batches = ((shard, start) for shard in shards for start in range(0, shard.num_rows, batch_size))
+        latents = _ahead(encoders, latents_of, _ahead(readers, frames_from, batches, 2 * cores), 2 * cores)
+        for index, shard in zip(indices, shards, strict=True):
+            yield from _write(job, index, itertools.islice(latents, -(-shard.num_rows // batch_size)))
+
+
+def _encoder_of_frames(job: Job) -> Callable[[UInt8[torch.Tensor, "batch 64 64 3"]], tuple[torch.Tensor, torch.Tensor]]:
+    """A function for mu and logvar of frames, which many threads may call at once."""
+    encoder = job.vae.paper[0]
+    if job.config.backend == "onnx":
+        return onnx_encoder.encoder_of_frames(encoder)
+    return lambda frames: forms.encode_frames(encoder, frames.to(job.vae.device))
+
+
+def _write(job: Job, index: int, latents: Iterator[tuple[np.ndarray, np.ndarray]]) -> Iterator[int]:
+    path, source = shard_path(Path(job.config.out), index), job.data.shards[index]
+    attributes = {"vae_sha256": job.vae_sha256, "config": to_yaml(job.config)}
+    with write_latents(path, source, job.vae.config.z_dim, job.config.dtype, attributes) as writer:
+        for mu, logvar in latents:
+            writer.append(mu, logvar)
+            yield len(mu)
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], depth: int
+) -> Iterator[Result]:
+    """The results for the items in order, each begun while up to `depth` before it are under way or not yet taken."""
+    under_way: collections.deque[Future[Result]] = collections.deque()
+    for item in items:
+        under_way.append(pool.submit(function, item))
+        if len(under_way) > depth:
+            yield under_way.popleft().result()
+    while under_way:
+        yield under_way.popleft().result()
+
+
+def _column(values: torch.Tensor, dtype: str) -> Float[np.ndarray, "rows z"]:
+    return values.cpu().numpy().astype(dtype)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    run_command(__doc__, EncodeConfig, prepare, encode, argv)

@@ -1,0 +1,157 @@
+"""What a data set of latents amounts to, read back from its shards: counts, moments, and whether it decodes.
+
+A shard at a time is in memory, and the order of the sums is that of the files, so the summary depends neither on the
+number of processes that encoded nor on how often they were interrupted.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from world_models.data import frames
+from world_models.data.latents import FORMAT, Latents
+from world_models.data.rollouts import Rollouts
+from world_models.data.shards.episodes import ShardedEpisodes
+from world_models.vae import metrics
+from world_models.vae.likelihoods import squared_error
+from world_models.vae.metrics import Moments
+from world_models.vae.model import VAE, Posterior, to_images
+
+CHECKED_ROWS = 512
+CHECK_SEED = 0xC4EC
+TOLERANCE = 1e-3
+MISMATCH = (
+    "{rows} stored latents decode with SSE {mu_sse:.4g} (mu) and {z_sse:.4g} (z), the model's own with "
+    "{fresh_mu_sse:.4g} and {fresh_z_sse:.4g}: they are damaged or not of these frames; delete the folder, encode again"
+)
+NO_ENDS = (
+    "none of the {} episodes terminated, so a memory model cannot learn when an episode ends; collect some that do, as "
+    "configs/laps/collect.yaml does"
+)
+UNUSABLE = "{:.2%} of the rows hold numbers that no z can be sampled from; look at the training, or encode in float32"
+MAX_LOGVAR = 87.0  # float32 holds neither exp(89) nor the full precision of exp(-88)
+
+
+def summarise(latents: Latents) -> dict[str, Any]:
+    """Counts of the data set, and moments of each latent dimension over all rows, final frames among them.
+
+    Nothing clips logvar, in training or on disk. `unusable_share` is the share of rows with a number that is not finite
+    (float16 ends at 65,504), or with a logvar whose variance float32 cannot hold; the moments leave those rows out.
+
+    Returns:
+        terminated_episodes: how many the environment ended; the others were truncated.
+        mu_mean, mu_std, mu_variance: of mu.
+        sigma_mean, sigma_squared_mean: of the posterior's standard deviation and variance.
+        z_mean, z_variance: of the z that readers sample: E[mu], and Var[mu] + E[sigma^2].
+        kl_nats_per_dim, kl_nats: divergence from N(0, 1), mean over rows, and its sum over dimensions.
+    """
+    mu, sigma, sigma_squared, kl = (Moments(0, *torch.zeros(2, latents.z_dim, dtype=torch.float64)) for _ in range(4))
+    for shard in latents.shards:
+        mu_rows, logvar_rows = (torch.from_numpy(shard.read(name)).double() for name in ("mu", "logvar"))
+        posterior = _usable(mu_rows, logvar_rows)
+        mu.add(posterior.mu)
+        sigma.add(posterior.logvar.div(2).exp())
+        sigma_squared.add(posterior.logvar.exp())
+        kl.add(posterior.kl_nats_per_dim())
+    columns = {
+        "mu_mean": mu.mean,
+        "mu_std": mu.variance.sqrt(),
+        "mu_variance": mu.variance,
+        "sigma_mean": sigma.mean,
+        "sigma_squared_mean": sigma_squared.mean,
+        "z_mean": mu.mean,
+        "z_variance": mu.variance + sigma_squared.mean,
+        "kl_nats_per_dim": kl.mean,
+    }
+    return {
+        "format": FORMAT.name,
+        "format_version": FORMAT.version,
+        "episodes": len(latents),
+        "terminated_episodes": sum(int(shard.read("terminated").sum()) for shard in latents.shards),
+        "rows": latents.num_rows,
+        "transitions": latents.num_rows - len(latents),
+        "z_dim": latents.z_dim,
+        "num_actions": latents.num_actions,
+        "dtype": latents.shards[0].column_dtypes["mu"],
+        "preprocess": latents.preprocess,
+        "unusable_share": 1 - mu.count / latents.num_rows,
+        **{name: list(map(_number, column.tolist())) for name, column in columns.items()},
+        "kl_nats": _number(float(kl.mean.sum())),
+    }
+
+
+def _usable(mu: Float[Tensor, "rows z"], logvar: Float[Tensor, "rows z"]) -> Posterior:
+    """The rows that a memory model can sample from."""
+    rows: Bool[Tensor, " rows"] = (mu.isfinite() & (logvar.abs() <= MAX_LOGVAR)).all(1)
+    return Posterior(mu[rows], logvar[rows])
+
+
+def _number(value: float | int) -> float | int | None:
+    return value if math.isfinite(value) else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """What some frames of the rollouts are, decoded from the latents on disk and from latents made anew.
+
+    Attributes:
+        rows: how many were drawn by chance.
+        mu_sse, z_sse: squared error of decode(mu) and decode(z), mu and logvar from the shards, z with fixed noise.
+        fresh_mu_sse, fresh_z_sse: the same with mu and logvar of the model, asked again.
+    """
+
+    rows: int
+    mu_sse: float
+    z_sse: float
+    fresh_mu_sse: float
+    fresh_z_sse: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the stored latents decode as well as fresh ones, to a thousandth."""
+        pairs = ((self.mu_sse, self.fresh_mu_sse), (self.z_sse, self.fresh_z_sse))
+        return all(abs(stored - fresh) <= TOLERANCE * fresh for stored, fresh in pairs)  # no number passes no test
+
+    def as_json(self) -> dict[str, float | int | bool | None]:
+        """The fields, and the verdict."""
+        return {name: _number(value) for name, value in dataclasses.asdict(self).items()} | {"passed": self.passed}
+
+
+@torch.inference_mode()
+def check(latents: Latents, data: Rollouts, vae: VAE, num_rows: int = CHECKED_ROWS) -> Check:
+    """Decode latents of rows drawn by a fixed seed, and compare with the frames they were made of."""
+    rng = np.random.default_rng(CHECK_SEED)
+    rows = np.sort(rng.choice(latents.num_rows, min(num_rows, latents.num_rows), replace=False))
+    images = _read_rows(data, "frames", rows)
+    stored = [torch.from_numpy(_read_rows(latents, name, rows).astype(np.float32)) for name in ("mu", "logvar")]
+    noise = frames.noise(CHECK_SEED, 0, len(rows), latents.z_dim)
+    sums = torch.zeros(4, dtype=torch.float64)
+    for batch, mu, logvar, eps in zip(
+        metrics.batches(images), *(column.split(metrics.BATCH) for column in (*stored, noise)), strict=True
+    ):
+        pixels = to_images(batch.to(vae.device))
+        read, made = Posterior(mu.to(vae.device), logvar.to(vae.device)), vae.posterior(pixels)
+        zs = [z for one in (read, made) for z in (one.mu, one.sample(eps.to(vae.device)))]
+        sums += torch.stack([squared_error(pixels, vae.logits(z).sigmoid()).double().sum() for z in zs]).cpu()
+    return Check(len(rows), *(sums / len(rows)).tolist())
+
+
+def warnings(summary: Mapping[str, Any], check: Check) -> list[str]:
+    """What is wrong with a data set, a line each."""
+    lines = [] if check.passed else [MISMATCH.format(**dataclasses.asdict(check))]
+    lines += [UNUSABLE.format(summary["unusable_share"])] if summary["unusable_share"] else []
+    return lines + ([] if summary["terminated_episodes"] else [NO_ENDS.format(summary["episodes"])])
+
+
+def _read_rows(episodes: ShardedEpisodes, column: str, rows: Int64[np.ndarray, " rows"]) -> np.ndarray:
+    """These rows of all shards' rows, one after the other; they may lie anywhere, so each is read alone."""
+    offsets = np.cumsum([0] + [shard.num_rows for shard in episodes.shards])
+    of = np.searchsorted(offsets, rows, side="right") - 1
+    found = ((episodes.shards[shard], int(row)) for shard, row in zip(of, rows - offsets[of], strict=True))
+    return np.concatenate([shard.read(column, row, row + 1) for shard, row in found])

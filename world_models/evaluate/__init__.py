@@ -1,0 +1,25 @@
+"""Score a V model on data it has never seen: eval.json, figures, and report.html in the run's folder.
+
+command     the command
+job         what an evaluation on rollouts needs, found and checked before its work begins
+evaluation  the evaluation on rollouts, from frames to files
+breakdown   where the error lies
+probes      how much of the simulator's state can be read from mu
+foresight/  what a memory model can make of z
+driving/    what a controller can do with mu
+page        report.html
+digits/     the evaluation of a model of MNIST
+"""
+
+from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command, as `python -m world_models.evaluate` does.
+
+    Args:
+        argv: the flags; those of the process when None.
+    """
+    from world_models.evaluate import command
+
+    command.main(argv)

@@ -1,0 +1,270 @@
+"""Foresight: what a memory model can make of latents, measured in frames.
+
+Memory models (`memory.py`) learn (z_t, a_t) -> z_{t+1} on training episodes. On held-out episodes they
+predict 1, 10 and 50 steps ahead: they are told the actions and see no further frame. The predictions are decoded and
+compared with the frames that came. So V models are compared by their use: sharp latents that are hard to predict lose,
+and so do latents that are easy to predict because they hold little.
+"""
+
+import dataclasses
+import statistics
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from world_models.data.rollouts import Episode
+from world_models.evaluate.foresight import memory
+from world_models.evaluate.foresight.codes import Code, Frames, Images, code_of_pca, code_of_vae, record
+from world_models.evaluate.foresight.memory import FORMS, Form, Memory, Recording, State
+from world_models.runtime import progress
+from world_models.runtime.host import available_cores
+from world_models.vae.baselines import Baselines
+from world_models.vae.fast import forms
+from world_models.vae.model import VAE
+
+STEPS_AHEAD = (1, 10, 50)
+WARM_UP = 20  # frames that the memory has seen before its predictions count
+START_EVERY = 10  # frames between those that predictions start from
+TRAINING_STEPS = 1800  # about six minutes on two cores; the error ten steps ahead still falls with more
+NUM_SAMPLES = 5  # futures drawn from each start
+SEEDS = (0, 1)  # of the memories on the V model's latents; PCA's have the first alone
+
+
+class Judge(NamedTuple):
+    """A memory model that was trained on the latents of a code, `vae` or `pca`."""
+
+    code: str
+    form: Form
+    seed: int
+    model: Memory
+
+
+def train(recordings: Mapping[str, Sequence[Recording]], num_steps: int) -> list[Judge]:
+    """Memory models of both forms for each code, trained side by side on a core each.
+
+    Args:
+        recordings: of training episodes, by code.
+        num_steps: training steps of each model.
+    """
+    seeds = {"vae": SEEDS, "pca": SEEDS[:1]}
+    judges = [
+        Judge(code, form, seed, _untrained(recordings[code][0], form, seed))
+        for code, tried in seeds.items()
+        for form in FORMS
+        for seed in tried
+    ]
+    stopped, lock = threading.Event(), threading.Lock()
+    bar = progress.bar(len(judges) * num_steps, "steps", "memories")
+
+    def before_step() -> None:
+        if stopped.is_set():
+            raise InterruptedError
+        with lock:
+            bar.update()
+
+    def fit(judge: Judge) -> None:
+        memory.fit(judge.model, recordings[judge.code], judge.seed, num_steps, before_step)
+
+    with bar, forms.single_threaded(), ThreadPoolExecutor(available_cores()) as pool:
+        try:
+            list(pool.map(fit, judges))
+        finally:
+            stopped.set()  # or whoever ends the command would wait until the memories are trained
+    return judges
+
+
+def _untrained(example: Recording, form: Form, seed: int) -> Memory:
+    return memory.untrained(example.mu.shape[1], example.actions.shape[1], form, seed)
+
+
+@torch.inference_mode()
+def predict(
+    model: Memory,
+    episode: Recording,
+    starts: Sequence[int],
+    ahead: Sequence[int],
+    num_draws: int = 0,
+) -> Float[Tensor, "ahead draws starts z"]:
+    """The z some steps after each start. The model has seen all frames up to the start, and is told the actions.
+
+    Args:
+        model: predicts.
+        episode: what the model has seen, and its actions.
+        starts: rows, ascending, from 1 on.
+        ahead: steps after the start, ascending.
+        num_draws: futures that are drawn from each start; 0 feeds back the expected z of each step, as one draw.
+    """
+    generator, draws = torch.Generator().manual_seed(0), max(1, num_draws)
+    hidden, cell = (part.repeat(1, draws, 1) for part in _states_before(model, episode, starts))
+    rows = torch.tensor(starts).repeat(draws)
+    z, path = episode.mu[rows], []
+    for step in range(max(ahead)):
+        mixture, (hidden, cell) = model(z[:, None], episode.actions[rows + step][:, None], (hidden, cell))
+        z = (mixture.sample(generator) if num_draws else mixture.mean)[:, 0]
+        if step + 1 in ahead:
+            path.append(z)
+    return torch.stack(path).unflatten(1, (draws, len(starts)))
+
+
+def _states_before(model: Memory, episode: Recording, starts: Sequence[int]) -> State:
+    """The LSTM's state before each start, in a batch."""
+    states: list[State] = []
+    state, done = None, 0
+    for start in starts:
+        _, state = model(episode.mu[None, done:start], episode.actions[None, done:start], state)
+        states.append(state)
+        done = start
+    hidden, cell = (torch.cat(part, 1) for part in zip(*states, strict=True))
+    return hidden, cell
+
+
+def min_steps() -> int:
+    """Steps of an episode in which anything can be foreseen."""
+    return WARM_UP + max(STEPS_AHEAD)
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """Memory models of a V model's latents and of principal components, and what they foresee.
+
+    Attributes:
+        codes: `vae` and `pca`.
+        judges: memory models of both.
+    """
+
+    codes: Mapping[str, Code]
+    judges: Sequence[Judge]
+
+    def score(self, episodes: Iterable[Episode]) -> dict[str, dict[str, dict[str, Any]]]:
+        """SSE of what was foreseen against what came, mean over starts; beside it the bounds that tell its worth.
+
+        Args:
+            episodes: held-out ones. Those shorter than `min_steps` are left out; one has to be as long.
+
+        Returns:
+            By form, then by steps ahead: `foreseen`, the decoded prediction (mean over the memories' seeds;
+            `foreseen_by_seed` has each); `sampled`, the mean of decoded futures; `stays`, the current frame;
+            `z_stays`, the current z decoded; `reconstructed`, the V model's own reconstruction of what came; `pca`,
+            what the same memory foresees on principal components.
+        """
+        long_enough = [episode for episode in episodes if len(episode) >= min_steps()]
+        with forms.single_threaded(), ThreadPoolExecutor(available_cores()) as pool:
+            found = list(pool.map(self._errors, long_enough))
+        count = sum(len(_starts(episode)) for episode in long_enough)
+        mean = {name: (torch.stack([errors[name] for errors in found]).sum(0) / count).tolist() for name in found[0]}
+        return {form: _table(form, mean) for form in FORMS}
+
+    @torch.inference_mode()
+    def _errors(self, episode: Episode) -> dict[Any, Tensor]:
+        """Squared errors by steps ahead, summed over an episode's starts."""
+        starts = _starts(episode)
+        frames, rows = torch.from_numpy(episode.frames), torch.tensor(starts)
+        came = [_images(frames[rows + ahead]) for ahead in STEPS_AHEAD]
+        recorded = {name: record(code, episode) for name, code in self.codes.items()}
+        mu, decode = recorded["vae"].mu, self.codes["vae"].decode
+        errors: dict[Any, Tensor] = {
+            "stays": _squared([_images(frames[rows])] * len(came), came),
+            "z_stays": _squared([decode(mu[rows])] * len(came), came),
+            "reconstructed": _squared([decode(mu[rows + ahead]) for ahead in STEPS_AHEAD], came),
+        }
+        for code, form, seed, model in self.judges:
+            path = predict(model, recorded[code], starts, STEPS_AHEAD)[:, 0]
+            errors[code, form, seed, "foreseen"] = _squared([self.codes[code].decode(z) for z in path], came)
+            if code == "vae":
+                errors[code, form, seed, "sampled"] = _sampled(self.codes[code], model, recorded[code], starts, came)
+        return errors
+
+    @torch.inference_mode()
+    def dream(self, episode: Episode, start: int, num_frames: int) -> dict[str, UInt8[np.ndarray, "frames 64 64 3"]]:
+        """Frames after a start as they came, as the V model reconstructs them, and as each form's first memory dreams.
+
+        Args:
+            episode: a held-out one.
+            start: the last frame that the memory sees.
+            num_frames: how many frames follow.
+        """
+        ahead, code = range(1, num_frames + 1), self.codes["vae"]
+        recorded = record(code, episode)
+        z = {"reconstructed": recorded.mu[start + 1 : start + 1 + num_frames]}
+        for judge in self.judges:
+            if judge.code == "vae" and judge.seed == SEEDS[0]:
+                z[judge.form] = predict(judge.model, recorded, [start], ahead)[:, 0, 0]
+        came = episode.frames[start + 1 : start + 1 + num_frames]
+        return {"came": came} | {name: _frames(code.decode(each), came.shape) for name, each in z.items()}
+
+
+def study(
+    vae: VAE,
+    baselines: Baselines,
+    episodes: Iterable[Episode],
+    frames: UInt8[np.ndarray, "_ 64 64 3"],
+    num_steps: int = TRAINING_STEPS,
+) -> Study:
+    """Train memory models on a V model's latents and on principal components.
+
+    Args:
+        vae: the V model.
+        baselines: principal components of its training frames.
+        episodes: training ones, read once.
+        frames: some training frames, over which the components are scaled.
+        num_steps: training steps of each memory model.
+    """
+    codes = {"vae": code_of_vae(vae), "pca": code_of_pca(baselines, torch.from_numpy(frames))}
+    recordings: dict[str, list[Recording]] = {name: [] for name in codes}
+    for episode in episodes:
+        for name, code in codes.items():
+            recordings[name].append(record(code, episode))
+    return Study(codes, train(recordings, num_steps))
+
+
+def _table(form: Form, mean: Mapping[Any, Sequence[float]]) -> dict[str, dict[str, Any]]:
+    table = {}
+    for index, ahead in enumerate(STEPS_AHEAD):
+        by_seed = [mean["vae", form, seed, "foreseen"][index] for seed in SEEDS]
+        table[str(ahead)] = {
+            "foreseen": statistics.mean(by_seed),
+            "foreseen_by_seed": by_seed,
+            "sampled": statistics.mean(mean["vae", form, seed, "sampled"][index] for seed in SEEDS),
+            **{name: mean[name][index] for name in ("stays", "z_stays", "reconstructed")},
+            "pca": mean["pca", form, SEEDS[0], "foreseen"][index],
+        }
+    return table
+
+
+def _starts(episode: Episode) -> range:
+    """Rows from which predictions start."""
+    return range(WARM_UP, len(episode) - max(STEPS_AHEAD) + 1, START_EVERY)
+
+
+def _frames(images: Images, shape: Sequence[int]) -> np.ndarray:
+    return (images * 255).round().clamp(0, 255).to(torch.uint8).numpy().reshape(shape)
+
+
+def _images(frames: Frames) -> Images:
+    return frames.flatten(1).float() / 255
+
+
+def _squared(images: Sequence[Images], came: Sequence[Images]) -> Float[Tensor, " ahead"]:
+    return torch.stack([(a - b).square().sum(dtype=torch.float64) for a, b in zip(images, came, strict=True)])
+
+
+def _sampled(
+    code: Code, model: Memory, episode: Recording, starts: Sequence[int], came: Sequence[Images]
+) -> Float[Tensor, " ahead"]:
+    """Squared error of the expected image, for which the mean of K decoded draws stands.
+
+    The mean of K draws has a variance of its own. It is estimated from the draws and taken off, so the result does not
+    depend on K, but for chance.
+    """
+    errors = []
+    for futures, images in zip(predict(model, episode, starts, STEPS_AHEAD, NUM_SAMPLES), came, strict=True):
+        drawn = code.decode(futures.flatten(0, 1)).unflatten(0, futures.shape[:2])
+        excess = drawn.var(0).sum(dtype=torch.float64) / NUM_SAMPLES
+        errors.append((drawn.mean(0) - images).square().sum(dtype=torch.float64) - excess)
+    return torch.stack(errors)

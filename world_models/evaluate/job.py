@@ -1,0 +1,178 @@
+"""What an evaluation on rollouts needs, found and checked before its work begins."""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from world_models.data.frames import FrameSet, split_episodes
+from world_models.data.rollouts import Rollouts
+from world_models.evaluate.driving import measurement
+from world_models.evaluate.foresight import study
+from world_models.runs import checkpoints, provenance, rate_distortion, records
+from world_models.runs.provenance import TrainingRecord
+from world_models.vae import baselines
+from world_models.vae.model import VAE
+
+PROBE_FRAMES = 20_000
+EPISODES_WALKED = 20  # through which the model is followed from frame to frame
+LARGEST_TELEMETRY = 1e15  # whose square float32 still holds, summed over all frames
+
+
+@dataclasses.dataclass(frozen=True)
+class RolloutJob:
+    """A checked evaluation.
+
+    Attributes:
+        run: the model's folder, where the results go.
+        name: what to call the model beside others.
+        weights: which of its weights.
+        vae: the model.
+        data: the rollouts it is scored on.
+        baselines: PCA and the mean of its training frames.
+        probe_data: training frames of tracks that are not scored, for probes and memories to be fitted on and dreams to
+            be judged by; None where they are not to be had.
+        telemetry: the columns of telemetry that are numbers throughout; the others are left out.
+        trained_on: how many of the episodes of `data` it was trained on.
+        others: other runs in the rate-distortion plane.
+        notes: what is left out or flatters, and why.
+    """
+
+    run: Path
+    name: str
+    weights: checkpoints.Weights
+    vae: VAE
+    data: Rollouts
+    baselines: baselines.Baselines
+    probe_data: FrameSet | None
+    telemetry: tuple[str, ...]
+    trained_on: int
+    others: Sequence[rate_distortion.RatePoint]
+    notes: Sequence[str]
+
+
+def prepare(
+    run: Path,
+    weights: checkpoints.Weights,
+    data_path: str,
+    train_data: str | None,
+    beside: Sequence[Path],
+    device: torch.device,
+) -> RolloutJob:
+    """Check everything that can be wrong before the first frame.
+
+    Args:
+        run: the model's folder.
+        weights: best or last.
+        data_path: rollouts to score it on.
+        train_data: rollouts to fit probes and memories on; those of its training when None.
+        beside: folders of other runs, or of folders of runs.
+        device: where to compute.
+
+    Raises:
+        FileNotFoundError, ValueError: something is missing, damaged, or cannot be compared.
+    """
+    data, vae = Rollouts(data_path), checkpoints.load_vae(run, weights, device)
+    checkpoints.check_preprocess(data.preprocess, data.path, vae, str(run))
+    training = provenance.load(run)
+    fitted = baselines.Baselines(**checkpoints.load_baselines(run, vae))
+    notes: list[str] = []
+    name, others = records.beside(run, "rollouts", beside, notes)
+    points = rate_distortion.rate_points(rate_distortion.on_data(data.digest(), others, notes))
+    probe_data = _probe_data(run, train_data, training, data, vae, notes)
+    telemetry = _usable_telemetry(data, probe_data, notes)
+    trained_on = len(training.seen(data))
+    if trained_on:
+        notes.append(
+            f"{trained_on} episodes of {data.path} were trained on, so the scores flatter; collect with another --seed"
+        )
+    if training.env_args != data.env_args:
+        given, learnt = (json.dumps(args, sort_keys=True) for args in (data.env_args, training.env_args))
+        notes.append(f"{data.path} is of env_args {given}, the model's training data of {learnt}")
+    return RolloutJob(run, name, weights, vae, data, fitted, probe_data, telemetry, trained_on, points, notes)
+
+
+def _probe_data(
+    run: Path, train_data: str | None, training: TrainingRecord, data: Rollouts, vae: VAE, notes: list[str]
+) -> FrameSet | None:
+    """The run's training frames but those of tracks that are scored; None where they are not to be had.
+
+    Raises:
+        FileNotFoundError, ValueError: training data that was named cannot be used.
+    """
+    try:
+        train = Rollouts(train_data) if train_data else training.rollouts()
+        checkpoints.check_preprocess(train.preprocess, train.path, vae, str(run))
+        if (data.env, data.telemetry_names) != (train.env, train.telemetry_names):
+            raise ValueError(
+                f"{train.path} is of {train.env} and {data.path} of {data.env}, or their telemetry differs; "
+                "name other --train_data"
+            )
+        scored = set(data.seeds.tolist())
+        chosen = split_episodes(train.seeds, training.split_seed).train
+        unseen = [index for index in chosen if int(train.seeds[index]) not in scored]
+        if not unseen:
+            raise ValueError(
+                f"all training episodes of {train.path} are of tracks that are scored; name other --train_data"
+            )
+        return FrameSet(train, unseen)
+    except (ValueError, OSError) as error:
+        if train_data:
+            raise
+        notes.append(f"{error}. So no probes are fitted and no dreams judged")
+        return None
+
+
+def _usable_telemetry(data: Rollouts, probe_data: FrameSet | None, notes: list[str]) -> tuple[str, ...]:
+    """The columns of telemetry without infinities and the like, to which no probe can be fitted."""
+    read = [*_columns(data, "telemetry")]
+    if probe_data is not None:
+        read.append(probe_data.read_spread(PROBE_FRAMES, "telemetry"))
+    usable = np.logical_and.reduce([(np.abs(rows) < LARGEST_TELEMETRY).all(0) for rows in read])
+    left_out = [name for name, good in zip(data.telemetry_names, usable, strict=True) if not good]
+    if left_out:
+        notes.append(f"telemetry left out, since it is infinite or no number in some frames: {', '.join(left_out)}")
+    return tuple(name for name in data.telemetry_names if name not in left_out)
+
+
+def check_foresight(job: RolloutJob) -> None:
+    """Refuse to train a memory model where it cannot be trained or scored.
+
+    Raises:
+        ValueError: no training data, or no episode that is long enough.
+    """
+    if job.probe_data is None:
+        raise ValueError("foresight needs the training data; name it with --train_data, or leave --foresight out")
+    longest = max(int(job.data.lengths[index]) for index in spread_episodes(job.data)) - 1
+    if longest < study.min_steps():
+        raise ValueError(
+            f"{job.data.path}: episodes of {longest} steps at most, foresight wants one of {study.min_steps()}; "
+            "collect longer ones, or leave --foresight out"
+        )
+    for actions in (job.probe_data.read_spread(len(job.probe_data), "actions"), *_columns(job.data, "actions")):
+        if not np.isfinite(actions).all():
+            raise ValueError(
+                f"{job.data.path}, or the training data, has actions that are not finite; leave --foresight out"
+            )
+
+
+def check_drive(job: RolloutJob) -> None:
+    """Refuse to drive where no controller can learn, or where the tracks that count were seen.
+
+    Raises:
+        ValueError: no expert for the environment, or some of those tracks are in the data.
+    """
+    measurement.check(job.data, provenance.load(job.run).seeds, frozenset(job.data.seeds.tolist()))
+
+
+def _columns(data: Rollouts, name: str) -> Iterator[np.ndarray]:
+    """A column, shard by shard."""
+    return (shard.read(name) for shard in data.shards)
+
+
+def spread_episodes(data: Rollouts) -> list[int]:
+    """Numbers of the episodes through which the model is followed, evenly spread."""
+    return np.unique(np.linspace(0, len(data) - 1, EPISODES_WALKED).astype(int)).tolist()

@@ -1,0 +1,10 @@
+"""The folder of a run, runs/<name>/, and where its numbers go.
+
+checkpoints      weights, architecture and baselines
+resume           the learner's state, and whether a run is the one that is asked for
+records          what the folder says of a run, finished or still training; without torch
+provenance       what a model was trained on
+rate_distortion  KL against SSE, from the records of runs
+tracking         metrics.jsonl, Weights & Biases, TensorBoard; wandb_* keep W&B in a process of its own
+artifacts        which data set, model and latents were made from which
+"""

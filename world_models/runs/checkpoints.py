@@ -1,0 +1,275 @@
+"""Models on disk: weights, architecture and data digest, written whole or not at all.
+
+Weights are safetensors: no file that a user names can run code.
+"""
+
+import dataclasses
+import json
+import math
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from world_models.data.mnist import NUM_DIGITS
+from world_models.data.rollouts import FRAME_SHAPE
+from world_models.runs.records import BASELINES_FILE, LARGEST, WEIGHT_FILES, Line, read_lines
+from world_models.runtime import files, untrusted
+from world_models.runtime.paths import resolved
+from world_models.vae.likelihoods import PAPER_VARIANCE
+from world_models.vae.model import VAE, VAEConfig
+
+FORMAT = "world_models.vae.model"
+ARCHITECTURES = {"paper": "conv_vae", "mlp": "mlp_vae", "conv": "small_conv_vae"}
+"""What model.json calls a network."""
+FACTS = "facts"
+MAX_DESCRIPTION_BYTES = 50_000_000  # it lists the seeds of the training episodes, 12 bytes each
+Weights = Literal["best", "last"]
+
+
+def save_weights(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any] | None = None) -> None:
+    """Write tensors as a safetensors file, with facts in its header."""
+    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    header = {FACTS: json.dumps(facts)} if facts else None  # several entries would stand in another order each time
+    files.write_bytes(path, safetensors.torch.save(held, header))
+
+
+def save_vae(path: Path, vae: VAE, step: int = 0) -> None:
+    """Write a model's weights, the variance they were trained with, and how many steps they took."""
+    save_weights(path, vae.state_dict(), {"variance": vae.variance.item(), "step": step})
+
+
+def _facts(path: Path) -> Mapping[str, Any]:
+    """The facts in the header of a file of weights.
+
+    Raises:
+        SafetensorError, OSError: it is no such file.
+    """
+    with safe_open(path, "pt") as file:
+        header = file.metadata() or {}
+    try:
+        facts = untrusted.from_json(header.get(FACTS, "null"))
+    except ValueError:
+        facts = None
+    return facts if isinstance(facts, dict) else header  # older files have the variance as an entry of its own
+
+
+def validation(run: Path, weights: Weights) -> Line:
+    """What the run logged when it validated these weights; empty where its folder does not tell."""
+    try:
+        step = _facts(weights_path(run, weights)).get("step")
+    except (SafetensorError, OSError):
+        return {}
+    lines = (line for line in read_lines(run) if step is not None and line.get("step") == step and "val/sse" in line)
+    return next(lines, {})
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is none.
+    """
+    if not untrusted.is_file(path):
+        raise FileNotFoundError(f"{path}: no such file; train the model first, or name the folder of a run")
+    try:
+        return safetensors.torch.load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: no safetensors file ({error}); train the model again") from None
+
+
+def save_description(run: Path, vae: VAE, **facts: Any) -> None:
+    """Write model.json: all that is needed beside the weights to load the model."""
+    description = {
+        "format": FORMAT,
+        "architecture": ARCHITECTURES[vae.config.network],
+        "vae": dataclasses.asdict(vae.config),
+        "preprocess": vae.preprocess,
+        "versions": files.versions(),
+        **facts,
+    }
+    files.write_json(run / "model.json", description)
+
+
+def load_description(run: str | Path, *needed: str) -> dict[str, Any]:
+    """Read model.json, which has to say what is needed.
+
+    Raises:
+        FileNotFoundError: the folder holds no model.
+        ValueError: it describes no model of this architecture.
+    """
+    path = Path(run) / "model.json"
+    text = untrusted.read_text(path, MAX_DESCRIPTION_BYTES)
+    if text is None:
+        raise FileNotFoundError(f"{run}: no trained model in it (no model.json); name the --out of a train_vae run")
+    try:
+        description = untrusted.from_json(text)
+        found, architecture = description["format"], description["architecture"]
+        missing = [name for name in needed if name not in description]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path}: describes no model; name the --out of a train_vae run") from None
+    if found != FORMAT or architecture not in ARCHITECTURES.values():
+        raise ValueError(
+            f"{path}: a model of {found!r}, {architecture!r}, wanted {FORMAT}, one of "
+            f"{', '.join(ARCHITECTURES.values())}; read it with the program that made it"
+        )
+    if missing:
+        raise ValueError(f"{path}: lacks {missing[0]}; train the model again")
+    return description
+
+
+def load_baselines(run: str | Path, vae: VAE) -> dict[str, Tensor]:
+    """Read the mean and the principal components of a run's training frames, as large as its model's frames.
+
+    Raises:
+        FileNotFoundError: the run has none.
+        ValueError: the file holds something else.
+    """
+    path = Path(run) / BASELINES_FILE
+    found = _header(path, "train the model first, or name the folder of a run")
+    count = found.get("components", ("", (0,)))[1][:1]
+    wanted = {"mean": ("F32", (vae.num_values,)), "components": ("F32", (*count, vae.num_values))}
+    if found != wanted or not 1 <= count[0] <= vae.num_values:
+        raise ValueError(f"{path}: holds {found}, no mean and components of this model's frames; train the model again")
+    return _finite(path, load_tensors(path))
+
+
+def _finite(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise ValueError(f"{path}: {name} holds numbers that are not finite; train the model again")
+    return tensors
+
+
+def weights_path(run: str | Path, weights: Weights = "best") -> Path:
+    """Where the best or the last weights of a run lie."""
+    return Path(run) / WEIGHT_FILES[weights]
+
+
+def load_vae(run: str | Path, weights: Weights = "best", device: str | torch.device = "cpu") -> VAE:
+    """Load the V model of a run, ready to encode and decode uint8 frames.
+
+    Args:
+        run: a run's folder.
+        weights: `best` (lowest validation loss) or `last`.
+        device: where to put it.
+
+    Raises:
+        FileNotFoundError: no model there.
+        ValueError: its files are damaged or of another architecture.
+    """
+    run = resolved(run, "vae")
+    description = load_description(run)
+    path = weights_path(run, weights)
+    try:
+        config, preprocess = _config(description["vae"]), description["preprocess"]
+        if not isinstance(preprocess, dict):
+            raise ValueError(f"preprocess is {preprocess!r}")
+        with torch.device("meta"):  # no memory is taken before the file has shown that it holds as much
+            described = VAE(config, preprocess).state_dict()
+    except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{Path(run) / 'model.json'}: describes no model ({error}); train it again") from None
+    _check_shapes(path, {name: tuple(tensor.shape) for name, tensor in described.items()})
+    vae = VAE(config, preprocess)
+    vae.load_state_dict(_finite(path, load_tensors(path)))
+    vae.variance.fill_(_variance(path, vae.config))
+    return vae.to(device).eval()
+
+
+def _config(fields: dict[str, Any]) -> VAEConfig:
+    known: dict[str, Any] = {"variance": PAPER_VARIANCE} | fields  # which older models do not say
+    known["hidden"] = tuple(known.get("hidden", VAEConfig.hidden))
+    kinds = get_type_hints(VAEConfig)
+    for name, value in known.items():
+        if name in kinds and not _is_of(kinds[name], value):
+            raise ValueError(f"vae.{name} is {value!r}")
+    return VAEConfig(**known)
+
+
+def _is_of(kind: Any, value: Any) -> bool:
+    """Whether a value from a file is of the kind that the config's field has."""
+    if isinstance(kind, types.UnionType):
+        return any(_is_of(each, value) for each in get_args(kind))
+    if get_origin(kind) is Literal:
+        return isinstance(value, str) and value in get_args(kind)
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_is_of(get_args(kind)[0], each) for each in value)
+    wanted = {float: (int, float), int: (int,), types.NoneType: (types.NoneType,)}[kind]
+    return type(value) in wanted and (value is None or abs(value) < LARGEST)
+
+
+def _variance(path: Path, config: VAEConfig) -> float:
+    if config.variance is not None or config.likelihood != "gaussian":
+        return config.variance or PAPER_VARIANCE
+    try:
+        variance = float(_facts(path)["variance"])
+    except (KeyError, ValueError, TypeError):
+        variance = math.nan
+    if not 0 < variance < math.inf:
+        raise ValueError(
+            f"{path}: does not say its likelihood's variance, which model.json has as null; train the model again"
+        )
+    return variance
+
+
+def _header(path: Path, advice: str) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Kind of number and shape of each tensor of a file, before any is read."""
+    if not untrusted.is_file(path):
+        raise FileNotFoundError(f"{path}: no such file; {advice}")
+    try:
+        with safe_open(path, "pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            return {name: (each.get_dtype(), tuple(each.get_shape())) for name, each in slices.items()}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: no safetensors file ({error}); train the model again") from None
+
+
+def _check_shapes(path: Path, wanted: Mapping[str, tuple[int, ...]]) -> None:
+    """Compare names, kinds and shapes before any weight is read."""
+    found = _header(path, "train the model to its first validation, or give --weights last")
+    for name in sorted(wanted.keys() | found.keys()):
+        dtype, shape = found.get(name, ("F32", "absent"))
+        if wanted.get(name) != shape:
+            raise ValueError(
+                f"{path}: weights of another architecture: {name} is {shape}, model.json wants "
+                f"{wanted.get(name, 'none')}; use the model.json and weights of one run"
+            )
+        if dtype != "F32":
+            raise ValueError(f"{path}: {name} is {dtype}, wanted F32; train the model again")
+
+
+def load_digits_vae(run: str | Path, weights: Weights = "best", device: str | torch.device = "cpu") -> VAE:
+    """Load a model of MNIST.
+
+    Raises:
+        FileNotFoundError: no model there.
+        ValueError: its files are damaged, or it takes something else than digits.
+    """
+    vae = load_vae(run, weights, device)
+    if vae.config.network == "paper" or vae.config.num_classes not in (0, NUM_DIGITS):
+        raise ValueError(
+            f"{run}: takes frames of {vae.frame_shape} and {vae.config.num_classes} classes, no model of MNIST's "
+            "digits; use the model.json and weights of one run"
+        )
+    return vae
+
+
+def check_preprocess(preprocess: Mapping[str, Any], data: Path, vae: VAE, run: str) -> None:
+    """Refuse frames that were made in another way than those the model was trained on.
+
+    Raises:
+        ValueError: the two differ.
+    """
+    if vae.frame_shape != FRAME_SHAPE:
+        raise ValueError(f"{run}: a model of MNIST's digits, wanted one of rollouts; name another run")
+    if preprocess != vae.preprocess:
+        raise ValueError(
+            f"{data}: frames made by {json.dumps(preprocess)}, {run} was trained on {json.dumps(vae.preprocess)}; "
+            "collect with the same --crop, or train on such frames"
+        )

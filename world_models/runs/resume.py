@@ -1,0 +1,196 @@
+"""Going on with a training: the learner's state on disk, and whether a run is the one that is asked for.
+
+States are plain tensors and numbers loaded with `weights_only=True`: no file that a user names can run code.
+"""
+
+import io
+import json
+import math
+import re
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from world_models.runs import records
+from world_models.runs.checkpoints import load_description
+from world_models.runtime import files, untrusted
+from world_models.runtime.cli import flatten
+from world_models.vae.likelihoods import PAPER_VARIANCE
+from world_models.vae.model import VAE, VAEConfig
+
+MAX_STEPS = 10**12
+NUM_SUMS = 4  # losses of a `Learner`, and how many frames they are of
+OF_OLDER_RUNS = {"vae.variance": PAPER_VARIANCE, "standardise": False, "init": "torch"}
+"""Values in force before these settings existed; used for older configs that lack them."""
+
+
+def save_state(run: Path, state: Mapping[str, Any]) -> None:
+    """Write state.pt: tensors and plain values, from which training goes on."""
+    buffer = io.BytesIO()  # since on a full disk torch.save does not say why it fails
+    torch.save(dict(state), buffer)
+    files.write_bytes(run / records.STATE_FILE, buffer.getbuffer())
+
+
+def load_state(run: Path) -> dict[str, Any]:
+    """Read state.pt; it may hold nothing but tensors and plain values.
+
+    Raises:
+        ValueError: damaged, or holding code.
+    """
+    path = run / records.STATE_FILE
+    untrusted.is_file(path)
+    try:
+        _check_archive(path)
+        sizes = [tensor.numel() * tensor.element_size() for tensor in _tensors(_loaded(path, "meta"))]
+        if sum(sizes) > path.stat().st_size:
+            raise ValueError(f"its tensors take {sum(sizes):,} bytes, more than the file has")
+        return _loaded(path, "cpu")
+    except Exception as error:  # torch raises whatever its unpickler met
+        raise _no_state(path, str(error).splitlines()[0] if str(error) else type(error).__name__) from None
+
+
+def _no_state(path: Path, reason: str) -> ValueError:
+    return ValueError(f"{path}: no training state ({reason}); choose another --out, or delete it to start anew")
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse an archive that unpacks to more than it is: PyTorch stores its tensors as they are."""
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise ValueError("packed, as no training state is")
+    if sum(member.file_size for member in members) > path.stat().st_size:
+        raise ValueError("its parts overlap")
+
+
+def _loaded(path: Path, device: str) -> dict[str, Any]:
+    """What the file holds; on the device `meta` without any numbers, which takes no memory."""
+    return torch.load(path, map_location=device, weights_only=True)
+
+
+def _tensors(state: Any) -> Iterator[Tensor]:
+    """All tensors in a state."""
+    todo = [state]
+    while todo:
+        value = todo.pop()
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, dict):
+            todo.extend(value.values())
+        elif isinstance(value, list | tuple):
+            todo.extend(value)
+
+
+def check_state(run: Path, state: Any, config: VAEConfig) -> None:
+    """Compare a loaded state with what training such a model saves: names, shapes, and numbers that are some.
+
+    Raises:
+        ValueError: it is another model's, or damaged.
+    """
+    path = run / records.STATE_FILE
+    with torch.device("meta"):
+        vae = VAE(config)
+    if not isinstance(state, dict):
+        raise _no_state(path, f"holds a {type(state).__name__}")
+    try:
+        wrong = next(_faults(state, vae), None)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise _no_state(path, f"lacks or misnames {error}") from None
+    if wrong:
+        raise _no_state(path, wrong)
+
+
+def _faults(state: Mapping[str, Any], vae: VAE) -> Iterator[str]:
+    """What is wrong with a state of a model, a line each."""
+    if type(state["step"]) is not int or not 0 <= state["step"] < MAX_STEPS:
+        yield f"step is {state['step']!r}"
+    if type(state["best_loss_nats"]) not in (int, float) or math.isnan(state["best_loss_nats"]):
+        yield f"best_loss_nats is {state['best_loss_nats']!r}"
+    if state["wandb_id"] is not None and not re.fullmatch(r"[\w-]{1,128}", state["wandb_id"]):
+        yield f"wandb_id is {state['wandb_id']!r}"
+    yield from _tensor_faults("sums", state["sums"], (NUM_SUMS,), torch.float64)
+    yield from _tensor_faults("variance", state["variance"], ())
+    shapes = {name: tuple(tensor.shape) for name, tensor in vae.state_dict().items()}
+    if state["vae"].keys() != shapes.keys():
+        yield "weights of another model"
+    for name, shape in shapes.items():
+        yield from _tensor_faults(name, state["vae"][name], shape)
+    parameters = list(vae.parameters())
+    for index, moments in state["optimizer"]["state"].items():
+        if index not in range(len(parameters)):
+            yield f"the optimizer knows a weight {index!r}"
+            return
+        yield from _tensor_faults(f"step of weight {index}", moments["step"], ())
+        for name in ("exp_avg", "exp_avg_sq"):
+            yield from _tensor_faults(f"{name} of weight {index}", moments[name], tuple(parameters[index].shape))
+        if bool((moments["exp_avg_sq"] < 0).any()):
+            yield f"exp_avg_sq of weight {index} is below 0"
+
+
+def _tensor_faults(name: str, tensor: Any, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Iterator[str]:
+    if not isinstance(tensor, Tensor) or tuple(tensor.shape) != shape or tensor.dtype != dtype:
+        yield f"{name} is no tensor of {shape}, {dtype}"
+    elif not bool(tensor.isfinite().all()):
+        yield f"{name} holds numbers that are not finite"
+
+
+def check_new(out: Path, resume: bool) -> None:
+    """Refuse to start a run where there is one.
+
+    Raises:
+        ValueError: there is one, and going on with it was not asked for; or what has a file's name is no file.
+    """
+    records.check_files(out)
+    if (out / "config.yaml").exists() and not resume:
+        raise ValueError(f"{out} holds a run already; give --resume true to go on with it, or choose another --out")
+
+
+def load_run(out: Path, config: str, defaults: str, free: Sequence[str], data_digest: str) -> dict[str, Any] | None:
+    """The saved state that a run goes on from, None for a new run.
+
+    Args:
+        out: the run's folder.
+        config: the resolved config, as YAML.
+        defaults: of the config's fields, as YAML, for those that the run's own config does not have yet.
+        free: fields that may differ from those of the run.
+        data_digest: of the rollouts to train on.
+
+    Raises:
+        ValueError: the folder holds a run that this is no resumption of.
+    """
+    if not (out / "config.yaml").exists():
+        return None
+    own, now, usual = (
+        _fixed(out, text, free)
+        for text in (untrusted.read_text(out / "config.yaml", untrusted.MAX_YAML_BYTES) or "", config, defaults)
+    )
+    before = usual | OF_OLDER_RUNS | own
+    changed = [name for name, value in now.items() if before.get(name) != value]
+    if changed:
+        found = "; ".join(f"{name} {before.get(name)}, not {now[name]}" for name in changed)
+        unsaid = "".join(f" --{name} {json.dumps(before.get(name))}" for name in changed if name not in own)
+        raise ValueError(
+            f"{out} is a run with {found}: give --config {out}/config.yaml{unsaid} --resume true, or another --out"
+        )
+    if not untrusted.is_file(out / records.STATE_FILE):
+        return None
+    if load_description(out, "data_digest")["data_digest"] != data_digest:
+        raise ValueError(
+            f"{out} was trained on other data than lies there now (was it extended?); choose another --out"
+        )
+    return load_state(out)
+
+
+def _fixed(out: Path, text: str, free: Sequence[str]) -> dict[str, Any]:
+    """The fields of a config that must not change in a run, those of its parts as `part.field`."""
+    try:
+        settings = untrusted.from_yaml(text)
+    except ValueError:
+        settings = None
+    if not isinstance(settings, dict):
+        raise ValueError(f"{out / 'config.yaml'}: no config of a run; delete the folder or choose another --out")
+    return {name: value for name, value in flatten(settings).items() if name.split(".")[0] not in free}

@@ -1,0 +1,208 @@
+"""The process that W&B works in. Whatever happens to W&B happens to this process alone.
+
+It has no terminal, so W&B cannot ask it a question. It is told what to do through a pipe, and it answers through that.
+Every question about accounts, modes and settings is put to W&B itself, which looks at the environment, its settings
+files and its credentials.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from world_models.runs.artifacts import Product, declare
+from world_models.runs.wandb_messages import Failed, Finished, Note, Off, Request, Started
+
+PROJECT = "world_models"
+INIT_TIMEOUT_S = 20
+UPLOAD_TIMEOUT_S = 15
+"""How long the end waits for what is not uploaded yet, where the version of W&B can be told."""
+ARTIFACT_TIMEOUT_S = 5
+NO_MESSAGE = "<no message>"
+"""What W&B's errors say where they say nothing."""
+ORPHAN_S = 25
+"""How long this process lives after the one that started it."""
+FIRST_SYNC_OF_PARTS = (0, 30)
+"""The first version of W&B whose sync continues a resumed run by itself, and no longer knows --append."""
+Picture = UInt8[np.ndarray, "_ _ 3"]
+
+
+def main(handle: int) -> None:
+    """Begin a run, do what comes through the pipe, and finish."""
+    pipe: Connection[Any, Any] = Connection(handle)
+    request: Request = pipe.recv()
+
+    def interrupt(number: int, frame: Any) -> None:  # W&B interrupts this process when the run is stopped in its pages
+        os.kill(request.pid, signal.SIGINT)
+
+    signal.signal(signal.SIGINT, interrupt)
+    sys.argv[:] = request.argv
+    serve(pipe, request)
+
+
+def serve(pipe: Any, request: Request) -> None:
+    """Answer a request, which is `main` without what concerns the process."""
+    try:
+        run, started = _begin(request)
+    except BaseException as error:  # even SystemExit, which a package that is broken may raise when it is imported
+        pipe.send(Failed(_line(error)))
+        return
+    pipe.send(started)
+    if isinstance(started, Off):
+        return
+    try:
+        exit_code = _work(run, pipe)
+    except Exception as error:
+        pipe.send(Failed(_line(error)))
+        exit_code = 1
+    is_uploaded = _finish(run, exit_code)
+    with contextlib.suppress(OSError):  # where nobody is there any more
+        pipe.send(Finished(is_uploaded))
+
+
+def _begin(request: Request) -> tuple[Any, Started | Off]:
+    """The W&B run, and what to say of it."""
+    import wandb
+
+    settings, refused = _settings(wandb)
+    asked = "offline" if refused else request.options.mode
+    run = _init(wandb, request, settings, None if asked == "auto" else asked)
+    if run.disabled:
+        return run, Off()
+    command = sync_command(Path(run.settings.sync_dir), run.id)
+    return run, Started(not run.offline, run.url or "", command, refused, bool(settings.silent))
+
+
+def _settings(wandb: Any) -> tuple[Any, str]:
+    """W&B's settings by the environment and its files; variables that it refuses are left out, and said."""
+    refused = ""
+    while True:
+        try:
+            return wandb.setup().settings, refused
+        except ValueError as error:  # noqa: PERF203 - a turn for each variable that is refused
+            fields = [str(problem["loc"][0]) for problem in getattr(error, "errors", list)()]
+            names = [name for field in fields if (name := f"WANDB_{field.upper()}") in os.environ]
+            if not names:
+                raise
+            refused += "".join(f"{name} is {os.environ.pop(name)!r}, which it refuses. " for name in names)
+
+
+def _init(wandb: Any, request: Request, settings: Any, mode: str | None) -> Any:
+    options, environment = request.options, os.environ
+    run = wandb.init(
+        dir=None if environment.get("WANDB_DIR") else request.folder,
+        config=dict(request.config),
+        mode=mode,
+        project=options.project or settings.project or PROJECT,
+        entity=options.entity,
+        group=options.group,
+        name=options.name or settings.run_name or Path(request.folder).name,
+        tags=(*(options.tags or settings.run_tags or ()), request.data_tag),
+        job_type=None if environment.get("WANDB_JOB_TYPE") else request.job_type,
+        id=request.run_id,
+        resume="allow" if request.resumed and not environment.get("WANDB_RESUME") else None,
+        settings=wandb.Settings(
+            init_timeout=INIT_TIMEOUT_S, console="off", silent=True, x_stats_pid=request.pid, **_bounded_finish(wandb)
+        ),
+    )
+    run.define_metric("frames_seen")
+    run.define_metric("*", step_metric="frames_seen")
+    for name in ("val/sse", "val/loss_nats"):
+        run.define_metric(name, step_metric="frames_seen", summary="min")
+    run.define_metric("val/psnr_db", step_metric="frames_seen", summary="max")
+    return run
+
+
+def _bounded_finish(wandb: Any) -> dict[str, Any]:
+    """Versions of W&B that can give up an upload at the end of a run are told when, and to say so."""
+    wanted = {"finish_timeout": UPLOAD_TIMEOUT_S, "finish_timeout_raises": True}
+    return {name: value for name, value in wanted.items() if name in wandb.Settings.model_fields}
+
+
+def sync_command(folder: Path, run_id: str) -> str:
+    """The command that uploads a run, with the parts of it that were written offline before."""
+    import wandb
+
+    parts = sorted(folder.parent.glob(f"offline-run-*-{run_id}"))
+    earlier = [part for part in parts if part != folder]
+    version = tuple(int(number) for number in wandb.__version__.split(".")[:2])
+    append = ["--append"] if earlier and version < FIRST_SYNC_OF_PARTS else []
+    return " ".join(["wandb sync", *append, *map(str, [*earlier, folder])])
+
+
+def _work(run: Any, pipe: Any) -> int:
+    """Do what comes through the pipe; returns how the run's process ended, which is 1 when it was killed."""
+    session = Session(run, pipe)
+    while True:
+        try:
+            name, *values = pipe.recv()
+        except (EOFError, OSError):
+            signal.alarm(ORPHAN_S)
+            return 1
+        if name == "finish":
+            session.wait()
+            return 0
+        getattr(session, name)(*values)
+
+
+class Session:
+    """What a run can be told."""
+
+    def __init__(self, run: Any, pipe: Any):
+        self._run, self._declaring = run, []
+        self._say = lambda line: pipe.send(Note(line))
+
+    def log(self, metrics: Mapping[str, float | int], step: int | None) -> None:
+        """Metrics of a training step. What is logged of one step is one row of W&B's history.
+
+        The step is ours, since W&B counts from 0 in each part of a run that is resumed offline, and `wandb sync` leaves
+        out rows with the steps of earlier ones.
+        """
+        self._run.log(dict(metrics), step=step)
+
+    def images(self, images: Mapping[str, Picture], others: Mapping[str, float | int], step: int | None) -> None:
+        """Pictures, and the numbers that go with them."""
+        import wandb
+
+        self._run.log({**others, **{name: wandb.Image(image) for name, image in images.items()}}, step=step)
+
+    def summary(self, values: Mapping[str, float | int]) -> None:
+        """What the work came to."""
+        self._run.summary.update(dict(values))
+
+    def read(self, product: Product) -> None:
+        """What the run is made from."""
+        self._declaring.append(declare(self._run, product, "use_artifact", self._say))
+
+    def made(self, product: Product) -> None:
+        """What the run has made."""
+        self._declaring.append(declare(self._run, product, "log_artifact", self._say))
+
+    def wait(self) -> None:
+        """Wait for W&B to take the artifacts, a while."""
+        for thread in self._declaring:
+            thread.join(ARTIFACT_TIMEOUT_S)
+
+
+def _finish(run: Any, exit_code: int) -> bool:
+    """End the run; returns whether all of it was uploaded, where it is online."""
+    try:
+        run.finish(exit_code)
+    except Exception:
+        return False
+    return True
+
+
+def _line(error: BaseException) -> str:
+    """An error in one line."""
+    text = " ".join(str(error).split())
+    if text in ("", NO_MESSAGE) or not isinstance(error, Exception):
+        text = f"{type(error).__name__} {text}".strip()
+    return text if text.endswith(".") else f"{text}."

@@ -1,0 +1,215 @@
+"""A W&B run that cannot harm the work it tells of.
+
+The work only puts messages into a queue. A thread starts the process that W&B works in, hands it the messages and
+prints its answers. So nothing that W&B, its package, its service, its server or the network do can end the work, change
+what it computes, or make it wait. At the end it waits `END_S` at most.
+"""
+
+import contextlib
+import dataclasses
+import math
+import os
+import secrets
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from multiprocessing import reduction
+from pathlib import Path
+from typing import Any
+
+from world_models.runs.wandb_link import Process, Waiting
+from world_models.runs.wandb_messages import Answer, Failed, Finished, Note, Off, Request, Started, WandbConfig
+from world_models.runtime import terminal
+
+
+def _packed(*message: Any) -> bytes:
+    """A message as the other process unpacks it."""
+    return bytes(reduction.ForkingPickler.dumps(message))
+
+
+START_S = 60.0
+"""How long a start may take while the work goes on. After that the run is begun again, offline."""
+LATE_START_S = 10.0
+"""How long a start may take once the work is done."""
+END_S = 25.0
+"""How long the end of the work waits for W&B."""
+EXIT_S = 5.0
+KILL_S = 2.0
+WATCH_EVERY_S = 0.2
+MAX_WAITING_BYTES = 256_000_000
+LONGEST_TAG = 64
+GONE = Failed("its process has ended.")
+FINISH = _packed("finish")
+TRIAL = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH")
+"""What `wandb agent` sets for each trial of a sweep."""
+
+
+def begin(
+    folder: Path,
+    config: Mapping[str, Any],
+    options: WandbConfig,
+    job_type: str,
+    run_id: str | None = None,
+    apart: bool = False,
+) -> "WandbRun | None":
+    """Begin a run, or none where W&B is turned off. Returns at once.
+
+    Args:
+        folder: of the run's results.
+        config: the resolved config; the data set that it names becomes a tag.
+        options: how to use W&B.
+        job_type: what kind of work it is.
+        run_id: id of a run to go on with; WANDB_RUN_ID wins over it.
+        apart: whether the run is separate from the sweep's trial, whose id the environment names.
+    """
+    environment = _environment(apart)
+    mode = environment.get("WANDB_MODE") if options.mode == "auto" else options.mode
+    if mode == "disabled":
+        return None
+    own_id = environment.get("WANDB_RUN_ID") or run_id or secrets.token_hex(4)
+    request = Request(
+        folder=str(folder.resolve()),
+        config=config,
+        options=options,
+        job_type=job_type,
+        data_tag=Path(str(config.get("data", ""))).resolve().name[:LONGEST_TAG],
+        run_id=own_id,
+        resumed=own_id == run_id,
+        argv=sys.argv[:],
+        pid=os.getpid(),
+    )
+    return WandbRun(request, environment)
+
+
+def _environment(apart: bool) -> dict[str, str]:
+    """The environment of W&B's process, in which an empty variable of W&B's is one that is not set."""
+    left_out = {"WANDB_SERVICE", *(TRIAL if apart and os.environ.get("WANDB_SWEEP_ID") else ())}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in left_out and (value or not name.startswith("WANDB_"))
+    }
+    if mode := environment.get("WANDB_MODE"):
+        environment["WANDB_MODE"] = mode.lower()
+    if program := _program():
+        environment.setdefault("WANDB_PROGRAM", program)
+    return environment
+
+
+def _program() -> str | None:
+    """The program that does the work, as W&B names it."""
+    module = sys.modules["__main__"]
+    spec = getattr(module, "__spec__", None)
+    return f"-m {spec.name}" if spec else getattr(module, "__file__", None)
+
+
+class WandbRun:
+    """A W&B run. It is told things in the order of the calls, each of which returns at once.
+
+    Args:
+        request: the run that is asked for.
+        environment: of W&B's process.
+    """
+
+    def __init__(self, request: Request, environment: Mapping[str, str]):
+        self.id = request.run_id
+        self._request, self._environment = request, environment
+        self._waiting, self._is_left_out = Waiting(MAX_WAITING_BYTES), False
+        self._finished_at, self._is_over = math.inf, False
+        self._process: Process | None = None
+        self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
+        self._thread.start()
+
+    def tell(self, name: str, *values: Any) -> None:
+        """Have a method of the process's `Session` called."""
+        if not self._is_left_out and not self._waiting.put(_packed(name, *values)):
+            self._leave_out(f"more than {MAX_WAITING_BYTES // 1_000_000} MB wait to be sent.")
+
+    def finish(self) -> None:
+        """End the run, and wait for that as long as `END_S` allows."""
+        self._waiting.close(FINISH)
+        self._finished_at = time.monotonic()
+        self._thread.join(END_S)
+        self._is_over = True
+        while self._thread.is_alive() and time.monotonic() < self._finished_at + END_S + KILL_S:
+            if self._process:
+                self._process.kill()
+            self._thread.join(WATCH_EVERY_S)
+
+    def _work(self) -> None:
+        """All that has to do with the process, on the run's own thread."""
+        offline = dataclasses.replace(self._request.options, mode="offline")
+        try:
+            failure = self._attempt(self._request, LATE_START_S)
+            if failure and self._request.options != offline and not self._is_over:
+                rest_s = END_S - LATE_START_S - KILL_S
+                failure = self._attempt(dataclasses.replace(self._request, options=offline), rest_s, failure)
+        except OSError as error:  # no process can be started
+            failure = f"{error}."
+        if failure:
+            self._leave_out(failure)
+
+    def _attempt(self, request: Request, late_start_s: float, why_offline: str = "") -> str:
+        """Start a process and hand it all messages; returns why the run did not begin, if it did not."""
+        self._process = process = Process(self._environment)
+        patience_s = 0.0
+        try:
+            answer = self._first_answer(process, request, late_start_s)
+            if isinstance(answer, Started):
+                self._converse(process, answer, why_offline)
+                patience_s = EXIT_S
+            self._is_left_out |= isinstance(answer, Off)
+            return answer.reason if isinstance(answer, Failed) else ""
+        finally:
+            process.close(patience_s)
+
+    def _first_answer(self, process: Process, request: Request, late_start_s: float) -> Answer:
+        begun = time.monotonic()
+        try:
+            process.pipe.send(request)
+            while time.monotonic() < min(begun + START_S, max(begun, self._finished_at) + late_start_s):
+                if (answer := process.answer(WATCH_EVERY_S)) is not None:
+                    return answer
+        except (EOFError, OSError):
+            return GONE
+        return Failed("it does not start.")
+
+    def _converse(self, process: Process, started: Started, why_offline: str) -> None:
+        """Send the messages and print the answers, until the run has ended."""
+        if reason := f"{why_offline} {started.refused}".strip():
+            _say(f"{reason} The run is kept offline.")
+        if started.online and not started.is_silent:
+            _say(started.address)
+        try:
+            ended = self._last_answer(process)
+        except (EOFError, OSError):
+            ended = GONE
+        if self._is_over:
+            _say(f"it has not ended within {END_S:.0f} s. `{started.command}` uploads the run.")
+        elif isinstance(ended, Failed):
+            self._leave_out(ended.reason)
+        elif started.online and not ended.is_uploaded:
+            _say(f"not everything could be uploaded. `{started.command}` uploads the run.")
+        elif not started.online and not started.is_silent:
+            _say(f"`{started.command}` uploads the run.")
+
+    def _last_answer(self, process: Process) -> Finished | Failed:
+        message = None
+        while True:
+            if message != FINISH and (message := self._waiting.get(WATCH_EVERY_S)):
+                with contextlib.suppress(OSError):  # it has ended; why, it may have said, which is read below
+                    process.pipe.send_bytes(message)
+            while (answer := process.answer(WATCH_EVERY_S if message == FINISH else 0.0)) is not None:
+                if isinstance(answer, Finished | Failed):
+                    return answer
+                if isinstance(answer, Note):
+                    _say(answer.text)
+
+    def _leave_out(self, reason: str) -> None:
+        self._is_left_out = True
+        _say(f"{reason} It is left out from here on; {self._request.folder} has everything.")
+
+
+def _say(line: str) -> None:
+    terminal.warn(f"W&B: {line}")

@@ -1,0 +1,224 @@
+"""Files written whole or not at all, that say what made them."""
+
+import contextlib
+import errno
+import functools
+import hashlib
+import json
+import os
+import platform
+import shutil
+import stat
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from world_models.runtime import disks, locks, writers
+from world_models.runtime.cli import Stopped
+from world_models.version import __version__
+
+PARTIAL = ".partial"
+"""Suffix of a file that is still being written; no reader opens one."""
+
+LONGEST_NAME = 40
+"""Letters of a file's name that its temporary name has, so that this one is not too long."""
+
+ABANDONED_S = 3600.0
+"""A partial file of another machine that nobody wrote to for so long is taken for abandoned."""
+
+PACKAGES = ("numpy", "h5py", "gymnasium", "box2d", "pygame-ce", "opencv-python", "torch")
+
+DISK_ENDS = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room",
+    errno.EFBIG: "allow larger files (ulimit -f)",
+    errno.EIO: "mend the disk",
+    errno.EROFS: "make the disk writable",
+    errno.ESTALE: "mount the disk again",
+}
+"""Errors by which a disk ends work that was well begun, and what to do."""
+AGAIN = "run the same command again"
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Everything that writes a file does it in this block.
+
+    Raises:
+        Stopped: the disk took no more; the message names the file and says what to do.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_ENDS:
+            raise
+        raise Stopped(
+            f"{path}: {os.strerror(error.errno).lower()}; what is finished stays: {DISK_ENDS[error.errno]} and {AGAIN}"
+        ) from None
+
+
+@contextlib.contextmanager
+def temporary_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """Give a new folder that is deleted after the block; one that a killed process left is deleted first.
+
+    Raises:
+        OSError: the parent cannot be written to.
+    """
+    remove_partials(parent, names=(prefix,))
+    folder = parent / f"{prefix}{writers.new()}{PARTIAL}"
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; it takes its real name only if the block succeeds.
+
+    The contents are on the disk before the name is, so a crash leaves either the old file or the new one. The temporary
+    name is the process's own and cannot be guessed: nothing lies there, neither a file of another process nor a link.
+
+    Raises:
+        Stopped: the disk took no more, or another process took over the lock under which this one began to write.
+    """
+    temporary = path.with_name(f"{path.name[:LONGEST_NAME]}.{writers.new()}{PARTIAL}")
+    lock = locks.over(path.parent)
+    try:
+        with writing(path):
+            yield temporary
+            disks.flush(temporary)
+            lock.check()
+            temporary.replace(path)
+            disks.flush(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
+    """Write a file whole or not at all."""
+    with whole(path) as temporary, temporary.open("xb") as file:
+        file.write(data)
+
+
+def append_text(path: Path, text: str) -> None:
+    """Add to a text file; of what is added, a part may be there if the disk is full."""
+    rest = memoryview(text.encode())
+    with writing(path), path.open("ab", buffering=0) as file:
+        while rest:
+            rest = rest[file.write(rest) :]
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those that it lies in, where it is not there."""
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file whole or not at all; NaN and infinities are refused, since they are not JSON."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def sha256(*parts: bytes | memoryview) -> str:
+    """Hexadecimal sha256 of the parts, one after the other."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Hexadecimal sha256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def remove_partials(*folders: Path, names: Sequence[str] = ("",)) -> None:
+    """Delete what processes that are gone left half written: files, and folders, whose names begin so. Others' stay.
+
+    Where this machine cannot know whether the process runs, and where a file does not say who writes it, as in earlier
+    versions, it has to be old by the clock of the disk. A folder that does not say who writes it stays: it may be
+    anybody's.
+    """
+    for path in (path for folder in folders for name in names for path in folder.glob(f"{name}*{PARTIAL}")):
+        with contextlib.suppress(OSError):  # what cannot be looked at or is another user's stays: it harms nobody
+            kind = path.lstat().st_mode
+            if stat.S_ISREG(kind) and _is_abandoned(path):
+                path.unlink()
+            elif stat.S_ISDIR(kind) and writers.find(path.name) and _is_abandoned(path):
+                shutil.rmtree(path)
+
+
+def _is_abandoned(partial: Path) -> bool:
+    writer = writers.find(partial.name)
+    running = writer.is_running() if writer else None
+    if running is None:
+        last_write = max(path.lstat().st_mtime for path in (partial, *partial.rglob("*")))
+        return disks.now(partial.parent) - last_write > ABANDONED_S
+    return not running
+
+
+def check_room(folder: Path, need_bytes: int, instead: str = "choose another --out") -> None:
+    """Refuse work that its disk cannot hold; `instead` is what to do.
+
+    Raises:
+        ValueError: fewer than `need_bytes` are free where the folder is, or will be, or a file is in its place.
+    """
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not existing.is_dir():
+        raise ValueError(f"{existing} is a file, not a folder; {instead}")
+    status = os.statvfs(existing)
+    says_its_size = status.f_blocks > 0  # some mounted stores do not, and neither does /proc, which takes no folder
+    if not (os.access(existing, os.W_OK | os.X_OK) and (says_its_size or _takes_folders(existing))):
+        raise ValueError(f"{existing} cannot be written to; {instead}")
+    free_bytes = status.f_bavail * status.f_frsize
+    if says_its_size and free_bytes < need_bytes:
+        raise ValueError(
+            f"{folder}: about {need_bytes / 1e9:.3g} GB are needed and {free_bytes / 1e9:.3g} GB are free; "
+            f"make room, ask for less, or {instead}"
+        )
+
+
+def _takes_folders(folder: Path) -> bool:
+    try:
+        with tempfile.TemporaryDirectory(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """What made a file: this package, its git commit where it runs from a checkout, Python and the libraries."""
+    found = {"world_models": __version__, "git_commit": _git_commit(), "python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+def _git_commit() -> str:
+    """The checkout's commit, with `-dirty` where tracked files differ; `unknown` for an installed package."""
+    here = Path(__file__)
+    git = functools.partial(subprocess.run, cwd=here.parent, capture_output=True, text=True, timeout=10)
+    try:
+        if git(["git", "ls-files", "--error-unmatch", here.name]).returncode:
+            return "unknown"
+        commit = git(["git", "rev-parse", "HEAD"]).stdout.strip()
+        dirty = git(["git", "status", "--porcelain", "--untracked-files=no"]).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return commit + ("-dirty" if dirty else "")

@@ -1,0 +1,163 @@
+"""A team of worker processes, each with a pipe of its own to the one who hands out the work.
+
+No lock, queue or pipe is shared, so a worker that is killed, by the system or by hand, takes nothing with it but what
+it was doing; that is done again. Workers are replaced after a while, since simulators leak memory.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import threading
+import traceback
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from multiprocessing import connection, reduction, resource_tracker
+from typing import Any, TypeVar
+
+from world_models.runtime.cli import Stopped
+from world_models.runtime.host import held_signals, leave_ending_to_parent
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Report = Callable[[int], None]
+Task = Callable[[Item, Report], Result]
+
+WATCH_EVERY_S = 0.2
+MAX_ATTEMPTS = 3
+PATIENCE_S = 5.0
+"""How long a worker may take to end when it is dismissed: a thread that a task left behind would hold it for ever."""
+TASKS_OF_A_WORKER = 50
+"""Tasks after which a worker is replaced: starting one costs as much as a tenth of a shard."""
+
+
+class _InWorkerError(Exception):
+    """Where in a worker an error arose."""
+
+
+class _Worker:
+    """A process that does one task after the other, and the pipe to it."""
+
+    def __init__(self, context: Any, task: Task, progress: Any):
+        self.pipe, its_end = context.Pipe()
+        self.process = context.Process(target=_work, args=(task, its_end, progress))
+        self.process.start()
+        its_end.close()  # the worker's copy is the last one: the pipe ends when the worker does
+        self.index = -1
+        self.num_tasks = 0
+
+    def give(self, index: int, item: Any) -> None:
+        self.index = index
+        self.num_tasks += 1
+        with contextlib.suppress(ConnectionError):  # it is dead, as the next look at its pipe will tell
+            self.pipe.send((index, item))
+
+    def dismiss(self) -> None:
+        self.pipe.close()  # what an idle worker takes as the end
+        self.process.join(PATIENCE_S)
+        self.process.kill()
+        self.process.join()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.dismiss()
+
+
+def run_processes(
+    task: Task[Item, Result], items: Sequence[Item], num_workers: int, watch: Report
+) -> Generator[tuple[int, Result], None, None]:
+    """Do the task on every item, each worker taking the next one when it is free; yields (index, result).
+
+    Raises:
+        Stopped: an item's worker died `MAX_ATTEMPTS` times.
+    """
+    context = multiprocessing.get_context("spawn")  # a fork would share HDF5's and OpenMP's locks
+    with held_signals():  # started with the first worker, it would let signals through to all of them
+        resource_tracker.ensure_running()
+    progress = context.RawArray("q", max(1, len(items)))  # a slot each: no lock that a killed worker could hold
+    waiting, deaths = deque(range(len(items))), Counter[int]()
+    team: dict[connection.Connection, _Worker] = {}
+    with _killed_at_the_end(team):
+        while waiting or team:
+            with held_signals():
+                while waiting and len(team) < num_workers:
+                    worker = _Worker(context, task, progress)
+                    team[worker.pipe] = worker
+                    index = waiting.popleft()
+                    worker.give(index, items[index])
+            for pipe in connection.wait(list(team), WATCH_EVERY_S):
+                worker = team[pipe]  # type: ignore[index]
+                try:
+                    outcome = worker.pipe.recv()
+                except (EOFError, OSError):
+                    _bury(team, worker, waiting, deaths)
+                    continue
+                index = worker.index
+                if waiting and worker.num_tasks < TASKS_OF_A_WORKER:
+                    following = waiting.popleft()
+                    worker.give(following, items[following])
+                else:
+                    team.pop(worker.pipe).dismiss()
+                watch(sum(progress))
+                yield index, _result(*outcome)
+            watch(sum(progress))
+
+
+def _result(result: Any, error: Exception | None, where: str) -> Any:
+    if error is not None:
+        raise error from _InWorkerError(where)
+    return result
+
+
+def _bury(team: dict[connection.Connection, _Worker], worker: _Worker, waiting: deque[int], deaths: Counter) -> None:
+    """Take a dead worker off the team, and put its item first in the queue again."""
+    team.pop(worker.pipe).dismiss()
+    waiting.appendleft(worker.index)
+    deaths[worker.index] += 1
+    if deaths[worker.index] == MAX_ATTEMPTS:
+        raise Stopped(
+            f"workers died {MAX_ATTEMPTS} times over the same task; too little memory? Give fewer --num_workers"
+        )
+
+
+@contextlib.contextmanager
+def _killed_at_the_end(team: dict[connection.Connection, _Worker]) -> Iterator[None]:
+    """Whatever ends the block, end the workers, whatever they are doing."""
+    try:
+        yield
+    finally:
+        for worker in team.values():
+            worker.kill()
+
+
+# ---- in the worker ----
+
+
+def _work(task: Task, pipe: connection.Connection, progress: Any) -> None:
+    """Do what comes through the pipe until it ends; a worker does not outlive its parent."""
+    leave_ending_to_parent()
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    with contextlib.suppress(EOFError):
+        while True:
+            index, item = pipe.recv()
+            outcome = _attempt(task, item, lambda units, slot=index: progress.__setitem__(slot, units))
+            pipe.send(_sendable(*outcome))
+
+
+def _attempt(task: Task, item: Any, report: Report) -> tuple[Any, Exception | None, str]:
+    try:
+        return task(item, report), None, ""
+    except Exception as error:
+        return None, error, traceback.format_exc()
+
+
+def _sendable(result: Any, error: Exception | None, where: str) -> tuple[Any, Exception | None, str]:
+    """The outcome, or an error that tells of it where it would not come out of the pipe as it went in."""
+    pipe_format: Any = reduction.ForkingPickler
+    try:
+        pipe_format.loads(pipe_format.dumps((result, error)))
+    except Exception as problem:
+        what = f"a result of type {type(result).__name__}" if error is None else f"{type(error).__name__}: {error}"
+        return None, TypeError(f"{what} (which cannot be sent between processes: {problem})"), where
+    return result, error, where

@@ -1,0 +1,6 @@
+"""Run the command: python -m world_models.train_vae."""
+
+from world_models.train_vae import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,229 @@
+"""Train the V model on rollouts, or on MNIST: runs/<name>/ with weights, metrics and pictures.
+
+Examples:
+  python -m world_models.train_vae                                       the quick scale, minutes on a laptop
+  python -m world_models.train_vae --data rollouts/carracing --out runs/beta4 --vae.beta 4 --num_frames 400000
+  python -m world_models.train_vae --config configs/paper/train_vae.yaml
+  python -m world_models.train_vae --config configs/mnist/vae.yaml       the tutorials' VAE of handwritten digits
+  python -m world_models.train_vae --resume true                         go on after Ctrl-C, a crash, a preemption
+
+Validation is on episodes that are never trained on. Ctrl-C saves the state and stops; resumed training gives the
+weights that unbroken training gives. `metrics.jsonl` has every number, and W&B has them too.
+"""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from world_models.data.batches import Batches
+from world_models.data.frames import noise, torch_device
+from world_models.runs import resume as training_state
+from world_models.runs import tracking
+from world_models.runtime import distributed, files, progress
+from world_models.runtime.cli import Stopped, run_command, to_yaml
+from world_models.runtime.host import stop_requests
+from world_models.train_vae import data as training_data
+from world_models.train_vae.config import TrainConfig
+from world_models.train_vae.data import Sample, TrainingData
+from world_models.train_vae.learner import Learner, arithmetic
+from world_models.train_vae.run_writer import NoRun, Run
+from world_models.vae import metrics
+from world_models.vae.fast import forms
+from world_models.vae.model import VAE
+from world_models.vae.networks import initialise_he
+from world_models.vae.standardise import standardised
+
+FREE_ON_RESUME = ("out", "data", "device", "memory_gb", "resume", "wandb", "tensorboard", "log_every_steps")
+VAL_NOISE_SEED = 0x7A1
+STANDARDISED_ON = 4096  # frames
+RESULT = (
+    "SSE {sse:.2f}, {kl}{active_units} active units, loss {loss_nats:,.2f} nats, held out, after {seen:,} frames; "
+    "pictures are in figures/"
+)
+COLLAPSED = (
+    "posterior collapse after {seen:,} frames: no latent dimension is in use, so z says nothing about the frame; "
+    "lower --vae.beta, or give --beta_warmup_frames"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A checked training run."""
+
+    config: TrainConfig
+    device: torch.device
+    data: TrainingData
+    batches: Batches
+    saved: dict[str, Any] | None
+
+
+def prepare(config: TrainConfig) -> Job:
+    """Check everything that can be wrong before the first step."""
+    config = dataclasses.replace(config, out=tracking.own_folder(config.out))
+    here, device = distributed.world(), distributed.own_device(torch_device(config.device))
+    if config.compile and forms.choose(device) == "winograd" and not config.bf16_on(device):
+        raise ValueError("compile is for a GPU, and this is a CPU, whose form is compiled already; leave --compile out")
+    config.bf16_on(device)  # refuses what this GPU has not
+    training_state.check_new(Path(config.out), config.resume)
+    data = training_data.read(config.dataset, config.data, config.split_seed)
+    memory_bytes = int(config.memory_gb * 1e9)
+    order = (config.batch_size, config.seed, config.shuffle_frames)
+    batches = Batches(data.train, *order, memory_bytes, here.rank, here.size)
+    texts, digest = (to_yaml(config), to_yaml(TrainConfig(data=config.data, out=config.out))), data.facts["data_digest"]
+    saved = training_state.load_run(Path(config.out), *texts, FREE_ON_RESUME, digest)
+    if saved is not None:
+        training_state.check_state(Path(config.out), saved, config.vae)
+    files.check_room(Path(config.out), 200_000_000)
+    return Job(config, device, data, batches, saved)
+
+
+def train(job: Job) -> None:
+    """Train to the end, or to the first request to stop; of several processes the first one alone writes."""
+    config = job.config
+    computing = arithmetic(job.device, config.deterministic)
+    with (
+        _told_how_to_resume(config),
+        distributed.joined(job.device) as here,
+        computing,
+        contextlib.ExitStack() as stack,
+    ):
+        run = _run(job) if here.is_first else NoRun()
+        stack.callback(run.close)
+        learner = _learner(job)
+        if job.saved:
+            learner.restore(job.saved)
+            seen = job.batches.frames_at(learner.step)
+            run.say(f"going on from step {learner.step:,}, {seen:,} frames seen")
+        else:
+            run.begin(learner, job.batches.frames.read_spread)
+        run.track(learner)
+        _loop(job, learner, run)
+
+
+@contextlib.contextmanager
+def _told_how_to_resume(config: TrainConfig) -> Iterator[None]:
+    """Where the same command goes on only with another flag, say so."""
+    try:
+        yield
+    except Stopped as stopped:
+        if config.resume or not str(stopped).endswith(files.AGAIN):
+            raise
+        raise Stopped(f"{stopped}, with --resume true") from None
+
+
+def _run(job: Job) -> Run:
+    config = job.config
+    return Run(Path(config.out), to_yaml(config), job.data.facts, config.wandb, config.tensorboard)
+
+
+def _learner(job: Job) -> Learner:
+    config = job.config
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        vae = VAE(config.vae, job.data.preprocess)
+        if config.init == "he":
+            initialise_he(vae)
+    compiled_size = config.batch_size if config.compile else 0
+    bf16 = config.bf16_on(job.device)
+    return Learner(vae.to(job.device), config.seed, config.grad_clip, bf16, compiled_size, config.binarise)
+
+
+def _loop(job: Job, learner: Learner, run: Run | NoRun) -> None:
+    """Batch after batch from where the learner stands, until enough frames were seen."""
+    config, seen = job.config, job.batches.frames_at(learner.step)
+    binarise_seed = VAL_NOISE_SEED if config.binarise else None
+    held_out = training_data.sample(job.data.held_out, config.num_val_frames, binarise_seed)
+    as_saved = _as_saved(job, binarise_seed)
+    meter, scores = progress.Meter(seen), {}
+    stream = job.batches(job.device, learner.step)
+    shown = distributed.world().is_first
+    with progress.bar(config.num_frames, "frames", "train", seen, shown) as bar, stop_requests() as stop:
+        while seen < config.num_frames:
+            batch = next(stream).cut(config.num_frames - seen)
+            learner.learn(batch, config.lr_at(seen), config.beta_share_at(seen))
+            validate = seen // config.val_every_frames < (seen + batch.size) // config.val_every_frames
+            seen += batch.size
+            bar.update(batch.size)
+            last = seen >= config.num_frames
+            if learner.step % config.log_every_steps == 0 or last:
+                _log(job, learner, run, seen, meter)
+            if validate or last:
+                with meter.paused():
+                    scores = _validate(job, learner, as_saved(learner.vae), run, seen, held_out)
+            if distributed.asked(stop.is_set(), learner.step, job.device) and not last:
+                _save(job, learner, as_saved(learner.vae), run)
+                again = "the same command" if config.resume else "the same command with --resume true"
+                raise Stopped(f"stopped at {seen:,} frames; {again} goes on from there")
+    if scores:
+        run.offer()
+        kl = f"KL {scores['kl_nats']:.1f} nats, " if "kl_nats" in scores else ""
+        run.say(RESULT.format(seen=seen, kl=kl, **scores))
+
+
+def _as_saved(job: Job, binarise_seed: int | None) -> Callable[[VAE], VAE]:
+    """What makes of the learner's model the one that is scored and saved."""
+    if not job.config.standardise:
+        return lambda vae: vae
+    sample = training_data.sample(job.data.train, STANDARDISED_ON, binarise_seed)
+    return lambda vae: standardised(vae, *sample)
+
+
+def _position(job: Job, learner: Learner, seen: int) -> dict[str, float | int]:
+    return {"step": learner.step, "frames_seen": seen, "epoch": seen / len(job.batches.frames)}
+
+
+def _log(job: Job, learner: Learner, run: Run | NoRun, seen: int, meter: progress.Meter) -> None:
+    """Log the training metrics since the last time."""
+    means = learner.means()
+    _check_finite(means["loss_nats"], seen, job.config.out)
+    rates = {"frames_per_s": meter.frames_per_s(seen), "lr": job.config.lr_at(seen)}
+    run.log(_position(job, learner, seen) | {f"train/{name}": value for name, value in (means | rates).items()})
+
+
+def _check_finite(loss: float, seen: int, out: str) -> None:
+    if not math.isfinite(loss):
+        raise Stopped(
+            f"the loss is {loss} after {seen:,} frames; lower --lr or --grad_clip. {out} keeps its last checkpoint"
+        )
+
+
+def _validate(job: Job, learner: Learner, vae: VAE, run: Run | NoRun, seen: int, held_out: Sample) -> dict[str, float]:
+    """Score the model that the learner has come to on held-out frames, draw them, and save the run."""
+    config, (frames, labels) = job.config, held_out
+    eps = noise(VAL_NOISE_SEED, 0, len(frames), config.vae.noise_dim)
+    scores = metrics.validate(vae, frames, eps, labels)
+    _check_finite(scores["loss_nats"], seen, config.out)
+    warm = seen >= min(config.num_frames, max(config.beta_warmup_frames, config.lr_warmup_frames))
+    if warm and scores["loss_nats"] < learner.best_loss_nats:
+        learner.best_loss_nats = scores["loss_nats"]
+        run.save_best(learner, vae)
+    if warm and scores.get("dims_used") == 0:
+        run.warn(COLLAPSED.format(seen=seen))
+    position = _position(job, learner, seen)
+    run.log(position | {f"val/{name}": value for name, value in scores.items()})
+    _check_weights(job, learner, vae)
+    # before the state: a run that is killed in between goes on from an older state, and draws the same again
+    run.draw(vae, frames, labels, position, finished=seen >= config.num_frames)
+    _save(job, learner, vae, run)
+    return scores
+
+
+def _check_weights(job: Job, learner: Learner, vae: VAE) -> None:
+    if not (learner.vae.is_finite and vae.is_finite):
+        raise Stopped(f"the weights are no numbers any more; {job.config.out} keeps its last checkpoint: lower --lr")
+
+
+def _save(job: Job, learner: Learner, vae: VAE, run: Run | NoRun) -> None:
+    _check_weights(job, learner, vae)
+    learner.gather()
+    run.save(learner, vae)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    run_command(__doc__, TrainConfig, prepare, train, argv)

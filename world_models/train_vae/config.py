@@ -1,0 +1,149 @@
+"""What a training run is asked for: data, length, schedule, model and objective."""
+
+import dataclasses
+import math
+import os
+from typing import Literal
+
+import torch
+
+from world_models.data import mnist
+from world_models.data.frames import Device
+from world_models.data.rollouts import FRAME_SHAPE
+from world_models.runs import tracking
+from world_models.runtime.cli import require, require_bounds
+from world_models.runtime.paths import PATH, resolve_fields
+from world_models.train_vae.data import Dataset
+from world_models.vae.model import VAEConfig
+
+MAX_FRAMES, MAX_BATCH = 1_000_000_000_000, 1_048_576
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """What to train on, how, and where the run goes.
+
+    Attributes:
+        dataset: rollouts, of which some episodes are held out; or mnist, whose test images are.
+        data: folder of rollouts; for mnist the folder that has, or gets, MNIST/raw.
+        out: folder of the run; in a W&B sweep {wandb_run_id} in it gives each run its own.
+        num_frames: frames to see in all; each epoch sees every training frame once.
+        batch_size: frames of a step.
+        lr: highest learning rate of Adam.
+        schedule: how it falls after its warm-up: cosine (to zero at the end) or constant.
+        lr_warmup_frames: frames over which it rises from zero.
+        beta_warmup_frames: frames over which vae.beta rises from zero.
+        init: weights to begin with: he, convolutions' by He et al. 2015 and biases 0; or torch, PyTorch's own.
+        grad_clip: largest norm of the gradient in all, 0 for no clipping.
+        seed: of weights, order and noise.
+        split_seed: decides which episodes are held out; MNIST has test images of its own.
+        shuffle_frames: size of the shuffle buffer.
+        binarise: learn from black and white pixels, drawn anew each step with the grey value as probability; for mnist.
+        val_every_frames: frames between validations, each of which saves the run.
+        num_val_frames: held-out frames that a validation scores, spread evenly.
+        standardise: score and save the model with z brought to the prior's mean and variance over training frames,
+            which decode as before for a lower KL; training goes on without it, so train/kl_nats stays higher.
+        log_every_steps: steps between lines of training metrics.
+        device: auto takes a GPU if there is one.
+        precision: auto is bfloat16 autocast on a GPU that computes in it natively, else float32.
+        compile: on a GPU, compile the step into CUDA graphs, which takes a minute and helps small batches most.
+        deterministic: on a GPU, compute so that the same run gives the same weights bit for bit, if slower.
+        memory_gb: memory that frames may take on the host; a larger data set is streamed.
+        resume: go on with the run in out, or start it if there is none.
+        tensorboard: write TensorBoard's files too (needs the extra tensorboard).
+        vae: the model and its objective.
+        wandb: Weights & Biases.
+    """
+
+    dataset: Dataset = "rollouts"
+    data: str = dataclasses.field(default="rollouts/carracing", metadata=PATH)
+    out: str = dataclasses.field(default="runs/vae", metadata=PATH)
+    num_frames: int = 120_000
+    batch_size: int = 64
+    lr: float = 2e-3
+    schedule: Literal["cosine", "constant"] = "cosine"
+    lr_warmup_frames: int = 10_000
+    beta_warmup_frames: int = 0
+    init: Literal["he", "torch"] = "he"
+    grad_clip: float = 100.0
+    seed: int = 0
+    split_seed: int = 0
+    shuffle_frames: int = 16_384
+    binarise: bool = False
+    val_every_frames: int = 25_000
+    num_val_frames: int = 2048
+    standardise: bool = True
+    log_every_steps: int = 50
+    device: Device = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: bool = False
+    deterministic: bool = False
+    memory_gb: float = 4.0
+    resume: bool = False
+    tensorboard: bool = False
+    vae: VAEConfig = dataclasses.field(default_factory=VAEConfig)
+    wandb: tracking.WandbConfig = dataclasses.field(default_factory=tracking.WandbConfig)
+
+    def __post_init__(self):
+        resolve_fields(self)
+        require_bounds(
+            self,
+            num_frames=(1, MAX_FRAMES),
+            batch_size=(1, MAX_BATCH),
+            shuffle_frames=(1, MAX_FRAMES),
+            val_every_frames=(1, MAX_FRAMES),
+            num_val_frames=(1, MAX_FRAMES),
+            log_every_steps=(1, MAX_FRAMES),
+            lr_warmup_frames=(0, MAX_FRAMES),
+            beta_warmup_frames=(0, MAX_FRAMES),
+            split_seed=(0, 2**63 - 1),
+        )
+        require(0 <= self.grad_clip < math.inf, f"grad_clip is {self.grad_clip}; give 0 or more")
+        require(self.seed >= 0, f"seed is {self.seed}; give 0 or more")
+        require(self.seed < 2**63, f"seed is {self.seed}; give one below 2^63")
+        for name in ("lr", "memory_gb"):
+            require(0 < getattr(self, name) < math.inf, f"{name} is {getattr(self, name)}; give a number above 0")
+        require(self.memory_gb <= MAX_FRAMES, f"memory_gb is {self.memory_gb}; give {MAX_FRAMES:,} at most")
+        require(self.out != self.data, f"out is {self.out}, the folder of the data; give the run another --out")
+        self._check_model_fits_data()
+
+    def _check_model_fits_data(self) -> None:
+        digits, classes = self.dataset == "mnist", self.vae.num_classes
+        shape, networks = (mnist.FRAME_SHAPE, "mlp or conv") if digits else (FRAME_SHAPE, "paper")
+        require(
+            digits == (self.vae.network != "paper"),
+            f"vae.network {self.vae.network} does not take {self.dataset}'s frames, {'x'.join(map(str, shape))}; give "
+            f"{networks}{' (or start from --config configs/mnist/vae.yaml)' if digits else ''}, or another --dataset",
+        )
+        require(classes in (0, mnist.NUM_DIGITS), f"vae.num_classes is {classes}; give 10, MNIST's digits, or 0")
+        require(
+            not digits or self.data != os.path.realpath(TrainConfig.data),
+            f"data is {self.data}, no folder of MNIST; give --data data, or the folder that holds MNIST/raw",
+        )
+        require(digits or not self.binarise, "binarise is for the grey pixels of mnist; leave it out")
+
+    def lr_at(self, frames_seen: int) -> float:
+        """Linear warm-up, then a cosine to zero or a constant."""
+        warm = min(1.0, (frames_seen + 1) / (self.lr_warmup_frames + 1))
+        share = min(1.0, max(0, frames_seen - self.lr_warmup_frames) / max(1, self.num_frames - self.lr_warmup_frames))
+        return self.lr * warm * (1.0 if self.schedule == "constant" else 0.5 * (1 + math.cos(math.pi * share)))
+
+    def beta_share_at(self, frames_seen: int) -> float:
+        """Share of beta that applies."""
+        return min(1.0, (frames_seen + 1) / (self.beta_warmup_frames + 1))
+
+    def bf16_on(self, device: torch.device) -> bool:
+        """Whether to compute in bfloat16 there; auto does on a GPU that has it in hardware.
+
+        Raises:
+            ValueError: it is asked for on a GPU that only emulates it.
+        """
+        if device.type != "cuda" or self.precision == "float32":
+            return self.precision == "bfloat16"
+        with torch.cuda.device(device):
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        require(
+            native or self.precision == "auto",
+            f"precision is bfloat16, which {torch.cuda.get_device_name(device)} only emulates; give auto or float32",
+        )
+        return native

@@ -1,0 +1,201 @@
+"""The learner: a V model, its optimizer, and one step of training. All that changes can be saved and restored."""
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from world_models.data.batches import Batch
+from world_models.data.frames import binarised, noise
+from world_models.runtime import distributed
+from world_models.vae.fast import forms
+from world_models.vae.model import MIN_VARIANCE, VAE, Posterior, Terms, to_images
+
+NAMES = ("loss_nats", "sse", "kl_nats")
+FOLLOWING_SHARE = 0.05
+"""Of a batch's mean squared error in the likelihood's variance, where that follows it."""
+
+
+class Learner:
+    """Fits a V model by Adam, a batch of frames at a time.
+
+    Args:
+        vae: the model, on its device.
+        seed: of the noise that z is sampled with.
+        grad_clip: largest norm of the gradient in all, 0 for no clipping.
+        bf16: whether to compute in bfloat16; weights and losses stay float32.
+        compiled_size: size of the batches whose way there and back is compiled, on a GPU into CUDA graphs; 0 for none.
+            Not for the winograd form, which is compiled already.
+        binarise: whether to learn from black and white pixels, drawn anew each step with the grey as probability.
+
+    Attributes:
+        step: steps taken.
+        best_loss_nats: lowest validation loss so far.
+        wandb_id: id of the W&B run that the training is logged to.
+    """
+
+    def __init__(
+        self, vae: VAE, seed: int, grad_clip: float, bf16: bool, compiled_size: int = 0, binarise: bool = False
+    ):
+        self.vae, self._seed, self._grad_clip, self._bf16, self._binarise = vae, seed, grad_clip, bf16, binarise
+        on_gpu = vae.device.type == "cuda"
+        if on_gpu:
+            vae.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]: PyTorch's stub lacks it
+        self._optimizer = torch.optim.Adam(vae.parameters(), fused=True, capturable=on_gpu)
+        self._compiled_size = compiled_size
+        if compiled_size:  # else not even PyTorch's compiler is imported, which takes seconds
+            self._compiled = torch.compile(_mean_loss, mode="reduce-overhead", dynamic=False)
+        self._sums = torch.zeros(len(NAMES) + 1, dtype=torch.float64, device=vae.device)
+        self.step, self.best_loss_nats, self.wandb_id = 0, math.inf, None
+
+    def learn(self, batch: Batch, lr: float, beta_share: float) -> None:
+        """Take one step; the losses stay on the device until `means` asks for them."""
+        frames = batch.frames
+        if self._binarise:
+            frames = binarised(frames, self._seed, self.step, batch.rows, batch.size)
+        eps = noise(self._seed, self.step, batch.size, self.vae.config.noise_dim)[batch.rows].to(frames.device)
+        self._optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(frames.device.type, torch.bfloat16, enabled=self._bf16):
+            if len(frames) == self._compiled_size:
+                share = torch.tensor(beta_share, device=self.vae.device)  # as a number it would be compiled in
+                loss, sums = self._compiled(self.vae, frames, eps, share, batch.size, batch.labels)
+                loss.backward()
+            else:
+                sums = backward(self.vae, frames, eps, beta_share, batch.size, batch.labels)
+        error = sums[NAMES.index("sse")].float()[None]
+        distributed.sum_up([*(weight.grad for weight in self.vae.parameters() if weight.grad is not None), error])
+        if self._grad_clip:
+            torch.nn.utils.clip_grad_norm_(self.vae.parameters(), self._grad_clip)
+        self._optimizer.param_groups[0]["lr"] = lr
+        self._optimizer.step()
+        if self.vae.config.variance is None:
+            share = max(FOLLOWING_SHARE, 1 / (self.step + 1))
+            self.vae.variance.lerp_((error[0] / (batch.size * self.vae.num_values)).clamp(min=MIN_VARIANCE), share)
+        self.step += 1
+        self._sums[:-1] += sums
+        self._sums[-1] += len(frames)
+
+    def means(self) -> dict[str, float]:
+        """The mean loss and its parts, per frame, since the last call."""
+        distributed.sum_up([self._sums])
+        *sums, frames = self._sums.tolist()
+        self._sums.zero_()
+        return {name: value / frames for name, value in zip(NAMES, sums, strict=True)}
+
+    def gather(self) -> None:
+        """Give the first process, which saves the state, what all have summed up since the last `means`."""
+        distributed.sum_up([self._sums])
+        if not distributed.world().is_first:
+            self._sums.zero_()
+
+    def state(self) -> dict[str, Any]:
+        """All that a resume needs: tensors and plain values."""
+        return {
+            "step": self.step,
+            "best_loss_nats": self.best_loss_nats,
+            "wandb_id": self.wandb_id,
+            "sums": self._sums,
+            "vae": self.vae.state_dict(),
+            "variance": self.vae.variance,
+            "optimizer": self._optimizer.state_dict(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up the state that `state` gave."""
+        self.step, self.best_loss_nats, self.wandb_id = state["step"], state["best_loss_nats"], state["wandb_id"]
+        if distributed.world().is_first:
+            self._sums.copy_(state["sums"])
+        self.vae.load_state_dict(state["vae"])
+        self.vae.variance.copy_(state["variance"])
+        own = {"param_groups": self._optimizer.state_dict()["param_groups"]}  # settings are the code's, not the file's
+        self._optimizer.load_state_dict({"state": state["optimizer"]["state"], **own})
+
+
+def backward(
+    vae: VAE,
+    frames: UInt8[Tensor, "part height width channels"],
+    noise: Float[Tensor, "part noise"],
+    beta_share: float,
+    size: int,
+    labels: Int64[Tensor, " part"] | None = None,
+) -> Float[Tensor, " names"]:
+    """Add the gradient of (this part's share of) the mean loss of a batch to the weights' own.
+
+    Args:
+        vae: the model.
+        frames: of a batch, or a part of it.
+        noise: standard normal, a row a frame.
+        beta_share: share of beta that applies.
+        size: frames of the whole batch.
+        labels: the frames' classes, for a conditional VAE.
+
+    Returns:
+        Each of `NAMES`, summed over the frames; float64.
+    """
+    if vae.config.network == "paper" and forms.choose(frames.device) == "winograd":
+        return _backward_in_threads(vae, frames, noise, beta_share, size)
+    loss, sums = _mean_loss(vae, frames, noise, beta_share, size, labels)
+    loss.backward()
+    return sums
+
+
+def _mean_loss(
+    vae: VAE,
+    frames: Tensor,
+    noise: Tensor,
+    beta_share: float | Float[Tensor, ""],
+    size: int,
+    labels: Tensor | None = None,
+) -> tuple[Float[Tensor, ""], Float[Tensor, " names"]]:
+    """The frames' share of the mean loss of a batch, and what `backward` returns."""
+    terms = vae.objective(to_images(frames), noise, beta_share, labels)
+    return terms.loss_nats.sum() / size, _sums(terms)
+
+
+def _sums(terms: Terms) -> Float[Tensor, " names"]:
+    return torch.stack([getattr(terms, name).detach().double().sum() for name in NAMES])
+
+
+def _backward_in_threads(vae: VAE, frames: Tensor, noise: Tensor, beta_share: float, size: int) -> Tensor:
+    """Weights are prepared once, each thread takes its frames there and back, and their gradients are added up."""
+    encoder, decoder = forms.prepare_encoder(vae.paper[0]), forms.prepare_decoder(vae.paper[1])
+
+    def there_and_back(part: tuple[Tensor, Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
+        pixels, eps = part
+        weights = tuple(tensor.detach().requires_grad_() for tensor in (*encoder, *decoder))
+        posterior = Posterior(*forms.run_encoder(weights[: len(encoder)], pixels))
+        logits = forms.run_decoder(weights[len(encoder) :], vae.sampled(posterior, eps))
+        terms = vae.terms(to_images(pixels), posterior, logits, beta_share)
+        return torch.autograd.grad(terms.loss_nats.sum() / size, weights), _sums(terms)
+
+    parts = list(zip(forms.split(frames), forms.split(noise), strict=True))
+    (total, sums), *others = forms.in_threads(there_and_back, parts)
+    for gradients, more in others:
+        sums += more
+        for gradient, addend in zip(total, gradients, strict=True):
+            gradient += addend
+    torch.autograd.backward((*encoder, *decoder), total)
+    return sums
+
+
+@contextlib.contextmanager
+def arithmetic(device: torch.device, deterministic: bool) -> Iterator[None]:
+    """In the block, a GPU computes by whatever was fastest when first tried, or the same way each time.
+
+    A CPU always does the latter.
+    """
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which PyTorch demands of deterministic products
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = device.type == "cuda" and not deterministic
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]

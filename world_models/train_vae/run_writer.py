@@ -1,0 +1,120 @@
+"""The folder of a training run: config, baselines, weights, state, metrics, pictures. One process writes it."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from world_models.drawing import digit_views, figures, model_views
+from world_models.runs import checkpoints, resume, tracking
+from world_models.runs.artifacts import Product
+from world_models.runtime import files, locks, terminal
+from world_models.train_vae.learner import Learner
+from world_models.vae import baselines, metrics
+from world_models.vae.model import VAE
+
+Metrics = Mapping[str, float | int]
+
+
+class Run:
+    """A run's folder, held against other writers until `close`.
+
+    Args:
+        out: the folder.
+        config: the resolved config, as YAML.
+        facts: what model.json says of data and split.
+        wandb: how to use Weights & Biases.
+        tensorboard: whether to write TensorBoard's files too.
+    """
+
+    def __init__(
+        self, out: Path, config: str, facts: Mapping[str, Any], wandb: tracking.WandbConfig, tensorboard: bool
+    ):
+        self._out, self._config, self._facts = out, config, facts
+        self._wandb, self._tensorboard = wandb, tensorboard
+        self._open = contextlib.ExitStack()
+        files.make_folder(out)
+        self._open.enter_context(locks.only_writer(out))
+        files.remove_partials(out, out / "figures")
+
+    def begin(self, learner: Learner, spread: Callable[[int], metrics.Frames]) -> None:
+        """Write a new run's first files: its config, and the baselines fitted on so many of its training frames."""
+        files.write_text(self._out / "config.yaml", self._config)
+        fitted = baselines.fit_baselines(spread(baselines.PCA_MAX_FRAMES), learner.vae.config.z_dim)
+        checkpoints.save_weights(self._out / checkpoints.BASELINES_FILE, dataclasses.asdict(fitted))
+
+    def track(self, learner: Learner) -> None:
+        """Log from here on; what a broken run logged after its last checkpoint is dropped, since it comes again."""
+        tracking.truncate_metrics(self._out, learner.step)
+        settings, data = yaml.safe_load(self._config), self._facts["data"]
+        self._tracker = tracking.Tracker(self._out, settings, self._wandb, "train", self._tensorboard, learner.wandb_id)
+        self._open.callback(self._tracker.finish)
+        learner.wandb_id = self._tracker.run_id or learner.wandb_id
+        facts = {name: self._facts.get(name) for name in ("env", "env_args")}
+        self._tracker.read(Product("dataset", data, self._facts["data_digest"], facts))
+
+    def log(self, values: Metrics) -> None:
+        """Log one line of metrics."""
+        self._tracker.log(values)
+
+    def draw(
+        self, vae: VAE, frames: metrics.Frames, labels: metrics.Labels | None, position: Metrics, finished: bool
+    ) -> None:
+        """Draw what the model makes of held-out frames, and what it dreams; of digits, more at the end."""
+        seen = int(position["frames_seen"])
+        if labels is None:
+            shown, stamp = model_views.in_training(vae, frames), f"{seen:09d}"
+        else:
+            shown, stamp = digit_views.in_training(vae, frames, labels), f"epoch_{_number(position['epoch'])}"
+        for name, picture in shown.items():
+            figures.save(self._out / "figures" / f"{name}_{stamp}.png", picture)
+        if finished and labels is not None:
+            last = digit_views.finished(vae, digit_views.encoded(vae, frames, labels), frames, labels)
+            figures.save_all(self._out / "figures", last)
+            shown |= last
+        self._tracker.images(shown, seen)
+
+    def save_best(self, learner: Learner, vae: VAE) -> None:
+        """Save the model that the learner has come to as the best weights so far."""
+        checkpoints.save_vae(checkpoints.weights_path(self._out, "best"), vae, learner.step)
+
+    def save(self, learner: Learner, vae: VAE) -> None:
+        """Save the model as the last weights, what describes it, and the learner's state, all that a resume reads."""
+        checkpoints.save_vae(checkpoints.weights_path(self._out, "last"), vae, learner.step)
+        checkpoints.save_description(self._out, vae, **self._facts, step=learner.step)
+        resume.save_state(self._out, learner.state())
+
+    def offer(self) -> None:
+        """Name the finished model where runs are compared: its best weights if there are any, and their validation."""
+        weights = "best" if checkpoints.weights_path(self._out, "best").exists() else "last"
+        digest = files.file_sha256(checkpoints.weights_path(self._out, weights))
+        line = checkpoints.validation(self._out, weights)
+        scores = {name.removeprefix("val/"): value for name, value in line.items() if name.startswith("val/")}
+        self._tracker.made(Product("model", str(self._out), digest, {"weights": weights, **scores}))
+
+    def say(self, line: str) -> None:
+        """Print what the run came to."""
+        terminal.say(f"{self._out}: {line}")
+
+    def warn(self, line: str) -> None:
+        """Print what is going wrong."""
+        terminal.warn(line)
+
+    def close(self) -> None:
+        """Finish logging, and let the folder go."""
+        self._open.close()
+
+
+def _number(epoch: float) -> str:
+    return f"{epoch:03.0f}" if epoch == int(epoch) else f"{epoch:.2f}"
+
+
+class NoRun:
+    """What the other processes of a training have in the place of a `Run`: nothing is written or said."""
+
+    def __getattr__(self, name: str) -> Any:
+        assert hasattr(Run, name), f"a run has no {name}"
+        return lambda *args, **kwargs: None

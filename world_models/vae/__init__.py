@@ -1,0 +1,13 @@
+"""The V model.
+
+model               the variational autoencoder
+networks            encoders and decoders: the paper's, and MNIST's
+posterior           q(z|x)
+likelihoods         p(x|z), and errors
+inputs              checks of what the model is given
+metrics             what is measured of a model
+baselines           what it has to beat: the mean frame, principal components
+standardise         z brought to mean 0 and variance 1
+latent_observation  Gymnasium environments that observe z
+fast/               the same functions, faster
+"""

@@ -1,0 +1,104 @@
+"""What a V model has to beat: the mean frame, principal components, and the frame before."""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from world_models.vae.metrics import Frames, batches
+
+PCA_MAX_FRAMES = 20_000
+PCA_ITERATIONS = 8
+PCA_OVERSAMPLING = 16
+POWERS_OF_TWO = tuple(2**power for power in range(13))
+
+
+@dataclasses.dataclass(frozen=True)
+class Baselines:
+    """The mean frame and the principal components of training frames: the least that a model has to beat."""
+
+    mean: Float[Tensor, " values"]
+    components: Float[Tensor, "k values"]
+
+    @property
+    def mean_frame(self) -> UInt8[Tensor, "64 64 3"]:
+        """The mean as one of CarRacing's frames."""
+        return (self.mean * 255).round().to(torch.uint8).reshape(64, 64, 3)
+
+    def reconstruct(self, frames: UInt8[Tensor, "batch height width channels"]) -> Float[Tensor, "batch values"]:
+        """What is left of frames that pass through the components."""
+        return self.mean + ((_flat(frames) - self.mean) @ self.components.T) @ self.components
+
+    def measure(self, frames: Frames) -> dict[str, Any]:
+        """`mean_sse` and `pca_sse` of frames, and `pca_sse_by_components` of the first 1, 2, 4 .. of the components."""
+        mean_sse = pca_sse = 0.0
+        explained = torch.zeros(len(self.components), dtype=torch.float64)
+        for batch in batches(frames):
+            away = _flat(batch) - self.mean
+            coefficients = away @ self.components.T
+            mean_sse += float(away.square().sum(dtype=torch.float64))
+            pca_sse += float((away - coefficients @ self.components).square().sum(dtype=torch.float64))
+            explained += coefficients.square().sum(0, dtype=torch.float64)
+        left = (mean_sse - explained.cumsum(0)) / len(frames)
+        counts = [count for count in POWERS_OF_TWO if count <= len(self.components)]
+        return {
+            "mean_sse": mean_sse / len(frames),
+            "pca_sse": pca_sse / len(frames),
+            "pca_sse_by_components": {str(count): float(left[count - 1]) for count in counts},
+        }
+
+    def coefficients(self, frames: UInt8[Tensor, "batch height width channels"]) -> Float[Tensor, "batch k"]:
+        """What PCA knows of each frame."""
+        return (_flat(frames) - self.mean) @ self.components.T
+
+
+def _flat(frames: UInt8[Tensor, "batch height width channels"]) -> Float[Tensor, "batch values"]:
+    return frames.flatten(1).float() / 255
+
+
+def fit_baselines(frames: Frames, num_components: int) -> Baselines:
+    """The mean, and the principal components by subspace iteration (Halko et al. 2011, algorithm 4.4).
+
+    Frames stay uint8 in memory and the work is on the CPU with random numbers of its own, so the result is the same
+    whatever trains on them.
+    """
+    num_values = frames[0].size
+    k = min(num_components, len(frames), num_values)
+    mean = sum(
+        (_flat(batch).sum(0, dtype=torch.float64) for batch in batches(frames, 512)), torch.zeros(num_values)
+    ) / len(frames)
+    mean = mean.float()
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(
+        torch.randn(num_values, min(k + PCA_OVERSAMPLING, len(frames), num_values), generator=generator)
+    ).Q
+    for _ in range(PCA_ITERATIONS):
+        basis = torch.linalg.qr(_covariance_times(frames, mean, basis)).Q
+    _, rotation = torch.linalg.eigh(basis.T @ _covariance_times(frames, mean, basis))
+    return Baselines(mean, (basis @ rotation.flip(1)[:, :k]).T.contiguous())
+
+
+def _covariance_times(frames: Frames, mean: Float[Tensor, " values"], basis: Float[Tensor, "values k"]) -> Tensor:
+    product = torch.zeros_like(basis)
+    for batch in batches(frames, 512):
+        away = _flat(batch) - mean
+        product += away.T @ (away @ basis)
+    return product / len(frames)
+
+
+def previous_frame_sse(frames: Frames) -> float:
+    """SSE of predicting each of neighbouring frames by the one before it."""
+    pairs = zip(batches(frames[:-1]), batches(frames[1:]), strict=True)
+    return sum(float((_flat(a) - _flat(b)).square().sum(dtype=torch.float64)) for a, b in pairs) / (len(frames) - 1)
+
+
+def previous_sse(episodes: Iterable[Frames]) -> float:
+    """SSE of predicting each frame by the one before it, mean over the steps of whole episodes."""
+    total = steps = 0
+    for frames in episodes:
+        total += (len(frames) - 1) * previous_frame_sse(frames)
+        steps += len(frames) - 1
+    return total / steps

@@ -1,0 +1,261 @@
+"""The V model's networks in faster forms, which compute the functions of `networks.py` with its parameters.
+
+`networks.py` is the definition. Here are two forms of it, and `choose` says which one a device gets:
+
+- *winograd*, for a CPU: the strided convolutions by `winograd.py`, with fewer multiplications than there are in the
+  definition; the decoder's linear layer and its first transposed convolution, between which the paper has no
+  activation, folded into one matrix; one matrix for both heads; the last row and column of the first convolution,
+  which the second never looks at, left out. Weights are prepared once, differentiably, and serve any number of batches.
+- *rewritten*, for a GPU, or a CPU without the C library: the first convolution on blocks of pixels, one matrix for both
+  heads, the first transposed convolution as a matrix product, the last as a sub-pixel convolution (Shi et al. 2016).
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal, TypeVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from world_models.vae import inputs
+from world_models.vae.fast import winograd, winograd_chain
+from world_models.vae.fast.prepared import PreparedOnce
+from world_models.vae.fast.winograd import Layer
+from world_models.vae.networks import IMAGE_SHAPES, Decoder, Encoder
+
+CONVS = (
+    Layer(4, 64, 3, 30, 32, tile=3),
+    Layer(4, 30, 32, 14, 64),
+    Layer(4, 14, 64, 6, 128, tile=3),
+    Layer(4, 6, 128, 2, 256),
+)
+DECONVS = (Layer(6, 13, 64, 5, 128), Layer(6, 30, 32, 13, 64), Layer(6, 64, 3, 30, 32, relu=False))
+MIN_PART = 8
+"""Frames that are worth a thread of their own in training."""
+MIN_ENCODED_PART = 4
+"""Frames, or latents, that are worth a thread of their own where no gradient is wanted."""
+
+Pixels = Float[Tensor, "batch 64 64 3"] | UInt8[Tensor, "batch 64 64 3"]
+Weights = tuple[Any, ...]
+"""A network's weights as the winograd form computes with them: tensors, or packed ones where no gradient is wanted."""
+
+Part = TypeVar("Part")
+Result = TypeVar("Result")
+
+
+def choose(device: torch.device) -> Literal["winograd", "rewritten"]:
+    """The fastest form on a device; autocast has no say in C."""
+    on_cpu = device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    return "winograd" if on_cpu and winograd.is_available() else "rewritten"
+
+
+def _by_winograd(weight: Tensor) -> bool:
+    """Whether layers of such weights are computed in C, which knows two types of numbers."""
+    return choose(weight.device) == "winograd" and weight.dtype in winograd.DTYPES
+
+
+def encode(encoder: Encoder, images: Tensor) -> tuple[Float[Tensor, "batch z"], Float[Tensor, "batch z"]]:
+    """Mu and logvar of images (batch, 3, 64, 64), as `encoder(images)` gives them.
+
+    Raises:
+        ValueError: images of another shape, dtype or device than the encoder takes.
+    """
+    inputs.check_batch("images", images, IMAGE_SHAPES["paper"], encoder.conv1.weight)
+    if images.requires_grad or not _by_winograd(encoder.conv1.weight):  # C gives no gradient of pixels
+        return _rewritten_encoder(encoder, images)
+    pixels = images.permute(0, 2, 3, 1).contiguous()
+    return run_encoder(prepare_encoder(encoder), pixels) if torch.is_grad_enabled() else _encode_pixels(encoder, pixels)
+
+
+@torch.no_grad()
+def encode_frames(
+    encoder: Encoder, frames: UInt8[Tensor, "batch 64 64 3"]
+) -> tuple[Float[Tensor, "batch z"], Float[Tensor, "batch z"]]:
+    """Mu and logvar of frames on the encoder's device, without gradients; many threads may call at once."""
+    weight = encoder.conv1.weight
+    if not _by_winograd(weight):
+        return _rewritten_encoder(encoder, frames.permute(0, 3, 1, 2).to(weight.dtype) / 255)
+    return _encode_pixels(encoder, frames.contiguous())
+
+
+def _encode_pixels(encoder: Encoder, pixels: Pixels) -> tuple[Tensor, Tensor]:
+    weights = _packed_encoder(encoder)
+    parts = in_threads(lambda part: run_encoder(weights, part), split(pixels, MIN_ENCODED_PART))
+    mu, logvar = zip(*parts, strict=True)
+    return torch.cat(mu), torch.cat(logvar)
+
+
+def decode(decoder: Decoder, z: Tensor) -> Float[Tensor, "batch 3 64 64"]:
+    """The images as logits, as `decoder(z)` gives them for z (batch, z_dim).
+
+    Raises:
+        ValueError: z of another shape, dtype or device than the decoder takes.
+    """
+    inputs.check_batch("z", z, (decoder.linear.in_features,), decoder.linear.weight)
+    if not _by_winograd(decoder.linear.weight):
+        return _rewritten_decoder(decoder, z)
+    if torch.is_grad_enabled():
+        return run_decoder(prepare_decoder(decoder), z)
+    weights = _packed_decoder(decoder)
+    return torch.cat(in_threads(lambda part: run_decoder(weights, part), split(z, MIN_ENCODED_PART)))
+
+
+def split(rows: Tensor, min_part: int = MIN_PART) -> Sequence[Tensor]:
+    """A batch cut for this machine's threads, into parts of so many rows or more."""
+    return rows.tensor_split(max(1, min(torch.get_num_threads(), len(rows) // min_part)))
+
+
+def in_threads(function: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
+    """Apply a function to each part, as many at a time as PyTorch has threads, in this thread's modes of autograd.
+
+    Several parts are each computed by one thread, so that the results do not depend on how many threads there are.
+    """
+    if len(parts) == 1:
+        return [function(parts[0])]
+    inference, grad = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
+
+    def run(part: Part) -> Result:
+        with torch.inference_mode(inference), torch.set_grad_enabled(grad and not inference):
+            return function(part)
+
+    pool = _pool(min(len(parts), torch.get_num_threads()))
+    with single_threaded():
+        return list(pool.map(run, parts))
+
+
+@contextlib.contextmanager
+def single_threaded() -> Iterator[None]:
+    """Let PyTorch start no threads of its own in the block: neither here nor, for matrix products, anywhere."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def threads(count: int) -> ThreadPoolExecutor:
+    """Threads for work of which each does its own; to be used where PyTorch is `single_threaded`."""
+    return ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
+
+
+_pool = functools.cache(threads)
+
+
+def prepare_encoder(encoder: Encoder) -> Weights:
+    """Transformed weights and bias of each convolution, then matrix and bias of both heads."""
+    convs = (encoder.conv1, encoder.conv2, encoder.conv3, encoder.conv4)
+    heads = torch.cat([encoder.mu.weight, encoder.logvar.weight])
+    channel_last = heads.unflatten(1, (256, 4)).transpose(1, 2).flatten(1)
+    bias = torch.cat([encoder.mu.bias, encoder.logvar.bias])
+    return (*_transformed(convs, CONVS), channel_last, bias)
+
+
+def prepare_decoder(decoder: Decoder) -> Weights:
+    """Matrix and bias of the first two layers, then transformed weights and bias of each transposed convolution."""
+    assert decoder.deconv1.bias is not None
+    both = torch.cat([decoder.linear.weight.t(), decoder.linear.bias[None]]) @ decoder.deconv1.weight.flatten(1)
+    channel_last = both.unflatten(1, (128, 25)).transpose(1, 2)
+    bias = channel_last[-1] + decoder.deconv1.bias
+    return (
+        channel_last[:-1].flatten(1),
+        bias.flatten(),
+        *_transformed((decoder.deconv2, decoder.deconv3, decoder.deconv4), DECONVS),
+    )
+
+
+def _transformed(modules: Sequence[nn.Conv2d | nn.ConvTranspose2d], layers: Sequence[Layer]) -> Weights:
+    pairs = (
+        (winograd.transform_weights(module.weight, layer.tile), module.bias)
+        for module, layer in zip(modules, layers, strict=True)
+    )
+    return tuple(tensor for pair in pairs for tensor in pair if tensor is not None)
+
+
+def _pack_encoder(encoder: Encoder) -> Weights:
+    """What `prepare_encoder` gives, packed but for the first layer, which bytes scale."""
+    first, first_bias, *convs = prepare_encoder(encoder)
+    return (first, first_bias, *_packed(convs[:-2], CONVS[1:], "conv"), *convs[-2:])
+
+
+def _pack_decoder(decoder: Decoder) -> Weights:
+    """What `prepare_decoder` gives, packed."""
+    first, first_bias, *deconvs = prepare_decoder(decoder)
+    return (first, first_bias, *_packed(deconvs, DECONVS, "deconv"))
+
+
+def _packed(weights: Sequence[Tensor], layers: Sequence[Layer], function: Literal["conv", "deconv"]) -> Weights:
+    pairs = zip(weights[::2], weights[1::2], layers, strict=True)
+    return tuple(part for values, bias, layer in pairs for part in (winograd.pack(values, layer, function), bias))
+
+
+def _parameters(network: nn.Module) -> list[Tensor]:
+    """The weights and biases of the layers as they are read, parametrised ones too."""
+    layers: Iterator[Any] = network.children()
+    return [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
+
+
+_packed_encoder = PreparedOnce(_pack_encoder, _parameters)
+_packed_decoder = PreparedOnce(_pack_decoder, _parameters)
+
+
+def run_encoder(weights: Weights, pixels: Pixels) -> tuple[Float[Tensor, "batch z"], Float[Tensor, "batch z"]]:
+    """Mu and logvar of pixels in [0, 1], or of uint8 frames."""
+    *convs, heads, heads_bias = weights
+    if pixels.dtype == torch.uint8:
+        convs[0] = convs[0] / 255
+    if torch.is_grad_enabled():
+        hidden = pixels
+        for layer, transformed, bias in zip(CONVS, convs[::2], convs[1::2], strict=True):
+            hidden = winograd.conv(hidden, transformed, bias, layer)
+    else:
+        hidden = winograd_chain.conv_chain(pixels, convs, CONVS)
+    mu, logvar = F.linear(hidden.flatten(1), heads, heads_bias).chunk(2, 1)
+    return mu, logvar
+
+
+def run_decoder(weights: Weights, z: Float[Tensor, "batch z"]) -> Float[Tensor, "batch 3 64 64"]:
+    """The images as logits."""
+    first, first_bias, *deconvs = weights
+    hidden = F.relu(z @ first + first_bias).unflatten(1, (5, 5, 128))
+    if torch.is_grad_enabled():
+        for layer, transformed, bias in zip(DECONVS, deconvs[::2], deconvs[1::2], strict=True):
+            hidden = winograd.deconv(hidden, transformed, bias, layer)
+    else:
+        hidden = winograd_chain.deconv_chain(hidden, deconvs, DECONVS)
+    return hidden.permute(0, 3, 1, 2)
+
+
+def _rewritten_encoder(encoder: Encoder, images: Tensor) -> tuple[Tensor, Tensor]:
+    blocks = F.pixel_unshuffle(images, 2)  # channel, row in the block, column in the block
+    kernel = encoder.conv1.weight.unflatten(2, (2, 2)).unflatten(4, (2, 2)).permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
+    hidden = F.relu(F.conv2d(blocks, kernel, encoder.conv1.bias))
+    for conv in (encoder.conv2, encoder.conv3, encoder.conv4):
+        hidden = F.relu(conv(hidden))
+    heads, bias = (
+        torch.cat(pair) for pair in zip(*(_linear(head) for head in (encoder.mu, encoder.logvar)), strict=True)
+    )
+    mu, logvar = F.linear(hidden.flatten(1), heads, bias).chunk(2, 1)
+    return mu, logvar
+
+
+def _linear(layer: nn.Linear) -> tuple[Tensor, Tensor]:
+    return layer.weight, layer.bias
+
+
+def _rewritten_decoder(decoder: Decoder, z: Tensor) -> Tensor:
+    hidden = decoder.linear(z)
+    assert decoder.deconv1.bias is not None and decoder.deconv4.bias is not None
+    hidden = (hidden @ decoder.deconv1.weight.flatten(1)).unflatten(1, (128, 5, 5)) + decoder.deconv1.bias[
+        :, None, None
+    ]
+    hidden = F.relu(decoder.deconv2(F.relu(hidden)))
+    hidden = F.relu(decoder.deconv3(hidden))
+    # Each of the four pixels of a 2x2 block sees a 3x3 kernel of its own: every second row and column of the 6x6 one.
+    phases = decoder.deconv4.weight.unflatten(2, (3, 2)).unflatten(4, (3, 2)).permute(1, 3, 5, 0, 2, 4)
+    blocks = F.conv2d(hidden, phases.flatten(0, 2).flip(-2, -1), padding=2)
+    return F.pixel_shuffle(blocks, 2) + decoder.deconv4.bias[:, None, None]

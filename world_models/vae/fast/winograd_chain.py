@@ -1,0 +1,72 @@
+"""Several layers of `winograd.py` one after the other, without gradients, in memory that is used again."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from world_models.vae.fast import winograd
+from world_models.vae.fast.winograd import Layer, Packed
+
+Weights = Sequence[Tensor | Packed]
+"""Of each layer in turn: transformed weights, packed or not, and bias, which is a tensor."""
+
+
+def conv_chain(
+    wide: Tensor, weights: Weights, layers: Sequence[Layer]
+) -> Float[Tensor, "batch narrow narrow features"]:
+    """Convolutions, each with a ReLU. The result is good until this thread's next call.
+
+    Args:
+        wide: the first one's images, of the weights' dtype or uint8.
+        weights: of the layers.
+        layers: their sizes.
+
+    Raises:
+        ValueError: as by `winograd.conv`.
+    """
+    for index, (layer, transformed, bias) in enumerate(_layers(layers, weights)):
+        shape = layer.shapes(winograd.num_images(wide))["narrow"]
+        narrow = _kept(f"narrow_{index}", shape, bias.dtype)
+        _call("conv", layer, transformed, wide=wide, narrow=narrow, bias=bias)
+        wide = narrow
+    return wide
+
+
+def deconv_chain(
+    narrow: Tensor, weights: Weights, layers: Sequence[Layer]
+) -> Float[Tensor, "batch wide wide channels"]:
+    """Transposed convolutions. Only the result lies in memory of its own.
+
+    Args:
+        narrow: the first one's images, of the weights' dtype.
+        weights: of the layers.
+        layers: their sizes.
+
+    Raises:
+        ValueError: as by `winograd.deconv`.
+    """
+    for index, (layer, transformed, bias) in enumerate(_layers(layers, weights)):
+        shape, is_last = layer.shapes(winograd.num_images(narrow))["wide"], index == len(layers) - 1
+        wide = torch.empty(shape, dtype=bias.dtype) if is_last else _kept(f"wide_{index}", shape, bias.dtype)
+        _call("deconv", layer, transformed, narrow=narrow, wide=wide, bias=bias)
+        narrow = wide
+    return narrow
+
+
+def _layers(layers: Sequence[Layer], weights: Weights) -> Iterator[tuple[Layer, Tensor | Packed, Tensor]]:
+    return zip(layers, weights[::2], weights[1::2], strict=True)  # type: ignore[return-value]: each second is a tensor
+
+
+def _kept(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    size = math.prod(shape)
+    return winograd.kept_memory(name, size, dtype)[:size].view(shape)
+
+
+def _call(function: str, layer: Layer, weights: Tensor | Packed, *, bias: Tensor, **images: Tensor) -> None:
+    if isinstance(weights, Packed):
+        function, weights = f"{function}_packed", weights.values
+    count = winograd.num_images(next(iter(images.values())))
+    winograd.call(function, layer, count, bias.dtype, weights=weights, bias=bias, **images)

@@ -1,0 +1,174 @@
+"""Gymnasium environments that are seen through a V model: what they observe is z."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.utils import RecordConstructorArgs
+from gymnasium.vector import VectorEnv, VectorWrapper
+from jaxtyping import Float32, UInt8
+
+from world_models.envs import observations
+from world_models.envs.preprocessing import Preprocess, preprocess
+from world_models.vae.model import VAE
+
+NOISE_STREAM = 0x7A
+"""Added to an episode's seed, so that the noise of z has nothing to do with the environment's random numbers."""
+
+
+class LatentObservation(gymnasium.ObservationWrapper[Any, Any, Any], RecordConstructorArgs):
+    """An environment whose observation is the latent z of its frame, float32 (z_dim,).
+
+    The observation is cut and resized as the model's `preprocess` says, then encoded. A vector environment is encoded
+    in one batch, (num_envs, z_dim); it gets a `LatentVectorObservation`.
+
+    Args:
+        env: an environment, or a vector environment, that observes pictures as the model was trained on.
+        vae: the V model, on any device.
+        normalise: `Latents` or `LatentSequences`; then z is brought to mean 0 and variance 1 by their `z_mean` and
+            `z_std`. Give those that the memory model was trained on with `normalise=True`.
+        sample: observe a sample z = mu + sigma * noise, as the memory model is trained on, not mu. The noise follows
+            from the seed that `reset` is given.
+
+    Raises:
+        ValueError: the observations are no pictures or have too few rows, the model is one of digits, or `normalise`
+            holds latents of another z_dim or none that can be normalised.
+
+    Example:
+        >>> vae = world_models.load_vae("runs/vae")
+        >>> env = LatentObservation(gymnasium.make("world_models/CarRacing-v3"), vae)
+        >>> z, _ = env.reset(seed=0)
+        >>> z.shape
+        (32,)
+    """
+
+    def __new__(cls, env: Any = None, *arguments: Any, **options: Any) -> Any:
+        """A wrapper of the environment's kind. A copy is made without arguments."""
+        if isinstance(env, VectorEnv):
+            return LatentVectorObservation(env, *arguments, **options)
+        return super().__new__(cls)
+
+    def __init__(
+        self,
+        env: gymnasium.Env[Any, Any],
+        vae: VAE,
+        normalise: Any = None,
+        sample: bool = False,
+    ):
+        RecordConstructorArgs.__init__(self, _disable_deepcopy=True, vae=vae, normalise=normalise, sample=sample)
+        super().__init__(env)
+        self._latents_of = _Latents(observations.why_no_pictures(env), env.observation_space, vae, normalise, sample)
+        self.observation_space = self._latents_of.space
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode."""
+        self._latents_of.seed(seed)
+        return super().reset(seed=seed, options=options)
+
+    def observation(self, observation: UInt8[np.ndarray, "..."]) -> Float32[np.ndarray, " z"]:
+        """The latent of a picture."""
+        return self._latents_of(observation[None])[0]
+
+
+class LatentVectorObservation(VectorWrapper[Any, Any, Any, Any, Any]):
+    """The same for a vector environment; `LatentObservation` makes it, and says what the arguments mean.
+
+    The final observations of episodes that are reset within a step, `infos["final_obs"]`, are latents too.
+    """
+
+    def __init__(
+        self,
+        env: VectorEnv[Any, Any, Any],
+        vae: VAE,
+        normalise: Any = None,
+        sample: bool = False,
+    ):
+        super().__init__(env)
+        space = env.single_observation_space
+        self._latents_of = _Latents(observations.why_no_picture_space(space), space, vae, normalise, sample)
+        self.single_observation_space = self._latents_of.space
+        self.observation_space = gymnasium.vector.utils.batch_space(self._latents_of.space, env.num_envs)
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Float32[np.ndarray, "envs z"], dict[str, Any]]:
+        """Begin episodes."""
+        self._latents_of.seed(seed)
+        pictures, infos = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]: it takes lists, too
+        return self._latents_of(pictures), infos
+
+    def step(self, actions: Any) -> tuple[Float32[np.ndarray, "envs z"], Any, Any, Any, dict[str, Any]]:
+        """Take an action in each."""
+        pictures, rewards, terminations, truncations, infos = self.env.step(actions)
+        if "final_obs" in infos:
+            ended = np.flatnonzero(infos["_final_obs"])
+            final = np.empty(self.num_envs, object)
+            final[ended] = list(self._latents_of(np.stack(infos["final_obs"][ended])))
+            infos = infos | {"final_obs": final}
+        return self._latents_of(pictures), rewards, terminations, truncations, infos
+
+
+class _Latents:
+    """Turns pictures into latents.
+
+    Args:
+        fault: what the observations are if they are no pictures.
+        space: of one observation.
+        vae, normalise, sample: as in `LatentObservation`.
+    """
+
+    def __init__(self, fault: str | None, space: spaces.Space[Any], vae: VAE, normalise: Any, sample: bool):
+        if not isinstance(vae, VAE):
+            raise ValueError(f"vae is a {type(vae).__name__}; give a V model, by world_models.load_vae(run)")
+        z_dim = vae.config.z_dim
+        if vae.config.network != "paper":
+            raise ValueError(f"the model takes digits (vae.network {vae.config.network}); give one trained on rollouts")
+        if fault:
+            raise ValueError(
+                f"the environment observes {fault}; give one that observes {observations.WANTED}, or wrap it in "
+                "gymnasium.wrappers.AddRenderObservation"
+            )
+        self._vae, self._how, self._sample = vae, Preprocess.from_spec(vae.preprocess), sample
+        rows, crop = (space.shape or (0,))[0], self._how.crop
+        if crop is not None and crop[1] > rows:
+            raise ValueError(
+                f"the environment's pictures have {rows} rows, and the model's preprocess keeps rows {crop[0]}:"
+                f"{crop[1]}; give the environment that the model was trained on"
+            )
+        self._is_flat = len(space.shape or ()) == 2  # grey, without an axis of channels
+        self._mean, self._std = _moments(normalise, z_dim)
+        self.space = spaces.Box(-np.inf, np.inf, (z_dim,), np.float32)
+        self._rng = np.random.default_rng()
+
+    def seed(self, seed: int | Sequence[int | None] | None) -> None:
+        """Begin the noise that follows from the seed of one environment or of several; without one it goes on."""
+        if seed is not None:
+            seeds = [0 if one is None else int(one) for one in np.atleast_1d(np.array(seed, object))]
+            self._rng = np.random.default_rng([NOISE_STREAM, *seeds])
+
+    def __call__(self, pictures: UInt8[np.ndarray, "batch ..."]) -> Float32[np.ndarray, "batch z"]:
+        """The latents of a batch of pictures."""
+        posterior = self._vae.encode(preprocess(pictures[..., None] if self._is_flat else pictures, self._how))
+        z = posterior.mu
+        if self._sample:
+            z = posterior.sample(torch.from_numpy(self._rng.standard_normal(z.shape, np.float32)).to(z.device))
+        return (z.cpu().numpy() - self._mean) / self._std
+
+
+def _moments(latents: Any, z_dim: int) -> tuple[Float32[np.ndarray, "*z"], Float32[np.ndarray, "*z"]]:
+    """What z is shifted and divided by.
+
+    Raises:
+        ValueError: the latents are none, of another z_dim, or lack `latents.json`.
+    """
+    if latents is None:
+        return np.zeros((), np.float32), np.ones((), np.float32)
+    if not hasattr(type(latents), "z_std"):
+        raise ValueError(f"normalise is a {type(latents).__name__}; give Latents, LatentSequences or None")
+    mean, std = latents.z_mean, latents.z_std
+    if len(mean) != z_dim:
+        raise ValueError(f"normalise holds latents of z_dim {len(mean)}, the model has {z_dim}; give those it encoded")
+    return mean.astype(np.float32), std.astype(np.float32)

@@ -1,0 +1,224 @@
+"""What is measured of a V model. SSE is summed over a frame's values, 12,288 of CarRacing's.
+
+Labels are each frame's class, which a conditional model is told.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+from world_models.runtime import distributed
+from world_models.vae.fast import forms
+from world_models.vae.likelihoods import squared_error
+from world_models.vae.model import (
+    ACTIVE_VARIANCE,
+    USED_KL_NATS,
+    VAE,
+    Posterior,
+    prior_log_prob,
+    to_images,
+)
+
+BATCH = 128
+
+Frames = UInt8[np.ndarray, "frames height width channels"]
+Labels = Int64[np.ndarray, " frames"]
+
+
+def batches(frames: Frames, size: int = BATCH) -> Iterator[UInt8[Tensor, "batch height width channels"]]:
+    """The frames in order, a batch at a time."""
+    for start in range(0, len(frames), size):
+        yield torch.from_numpy(frames[start : start + size])
+
+
+def told(labels: Labels | None, size: int = BATCH) -> Iterator[Int64[Tensor, " batch"] | None]:
+    """The labels of each of the `batches`; None for each where nothing is told."""
+    return itertools.repeat(None) if labels is None else iter(torch.from_numpy(labels).split(size))
+
+
+def psnr_db(sse: float, num_values: int) -> float:
+    """Peak signal-to-noise ratio, from the mean squared error of so many values in [0, 1]."""
+    return 10 * math.log10(num_values / max(sse, 1e-12))
+
+
+@dataclasses.dataclass
+class Moments:
+    """Sums over frames, from which means and variances per latent dimension follow; float64."""
+
+    count: int = 0
+    total: Float[Tensor, " z"] | float = 0.0
+    squares: Float[Tensor, " z"] | float = 0.0
+
+    def add(self, values: Float[Tensor, "batch z"]) -> None:
+        """Count a batch in."""
+        values = values.double().cpu()
+        self.count += len(values)
+        self.total = self.total + values.sum(0)
+        self.squares = self.squares + values.square().sum(0)
+
+    def sum_up(self, device: torch.device) -> None:
+        """Count in what other processes have; their messages are tensors on a device."""
+        packed = torch.stack([torch.as_tensor(self.total), torch.as_tensor(self.squares)]).to(device)
+        count = torch.tensor(float(self.count), dtype=torch.float64, device=device)
+        distributed.sum_up([packed, count])
+        self.count, (self.total, self.squares) = int(count), packed.cpu()
+
+    @property
+    def mean(self) -> Float[Tensor, " z"]:
+        """Mean of each dimension."""
+        return torch.as_tensor(self.total) / self.count
+
+    @property
+    def variance(self) -> Float[Tensor, " z"]:
+        """Variance of each dimension."""
+        return (torch.as_tensor(self.squares) / self.count - self.mean.square()).clamp(min=0)
+
+
+@torch.inference_mode()
+def validate(
+    vae: VAE, frames: Frames, noise: Float[Tensor, "frames noise"], labels: Labels | None = None
+) -> dict[str, float]:
+    """The validation metrics: of decode(mu), except for the loss, which is the objective on sampled z.
+
+    Where several processes train together, each scores its part of the frames, and all get the metrics of all.
+
+    Returns:
+        sse, kl_nats, loss_nats, psnr_db, active_units, dims_used; a plain autoencoder has no KL, so not its two.
+    """
+    here, z_dim = distributed.world(), vae.config.z_dim
+    mine = np.array_split(np.arange(len(frames)), here.size)[here.rank]
+    columns = Moments(0, *torch.zeros(2, 3 + 2 * z_dim, dtype=torch.float64))  # sse, kl, loss, each mu, each kl
+    classes = told(None if labels is None else labels[mine])
+    for batch, eps, label in zip(batches(frames[mine]), noise[mine].split(BATCH), classes, strict=False):
+        images = to_images(batch.to(vae.device))
+        posterior = vae.posterior(images, label)
+        sse = squared_error(images, vae.logits(posterior.mu, label).sigmoid())
+        loss = vae.objective(images, eps.to(vae.device), labels=label).loss_nats
+        scores = torch.stack([sse, posterior.kl_nats(), loss], 1)
+        columns.add(torch.cat([scores, posterior.mu, posterior.kl_nats_per_dim()], 1))
+    columns.sum_up(vae.device)
+    sse, kl_nats, loss_nats = columns.mean[:3].tolist()
+    mu_variance, kl_means = columns.variance[3 : 3 + z_dim], columns.mean[3 + z_dim :]
+    scores = {
+        "sse": sse,
+        "kl_nats": kl_nats,
+        "loss_nats": loss_nats,
+        "psnr_db": psnr_db(sse, vae.num_values) if math.isfinite(sse) else math.nan,
+        "active_units": int((mu_variance > ACTIVE_VARIANCE).sum()),
+        "dims_used": int((kl_means > USED_KL_NATS).sum()),
+    }
+    of_kl = () if vae.config.posterior == "normal" else ("kl_nats", "dims_used")
+    return {name: score for name, score in scores.items() if name not in of_kl}
+
+
+class Scored(NamedTuple):
+    """What a model makes of each of some frames.
+
+    Attributes:
+        error_map: squared error per pixel of decode(mu), summed over colours, mean over the frames.
+        sse: of decode(mu).
+        ssim: structural similarity of decode(mu).
+        elbo: in nats, of one sampled z.
+        mu: posterior mean.
+        variance: posterior variance, sigma squared.
+        kl: in nats, for each dimension.
+    """
+
+    error_map: Float[np.ndarray, "height width"]
+    sse: Float[np.ndarray, " frames"]
+    ssim: Float[np.ndarray, " frames"]
+    elbo: Float[np.ndarray, " frames"]
+    mu: Float[np.ndarray, "frames z"]
+    variance: Float[np.ndarray, "frames z"]
+    kl: Float[np.ndarray, "frames z"]
+
+
+@torch.inference_mode()
+def score_frames(vae: VAE, frames: Frames, seed: int = 0, labels: Labels | None = None) -> Scored:
+    """Encode and decode frames, and keep what each of them gave. The seed is that of the ELBO's z."""
+    noise = torch.randn(len(frames), vae.config.z_dim, generator=torch.Generator().manual_seed(seed))
+
+    def score(part: tuple[Tensor, Tensor, Tensor | None]) -> tuple[Tensor, ...]:
+        batch, eps, label = part
+        images = to_images(batch.to(vae.device))
+        posterior = vae.posterior(images, label)
+        means = vae.logits(posterior.mu, label).sigmoid()
+        z = posterior.sample(eps.to(vae.device))
+        elbo = vae.log_likelihood(images, vae.logits(z, label)) - posterior.kl_nats()
+        ssim = structural_similarity_index_measure(means, images, reduction="none", data_range=1.0)
+        assert isinstance(ssim, Tensor)
+        errors = (images - means).square_().sum(1).double()
+        of_frames = (errors.sum((1, 2)), ssim, elbo, posterior.mu, posterior.logvar.exp(), posterior.kl_nats_per_dim())
+        return errors.sum(0, keepdim=True), *of_frames
+
+    parts = forms.in_threads(score, [*zip(batches(frames), noise.split(BATCH), told(labels), strict=False)])
+    errors, *of_frames = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
+    return Scored(errors.sum(0) / len(frames), *of_frames)
+
+
+def summary(scored: Scored, num_values: int) -> dict[str, float | list[float]]:
+    """SSE, PSNR, SSIM, KL per dimension, active units and ELBO of frames of so many values."""
+    sse, ssim, elbo, kl = (part.mean(0, dtype=np.float64) for part in (scored.sse, scored.ssim, scored.elbo, scored.kl))
+    return {
+        "sse": float(sse),
+        "psnr_db": psnr_db(float(sse), num_values),
+        "ssim": float(ssim),
+        "kl_nats": float(kl.sum()),
+        "kl_per_dim": kl.tolist(),
+        "active_units": int((scored.mu.var(0, dtype=np.float64) > ACTIVE_VARIANCE).sum()),
+        "dims_used": int((kl > USED_KL_NATS).sum()),
+        "elbo_nats": float(elbo),
+    }
+
+
+def measure(vae: VAE, frames: Frames, seed: int = 0, labels: Labels | None = None) -> dict[str, float | list[float]]:
+    """The `summary` of frames that are scored for nothing else."""
+    return summary(score_frames(vae, frames, seed, labels), vae.num_values)
+
+
+@torch.inference_mode()
+def iwae_nats(
+    vae: VAE,
+    frames: Frames,
+    samples: Sequence[int] = (1, 10, 100),
+    seed: int = 0,
+    labels: Labels | None = None,
+) -> dict[str, float]:
+    """The importance-weighted bound on log p(x) (Burda et al. 2016, eq. 8), mean over frames, by number of samples.
+
+    With one sample it is the ELBO with a sampled KL; it grows with the number of samples towards log p(x). The
+    smaller numbers use the first of the larger ones' samples.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    totals = dict.fromkeys(samples, 0.0)
+    for batch, label in zip(batches(frames), told(labels), strict=False):
+        images = to_images(batch.to(vae.device))
+        posterior = vae.posterior(images, label)
+        log_weights = functools.partial(_log_weights, vae, images, posterior, label)
+        noise = [torch.randn(posterior.mu.shape, generator=generator) for _ in range(max(samples))]
+        weights = torch.stack(forms.in_threads(log_weights, noise))
+        for k in samples:
+            totals[k] += float((torch.logsumexp(weights[:k], 0) - math.log(k)).sum())
+    return {str(k): total / len(frames) for k, total in totals.items()}
+
+
+def _log_weights(
+    vae: VAE,
+    images: Float[Tensor, "batch channels height width"],
+    posterior: Posterior,
+    labels: Tensor | None,
+    noise: Float[Tensor, "batch z"],
+) -> Float[Tensor, " batch"]:
+    """Log p(x|z) + log p(z) - log q(z|x) for one z of each posterior; float64."""
+    z = posterior.sample(noise.to(images.device))
+    likelihood = vae.log_likelihood(images, vae.logits(z, labels))
+    return (likelihood + prior_log_prob(z) - posterior.log_prob(z)).double()

@@ -1,0 +1,288 @@
+"""The variational autoencoder: posterior, likelihoods, KL, ELBO. Nats per frame, summed over pixels and latents.
+
+The same mathematics for every network and data set: images are float tensors batch x channels x height x width.
+"""
+
+import dataclasses
+import math
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor, nn
+
+from world_models.runtime.cli import require, require_bounds
+from world_models.vae import inputs
+from world_models.vae.fast import forms
+from world_models.vae.likelihoods import PAPER_VARIANCE, cross_entropy, gaussian_error, log_likelihood, squared_error
+from world_models.vae.networks import IMAGE_SHAPES, Decoder, Encoder, build
+from world_models.vae.posterior import Point
+from world_models.vae.posterior import Posterior as Posterior
+from world_models.vae.posterior import prior_log_prob as prior_log_prob
+
+MIN_VARIANCE = 1e-6
+MAX_Z_DIM, MAX_LAYERS, MAX_WIDTH, MAX_CLASSES = 10_000, 8, 8192, 1000  # before memory is taken for them
+USED_KL_NATS = 0.05  # a latent dimension with more KL than this is in use
+ACTIVE_VARIANCE = 0.01  # one whose mu varies more than this over the data is active (Burda et al. 2016)
+
+
+@dataclasses.dataclass(frozen=True)
+class VAEConfig:
+    """The V model and its objective.
+
+    Attributes:
+        z_dim: latent dimensions.
+        beta: weight of the KL in the objective.
+        kl_tolerance: KL floor in nats per latent dimension: the objective has max(KL, kl_tolerance * z_dim).
+        likelihood: gaussian (squared error) or bernoulli (cross-entropy).
+        variance: of the Gaussian, per value: null is the optimal one, which is the mean squared error itself, followed
+            as it falls in training (sigma-VAE, Rybkin et al. 2021); 0.5 makes the objective the paper's SSE + KL.
+        num_samples: samples of z over which the objective's reconstruction error is averaged.
+        network: paper takes CarRacing's 64x64x3 frames; mlp (fully connected) and conv (small, convolutional) MNIST's
+            28x28x1.
+        hidden: widths of mlp's hidden layers, such as [512,256], from the image to z; the decoder has them in reverse.
+        posterior: normal; or point, which makes it a plain autoencoder: z = mu, no noise, no KL.
+        num_classes: classes of which encoder and decoder are told the right one (a conditional VAE, mlp only): 10 for
+            MNIST's digits, 0 for none.
+    """
+
+    z_dim: int = 32
+    beta: float = 1.0
+    kl_tolerance: float = 0.5
+    likelihood: Literal["gaussian", "bernoulli"] = "gaussian"
+    variance: float | None = None
+    num_samples: int = 1
+    network: Literal["paper", "mlp", "conv"] = "paper"
+    hidden: tuple[int, ...] = (400,)
+    posterior: Literal["normal", "point"] = "normal"
+    num_classes: int = 0
+
+    def __post_init__(self):
+        require(1 <= self.z_dim <= MAX_Z_DIM, f"vae.z_dim is {self.z_dim}; give 1 to {MAX_Z_DIM:,}")
+        fits = 1 <= len(self.hidden) <= MAX_LAYERS and all(1 <= width <= MAX_WIDTH for width in self.hidden)
+        require(fits, f"vae.hidden is {list(self.hidden)}; give 1 to {MAX_LAYERS} widths of 1 to {MAX_WIDTH:,}")
+        require(
+            0 <= self.num_classes <= MAX_CLASSES, f"vae.num_classes is {self.num_classes}; give 0 to {MAX_CLASSES:,}"
+        )
+        require_bounds(self, "vae.", num_samples=(1, 1000))
+        conditional, point = self.num_classes > 0, self.posterior == "point"
+        require(
+            not conditional or self.network == "mlp",
+            f"vae.num_classes: no class can be told to {self.network}; give network mlp",
+        )
+        require(not point or self.network != "paper", "the paper's network has no point posterior; give mlp or conv")
+        require(0 <= self.beta < math.inf, f"vae.beta is {self.beta}; give 0 or more")
+        require(0 <= self.kl_tolerance < math.inf, f"vae.kl_tolerance is {self.kl_tolerance}; give 0 or more")
+        if self.variance is not None:
+            require(
+                MIN_VARIANCE <= self.variance < math.inf, f"vae.variance is {self.variance}; give 1e-6 or more, or null"
+            )
+
+    @property
+    def noise_dim(self) -> int:
+        """Random numbers that the objective takes for each frame."""
+        return self.num_samples * self.z_dim
+
+
+@dataclasses.dataclass(frozen=True)
+class Terms:
+    """The objective and its parts, each per frame."""
+
+    loss_nats: Float[Tensor, " batch"]
+    sse: Float[Tensor, " batch"]
+    kl_nats: Float[Tensor, " batch"]
+
+
+class VAE(nn.Module):
+    """The V model: encoder, decoder, and what they were trained for.
+
+    A conditional one has to be told each frame's class by `labels`; the others are told none.
+
+    Attributes:
+        config: sizes and objective.
+        preprocess: how observations have to be turned into frames; `world_models.preprocess` takes it.
+        frame_shape: height, width and channels of the frames it takes.
+        variance: of the Gaussian likelihood; where the config has none, the learner sets it.
+    """
+
+    variance: Float[Tensor, ""]
+
+    def __init__(self, config: VAEConfig, preprocess: dict[str, Any] | None = None):
+        super().__init__()
+        self.config, self.preprocess = config, preprocess or {}
+        channels, height, width = IMAGE_SHAPES[config.network]
+        self.frame_shape = (height, width, channels)
+        has_logvar = config.posterior == "normal"
+        self.encoder, self.decoder = build(config.network, config.z_dim, config.hidden, has_logvar, config.num_classes)
+        self.register_buffer("variance", torch.tensor(config.variance or PAPER_VARIANCE), persistent=False)
+
+    def posterior(self, images: Tensor, labels: Int64[Tensor, " batch"] | None = None) -> Posterior:
+        """q(z|x) of images in [0, 1], (batch, channels, height, width), of the weights' dtype.
+
+        Raises:
+            ValueError: images of another shape, dtype or device.
+        """
+        if isinstance(self.encoder, Encoder):
+            mu, logvar = forms.encode(self.encoder, images)
+        else:
+            height, width, channels = self.frame_shape
+            inputs.check_batch("images", images, (channels, height, width), self.encoder.mu.weight)
+            mu, logvar = self.encoder(images, self._one_hot(labels))
+        if logvar is None:
+            return Point(mu.float(), torch.full_like(mu, -math.inf, dtype=torch.float32))
+        return _float_posterior(mu, logvar)
+
+    def logits(
+        self, z: Tensor, labels: Int64[Tensor, " batch"] | None = None
+    ) -> Float[Tensor, "batch channels height width"]:
+        """The decoder's output before the sigmoid, for z (batch, z_dim) of the weights' dtype.
+
+        Raises:
+            ValueError: z of another shape, dtype or device.
+        """
+        if isinstance(self.decoder, Decoder):
+            return forms.decode(self.decoder, z).float()
+        inputs.check_batch("z", z, (self.config.z_dim,), self.decoder.linear.weight)
+        return self.decoder(z, self._one_hot(labels)).float()
+
+    def _one_hot(self, labels: Tensor | None) -> Tensor | None:
+        if not self.config.num_classes:
+            return None
+        if labels is None:
+            raise ValueError(inputs.NO_LABELS)
+        return F.one_hot(labels.to(self.device), self.config.num_classes).to(self.encoder.mu.weight.dtype)
+
+    def objective(
+        self,
+        images: Float[Tensor, "batch channels height width"],
+        noise: Float[Tensor, "batch noise"],
+        beta_share: float | Float[Tensor, ""] = 1.0,
+        labels: Int64[Tensor, " batch"] | None = None,
+    ) -> Terms:
+        """What training minimises, on sampled z: reconstruction + beta * max(KL, floor).
+
+        Args:
+            images: in [0, 1].
+            noise: standard normal, `config.noise_dim` numbers a frame.
+            beta_share: share of beta that applies, below 1 during its warm-up.
+            labels: each frame's class, for a conditional VAE.
+        """
+        posterior, times = self.posterior(images, labels), self.config.num_samples
+        labels = None if labels is None else labels.repeat_interleave(times)
+        logits = self.logits(self.sampled(posterior, noise), labels)
+        return self.terms(images, posterior, logits, beta_share)
+
+    def sampled(self, posterior: Posterior, noise: Float[Tensor, "batch noise"]) -> Float[Tensor, "samples z"]:
+        """The z that the objective decodes, a frame's side by side."""
+        times = self.config.num_samples
+        return posterior.repeated(times).sample(noise.reshape(-1, self.config.z_dim))
+
+    def terms(
+        self,
+        images: Float[Tensor, "batch channels height width"],
+        posterior: Posterior,
+        logits: Float[Tensor, "samples channels height width"],
+        beta_share: float | Float[Tensor, ""] = 1.0,
+    ) -> Terms:
+        """The objective of what the networks made of the images."""
+        config, num_values = self.config, math.prod(images.shape[1:])
+        images = images if config.num_samples == 1 else images.repeat_interleave(config.num_samples, 0)
+        sse, kl = squared_error(images, logits.sigmoid()), posterior.kl_nats()
+        gaussian = config.likelihood == "gaussian"
+        error = gaussian_error(sse, self.variance, num_values) if gaussian else cross_entropy(images, logits)
+        if config.num_samples > 1:
+            sse, error = (each.unflatten(0, (-1, config.num_samples)).mean(1) for each in (sse, error))
+        floor = config.kl_tolerance * config.z_dim if config.posterior == "normal" else 0.0
+        return Terms(error + beta_share * config.beta * kl.clamp(min=floor), sse, kl)
+
+    def log_likelihood(
+        self,
+        images: Float[Tensor, "batch channels height width"],
+        logits: Float[Tensor, "batch channels height width"],
+    ) -> Float[Tensor, " batch"]:
+        """Log p(x|z) with all its constants."""
+        return log_likelihood(images, logits, self.config.likelihood, self.variance)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.encoder.mu.weight.device
+
+    @property
+    def paper(self) -> tuple[Encoder, Decoder]:
+        """The networks of a model that has the paper's."""
+        assert isinstance(self.encoder, Encoder) and isinstance(self.decoder, Decoder), self.config.network
+        return self.encoder, self.decoder
+
+    @property
+    def num_values(self) -> int:
+        """Numbers of a frame."""
+        return math.prod(self.frame_shape)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether every weight is a number."""
+        return all(bool(weight.isfinite().all()) for weight in self.parameters())
+
+    @torch.no_grad()
+    def encode(self, frames: Tensor | np.ndarray, labels: Tensor | None = None) -> Posterior:
+        """q(z|x) of uint8 frames (batch, height, width, channels), a tensor or a NumPy array.
+
+        Raises:
+            ValueError: they are not uint8 or of another shape, or a conditional model is not told each frame's class.
+
+        Example:
+            >>> vae = VAE(VAEConfig(z_dim=32))
+            >>> vae.encode(np.zeros((5, 64, 64, 3), np.uint8)).mu.shape
+            torch.Size([5, 32])
+        """
+        batch = inputs.frames_tensor(frames, self.frame_shape).to(self.device)
+        if self.config.num_classes:
+            inputs.check_labels(labels, self.config.num_classes, len(batch))
+        if isinstance(self.encoder, Encoder):
+            return _float_posterior(*forms.encode_frames(self.encoder, batch))
+        return self.posterior(to_images(batch, self.encoder.mu.weight.dtype), _whole(labels))
+
+    @torch.no_grad()
+    def decode(self, z: Tensor, labels: Tensor | None = None) -> UInt8[Tensor, "batch height width channels"]:
+        """The frames that latents (batch, z_dim) stand for.
+
+        Raises:
+            ValueError: z of another shape or dtype, or a conditional model is not told each frame's class.
+
+        Example:
+            >>> vae = VAE(VAEConfig(z_dim=32))
+            >>> vae.decode(torch.zeros(5, 32)).shape
+            torch.Size([5, 64, 64, 3])
+        """
+        if self.config.num_classes:
+            inputs.check_labels(labels, self.config.num_classes, len(z) if z.ndim else 0)
+        return to_frames(self.logits(z.to(self.device), _whole(labels)).sigmoid())
+
+
+def _float_posterior(mu: Tensor, logvar: Tensor) -> Posterior:
+    """The mathematics stays in float32 under autocast."""
+    return Posterior(mu.float(), logvar.float())
+
+
+def _whole(labels: Tensor | None) -> Int64[Tensor, " batch"] | None:
+    return None if labels is None else labels.long()
+
+
+def to_images(
+    frames: UInt8[Tensor, "batch height width channels"], dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "batch channels height width"]:
+    """Frames as the network sees them: float, channel first, in [0, 1]."""
+    return frames.permute(0, 3, 1, 2).to(dtype) / 255
+
+
+def to_frames(images: Float[Tensor, "batch channels height width"]) -> UInt8[Tensor, "batch height width channels"]:
+    """Images as frames."""
+    return (images * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def num_parameters(module: nn.Module) -> int:
+    """Trainable numbers in a module."""
+    return sum(parameter.numel() for parameter in module.parameters())
