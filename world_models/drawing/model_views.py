@@ -1,6 +1,6 @@
 """What a V model sees and dreams: reconstructions, samples, interpolations, traversals, a clip.
 
-Those of digits alone are in `digit_pictures.py`.
+Those of digits alone are in `digit_views.py`.
 """
 
 from collections.abc import Mapping, Sequence

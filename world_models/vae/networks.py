@@ -1,6 +1,6 @@
 """Encoders and decoders: the paper's (Ha & Schmidhuber 2018, appendix A.1) for 64x64x3 images, and MNIST's for 28x28x1.
 
-The paper's are the definition; what runs are the faster forms of the same functions in `formulations.py`.
+The paper's are the definition; what runs are the faster forms of the same functions in `fast/`.
 """
 
 import itertools

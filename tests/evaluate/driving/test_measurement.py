@@ -163,4 +163,4 @@ def test_map_shows_twenty_tracks_at_most():
         )
         for count in (30, 20)
     )
-    assert track_map.draw(many).shape == map.draw(few).shape
+    assert track_map.draw(many).shape == track_map.draw(few).shape
