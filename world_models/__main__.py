@@ -15,18 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from world_models.collect import command as collect
-from world_models.data.latents import SUMMARY_FILE
-from world_models.data.rollouts import FORMAT
-from world_models.data.shards.reader import Shard
 from world_models.encode import command as encode
 from world_models.evaluate import command as evaluate
-from world_models.evaluate.job import RolloutJob
 from world_models.evaluate.page import summary
-from world_models.runs.checkpoints import load_description, weights_path
+from world_models.runs.checkpoints import load_description
 from world_models.runs.records import read_scores
 from world_models.runs.tracking import WandbConfig
-from world_models.runtime import files, terminal
-from world_models.runtime.cli import Stopped, require, run_command
+from world_models.runtime import terminal
+from world_models.runtime.cli import Job, Stopped, require, run_command
 from world_models.runtime.paths import PATH, check_name, resolve_fields
 from world_models.train_vae import command as train_vae
 
@@ -104,7 +100,7 @@ def plan(config: PipelineConfig) -> Pipeline:
         evaluate.EvaluateConfig(data=held_out, vae=run),
     )
     todo = [collect.prepare(settings) for settings in (first, second)]
-    if finished(todo[0]):
+    if todo[0].is_finished:
         try:
             train_vae.prepare(pipeline.training)
         except ValueError as error:
@@ -126,69 +122,20 @@ def run(pipeline: Pipeline) -> None:
     terminal.say(*_summary(pipeline, "\n".join(filter(None, speeds))).split("\n"))
 
 
-def _stage(name: str, config: Any, prepare: Callable[[Any], Any], work: Callable[[Any], Any]) -> str | None:
+def _stage(name: str, config: Any, prepare: Callable[[Any], Job], work: Callable[[Any], Any]) -> str | None:
     """Run a stage unless it is finished; returns a line on its speed."""
     try:
         job = prepare(config)
     except (ValueError, OSError) as error:
         raise Stopped(str(error)) from error
-    if finished(job):
+    if job.is_finished:
         terminal.say(f"{name}: finished before")
         return None
     terminal.say(f"{name}: {getattr(config, 'out', None) or config.vae}")
     start = time.perf_counter()
     work(job)
     seconds = time.perf_counter() - start
-    return f"  {name:18} {seconds:6.0f} s, {num_frames(job) / seconds:8,.0f} frames/s"
-
-
-def finished(job: Any) -> bool:
-    """Whether a stage has nothing left to do."""
-    match job:
-        case collect.Job():
-            return not job.tasks
-        case train_vae.Job():
-            return bool(job.saved) and _frames_seen(job) >= job.config.num_frames
-        case encode.Job():
-            return not job.todo and (Path(job.config.out) / SUMMARY_FILE).exists()
-        case evaluate.Job(of=RolloutJob() as of):
-            return _is_evaluated(of)
-    raise AssertionError(job)
-
-
-def num_frames(job: Any) -> int:
-    """How many frames a stage has to go through."""
-    match job:
-        case collect.Job():
-            return sum(Shard(task.path, FORMAT).num_rows for task in job.tasks)
-        case train_vae.Job():
-            return job.config.num_frames - _frames_seen(job)
-        case encode.Job():
-            return sum(job.data.shards[index].num_rows for index in job.todo)
-        case evaluate.Job(of=RolloutJob() as of):
-            return min(job.config.max_frames, of.data.num_rows)
-    raise AssertionError(job)
-
-
-def _frames_seen(job: train_vae.Job) -> int:
-    return job.batches.frames_at(job.saved["step"]) if job.saved else 0
-
-
-def _is_evaluated(job: RolloutJob) -> bool:
-    """Whether eval.json is of these weights and this data."""
-    scores, _ = read_scores(job.run)
-    weights = files.file_sha256(weights_path(job.run, job.weights))
-    found = scores and (scores.get("vae_sha256"), scores.get("data_digest"))
-    return found == (weights, job.data.digest()) and _can_be_shown(scores or {})
-
-
-def _can_be_shown(scores: dict[str, Any]) -> bool:
-    """Whether eval.json has the numbers of the summary; one that was cut or edited has not, and is made again."""
-    try:
-        summary(scores)
-    except (KeyError, TypeError, ValueError):
-        return False
-    return True
+    return f"  {name:18} {seconds:6.0f} s, {job.num_frames / seconds:8,.0f} frames/s"
 
 
 def _summary(pipeline: Pipeline, speeds: str) -> str:

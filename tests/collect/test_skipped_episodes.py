@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from world_models.__main__ import finished
 from world_models.collect import command as collect
 from world_models.collect.command import CollectConfig, Job
 from world_models.data.frames import FrameSet
@@ -148,7 +147,7 @@ def test_what_is_left_out_depends_on_the_seed_alone(tmp_path: Path):
 
 def test_a_data_set_with_skipped_seeds_is_finished(made: Path):
     job = collect.prepare(config_of(made))
-    assert isinstance(job, Job) and job.tasks == () and finished(job)
+    assert isinstance(job, Job) and job.tasks == () and job.is_finished
 
 
 @pytest.mark.parametrize("index", [0, 1, 3])
@@ -236,7 +235,7 @@ def test_the_summary_of_latents_counts_what_is_there(encoded: Path):
 
 def test_nothing_is_left_to_encode(made: Path, run_dir: Path, encoded: Path):
     job = encode.prepare(encode.EncodeConfig(str(made), str(run_dir), str(encoded)))
-    assert job.todo == () and finished(job)
+    assert job.todo == () and job.is_finished
 
 
 @pytest.mark.parametrize("before", [3])

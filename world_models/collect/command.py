@@ -42,13 +42,47 @@ class Job:
     note: str
     first_frames: figures.Picture
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether all shards are there."""
+        return not self.tasks
 
-def prepare(config: CollectConfig) -> Job | Rollouts:
+    @property
+    def num_frames(self) -> int:
+        """Frames of the shards that it makes. Before it has run, as many as there can be: episodes may end early."""
+        return sum(
+            Shard(task.path, FORMAT).num_rows if task.path.exists() else len(task.policies) * (task.max_steps + 1)
+            for task in self.tasks
+        )
+
+    def run(self) -> None:
+        """Make the shards that are missing, with a progress bar."""
+        _record(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Verification:
+    """A data set that was read and found whole, to be shown."""
+
+    data: Rollouts
+    is_finished = False
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that were read."""
+        return self.data.num_rows
+
+    def run(self) -> None:
+        """Print what the data set holds, and draw its contact sheet."""
+        overview.show(self.data)
+
+
+def prepare(config: CollectConfig) -> Job | Verification:
     """Check everything that can be wrong before the first step, and find what is left to do."""
     if config.verify is not None:
         data = Rollouts(config.verify, verify=True)
         untrusted.is_file(overview.sheet_path(data))
-        return data
+        return Verification(data)
     executors.check(config.executor)
     strings.check_size("the config", to_yaml(config))
     shards_there = _shards_there(config)
@@ -158,11 +192,12 @@ def _config_of(shard: Shard) -> CollectConfig:
         raise ValueError(f"{shard.path}: collected by another program ({error}); choose another --out") from None
 
 
-def collect(job: Job | Rollouts) -> None:
-    """Make the shards that are missing, with a progress bar; or show a verified data set."""
-    if isinstance(job, Rollouts):
-        overview.show(job)
-        return
+def collect(job: Job | Verification) -> None:
+    """Make the shards that are missing; or show a verified data set."""
+    job.run()
+
+
+def _record(job: Job) -> None:
     out = Path(job.config.out)
     files.make_folder(out)
     picture = out / trial.FIRST_FRAMES

@@ -72,6 +72,7 @@ class Job:
     runs: list[RunRecord]
     models: side_by_side.Models | None
     notes: list[str]
+    is_finished = False
 
 
 def prepare(config: CompareConfig) -> Job:

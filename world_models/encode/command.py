@@ -104,6 +104,16 @@ class Job:
     val_sse: float | None
     todo: tuple[int, ...]
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether all latents and their summary are there."""
+        return not self.todo and (Path(self.config.out) / SUMMARY_FILE).exists()
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that are left to encode."""
+        return sum(self.data.shards[index].num_rows for index in self.todo)
+
 
 def prepare(config: EncodeConfig) -> Job:
     """Check everything that can be wrong before the first frame, and find what is left to do."""

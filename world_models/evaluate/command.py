@@ -85,6 +85,26 @@ class Job:
     config: EvaluateConfig
     of: RolloutJob | DigitJob
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether eval.json is of these weights and this data, and has the numbers that are shown."""
+        scores, _ = records.read_scores(self.of.run)
+        if scores is None:
+            return False
+        asked = (files.file_sha256(checkpoints.weights_path(self.of.run, self.of.weights)), self.of.digest)
+        if (scores.get("vae_sha256"), scores.get("data_digest")) != asked:
+            return False
+        try:
+            self.of.summary(scores)
+        except (KeyError, TypeError, ValueError):  # it was cut or edited, and is made again
+            return False
+        return True
+
+    @property
+    def num_frames(self) -> int:
+        """Frames, or images of digits, that are scored."""
+        return min(self.config.max_frames, self.of.num_frames)
+
 
 def prepare(config: EvaluateConfig) -> Job:
     """Check everything that can be wrong before the first frame."""

@@ -2,14 +2,16 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from world_models.data.frames import FrameSet, split_episodes
 from world_models.data.rollouts import Rollouts
+from world_models.evaluate import page
 from world_models.evaluate.driving import measurement
 from world_models.evaluate.foresight import study
 from world_models.runs import checkpoints, provenance, rate_distortion, records
@@ -52,6 +54,20 @@ class RolloutJob:
     trained_on: int
     others: Sequence[rate_distortion.RatePoint]
     notes: Sequence[str]
+
+    @property
+    def digest(self) -> str:
+        """Of the data it is scored on."""
+        return self.data.digest()
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that there are to be scored."""
+        return self.data.num_rows
+
+    def summary(self, scores: Mapping[str, Any]) -> str:
+        """The line that eval.json is shown as."""
+        return page.summary(scores)
 
 
 def prepare(

@@ -15,19 +15,33 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import yaml
 
 from world_models.runtime import host, terminal
 
 Config = TypeVar("Config")
-Job = TypeVar("Job")
+Checked = TypeVar("Checked")
 
 POSITIONAL = {"positional": True}
 """Metadata of the one field of a config, a tuple of strings, that takes the words that follow no flag."""
 TRACEBACK = "WORLD_MODELS_TRACEBACK"
 """Environment variable: unless it is empty or 0, a command that ends early shows the traceback too."""
+
+
+class Job(Protocol):
+    """Work of a command that was checked and can begin."""
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to do."""
+        ...
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that it goes through."""
+        ...
 
 
 class Stopped(RuntimeError):  # noqa: N818 - it is no error
@@ -56,8 +70,8 @@ def parse(schema: type[Config], argv: Sequence[str] | None = None, *, prog: str,
 def run_command(
     doc: str | None,
     schema: type[Config],
-    prepare: Callable[[Config], Job],
-    work: Callable[[Job], Any],
+    prepare: Callable[[Config], Checked],
+    work: Callable[[Checked], Any],
     argv: Sequence[str] | None = None,
 ) -> None:
     """Run a command: parse, prepare, work.

@@ -61,6 +61,16 @@ class Job:
     batches: Batches
     saved: dict[str, Any] | None
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether the saved run has seen all frames."""
+        return self.saved is not None and self.num_frames <= 0
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that are left to see."""
+        return self.config.num_frames - (self.batches.frames_at(self.saved["step"]) if self.saved else 0)
+
 
 def prepare(config: TrainConfig) -> Job:
     """Check everything that can be wrong before the first step."""

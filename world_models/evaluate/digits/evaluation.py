@@ -49,6 +49,20 @@ class DigitJob:
     models: Mapping[str, VAE]
     notes: Sequence[str]
 
+    @property
+    def digest(self) -> str:
+        """Of the images it is scored on."""
+        return self.data.digest
+
+    @property
+    def num_frames(self) -> int:
+        """Images that are scored."""
+        return len(self.data.test.frames)
+
+    def summary(self, scores: Mapping[str, Any]) -> str:
+        """The line that eval.json is shown as."""
+        return digit_report.summary(scores)
+
 
 def prepare(
     run: Path,
