@@ -589,8 +589,8 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     source = """if True:
         import json, re, sys
         from pathlib import Path
-        from world_models.collect import CollectConfig, shard_task
-        from world_models.recording import record_shard
+        from world_models.collect.command import CollectConfig, shard_task
+        from world_models.collect.recording import record_shard
         task = shard_task(CollectConfig(sys.argv[1], max_steps=60), 0, ("brownian", "driver"), "auto")
         steps = record_shard(task, lambda units: None).steps
         status = Path("/proc/self/status").read_text()  # ru_maxrss would tell of the process that started this one

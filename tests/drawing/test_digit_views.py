@@ -147,7 +147,7 @@ def test_holes_decode_the_same_z_by_each_model():
 
 def test_latents_of_a_plane_are_drawn_as_they_are(monkeypatch: pytest.MonkeyPatch):
     drawn: list[Any] = []
-    monkeypatch.setattr(digit_views.figures, "rendered", lambda draw, *size: drawn.append(draw) or BLANK)
+    monkeypatch.setattr(digit_views.charts, "rendered", lambda draw, *size: drawn.append(draw) or BLANK)
     mu, labels = torch.randn(20, 2), np.arange(20) % 10
     digit_views.latents(mu, labels)
     from matplotlib.figure import Figure
@@ -161,7 +161,7 @@ def test_latents_of_a_plane_are_drawn_as_they_are(monkeypatch: pytest.MonkeyPatc
 
 def test_latents_of_more_dimensions_are_their_principal_components(monkeypatch: pytest.MonkeyPatch):
     drawn: list[Any] = []
-    monkeypatch.setattr(digit_views.figures, "rendered", lambda draw, *size: drawn.append(draw) or BLANK)
+    monkeypatch.setattr(digit_views.charts, "rendered", lambda draw, *size: drawn.append(draw) or BLANK)
     mu = torch.randn(500, 4) * torch.tensor([0.1, 5.0, 0.1, 2.0])
     digit_views.latents(mu, np.zeros(500, np.int64))
     from matplotlib.figure import Figure

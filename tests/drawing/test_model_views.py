@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageSequence
 
 from world_models.data.rollouts import Rollouts
-from world_models.drawing import figures, model_views
+from world_models.drawing import grids, model_views
 from world_models.vae.baselines import fit_baselines
 from world_models.vae.model import VAE, VAEConfig
 
@@ -94,7 +94,7 @@ def test_samples_differ_by_seed(vae: VAE):
 
 def test_samples_are_decoded_from_the_prior(vae: VAE):
     z = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
-    assert np.array_equal(model_views.samples(vae, 8), figures.sheet(vae.decode(z).numpy()))
+    assert np.array_equal(model_views.samples(vae, 8), grids.sheet(vae.decode(z).numpy()))
 
 
 def test_interpolation_runs_from_one_shown_frame_to_another(vae: VAE):

@@ -17,7 +17,7 @@ from PIL import Image
 from world_models.collect import command as collect
 from world_models.data.frames import split_episodes
 from world_models.data.rollouts import Rollouts
-from world_models.drawing import figures
+from world_models.drawing import charts, grids
 from world_models.evaluate import command as evaluate
 from world_models.evaluate import job as rollout_job
 from world_models.evaluate import page as report
@@ -462,7 +462,7 @@ def test_a_telemetry_column_that_never_varies_has_no_probe(
     ) -> list[float | None]:
         return probe(train_x, train_y, test_x, test_y * np.array([0, 1], np.float32))
 
-    monkeypatch.setattr(probes, "linear_r2", constant)
+    monkeypatch.setitem(probes.PROBES, "mu_linear", (constant, "mu"))  # type: ignore[arg-type]
     found = _evaluate(test, small)["probe_r2"]
     assert found["speed_m_per_s"] is None
     assert found["heading_rad"] is not None
@@ -509,8 +509,8 @@ def test_other_runs_are_drawn_beside_this_one(
     (other / "config.yaml").write_text("lr: 0.001\n")
     (other / "eval.json").write_text(json.dumps({"kl_nats": 12.0, "sse": 34.0}))
     drawn: list[Any] = []
-    draw = figures.rate_distortion
-    monkeypatch.setattr(figures, "rate_distortion", lambda points, pca: drawn.extend(points) or draw(points, pca))
+    draw = charts.rate_distortion
+    monkeypatch.setattr(grids, "rate_distortion", lambda points, pca: drawn.extend(points) or draw(points, pca))
     scores = _evaluate(test, small, f"--compare_with [{other}]")
     assert [(point.label, point.kl_nats, point.sse) for point in drawn] == [
         (f"{tmp_path.name}/run", scores["kl_nats"], scores["sse"]),
@@ -531,8 +531,8 @@ def test_scores_of_other_data_are_not_drawn_beside(
     (other / "eval.json").write_text(json.dumps({"kl_nats": 12.0, "sse": 34.0, "data_digest": "of other data"}))
     (other / "metrics.jsonl").write_text('{"step": 1, "frames_seen": 9, "val/sse": 56.0, "val/kl_nats": 7.0}\n')
     drawn: list[Any] = []
-    draw = figures.rate_distortion
-    monkeypatch.setattr(figures, "rate_distortion", lambda points, pca: drawn.extend(points) or draw(points, pca))
+    draw = charts.rate_distortion
+    monkeypatch.setattr(grids, "rate_distortion", lambda points, pca: drawn.extend(points) or draw(points, pca))
     _evaluate(test, small, f"--compare_with [{other}]")
     assert drawn[1] == rate_distortion.RatePoint("other", 7.0, 56.0, evaluated=False)
     assert f"{other} was evaluated on other data; its validation is drawn" in capsys.readouterr().err
@@ -545,8 +545,8 @@ def test_a_damaged_evaluation_is_mended_by_evaluating_again(quick: None, small: 
 
 def test_a_run_is_not_drawn_beside_itself(quick: None, small: Path, test: Path, monkeypatch: pytest.MonkeyPatch):
     drawn: list[Any] = []
-    draw = figures.rate_distortion
-    monkeypatch.setattr(figures, "rate_distortion", lambda points, pca: drawn.extend(points) or draw(points, pca))
+    draw = charts.rate_distortion
+    monkeypatch.setattr(grids, "rate_distortion", lambda points, pca: drawn.extend(points) or draw(points, pca))
     _evaluate(test, small)
     drawn.clear()
     _evaluate(test, small, f"--compare_with [{small},{small}]")

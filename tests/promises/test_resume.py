@@ -88,8 +88,8 @@ def test_resumed_training_is_unbroken_training_bit_for_bit(
 
 KILL_AFTER_STEP = """
 import os, signal, sys
-from world_models import train_vae
-from world_models.learner import Learner
+from world_models.train_vae import command as train_vae
+from world_models.train_vae.learner import Learner
 learn = Learner.learn
 def learn_and_die(self, *batch):
     learn(self, *batch)
@@ -102,13 +102,14 @@ train_vae.main(sys.argv[1:])
 
 KILL_AT_A_SAVE = """
 import os, signal, sys
-from world_models import train_vae, training_state
-save = training_state.save_state
+from world_models.runs import resume
+from world_models.train_vae import command as train_vae
+save = resume.save_state
 def save_and_die(run, state):
     save(run, state)
     if state["step"] == int(sys.argv[1]):
         os.kill(os.getpid(), signal.SIGKILL)
-training_state.save_state = save_and_die
+resume.save_state = save_and_die
 train_vae.main(sys.argv[2:])
 """
 

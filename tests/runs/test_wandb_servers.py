@@ -25,7 +25,7 @@ LATE_START_S, END_S = wandb_run.LATE_START_S, wandb_run.END_S
 SCRIPT = """
 import sys
 from pathlib import Path
-from world_models.tracking import Tracker, WandbConfig
+from world_models.runs.tracking import Tracker, WandbConfig
 tracker = Tracker(Path(sys.argv[1]), {"data": "rollouts/a"}, WandbConfig(), "train")
 tracker.log({"step": 1, "frames_seen": 10})
 tracker.finish()

@@ -120,7 +120,7 @@ TALK = """
 import sys
 from pathlib import Path
 import torch
-from world_models import distributed
+from world_models.runtime import distributed
 
 with distributed.joined(torch.device("cpu")) as here:
     generator = torch.Generator().manual_seed(here.rank)

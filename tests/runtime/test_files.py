@@ -191,7 +191,7 @@ def test_only_partial_files_of_the_names_given_are_removed(tmp_path: Path, leave
 
 
 def test_what_another_process_is_writing_stays(tmp_path: Path):
-    write = "import sys; from pathlib import Path; from world_models import files\n"
+    write = "import sys; from pathlib import Path; from world_models.runtime import files\n"
     write += "with files.whole(Path(sys.argv[1])) as t:\n  t.touch(); print(t, flush=True); sys.stdin.read()"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", write, tmp_path / "a"], text=True, **pipes) as process:  # type: ignore[call-overload]

@@ -29,9 +29,9 @@ def signals_as_before() -> Iterator[None]:
 
 COMMAND = """
 import dataclasses, sys, time
-from world_models.config import run_command
-from world_models.host import stop_requests
-from world_models.workers import run_processes
+from world_models.runtime.cli import run_command
+from world_models.runtime.host import stop_requests
+from world_models.runtime.workers import run_processes
 
 @dataclasses.dataclass(frozen=True)
 class Config:

@@ -22,7 +22,7 @@ from world_models.runtime.cli import Stopped
 HOLD = """
 import sys
 from pathlib import Path
-from world_models import files, locks
+from world_models.runtime import files, locks
 locks.SILENCE_S = float(sys.argv[2])
 with locks.only_writer(Path(sys.argv[1])):
     print("held", flush=True)
@@ -508,11 +508,11 @@ ON_ODD_DISKS = """
 import os, sys
 from pathlib import Path
 import h5py, numpy
-from world_models import locks
-from world_models.config import Stopped
-from world_models.shards import Column, Format
-from world_models.shards.reader import Shard
-from world_models.shards.writer import write_shard
+from world_models.runtime import locks
+from world_models.runtime.cli import Stopped
+from world_models.data.shards import Column, Format
+from world_models.data.shards.reader import Shard
+from world_models.data.shards.writer import write_shard
 
 columns = {"x": "float32", "terminated": "bool", "truncated": "bool"}
 form = Format("test", 1, {name: Column((dtype,)) for name, dtype in columns.items()}, (), (), None)

@@ -242,7 +242,7 @@ def test_no_worker_of_a_fresh_process_hears_ctrl_c(tmp_path: Path):
     )
     source = """if True:
         import interrupting
-        from world_models.workers import run_processes
+        from world_models.runtime.workers import run_processes
         print(sorted(run_processes(interrupting.task, "ab", 2, lambda units: None)))"""
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path}

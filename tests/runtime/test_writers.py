@@ -10,7 +10,7 @@ import pytest
 
 from world_models.runtime import writers
 
-SAY = "from world_models import writers; print(writers.new(), flush=True); input()"
+SAY = "from world_models.runtime import writers; print(writers.new(), flush=True); input()"
 
 
 def test_a_writer_is_found_in_a_text_that_names_it():

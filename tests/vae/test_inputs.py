@@ -361,9 +361,9 @@ def test_weights_without_an_algorithm_are_refused(shape: tuple[int, ...]):
 ODD_CALLS = """
 import sys
 import torch
-from world_models import formulations, winograd, winograd_chain
-from world_models.vae import VAE, VAEConfig
-from world_models.winograd import Layer
+from world_models.vae.fast import forms, winograd, winograd_chain
+from world_models.vae.model import VAE, VAEConfig
+from world_models.vae.fast.winograd import Layer
 assert not __debug__ or sys.exit("this is to run by python -O")
 vae, layer = VAE(VAEConfig(z_dim=4)), Layer(4, 14, 8, 6, 16)
 weights, bias = torch.rand(layer.shapes(1)["weights"]), torch.rand(16)

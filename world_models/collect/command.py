@@ -25,7 +25,7 @@ from world_models.collect.recording import Recorded, ShardTask, record_shard
 from world_models.data.rollouts import FORMAT, Rollouts, telemetry_names
 from world_models.data.shards import shard_path, shard_paths, strings
 from world_models.data.shards.reader import Shard
-from world_models.drawing import figures
+from world_models.drawing import grids
 from world_models.envs import policies
 from world_models.runtime import executors, files, locks, progress, terminal, untrusted
 from world_models.runtime.cli import Stopped, run_command, to_yaml
@@ -40,7 +40,7 @@ class Job:
     config: CollectConfig
     tasks: tuple[ShardTask, ...]
     note: str
-    first_frames: figures.Picture
+    first_frames: grids.Picture
 
     @property
     def is_finished(self) -> bool:
@@ -128,7 +128,7 @@ def shard_task(config: CollectConfig, index: int, names: tuple[str, ...], render
 
 
 @envs.off_screen()
-def _try_env(config: CollectConfig) -> tuple[envs.FrameEnv, str, figures.Picture]:
+def _try_env(config: CollectConfig) -> tuple[envs.FrameEnv, str, grids.Picture]:
     """Make the environment, and have every policy drive a few steps, so that what cannot work fails here.
 
     Returns:
@@ -206,7 +206,7 @@ def _record(job: Job) -> None:
     with locks.only_writer(out) as lock:
         files.remove_partials(out)
         if job.tasks and not picture.exists():
-            figures.save(picture, job.first_frames)
+            grids.save(picture, job.first_frames)
         try:
             recorded = _make_shards(job, lock)
         finally:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from world_models.data.rollouts import Rollouts
-from world_models.drawing import figures
+from world_models.drawing import grids
 from world_models.runtime.terminal import say
 
 
@@ -30,10 +30,23 @@ def show(data: Rollouts) -> None:
         say(f"  {name:10} {drove.sum()} episodes, return {_spread(returns[drove])}")
     sheet = sheet_path(data)
     if os.access(sheet.parent, os.W_OK):
-        figures.save(sheet, figures.contact_sheet(data))
+        grids.save(sheet, contact_sheet(data))
         say(f"  pictures   {sheet}")
     else:
         say(f"  pictures   none, {sheet.parent} cannot be written to")
+
+
+def contact_sheet(data: Rollouts, num_episodes: int = 8, num_frames: int = 10) -> grids.Picture:
+    """A row for each of some episodes, spread over the data set: frames from its first to its last."""
+    chosen = np.unique(np.linspace(0, len(data) - 1, num_episodes).astype(int))
+    rows, labels = [], []
+    for index in chosen:
+        episode = data[int(index)]
+        rows.append(episode.frames[np.linspace(0, len(episode), num_frames).astype(int)])
+        labels.append(
+            f"seed {episode.seed}, {episode.policy}\n{len(episode)} steps\nreturn {episode.rewards.sum():.0f}"
+        )
+    return grids.labelled(grids.grid(rows), labels)
 
 
 def sheet_path(data: Rollouts) -> Path:

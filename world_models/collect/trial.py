@@ -8,7 +8,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from world_models import envs
-from world_models.drawing import figures
+from world_models.drawing import grids
 from world_models.envs import live_episode, observations
 
 FIRST_FRAMES = "first_frames.png"
@@ -29,7 +29,7 @@ class Trial:
     """
 
     frames_line: str
-    first_frames: figures.Picture
+    first_frames: grids.Picture
 
 
 def drive(env: envs.FrameEnv, policies: Sequence[str], seeds: range, warmup_steps: int, max_steps: int) -> Trial:
@@ -54,7 +54,7 @@ def drive(env: envs.FrameEnv, policies: Sequence[str], seeds: range, warmup_step
         rows.append(np.stack(frames))
     _check_colours(env, shown)
     labels = [f"{name}\nseed {seeds.start}" for name in policies]
-    return Trial(_frames_line(env), _sheet(shown[0], figures.labelled(figures.grid(rows), labels)))
+    return Trial(_frames_line(env), _sheet(shown[0], grids.labelled(grids.grid(rows), labels)))
 
 
 def _first_episode(
@@ -95,11 +95,11 @@ def _frames_line(env: envs.FrameEnv) -> str:
     return f"frames: {source}{rows} -> {env.preprocess.size}x{env.preprocess.size}{reason}"
 
 
-def _sheet(picture: np.ndarray, frames: figures.Picture) -> figures.Picture:
+def _sheet(picture: np.ndarray, frames: grids.Picture) -> grids.Picture:
     """What the environment showed, in its own proportions, to the left of the frames that were made of it."""
     rgb = Image.fromarray(picture.reshape(picture.shape[:2]) if picture.shape[2:] == (1,) else picture).convert("RGB")
     width = min(4 * SHOWN_HEIGHT, max(1, round(SHOWN_HEIGHT * rgb.width / rgb.height)))
-    canvas = Image.new("RGB", (width + 2 * figures.GAP + frames.shape[1], frames.shape[0]), "white")
-    canvas.paste(rgb.resize((width, SHOWN_HEIGHT)), (figures.GAP, figures.GAP))
-    canvas.paste(Image.fromarray(frames), (width + 2 * figures.GAP, 0))
+    canvas = Image.new("RGB", (width + 2 * grids.GAP + frames.shape[1], frames.shape[0]), "white")
+    canvas.paste(rgb.resize((width, SHOWN_HEIGHT)), (grids.GAP, grids.GAP))
+    canvas.paste(Image.fromarray(frames), (width + 2 * grids.GAP, 0))
     return np.asarray(canvas)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from world_models.drawing import figures
+from world_models.drawing import charts, grids
 from world_models.runs.rate_distortion import pca_levels, rate_points
 from world_models.runs.records import RunRecord
 
@@ -22,21 +22,21 @@ PANELS = {
 MANY = 15  # points from which a line shows none of them
 
 
-def draw(runs: Sequence[RunRecord]) -> figures.Picture:
+def draw(runs: Sequence[RunRecord]) -> grids.Picture:
     """The runs' curves in the colours of their names, in the order given, the first twelve told apart."""
     names = [run.name for run in runs]
-    colour = figures.colours(names)
+    colour = charts.colours(names)
 
     def panels(figure: "Figure") -> None:
         axes = figure.subplots(2, 3)
         for place, metric in zip(axes[:, :2].flat, PANELS, strict=True):
             _draw_curves(place, runs, metric, colour)
-        figures.draw_rate_distortion(axes[0, 2], rate_points(runs), pca_levels(runs), colour)
+        charts.draw_rate_distortion(axes[0, 2], rate_points(runs), pca_levels(runs), colour)
         axes[0, 2].set_title("rate and distortion (hollow: by validation)", fontsize=10)
         axes[1, 2].axis("off")
-        axes[1, 2].legend(*figures.legend(names), loc="upper left", frameon=False, fontsize=9)
+        axes[1, 2].legend(*charts.legend(names), loc="upper left", frameon=False, fontsize=9)
 
-    return figures.rendered(panels, 15.0, 8.0)
+    return charts.rendered(panels, 15.0, 8.0)
 
 
 def _draw_curves(axes: "Axes", runs: Sequence[RunRecord], metric: str, colour: Mapping[str, Any]) -> None:
@@ -52,4 +52,4 @@ def _draw_curves(axes: "Axes", runs: Sequence[RunRecord], metric: str, colour: M
     axes.set_xlim(0)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20k, 1.5M
     axes.grid(alpha=0.3)
-    figures.spread_values(axes, [value for points in series.values() for _, value in points])
+    charts.spread_values(axes, [value for points in series.values() for _, value in points])

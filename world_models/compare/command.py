@@ -20,7 +20,7 @@ from world_models.compare import frames as side_by_side
 from world_models.compare import page as comparison_page
 from world_models.compare import table as comparison
 from world_models.data.frames import Device
-from world_models.drawing import figures
+from world_models.drawing import grids
 from world_models.runs import checkpoints
 from world_models.runs.records import RunRecord, is_run, read_run, read_runs
 from world_models.runtime import cli, files, terminal, untrusted
@@ -116,7 +116,7 @@ def compare(job: Job) -> None:
     curves = chart.draw(job.runs)
     rows = job.models.rows(job.num_frames) if job.models else None
     files.remove_partials(job.out, names=("compare.png", "compare.html"))
-    figures.save(job.out / "compare.png", curves)
+    grids.save(job.out / "compare.png", curves)
     files.write_text(job.out / "compare.html", comparison_page.page(job.runs, curves, rows, job.notes))
     terminal.say(f"{job.out / 'compare.html'} shows it")
 

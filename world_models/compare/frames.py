@@ -11,12 +11,12 @@ import torch
 from world_models.data import mnist
 from world_models.data.frames import Device, FrameSet, FrameSource, torch_device
 from world_models.data.rollouts import Rollouts
-from world_models.drawing import figures
+from world_models.drawing import charts, grids
 from world_models.runs import checkpoints, provenance
 from world_models.runs.records import RunRecord
 from world_models.vae.model import VAE
 
-MAX_SHOWN = figures.MAX_COLOURED
+MAX_SHOWN = charts.MAX_COLOURED
 
 
 class FrameRows(NamedTuple):
@@ -29,8 +29,8 @@ class FrameRows(NamedTuple):
     """
 
     data: str
-    originals: figures.Frames
-    reconstructions: Mapping[str, figures.Frames]
+    originals: grids.Frames
+    reconstructions: Mapping[str, grids.Frames]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from world_models.compare import table as comparison
 from world_models.compare.frames import FrameRows
-from world_models.drawing import figures
+from world_models.drawing import grids
 from world_models.drawing import html as page_parts
 from world_models.runs.records import RunRecord
 
@@ -30,9 +30,7 @@ CURVES = (
 )
 
 
-def page(
-    runs: Sequence[RunRecord], curves: figures.Picture, frames: FrameRows | None, notes: Sequence[str] = ()
-) -> str:
+def page(runs: Sequence[RunRecord], curves: grids.Picture, frames: FrameRows | None, notes: Sequence[str] = ()) -> str:
     """The comparison as HTML; `notes` says what is left out."""
     title = f"{len(runs)} runs side by side" if len(runs) > 1 else f"The run {runs[0].name}"
     warnings = [f'<p class="warning">Careful: {html.escape(line)}</p>' for line in comparison.conflicts(runs)]
@@ -65,8 +63,8 @@ def _meanings(runs: Sequence[RunRecord]) -> str:
     return "; ".join(f"<b>{html.escape(column.head)}</b>: {html.escape(column.meaning)}" for column in columns)
 
 
-def _url(picture: figures.Picture) -> str:
-    return figures.data_url(figures.png(picture), "image/png")
+def _url(picture: grids.Picture) -> str:
+    return grids.data_url(grids.png(picture), "image/png")
 
 
 def _table(kind: str, rows: Sequence[Sequence[str]]) -> str:
@@ -92,7 +90,7 @@ def _frames(frames: FrameRows | None) -> list[str]:
     rows = {"held-out frames": frames.originals, **frames.reconstructions}
     lines = [
         f"<tr><th>{html.escape(name)}</th>"
-        f'<td><img class="frames" src="{_url(figures.grid([row]))}" alt="frames"></td></tr>'
+        f'<td><img class="frames" src="{_url(grids.grid([row]))}" alt="frames"></td></tr>'
         for name, row in rows.items()
     ]
     return [

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from world_models.data.mnist import NUM_DIGITS
-from world_models.drawing import figures, model_views
+from world_models.drawing import charts, grids, model_views
 from world_models.vae import metrics
 from world_models.vae.model import VAE
 
@@ -22,7 +22,7 @@ MAX_POINTS = 5000
 STEPS = 12
 STROKE_SHARE = 0.3  # of a digit's images, those with the most ink and those with the least
 
-Shown = dict[str, figures.Picture]
+Shown = dict[str, grids.Picture]
 
 
 def in_training(vae: VAE, frames: metrics.Frames, labels: metrics.Labels) -> Shown:
@@ -58,7 +58,7 @@ def _decoded(vae: VAE, z: Tensor, digits: int | Tensor) -> metrics.Frames:
     return vae.decode(z, labels).cpu().numpy()
 
 
-def reconstructions(vae: VAE, frames: metrics.Frames, labels: metrics.Labels) -> figures.Picture:
+def reconstructions(vae: VAE, frames: metrics.Frames, labels: metrics.Labels) -> grids.Picture:
     """Two images of each digit of which there are so many, in two rows, each over decode(mu)."""
     rows = []
     for nth in range(2):
@@ -66,7 +66,7 @@ def reconstructions(vae: VAE, frames: metrics.Frames, labels: metrics.Labels) ->
         told = torch.from_numpy(labels[chosen])
         if len(chosen):
             rows += [frames[chosen], _decoded(vae, vae.encode(frames[chosen], told).mu, told)]
-    return figures.grid(rows, SCALE)
+    return grids.grid(rows, SCALE)
 
 
 def _digits_with(labels: metrics.Labels, count: int) -> list[int]:
@@ -74,7 +74,7 @@ def _digits_with(labels: metrics.Labels, count: int) -> list[int]:
     return [digit for digit in range(NUM_DIGITS) if (labels == digit).sum() >= count]
 
 
-def latents(mu: Float[Tensor, "frames z"], labels: metrics.Labels) -> figures.Picture:
+def latents(mu: Float[Tensor, "frames z"], labels: metrics.Labels) -> grids.Picture:
     """Mu of test images in the plane, coloured by digit: z itself where it has two dimensions, else PCA's first two."""
     points, names = mu[:MAX_POINTS].numpy(), ("z[0]", "z[1]")
     if mu.shape[1] > 2:
@@ -92,10 +92,10 @@ def latents(mu: Float[Tensor, "frames z"], labels: metrics.Labels) -> figures.Pi
         axes.set(xlabel=names[0], ylabel=names[1])
         figure.legend(loc="outside right upper", markerscale=4)
 
-    return figures.rendered(draw, 7.0, 6.0)
+    return charts.rendered(draw, 7.0, 6.0)
 
 
-def manifold(vae: VAE, mu: Float[Tensor, "frames z"], side: int = 20) -> figures.Picture:
+def manifold(vae: VAE, mu: Float[Tensor, "frames z"], side: int = 20) -> grids.Picture:
     """Images of a plane of z, at the quantiles 0.02 to 0.98 of the prior in each direction; up is more of z[1].
 
     A plain autoencoder has no prior; its plane spans the quantiles of mu.
@@ -104,10 +104,10 @@ def manifold(vae: VAE, mu: Float[Tensor, "frames z"], side: int = 20) -> figures
     normal = torch.special.ndtri(shares)
     across, up = torch.quantile(mu, shares, 0).T if vae.config.posterior == "point" else (normal, normal)
     rows = [_decoded(vae, torch.stack([across, height.expand(side)], 1), 0) for height in reversed(up)]
-    return figures.grid(rows, 1)
+    return grids.grid(rows, 1)
 
 
-def interpolation(vae: VAE, mu: Float[Tensor, "frames z"], labels: metrics.Labels) -> figures.Picture:
+def interpolation(vae: VAE, mu: Float[Tensor, "frames z"], labels: metrics.Labels) -> grids.Picture:
     """From one image to another, along a straight line in z and along an arc about the origin.
 
     A conditional model, whose z does not hold the digit, goes from one image of a digit to another.
@@ -120,7 +120,7 @@ def interpolation(vae: VAE, mu: Float[Tensor, "frames z"], labels: metrics.Label
         for name, between in {"linear": linear, "spherical": spherical}.items():
             rows.append(_decoded(vae, between(*ends, torch.linspace(0, 1, STEPS)), a))
             names.append(f"{a} to {b}\n{name}")
-    return figures.labelled(figures.grid(rows, SCALE), names, margin=80)
+    return grids.labelled(grids.grid(rows, SCALE), names, margin=80)
 
 
 def linear(a: Float[Tensor, " z"], b: Float[Tensor, " z"], shares: Float[Tensor, " steps"]) -> Float[Tensor, "steps z"]:
@@ -143,7 +143,7 @@ def spherical(
 
 def arithmetic(
     vae: VAE, mu: Float[Tensor, "frames z"], frames: metrics.Frames, labels: metrics.Labels
-) -> figures.Picture:
+) -> grids.Picture:
     """Thick less thin ones, added to a thin image of another digit: a - b + c may be a thick one of it."""
     ink = frames.sum((1, 2, 3))
     first, *others = _digits_with(labels, 2)
@@ -155,7 +155,7 @@ def arithmetic(
         row = [(thick, first), (thin, first), (c, digit), (thick - thin + c, digit)]
         rows.append(np.concatenate([_decoded(vae, z, of) for z, of in row]))
         names.append(f"thick {first} - thin {first}\n+ thin {digit} = ...")
-    return figures.labelled(figures.grid(rows, SCALE), names, margin=110)
+    return grids.labelled(grids.grid(rows, SCALE), names, margin=110)
 
 
 def _by_ink(ink: np.ndarray, labels: metrics.Labels, digit: int) -> tuple[np.ndarray, np.ndarray]:
@@ -166,14 +166,14 @@ def _by_ink(ink: np.ndarray, labels: metrics.Labels, digit: int) -> tuple[np.nda
     return ranked[-count:], ranked[:count]
 
 
-def chosen_digits(vae: VAE, count: int = 12, seed: int = 0) -> figures.Picture:
+def chosen_digits(vae: VAE, count: int = 12, seed: int = 0) -> grids.Picture:
     """A row for each digit that the model is told, a column for each z: the same hand writes a column."""
     z = torch.randn(count, vae.config.z_dim, generator=torch.Generator().manual_seed(seed))
     rows = [_decoded(vae, z, digit) for digit in range(vae.config.num_classes)]
-    return figures.labelled(figures.grid(rows, SCALE), [str(digit) for digit in range(len(rows))], margin=30)
+    return grids.labelled(grids.grid(rows, SCALE), [str(digit) for digit in range(len(rows))], margin=30)
 
 
-def holes(models: Mapping[str, VAE], count: int = 16, seed: int = 0) -> figures.Picture:
+def holes(models: Mapping[str, VAE], count: int = 16, seed: int = 0) -> grids.Picture:
     """The same random z decoded by each model, a pair of rows a model: an autoencoder has holes where a VAE has digits.
 
     Models of another number of dimensions take the first of as many as they have.
@@ -184,4 +184,4 @@ def holes(models: Mapping[str, VAE], count: int = 16, seed: int = 0) -> figures.
     drawn = [_decoded(vae, z[:, : vae.config.z_dim], digits) for vae in models.values()]
     rows = list(itertools.chain.from_iterable((images[:count], images[count:]) for images in drawn))
     names = list(itertools.chain.from_iterable((name, "") for name in models))
-    return figures.labelled(figures.grid(rows, SCALE), names, margin=110)
+    return grids.labelled(grids.grid(rows, SCALE), names, margin=110)

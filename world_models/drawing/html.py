@@ -2,7 +2,7 @@
 
 import html
 
-from world_models.drawing import figures
+from world_models.drawing import grids
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
@@ -22,11 +22,11 @@ def row(label: str, *values: str) -> str:
     return f"<tr><td>{html.escape(label)}</td>{cells}</tr>"
 
 
-def figure(key: str, picture: figures.Picture | bytes, caption: str, is_chart: bool) -> str:
+def figure(key: str, picture: grids.Picture | bytes, caption: str, is_chart: bool) -> str:
     """A figure that the page holds in itself; frames, unlike charts, are enlarged pixel by pixel."""
     if isinstance(picture, bytes):
-        url = figures.data_url(picture, "image/gif")
+        url = grids.data_url(picture, "image/gif")
     else:
-        url = figures.data_url(figures.png(picture), "image/png")
+        url = grids.data_url(grids.png(picture), "image/png")
     kind = "" if is_chart else ' class="frames"'
     return f'<figure><img{kind} src="{url}" alt="{key}"><figcaption>{caption}</figcaption></figure>'

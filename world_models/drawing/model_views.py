@@ -11,7 +11,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from world_models.data.rollouts import FRAME_SHAPE, Rollouts
-from world_models.drawing import figures
+from world_models.drawing import grids
 from world_models.vae.baselines import Baselines
 from world_models.vae.model import VAE
 
@@ -30,7 +30,7 @@ def _decoded(vae: VAE, z: Float[Tensor, "batch z"], labels: Int64[Tensor, " batc
     return vae.decode(z, labels).cpu().numpy()
 
 
-def in_training(vae: VAE, frames: Frames) -> dict[str, figures.Picture]:
+def in_training(vae: VAE, frames: Frames) -> dict[str, grids.Picture]:
     """What each validation draws."""
     return {
         "reconstructions": reconstructions(vae, frames),
@@ -39,17 +39,17 @@ def in_training(vae: VAE, frames: Frames) -> dict[str, figures.Picture]:
     }
 
 
-def reconstructions(vae: VAE, frames: Frames) -> figures.Picture:
+def reconstructions(vae: VAE, frames: Frames) -> grids.Picture:
     """Frames (first and third row) over decode(mu) of each."""
     shown = shown_frames(frames)
     decoded = _decoded(vae, vae.encode(shown).mu)
     half = len(shown) // 2
-    return figures.grid([shown[:half], decoded[:half], shown[half:], decoded[half:]])
+    return grids.grid([shown[:half], decoded[:half], shown[half:], decoded[half:]])
 
 
-def samples(vae: VAE, count: int = 64, seed: int = 0) -> figures.Picture:
+def samples(vae: VAE, count: int = 64, seed: int = 0) -> grids.Picture:
     """Frames decoded from the prior, of the same z each time."""
-    return figures.sheet(dreams(vae, count, seed))
+    return grids.sheet(dreams(vae, count, seed))
 
 
 def dreams(vae: VAE, count: int, seed: int = 0) -> Frames:
@@ -58,14 +58,14 @@ def dreams(vae: VAE, count: int, seed: int = 0) -> Frames:
     return _decoded(vae, z, torch.arange(count) % max(1, vae.config.num_classes))
 
 
-def interpolation(vae: VAE, frames: Frames, count: int = 12) -> figures.Picture:
+def interpolation(vae: VAE, frames: Frames, count: int = 12) -> grids.Picture:
     """From one of the shown frames to another, along a straight line in z."""
     mu = vae.encode(shown_frames(frames)).mu
     weights = torch.linspace(0, 1, count, device=mu.device)[:, None]
-    return figures.grid([_decoded(vae, mu[1] + weights * (mu[-2] - mu[1]))])
+    return grids.grid([_decoded(vae, mu[1] + weights * (mu[-2] - mu[1]))])
 
 
-def comparison(vae: VAE, baselines: Baselines, frames: Frames) -> figures.Picture:
+def comparison(vae: VAE, baselines: Baselines, frames: Frames) -> grids.Picture:
     """Frames over the V model's, PCA's and the mean frame's idea of them."""
     shown = shown_frames(frames)[::2]
     pca = (
@@ -78,10 +78,10 @@ def comparison(vae: VAE, baselines: Baselines, frames: Frames) -> figures.Pictur
     )
     mean = baselines.mean_frame.numpy()[None].repeat(len(shown), 0)
     rows = {"frame": shown, "V model": _decoded(vae, vae.encode(shown).mu), "PCA": pca, "mean frame": mean}
-    return figures.labelled(figures.grid(list(rows.values())), list(rows), margin=90)
+    return grids.labelled(grids.grid(list(rows.values())), list(rows), margin=90)
 
 
-def traversal(vae: VAE, frames: Frames, kl_per_dim: Sequence[float], num_dims: int) -> figures.Picture:
+def traversal(vae: VAE, frames: Frames, kl_per_dim: Sequence[float], num_dims: int) -> grids.Picture:
     """One frame with one latent dimension after the other moved from -3 to 3, by falling KL."""
     mu = vae.encode(shown_frames(frames)[8:9]).mu
     values = torch.linspace(-3, 3, 9, device=mu.device)
@@ -91,7 +91,7 @@ def traversal(vae: VAE, frames: Frames, kl_per_dim: Sequence[float], num_dims: i
         z = mu.repeat(len(values), 1)
         z[:, dim] = values
         rows.append(_decoded(vae, z))
-    return figures.labelled(figures.grid(rows), [f"z[{dim}]\n{kl_per_dim[dim]:.2f} nats" for dim in dims], margin=90)
+    return grids.labelled(grids.grid(rows), [f"z[{dim}]\n{kl_per_dim[dim]:.2f} nats" for dim in dims], margin=90)
 
 
 def clip(vae: VAE, data: Rollouts, num_frames: int = 100) -> bytes:
@@ -99,17 +99,17 @@ def clip(vae: VAE, data: Rollouts, num_frames: int = 100) -> bytes:
     episode = data[int(np.argmax(data.returns()))]
     first = max(0, (len(episode) - 2 * num_frames) // 2)
     frames = episode.frames[first : first + 2 * num_frames : 2]
-    return figures.clip_gif(frames, _decoded(vae, vae.encode(frames).mu))
+    return grids.clip_gif(frames, _decoded(vae, vae.encode(frames).mu))
 
 
-def worst(vae: VAE, frames: Frames) -> figures.Picture:
+def worst(vae: VAE, frames: Frames) -> grids.Picture:
     """Frames, the worst first, in rows of eight over decode(mu) of each."""
     decoded = _decoded(vae, vae.encode(frames).mu)
     starts = range(0, len(frames), 8)
-    return figures.grid([rows[start : start + 8] for start in starts for rows in (frames, decoded)])
+    return grids.grid([rows[start : start + 8] for start in starts for rows in (frames, decoded)])
 
 
-def arithmetic(vae: VAE, mu: Float[np.ndarray, "frames z"], columns: Columns) -> figures.Picture:
+def arithmetic(vae: VAE, mu: Float[np.ndarray, "frames z"], columns: Columns) -> grids.Picture:
     """The most usual frame moved along what tells high from low in each column of telemetry.
 
     The direction is the mean mu of the fifth of the frames with the highest values less that of the fifth with the
@@ -122,4 +122,4 @@ def arithmetic(vae: VAE, mu: Float[np.ndarray, "frames z"], columns: Columns) ->
         order, fifth = np.argsort(values, kind="stable"), max(1, len(values) // 5)
         direction = torch.from_numpy(mu[order[-fifth:]].mean(0) - mu[order[:fifth]].mean(0))
         rows.append(_decoded(vae, start + steps * direction))
-    return figures.labelled(figures.grid(rows), [name.replace("_", "\n", 1) for name in columns], margin=170)
+    return grids.labelled(grids.grid(rows), [name.replace("_", "\n", 1) for name in columns], margin=170)

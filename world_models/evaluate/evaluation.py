@@ -8,7 +8,7 @@ import torch
 
 from world_models.data.frames import FrameSet
 from world_models.data.rollouts import Episode
-from world_models.drawing import figures, model_views
+from world_models.drawing import charts, grids, model_views
 from world_models.evaluate import breakdown, page, probes
 from world_models.evaluate.driving import measurement, track_map
 from world_models.evaluate.foresight import study as foresight
@@ -59,7 +59,7 @@ def evaluate(
             bar.update()
         scores |= {"foresight": study.score(_walked(job)) if study else None, "drive": driven}
         bar.update()
-        shown: dict[str, figures.Picture | bytes] = {**_draw(job, frames, scored, columns, scores), **maps}
+        shown: dict[str, grids.Picture | bytes] = {**_draw(job, frames, scored, columns, scores), **maps}
         if study:
             shown |= {"dream": _dream(job, study)}
         page.write(job.run, scores, shown)
@@ -107,12 +107,12 @@ def _draw(
     scored: metrics.Scored,
     columns: breakdown.Columns,
     scores: dict[str, Any],
-) -> dict[str, figures.Picture | bytes]:
+) -> dict[str, grids.Picture | bytes]:
     own = rate_distortion.RatePoint(job.name, scores["kl_nats"], scores["sse"])
     return {
         **page.draw(job.vae, job.data, frames, job.baselines, scores),
         **page.draw_breakdown(job.vae, frames, scored, columns, scores),
-        "rate_distortion": figures.rate_distortion([own, *job.others], rate_distortion.pca_of(scores)),
+        "rate_distortion": charts.rate_distortion([own, *job.others], rate_distortion.pca_of(scores)),
         **page.draw_curves(job.run, scores),
     }
 
@@ -172,7 +172,7 @@ def _dream(job: RolloutJob, study: foresight.Study) -> bytes:
     episode = job.data[int(np.argmax(job.data.returns()))]
     num_frames = min(DREAM_FRAMES, len(episode) - foresight.WARM_UP)
     start = max(foresight.WARM_UP, (len(episode) - num_frames) // 2)
-    return figures.clip_gif(*study.dream(episode, start, num_frames).values())
+    return grids.clip_gif(*study.dream(episode, start, num_frames).values())
 
 
 def _probes(job: RolloutJob, held_out: FrameSet) -> dict[str, Any]:

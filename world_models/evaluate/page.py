@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from world_models.data.rollouts import Rollouts
-from world_models.drawing import figures, model_views
+from world_models.drawing import charts, grids, model_views
 from world_models.drawing.html import STYLE, figure, row
 from world_models.evaluate import breakdown
 from world_models.runs.records import read_lines
@@ -57,7 +57,7 @@ TABLE = {
 
 BOUND = "importance-weighted bound, k = {k} (nats; on {of:,} frames, whose ELBO is that of k = 1)"
 
-Shown = Mapping[str, figures.Picture | bytes]
+Shown = Mapping[str, grids.Picture | bytes]
 
 
 def draw(vae: VAE, data: Rollouts, frames: Frames, baselines: Baselines, scores: Mapping[str, Any]) -> Shown:
@@ -70,7 +70,7 @@ def draw(vae: VAE, data: Rollouts, frames: Frames, baselines: Baselines, scores:
         "samples": model_views.samples(vae),
         "traversal": model_views.traversal(vae, frames, scores["kl_per_dim"], min(12, max(1, scores["dims_used"]))),
         "interpolation": model_views.interpolation(vae, frames),
-        "kl_per_dim": figures.bars(
+        "kl_per_dim": charts.bars(
             np.array(scores["kl_per_dim"])[order], order.tolist(), "latent dimension", "KL (nats)"
         ),
     }
@@ -81,14 +81,14 @@ def draw_breakdown(
 ) -> Shown:
     """The figures on where the error lies, and on what mu does with the telemetry."""
     shown = {
-        "error_map": figures.heat_map(scored.error_map, "squared error per pixel"),
+        "error_map": charts.heat_map(scored.error_map, "squared error per pixel"),
         "worst": model_views.worst(vae, frames[breakdown.worst(scored.sse)]),
     }
     binned = scores["sse_by_telemetry"]
     most = sorted(binned, key=lambda name: min(binned[name]["sse"]) - max(binned[name]["sse"]))[:6]
-    charts = [figures.bins(binned[name]["edges"], binned[name]["sse"], name, "SSE") for name in most]
-    if charts:
-        shown["telemetry"] = np.concatenate([np.concatenate(row, 1) for row in _rows_of_3(charts)])
+    drawn = [charts.bins(binned[name]["edges"], binned[name]["sse"], name, "SSE") for name in most]
+    if drawn:
+        shown["telemetry"] = np.concatenate([np.concatenate(row, 1) for row in _rows_of_3(drawn)])
     known = {name: r2 for name, r2 in (scores["probe_r2"] or {}).items() if r2 is not None}
     told = sorted(known, key=lambda name: -known[name])[:6]
     if told:
@@ -96,9 +96,9 @@ def draw_breakdown(
     return shown
 
 
-def _rows_of_3(charts: Sequence[figures.Picture]) -> list[list[figures.Picture]]:
-    blank = np.full_like(charts[0], figures.WHITE)
-    padded = [*charts, *[blank] * (-len(charts) % 3)]
+def _rows_of_3(drawn: Sequence[grids.Picture]) -> list[list[grids.Picture]]:
+    blank = np.full_like(drawn[0], grids.WHITE)
+    padded = [*drawn, *[blank] * (-len(drawn) % 3)]
     return [padded[start : start + 3] for start in range(0, len(padded), 3)]
 
 
@@ -106,12 +106,12 @@ def draw_curves(run: Path, scores: Mapping[str, Any]) -> Shown:
     """The run's validations, if there are any."""
     names = ("val/sse", "val/kl_nats")
     lines = [line for line in read_lines(run) if line.keys() >= set(names)]
-    return {"curves": figures.curves(lines, names, {"val/sse": {"PCA": scores["pca_sse"]}})} if lines else {}
+    return {"curves": charts.curves(lines, names, {"val/sse": {"PCA": scores["pca_sse"]}})} if lines else {}
 
 
 def write(run: Path, scores: Mapping[str, Any], shown: Shown) -> None:
     """Write the figures under figures/ and report.html, which holds them all in itself."""
-    figures.save_all(run / "figures", shown)
+    grids.save_all(run / "figures", shown)
     files.write_text(run / "report.html", page(run.name, scores, shown))
 
 

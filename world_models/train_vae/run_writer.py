@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from world_models.drawing import digit_views, figures, model_views
+from world_models.drawing import digit_views, grids, model_views
 from world_models.runs import checkpoints, resume, tracking
 from world_models.runs.artifacts import Product
 from world_models.runtime import files, locks, terminal
@@ -70,10 +70,10 @@ class Run:
         else:
             shown, stamp = digit_views.in_training(vae, frames, labels), f"epoch_{_number(position['epoch'])}"
         for name, picture in shown.items():
-            figures.save(self._out / "figures" / f"{name}_{stamp}.png", picture)
+            grids.save(self._out / "figures" / f"{name}_{stamp}.png", picture)
         if finished and labels is not None:
             last = digit_views.finished(vae, digit_views.encoded(vae, frames, labels), frames, labels)
-            figures.save_all(self._out / "figures", last)
+            grids.save_all(self._out / "figures", last)
             shown |= last
         self._tracker.images(shown, seen)
 

@@ -23,7 +23,7 @@ READ_MUTANTS = """
 import sys
 from pathlib import Path
 import numpy as np
-from world_models.rollouts import Rollouts
+from world_models.data.rollouts import Rollouts
 source, seed, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 data, path = source.read_bytes(), source.with_name("mutant.h5")
 for index in range(count):
@@ -131,7 +131,7 @@ def test_a_damaged_heap_is_refused_by_name(make_rollouts: Make, offset: int, val
     width = 2 if value == 99 else 8
     data[at : at + width] = value.to_bytes(width, "little")
     path.write_bytes(data)
-    code = "import sys; from world_models.rollouts import Rollouts; Rollouts(sys.argv[1])"
+    code = "import sys; from world_models.data.rollouts import Rollouts; Rollouts(sys.argv[1])"
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1, done
     assert str(path) in done.stderr.splitlines()[-1]

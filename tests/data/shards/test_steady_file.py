@@ -54,13 +54,16 @@ def test_a_shard_on_a_full_disk_stops_in_one_line_and_is_whole_when_there_is_roo
     assert Shard(path, FORMAT, verify=True).num_rows == ROWS
 
 
+def with_tests_on_the_path() -> dict[str, str]:
+    """The environment in which a process imports this module, and conftest."""
+    here = Path(__file__).parent
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parents[1]), *sys.path])}
+
+
 def test_a_process_that_met_a_full_disk_ends_by_itself(tmp_path: Path):
-    program = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from test_steady_file import *\n"
-        "with largest_file(30_000): write_latents(Path(sys.argv[2]) / 'a.h5')"
-    )
+    program = "from test_steady_file import *\nwith largest_file(30_000): write_latents(Path(sys.argv[1]) / 'a.h5')"
     done = subprocess.run(
-        [sys.executable, "-c", program, str(Path(__file__).parent), str(tmp_path)], capture_output=True, text=True
+        [sys.executable, "-c", program, str(tmp_path)], env=with_tests_on_the_path(), capture_output=True, text=True
     )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("world_models.runtime.cli.Stopped: ")
@@ -70,7 +73,6 @@ def test_ctrl_c_while_a_shard_is_written_comes_up_in_the_program_not_in_hdf5(tmp
     """Ten interrupts in a row, which would come up in HDF5's own calls if it worked in the main thread."""
     program = """
 import os, signal, sys, threading, time
-sys.path.insert(0, sys.argv[1])
 from test_steady_file import *
 def interrupt():
     for _ in range(10):
@@ -80,13 +82,14 @@ threading.Thread(target=interrupt, daemon=True).start()
 heard, end = 0, time.monotonic() + 60
 while heard < 10 and time.monotonic() < end:
     try:
-        write_latents(Path(sys.argv[2]) / "a.h5")
+        write_latents(Path(sys.argv[1]) / "a.h5")
     except KeyboardInterrupt:
         heard += 1
 print("heard")
 """
     done = subprocess.run(
-        [sys.executable, "-c", program, str(Path(__file__).parent), str(tmp_path)],
+        [sys.executable, "-c", program, str(tmp_path)],
+        env=with_tests_on_the_path(),
         capture_output=True,
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from world_models.data import mnist
-from world_models.drawing import digit_views, figures
+from world_models.drawing import charts, digit_views, grids
 from world_models.evaluate.digits import page as digit_report
 from world_models.evaluate.digits import scores as digit_scores
 from world_models.runs import checkpoints, records
@@ -125,7 +125,7 @@ def evaluate(job: DigitJob, num_iwae_images: int) -> tuple[dict[str, Any], digit
             bar.update()
         scores |= _provenance(job, num_iwae_images)
         shown = _draw(job, scores, test_mu)
-        figures.save_all(job.run / "figures", shown)
+        grids.save_all(job.run / "figures", shown)
         files.write_text(job.run / "report.html", digit_report.page(job.run.name, scores, shown))
         files.write_json(job.run / "eval.json", scores)  # last: it says that the evaluation is whole
         bar.update()
@@ -186,5 +186,5 @@ def _draw(job: DigitJob, scores: Mapping[str, Any], test_mu: torch.Tensor) -> di
     if job.vae.config.posterior == "normal":
         order = torch.tensor(scores["kl_per_dim"]).argsort(descending=True).tolist()
         heights = torch.tensor(scores["kl_per_dim"])[order].numpy()
-        shown["kl_per_dim"] = figures.bars(heights, order, "latent dimension", "KL (nats)")
+        shown["kl_per_dim"] = charts.bars(heights, order, "latent dimension", "KL (nats)")
     return shown

@@ -4,7 +4,7 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from world_models.drawing import figures
+from world_models.drawing import charts, grids
 from world_models.drawing.html import STYLE, figure, row
 from world_models.runs.records import RunRecord, number
 
@@ -57,7 +57,7 @@ CHOSEN = (
 CHARTS = {"latents", "trade_off", "kl_per_dim"}
 
 
-def page(name: str, scores: Mapping[str, Any], shown: Mapping[str, figures.Picture]) -> str:
+def page(name: str, scores: Mapping[str, Any], shown: Mapping[str, grids.Picture]) -> str:
     """The report as HTML."""
     title = html.escape(f"model of MNIST {name}")
     rows = [row(label, _number(key, scores[key])) for key, label in TABLE.items() if scores[key] is not None]
@@ -140,7 +140,7 @@ def _beta_point(run: RunRecord) -> BetaPoint | None:
     return None if beta is None or kl is None or loss is None else BetaPoint(beta, kl, loss - beta * kl)
 
 
-def trade_off(points: Sequence[BetaPoint]) -> figures.Picture:
+def trade_off(points: Sequence[BetaPoint]) -> grids.Picture:
     """Reconstruction error and KL over beta."""
     ordered = sorted(points)
 
@@ -161,4 +161,4 @@ def trade_off(points: Sequence[BetaPoint]) -> figures.Picture:
             left.set_xticks(betas, [f"{beta:g}" for beta in betas])
         left.set_xlabel("beta")
 
-    return figures.rendered(draw, 7.0, 4.0)
+    return charts.rendered(draw, 7.0, 4.0)

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from world_models.drawing.figures import Picture, rendered
+from world_models.drawing.charts import rendered
+from world_models.drawing.grids import Picture
 from world_models.evaluate.driving.lockstep import Driven
 
 if TYPE_CHECKING:
