@@ -89,6 +89,12 @@ def test_every_file_that_a_page_names_exists(page, name):
     assert any((folder / name).exists() for folder in (ROOT, ROOT / "world_models", page.parent))
 
 
+def test_every_name_on_the_map_is_in_the_code():
+    code = "\n".join(path.read_text() for path in (ROOT / "world_models").rglob("*.py"))
+    names = re.findall(r"`(?:VAE\.|VAEConfig\.)?([A-Za-z_]\w+)(?:\(\w*\))?`", TEXT[ROOT / "docs/architecture.md"])
+    assert not set(names) - set(re.findall(r"\w+", code))
+
+
 @pytest.mark.parametrize("guide", GUIDES, ids=named)
 def test_the_readme_leads_to_every_guide(guide):
     assert f"](docs/{guide.name})" in TEXT[ROOT / "README.md"]
