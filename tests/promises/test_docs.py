@@ -1,11 +1,13 @@
-"""README, guides: every command is parsed, every Python block runs, every link leads somewhere."""
+"""README and guides: commands are parsed, Python blocks run, and every link, file, flag and name is there."""
 
+import dataclasses
 import doctest
 import importlib
 import json
 import re
 import shlex
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
@@ -19,6 +21,8 @@ COMMANDS = sorted({line for text in TEXT.values() for line in re.findall(r"pytho
 PYTHON = [(page, block) for page in PAGES for block in re.findall(r"```python\n(.*?)```", TEXT[page], re.S)]
 LINKS = [(page, link) for page in PAGES for link in re.findall(r"\]\((?!http)([^)]+)\)", TEXT[page])]
 NAMED = [(page, name) for page in PAGES for name in re.findall(r"`([\w/-]+/[\w-]+\.(?:py|c|md|yaml))`", TEXT[page])]
+FLAGS = [(page, flag) for page in PAGES for flag in re.findall(r"`--([\w.]+)", TEXT[page])]
+OTHER_FLAGS = {"config", "help", "print_config", "cov", "memory", "processes"}  # the parser's, pytest's, the examples'
 SCHEMAS = {
     "__main__": "PipelineConfig",
     "bench": "BenchConfig",
@@ -49,6 +53,27 @@ def test_every_command_of_the_docs_is_parsed(command, monkeypatch):
     name = name if name in SCHEMAS else f"{name}.command"
     schema = getattr(importlib.import_module(f"world_models.{name}"), SCHEMAS[name])
     assert isinstance(cli.parse(schema, argv, prog="test"), schema)
+
+
+def _fields(schema: type) -> set[str]:
+    """Names of a config's settings, nested ones with dots."""
+    hints = get_type_hints(schema)
+    nested = {
+        name: _fields(kind) for name, kind in hints.items() if isinstance(kind, type) and dataclasses.is_dataclass(kind)
+    }
+    return set(hints) | {f"{name}.{inner}" for name, inners in nested.items() for inner in inners}
+
+
+@pytest.fixture(scope="module")
+def settings() -> set[str]:
+    """The settings of all commands."""
+    modules = {name: importlib.import_module(f"world_models.{name}") for name in SCHEMAS}
+    return {field for name, schema in SCHEMAS.items() for field in _fields(getattr(modules[name], schema))}
+
+
+@pytest.mark.parametrize(("page", "flag"), FLAGS, ids=[f"{named(page)}-{flag}" for page, flag in FLAGS])
+def test_every_flag_that_a_page_names_exists(page, flag, settings):
+    assert flag.removesuffix(".driver") in settings | OTHER_FLAGS  # mixture.driver: policies are free names
 
 
 @pytest.fixture
