@@ -100,6 +100,11 @@ def test_eval_json_has_the_keys_of_the_design(run: Path):
     assert set(_scores(run)) >= SCORES
 
 
+def test_the_format_page_names_every_key(run: Path):
+    page = (Path(__file__).parents[2] / "docs/formats.md").read_text()
+    assert not {key for key in _scores(run) if f"`{key}`" not in page}
+
+
 @pytest.mark.parametrize("name", sorted(SCORES - {"probe_r2", "iwae_nats", "kl_per_dim"}))
 def test_each_score_is_a_number(run: Path, name: str):
     assert np.isfinite(_scores(run)[name])

@@ -1,6 +1,7 @@
 """The work of a controller that sees z: steps of one environment, and of several in lock-step.
 
-A step is what the README's loop does: the observation is cut, resized and encoded, and the environment takes an action.
+A step is what the loop in docs/encode.md does: the observation is cut, resized and encoded, and the environment takes
+an action.
 """
 
 import time

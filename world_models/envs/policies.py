@@ -2,7 +2,7 @@
 
 A policy is made once an episode, `make(env, seed) -> policy`, and called once a step, `policy(frame) -> action`. All
 its randomness derives from the seed, so `episode_seed` and `episode_policy` reproduce an episode. Your own is named
-`package.module:name`; see README.
+`package.module:name`; see docs/collect.md.
 """
 
 import importlib
