@@ -20,6 +20,8 @@ from world_models.data.sequences import LatentSequences
 from world_models.vae.fast import forms
 from world_models.vae.model import VAE, VAEConfig
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def rows(rollouts_dir, tmp_path_factory):

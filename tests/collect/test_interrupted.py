@@ -18,6 +18,8 @@ from world_models.data.rollouts import FORMAT, Rollouts
 from world_models.data.shards import shard_paths
 from world_models.data.shards.reader import Shard
 
+pytestmark = pytest.mark.slow
+
 NUM_EPISODES = 8
 FLAGS = f"--num_episodes {NUM_EPISODES} --max_steps 60 --episodes_per_shard 1".split()
 PATIENCE_S = 60.0

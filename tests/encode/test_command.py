@@ -381,6 +381,7 @@ def test_a_failure_in_a_stage_leaves_no_file(data: Path, run: Path, tmp_path: Pa
     assert list((tmp_path / "latents").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_processes_split_the_shards(data: Path, run: Path, latents: Path, tmp_path: Path):
     out, script = tmp_path / "split", [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
     command = [*script, "-m", "world_models.encode", *f"--data {data} --vae {run} --out {out} --device cpu".split()]

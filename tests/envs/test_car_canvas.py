@@ -27,6 +27,8 @@ from world_models.envs import car_renderer
 from world_models.envs.car_renderer import CRenderer
 from world_models.envs.renderer_choice import scatter
 
+pytestmark = pytest.mark.slow
+
 FRAMES = int(os.environ.get("WORLD_MODELS_EXACT_FRAMES", "1500"))
 SECONDS = max(FRAMES / 75, 20)  # at most
 SOURCE = Path(car_renderer.__file__).with_name("_car_canvas.c")

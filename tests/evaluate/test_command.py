@@ -73,6 +73,7 @@ def run(run_dir: Path, heldout: Path, tmp_path_factory: pytest.TempPathFactory) 
     return run
 
 
+@pytest.mark.slow
 def test_wandb_is_told_the_scores_the_figures_and_what_was_scored(
     run_dir: Path, heldout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -186,6 +187,7 @@ def test_drive_is_null_unless_asked_for(run: Path):
     assert _scores(run)["drive"] is None
 
 
+@pytest.mark.slow
 def test_driving_is_scored_and_drawn_where_it_is_asked_for(
     quick: None, run_dir: Path, heldout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -576,6 +578,7 @@ def test_last_weights_are_scored_where_they_are_asked_for(quick: None, small: Pa
     assert scores["sse"] != best
 
 
+@pytest.mark.slow
 def test_evaluation_is_the_same_every_time(small: Path, test: Path, make_rollouts: Callable[..., Path]):
     tiny = make_rollouts([2], name="tiny", seed=2000)
     assert _evaluate(tiny, small) == _evaluate(tiny, small)

@@ -226,6 +226,7 @@ def test_a_benchmark_on_too_little(refused, make_rollouts):
     assert "200 or more" in refused("bench", "--data", str(make_rollouts([5, 5])))
 
 
+@pytest.mark.slow
 def test_a_real_process_ends_with_status_2_and_one_line(tmp_path):
     command = [sys.executable, "-m", "world_models.train_vae", "--data", str(tmp_path / "nothing")]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

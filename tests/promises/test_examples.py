@@ -169,6 +169,7 @@ def test_a_controller_is_linear_on_z_and_h(found: Path):
     assert {name: tensor.shape for name, tensor in controller.items()} == {"weight": (3, 32 + 256), "bias": (3,)}
 
 
+@pytest.mark.slow
 def test_a_search_that_goes_on_in_more_processes_finds_what_an_unbroken_one_finds(
     search: Callable[..., Path], found: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -36,6 +36,7 @@ def test_an_unknown_name_is_an_attribute_error():
         _ = world_models.nothing  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_a_command_lets_openmp_wait_without_taking_the_cores():
     command = [sys.executable, "-m", "world_models.encode", "--help"]
     env = {**os.environ, "OMP_DISPLAY_ENV": "true"}

@@ -74,7 +74,7 @@ def _save_a_model_that_sees_squares(run: Path) -> Path:
     return run
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 class _Memory(nn.Module):

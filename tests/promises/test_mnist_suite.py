@@ -99,6 +99,7 @@ def _weights(run: Path) -> dict[str, torch.Tensor]:
     return checkpoints.load_vae(run, "last").state_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", ["", "--binarise true --vae.num_samples 2"])
 def test_resumed_training_gives_the_weights_of_unbroken_training(
     more: str, mnist_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -123,6 +124,7 @@ def test_resumed_training_gives_the_weights_of_unbroken_training(
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
 
 
+@pytest.mark.slow
 def test_binarised_training_sees_other_pixels(mnist_dir: Path, tmp_path: Path):
     grey = _train("vae", mnist_dir, tmp_path / "grey")
     binarised = _train("vae", mnist_dir, tmp_path / "binarised", "--binarise true")

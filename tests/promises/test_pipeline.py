@@ -10,6 +10,8 @@ from world_models.__main__ import PipelineConfig, main
 from world_models.encode import command as encode
 from world_models.runtime.cli import Stopped
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):

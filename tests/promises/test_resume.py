@@ -20,6 +20,8 @@ from world_models.runtime import files
 from world_models.train_vae import command as train_vae
 from world_models.train_vae.learner import Learner
 
+pytestmark = pytest.mark.slow
+
 SHUFFLE_FRAMES = 8
 STREAMED_GB = 2 * (SHUFFLE_FRAMES + BLOCK_FRAMES) * FRAME_BYTES / 1e9  # the least that is accepted
 FLAGS = (  # an epoch has 205 frames, so 7 steps

@@ -80,6 +80,7 @@ def test_validations_are_frequent_enough_to_stop_a_trial_early():
     assert parsed.num_frames // parsed.val_every_frames >= 2 * SWEEP["early_terminate"]["min_iter"]
 
 
+@pytest.mark.slow
 def test_a_trial_trains_in_a_folder_of_its_own_and_logs_what_the_sweep_asks_for(rollouts_dir: Path, tmp_path: Path):
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     command = _command(TRIAL | SMALL | {"data": str(rollouts_dir)})

@@ -20,6 +20,8 @@ import pytest
 from world_models.runs import wandb_link, wandb_run
 from world_models.runs.tracking import Tracker, WandbConfig
 
+pytestmark = pytest.mark.slow
+
 KEY = "k" * 40
 LATE_START_S, END_S = wandb_run.LATE_START_S, wandb_run.END_S
 SCRIPT = """

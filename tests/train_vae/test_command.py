@@ -89,6 +89,7 @@ def test_config_yaml_is_the_resolved_config(run: Path, rollouts_dir: Path):
     assert config["schedule"] == "cosine"
 
 
+@pytest.mark.slow
 def test_config_yaml_repeats_the_run(run: Path, tmp_path: Path):
     out = tmp_path / "again"
     train_vae.main(["--config", str(run / "config.yaml"), "--out", str(out)])

@@ -383,6 +383,7 @@ def _steps(device: str, compiled_size: int, bf16: bool = False, sizes: tuple[int
     return learner
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
 @pytest.mark.parametrize("device", DEVICES)
 def test_compiled_steps_are_the_steps(device: str, monkeypatch: pytest.MonkeyPatch):

@@ -73,6 +73,7 @@ def test_measuring_twice_gives_the_same_numbers_bit_for_bit(vae: VAE, pca: Basel
     assert first["tracks"] == 3
 
 
+@pytest.mark.slow
 def test_a_process_learns_what_this_process_learns(vae: VAE, quick: None):
     task = measurement.Learning(CAR_RACING, measurement.eyes_of_vae(vae), measurement.PRACTICE)
     ((_, there),) = executors.run(measurement.carry_out, [task], "processes", 1, lambda steps: None)

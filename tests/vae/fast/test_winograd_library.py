@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.slow
+
 SOURCE = Path(__file__).parents[3] / "world_models/vae/fast/_winograd.c"
 COMPILER = shutil.which("cc")
 FLAGS = ("-std=gnu11", "-ffp-contract=fast")  # the package's own
