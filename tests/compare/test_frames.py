@@ -43,8 +43,7 @@ def make_model(tmp_path: Path) -> MakeModel:
 def _load(
     *runs: RunRecord, data: Path | None = None, weights: checkpoints.Weights = "best"
 ) -> tuple[side_by_side.Models | None, list[str]]:
-    notes: list[str] = []
-    return side_by_side.load(runs, str(data) if data else None, weights, "cpu", notes), notes
+    return side_by_side.load(runs, str(data) if data else None, weights, "cpu")
 
 
 def _edit(run: RunRecord, **changes: Any) -> RunRecord:

@@ -180,8 +180,7 @@ def test_scores_on_what_was_trained_on_are_said_to_flatter():
     runs = [_run("a", scores=SCORES | trained_on), _run("b", scores=SCORES | {"trained_on_episodes": 0}), _run("c")]
     (line,) = comparison.conflicts(runs)
     assert line == "Evaluated on episodes that they were trained on, so that the scores flatter: a."
-    notes: list[str] = []
-    here = rate_distortion.on_data("held", runs, notes)
+    here, notes = rate_distortion.on_data("held", runs)
     assert [run.scores is None for run in here] == [True, False, True]
     (note,) = notes
     assert "a was evaluated on what it was trained on; its validation is drawn" in note

@@ -122,7 +122,7 @@ def test_arithmetic_adds_the_difference_of_thick_and_thin(test_images: mnist.Dig
             return torch.zeros(len(z), 28, 28, 1, dtype=torch.uint8)
 
     mu = torch.randn(60, 3)
-    digit_views.arithmetic(Asked(VAEConfig(3, network="mlp")), mu, test_images.frames, test_images.labels)
+    digit_views.latent_arithmetic(Asked(VAEConfig(3, network="mlp")), mu, test_images.frames, test_images.labels)
     thick, thin, c, result = asked[:4]
     torch.testing.assert_close(result, thick - thin + c)
     ink = test_images.frames.sum((1, 2, 3))

@@ -17,7 +17,7 @@ from PIL import Image
 from world_models.collect import command as collect
 from world_models.data.frames import split_episodes
 from world_models.data.rollouts import Rollouts
-from world_models.drawing import charts, grids
+from world_models.drawing import charts
 from world_models.evaluate import command as evaluate
 from world_models.evaluate import job as rollout_job
 from world_models.evaluate import page as report
@@ -517,7 +517,7 @@ def test_other_runs_are_drawn_beside_this_one(
     (other / "eval.json").write_text(json.dumps({"kl_nats": 12.0, "sse": 34.0}))
     drawn: list[Any] = []
     draw = charts.rate_distortion
-    monkeypatch.setattr(grids, "rate_distortion", lambda points, pca: drawn.extend(points) or draw(points, pca))
+    monkeypatch.setattr(charts, "rate_distortion", lambda points, pca: drawn.extend(points) or draw(points, pca))
     scores = _evaluate(test, small, f"--compare_with [{other}]")
     assert [(point.label, point.kl_nats, point.sse) for point in drawn] == [
         (f"{tmp_path.name}/run", scores["kl_nats"], scores["sse"]),
@@ -539,7 +539,7 @@ def test_scores_of_other_data_are_not_drawn_beside(
     (other / "metrics.jsonl").write_text('{"step": 1, "frames_seen": 9, "val/sse": 56.0, "val/kl_nats": 7.0}\n')
     drawn: list[Any] = []
     draw = charts.rate_distortion
-    monkeypatch.setattr(grids, "rate_distortion", lambda points, pca: drawn.extend(points) or draw(points, pca))
+    monkeypatch.setattr(charts, "rate_distortion", lambda points, pca: drawn.extend(points) or draw(points, pca))
     _evaluate(test, small, f"--compare_with [{other}]")
     assert drawn[1] == rate_distortion.RatePoint("other", 7.0, 56.0, evaluated=False)
     assert f"{other} was evaluated on other data; its validation is drawn" in capsys.readouterr().err
@@ -553,7 +553,7 @@ def test_a_damaged_evaluation_is_mended_by_evaluating_again(quick: None, small: 
 def test_a_run_is_not_drawn_beside_itself(quick: None, small: Path, test: Path, monkeypatch: pytest.MonkeyPatch):
     drawn: list[Any] = []
     draw = charts.rate_distortion
-    monkeypatch.setattr(grids, "rate_distortion", lambda points, pca: drawn.extend(points) or draw(points, pca))
+    monkeypatch.setattr(charts, "rate_distortion", lambda points, pca: drawn.extend(points) or draw(points, pca))
     _evaluate(test, small)
     drawn.clear()
     _evaluate(test, small, f"--compare_with [{small},{small}]")
@@ -658,6 +658,6 @@ def test_telemetry_that_is_no_number_in_a_frame_is_left_out_by_name(make_rollout
     path = make_rollouts([3, 4])
     with h5py.File(path / "shard-00000.h5", "r+") as file:
         file["telemetry"][2, 1] = value  # type: ignore[index]
-    notes: list[str] = []
-    assert rollout_job._usable_telemetry(Rollouts(path), None, notes) == ("speed_m_per_s",)
+    usable, notes = rollout_job._usable_telemetry(Rollouts(path), None)
+    assert usable == ("speed_m_per_s",)
     assert notes == ["telemetry left out, since it is infinite or no number in some frames: heading_rad"]

@@ -161,7 +161,7 @@ def test_a_damaged_evaluation_is_none_and_why_is_said(make_run: MakeRun, text: s
     folder = make_run("a")
     (folder / "eval.json").write_text(text)
     run = read_run(folder)
-    assert (run.scores, run.distrust) == (None, f"{folder / 'eval.json'}: no JSON object; evaluate the run again")
+    assert (run.scores, run.why_ignored) == (None, f"{folder / 'eval.json'}: no JSON object; evaluate the run again")
 
 
 @pytest.mark.parametrize("file", ["best.safetensors", "model.safetensors"])
@@ -169,14 +169,14 @@ def test_an_evaluation_of_weights_that_lie_there_is_taken(make_run: MakeRun, fil
     folder = make_run("a", scores={"vae_sha256": hashlib.sha256(b"weights").hexdigest()})
     (folder / "other.safetensors").write_bytes(b"others")
     (folder / file).write_bytes(b"weights")
-    assert read_run(folder).scores and not read_run(folder).distrust
+    assert read_run(folder).scores and not read_run(folder).why_ignored
 
 
 def test_an_evaluation_of_weights_that_were_replaced_is_none_and_why_is_said(make_run: MakeRun):
     folder = make_run("a", scores={"vae_sha256": hashlib.sha256(b"weights").hexdigest()})
     (folder / "best.safetensors").write_bytes(b"trained since")
     assert read_run(folder).scores is None
-    assert "of other weights than lie there now; evaluate the run again" in read_run(folder).distrust
+    assert "of other weights than lie there now; evaluate the run again" in read_run(folder).why_ignored
 
 
 def test_an_evaluation_without_the_weights_beside_it_is_taken(make_run: MakeRun):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from world_models.data.batches import Batch
 from world_models.data.frames import binarised, noise
-from world_models.train_vae.learner import NAMES, Learner, arithmetic, backward
+from world_models.train_vae.learner import NAMES, Learner, backward, cudnn_mode
 from world_models.vae.fast import forms, winograd
 from world_models.vae.model import MIN_VARIANCE, VAE, VAEConfig, to_images
 
@@ -427,14 +427,14 @@ def test_weights_in_any_memory_format_learn_and_restore_the_same():
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_arithmetic_is_as_asked_in_the_block_and_as_before_after_it(deterministic: bool):
     before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
-    with arithmetic(torch.device("cuda"), deterministic):
+    with cudnn_mode(torch.device("cuda"), deterministic):
         assert torch.are_deterministic_algorithms_enabled() == deterministic
         assert torch.backends.cudnn.benchmark != deterministic
     assert (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark) == before
 
 
 def test_a_cpu_computes_deterministically_as_it_does_anyway():
-    with arithmetic(torch.device("cpu"), deterministic=True):
+    with cudnn_mode(torch.device("cpu"), deterministic=True):
         asked = _steps("cpu", 0)
     assert torch.equal(_weights(asked), _weights(_steps("cpu", 0)))
 
@@ -443,7 +443,7 @@ def test_a_cpu_computes_deterministically_as_it_does_anyway():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("compiled_size", [0, 5])
 def test_a_gpu_gives_the_same_weights_again_on_request(compiled_size: int):
-    with arithmetic(torch.device("cuda"), deterministic=True):
+    with cudnn_mode(torch.device("cuda"), deterministic=True):
         first, second = _steps("cuda", compiled_size), _steps("cuda", compiled_size)
     assert torch.equal(_weights(first), _weights(second))
 

@@ -197,7 +197,7 @@ def test_a_finished_run_offers_its_best_weights_or_else_its_last(
         run.save_best(learner, learner.vae)
     lines = [{"step": step, "frames_seen": 9, "val/sse": step + 0.5} for step in (learner.step, learner.step + 1)]
     (tmp_path / "runs" / "a" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    run.offer()
+    run.log_final_model()
     verb, product = _Tracker.made_last.products[-1]
     scores = {"weights": weights, "sse": learner.step + 0.5}  # of these weights, though later ones were validated too
     assert (verb, product.kind, product.facts) == ("made", "model", scores)

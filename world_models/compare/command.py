@@ -22,7 +22,7 @@ from world_models.compare import table as comparison
 from world_models.data.frames import Device
 from world_models.drawing import grids
 from world_models.runs import checkpoints
-from world_models.runs.records import RunRecord, is_run, read_run, read_runs
+from world_models.runs.records import Found, RunRecord, is_run, read_run, read_runs
 from world_models.runtime import cli, files, terminal, untrusted
 from world_models.runtime.cli import require, run_command
 from world_models.runtime.paths import LINK, PATH, resolve_fields, resolved
@@ -77,21 +77,21 @@ class Job:
 
 def prepare(config: CompareConfig) -> Job:
     """Read every run, load the models whose frames are shown, and check that the page has a place."""
-    notes: list[str] = []
-    runs = comparison.by_val_sse(_read(config.runs, notes))
+    found = _read(config.runs)
+    runs = comparison.by_val_sse(found.runs)
     out = Path(config.out) if config.out else _common_folder(config.runs)
     for name in ("compare.html", "compare.png"):
         untrusted.is_file(out / name)
     files.check_room(out, 20_000_000)
-    models = side_by_side.load(runs, config.data, config.weights, config.device, notes)
-    return Job(config.num_frames, out, runs, models, notes)
+    models, why_not_shown = side_by_side.load(runs, config.data, config.weights, config.device)
+    return Job(config.num_frames, out, runs, models, [*found.notes, *why_not_shown])
 
 
-def _read(named: Sequence[str], notes: list[str]) -> list[RunRecord]:
-    _, runs = read_runs([Path(name) for name in named], notes, read=_checked)
-    if not runs:
-        raise ValueError(f"{', '.join(named)}: no run that can be read; {notes[-1]}")
-    return runs
+def _read(named: Sequence[str]) -> Found:
+    found = read_runs([Path(name) for name in named], read=_checked)
+    if not found.runs:
+        raise ValueError(f"{', '.join(named)}: no run that can be read; {found.notes[-1]}")
+    return found
 
 
 def _checked(path: Path, name: str) -> RunRecord:

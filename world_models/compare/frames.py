@@ -61,81 +61,102 @@ class Models:
 
 
 def load(
-    runs: Sequence[RunRecord], data: str | None, weights: checkpoints.Weights, device: Device, notes: list[str]
-) -> Models | None:
-    """Load what is shown: the first twelve runs' models; `notes` gets a line for whatever is not.
+    runs: Sequence[RunRecord], data: str | None, weights: checkpoints.Weights, device: Device
+) -> tuple[Models | None, list[str]]:
+    """Load what is shown: the first twelve runs' models, and frames.
 
     Args:
         runs: the runs, best first.
         data: rollouts to show frames of, or MNIST's folder; when None, what the runs were trained on, if still there.
         weights: best or last.
         device: where to compute.
-        notes: is appended to.
+
+    Returns:
+        what is shown, None if there is nothing; and a line for whatever is not shown, and why.
 
     Raises:
         FileNotFoundError, ValueError: `data` is named and cannot be read, or there is no such device.
     """
     place = torch_device(device)
-    runs, of_digits = _of_one_kind(runs, data, notes)
-    if of_digits:
-        return _of_digits(runs, data, weights, place, notes)
-    rollouts = Rollouts(data) if data else _trained_on(runs, notes)
-    if rollouts is None:
-        return None
-    saved = [run for run in runs if run.description]
-    models = _models(saved, lambda run: _load(run, rollouts, weights, place), notes)
-    frames = _held_out(rollouts, [run for run in saved if run.name in models], notes) if models else None
-    return Models(str(rollouts.path), frames, models) if frames else None
+    alike, of_digits, others = _of_one_kind(runs, data)
+    saved = [run for run in alike if run.description]
+    load_shown = _of_digits if of_digits else _of_rollouts
+    try:
+        models, left_out = load_shown(saved, data, weights, place)
+    except _NothingShownError as error:
+        return None, [*others, *error.notes]
+    return models, [*others, *left_out]
 
 
-def _models(saved: Sequence[RunRecord], load: Callable[[RunRecord], VAE], notes: list[str]) -> dict[str, VAE]:
-    """The first twelve models by the names of their runs, without those that cannot be loaded."""
-    if len(saved) > MAX_SHOWN:
-        notes.append(f"of {len(saved)} runs with a model, frames of the best {MAX_SHOWN} are shown")
-    models: dict[str, VAE] = {}
-    for run in saved[:MAX_SHOWN]:
-        try:
-            models[run.name] = load(run)
-        except (ValueError, OSError) as error:  # noqa: PERF203 - twelve turns at most
-            notes.append(f"no frames of {run.name}: {error}")
-    return models
+class _NothingShownError(Exception):
+    """No frames can be shown; `notes` says why."""
+
+    def __init__(self, *notes: str):
+        super().__init__(*notes)
+        self.notes = notes
 
 
-def _of_one_kind(runs: Sequence[RunRecord], data: str | None, notes: list[str]) -> tuple[Sequence[RunRecord], bool]:
-    """The runs whose models take digits, or those that take rollouts: what `data` holds, else what the best takes."""
-    takes = [run.dataset == "mnist" for run in runs if run.description]
-    of_digits = Path(data, mnist.FOLDER).is_dir() if data else takes[:1] == [True]
-    alike = [run for run in runs if (run.dataset == "mnist") == of_digits]
-    others = ", ".join(run.name for run in runs if run not in alike)
-    if others:
-        kinds = ("MNIST", "rollouts") if of_digits else ("rollouts", "MNIST")
-        notes.append(f"frames of {kinds[0]} are shown, so none of {others}, trained on {kinds[1]}")
-    return alike, of_digits
+def _of_rollouts(
+    saved: Sequence[RunRecord], data: str | None, weights: checkpoints.Weights, device: torch.device
+) -> tuple[Models, list[str]]:
+    """Held-out frames, and the models that take such."""
+    rollouts = Rollouts(data) if data else _trained_on(saved)
+    models, left_out = _models(saved, lambda run: _load(run, rollouts, weights, device))
+    frames = _held_out(rollouts, [run for run in saved if run.name in models])
+    if frames is None:
+        why = f"no frames are shown: a run was trained on each episode of {rollouts.path}; name others with --data"
+        raise _NothingShownError(*left_out, why)
+    return Models(str(rollouts.path), frames, models), left_out
 
 
 def _of_digits(
-    runs: Sequence[RunRecord], data: str | None, weights: checkpoints.Weights, device: torch.device, notes: list[str]
-) -> Models | None:
-    """Test images of MNIST, and what the models make of them."""
-    saved = [run for run in runs if run.description]
+    saved: Sequence[RunRecord], data: str | None, weights: checkpoints.Weights, device: torch.device
+) -> tuple[Models, list[str]]:
+    """Test images of MNIST, and the models that take such."""
     path = data or str(saved[0].description.get("data"))
     try:
         digits = mnist.load(path)
     except (FileNotFoundError, ValueError) as error:
         if data:
             raise
-        notes.append(f"no frames are shown: {error}")
-        return None
+        raise _NothingShownError(f"no frames are shown: {error}") from None
     if not data and digits.digest != saved[0].description.get("data_digest"):
-        notes.append(f"no frames are shown: {path} has changed since the training; name MNIST's folder with --data")
-        return None
-    models = _models(saved, lambda run: checkpoints.load_digits_vae(run.path, weights, device), notes)
-    return Models(path, digits.test.as_frames(), models) if models else None
+        raise _NothingShownError(
+            f"no frames are shown: {path} has changed since the training; name MNIST's folder with --data"
+        )
+    models, left_out = _models(saved, lambda run: checkpoints.load_digits_vae(run.path, weights, device))
+    return Models(path, digits.test.as_frames(), models), left_out
 
 
-def _trained_on(runs: Sequence[RunRecord], notes: list[str]) -> Rollouts | None:
+def _models(saved: Sequence[RunRecord], load: Callable[[RunRecord], VAE]) -> tuple[dict[str, VAE], list[str]]:
+    """The first twelve models by the names of their runs, and a line for each that cannot be loaded."""
+    notes = [f"of {len(saved)} runs with a model, frames of the best {MAX_SHOWN} are shown"]
+    notes = notes if len(saved) > MAX_SHOWN else []
+    models: dict[str, VAE] = {}
+    for run in saved[:MAX_SHOWN]:
+        try:
+            models[run.name] = load(run)
+        except (ValueError, OSError) as error:  # noqa: PERF203 - twelve turns at most
+            notes.append(f"no frames of {run.name}: {error}")
+    if not models:
+        raise _NothingShownError(*notes)
+    return models, notes
+
+
+def _of_one_kind(runs: Sequence[RunRecord], data: str | None) -> tuple[list[RunRecord], bool, list[str]]:
+    """The runs whose models take digits, or those that take rollouts: what `data` holds, else what the best takes."""
+    takes = [run.dataset == "mnist" for run in runs if run.description]
+    of_digits = Path(data, mnist.FOLDER).is_dir() if data else takes[:1] == [True]
+    alike = [run for run in runs if (run.dataset == "mnist") == of_digits]
+    others = ", ".join(run.name for run in runs if run not in alike)
+    kinds = ("MNIST", "rollouts") if of_digits else ("rollouts", "MNIST")
+    note = f"frames of {kinds[0]} are shown, so none of {others}, trained on {kinds[1]}"
+    return alike, of_digits, [note] if others else []
+
+
+def _trained_on(saved: Sequence[RunRecord]) -> Rollouts:
     """The rollouts of the first run whose data is still as it was in training."""
-    described = [run.description for run in runs if {"data", "data_digest"} <= run.description.keys()]
+    described = [run.description for run in saved if {"data", "data_digest"} <= run.description.keys()]
     recorded = dict.fromkeys((str(each["data"]), str(each["data_digest"])) for each in described)
     for path, digest in recorded:
         with contextlib.suppress(ValueError, OSError):
@@ -144,8 +165,7 @@ def _trained_on(runs: Sequence[RunRecord], notes: list[str]) -> Rollouts | None:
                 return rollouts
     paths = ", ".join(sorted({path for path, _ in recorded})[:3])
     why = f"{paths} is gone or has changed since the training" if recorded else "no run has saved a model yet"
-    notes.append(f"no frames are shown: {why}; name rollouts with --data")
-    return None
+    raise _NothingShownError(f"no frames are shown: {why}; name rollouts with --data")
 
 
 def _load(run: RunRecord, data: Rollouts, weights: checkpoints.Weights, device: torch.device) -> VAE:
@@ -156,11 +176,8 @@ def _load(run: RunRecord, data: Rollouts, weights: checkpoints.Weights, device: 
     return vae
 
 
-def _held_out(data: Rollouts, runs: Sequence[RunRecord], notes: list[str]) -> FrameSet | None:
+def _held_out(data: Rollouts, runs: Sequence[RunRecord]) -> FrameSet | None:
     """The frames of the episodes that none of the runs was trained on, None if there are none."""
     trained_on = set[int]().union(*(provenance.load(run.path).seen(data) for run in runs))
     chosen = [episode for episode, seed in enumerate(data.seeds.tolist()) if seed not in trained_on]
-    if not chosen:
-        notes.append(f"no frames are shown: a run was trained on each episode of {data.path}; name others with --data")
-        return None
-    return FrameSet(data, chosen)
+    return FrameSet(data, chosen) if chosen else None

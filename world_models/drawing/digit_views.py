@@ -37,7 +37,7 @@ def finished(vae: VAE, mu: Float[Tensor, "frames z"], frames: metrics.Frames, la
         shown = {
             "latents": latents(mu, labels),
             "interpolation": interpolation(vae, mu, labels),
-            "arithmetic": arithmetic(vae, mu, frames, labels),
+            "arithmetic": latent_arithmetic(vae, mu, frames, labels),
         }
     if vae.config.num_classes:
         shown["chosen_digits"] = chosen_digits(vae)
@@ -48,7 +48,7 @@ def finished(vae: VAE, mu: Float[Tensor, "frames z"], frames: metrics.Frames, la
 
 def encoded(vae: VAE, frames: metrics.Frames, labels: metrics.Labels) -> Float[Tensor, "frames z"]:
     """Mu of every frame, on the CPU."""
-    pairs = zip(metrics.batches(frames, 1024), metrics.told(labels, 1024), strict=False)
+    pairs = zip(metrics.batches(frames, 1024), metrics.label_batches(labels, 1024), strict=False)
     return torch.cat([vae.encode(batch, label).mu.cpu() for batch, label in pairs])
 
 
@@ -141,7 +141,7 @@ def spherical(
     return (torch.sin((1 - shares) * angle)[:, None] * a + torch.sin(shares * angle)[:, None] * b) / torch.sin(angle)
 
 
-def arithmetic(
+def latent_arithmetic(
     vae: VAE, mu: Float[Tensor, "frames z"], frames: metrics.Frames, labels: metrics.Labels
 ) -> grids.Picture:
     """Thick less thin ones, added to a thin image of another digit: a - b + c may be a thick one of it."""

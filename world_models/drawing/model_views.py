@@ -109,7 +109,7 @@ def worst(vae: VAE, frames: Frames) -> grids.Picture:
     return grids.grid([rows[start : start + 8] for start in starts for rows in (frames, decoded)])
 
 
-def arithmetic(vae: VAE, mu: Float[np.ndarray, "frames z"], columns: Columns) -> grids.Picture:
+def along_telemetry(vae: VAE, mu: Float[np.ndarray, "frames z"], columns: Columns) -> grids.Picture:
     """The most usual frame moved along what tells high from low in each column of telemetry.
 
     The direction is the mean mu of the fifth of the frames with the highest values less that of the fifth with the

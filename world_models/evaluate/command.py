@@ -109,7 +109,7 @@ class Job:
 def prepare(config: EvaluateConfig) -> Job:
     """Check everything that can be wrong before the first frame."""
     run, device = Path(config.vae), torch_device(config.device)
-    beside = [Path(folder) for folder in config.compare_with]
+    compare_with = [Path(folder) for folder in config.compare_with]
     records.check_files(run)
     of: RolloutJob | DigitJob
     if checkpoints.load_description(run).get("dataset") == "mnist":
@@ -117,10 +117,10 @@ def prepare(config: EvaluateConfig) -> Job:
             raise ValueError(
                 f"{run}: a model of MNIST's digits, which have no episodes; leave out foresight, drive and train_data"
             )
-        of = digit_evaluation.prepare(run, config.weights, config.data, beside, device)
+        of = digit_evaluation.prepare(run, config.weights, config.data, compare_with, device)
     else:
         data = config.data or HELD_OUT
-        of = rollout_job.prepare(run, config.weights, data, config.train_data, beside, device)
+        of = rollout_job.prepare(run, config.weights, data, config.train_data, compare_with, device)
         if config.foresight:
             rollout_job.check_foresight(of)
         if config.drive:

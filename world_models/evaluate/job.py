@@ -75,7 +75,7 @@ def prepare(
     weights: checkpoints.Weights,
     data_path: str,
     train_data: str | None,
-    beside: Sequence[Path],
+    compare_with: Sequence[Path],
     device: torch.device,
 ) -> RolloutJob:
     """Check everything that can be wrong before the first frame.
@@ -85,7 +85,7 @@ def prepare(
         weights: best or last.
         data_path: rollouts to score it on.
         train_data: rollouts to fit probes and memories on; those of its training when None.
-        beside: folders of other runs, or of folders of runs.
+        compare_with: folders of other runs, or of folders of runs.
         device: where to compute.
 
     Raises:
@@ -95,11 +95,11 @@ def prepare(
     checkpoints.check_preprocess(data.preprocess, data.path, vae, str(run))
     training = provenance.load(run)
     fitted = baselines.Baselines(**checkpoints.load_baselines(run, vae))
-    notes: list[str] = []
-    name, others = records.beside(run, "rollouts", beside, notes)
-    points = rate_distortion.rate_points(rate_distortion.on_data(data.digest(), others, notes))
-    probe_data = _probe_data(run, train_data, training, data, vae, notes)
-    telemetry = _usable_telemetry(data, probe_data, notes)
+    found = records.other_runs(run, "rollouts", compare_with)
+    others, not_taken = rate_distortion.on_data(data.digest(), found.runs)
+    probe_data, why_no_probes = _probe_data(run, train_data, training, data, vae)
+    telemetry, left_out = _usable_telemetry(data, probe_data)
+    notes = [*found.notes, *not_taken, *why_no_probes, *left_out]
     trained_on = len(training.seen(data))
     if trained_on:
         notes.append(
@@ -108,13 +108,14 @@ def prepare(
     if training.env_args != data.env_args:
         given, learnt = (json.dumps(args, sort_keys=True) for args in (data.env_args, training.env_args))
         notes.append(f"{data.path} is of env_args {given}, the model's training data of {learnt}")
-    return RolloutJob(run, name, weights, vae, data, fitted, probe_data, telemetry, trained_on, points, notes)
+    points = rate_distortion.rate_points(others)
+    return RolloutJob(run, found.own_name, weights, vae, data, fitted, probe_data, telemetry, trained_on, points, notes)
 
 
 def _probe_data(
-    run: Path, train_data: str | None, training: TrainingRecord, data: Rollouts, vae: VAE, notes: list[str]
-) -> FrameSet | None:
-    """The run's training frames but those of tracks that are scored; None where they are not to be had.
+    run: Path, train_data: str | None, training: TrainingRecord, data: Rollouts, vae: VAE
+) -> tuple[FrameSet | None, list[str]]:
+    """The run's training frames but those of tracks that are scored; None where they are not to be had, and why.
 
     Raises:
         FileNotFoundError, ValueError: training data that was named cannot be used.
@@ -134,24 +135,22 @@ def _probe_data(
             raise ValueError(
                 f"all training episodes of {train.path} are of tracks that are scored; name other --train_data"
             )
-        return FrameSet(train, unseen)
+        return FrameSet(train, unseen), []
     except (ValueError, OSError) as error:
         if train_data:
             raise
-        notes.append(f"{error}. So no probes are fitted and no dreams judged")
-        return None
+        return None, [f"{error}. So no probes are fitted and no dreams judged"]
 
 
-def _usable_telemetry(data: Rollouts, probe_data: FrameSet | None, notes: list[str]) -> tuple[str, ...]:
-    """The columns of telemetry without infinities and the like, to which no probe can be fitted."""
+def _usable_telemetry(data: Rollouts, probe_data: FrameSet | None) -> tuple[tuple[str, ...], list[str]]:
+    """The columns of telemetry to which a probe can be fitted, and a line on those with infinities and the like."""
     read = [*_columns(data, "telemetry")]
     if probe_data is not None:
         read.append(probe_data.read_spread(PROBE_FRAMES, "telemetry"))
     usable = np.logical_and.reduce([(np.abs(rows) < LARGEST_TELEMETRY).all(0) for rows in read])
     left_out = [name for name, good in zip(data.telemetry_names, usable, strict=True) if not good]
-    if left_out:
-        notes.append(f"telemetry left out, since it is infinite or no number in some frames: {', '.join(left_out)}")
-    return tuple(name for name in data.telemetry_names if name not in left_out)
+    why = f"telemetry left out, since it is infinite or no number in some frames: {', '.join(left_out)}"
+    return tuple(name for name in data.telemetry_names if name not in left_out), [why] if left_out else []
 
 
 def check_foresight(job: RolloutJob) -> None:

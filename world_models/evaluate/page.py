@@ -92,7 +92,7 @@ def draw_breakdown(
     known = {name: r2 for name, r2 in (scores["probe_r2"] or {}).items() if r2 is not None}
     told = sorted(known, key=lambda name: -known[name])[:6]
     if told:
-        shown["arithmetic"] = model_views.arithmetic(vae, scored.mu, {name: columns[name] for name in told})
+        shown["arithmetic"] = model_views.along_telemetry(vae, scored.mu, {name: columns[name] for name in told})
     return shown
 
 

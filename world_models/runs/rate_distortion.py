@@ -23,9 +23,13 @@ class RatePoint(NamedTuple):
     evaluated: bool = True
 
 
-def on_data(digest: str, runs: Sequence[RunRecord], notes: list[str]) -> list[RunRecord]:
-    """The runs without scores of other data, or that flatter, which do not compare; `notes` gets a line for each."""
-    here = []
+def on_data(digest: str, runs: Sequence[RunRecord]) -> tuple[list[RunRecord], list[str]]:
+    """The runs, without scores that do not compare: those of other data, and those that flatter.
+
+    Returns:
+        the runs, and a line for each whose scores were taken off.
+    """
+    here, notes = [], []
     for run in runs:
         is_other = run.scores is not None and run.scores.get("data_digest", digest) != digest
         if is_other or flatters(run):
@@ -33,7 +37,7 @@ def on_data(digest: str, runs: Sequence[RunRecord], notes: list[str]) -> list[Ru
             notes.append(f"{run.path} was evaluated on {on}; its validation is drawn: evaluate it on this data")
             run = dataclasses.replace(run, scores=None)
         here.append(run)
-    return here
+    return here, notes
 
 
 def rate_points(runs: Sequence[RunRecord]) -> list[RatePoint]:

@@ -7,7 +7,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from world_models.runs.tracking import METRICS_FILE
 from world_models.runtime import files, untrusted
@@ -43,7 +43,7 @@ class RunRecord:
         lines: its metrics, line by line as they were logged; finite numbers only.
         scores: what eval.json holds; None before an evaluation of these weights.
         description: what model.json holds; empty before the first checkpoint.
-        distrust: why eval.json is there and not taken, a line; empty where it is.
+        why_ignored: why eval.json is there and not taken, a line; empty where it is.
     """
 
     path: Path
@@ -52,7 +52,7 @@ class RunRecord:
     lines: tuple[Line, ...]
     scores: Mapping[str, Any] | None
     description: Mapping[str, Any]
-    distrust: str = ""
+    why_ignored: str = ""
 
     def series(self, metric: str) -> list[tuple[float, float]]:
         """Frames seen and value of each line that holds the metric."""
@@ -149,7 +149,7 @@ def read_run(folder: Path, name: str | None = None) -> RunRecord:
     Raises:
         ValueError: a file other than eval.json is damaged, or far too large to be what it says.
     """
-    scores, distrust = read_scores(folder)
+    scores, why_ignored = read_scores(folder)
     return RunRecord(
         folder,
         name or folder.resolve().name,
@@ -157,7 +157,7 @@ def read_run(folder: Path, name: str | None = None) -> RunRecord:
         read_lines(folder),
         scores,
         _read_json(folder / DESCRIPTION_FILE, "train the model again, or leave this run out") or {},
-        distrust,
+        why_ignored,
     )
 
 
@@ -175,22 +175,29 @@ def read_scores(run: Path) -> tuple[dict[str, Any] | None, str]:
     return scores, ""
 
 
+class Found(NamedTuple):
+    """Runs that were found.
+
+    Attributes:
+        own_name: what to call the run that the others are shown beside; empty without one.
+        runs: the others, under names that tell all apart.
+        notes: a line for each run that is left out, and for scores that are not taken.
+    """
+
+    own_name: str
+    runs: list[RunRecord]
+    notes: list[str]
+
+
 def read_runs(
-    named: Sequence[Path],
-    notes: list[str],
-    own: Path | None = None,
-    read: Callable[[Path, str], RunRecord] = read_run,
-) -> tuple[str, list[RunRecord]]:
-    """The runs that are named, and those in folders that are, each once and under names that tell all apart.
+    named: Sequence[Path], own: Path | None = None, read: Callable[[Path, str], RunRecord] = read_run
+) -> Found:
+    """The runs that are named, and those in folders that are, each once.
 
     Args:
-        named: folders of runs, or folders that hold such.
-        notes: gets a line for each run of a folder that cannot be read, and is left out, and for scores not taken.
+        named: folders of runs, or folders that hold such. Of the latter, runs that cannot be read are left out.
         own: a run that is left out, and called apart from them too.
         read: reads one.
-
-    Returns:
-        what to call `own`, empty without one; and the runs.
 
     Raises:
         FileNotFoundError: a folder is not there.
@@ -202,7 +209,7 @@ def read_runs(
         found.setdefault(run.resolve(), run)
     paths = [path for resolved, path in found.items() if resolved != left_out]
     own_name, *names = distinct_names([own, *paths]) if own else ["", *distinct_names(paths)]
-    runs = []
+    runs, notes = [], []
     for path, name in zip(paths, names, strict=True):
         try:
             runs.append(read(path, name))
@@ -210,8 +217,8 @@ def read_runs(
             if path.resolve() in must:
                 raise
             notes.append(f"left out: {error}")
-    notes += [run.distrust for run in runs if run.distrust]
-    return own_name, runs
+    notes += [run.why_ignored for run in runs if run.why_ignored]
+    return Found(own_name, runs, notes)
 
 
 def _runs_in(folder: Path) -> list[Path]:
@@ -220,26 +227,25 @@ def _runs_in(folder: Path) -> list[Path]:
     raise ValueError(f"{folder}: no run in it (no model.json, no metrics.jsonl); name the --out of train_vae runs")
 
 
-def beside(own: Path, dataset: str, folders: Sequence[Path], notes: list[str]) -> tuple[str, list[RunRecord]]:
-    """What to call a run, and the others that are named on the same kind of data.
+def other_runs(own: Path, dataset: str, folders: Sequence[Path]) -> Found:
+    """The runs that are named on the same kind of data as a run's own.
 
     Args:
         own: the run's folder, left out of the others.
         dataset: its kind of data.
         folders: of other runs, or of folders of runs, of which those on another kind of data are left out.
-        notes: gets a line for whatever else is left out.
 
     Raises:
         FileNotFoundError: a folder is not there.
         ValueError: a folder holds no run, or a run that is named itself cannot be read or is on another kind of data.
     """
-    name, runs = read_runs(folders, notes, own)
-    for run in runs:
+    found = read_runs(folders, own)
+    for run in found.runs:
         if run.dataset != dataset and run.path in folders:
             raise ValueError(
                 f"{run.path}: trained on {run.dataset}, {own} on {dataset}; name runs on the same kind of data"
             )
-    return name, [run for run in runs if run.dataset == dataset]
+    return found._replace(runs=[run for run in found.runs if run.dataset == dataset])
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from world_models.runtime.host import stop_requests
 from world_models.train_vae import data as training_data
 from world_models.train_vae.config import TrainConfig
 from world_models.train_vae.data import Sample, TrainingData
-from world_models.train_vae.learner import Learner, arithmetic
+from world_models.train_vae.learner import Learner, cudnn_mode
 from world_models.train_vae.run_writer import NoRun, Run
 from world_models.vae import metrics
 from world_models.vae.fast import forms
@@ -95,9 +95,9 @@ def prepare(config: TrainConfig) -> Job:
 def train(job: Job) -> None:
     """Train to the end, or to the first request to stop; of several processes the first one alone writes."""
     config = job.config
-    computing = arithmetic(job.device, config.deterministic)
+    computing = cudnn_mode(job.device, config.deterministic)
     with (
-        _told_how_to_resume(config),
+        _saying_how_to_resume(config),
         distributed.joined(job.device) as here,
         computing,
         contextlib.ExitStack() as stack,
@@ -116,7 +116,7 @@ def train(job: Job) -> None:
 
 
 @contextlib.contextmanager
-def _told_how_to_resume(config: TrainConfig) -> Iterator[None]:
+def _saying_how_to_resume(config: TrainConfig) -> Iterator[None]:
     """Where the same command goes on only with another flag, say so."""
     try:
         yield
@@ -170,7 +170,7 @@ def _loop(job: Job, learner: Learner, run: Run | NoRun) -> None:
                 again = "the same command" if config.resume else "the same command with --resume true"
                 raise Stopped(f"stopped at {seen:,} frames; {again} goes on from there")
     if scores:
-        run.offer()
+        run.log_final_model()
         kl = f"KL {scores['kl_nats']:.1f} nats, " if "kl_nats" in scores else ""
         run.say(RESULT.format(seen=seen, kl=kl, **scores))
 

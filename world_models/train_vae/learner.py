@@ -184,7 +184,7 @@ def _backward_in_threads(vae: VAE, frames: Tensor, noise: Tensor, beta_share: fl
 
 
 @contextlib.contextmanager
-def arithmetic(device: torch.device, deterministic: bool) -> Iterator[None]:
+def cudnn_mode(device: torch.device, deterministic: bool) -> Iterator[None]:
     """In the block, a GPU computes by whatever was fastest when first tried, or the same way each time.
 
     A CPU always does the latter.

@@ -87,7 +87,7 @@ class Run:
         checkpoints.save_description(self._out, vae, **self._facts, step=learner.step)
         resume.save_state(self._out, learner.state())
 
-    def offer(self) -> None:
+    def log_final_model(self) -> None:
         """Name the finished model where runs are compared: its best weights if there are any, and their validation."""
         weights = "best" if checkpoints.weights_path(self._out, "best").exists() else "last"
         digest = files.file_sha256(checkpoints.weights_path(self._out, weights))

@@ -40,8 +40,8 @@ def batches(frames: Frames, size: int = BATCH) -> Iterator[UInt8[Tensor, "batch 
         yield torch.from_numpy(frames[start : start + size])
 
 
-def told(labels: Labels | None, size: int = BATCH) -> Iterator[Int64[Tensor, " batch"] | None]:
-    """The labels of each of the `batches`; None for each where nothing is told."""
+def label_batches(labels: Labels | None, size: int = BATCH) -> Iterator[Int64[Tensor, " batch"] | None]:
+    """Label batches, or endless None for unlabelled data."""
     return itertools.repeat(None) if labels is None else iter(torch.from_numpy(labels).split(size))
 
 
@@ -97,7 +97,7 @@ def validate(
     here, z_dim = distributed.world(), vae.config.z_dim
     mine = np.array_split(np.arange(len(frames)), here.size)[here.rank]
     columns = Moments(0, *torch.zeros(2, 3 + 2 * z_dim, dtype=torch.float64))  # sse, kl, loss, each mu, each kl
-    classes = told(None if labels is None else labels[mine])
+    classes = label_batches(None if labels is None else labels[mine])
     for batch, eps, label in zip(batches(frames[mine]), noise[mine].split(BATCH), classes, strict=False):
         images = to_images(batch.to(vae.device))
         posterior = vae.posterior(images, label)
@@ -160,7 +160,7 @@ def score_frames(vae: VAE, frames: Frames, seed: int = 0, labels: Labels | None 
         of_frames = (errors.sum((1, 2)), ssim, elbo, posterior.mu, posterior.logvar.exp(), posterior.kl_nats_per_dim())
         return errors.sum(0, keepdim=True), *of_frames
 
-    parts = forms.in_threads(score, [*zip(batches(frames), noise.split(BATCH), told(labels), strict=False)])
+    parts = forms.in_threads(score, [*zip(batches(frames), noise.split(BATCH), label_batches(labels), strict=False)])
     errors, *of_frames = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
     return Scored(errors.sum(0) / len(frames), *of_frames)
 
@@ -200,7 +200,7 @@ def iwae_nats(
     """
     generator = torch.Generator().manual_seed(seed)
     totals = dict.fromkeys(samples, 0.0)
-    for batch, label in zip(batches(frames), told(labels), strict=False):
+    for batch, label in zip(batches(frames), label_batches(labels), strict=False):
         images = to_images(batch.to(vae.device))
         posterior = vae.posterior(images, label)
         log_weights = functools.partial(_log_weights, vae, images, posterior, label)

@@ -14,7 +14,7 @@ import copy
 
 import torch
 
-from world_models.vae.metrics import Frames, Labels, Moments, batches, told
+from world_models.vae.metrics import Frames, Labels, Moments, batches, label_batches
 from world_models.vae.model import VAE
 
 MIN_VARIANCE = 1e-12
@@ -33,7 +33,7 @@ def standardised(vae: VAE, frames: Frames, labels: Labels | None = None) -> VAE:
     if vae.encoder.logvar is None:
         return vae
     mus, variances = Moments(), Moments()
-    for batch, label in zip(batches(frames), told(labels), strict=False):
+    for batch, label in zip(batches(frames), label_batches(labels), strict=False):
         posterior = vae.encode(batch, label)
         mus.add(posterior.mu)
         variances.add(posterior.logvar.double().exp())

@@ -136,7 +136,7 @@ def test_of_a_folder_of_runs_those_on_another_kind_of_data_are_left_out(
     (tmp_path / "runs").mkdir()
     for name, source in {"car": run_dir, "ae": runs["ae"]}.items():
         (tmp_path / "runs" / name).symlink_to(source)
-    _, others = run_records.beside(runs["vae"], "mnist", [tmp_path / "runs"], [])
+    _, others, _ = run_records.other_runs(runs["vae"], "mnist", [tmp_path / "runs"])
     assert [other.name for other in others] == ["ae"]
 
 
@@ -198,9 +198,9 @@ def test_a_model_that_says_it_is_of_digits_and_takes_other_frames_is_refused(
     description = json.loads((liar / "model.json").read_text()) | {"dataset": "mnist"}
     (liar / "model.json").write_text(json.dumps(description))
     assert "no model of MNIST's digits" in _refused("--vae", str(liar))
-    notes: list[str] = []
     digits = str(Path(runs["vae"], json.loads((runs["vae"] / "model.json").read_text())["data"]))
-    assert side_by_side.load([run_records.read_run(liar)], digits, "last", "cpu", notes) is None
+    models, notes = side_by_side.load([run_records.read_run(liar)], digits, "last", "cpu")
+    assert models is None
     assert "no model of MNIST's digits" in notes[0]
 
 
@@ -268,27 +268,25 @@ def test_the_kind_of_data_is_the_best_runs_and_the_others_are_named(
 ):
     for name, source in {"digits": run("vae"), "car": run_dir}.items():
         shutil.copytree(source, tmp_path / "both" / name)
-    notes: list[str] = []
     records = [run_records.read_run(tmp_path / "both" / name) for name in ("digits", "car")]
-    digits = side_by_side.load(records, None, "last", "cpu", notes)
+    digits, notes = side_by_side.load(records, None, "last", "cpu")
     assert digits is not None and list(digits.by_run) == ["digits"]
     assert notes == ["frames of MNIST are shown, so none of car, trained on rollouts"]
-    notes.clear()
-    car = side_by_side.load(records[::-1], None, "last", "cpu", notes)
+    car, notes = side_by_side.load(records[::-1], None, "last", "cpu")
     assert car is not None and list(car.by_run) == ["car"] and "none of digits, trained on MNIST" in notes[0]
 
 
 def test_frames_named_decide_the_kind(run: Callable[[str], Path], run_dir: Path, rollouts_dir: Path, mnist_dir: Path):
     records = [run_records.read_run(run("vae")), run_records.read_run(run_dir)]
     for data, name in ((rollouts_dir, run_dir.name), (mnist_dir, "vae")):
-        shown = side_by_side.load(records, str(data), "last", "cpu", [])
+        shown, _ = side_by_side.load(records, str(data), "last", "cpu")
         assert shown is not None and shown.data == str(data)
         assert [vae.frame_shape[0] for vae in shown.by_run.values()] == [64 if data == rollouts_dir else 28]
         assert name in shown.by_run
 
 
 def test_each_model_is_told_the_shown_frames_labels(run: Callable[[str], Path]):
-    shown = side_by_side.load([run_records.read_run(run("cvae"))], None, "last", "cpu", [])
+    shown, _ = side_by_side.load([run_records.read_run(run("cvae"))], None, "last", "cpu")
     assert shown is not None and shown.frames.labels is not None
     told: list[Any] = []
     (vae,) = shown.by_run.values()
@@ -302,10 +300,11 @@ def test_each_model_is_told_the_shown_frames_labels(run: Callable[[str], Path]):
 
 
 def test_changed_digits_are_not_shown(run: Callable[[str], Path]):
-    folder, notes = run("vae"), []
+    folder = run("vae")
     description = json.loads((folder / "model.json").read_text()) | {"data_digest": "other"}
     (folder / "model.json").write_text(json.dumps(description))
-    assert side_by_side.load([run_records.read_run(folder)], None, "last", "cpu", notes) is None
+    models, notes = side_by_side.load([run_records.read_run(folder)], None, "last", "cpu")
+    assert models is None
     assert "has changed since the training" in notes[0]
 
 

@@ -68,7 +68,7 @@ def prepare(
     run: Path,
     weights: checkpoints.Weights,
     data: str | None,
-    beside: Sequence[Path],
+    compare_with: Sequence[Path],
     device: torch.device,
 ) -> DigitJob:
     """Check everything that can be wrong before the first image.
@@ -77,7 +77,7 @@ def prepare(
         run: the model's folder.
         weights: best or last.
         data: torchvision's root; where it was in training when None.
-        beside: folders of other runs, or of folders of runs.
+        compare_with: folders of other runs, or of folders of runs.
         device: where to compute.
 
     Raises:
@@ -85,8 +85,7 @@ def prepare(
     """
     vae = checkpoints.load_digits_vae(run, weights, device)
     path = str(resolved(data or str(checkpoints.load_description(run, "data")["data"]), "data"))
-    notes: list[str] = []
-    name, others = records.beside(run, "mnist", beside, notes)
+    name, others, notes = records.other_runs(run, "mnist", compare_with)
     record = records.read_run(run, name)
     models = {
         other.name: checkpoints.load_digits_vae(other.path, weights, device)
