@@ -22,7 +22,8 @@ from world_models.runs.checkpoints import load_description
 from world_models.runs.records import read_scores
 from world_models.runs.tracking import WandbConfig
 from world_models.runtime import terminal
-from world_models.runtime.cli import Job, Stopped, require, run_command
+from world_models.runtime.cli import Job, run_command
+from world_models.runtime.errors import Stopped, require
 from world_models.runtime.paths import PATH, check_name, resolve_fields
 from world_models.train_vae import command as train_vae
 

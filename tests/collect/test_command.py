@@ -27,7 +27,7 @@ from world_models.data.rollouts import Rollouts
 from world_models.data.shards import shard_path
 from world_models.envs import Preprocess, policies, preprocess
 from world_models.runtime import executors, files, locks, progress
-from world_models.runtime.cli import Stopped
+from world_models.runtime.errors import Stopped
 
 
 def picture(seed: int, step: int) -> np.ndarray:

@@ -23,7 +23,7 @@ from world_models.data.sequences import LatentSequences
 from world_models.data.shards import shard_path
 from world_models.data.shards.reader import Shard
 from world_models.encode import command as encode
-from world_models.runtime.cli import Stopped
+from world_models.runtime.errors import Stopped
 from world_models.train_vae import data as training_data
 
 BRIEF = {0, 2, 3, 8, 9}

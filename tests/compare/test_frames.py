@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from world_models.compare import frames as side_by_side
-from world_models.data.frames import split_episodes
 from world_models.data.rollouts import Rollouts
+from world_models.data.split import split_episodes
 from world_models.runs import checkpoints
 from world_models.runs.records import RunRecord, read_run
 from world_models.vae.model import VAE, VAEConfig

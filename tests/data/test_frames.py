@@ -11,9 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from world_models.data.frames import BLOCK_FRAMES, FrameSet, ImageSet, binarised, noise, split_episodes, torch_device
+from world_models.data.frames import BLOCK_FRAMES, FrameSet, ImageSet
 from world_models.data.rollouts import FRAME_SHAPE, Rollouts
 from world_models.data.shards.reader import Shard
+from world_models.data.split import split_episodes
+from world_models.runtime.distributed import torch_device
+from world_models.vae.noise import binarised, noise
 
 CPU = torch.device("cpu")
 LENGTHS = ([100, 3], [70, 80])  # steps; 257 frames in 7 blocks

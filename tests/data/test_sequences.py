@@ -21,7 +21,7 @@ from world_models.data.latents import FORMAT, SUMMARY_FILE, Latents
 from world_models.data.sequences import LatentSequences
 from world_models.data.shards import shard_path, writer
 from world_models.data.shards.reader import Shard
-from world_models.runtime.cli import Stopped
+from world_models.runtime.errors import Stopped
 
 Make = Callable[..., Path]
 Z_DIM = 2

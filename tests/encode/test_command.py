@@ -22,7 +22,7 @@ from world_models.data.shards import shard_path
 from world_models.encode import command as encode
 from world_models.runs import checkpoints, tracking
 from world_models.runtime import files, host, locks
-from world_models.runtime.cli import Stopped
+from world_models.runtime.errors import Stopped
 from world_models.vae.fast import forms
 from world_models.vae.model import VAE, VAEConfig
 

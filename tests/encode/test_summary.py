@@ -18,6 +18,7 @@ from world_models.encode import command as encode
 from world_models.encode import summary as latent_summary
 from world_models.runs import checkpoints
 from world_models.vae.model import VAE, Posterior, VAEConfig
+from world_models.vae.noise import noise
 
 PREPROCESS = {"crop": [0, 84], "size": 64, "interpolation": "INTER_AREA"}
 
@@ -186,7 +187,7 @@ def _check(latents: Path, data: Path, run: Path, num_rows: int = 512) -> latent_
 def test_the_error_of_all_rows_is_that_of_the_decoder(latents: Path, data: Path, run: Path):
     vae, frames = checkpoints.load_vae(run), np.concatenate([episode.frames for episode in Rollouts(data)])
     mu, logvar = (torch.from_numpy(column).float() for column in _columns(latents))
-    z = Posterior(mu, logvar).sample(latent_summary.frames.noise(latent_summary.CHECK_SEED, 0, len(mu), 4))
+    z = Posterior(mu, logvar).sample(noise(latent_summary.CHECK_SEED, 0, len(mu), 4))
     check = _check(latents, data, run)
     for found, latent in ((check.mu_sse, mu), (check.z_sse, z)):
         away = frames / 255 - vae.logits(latent).sigmoid().permute(0, 2, 3, 1).detach().numpy()

@@ -23,7 +23,7 @@ from world_models.data.rollouts import Rollouts
 from world_models.data.shards import shard_path
 from world_models.envs import live_episode
 from world_models.runtime import cli
-from world_models.runtime.cli import Stopped
+from world_models.runtime.errors import Stopped
 
 SOURCE = """
 import numpy as np

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from world_models.collect import command as collect
-from world_models.data.frames import split_episodes
 from world_models.data.rollouts import Rollouts
+from world_models.data.split import split_episodes
 from world_models.drawing import charts
 from world_models.evaluate import command as evaluate
 from world_models.evaluate import job as rollout_job
@@ -26,7 +26,7 @@ from world_models.evaluate.driving import lockstep, measurement
 from world_models.evaluate.foresight import study
 from world_models.runs import checkpoints, rate_distortion, tracking
 from world_models.runtime import files, locks
-from world_models.runtime.cli import Stopped
+from world_models.runtime.errors import Stopped
 from world_models.vae import baselines, metrics
 from world_models.vae.model import VAE, VAEConfig, to_images
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from world_models.data import mnist
-from world_models.data.frames import binarised
 from world_models.evaluate.digits import scores
 from world_models.runs import checkpoints
 from world_models.runs.records import Line, read_lines
 from world_models.train_vae import command as train_vae
+from world_models.vae.noise import binarised
 
 CONFIGS = Path(__file__).parents[2] / "configs/mnist"
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))

@@ -8,7 +8,7 @@ import pytest
 from world_models import Latents, LatentSequences, Rollouts, load_vae
 from world_models.__main__ import PipelineConfig, main
 from world_models.encode import command as encode
-from world_models.runtime.cli import Stopped
+from world_models.runtime.errors import Stopped
 
 pytestmark = pytest.mark.slow
 

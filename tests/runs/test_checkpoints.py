@@ -13,7 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from world_models.runs import checkpoints
+from world_models.runs import checkpoints, provenance
 from world_models.runs.checkpoints import load_tensors, load_vae
 from world_models.runtime import files
 from world_models.vae.model import VAE, VAEConfig
@@ -208,13 +208,13 @@ def test_missing_tensors_are_refused(tmp_path: Path):
 
 
 def test_frames_made_in_the_models_way_are_accepted(vae: VAE):
-    checkpoints.check_preprocess(dict(PREPROCESS), Path("rollouts/x"), vae, "runs/vae")
+    provenance.check_preprocess(dict(PREPROCESS), Path("rollouts/x"), vae, "runs/vae")
 
 
 def test_frames_made_in_another_way_are_refused_with_both(vae: VAE):
     other = PREPROCESS | {"crop": None}
     with pytest.raises(ValueError, match=r'rollouts/x: frames made by {"crop": null.*runs/vae was trained on .*84'):
-        checkpoints.check_preprocess(other, Path("rollouts/x"), vae, "runs/vae")
+        provenance.check_preprocess(other, Path("rollouts/x"), vae, "runs/vae")
 
 
 def test_a_loaded_model_can_be_built_upon(run_dir: Path):

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from world_models.runs.tracking import WandbConfig
-from world_models.runtime import cli
+from world_models.runtime import cli, errors
 from world_models.version import __version__
 
 PROG = "python -m things.make"
@@ -22,7 +22,7 @@ class Model:
     likelihood: Literal["gaussian", "bernoulli"] = "gaussian"
 
     def __post_init__(self):
-        cli.require(self.z_dim >= 1, f"vae.z_dim is {self.z_dim}; give 1 or more")
+        errors.require(self.z_dim >= 1, f"vae.z_dim is {self.z_dim}; give 1 or more")
 
 
 def mixture() -> dict[str, float]:
@@ -48,7 +48,7 @@ class Things:
     vae: Model = dataclasses.field(default_factory=Model)
 
     def __post_init__(self):
-        cli.require(self.lr > 0, f"lr is {self.lr}; give a number above 0")
+        errors.require(self.lr > 0, f"lr is {self.lr}; give a number above 0")
 
 
 def parse(*argv: str) -> Things:
@@ -334,7 +334,7 @@ def test_bad_flags_end_before_prepare(refusal: Callable[..., str]):
 
 
 def test_stopped_work_ends_with_status_1_and_its_message(ended: Callable[..., tuple[Any, str]]):
-    status, _ = ended(str, raising(cli.Stopped("3 of 4 done; run it again")))
+    status, _ = ended(str, raising(errors.Stopped("3 of 4 done; run it again")))
     # what Python does with a string: prints it on standard error and exits with status 1
     assert status == f"python -m {__name__}: 3 of 4 done; run it again"
 
@@ -348,7 +348,7 @@ def test_an_interrupted_preparation_ends_with_status_130_too(ended: Callable[...
     assert ended(raising(KeyboardInterrupt()), never)[0] == 130
 
 
-@pytest.mark.parametrize("error", [cli.Stopped("3 of 4 done"), KeyboardInterrupt()])
+@pytest.mark.parametrize("error", [errors.Stopped("3 of 4 done"), KeyboardInterrupt()])
 def test_what_ends_the_work_early_is_raised_from_python(error: BaseException):
     with pytest.raises(type(error)) as caught:
         run_command(str, raising(error))
@@ -395,9 +395,9 @@ def test_help_shows_the_modules_docstring_dedented(capsys: pytest.CaptureFixture
 
 
 def test_require_raises_its_message_unless_the_condition_holds():
-    cli.require(True, "never")
+    errors.require(True, "never")
     with pytest.raises(ValueError, match=r"^give 1 or more$"):
-        cli.require(False, "give 1 or more")
+        errors.require(False, "give 1 or more")
 
 
 def test_an_empty_yaml_is_refused_in_plain_words(tmp_path: Path):

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from world_models.runtime import executors
-from world_models.runtime.cli import Stopped
+from world_models.runtime.errors import Stopped
 from world_models.runtime.executors import Executor, Report
 
 # --- tasks: workers import them by name

@@ -15,7 +15,7 @@ import pytest
 from conftest import largest_file
 
 from world_models.runtime import disks, files
-from world_models.runtime.cli import Stopped
+from world_models.runtime.errors import Stopped
 from world_models.version import __version__
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from world_models.runtime import disks, files, locks, writers
-from world_models.runtime.cli import Stopped
+from world_models.runtime.errors import Stopped
 
 HOLD = """
 import sys
@@ -509,7 +509,7 @@ import os, sys
 from pathlib import Path
 import h5py, numpy
 from world_models.runtime import locks
-from world_models.runtime.cli import Stopped
+from world_models.runtime.errors import Stopped
 from world_models.data.shards import Column, Format
 from world_models.data.shards.reader import Shard
 from world_models.data.shards.writer import write_shard

@@ -11,7 +11,8 @@ import pytest
 import world_models
 from world_models.collect.command import CollectConfig
 from world_models.runtime import progress
-from world_models.runtime.cli import Stopped, run_command
+from world_models.runtime.cli import run_command
+from world_models.runtime.errors import Stopped
 from world_models.runtime.terminal import printable, say, warn
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from world_models.runtime import workers
-from world_models.runtime.cli import Stopped
+from world_models.runtime.errors import Stopped
 from world_models.runtime.workers import Report, run_processes
 
 # --- tasks: workers import them by name

@@ -16,11 +16,12 @@ import yaml
 from PIL import Image
 
 from world_models.data.batches import Batch
-from world_models.data.frames import FrameSet, split_episodes
+from world_models.data.frames import FrameSet
 from world_models.data.rollouts import Rollouts
+from world_models.data.split import split_episodes
 from world_models.runs import checkpoints, resume
 from world_models.runtime import files, locks
-from world_models.runtime.cli import Stopped
+from world_models.runtime.errors import Stopped
 from world_models.train_vae import command as train_vae
 from world_models.train_vae.command import TrainConfig
 from world_models.train_vae.learner import Learner

@@ -14,7 +14,7 @@ from world_models.runs import checkpoints, resume, tracking
 from world_models.runs.artifacts import Product
 from world_models.runs.tracking import WandbConfig
 from world_models.runtime import files, locks
-from world_models.runtime.cli import Stopped
+from world_models.runtime.errors import Stopped
 from world_models.train_vae.learner import Learner
 from world_models.train_vae.run_writer import NoRun, Run
 from world_models.vae import baselines

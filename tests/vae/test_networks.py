@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from world_models.vae.digit_networks import DigitEncoder
 from world_models.vae.model import VAE, VAEConfig, num_parameters
-from world_models.vae.networks import Decoder, DigitEncoder, Encoder, initialise_he
+from world_models.vae.networks import Decoder, Encoder, initialise_he
 
 
 def test_parameter_count_is_the_papers():

@@ -36,10 +36,11 @@ import torch
 from world_models.bench import acting, driving, sequences, stages
 from world_models.bench.measuring import Samples, Work, gemm_gflop_per_s, interleave
 from world_models.collect import command as collect
-from world_models.data.frames import Device, torch_device
 from world_models.data.rollouts import Rollouts
 from world_models.runtime import executors, files, host, terminal
-from world_models.runtime.cli import require, require_bounds, run_command
+from world_models.runtime.cli import run_command
+from world_models.runtime.distributed import Device, torch_device
+from world_models.runtime.errors import require, require_bounds
 from world_models.runtime.paths import PATH, resolve_fields
 
 MIN_FRAMES = 200

@@ -28,7 +28,8 @@ from world_models.data.shards.reader import Shard
 from world_models.drawing import grids
 from world_models.envs import policies
 from world_models.runtime import executors, files, locks, progress, terminal, untrusted
-from world_models.runtime.cli import Stopped, run_command, to_yaml
+from world_models.runtime.cli import run_command, to_yaml
+from world_models.runtime.errors import Stopped
 
 BYTES_PER_FRAME, BYTES_PER_SHARD = 1700, 30_000  # CarRacing takes 1,580 bytes a frame; the estimate errs upwards
 

@@ -8,7 +8,7 @@ from typing import Any
 from world_models import envs
 from world_models.envs.renderer_choice import RendererName
 from world_models.runtime import executors
-from world_models.runtime.cli import require, require_bounds
+from world_models.runtime.errors import require, require_bounds
 from world_models.runtime.paths import PATH, resolve_fields
 
 MAX_WEIGHT = 1_000_000_000

@@ -14,7 +14,7 @@ from world_models.data.rollouts import RolloutWriter, write_rollouts
 from world_models.data.shards import SKIPPED_SEEDS
 from world_models.envs import live_episode, renderer_choice
 from world_models.runtime import executors
-from world_models.runtime.cli import Stopped
+from world_models.runtime.errors import Stopped
 
 CHECKED_FRAMES = 4
 """Random frames of a shard that are compared with Gymnasium's, beside its first."""

@@ -19,12 +19,13 @@ from world_models.compare import chart
 from world_models.compare import frames as side_by_side
 from world_models.compare import page as comparison_page
 from world_models.compare import table as comparison
-from world_models.data.frames import Device
 from world_models.drawing import grids
 from world_models.runs import checkpoints
 from world_models.runs.records import Found, RunRecord, is_run, read_run, read_runs
 from world_models.runtime import cli, files, terminal, untrusted
-from world_models.runtime.cli import require, run_command
+from world_models.runtime.cli import run_command
+from world_models.runtime.distributed import Device
+from world_models.runtime.errors import require
 from world_models.runtime.paths import LINK, PATH, resolve_fields, resolved
 
 

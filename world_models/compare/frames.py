@@ -9,11 +9,12 @@ from typing import NamedTuple
 import torch
 
 from world_models.data import mnist
-from world_models.data.frames import Device, FrameSet, FrameSource, torch_device
+from world_models.data.frames import FrameSet, FrameSource
 from world_models.data.rollouts import Rollouts
 from world_models.drawing import charts, grids
 from world_models.runs import checkpoints, provenance
 from world_models.runs.records import RunRecord
+from world_models.runtime.distributed import Device, torch_device
 from world_models.vae.model import VAE
 
 MAX_SHOWN = charts.MAX_COLOURED
@@ -172,7 +173,7 @@ def _load(run: RunRecord, data: Rollouts, weights: checkpoints.Weights, device: 
     """A run's model, if it takes such frames and says what it was trained on."""
     provenance.load(run.path)
     vae = checkpoints.load_vae(run.path, weights, device)
-    checkpoints.check_preprocess(data.preprocess, data.path, vae, run.name)
+    provenance.check_preprocess(data.preprocess, data.path, vae, run.name)
     return vae
 
 

@@ -1,4 +1,4 @@
-"""Frames by position, of rollouts or in memory, split by episode, and the order in which training sees them.
+"""Frames by position, of rollouts or in memory, and the order in which training sees them.
 
 The order of an epoch is fixed by seed, epoch and the size of the shuffle buffer: the epoch's blocks (up to 64
 neighbouring rows of an episode) are shuffled, then cut into windows of `shuffle_frames`, and each window's frames are
@@ -11,58 +11,15 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
 
 import numpy as np
-import torch
 from jaxtyping import Int64, UInt8
-from torch import Tensor
 
 from world_models.data.rollouts import FRAME_SHAPE, Episode, Rollouts
 from world_models.data.shards.reader import Shard
-from world_models.runtime import files
 from world_models.runtime.host import available_cores
 
 BLOCK_FRAMES = 64
-BINARISATION = 1  # sets its random numbers apart from the noise of the same step
-Device = Literal["auto", "cpu", "cuda"]
-
-
-def torch_device(name: Device) -> torch.device:
-    """The device that a setting names; auto takes a GPU if there is one.
-
-    Raises:
-        ValueError: a GPU is asked for where there is none.
-    """
-    there = torch.cuda.is_available()
-    if name == "cuda" and not there:
-        raise ValueError("device is cuda, and torch finds no GPU; give cpu or auto")
-    return torch.device("cuda" if there and name != "cpu" else "cpu")
-
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """Episodes for training and, none of them among those, for validation."""
-
-    train: tuple[int, ...]
-    val: tuple[int, ...]
-
-
-def split_episodes(
-    seeds: Sequence[int] | Int64[np.ndarray, " episodes"], split_seed: int, val_share: float = 0.1
-) -> Split:
-    """Hold out the share of episodes with the lowest sha256 of "split_seed,episode_seed", at least one.
-
-    Whether an episode is held out depends on its seed and on how many there are, not on files or order.
-
-    Raises:
-        ValueError: fewer than two episodes.
-    """
-    if len(seeds) < 2:
-        raise ValueError(f"{len(seeds)} episode cannot be split into training and validation; collect at least 2")
-    num_val = max(1, round(val_share * len(seeds)))
-    ranked = sorted(range(len(seeds)), key=lambda i: files.sha256(f"{split_seed},{seeds[i]}".encode()))
-    return Split(tuple(sorted(ranked[num_val:])), tuple(sorted(ranked[:num_val])))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,33 +183,3 @@ def _blocks(shard: Shard, start: int, rows: int) -> list[tuple[Shard, int, int]]
     inner = range((start // BLOCK_FRAMES + 1) * BLOCK_FRAMES, start + rows, BLOCK_FRAMES)
     cuts = [start, *inner, start + rows]
     return [(shard, first, last) for first, last in itertools.pairwise(cuts)]
-
-
-def noise(seed: int, step: int, batch_size: int, noise_dim: int) -> Tensor:
-    """Standard normal noise of a step, by position in the batch: the same on every device and after a resume."""
-    state = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]
-    return torch.randn(batch_size, noise_dim, generator=torch.Generator().manual_seed(int(state >> np.uint64(1))))
-
-
-def binarised(
-    frames: UInt8[Tensor, "part height width channels"],
-    seed: int,
-    step: int,
-    rows: Int64[Tensor, " part"] | None = None,
-    batch_size: int | None = None,
-) -> UInt8[Tensor, "part height width channels"]:
-    """Black or white pixels, drawn anew each step: white with the grey value as probability (dynamic binarisation).
-
-    Args:
-        frames: a batch, or this process's part of it.
-        seed: decides what is drawn, with the step.
-        step: of the training.
-        rows: where the part's frames stand in the whole batch.
-        batch_size: frames of the whole batch.
-    """
-    state = np.random.SeedSequence([seed, step, BINARISATION]).generate_state(1, np.uint64)[0]
-    generator = torch.Generator().manual_seed(int(state >> np.uint64(1)))
-    size = len(frames) if batch_size is None else batch_size
-    thresholds = torch.randint(0, 255, (size, *frames.shape[1:]), generator=generator, dtype=torch.uint8)
-    thresholds = thresholds if rows is None else thresholds[rows]
-    return (frames > thresholds.to(frames.device)).to(torch.uint8) * 255

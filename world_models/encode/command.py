@@ -23,16 +23,17 @@ import torch
 import yaml
 from jaxtyping import Float, UInt8
 
-from world_models.data.frames import Device, torch_device
 from world_models.data.latents import FORMAT, SUMMARY_FILE, Latents, latents_bytes, write_latents
 from world_models.data.rollouts import Rollouts
 from world_models.data.shards import shard_path, shard_paths
 from world_models.data.shards.reader import Shard
 from world_models.encode import summary as latent_summary
-from world_models.runs import checkpoints, tracking
+from world_models.runs import checkpoints, provenance, tracking
 from world_models.runs.artifacts import Product
 from world_models.runtime import distributed, files, host, locks, progress, terminal, untrusted
-from world_models.runtime.cli import require, run_command, to_yaml
+from world_models.runtime.cli import run_command, to_yaml
+from world_models.runtime.distributed import Device, torch_device
+from world_models.runtime.errors import require
 from world_models.runtime.paths import PATH, resolve_fields
 from world_models.vae.fast import forms, onnx_encoder
 from world_models.vae.model import VAE
@@ -122,7 +123,7 @@ def prepare(config: EncodeConfig) -> Job:
         onnx_encoder.check()
     device = distributed.own_device(torch_device("cpu" if config.backend == "onnx" else config.device))
     vae = checkpoints.load_vae(config.vae, config.weights, device)
-    checkpoints.check_preprocess(data.preprocess, data.path, vae, config.vae)
+    provenance.check_preprocess(data.preprocess, data.path, vae, config.vae)
     vae_sha256 = files.file_sha256(checkpoints.weights_path(config.vae, config.weights))
     val_sse = checkpoints.validation(Path(config.vae), config.weights).get("val/sse")
     job = Job(config, data, vae, vae_sha256, val_sse, todo=())

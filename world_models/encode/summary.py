@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from world_models.data import frames
 from world_models.data.latents import FORMAT, Latents
 from world_models.data.rollouts import Rollouts
 from world_models.data.shards.episodes import ShardedEpisodes
@@ -22,6 +21,7 @@ from world_models.vae import metrics
 from world_models.vae.likelihoods import squared_error
 from world_models.vae.metrics import Moments
 from world_models.vae.model import VAE, Posterior, to_images
+from world_models.vae.noise import noise
 
 CHECKED_ROWS = 512
 CHECK_SEED = 0xC4EC
@@ -130,10 +130,10 @@ def check(latents: Latents, data: Rollouts, vae: VAE, num_rows: int = CHECKED_RO
     rows = np.sort(rng.choice(latents.num_rows, min(num_rows, latents.num_rows), replace=False))
     images = _read_rows(data, "frames", rows)
     stored = [torch.from_numpy(_read_rows(latents, name, rows).astype(np.float32)) for name in ("mu", "logvar")]
-    noise = frames.noise(CHECK_SEED, 0, len(rows), latents.z_dim)
+    noise_rows = noise(CHECK_SEED, 0, len(rows), latents.z_dim)
     sums = torch.zeros(4, dtype=torch.float64)
     for batch, mu, logvar, eps in zip(
-        metrics.batches(images), *(column.split(metrics.BATCH) for column in (*stored, noise)), strict=True
+        metrics.batches(images), *(column.split(metrics.BATCH) for column in (*stored, noise_rows)), strict=True
     ):
         pixels = to_images(batch.to(vae.device))
         read, made = Posterior(mu.to(vae.device), logvar.to(vae.device)), vae.posterior(pixels)

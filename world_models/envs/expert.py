@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium import spaces
 from jaxtyping import Float32
 
-from world_models.runtime.cli import require
+from world_models.runtime.errors import require
 
 
 @dataclasses.dataclass(frozen=True)

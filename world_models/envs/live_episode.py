@@ -9,7 +9,7 @@ from jaxtyping import Float32
 
 from world_models import envs
 from world_models.envs import policies
-from world_models.runtime.cli import Stopped
+from world_models.runtime.errors import Stopped
 
 MAX_REWARD = float(np.finfo(np.float32).max)
 

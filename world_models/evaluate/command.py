@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from world_models.data.frames import Device, torch_device
 from world_models.evaluate import evaluation as rollout_evaluation
 from world_models.evaluate import job as rollout_job
 from world_models.evaluate.digits import evaluation as digit_evaluation
@@ -28,7 +27,9 @@ from world_models.evaluate.job import RolloutJob
 from world_models.runs import checkpoints, records, tracking
 from world_models.runs.artifacts import Product
 from world_models.runtime import files, terminal
-from world_models.runtime.cli import require_bounds, run_command, to_yaml
+from world_models.runtime.cli import run_command, to_yaml
+from world_models.runtime.distributed import Device, torch_device
+from world_models.runtime.errors import require_bounds
 from world_models.runtime.paths import LINK, PATH, resolve_fields
 
 HELD_OUT = "rollouts/heldout"

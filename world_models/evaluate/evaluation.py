@@ -15,7 +15,7 @@ from world_models.evaluate.foresight import study as foresight
 from world_models.evaluate.job import PROBE_FRAMES, RolloutJob, spread_episodes
 from world_models.runs import checkpoints, rate_distortion
 from world_models.runtime import files, locks, progress, terminal
-from world_models.runtime.cli import Stopped
+from world_models.runtime.errors import Stopped
 from world_models.vae import baselines, metrics
 from world_models.vae.fast import forms
 from world_models.vae.model import VAE

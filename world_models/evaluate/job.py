@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from world_models.data.frames import FrameSet, split_episodes
+from world_models.data.frames import FrameSet
 from world_models.data.rollouts import Rollouts
+from world_models.data.split import split_episodes
 from world_models.evaluate import page
 from world_models.evaluate.driving import measurement
 from world_models.evaluate.foresight import study
@@ -92,7 +93,7 @@ def prepare(
         FileNotFoundError, ValueError: something is missing, damaged, or cannot be compared.
     """
     data, vae = Rollouts(data_path), checkpoints.load_vae(run, weights, device)
-    checkpoints.check_preprocess(data.preprocess, data.path, vae, str(run))
+    provenance.check_preprocess(data.preprocess, data.path, vae, str(run))
     training = provenance.load(run)
     fitted = baselines.Baselines(**checkpoints.load_baselines(run, vae))
     found = records.other_runs(run, "rollouts", compare_with)
@@ -122,7 +123,7 @@ def _probe_data(
     """
     try:
         train = Rollouts(train_data) if train_data else training.rollouts()
-        checkpoints.check_preprocess(train.preprocess, train.path, vae, str(run))
+        provenance.check_preprocess(train.preprocess, train.path, vae, str(run))
         if (data.env, data.telemetry_names) != (train.env, train.telemetry_names):
             raise ValueError(
                 f"{train.path} is of {train.env} and {data.path} of {data.env}, or their telemetry differs; "

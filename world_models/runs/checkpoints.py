@@ -17,7 +17,6 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from world_models.data.mnist import NUM_DIGITS
-from world_models.data.rollouts import FRAME_SHAPE
 from world_models.runs.records import BASELINES_FILE, LARGEST, WEIGHT_FILES, Line, read_lines
 from world_models.runtime import files, untrusted
 from world_models.runtime.paths import resolved
@@ -258,18 +257,3 @@ def load_digits_vae(run: str | Path, weights: Weights = "best", device: str | to
             "digits; use the model.json and weights of one run"
         )
     return vae
-
-
-def check_preprocess(preprocess: Mapping[str, Any], data: Path, vae: VAE, run: str) -> None:
-    """Refuse frames that were made in another way than those the model was trained on.
-
-    Raises:
-        ValueError: the two differ.
-    """
-    if vae.frame_shape != FRAME_SHAPE:
-        raise ValueError(f"{run}: a model of MNIST's digits, wanted one of rollouts; name another run")
-    if preprocess != vae.preprocess:
-        raise ValueError(
-            f"{data}: frames made by {json.dumps(preprocess)}, {run} was trained on {json.dumps(vae.preprocess)}; "
-            "collect with the same --crop, or train on such frames"
-        )

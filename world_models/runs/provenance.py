@@ -1,13 +1,15 @@
 """What a model was trained on, by its model.json, so that no score is taken on training data unnoticed."""
 
 import dataclasses
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from world_models.data.rollouts import Rollouts, environment
+from world_models.data.rollouts import FRAME_SHAPE, Rollouts, environment
 from world_models.runs import checkpoints
+from world_models.vae.model import VAE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,3 +81,18 @@ def load(run: str | Path) -> TrainingRecord:
 
 def _without_version(env: str) -> str:
     return re.sub(r"-v\d+$", "", env)
+
+
+def check_preprocess(preprocess: Mapping[str, Any], data: Path, vae: VAE, run: str) -> None:
+    """Refuse frames that were made in another way than those the model was trained on.
+
+    Raises:
+        ValueError: the two differ.
+    """
+    if vae.frame_shape != FRAME_SHAPE:
+        raise ValueError(f"{run}: a model of MNIST's digits, wanted one of rollouts; name another run")
+    if preprocess != vae.preprocess:
+        raise ValueError(
+            f"{data}: frames made by {json.dumps(preprocess)}, {run} was trained on {json.dumps(vae.preprocess)}; "
+            "collect with the same --crop, or train on such frames"
+        )

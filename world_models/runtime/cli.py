@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeVar
 import yaml
 
 from world_models.runtime import host, terminal
+from world_models.runtime.errors import Stopped
 
 Config = TypeVar("Config")
 Checked = TypeVar("Checked")
@@ -42,10 +43,6 @@ class Job(Protocol):
     def num_frames(self) -> int:
         """Frames that it goes through."""
         ...
-
-
-class Stopped(RuntimeError):  # noqa: N818 - it is no error
-    """Work ended early for a reason that a person can act on; what was finished stays."""
 
 
 def parse(schema: type[Config], argv: Sequence[str] | None = None, *, prog: str, description: str = "") -> Config:
@@ -164,23 +161,3 @@ def flatten(values: Mapping[str, Any], separator: str = ".") -> dict[str, Any]:
         else:
             flat[str(name)] = value
     return flat
-
-
-def require(condition: bool, message: str) -> None:
-    """Raise `ValueError(message)` unless the condition holds: the one-line bounds check of config dataclasses."""
-    if not condition:
-        raise ValueError(message)
-
-
-def require_bounds(config: Any, part: str = "", **bounds: tuple[int, int]) -> None:
-    """Check that fields of a config are numbers from the least to the most.
-
-    Args:
-        config: the dataclass.
-        part: what stands before the fields' names on the command line, such as `vae.`.
-        bounds: the least and the most of each field. The most is far beyond use; it keeps later sums within a machine.
-    """
-    for name, (least, most) in bounds.items():
-        value = getattr(config, name)
-        require(value >= least, f"{part}{name} is {value}; give {least} or more")
-        require(value <= most, f"{part}{name} is {value}; give {most:,} at most")

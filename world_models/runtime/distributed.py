@@ -7,14 +7,16 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Iterable, Iterator
+from typing import Literal
 
 import torch
 import torch.distributed
 from torch import Tensor
 
-from world_models.runtime.cli import require
+from world_models.runtime.errors import require
 
 ASK_EVERY_STEPS = 16
+Device = Literal["auto", "cpu", "cuda"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +62,18 @@ def _number(name: str, default: str) -> int:
     is_number = text.isascii() and text.isdigit() and len(text) < 10
     require(is_number, f"{name} is {text or 'empty'}, wanted a whole number; {_START}")
     return int(text)
+
+
+def torch_device(name: Device) -> torch.device:
+    """The device that a setting names; auto takes a GPU if there is one.
+
+    Raises:
+        ValueError: a GPU is asked for where there is none.
+    """
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise ValueError("device is cuda, and torch finds no GPU; give cpu or auto")
+    return torch.device("cuda" if there and name != "cpu" else "cpu")
 
 
 def own_device(device: torch.device) -> torch.device:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from world_models.runtime import disks, locks, writers
-from world_models.runtime.cli import Stopped
+from world_models.runtime.errors import Stopped
 from world_models.version import __version__
 
 PARTIAL = ".partial"

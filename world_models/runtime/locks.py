@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from world_models.runtime import disks, writers
-from world_models.runtime.cli import Stopped
+from world_models.runtime.errors import Stopped
 
 LOCK = ".writer.lock"
 SILENCE_S = 300.0

@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from multiprocessing import connection, reduction, resource_tracker
 from typing import Any, TypeVar
 
-from world_models.runtime.cli import Stopped
+from world_models.runtime.errors import Stopped
 from world_models.runtime.host import held_signals, leave_ending_to_parent
 
 Item = TypeVar("Item")

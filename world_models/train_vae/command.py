@@ -21,11 +21,12 @@ from typing import Any
 import torch
 
 from world_models.data.batches import Batches
-from world_models.data.frames import noise, torch_device
 from world_models.runs import resume as training_state
 from world_models.runs import tracking
 from world_models.runtime import distributed, files, progress
-from world_models.runtime.cli import Stopped, run_command, to_yaml
+from world_models.runtime.cli import run_command, to_yaml
+from world_models.runtime.distributed import torch_device
+from world_models.runtime.errors import Stopped
 from world_models.runtime.host import stop_requests
 from world_models.train_vae import data as training_data
 from world_models.train_vae.config import TrainConfig
@@ -36,6 +37,7 @@ from world_models.vae import metrics
 from world_models.vae.fast import forms
 from world_models.vae.model import VAE
 from world_models.vae.networks import initialise_he
+from world_models.vae.noise import noise
 from world_models.vae.standardise import standardised
 
 FREE_ON_RESUME = ("out", "data", "device", "memory_gb", "resume", "wandb", "tensorboard", "log_every_steps")

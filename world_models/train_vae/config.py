@@ -8,10 +8,10 @@ from typing import Literal
 import torch
 
 from world_models.data import mnist
-from world_models.data.frames import Device
 from world_models.data.rollouts import FRAME_SHAPE
 from world_models.runs import tracking
-from world_models.runtime.cli import require, require_bounds
+from world_models.runtime.distributed import Device
+from world_models.runtime.errors import require, require_bounds
 from world_models.runtime.paths import PATH, resolve_fields
 from world_models.train_vae.data import Dataset
 from world_models.vae.model import VAEConfig

@@ -9,9 +9,11 @@ import torch
 from jaxtyping import Int64, UInt8
 
 from world_models.data import mnist
-from world_models.data.frames import FrameSet, FrameSource, binarised, split_episodes
+from world_models.data.frames import FrameSet, FrameSource
 from world_models.data.rollouts import Rollouts
+from world_models.data.split import split_episodes
 from world_models.runtime.paths import resolved
+from world_models.vae.noise import binarised
 
 Dataset = Literal["rollouts", "mnist"]
 

@@ -11,10 +11,10 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from world_models.data.batches import Batch
-from world_models.data.frames import binarised, noise
 from world_models.runtime import distributed
 from world_models.vae.fast import forms
 from world_models.vae.model import MIN_VARIANCE, VAE, Posterior, Terms, to_images
+from world_models.vae.noise import binarised, noise
 
 NAMES = ("loss_nats", "sse", "kl_nats")
 FOLLOWING_SHARE = 0.05

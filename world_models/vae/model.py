@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
-from world_models.runtime.cli import require, require_bounds
+from world_models.runtime.errors import require, require_bounds
 from world_models.vae import inputs
 from world_models.vae.fast import forms
 from world_models.vae.likelihoods import PAPER_VARIANCE, cross_entropy, gaussian_error, log_likelihood, squared_error

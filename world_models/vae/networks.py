@@ -1,9 +1,8 @@
-"""Encoders and decoders: the paper's (Ha & Schmidhuber 2018, appendix A.1) for 64x64x3 images, and MNIST's for 28x28x1.
+"""The paper's encoder and decoder (Ha & Schmidhuber 2018, appendix A.1), for 64x64x3 images.
 
-The paper's are the definition; what runs are the faster forms of the same functions in `fast/`.
+These networks are the definition. The faster forms in `fast/` compute the same functions.
 """
 
-import itertools
 import math
 from collections.abc import Sequence
 
@@ -12,11 +11,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from world_models.vae.digit_networks import DenseDecoder, DenseEncoder, DigitDecoder, DigitEncoder
+
 HIDDEN = 1024
 IMAGE_SHAPES = {"paper": (3, 64, 64), "mlp": (1, 28, 28), "conv": (1, 28, 28)}
 """Channels, height and width of the images that a network takes, by its name."""
-DIGIT_VALUES = 28 * 28
-DIGIT_FEATURES = 32 * 7 * 7
 
 
 class Encoder(nn.Module):
@@ -61,86 +60,6 @@ class Decoder(nn.Module):
         return self.deconv4(hidden)  # 64
 
 
-class Heads(nn.Module):
-    """Features to the mean and, unless a point is all that is wanted, the log variance of q(z|x)."""
-
-    def __init__(self, width: int, z_dim: int, has_logvar: bool):
-        super().__init__()
-        self.mu = nn.Linear(width, z_dim)
-        self.logvar = nn.Linear(width, z_dim) if has_logvar else None
-
-    def heads(
-        self, hidden: Float[Tensor, "batch width"]
-    ) -> tuple[Float[Tensor, "batch z"], Float[Tensor, "batch z"] | None]:
-        """The posterior's mu and logvar."""
-        return self.mu(hidden), None if self.logvar is None else self.logvar(hidden)
-
-
-class DenseEncoder(Heads):
-    """A digit to q(z|x): fully connected layers with ReLU. A class, one-hot, is told beside the pixels."""
-
-    def __init__(self, z_dim: int, hidden: Sequence[int], has_logvar: bool = True, num_classes: int = 0):
-        super().__init__(hidden[-1], z_dim, has_logvar)
-        self.layers = _dense([DIGIT_VALUES + num_classes, *hidden])
-
-    def forward(
-        self, images: Float[Tensor, "batch 1 28 28"], classes: Float[Tensor, "batch classes"] | None = None
-    ) -> tuple[Float[Tensor, "batch z"], Float[Tensor, "batch z"] | None]:
-        """The posterior's mu and logvar."""
-        return self.heads(_relu_each(self.layers, _beside(images.flatten(1), classes)))
-
-
-class DenseDecoder(nn.Module):
-    """Latents to a digit, by the encoder's layers in reverse order. A class, one-hot, is told beside z."""
-
-    def __init__(self, z_dim: int, hidden: Sequence[int], num_classes: int = 0):
-        super().__init__()
-        self.layers = _dense([z_dim + num_classes, *reversed(hidden)])
-        self.pixels = nn.Linear(hidden[0], DIGIT_VALUES)
-
-    @property
-    def linear(self) -> nn.Linear:
-        """The layer that takes z."""
-        return self.layers[0]  # type: ignore[return-value]: ModuleList does not say of what
-
-    def forward(
-        self, z: Float[Tensor, "batch z"], classes: Float[Tensor, "batch classes"] | None = None
-    ) -> Float[Tensor, "batch 1 28 28"]:
-        """The images before the last sigmoid, as logits."""
-        return self.pixels(_relu_each(self.layers, _beside(z, classes))).unflatten(1, (1, 28, 28))
-
-
-class DigitEncoder(Heads):
-    """A digit to q(z|x): two 4x4 convolutions of stride 2 with 16 and 32 channels and ReLU."""
-
-    def __init__(self, z_dim: int, has_logvar: bool = True):
-        super().__init__(DIGIT_FEATURES, z_dim, has_logvar)
-        self.conv1 = nn.Conv2d(1, 16, 4, stride=2, padding=1)
-        self.conv2 = nn.Conv2d(16, 32, 4, stride=2, padding=1)
-
-    def forward(
-        self, images: Float[Tensor, "batch 1 28 28"], classes: None = None
-    ) -> tuple[Float[Tensor, "batch z"], Float[Tensor, "batch z"] | None]:
-        """The posterior's mu and logvar."""
-        hidden = F.relu(self.conv2(F.relu(self.conv1(images))))  # 14 and 7 pixels wide
-        return self.heads(hidden.flatten(1))
-
-
-class DigitDecoder(nn.Module):
-    """Latents to a digit: linear to 7x7x32, then two 4x4 transposed convolutions of stride 2."""
-
-    def __init__(self, z_dim: int):
-        super().__init__()
-        self.linear = nn.Linear(z_dim, DIGIT_FEATURES)
-        self.deconv1 = nn.ConvTranspose2d(32, 16, 4, stride=2, padding=1)
-        self.deconv2 = nn.ConvTranspose2d(16, 1, 4, stride=2, padding=1)
-
-    def forward(self, z: Float[Tensor, "batch z"], classes: None = None) -> Float[Tensor, "batch 1 28 28"]:
-        """The images before the last sigmoid, as logits."""
-        hidden = F.relu(self.linear(z)).unflatten(1, (32, 7, 7))
-        return self.deconv2(F.relu(self.deconv1(hidden)))
-
-
 def build(
     network: str, z_dim: int, hidden: Sequence[int], has_logvar: bool, num_classes: int
 ) -> tuple[Encoder | DenseEncoder | DigitEncoder, Decoder | DenseDecoder | DigitDecoder]:
@@ -168,17 +87,3 @@ def initialise_he(network: nn.Module) -> None:
             nn.init.normal_(layer.weight, 0.0, math.sqrt(2 / (layer.in_channels * taps)))
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear) and layer.bias is not None:
             nn.init.zeros_(layer.bias)
-
-
-def _dense(widths: Sequence[int]) -> nn.ModuleList:
-    return nn.ModuleList(nn.Linear(*pair) for pair in itertools.pairwise(widths))
-
-
-def _relu_each(layers: nn.ModuleList, hidden: Tensor) -> Tensor:
-    for layer in layers:
-        hidden = F.relu(layer(hidden))
-    return hidden
-
-
-def _beside(values: Tensor, classes: Tensor | None) -> Tensor:
-    return values if classes is None else torch.cat([values, classes], 1)

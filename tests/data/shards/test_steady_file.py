@@ -20,7 +20,7 @@ from world_models.data.shards import steady_file
 from world_models.data.shards.reader import Shard
 from world_models.data.shards.steady_file import SteadyFile
 from world_models.data.shards.writer import write_shard
-from world_models.runtime.cli import Stopped
+from world_models.runtime.errors import Stopped
 
 ROWS = 1500
 
@@ -66,7 +66,7 @@ def test_a_process_that_met_a_full_disk_ends_by_itself(tmp_path: Path):
         [sys.executable, "-c", program, str(tmp_path)], env=with_tests_on_the_path(), capture_output=True, text=True
     )
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("world_models.runtime.cli.Stopped: ")
+    assert done.stderr.splitlines()[-1].startswith("world_models.runtime.errors.Stopped: ")
 
 
 def test_ctrl_c_while_a_shard_is_written_comes_up_in_the_program_not_in_hdf5(tmp_path: Path):

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from world_models.data import mnist
-from world_models.data.frames import binarised
 from world_models.data.mnist import Digits
 from world_models.evaluate.digits import scores as digit_scores
 from world_models.evaluate.digits.scores import Classifier
 from world_models.vae import metrics
 from world_models.vae.model import VAE, VAEConfig
+from world_models.vae.noise import binarised
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from world_models.data.shards import opening, strings
-from world_models.runtime.cli import Stopped
+from world_models.runtime.errors import Stopped
 
 DEFLATE, SHUFFLE, FLETCHER32 = 1, 2, 3
 HARMLESS_FILTERS = {DEFLATE, SHUFFLE, FLETCHER32}  # what every HDF5 build decodes without a plugin

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
-from world_models.data.frames import binarised
 from world_models.data.mnist import NUM_DIGITS, Digits
 from world_models.vae import metrics
 from world_models.vae.model import VAE, to_images
+from world_models.vae.noise import binarised
 
 CONFIDENT = 0.9
 """A sample is confidently a digit where the classifier gives one digit more than this."""
