@@ -6,6 +6,7 @@ latents      mu and logvar in the frames' place
 latent_rows  rows of latents by number, in memory or in blocks
 sequences    windows of latents, as a memory model reads them
 mnist        handwritten digits
-frames       frames by position, split by episode, in the order of training
+split        episodes for training and for validation
+frames       frames by position, in the order of training
 batches      batches of frames on the device
 """

@@ -1,9 +1,11 @@
 """The V model.
 
 model               the variational autoencoder
-networks            encoders and decoders: the paper's, and MNIST's
+networks            the paper's encoder and decoder
+digit_networks      those of MNIST
 posterior           q(z|x)
 likelihoods         p(x|z), and errors
+noise               random numbers of a training step
 inputs              checks of what the model is given
 metrics             what is measured of a model
 baselines           what it has to beat: the mean frame, principal components
