@@ -19,6 +19,7 @@ from world_models.encode import command as encode
 from world_models.evaluate import command as evaluate
 from world_models.evaluate.page import summary
 from world_models.runs.checkpoints import load_description
+from world_models.runs.layout import REPORT_FILE, STATE_FILE
 from world_models.runs.records import read_scores
 from world_models.runs.tracking import WandbConfig
 from world_models.runtime import terminal
@@ -106,7 +107,7 @@ def plan(config: PipelineConfig) -> Pipeline:
             train_vae.prepare(pipeline.training)
         except ValueError as error:
             raise ValueError(f"{error}; here, choose another --name") from None
-    elif (Path(run) / "state.pt").exists():
+    elif (Path(run) / STATE_FILE).exists():
         raise ValueError(f"{run} was trained on fewer episodes than {config.num_episodes}; choose another --name")
     return pipeline
 
@@ -148,7 +149,7 @@ def _summary(pipeline: Pipeline, speeds: str) -> str:
 {summary(scores)}
   rollouts   {pipeline.collecting.out}, held out {pipeline.held_out.out}
   V model    {run_folder} ({load_description(run_folder)["step"]:,} steps)
-  report     {run_folder / "report.html"}
+  report     {run_folder / REPORT_FILE}
   latents    {pipeline.encoding.out}, which LatentSequences reads
 {"time of each stage" if speeds else ""}
 {speeds}""".rstrip()

@@ -14,7 +14,7 @@ import torch
 from world_models.compare import frames as side_by_side
 from world_models.data.rollouts import Rollouts
 from world_models.data.split import split_episodes
-from world_models.runs import checkpoints
+from world_models.runs import checkpoints, layout
 from world_models.runs.records import RunRecord, read_run
 from world_models.vae.model import VAE, VAEConfig
 
@@ -33,7 +33,7 @@ def make_model(tmp_path: Path) -> MakeModel:
         folder.mkdir(parents=True)
         torch.manual_seed(len(name))
         vae = VAE(VAEConfig(z_dim=z_dim), preprocess)
-        checkpoints.save_vae(checkpoints.weights_path(folder, "best"), vae)
+        checkpoints.save_vae(layout.weights_path(folder, "best"), vae)
         checkpoints.save_description(folder, vae, **(FACTS | facts))
         return read_run(folder)
 
@@ -41,7 +41,7 @@ def make_model(tmp_path: Path) -> MakeModel:
 
 
 def _load(
-    *runs: RunRecord, data: Path | None = None, weights: checkpoints.Weights = "best"
+    *runs: RunRecord, data: Path | None = None, weights: layout.Weights = "best"
 ) -> tuple[side_by_side.Models | None, list[str]]:
     return side_by_side.load(runs, str(data) if data else None, weights, "cpu")
 

@@ -20,7 +20,7 @@ from world_models.data.latents import Latents
 from world_models.data.rollouts import Rollouts
 from world_models.data.shards import shard_path
 from world_models.encode import command as encode
-from world_models.runs import checkpoints, tracking
+from world_models.runs import checkpoints, layout, tracking
 from world_models.runtime import files, host, locks
 from world_models.runtime.errors import Stopped
 from world_models.vae.fast import forms
@@ -36,7 +36,7 @@ def _save_vae(run: Path, seed: int = 0, preprocess: dict[str, Any] = PREPROCESS)
     torch.nn.init.normal_(vae.encoder.mu.weight)  # untrained, so that dimensions vary by hand
     run.mkdir()
     for weights in ("best", "last"):
-        checkpoints.save_vae(checkpoints.weights_path(run, weights), vae)
+        checkpoints.save_vae(layout.weights_path(run, weights), vae)
     checkpoints.save_description(run, vae)
     return run
 

@@ -16,7 +16,7 @@ from world_models.data.rollouts import Rollouts
 from world_models.data.shards import shard_path
 from world_models.encode import command as encode
 from world_models.encode import summary as latent_summary
-from world_models.runs import checkpoints
+from world_models.runs import checkpoints, layout
 from world_models.vae.model import VAE, Posterior, VAEConfig
 from world_models.vae.noise import noise
 
@@ -31,7 +31,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.nn.init.normal_(vae.encoder.mu.weight)
     for layer in vae.decoder.children():
         torch.nn.init.xavier_normal_(layer.weight, gain=4)  # type: ignore[arg-type]
-    checkpoints.save_vae(checkpoints.weights_path(run), vae)
+    checkpoints.save_vae(layout.weights_path(run), vae)
     checkpoints.save_description(run, vae)
     return run
 

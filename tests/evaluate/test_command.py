@@ -24,7 +24,7 @@ from world_models.evaluate import page as report
 from world_models.evaluate import probes
 from world_models.evaluate.driving import lockstep, measurement
 from world_models.evaluate.foresight import study
-from world_models.runs import checkpoints, rate_distortion, tracking
+from world_models.runs import checkpoints, layout, rate_distortion, tracking
 from world_models.runtime import files, locks
 from world_models.runtime.errors import Stopped
 from world_models.vae import baselines, metrics
@@ -279,7 +279,7 @@ def _make_run(run: Path, train: Path, **facts: Any) -> Path:
     vae, data = VAE(VAEConfig(z_dim=4), PREPROCESS), Rollouts(train)
     run.mkdir()
     for weights in ("best", "last"):
-        checkpoints.save_vae(checkpoints.weights_path(run, weights), vae)
+        checkpoints.save_vae(layout.weights_path(run, weights), vae)
     recorded = {
         "data": str(train),
         "data_digest": data.digest(),

@@ -13,7 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from world_models.runs import checkpoints, provenance
+from world_models.runs import checkpoints, layout, provenance
 from world_models.runs.checkpoints import load_tensors, load_vae
 from world_models.runtime import files
 from world_models.vae.model import VAE, VAEConfig
@@ -24,7 +24,7 @@ PREPROCESS = {"crop": [0, 84], "size": 64, "interpolation": "INTER_AREA"}
 def _save(run: Path, vae: VAE, **facts: Any) -> Path:
     run.mkdir(parents=True, exist_ok=True)
     for weights in ("best", "last"):
-        checkpoints.save_vae(checkpoints.weights_path(run, weights), vae)
+        checkpoints.save_vae(layout.weights_path(run, weights), vae)
     checkpoints.save_description(run, vae, **facts)
     return run
 
@@ -73,7 +73,7 @@ def test_load_vae_is_a_public_name(run: Path):
 
 def test_best_and_last_are_files_of_their_own(vae: VAE, run: Path):
     torch.nn.init.zeros_(vae.encoder.mu.weight)
-    checkpoints.save_weights(checkpoints.weights_path(run, "best"), vae.state_dict())
+    checkpoints.save_weights(layout.weights_path(run, "best"), vae.state_dict())
     best, last = (load_vae(run, weights).encoder.mu.weight.abs().max() for weights in ("best", "last"))
     assert best == 0
     assert last > 0
@@ -81,7 +81,7 @@ def test_best_and_last_are_files_of_their_own(vae: VAE, run: Path):
 
 @pytest.mark.parametrize(("weights", "name"), [("best", "best.safetensors"), ("last", "model.safetensors")])
 def test_weights_lie_where_the_design_says(weights: Any, name: str):
-    assert checkpoints.weights_path("runs/vae", weights) == Path("runs/vae") / name
+    assert layout.weights_path("runs/vae", weights) == Path("runs/vae") / name
 
 
 def test_description_holds_the_facts_given(vae: VAE, tmp_path: Path):
@@ -232,7 +232,7 @@ def _save_sharp(run: Path, variance: float) -> Path:
     vae = VAE(VAEConfig(z_dim=4, variance=None), PREPROCESS)
     vae.variance.fill_(variance)
     _save(run, vae)
-    checkpoints.save_vae(checkpoints.weights_path(run, "best"), vae)
+    checkpoints.save_vae(layout.weights_path(run, "best"), vae)
     return run
 
 
@@ -255,7 +255,7 @@ def test_variance_of_models_that_do_not_say_it_is_the_papers(run: Path):
 
 def test_variance_in_the_header_of_older_weights_is_loaded(tmp_path: Path):
     run = _save_sharp(tmp_path, 0.5)
-    path = checkpoints.weights_path(run)
+    path = layout.weights_path(run)
     path.write_bytes(safetensors.torch.save(load_tensors(path), {"variance": "0.25"}))
     assert load_vae(run).variance.item() == 0.25
 
@@ -263,7 +263,7 @@ def test_variance_in_the_header_of_older_weights_is_loaded(tmp_path: Path):
 @pytest.mark.parametrize("text", ["", "{", "3", "[" * 100_000])
 def test_facts_that_are_none_are_none(tmp_path: Path, text: str):
     run = _save_sharp(tmp_path, 0.5)
-    path = checkpoints.weights_path(run)
+    path = layout.weights_path(run)
     path.write_bytes(safetensors.torch.save(load_tensors(path), {"facts": text}))
     with pytest.raises(ValueError, match="does not say its likelihood's variance"):
         load_vae(run)
@@ -307,27 +307,27 @@ def test_a_description_of_a_vast_or_unknown_network_takes_no_memory(run: Path, c
 @pytest.fixture
 def validated(tmp_path: Path) -> Path:
     """A run whose best weights are of step 3, by some rule of its own, and whose last are of step 4."""
-    checkpoints.save_vae(checkpoints.weights_path(tmp_path, "best"), VAE(VAEConfig(z_dim=1)), step=3)
-    checkpoints.save_vae(checkpoints.weights_path(tmp_path, "last"), VAE(VAEConfig(z_dim=1)), step=4)
+    checkpoints.save_vae(layout.weights_path(tmp_path, "best"), VAE(VAEConfig(z_dim=1)), step=3)
+    checkpoints.save_vae(layout.weights_path(tmp_path, "last"), VAE(VAEConfig(z_dim=1)), step=4)
     lines = [{"step": 3, "train/sse": 9}, *({"step": step, "val/sse": sse} for step, sse in ((1, 5), (3, 6), (4, 8)))]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps({"frames_seen": 64} | line) + "\n" for line in lines))
     return tmp_path
 
 
 @pytest.mark.parametrize(("weights", "sse"), [("best", 6), ("last", 8)])
-def test_a_validation_is_that_of_the_weights(validated: Path, weights: checkpoints.Weights, sse: int):
+def test_a_validation_is_that_of_the_weights(validated: Path, weights: layout.Weights, sse: int):
     assert checkpoints.validation(validated, weights)["val/sse"] == sse
 
 
 def test_weights_saved_between_validations_have_none(validated: Path):
-    checkpoints.save_vae(checkpoints.weights_path(validated, "last"), VAE(VAEConfig(z_dim=1)), step=5)
+    checkpoints.save_vae(layout.weights_path(validated, "last"), VAE(VAEConfig(z_dim=1)), step=5)
     assert checkpoints.validation(validated, "last") == {}
 
 
 def test_weights_that_do_not_say_their_step_have_none(validated: Path):
     with (validated / "metrics.jsonl").open("a") as file:
         file.write('{"frames_seen": 1, "val/sse": 3}\n')  # without a step either
-    checkpoints.save_weights(checkpoints.weights_path(validated, "best"), {"x": torch.zeros(1)})
+    checkpoints.save_weights(layout.weights_path(validated, "best"), {"x": torch.zeros(1)})
     assert checkpoints.validation(validated, "best") == {}
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import pytest
 import yaml
 
+from world_models.runs import layout
 from world_models.runs.tracking import WandbConfig
 from world_models.runtime import cli, errors
 from world_models.version import __version__
@@ -472,8 +473,8 @@ def test_a_bad_flag_beside_words_ends_with_status_2_and_one_line(refusal: Callab
     ],
 )
 def test_nested_values_are_flattened_by_their_names(nested: dict[Any, Any], flat: dict[str, Any]):
-    assert cli.flatten(nested) == flat
+    assert layout.flatten(nested) == flat
 
 
 def test_names_are_joined_as_asked():
-    assert cli.flatten({"iwae": {"10": 1.5}}, "/") == {"iwae/10": 1.5}
+    assert layout.flatten({"iwae": {"10": 1.5}}, "/") == {"iwae/10": 1.5}

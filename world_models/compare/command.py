@@ -20,7 +20,7 @@ from world_models.compare import frames as side_by_side
 from world_models.compare import page as comparison_page
 from world_models.compare import table as comparison
 from world_models.drawing import grids
-from world_models.runs import checkpoints
+from world_models.runs import checkpoints, layout
 from world_models.runs.records import Found, RunRecord, is_run, read_run, read_runs
 from world_models.runtime import cli, files, terminal, untrusted
 from world_models.runtime.cli import run_command
@@ -47,7 +47,7 @@ class CompareConfig:
     out: str | None = dataclasses.field(default=None, metadata=PATH)
     data: str | None = dataclasses.field(default=None, metadata=PATH)
     num_frames: int = 8
-    weights: checkpoints.Weights = "best"
+    weights: layout.Weights = "best"
     device: Device = "auto"
 
     def __post_init__(self):

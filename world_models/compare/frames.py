@@ -12,7 +12,7 @@ from world_models.data import mnist
 from world_models.data.frames import FrameSet, FrameSource
 from world_models.data.rollouts import Rollouts
 from world_models.drawing import charts, grids
-from world_models.runs import checkpoints, provenance
+from world_models.runs import checkpoints, layout, provenance
 from world_models.runs.records import RunRecord
 from world_models.runtime.distributed import Device, torch_device
 from world_models.vae.model import VAE
@@ -62,7 +62,7 @@ class Models:
 
 
 def load(
-    runs: Sequence[RunRecord], data: str | None, weights: checkpoints.Weights, device: Device
+    runs: Sequence[RunRecord], data: str | None, weights: layout.Weights, device: Device
 ) -> tuple[Models | None, list[str]]:
     """Load what is shown: the first twelve runs' models, and frames.
 
@@ -98,7 +98,7 @@ class _NothingShownError(Exception):
 
 
 def _of_rollouts(
-    saved: Sequence[RunRecord], data: str | None, weights: checkpoints.Weights, device: torch.device
+    saved: Sequence[RunRecord], data: str | None, weights: layout.Weights, device: torch.device
 ) -> tuple[Models, list[str]]:
     """Held-out frames, and the models that take such."""
     rollouts = Rollouts(data) if data else _trained_on(saved)
@@ -111,7 +111,7 @@ def _of_rollouts(
 
 
 def _of_digits(
-    saved: Sequence[RunRecord], data: str | None, weights: checkpoints.Weights, device: torch.device
+    saved: Sequence[RunRecord], data: str | None, weights: layout.Weights, device: torch.device
 ) -> tuple[Models, list[str]]:
     """Test images of MNIST, and the models that take such."""
     path = data or str(saved[0].description.get("data"))
@@ -169,7 +169,7 @@ def _trained_on(saved: Sequence[RunRecord]) -> Rollouts:
     raise _NothingShownError(f"no frames are shown: {why}; name rollouts with --data")
 
 
-def _load(run: RunRecord, data: Rollouts, weights: checkpoints.Weights, device: torch.device) -> VAE:
+def _load(run: RunRecord, data: Rollouts, weights: layout.Weights, device: torch.device) -> VAE:
     """A run's model, if it takes such frames and says what it was trained on."""
     provenance.load(run.path)
     vae = checkpoints.load_vae(run.path, weights, device)

@@ -28,7 +28,7 @@ from world_models.data.rollouts import Rollouts
 from world_models.data.shards import shard_path, shard_paths
 from world_models.data.shards.reader import Shard
 from world_models.encode import summary as latent_summary
-from world_models.runs import checkpoints, provenance, tracking
+from world_models.runs import checkpoints, layout, provenance, tracking
 from world_models.runs.artifacts import Product
 from world_models.runtime import distributed, files, host, locks, progress, terminal, untrusted
 from world_models.runtime.cli import run_command, to_yaml
@@ -63,7 +63,7 @@ class EncodeConfig:
     data: str = dataclasses.field(default="rollouts/carracing", metadata=PATH)
     vae: str = dataclasses.field(default="runs/vae", metadata=PATH)
     out: str = dataclasses.field(default="latents/carracing", metadata=PATH)
-    weights: checkpoints.Weights = "best"
+    weights: layout.Weights = "best"
     batch_size: int | None = None
     dtype: Literal["float32", "float16"] = "float32"
     device: Device = "auto"
@@ -124,7 +124,7 @@ def prepare(config: EncodeConfig) -> Job:
     device = distributed.own_device(torch_device("cpu" if config.backend == "onnx" else config.device))
     vae = checkpoints.load_vae(config.vae, config.weights, device)
     provenance.check_preprocess(data.preprocess, data.path, vae, config.vae)
-    vae_sha256 = files.file_sha256(checkpoints.weights_path(config.vae, config.weights))
+    vae_sha256 = files.file_sha256(layout.weights_path(config.vae, config.weights))
     val_sse = checkpoints.validation(Path(config.vae), config.weights).get("val/sse")
     job = Job(config, data, vae, vae_sha256, val_sse, todo=())
     there = _shards_there(job)

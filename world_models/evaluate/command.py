@@ -24,8 +24,9 @@ from world_models.evaluate import job as rollout_job
 from world_models.evaluate.digits import evaluation as digit_evaluation
 from world_models.evaluate.digits.evaluation import DigitJob
 from world_models.evaluate.job import RolloutJob
-from world_models.runs import checkpoints, records, tracking
+from world_models.runs import checkpoints, layout, records, tracking
 from world_models.runs.artifacts import Product
+from world_models.runs.layout import REPORT_FILE, SCORES_FILE
 from world_models.runtime import files, terminal
 from world_models.runtime.cli import run_command, to_yaml
 from world_models.runtime.distributed import Device, torch_device
@@ -61,7 +62,7 @@ class EvaluateConfig:
 
     data: str | None = dataclasses.field(default=None, metadata=PATH)
     vae: str = dataclasses.field(default="runs/vae", metadata=PATH)
-    weights: checkpoints.Weights = "best"
+    weights: layout.Weights = "best"
     train_data: str | None = dataclasses.field(default=None, metadata=PATH)
     compare_with: tuple[str, ...] = dataclasses.field(default=(), metadata=LINK)
     foresight: bool = False
@@ -92,7 +93,7 @@ class Job:
         scores, _ = records.read_scores(self.of.run)
         if scores is None:
             return False
-        asked = (files.file_sha256(checkpoints.weights_path(self.of.run, self.of.weights)), self.of.digest)
+        asked = (files.file_sha256(layout.weights_path(self.of.run, self.of.weights)), self.of.digest)
         if (scores.get("vae_sha256"), scores.get("data_digest")) != asked:
             return False
         try:
@@ -141,7 +142,7 @@ def evaluate(job: Job) -> None:
         scores, shown = rollout_evaluation.evaluate(
             job.of, config.max_frames, config.num_iwae_frames, config.foresight, drive_seed
         )
-    terminal.say(f"{run / 'report.html'} shows it, {run / 'eval.json'} has the numbers")
+    terminal.say(f"{run / REPORT_FILE} shows it, {run / SCORES_FILE} has the numbers")
     settings = yaml.safe_load(to_yaml(config)) | {"data": scores["data"]}
     sources = (
         Product("dataset", scores["data"], scores["data_digest"]),

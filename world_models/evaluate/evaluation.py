@@ -13,7 +13,8 @@ from world_models.evaluate import breakdown, page, probes
 from world_models.evaluate.driving import measurement, track_map
 from world_models.evaluate.foresight import study as foresight
 from world_models.evaluate.job import PROBE_FRAMES, RolloutJob, spread_episodes
-from world_models.runs import checkpoints, rate_distortion
+from world_models.runs import layout, rate_distortion
+from world_models.runs.layout import FIGURES, SCORES_FILE
 from world_models.runtime import files, locks, progress, terminal
 from world_models.runtime.errors import Stopped
 from world_models.vae import baselines, metrics
@@ -44,7 +45,7 @@ def evaluate(
     frames, telemetry = (held_out.read_spread(max_frames, of) for of in ("frames", "telemetry"))
     columns = dict(zip(job.telemetry, _of_columns(job, telemetry).T, strict=True))
     with progress.bar(9, "parts", "evaluate") as bar, locks.only_writer(job.run):
-        files.remove_partials(job.run, job.run / "figures")
+        files.remove_partials(job.run, job.run / FIGURES)
         scored = metrics.score_frames(job.vae, frames)
         if not all(np.isfinite(part).all() for part in scored):
             raise Stopped(f"{job.run}: its model makes of some frames what is no number; train it again")
@@ -63,7 +64,7 @@ def evaluate(
         if study:
             shown |= {"dream": _dream(job, study)}
         page.write(job.run, scores, shown)
-        files.write_json(job.run / "eval.json", scores)  # last: it says that the evaluation is whole
+        files.write_json(job.run / SCORES_FILE, scores)  # last: it says that the evaluation is whole
         bar.update()
     terminal.say(page.summary(scores))
     return scores, shown
@@ -140,7 +141,7 @@ def _provenance(job: RolloutJob, num_frames: int) -> dict[str, Any]:
         "data": str(job.data.path),
         "data_digest": job.data.digest(),
         "weights": job.weights,
-        "vae_sha256": files.file_sha256(checkpoints.weights_path(job.run, job.weights)),
+        "vae_sha256": files.file_sha256(layout.weights_path(job.run, job.weights)),
         "variance": job.vae.variance.item(),
         "versions": files.versions(),
     }

@@ -15,7 +15,7 @@ from world_models.data.split import split_episodes
 from world_models.evaluate import page
 from world_models.evaluate.driving import measurement
 from world_models.evaluate.foresight import study
-from world_models.runs import checkpoints, provenance, rate_distortion, records
+from world_models.runs import checkpoints, layout, provenance, rate_distortion, records
 from world_models.runs.provenance import TrainingRecord
 from world_models.vae import baselines
 from world_models.vae.model import VAE
@@ -46,7 +46,7 @@ class RolloutJob:
 
     run: Path
     name: str
-    weights: checkpoints.Weights
+    weights: layout.Weights
     vae: VAE
     data: Rollouts
     baselines: baselines.Baselines
@@ -73,7 +73,7 @@ class RolloutJob:
 
 def prepare(
     run: Path,
-    weights: checkpoints.Weights,
+    weights: layout.Weights,
     data_path: str,
     train_data: str | None,
     compare_with: Sequence[Path],

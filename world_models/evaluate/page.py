@@ -11,6 +11,7 @@ from world_models.data.rollouts import Rollouts
 from world_models.drawing import charts, grids, model_views
 from world_models.drawing.html import STYLE, figure, row
 from world_models.evaluate import breakdown
+from world_models.runs.layout import FIGURES, REPORT_FILE
 from world_models.runs.records import read_lines
 from world_models.runtime import files
 from world_models.vae.baselines import Baselines
@@ -111,8 +112,8 @@ def draw_curves(run: Path, scores: Mapping[str, Any]) -> Shown:
 
 def write(run: Path, scores: Mapping[str, Any], shown: Shown) -> None:
     """Write the figures under figures/ and report.html, which holds them all in itself."""
-    grids.save_all(run / "figures", shown)
-    files.write_text(run / "report.html", page(run.name, scores, shown))
+    grids.save_all(run / FIGURES, shown)
+    files.write_text(run / REPORT_FILE, page(run.name, scores, shown))
 
 
 def page(name: str, scores: Mapping[str, Any], shown: Shown) -> str:

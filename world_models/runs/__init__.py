@@ -1,5 +1,6 @@
 """The folder of a run, runs/<name>/, and where its numbers go.
 
+layout           the names of its files
 checkpoints      weights, architecture and baselines
 resume           the learner's state, and whether a run is the one that is asked for
 records          what the folder says of a run, finished or still training; without torch

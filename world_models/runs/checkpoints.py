@@ -17,7 +17,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from world_models.data.mnist import NUM_DIGITS
-from world_models.runs.records import BASELINES_FILE, LARGEST, WEIGHT_FILES, Line, read_lines
+from world_models.runs.layout import BASELINES_FILE, DESCRIPTION_FILE, Weights, weights_path
+from world_models.runs.records import LARGEST, Line, read_lines
 from world_models.runtime import files, untrusted
 from world_models.runtime.paths import resolved
 from world_models.vae.likelihoods import PAPER_VARIANCE
@@ -28,7 +29,6 @@ ARCHITECTURES = {"paper": "conv_vae", "mlp": "mlp_vae", "conv": "small_conv_vae"
 """What model.json calls a network."""
 FACTS = "facts"
 MAX_DESCRIPTION_BYTES = 50_000_000  # it lists the seeds of the training episodes, 12 bytes each
-Weights = Literal["best", "last"]
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any] | None = None) -> None:
@@ -93,7 +93,7 @@ def save_description(run: Path, vae: VAE, **facts: Any) -> None:
         "versions": files.versions(),
         **facts,
     }
-    files.write_json(run / "model.json", description)
+    files.write_json(run / DESCRIPTION_FILE, description)
 
 
 def load_description(run: str | Path, *needed: str) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def load_description(run: str | Path, *needed: str) -> dict[str, Any]:
         FileNotFoundError: the folder holds no model.
         ValueError: it describes no model of this architecture.
     """
-    path = Path(run) / "model.json"
+    path = Path(run) / DESCRIPTION_FILE
     text = untrusted.read_text(path, MAX_DESCRIPTION_BYTES)
     if text is None:
         raise FileNotFoundError(f"{run}: no trained model in it (no model.json); name the --out of a train_vae run")
@@ -144,11 +144,6 @@ def _finite(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         if not bool(tensor.isfinite().all()):
             raise ValueError(f"{path}: {name} holds numbers that are not finite; train the model again")
     return tensors
-
-
-def weights_path(run: str | Path, weights: Weights = "best") -> Path:
-    """Where the best or the last weights of a run lie."""
-    return Path(run) / WEIGHT_FILES[weights]
 
 
 def load_vae(run: str | Path, weights: Weights = "best", device: str | torch.device = "cpu") -> VAE:

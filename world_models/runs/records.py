@@ -9,22 +9,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from world_models.runs.tracking import METRICS_FILE
-from world_models.runtime import files, untrusted
-from world_models.runtime.cli import flatten
-
-CONFIG_FILE = "config.yaml"
-DESCRIPTION_FILE = "model.json"
-SCORES_FILE = "eval.json"
-WEIGHT_FILES = {"best": "best.safetensors", "last": "model.safetensors"}
-BASELINES_FILE = "baselines.safetensors"
-STATE_FILE = "state.pt"
-REPORT_FILE = "report.html"
-FIGURES = "figures"
-FILES = (
-    *(CONFIG_FILE, METRICS_FILE, DESCRIPTION_FILE, SCORES_FILE, BASELINES_FILE, STATE_FILE, REPORT_FILE),
-    *WEIGHT_FILES.values(),
+from world_models.runs.layout import (
+    CONFIG_FILE,
+    DESCRIPTION_FILE,
+    FIGURES,
+    FILES,
+    METRICS_FILE,
+    SCORES_FILE,
+    WEIGHT_FILES,
+    flatten,
 )
+from world_models.runtime import files, untrusted
+
 SEARCH_DEPTH = 3  # runs, runs/sweep, runs/sweep/a
 MAX_BYTES = 100_000_000  # the paper's own training logs 30,000 lines, 10 MB
 LARGEST = 1e30  # no error or rate is larger, and a picture's axes could not show it

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from world_models.runs import records
+from world_models.runs import layout, records
 from world_models.runs.checkpoints import load_description
+from world_models.runs.layout import CONFIG_FILE, flatten
 from world_models.runtime import files, untrusted
-from world_models.runtime.cli import flatten
 from world_models.vae.likelihoods import PAPER_VARIANCE
 from world_models.vae.model import VAE, VAEConfig
 
@@ -32,7 +32,7 @@ def save_state(run: Path, state: Mapping[str, Any]) -> None:
     """Write state.pt: tensors and plain values, from which training goes on."""
     buffer = io.BytesIO()  # since on a full disk torch.save does not say why it fails
     torch.save(dict(state), buffer)
-    files.write_bytes(run / records.STATE_FILE, buffer.getbuffer())
+    files.write_bytes(run / layout.STATE_FILE, buffer.getbuffer())
 
 
 def load_state(run: Path) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def load_state(run: Path) -> dict[str, Any]:
     Raises:
         ValueError: damaged, or holding code.
     """
-    path = run / records.STATE_FILE
+    path = run / layout.STATE_FILE
     untrusted.is_file(path)
     try:
         _check_archive(path)
@@ -91,7 +91,7 @@ def check_state(run: Path, state: Any, config: VAEConfig) -> None:
     Raises:
         ValueError: it is another model's, or damaged.
     """
-    path = run / records.STATE_FILE
+    path = run / layout.STATE_FILE
     with torch.device("meta"):
         vae = VAE(config)
     if not isinstance(state, dict):
@@ -145,7 +145,7 @@ def check_new(out: Path, resume: bool) -> None:
         ValueError: there is one, and going on with it was not asked for; or what has a file's name is no file.
     """
     records.check_files(out)
-    if (out / "config.yaml").exists() and not resume:
+    if (out / CONFIG_FILE).exists() and not resume:
         raise ValueError(f"{out} holds a run already; give --resume true to go on with it, or choose another --out")
 
 
@@ -162,11 +162,11 @@ def load_run(out: Path, config: str, defaults: str, free: Sequence[str], data_di
     Raises:
         ValueError: the folder holds a run that this is no resumption of.
     """
-    if not (out / "config.yaml").exists():
+    if not (out / CONFIG_FILE).exists():
         return None
     own, now, usual = (
         _fixed(out, text, free)
-        for text in (untrusted.read_text(out / "config.yaml", untrusted.MAX_YAML_BYTES) or "", config, defaults)
+        for text in (untrusted.read_text(out / CONFIG_FILE, untrusted.MAX_YAML_BYTES) or "", config, defaults)
     )
     before = usual | OF_OLDER_RUNS | own
     changed = [name for name, value in now.items() if before.get(name) != value]
@@ -176,7 +176,7 @@ def load_run(out: Path, config: str, defaults: str, free: Sequence[str], data_di
         raise ValueError(
             f"{out} is a run with {found}: give --config {out}/config.yaml{unsaid} --resume true, or another --out"
         )
-    if not untrusted.is_file(out / records.STATE_FILE):
+    if not untrusted.is_file(out / layout.STATE_FILE):
         return None
     if load_description(out, "data_digest")["data_digest"] != data_digest:
         raise ValueError(

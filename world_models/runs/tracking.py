@@ -16,12 +16,11 @@ from jaxtyping import UInt8
 
 from world_models.runs import wandb_run
 from world_models.runs.artifacts import Product
+from world_models.runs.layout import METRICS_FILE, flatten
 from world_models.runs.wandb_messages import WandbConfig
 from world_models.runtime import files, terminal, untrusted
-from world_models.runtime.cli import flatten
 from world_models.runtime.paths import check_name
 
-METRICS_FILE = "metrics.jsonl"
 RUN_ID_MARK = "{wandb_run_id}"
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import yaml
 
 from world_models.drawing import digit_views, grids, model_views
-from world_models.runs import checkpoints, resume, tracking
+from world_models.runs import checkpoints, layout, resume, tracking
 from world_models.runs.artifacts import Product
+from world_models.runs.layout import CONFIG_FILE, FIGURES
 from world_models.runtime import files, locks, terminal
 from world_models.train_vae.learner import Learner
 from world_models.vae import baselines, metrics
@@ -38,13 +39,13 @@ class Run:
         self._open = contextlib.ExitStack()
         files.make_folder(out)
         self._open.enter_context(locks.only_writer(out))
-        files.remove_partials(out, out / "figures")
+        files.remove_partials(out, out / FIGURES)
 
     def begin(self, learner: Learner, spread: Callable[[int], metrics.Frames]) -> None:
         """Write a new run's first files: its config, and the baselines fitted on so many of its training frames."""
-        files.write_text(self._out / "config.yaml", self._config)
+        files.write_text(self._out / CONFIG_FILE, self._config)
         fitted = baselines.fit_baselines(spread(baselines.PCA_MAX_FRAMES), learner.vae.config.z_dim)
-        checkpoints.save_weights(self._out / checkpoints.BASELINES_FILE, dataclasses.asdict(fitted))
+        checkpoints.save_weights(self._out / layout.BASELINES_FILE, dataclasses.asdict(fitted))
 
     def track(self, learner: Learner) -> None:
         """Log from here on; what a broken run logged after its last checkpoint is dropped, since it comes again."""
@@ -70,27 +71,27 @@ class Run:
         else:
             shown, stamp = digit_views.in_training(vae, frames, labels), f"epoch_{_number(position['epoch'])}"
         for name, picture in shown.items():
-            grids.save(self._out / "figures" / f"{name}_{stamp}.png", picture)
+            grids.save(self._out / FIGURES / f"{name}_{stamp}.png", picture)
         if finished and labels is not None:
             last = digit_views.finished(vae, digit_views.encoded(vae, frames, labels), frames, labels)
-            grids.save_all(self._out / "figures", last)
+            grids.save_all(self._out / FIGURES, last)
             shown |= last
         self._tracker.images(shown, seen)
 
     def save_best(self, learner: Learner, vae: VAE) -> None:
         """Save the model that the learner has come to as the best weights so far."""
-        checkpoints.save_vae(checkpoints.weights_path(self._out, "best"), vae, learner.step)
+        checkpoints.save_vae(layout.weights_path(self._out, "best"), vae, learner.step)
 
     def save(self, learner: Learner, vae: VAE) -> None:
         """Save the model as the last weights, what describes it, and the learner's state, all that a resume reads."""
-        checkpoints.save_vae(checkpoints.weights_path(self._out, "last"), vae, learner.step)
+        checkpoints.save_vae(layout.weights_path(self._out, "last"), vae, learner.step)
         checkpoints.save_description(self._out, vae, **self._facts, step=learner.step)
         resume.save_state(self._out, learner.state())
 
     def log_final_model(self) -> None:
         """Name the finished model where runs are compared: its best weights if there are any, and their validation."""
-        weights = "best" if checkpoints.weights_path(self._out, "best").exists() else "last"
-        digest = files.file_sha256(checkpoints.weights_path(self._out, weights))
+        weights = "best" if layout.weights_path(self._out, "best").exists() else "last"
+        digest = files.file_sha256(layout.weights_path(self._out, weights))
         line = checkpoints.validation(self._out, weights)
         scores = {name.removeprefix("val/"): value for name, value in line.items() if name.startswith("val/")}
         self._tracker.made(Product("model", str(self._out), digest, {"weights": weights, **scores}))

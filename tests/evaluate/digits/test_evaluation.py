@@ -17,7 +17,7 @@ from world_models.evaluate import command as evaluate
 from world_models.evaluate.digits import evaluation
 from world_models.evaluate.digits import page as digit_report
 from world_models.evaluate.digits import scores as digit_scores
-from world_models.runs import checkpoints, rate_distortion
+from world_models.runs import layout, rate_distortion
 from world_models.runs import records as run_records
 from world_models.runtime import files
 from world_models.train_vae import command as train_vae
@@ -91,7 +91,7 @@ def test_scores_say_what_was_scored(run: Callable[[str], Path], mnist_dir: Path)
     scores = _evaluate(folder, "--num_iwae_frames", "7", "--weights", "last")
     assert (scores["images"], scores["iwae_images"], scores["weights"]) == (60, 7, "last")
     assert scores["data_digest"] == mnist.load(mnist_dir).digest
-    assert scores["vae_sha256"] == files.file_sha256(checkpoints.weights_path(folder, "last"))
+    assert scores["vae_sha256"] == files.file_sha256(layout.weights_path(folder, "last"))
 
 
 @pytest.mark.usefixtures("quick")

@@ -11,7 +11,8 @@ from world_models.data import mnist
 from world_models.drawing import charts, digit_views, grids
 from world_models.evaluate.digits import page as digit_report
 from world_models.evaluate.digits import scores as digit_scores
-from world_models.runs import checkpoints, records
+from world_models.runs import checkpoints, layout, records
+from world_models.runs.layout import FIGURES, REPORT_FILE, SCORES_FILE
 from world_models.runtime import files, locks, progress, terminal
 from world_models.runtime.paths import resolved
 from world_models.vae import metrics
@@ -40,7 +41,7 @@ class DigitJob:
 
     run: Path
     record: records.RunRecord
-    weights: checkpoints.Weights
+    weights: layout.Weights
     vae: VAE
     data: mnist.Mnist
     path: str
@@ -66,7 +67,7 @@ class DigitJob:
 
 def prepare(
     run: Path,
-    weights: checkpoints.Weights,
+    weights: layout.Weights,
     data: str | None,
     compare_with: Sequence[Path],
     device: torch.device,
@@ -90,7 +91,7 @@ def prepare(
     models = {
         other.name: checkpoints.load_digits_vae(other.path, weights, device)
         for other in others[:MAX_BESIDE]
-        if checkpoints.weights_path(other.path, weights).exists()
+        if layout.weights_path(other.path, weights).exists()
     }
     baselines = Baselines(**checkpoints.load_baselines(run, vae))
     return DigitJob(run, record, weights, vae, mnist.load(path), path, baselines, others, models, notes)
@@ -107,7 +108,7 @@ def evaluate(job: DigitJob, num_iwae_images: int) -> tuple[dict[str, Any], digit
         what eval.json holds, and the figures.
     """
     with progress.bar(6, "parts", "evaluate") as bar, locks.only_writer(job.run):
-        files.remove_partials(job.run, job.run / "figures")
+        files.remove_partials(job.run, job.run / FIGURES)
         train_mu, test_mu = (
             digit_views.encoded(job.vae, digits.frames, digits.labels) for digits in (job.data.train, job.data.test)
         )
@@ -124,9 +125,9 @@ def evaluate(job: DigitJob, num_iwae_images: int) -> tuple[dict[str, Any], digit
             bar.update()
         scores |= _provenance(job, num_iwae_images)
         shown = _draw(job, scores, test_mu)
-        grids.save_all(job.run / "figures", shown)
-        files.write_text(job.run / "report.html", digit_report.page(job.run.name, scores, shown))
-        files.write_json(job.run / "eval.json", scores)  # last: it says that the evaluation is whole
+        grids.save_all(job.run / FIGURES, shown)
+        files.write_text(job.run / REPORT_FILE, digit_report.page(job.run.name, scores, shown))
+        files.write_json(job.run / SCORES_FILE, scores)  # last: it says that the evaluation is whole
         bar.update()
     terminal.say(digit_report.summary(scores))
     return scores, shown
@@ -165,7 +166,7 @@ def _provenance(job: DigitJob, num_iwae_images: int) -> dict[str, Any]:
         "data": job.path,
         "data_digest": job.data.digest,
         "weights": job.weights,
-        "vae_sha256": files.file_sha256(checkpoints.weights_path(job.run, job.weights)),
+        "vae_sha256": files.file_sha256(layout.weights_path(job.run, job.weights)),
         "variance": job.vae.variance.item() if job.vae.config.likelihood == "gaussian" else None,
         "versions": files.versions(),
     }
@@ -176,7 +177,7 @@ def _draw(job: DigitJob, scores: Mapping[str, Any], test_mu: torch.Tensor) -> di
     shown = digit_views.in_training(job.vae, test.frames, test.labels)
     shown |= digit_views.finished(job.vae, test_mu, test.frames, test.labels)
     for name in ("holes", "trade_off"):  # of an earlier evaluation beside other runs
-        (job.run / "figures" / f"{name}.png").unlink(missing_ok=True)
+        (job.run / FIGURES / f"{name}.png").unlink(missing_ok=True)
     if job.models:
         shown["holes"] = digit_views.holes({job.record.name: job.vae, **job.models})
     points = digit_report.beta_points(job.record, job.others)
