@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from world_models.data.batches import Batch
-from world_models.train_vae.learner import NAMES, Learner, backward, cudnn_mode
+from world_models.train_vae.learner import Learner, cudnn_mode
 from world_models.vae.fast import forms, winograd
+from world_models.vae.gradient import NAMES, backward
 from world_models.vae.model import MIN_VARIANCE, VAE, VAEConfig, to_images
 from world_models.vae.noise import binarised, noise
 

@@ -30,12 +30,12 @@ from world_models.data.shards.reader import Shard
 from world_models.encode import summary as latent_summary
 from world_models.runs import checkpoints, layout, provenance, tracking
 from world_models.runs.artifacts import Product
-from world_models.runtime import distributed, files, host, locks, progress, terminal, untrusted
+from world_models.runtime import distributed, files, host, locks, progress, terminal, threads, untrusted
 from world_models.runtime.cli import run_command, to_yaml
 from world_models.runtime.distributed import Device, torch_device
 from world_models.runtime.errors import require
 from world_models.runtime.paths import PATH, resolve_fields
-from world_models.vae.fast import forms, onnx_encoder
+from world_models.vae.fast import onnx_encoder
 from world_models.vae.model import VAE
 
 CPU_BATCH, GPU_BATCH, MAX_BATCH = 256, 4096, 1_048_576
@@ -229,9 +229,9 @@ def encode_shards(job: Job, indices: Sequence[int]) -> Generator[int, None, None
         return _column(mu, job.config.dtype), _column(logvar, job.config.dtype)
 
     with (
-        forms.single_threaded(),
+        threads.single_threaded(),
         ThreadPoolExecutor(cores) as readers,
-        forms.threads(cores if on_cpu else 1) as encoders,
+        threads.threads(cores if on_cpu else 1) as encoders,
     ):
         shards = [job.data.shards[index] for index in indices]
         batches = ((shard, start) for shard in shards for start in range(0, shard.num_rows, batch_size))
@@ -242,10 +242,14 @@ def encode_shards(job: Job, indices: Sequence[int]) -> Generator[int, None, None
 
 def _encoder_of_frames(job: Job) -> Callable[[UInt8[torch.Tensor, "batch 64 64 3"]], tuple[torch.Tensor, torch.Tensor]]:
     """A function for mu and logvar of frames, which many threads may call at once."""
-    encoder = job.vae.paper[0]
     if job.config.backend == "onnx":
-        return onnx_encoder.encoder_of_frames(encoder)
-    return lambda frames: forms.encode_frames(encoder, frames.to(job.vae.device))
+        return onnx_encoder.encoder_of_frames(job.vae.paper[0])
+
+    def encode_frames(frames: UInt8[torch.Tensor, "batch 64 64 3"]) -> tuple[torch.Tensor, torch.Tensor]:
+        posterior = job.vae.encode(frames)
+        return posterior.mu, posterior.logvar
+
+    return encode_frames
 
 
 def _write(job: Job, index: int, latents: Iterator[tuple[np.ndarray, np.ndarray]]) -> Iterator[int]:

@@ -15,10 +15,9 @@ from world_models.evaluate.foresight import study as foresight
 from world_models.evaluate.job import PROBE_FRAMES, RolloutJob, spread_episodes
 from world_models.runs import layout, rate_distortion
 from world_models.runs.layout import FIGURES, SCORES_FILE
-from world_models.runtime import files, locks, progress, terminal
+from world_models.runtime import files, locks, progress, terminal, threads
 from world_models.runtime.errors import Stopped
 from world_models.vae import baselines, metrics
-from world_models.vae.fast import forms
 from world_models.vae.model import VAE
 
 SEEN_FRAMES, HELD_OUT_FRAMES = 4000, 1000  # that dreams are compared with
@@ -203,7 +202,7 @@ def _along_the_road(names: Sequence[str], seen: probes.Seen) -> probes.Seen | No
 
 def _seen(job: RolloutJob, frames: FrameSet) -> probes.Seen:
     chosen, telemetry = frames.read_spread(PROBE_FRAMES), frames.read_spread(PROBE_FRAMES, "telemetry")
-    read = forms.in_threads(
+    read = threads.in_threads(
         lambda batch: (job.vae.encode(batch).mu.cpu(), job.baselines.coefficients(batch)), [*metrics.batches(chosen)]
     )
     mu, pca = (torch.cat(features).numpy() for features in zip(*read, strict=True))

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import nn
 
-from world_models.vae.fast import forms
+from world_models.runtime import threads
 
 HIDDEN = 128
 EPOCHS = 25
@@ -56,7 +56,7 @@ def read(names: Sequence[str], fitted: Seen, scored: Seen) -> dict[str, dict[str
         rows = getattr(fitted, features), fitted.telemetry, getattr(scored, features), scored.telemetry
         return dict(zip(names, probe(*rows), strict=True))
 
-    return dict(zip(PROBES, forms.in_threads(r2, [*PROBES]), strict=True))
+    return dict(zip(PROBES, threads.in_threads(r2, [*PROBES]), strict=True))
 
 
 def _pixels_r2(

@@ -8,6 +8,7 @@ files        files written whole or not at all; on top of disks, locks and write
 untrusted    files that anybody may have written
 host         cores, signals
 executors    one function over many inputs: here, in processes (workers), on a Ray cluster
+threads      several threads, with PyTorch in each
 distributed  processes that train together
 progress     progress bars
 terminal     every line that is printed

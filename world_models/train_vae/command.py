@@ -33,8 +33,7 @@ from world_models.train_vae.config import TrainConfig
 from world_models.train_vae.data import Sample, TrainingData
 from world_models.train_vae.learner import Learner, cudnn_mode
 from world_models.train_vae.run_writer import NoRun, Run
-from world_models.vae import metrics
-from world_models.vae.fast import forms
+from world_models.vae import gradient, metrics
 from world_models.vae.model import VAE
 from world_models.vae.networks import initialise_he
 from world_models.vae.noise import noise
@@ -78,7 +77,7 @@ def prepare(config: TrainConfig) -> Job:
     """Check everything that can be wrong before the first step."""
     config = dataclasses.replace(config, out=tracking.own_folder(config.out))
     here, device = distributed.world(), distributed.own_device(torch_device(config.device))
-    if config.compile and forms.choose(device) == "winograd" and not config.bf16_on(device):
+    if config.compile and gradient.computes_in_c(device) and not config.bf16_on(device):
         raise ValueError("compile is for a GPU, and this is a CPU, whose form is compiled already; leave --compile out")
     config.bf16_on(device)  # refuses what this GPU has not
     training_state.check_new(Path(config.out), config.resume)

@@ -7,16 +7,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64, UInt8
-from torch import Tensor
 
 from world_models.data.batches import Batch
 from world_models.runtime import distributed
-from world_models.vae.fast import forms
-from world_models.vae.model import MIN_VARIANCE, VAE, Posterior, Terms, to_images
+from world_models.vae.gradient import NAMES, backward, mean_loss
+from world_models.vae.model import MIN_VARIANCE, VAE
 from world_models.vae.noise import binarised, noise
 
-NAMES = ("loss_nats", "sse", "kl_nats")
 FOLLOWING_SHARE = 0.05
 """Of a batch's mean squared error in the likelihood's variance, where that follows it."""
 
@@ -30,7 +27,7 @@ class Learner:
         grad_clip: largest norm of the gradient in all, 0 for no clipping.
         bf16: whether to compute in bfloat16; weights and losses stay float32.
         compiled_size: size of the batches whose way there and back is compiled, on a GPU into CUDA graphs; 0 for none.
-            Not for the winograd form, which is compiled already.
+            Not where `gradient.computes_in_c`.
         binarise: whether to learn from black and white pixels, drawn anew each step with the grey as probability.
 
     Attributes:
@@ -49,7 +46,7 @@ class Learner:
         self._optimizer = torch.optim.Adam(vae.parameters(), fused=True, capturable=on_gpu)
         self._compiled_size = compiled_size
         if compiled_size:  # else not even PyTorch's compiler is imported, which takes seconds
-            self._compiled = torch.compile(_mean_loss, mode="reduce-overhead", dynamic=False)
+            self._compiled = torch.compile(mean_loss, mode="reduce-overhead", dynamic=False)
         self._sums = torch.zeros(len(NAMES) + 1, dtype=torch.float64, device=vae.device)
         self.step, self.best_loss_nats, self.wandb_id = 0, math.inf, None
 
@@ -114,73 +111,6 @@ class Learner:
         self.vae.variance.copy_(state["variance"])
         own = {"param_groups": self._optimizer.state_dict()["param_groups"]}  # settings are the code's, not the file's
         self._optimizer.load_state_dict({"state": state["optimizer"]["state"], **own})
-
-
-def backward(
-    vae: VAE,
-    frames: UInt8[Tensor, "part height width channels"],
-    noise: Float[Tensor, "part noise"],
-    beta_share: float,
-    size: int,
-    labels: Int64[Tensor, " part"] | None = None,
-) -> Float[Tensor, " names"]:
-    """Add the gradient of (this part's share of) the mean loss of a batch to the weights' own.
-
-    Args:
-        vae: the model.
-        frames: of a batch, or a part of it.
-        noise: standard normal, a row a frame.
-        beta_share: share of beta that applies.
-        size: frames of the whole batch.
-        labels: the frames' classes, for a conditional VAE.
-
-    Returns:
-        Each of `NAMES`, summed over the frames; float64.
-    """
-    if vae.config.network == "paper" and forms.choose(frames.device) == "winograd":
-        return _backward_in_threads(vae, frames, noise, beta_share, size)
-    loss, sums = _mean_loss(vae, frames, noise, beta_share, size, labels)
-    loss.backward()
-    return sums
-
-
-def _mean_loss(
-    vae: VAE,
-    frames: Tensor,
-    noise: Tensor,
-    beta_share: float | Float[Tensor, ""],
-    size: int,
-    labels: Tensor | None = None,
-) -> tuple[Float[Tensor, ""], Float[Tensor, " names"]]:
-    """The frames' share of the mean loss of a batch, and what `backward` returns."""
-    terms = vae.objective(to_images(frames), noise, beta_share, labels)
-    return terms.loss_nats.sum() / size, _sums(terms)
-
-
-def _sums(terms: Terms) -> Float[Tensor, " names"]:
-    return torch.stack([getattr(terms, name).detach().double().sum() for name in NAMES])
-
-
-def _backward_in_threads(vae: VAE, frames: Tensor, noise: Tensor, beta_share: float, size: int) -> Tensor:
-    """Weights are prepared once, each thread takes its frames there and back, and their gradients are added up."""
-    encoder, decoder = forms.prepare_encoder(vae.paper[0]), forms.prepare_decoder(vae.paper[1])
-
-    def there_and_back(part: tuple[Tensor, Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
-        pixels, eps = part
-        weights = tuple(tensor.detach().requires_grad_() for tensor in (*encoder, *decoder))
-        posterior = Posterior(*forms.run_encoder(weights[: len(encoder)], pixels))
-        logits = forms.run_decoder(weights[len(encoder) :], vae.sampled(posterior, eps))
-        terms = vae.terms(to_images(pixels), posterior, logits, beta_share)
-        return torch.autograd.grad(terms.loss_nats.sum() / size, weights), _sums(terms)
-
-    parts = list(zip(forms.split(frames), forms.split(noise), strict=True))
-    (total, sums), *others = forms.in_threads(there_and_back, parts)
-    for gradients, more in others:
-        sums += more
-        for gradient, addend in zip(total, gradients, strict=True):
-            gradient += addend
-    torch.autograd.backward((*encoder, *decoder), total)
-    return sums
 
 
 @contextlib.contextmanager

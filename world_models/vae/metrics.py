@@ -16,8 +16,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from world_models.runtime import distributed
-from world_models.vae.fast import forms
+from world_models.runtime import distributed, threads
 from world_models.vae.likelihoods import squared_error
 from world_models.vae.model import (
     ACTIVE_VARIANCE,
@@ -160,7 +159,7 @@ def score_frames(vae: VAE, frames: Frames, seed: int = 0, labels: Labels | None 
         of_frames = (errors.sum((1, 2)), ssim, elbo, posterior.mu, posterior.logvar.exp(), posterior.kl_nats_per_dim())
         return errors.sum(0, keepdim=True), *of_frames
 
-    parts = forms.in_threads(score, [*zip(batches(frames), noise.split(BATCH), label_batches(labels), strict=False)])
+    parts = threads.in_threads(score, [*zip(batches(frames), noise.split(BATCH), label_batches(labels), strict=False)])
     errors, *of_frames = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
     return Scored(errors.sum(0) / len(frames), *of_frames)
 
@@ -205,7 +204,7 @@ def iwae_nats(
         posterior = vae.posterior(images, label)
         log_weights = functools.partial(_log_weights, vae, images, posterior, label)
         noise = [torch.randn(posterior.mu.shape, generator=generator) for _ in range(max(samples))]
-        weights = torch.stack(forms.in_threads(log_weights, noise))
+        weights = torch.stack(threads.in_threads(log_weights, noise))
         for k in samples:
             totals[k] += float((torch.logsumexp(weights[:k], 0) - math.log(k)).sum())
     return {str(k): total / len(frames) for k, total in totals.items()}

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from world_models.runtime import threads
 from world_models.vae.fast import forms, winograd
 from world_models.vae.model import VAE, VAEConfig, num_parameters
 from world_models.vae.networks import Decoder, Encoder
@@ -251,36 +252,36 @@ def test_a_batch_of_almost_nothing_is_one_part(rows: int):
 
 @pytest.mark.parametrize("parts", [[3], [3, 1], [5, 2, 4, 1]])
 def test_threads_answer_in_the_order_of_the_parts(parts: list[int]):
-    assert forms.in_threads(lambda part: part * 10, parts) == [part * 10 for part in parts]
+    assert threads.in_threads(lambda part: part * 10, parts) == [part * 10 for part in parts]
 
 
 def test_no_more_parts_are_computed_at_a_time_than_there_are_threads(two_threads: None):
-    assert len(set(forms.in_threads(lambda part: threading.get_ident(), range(6)))) <= 2
+    assert len(set(threads.in_threads(lambda part: threading.get_ident(), range(6)))) <= 2
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
-def test_threads_leave_the_number_of_threads_as_it_was(two_threads: None, threads: int):
-    torch.set_num_threads(threads)
-    forms.in_threads(lambda part: part, [1, 2])
-    assert torch.get_num_threads() == threads
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_threads_leave_the_number_of_threads_as_it_was(two_threads: None, number: int):
+    torch.set_num_threads(number)
+    threads.in_threads(lambda part: part, [1, 2])
+    assert torch.get_num_threads() == number
 
 
 def test_pytorch_starts_no_threads_within_a_part(two_threads: None):
-    assert forms.in_threads(lambda part: torch.get_num_threads(), [1, 2]) == [1, 1]
+    assert threads.in_threads(lambda part: torch.get_num_threads(), [1, 2]) == [1, 1]
 
 
 @pytest.mark.parametrize("parts", [[1], [1, 2]])
 @pytest.mark.parametrize("enabled", [False, True])
 def test_parts_ask_for_gradients_where_the_caller_does(enabled: bool, parts: list[int]):
     with torch.set_grad_enabled(enabled):
-        assert forms.in_threads(lambda part: torch.is_grad_enabled(), parts) == [enabled] * len(parts)
+        assert threads.in_threads(lambda part: torch.is_grad_enabled(), parts) == [enabled] * len(parts)
 
 
 @pytest.mark.parametrize("parts", [[1], [1, 2]])
 @pytest.mark.parametrize("enabled", [False, True])
 def test_parts_are_in_inference_mode_where_the_caller_is(enabled: bool, parts: list[int]):
     with torch.inference_mode(enabled):
-        modes = forms.in_threads(lambda part: torch.is_inference_mode_enabled(), parts)
+        modes = threads.in_threads(lambda part: torch.is_inference_mode_enabled(), parts)
     assert modes == [enabled] * len(parts)
 
 
@@ -293,19 +294,19 @@ def _fails(part: int) -> int:
 @pytest.mark.parametrize("parts", [[2], [1, 2], [2, 1]])
 def test_what_a_part_raises_is_raised(parts: list[int]):
     with pytest.raises(RuntimeError, match="part 2 failed"):
-        forms.in_threads(_fails, parts)
+        threads.in_threads(_fails, parts)
 
 
 def test_a_part_that_raises_leaves_the_number_of_threads_as_it_was(two_threads: None):
     with pytest.raises(RuntimeError, match="part 2 failed"):
-        forms.in_threads(_fails, [1, 2])
+        threads.in_threads(_fails, [1, 2])
     assert torch.get_num_threads() == 2
 
 
 def test_threads_are_usable_after_a_part_raised():
     with pytest.raises(RuntimeError, match="part 2 failed"):
-        forms.in_threads(_fails, [1, 2])
-    assert forms.in_threads(_fails, [1, 3]) == [1, 3]
+        threads.in_threads(_fails, [1, 2])
+    assert threads.in_threads(_fails, [1, 3]) == [1, 3]
 
 
 # the layers' sizes

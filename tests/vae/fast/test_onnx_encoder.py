@@ -5,7 +5,8 @@ import sys
 import pytest
 import torch
 
-from world_models.vae.fast import forms, onnx_encoder
+from world_models.runtime import threads
+from world_models.vae.fast import onnx_encoder
 from world_models.vae.networks import Encoder
 
 pytest.importorskip("onnx", reason="needs the extra onnx")
@@ -32,7 +33,7 @@ def test_many_threads_may_encode_at_once():
     encode = onnx_encoder.encoder_of_frames(Encoder(4))
     parts = _frames(24).split(8)
     alone = [encode(part)[0] for part in parts]
-    with forms.threads(3) as pool:
+    with threads.threads(3) as pool:
         together = [mu for mu, _ in pool.map(encode, parts)]
     assert all(map(torch.equal, alone, together))
 

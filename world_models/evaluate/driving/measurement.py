@@ -17,10 +17,9 @@ from world_models.data.rollouts import Rollouts
 from world_models.evaluate.driving import imitation, lockstep
 from world_models.evaluate.driving.imitation import Controller, Plan
 from world_models.evaluate.driving.lockstep import Driven, Place, Read
-from world_models.runtime import executors, progress
+from world_models.runtime import executors, progress, threads
 from world_models.runtime.workers import Report
 from world_models.vae.baselines import Baselines
-from world_models.vae.fast import forms
 from world_models.vae.model import VAE
 
 NUM_STEPS = 1000
@@ -141,7 +140,7 @@ def _done(tasks: Sequence[Learning | Scoring], bar: tqdm) -> list[Any]:
 
 def carry_out(task: Learning | Scoring, report: Report) -> Controller | Driven:
     """Learn or drive, in a process that has one core for it."""
-    with forms.single_threaded():
+    with threads.single_threaded():
         if isinstance(task, Learning):
             return imitation.learn(task.place, task.eyes.read, task.eyes.z_dim, task.plan, report)
         if task.controller is None or task.eyes is None:
@@ -167,7 +166,7 @@ class _Mu:
     vae: VAE
 
     def __call__(self, frames: torch.Tensor) -> torch.Tensor:
-        return forms.encode_frames(self.vae.paper[0], frames)[0]
+        return self.vae.encode(frames).mu
 
 
 def eyes_of_vae(vae: VAE) -> Eyes:

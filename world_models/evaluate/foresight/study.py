@@ -22,10 +22,9 @@ from world_models.data.rollouts import Episode
 from world_models.evaluate.foresight import memory
 from world_models.evaluate.foresight.codes import Code, Frames, Images, code_of_pca, code_of_vae, record
 from world_models.evaluate.foresight.memory import FORMS, Form, Memory, Recording, State
-from world_models.runtime import progress
+from world_models.runtime import progress, threads
 from world_models.runtime.host import available_cores
 from world_models.vae.baselines import Baselines
-from world_models.vae.fast import forms
 from world_models.vae.model import VAE
 
 STEPS_AHEAD = (1, 10, 50)
@@ -71,7 +70,7 @@ def train(recordings: Mapping[str, Sequence[Recording]], num_steps: int) -> list
     def fit(judge: Judge) -> None:
         memory.fit(judge.model, recordings[judge.code], judge.seed, num_steps, before_step)
 
-    with bar, forms.single_threaded(), ThreadPoolExecutor(available_cores()) as pool:
+    with bar, threads.single_threaded(), ThreadPoolExecutor(available_cores()) as pool:
         try:
             list(pool.map(fit, judges))
         finally:
@@ -154,7 +153,7 @@ class Study:
             what the same memory foresees on principal components.
         """
         long_enough = [episode for episode in episodes if len(episode) >= min_steps()]
-        with forms.single_threaded(), ThreadPoolExecutor(available_cores()) as pool:
+        with threads.single_threaded(), ThreadPoolExecutor(available_cores()) as pool:
             found = list(pool.map(self._errors, long_enough))
         count = sum(len(_starts(episode)) for episode in long_enough)
         mean = {name: (torch.stack([errors[name] for errors in found]).sum(0) / count).tolist() for name in found[0]}

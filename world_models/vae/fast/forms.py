@@ -10,17 +10,15 @@
   heads, the first transposed convolution as a matrix product, the last as a sub-pixel convolution (Shi et al. 2016).
 """
 
-import contextlib
-import functools
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from world_models.runtime.threads import in_threads
 from world_models.vae import inputs
 from world_models.vae.fast import winograd, winograd_chain
 from world_models.vae.fast.prepared import PreparedOnce
@@ -42,9 +40,6 @@ MIN_ENCODED_PART = 4
 Pixels = Float[Tensor, "batch 64 64 3"] | UInt8[Tensor, "batch 64 64 3"]
 Weights = tuple[Any, ...]
 """A network's weights as the winograd form computes with them: tensors, or packed ones where no gradient is wanted."""
-
-Part = TypeVar("Part")
-Result = TypeVar("Result")
 
 
 def choose(device: torch.device) -> Literal["winograd", "rewritten"]:
@@ -107,43 +102,6 @@ def decode(decoder: Decoder, z: Tensor) -> Float[Tensor, "batch 3 64 64"]:
 def split(rows: Tensor, min_part: int = MIN_PART) -> Sequence[Tensor]:
     """A batch cut for this machine's threads, into parts of so many rows or more."""
     return rows.tensor_split(max(1, min(torch.get_num_threads(), len(rows) // min_part)))
-
-
-def in_threads(function: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
-    """Apply a function to each part, as many at a time as PyTorch has threads, in this thread's modes of autograd.
-
-    Several parts are each computed by one thread, so that the results do not depend on how many threads there are.
-    """
-    if len(parts) == 1:
-        return [function(parts[0])]
-    inference, grad = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
-
-    def run(part: Part) -> Result:
-        with torch.inference_mode(inference), torch.set_grad_enabled(grad and not inference):
-            return function(part)
-
-    pool = _pool(min(len(parts), torch.get_num_threads()))
-    with single_threaded():
-        return list(pool.map(run, parts))
-
-
-@contextlib.contextmanager
-def single_threaded() -> Iterator[None]:
-    """Let PyTorch start no threads of its own in the block: neither here nor, for matrix products, anywhere."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def threads(count: int) -> ThreadPoolExecutor:
-    """Threads for work of which each does its own; to be used where PyTorch is `single_threaded`."""
-    return ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
-
-
-_pool = functools.cache(threads)
 
 
 def prepare_encoder(encoder: Encoder) -> Weights:

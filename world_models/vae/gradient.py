@@ -1,0 +1,83 @@
+"""The gradient of the training objective, of a whole batch or of a part of it."""
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from world_models.runtime import threads
+from world_models.vae.fast import forms
+from world_models.vae.model import VAE, Posterior, Terms, to_images
+
+NAMES = ("loss_nats", "sse", "kl_nats")
+
+
+def computes_in_c(device: torch.device) -> bool:
+    """Whether the paper's networks are computed in C on a device, so that torch.compile has nothing to do."""
+    return forms.choose(device) == "winograd"
+
+
+def backward(
+    vae: VAE,
+    frames: UInt8[Tensor, "part height width channels"],
+    noise: Float[Tensor, "part noise"],
+    beta_share: float,
+    size: int,
+    labels: Int64[Tensor, " part"] | None = None,
+) -> Float[Tensor, " names"]:
+    """Add the gradient of (this part's share of) the mean loss of a batch to the weights' own.
+
+    Args:
+        vae: the model.
+        frames: of a batch, or a part of it.
+        noise: standard normal, a row a frame.
+        beta_share: share of beta that applies.
+        size: frames of the whole batch.
+        labels: the frames' classes, for a conditional VAE.
+
+    Returns:
+        Each of `NAMES`, summed over the frames; float64.
+    """
+    if vae.config.network == "paper" and computes_in_c(frames.device):
+        return _backward_in_threads(vae, frames, noise, beta_share, size)
+    loss, sums = mean_loss(vae, frames, noise, beta_share, size, labels)
+    loss.backward()
+    return sums
+
+
+def mean_loss(
+    vae: VAE,
+    frames: Tensor,
+    noise: Tensor,
+    beta_share: float | Float[Tensor, ""],
+    size: int,
+    labels: Tensor | None = None,
+) -> tuple[Float[Tensor, ""], Float[Tensor, " names"]]:
+    """The frames' share of the mean loss of a batch, and what `backward` returns."""
+    terms = vae.objective(to_images(frames), noise, beta_share, labels)
+    return terms.loss_nats.sum() / size, _sums(terms)
+
+
+def _sums(terms: Terms) -> Float[Tensor, " names"]:
+    return torch.stack([getattr(terms, name).detach().double().sum() for name in NAMES])
+
+
+def _backward_in_threads(vae: VAE, frames: Tensor, noise: Tensor, beta_share: float, size: int) -> Tensor:
+    """Weights are prepared once, each thread takes its frames there and back, and their gradients are added up."""
+    encoder, decoder = forms.prepare_encoder(vae.paper[0]), forms.prepare_decoder(vae.paper[1])
+
+    def there_and_back(part: tuple[Tensor, Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
+        pixels, eps = part
+        weights = tuple(tensor.detach().requires_grad_() for tensor in (*encoder, *decoder))
+        posterior = Posterior(*forms.run_encoder(weights[: len(encoder)], pixels))
+        logits = forms.run_decoder(weights[len(encoder) :], vae.sampled(posterior, eps))
+        terms = vae.terms(to_images(pixels), posterior, logits, beta_share)
+        return torch.autograd.grad(terms.loss_nats.sum() / size, weights), _sums(terms)
+
+    parts = list(zip(forms.split(frames), forms.split(noise), strict=True))
+    (total, sums), *others = threads.in_threads(there_and_back, parts)
+    for gradients, more in others:
+        sums += more
+        for gradient, addend in zip(total, gradients, strict=True):
+            gradient += addend
+    torch.autograd.backward((*encoder, *decoder), total)
+    return sums
