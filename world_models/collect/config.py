@@ -1,4 +1,4 @@
-"""What a collection is asked for, and what of it makes the data set what it is."""
+"""Settings of a collection, and which of them define the data set."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""The first steps of a collection, before anything is stored: what cannot work fails, what is stored is shown."""
+"""A trial of a collection's first steps: it fails where the collection would fail, and shows the first frames."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What several runs say beside each other: their numbers, where their settings differ, whether they compare."""
+"""The table of several runs: their numbers, the settings in which they differ, whether their scores can be compared."""
 
 import itertools
 import json

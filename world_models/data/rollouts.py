@@ -1,4 +1,4 @@
-"""Rollouts: what was seen, done and earned, as HDF5 shards of flat columns.
+"""Rollouts: frames, actions, rewards, ends and telemetry, as HDF5 shards of flat columns.
 
 An episode of T steps has T + 1 rows. Row t < T holds the frame x_t, the action a_t chosen after seeing it, and the
 reward and end flags that a_t caused. Row T holds the final frame; its action and reward are zero, its flags false,

@@ -1,4 +1,4 @@
-"""What is to be drawn of CarRacing: where the camera is, which quads lie on the ground, what the panel says.
+"""What CarRacing's renderers draw: the camera's place, the quads on the ground, the values of the panel.
 
 The numbers are Gymnasium's own doubles, computed in its order.
 """

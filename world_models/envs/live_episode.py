@@ -1,4 +1,4 @@
-"""An episode under way: warm-up, then action after action, and who is named where one of them cannot be stored."""
+"""One episode as it is driven: warm-up, then one action after another. Errors name the policy or the environment."""
 
 import contextlib
 from collections.abc import Iterator

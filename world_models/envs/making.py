@@ -1,4 +1,4 @@
-"""From the id and the arguments that a person gave to a Gymnasium environment, or to one line on why there is none."""
+"""Makes a Gymnasium environment from an id and arguments, or says in one line why it cannot."""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""Which renderer draws CarRacing on this machine: tried against Gymnasium's own, not believed."""
+"""Chooses CarRacing's renderer on this machine. Its frames are compared with Gymnasium's own first."""
 
 import contextlib
 import functools

@@ -19,7 +19,7 @@ RIDGES = (1e-3, 1e-1, 10.0)
 """Strengths tried, of which each target takes the one that is best on the last fifth of the training rows."""
 
 PIXEL_ROWS = 4000
-"""Frames for a probe on raw pixels, of which a frame has more than there are frames."""
+"""Frames that a probe on raw pixels is fitted on. Capped, because a frame has more pixels than there are frames."""
 
 Rows = Float[np.ndarray, "_ _"]
 

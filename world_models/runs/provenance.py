@@ -1,4 +1,4 @@
-"""What a model was trained on, by its model.json, so that no score is taken on training data unnoticed."""
+"""What a model was trained on, by its model.json, so that a score on training data does not go unnoticed."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Going on with a training: the learner's state on disk, and whether a run is the one that is asked for.
+"""Resuming a training: the learner's state on disk, and whether a run is the one that is asked for.
 
 States are plain tensors and numbers loaded with `weights_only=True`: no file that a user names can run code.
 """

@@ -1,4 +1,4 @@
-"""The process that W&B works in, as the work sees it, and the messages that wait for it."""
+"""The link to the process that runs W&B: how it is started, and the queue of messages to it."""
 
 import collections
 import contextlib

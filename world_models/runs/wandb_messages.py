@@ -1,4 +1,4 @@
-"""What the work and the process that W&B works in say to each other."""
+"""Messages between the process that does the work and the process that runs W&B."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A W&B run that cannot harm the work it tells of.
+"""A W&B run that cannot harm the work that it logs.
 
 The work only puts messages into a queue. A thread starts the process that W&B works in, hands it the messages and
 prints its answers. So nothing that W&B, its package, its service, its server or the network do can end the work, change

@@ -1,4 +1,4 @@
-"""Settings: from YAML files and flags to a config dataclass, by jsonargparse, with messages in words of ours."""
+"""Settings: from YAML files and flags to a config dataclass, by jsonargparse, with our own error messages."""
 
 import argparse
 import dataclasses

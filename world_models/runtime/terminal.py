@@ -1,4 +1,4 @@
-"""What is said on the terminal: every line passes here, so no words from a file can steer the terminal."""
+"""Printing: every line passes here, so that text from a file cannot send control codes to the terminal."""
 
 import contextlib
 import sys

@@ -1,4 +1,4 @@
-"""Weights that were prepared for inference once, and are prepared again when the network's own have changed.
+"""Weights that are prepared once for inference, and again after the network's own weights have changed.
 
 What is kept lies beside the networks, not in them. So `state_dict`, pickle and `copy.deepcopy` never see it, and a copy
 of a network prepares its own.
