@@ -122,7 +122,7 @@ class FrameSet(FrameSource):
         super().__init__(np.subtract(self._stops, self._starts, dtype=np.int64))
 
     def episodes(self, max_frames: int | None = None) -> Iterator[Episode]:
-        """The episodes, one after the other; if they have more frames than that, an even share of them."""
+        """The episodes in order. If they have more than `max_frames` frames, an evenly spread part of them."""
         count = len(self._episodes)
         if max_frames is not None and len(self) > max_frames:
             count = max(1, count * max_frames // len(self))
@@ -179,7 +179,7 @@ class ImageSet(FrameSource):
 
 
 def _blocks(shard: Shard, start: int, rows: int) -> list[tuple[Shard, int, int]]:
-    """An episode cut where the file's rows are multiples of 64, so that a read unpacks few chunks twice."""
+    """Cut an episode at rows that are multiples of 64, so that few chunks are unpacked twice."""
     inner = range((start // BLOCK_FRAMES + 1) * BLOCK_FRAMES, start + rows, BLOCK_FRAMES)
     cuts = [start, *inner, start + rows]
     return [(shard, first, last) for first, last in itertools.pairwise(cuts)]

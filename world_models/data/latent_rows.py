@@ -50,7 +50,7 @@ class Layout:
 
 
 def open_rows(shards: Sequence[Shard], memory_bytes: float) -> "HeldRows | BlockedRows":
-    """The rows of a data set in no more memory than this, or in one block's."""
+    """Open the rows of a data set within a memory limit (at least one block is held)."""
     layout = Layout.of(shards)
     fits = sum(shard.num_rows for shard in shards) * layout.row_bytes <= memory_bytes
     return HeldRows(shards, layout) if fits else BlockedRows(shards, layout, memory_bytes)
@@ -75,7 +75,7 @@ class HeldRows:
 
 
 class BlockedRows:
-    """Rows read in blocks of 1,024 neighbours, of which the last used are kept.
+    """Reads rows in blocks of 1,024 neighbours, and keeps the blocks that were used last.
 
     Args:
         shards: of the data set.

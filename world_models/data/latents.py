@@ -193,7 +193,7 @@ class Latents(ShardedEpisodes[LatentEpisode]):
         return mean, variance
 
     def _identity(self) -> dict[str, Any]:
-        """What a summary says of the shards that it sums up."""
+        """Counts and digests that tell whether a summary is of these shards."""
         return {
             "episodes": len(self),
             "rows": self.num_rows,

@@ -21,7 +21,7 @@ UNSIGNED_BYTES = 0x800
 
 @dataclasses.dataclass(frozen=True)
 class Digits:
-    """Images of digits, and which digit each is."""
+    """Images of digits, and their labels."""
 
     frames: UInt8[np.ndarray, "images 28 28 1"]
     labels: Int64[np.ndarray, " images"]
@@ -101,7 +101,7 @@ def _read(raw: Path, part: str) -> Digits:
 
 
 def _read_idx(path: Path, shape: tuple[int, ...]) -> UInt8[np.ndarray, "..."]:
-    """Rows of bytes of this shape from a file in MNIST's format, whose size has to be what its header says.
+    """Read rows of this shape from a file in MNIST's format, and check its size against its header.
 
     Raises:
         ValueError: there is no such file, or it holds something else.

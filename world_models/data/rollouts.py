@@ -87,7 +87,7 @@ class RolloutWriter:
         self._new_block()
 
     def _new_block(self) -> None:
-        """Rows are gathered before they are passed on: one by one, that costs more than a simulator's step."""
+        """Begin a block of rows. Passing rows on one by one would take longer than a simulator's step."""
         self._count = 0
         self._frames = np.empty((BLOCK_ROWS, *FRAME_SHAPE), np.uint8)
         self._telemetry = np.empty((BLOCK_ROWS, self._num_telemetry), np.float32)
@@ -131,11 +131,11 @@ class RolloutWriter:
         self._shard.end_episode(seed, policy)
 
     def finish(self) -> None:
-        """Make sure that nothing is left over."""
+        """Check that the last episode was ended."""
         assert self._count == 0, "every row belongs to an episode"
 
     def set_attribute(self, name: str, value: str | int) -> None:
-        """Say something of the file that is known only at its end."""
+        """Set an attribute whose value is known only at the end."""
         self._shard.attributes[name] = value
 
 

@@ -139,7 +139,7 @@ class LatentSequences(Dataset[Window]):
         )
 
     def set_epoch(self, epoch: int) -> None:
-        """Move the noise on; call it before each epoch, as for a `DistributedSampler`.
+        """Choose the epoch's noise. Call it before each epoch, as with `DistributedSampler`.
 
         Raises:
             ValueError: the epoch is negative.
@@ -230,12 +230,12 @@ class LatentSequences(Dataset[Window]):
 
 
 def _shared(epoch: int) -> Int64[Tensor, ""]:
-    """A number that this process and those it starts see alike."""
+    """A number in shared memory, which worker processes see too."""
     return torch.tensor(epoch, dtype=torch.int64, device="cpu").share_memory_()
 
 
 def _padded(batch: Window, steps: Int64[Tensor, " windows"]) -> Window:
-    """The batch with zeros in every column behind each window's transitions, and `mask`."""
+    """Fill every column with zeros after each window's last transition, and add `mask`."""
     mask: Bool[Tensor, "windows length"] = torch.arange(batch["rewards"].shape[1], device="cpu") < steps[:, None]
     zeroed = {name: column.where(mask.view(*mask.shape, *[1] * (column.ndim - 2)), 0) for name, column in batch.items()}
     return zeroed | {"mask": mask}

@@ -116,7 +116,7 @@ def prepare(
 def _probe_data(
     run: Path, train_data: str | None, training: TrainingRecord, data: Rollouts, vae: VAE
 ) -> tuple[FrameSet | None, list[str]]:
-    """The run's training frames but those of tracks that are scored; None where they are not to be had, and why.
+    """The run's training frames without tracks that are scored; None if there are none, and a line that says why.
 
     Raises:
         FileNotFoundError, ValueError: training data that was named cannot be used.
@@ -176,7 +176,7 @@ def check_foresight(job: RolloutJob) -> None:
 
 
 def check_drive(job: RolloutJob) -> None:
-    """Refuse to drive where no controller can learn, or where the tracks that count were seen.
+    """Refuse to drive where there is no expert, or where the scored tracks are in the data.
 
     Raises:
         ValueError: no expert for the environment, or some of those tracks are in the data.

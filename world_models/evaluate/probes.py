@@ -26,7 +26,7 @@ Rows = Float[np.ndarray, "_ _"]
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-    """Frames as the probes read them, and what they are to find there.
+    """The features that probes read, and the telemetry that they predict.
 
     Attributes:
         mu: posterior means.

@@ -32,7 +32,7 @@ class Product:
 
     @property
     def hashes(self) -> dict[str, str]:
-        """The digest under the name that model.json and latents.json have for it."""
+        """The digest, under its name in model.json and latents.json."""
         return {DIGEST_OF[self.kind]: self.digest}
 
     def artifact(self) -> Any:

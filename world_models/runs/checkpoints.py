@@ -59,7 +59,7 @@ def _facts(path: Path) -> Mapping[str, Any]:
 
 
 def validation(run: Path, weights: Weights) -> Line:
-    """What the run logged when it validated these weights; empty where its folder does not tell."""
+    """The metrics that the run logged when it validated these weights. Empty if they cannot be found."""
     try:
         step = _facts(weights_path(run, weights)).get("step")
     except (SafetensorError, OSError):
@@ -97,7 +97,7 @@ def save_description(run: Path, vae: VAE, **facts: Any) -> None:
 
 
 def load_description(run: str | Path, *needed: str) -> dict[str, Any]:
-    """Read model.json, which has to say what is needed.
+    """Read model.json, and check that it has the keys that are needed.
 
     Raises:
         FileNotFoundError: the folder holds no model.
@@ -187,7 +187,7 @@ def _config(fields: dict[str, Any]) -> VAEConfig:
 
 
 def _is_of(kind: Any, value: Any) -> bool:
-    """Whether a value from a file is of the kind that the config's field has."""
+    """Whether a value from a file has the type of the config's field."""
     if isinstance(kind, types.UnionType):
         return any(_is_of(each, value) for each in get_args(kind))
     if get_origin(kind) is Literal:
@@ -213,7 +213,7 @@ def _variance(path: Path, config: VAEConfig) -> float:
 
 
 def _header(path: Path, advice: str) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Kind of number and shape of each tensor of a file, before any is read."""
+    """The dtype and shape of each tensor of a file, from its header alone."""
     if not untrusted.is_file(path):
         raise FileNotFoundError(f"{path}: no such file; {advice}")
     try:
@@ -225,7 +225,7 @@ def _header(path: Path, advice: str) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 
 def _check_shapes(path: Path, wanted: Mapping[str, tuple[int, ...]]) -> None:
-    """Compare names, kinds and shapes before any weight is read."""
+    """Check names, dtypes and shapes before any weight is read."""
     found = _header(path, "train the model to its first validation, or give --weights last")
     for name in sorted(wanted.keys() | found.keys()):
         dtype, shape = found.get(name, ("F32", "absent"))

@@ -27,7 +27,7 @@ def weights_path(run: str | Path, weights: Weights = "best") -> Path:
 
 
 def flatten(values: Mapping[str, Any], separator: str = ".") -> dict[str, Any]:
-    """Nested values by their names from outside in: `{"vae": {"beta": 4}}` as `{"vae.beta": 4}`."""
+    """Nested values under dotted names: `{"vae": {"beta": 4}}` as `{"vae.beta": 4}`."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping) and value:

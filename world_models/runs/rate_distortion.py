@@ -55,7 +55,7 @@ def rate_point(run: RunRecord) -> RatePoint | None:
 
 
 def pca_levels(runs: Sequence[RunRecord]) -> dict[int, float]:
-    """SSE of PCA by its number of components, from the evaluations that are like the first one.
+    """SSE of PCA by its number of components, from the evaluations that can be compared with the first one.
 
     Like it are those on the same frames of runs that were trained on the same data: PCA is fitted on the one and scored
     on the other.

@@ -88,18 +88,18 @@ def number(values: Mapping[str, Any], key: str) -> float | None:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether it is finite; compared, since a huge integer cannot even be asked."""
+    """Whether a value is a finite number. `math.isfinite` raises on huge integers, so it is compared with a bound."""
     return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST < value < LARGEST
 
 
 def is_run(folder: Path) -> bool:
-    """Whether train_vae has saved a model there, or logs the way to its first."""
+    """Whether the folder is a run of train_vae: with a model, or with metrics and no model yet."""
     logs = (folder / CONFIG_FILE).is_file() and (folder / METRICS_FILE).is_file()
     return logs or (folder / DESCRIPTION_FILE).is_file()
 
 
 def check_files(folder: Path) -> None:
-    """Refuse a folder in which something else than a file has the name of one of a run's files.
+    """Refuse a folder where one of a run's files is no file, such as a pipe or a folder.
 
     Raises:
         ValueError: one of the names is not a file's; the message says which.
@@ -125,7 +125,7 @@ def find_runs(folder: Path, depth: int = SEARCH_DEPTH) -> list[Path]:
 
 
 def distinct_names(paths: Sequence[Path]) -> list[str]:
-    """For each path as much of its end as tells it from the others: vae, or a/vae and b/vae."""
+    """A short name for each path: as many of its last parts as are needed to tell it from the others."""
     parts = [Path(os.path.abspath(path)).parts for path in paths]  # noqa: PTH100 - a link's own name is meant
 
     def name(path: tuple[str, ...]) -> str:
@@ -140,7 +140,7 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
 
 
 def read_run(folder: Path, name: str | None = None) -> RunRecord:
-    """Read what the folder says, as far as the run has got.
+    """Read a run's folder, finished or not.
 
     Raises:
         ValueError: a file other than eval.json is damaged, or far too large to be what it says.

@@ -29,7 +29,7 @@ OF_OLDER_RUNS = {"vae.variance": PAPER_VARIANCE, "standardise": False, "init": "
 
 
 def save_state(run: Path, state: Mapping[str, Any]) -> None:
-    """Write state.pt: tensors and plain values, from which training goes on."""
+    """Write state.pt, from which training can be resumed."""
     buffer = io.BytesIO()  # since on a full disk torch.save does not say why it fails
     torch.save(dict(state), buffer)
     files.write_bytes(run / layout.STATE_FILE, buffer.getbuffer())
@@ -58,7 +58,7 @@ def _no_state(path: Path, reason: str) -> ValueError:
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse an archive that unpacks to more than it is: PyTorch stores its tensors as they are."""
+    """Refuse an archive that is compressed or whose parts overlap: a small file could unpack to a huge one."""
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):
@@ -68,7 +68,7 @@ def _check_archive(path: Path) -> None:
 
 
 def _loaded(path: Path, device: str) -> dict[str, Any]:
-    """What the file holds; on the device `meta` without any numbers, which takes no memory."""
+    """Load the file. On the device `meta` only shapes are loaded, which takes no memory."""
     return torch.load(path, map_location=device, weights_only=True)
 
 
@@ -86,7 +86,7 @@ def _tensors(state: Any) -> Iterator[Tensor]:
 
 
 def check_state(run: Path, state: Any, config: VAEConfig) -> None:
-    """Compare a loaded state with what training such a model saves: names, shapes, and numbers that are some.
+    """Check a loaded state against the model: names, shapes, and finite numbers.
 
     Raises:
         ValueError: it is another model's, or damaged.
@@ -105,7 +105,7 @@ def check_state(run: Path, state: Any, config: VAEConfig) -> None:
 
 
 def _faults(state: Mapping[str, Any], vae: VAE) -> Iterator[str]:
-    """What is wrong with a state of a model, a line each."""
+    """The faults of a state, a line each."""
     if type(state["step"]) is not int or not 0 <= state["step"] < MAX_STEPS:
         yield f"step is {state['step']!r}"
     if type(state["best_loss_nats"]) not in (int, float) or math.isnan(state["best_loss_nats"]):
@@ -139,7 +139,7 @@ def _tensor_faults(name: str, tensor: Any, shape: tuple[int, ...], dtype: torch.
 
 
 def check_new(out: Path, resume: bool) -> None:
-    """Refuse to start a run where there is one.
+    """Refuse to start a new run in the folder of another run.
 
     Raises:
         ValueError: there is one, and going on with it was not asked for; or what has a file's name is no file.
@@ -150,7 +150,7 @@ def check_new(out: Path, resume: bool) -> None:
 
 
 def load_run(out: Path, config: str, defaults: str, free: Sequence[str], data_digest: str) -> dict[str, Any] | None:
-    """The saved state that a run goes on from, None for a new run.
+    """The saved state to resume from, None for a new run.
 
     Args:
         out: the run's folder.

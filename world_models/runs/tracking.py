@@ -74,11 +74,11 @@ class Tracker:
         self._tell_board(send)
 
     def read(self, product: Product) -> None:
-        """Say what the run is made from: its hash in W&B's config, and online an artifact."""
+        """Log what the run reads: its hash in W&B's config, and online an artifact."""
         self._tell_wandb("read", product)
 
     def made(self, product: Product) -> None:
-        """Say what the run has made, in the same way."""
+        """Log what the run has made, in the same way."""
         self._tell_wandb("made", product)
 
     def finish(self) -> None:
@@ -112,7 +112,7 @@ def record(
     scores: Mapping[str, Any] | None = None,
     pictures: Mapping[str, UInt8[np.ndarray, "_ _ 3"]] | None = None,
 ) -> None:
-    """Tell W&B of work that is done: its config, what it read and made, and what it came to.
+    """Log finished work to W&B: its config, what it read and made, and its results.
 
     Args:
         folder: where the work's results are.
@@ -143,7 +143,7 @@ def _is_finite(value: Any) -> bool:
 
 
 def truncate_metrics(folder: Path, step: int) -> None:
-    """Drop the lines after `step`, which a resumed run writes again, and what is no line, as if half written."""
+    """Remove the lines after `step`, which a resumed run writes again, and half-written lines."""
     path = folder / METRICS_FILE
     lines = path.read_bytes().splitlines() if untrusted.is_file(path) else []
     files.write_bytes(path, b"".join(line + b"\n" for line in lines if _is_until(step, line)))
@@ -156,7 +156,7 @@ def _is_until(step: int, line: bytes) -> bool:
 
 
 def own_folder(out: str) -> str:
-    """The folder that a setting names, `{wandb_run_id}` in it replaced by the id that a sweep's agent gives.
+    """The folder that a setting names. `{wandb_run_id}` in it becomes the id that a sweep's agent gives.
 
     The agent's own `${envvar:WANDB_RUN_ID}` cannot do this: it is filled in before the id is known, once for all runs.
 

@@ -23,7 +23,7 @@ main(int(sys.argv[2]))
 
 
 class Waiting:
-    """Messages that wait to be sent, of so many bytes in all."""
+    """A queue of messages to be sent, limited in bytes."""
 
     def __init__(self, max_bytes: int):
         self._messages: collections.deque[bytes] = collections.deque()
@@ -49,7 +49,7 @@ class Waiting:
         self._changed.notify()
 
     def get(self, timeout_s: float) -> bytes | None:
-        """Take the next message; None if there is none for so long."""
+        """Take the next message, or None after a timeout."""
         with self._changed:
             if not self._changed.wait_for(lambda: self._messages, timeout_s):
                 return None
@@ -76,7 +76,7 @@ class Process:
             )
 
     def answer(self, timeout_s: float) -> Answer | None:
-        """The next answer, None if there is none for so long.
+        """The next answer, or None after a timeout.
 
         Raises:
             EOFError: the process has ended; OSError too.
@@ -91,7 +91,7 @@ class Process:
                     os.kill(pid, signal.SIGKILL)
 
     def close(self, patience_s: float) -> None:
-        """Wait so long for the process to end by itself, then end it."""
+        """Wait for the process to end, and kill it after a timeout."""
         self.pipe.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(patience_s)

@@ -18,7 +18,7 @@ HARMLESS_FILTERS = {DEFLATE, SHUFFLE, FLETCHER32}  # what every HDF5 build decod
 
 
 class UnreadableError(Stopped, OSError):
-    """A shard cannot be read in a place that was not looked at when it was opened; work on it ends."""
+    """A part of a shard that was not checked when it was opened cannot be read. The work ends."""
 
 
 def attributes_of(owner: h5py.File | h5py.Dataset) -> dict[str, Any]:
@@ -46,14 +46,14 @@ Identity = tuple[int, ...]
 
 
 def identity_of(path: Path) -> Identity:
-    """What tells a file from another one of its name, also where that has the same time of change."""
+    """Identifies a file, so that a replaced file of the same name is noticed."""
     found = path.stat()
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 @functools.lru_cache(maxsize=32)
 def cached_columns(path: Path, identity: Identity, pid: int, names: tuple[str, ...]) -> dict[str, h5py.Dataset]:
-    """Keep the columns of the files last read open: looking one up takes 40 times as long as reading a few rows.
+    """Keep columns of recently read files open, because opening one takes 40 times as long as reading a few rows.
 
     Few files, since a data set may have more shards than a process may open. The process is part of the key, since an
     HDF5 handle must not cross a fork.

@@ -42,7 +42,7 @@ REMAKE = "delete the file and make it again"
 
 
 class _RefusedError(ValueError):
-    """What a shard is refused for, in words of ours."""
+    """Why a shard is refused."""
 
 
 class Shard:

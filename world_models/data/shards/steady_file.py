@@ -34,7 +34,7 @@ class SteadyFile:
             raise self._failure
 
     def write(self, data: Any) -> int:
-        """Write at the position, whatever becomes of it."""
+        """Write at the position. A failure is kept for `check`."""
         view = memoryview(data).cast("B")
         if self._failure is None:
             try:
@@ -88,10 +88,10 @@ class SteadyFile:
         return self._size
 
     def flush(self) -> None:
-        """Nothing waits here to be written."""
+        """Does nothing, because writes are not buffered here."""
 
     def close(self) -> None:
-        """Let the file go; what is written after that is dropped."""
+        """Close the file. Later writes are ignored."""
         self._failure = self._failure or OSError(errno.EBADF, os.strerror(errno.EBADF))
         os.close(self._descriptor)
 
