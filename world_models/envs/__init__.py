@@ -113,7 +113,7 @@ class FrameEnv:
             self._fast.check_next_frame = True
 
     def stop_drawing(self) -> None:
-        """Show black pictures from now on, where a fast renderer is at work: for drivers that do not look."""
+        """Show black pictures from now on, if a fast renderer draws. It saves time where no policy looks at frames."""
         if self._fast:
             self._fast.stop_drawing()
 
@@ -124,7 +124,7 @@ class FrameEnv:
 
     @contextlib.contextmanager
     def _blamed(self) -> Iterator[None]:
-        """Name the environment in whatever its own code raises in the block; some environments end the process."""
+        """Raise errors of the environment's own code as `EnvError`, also if it tries to end the process."""
         try:
             yield
         except renderer_choice.MismatchError:  # raised by our own renderer

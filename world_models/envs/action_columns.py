@@ -27,7 +27,7 @@ def num_columns(space: spaces.Space) -> int:
 
 
 def to_columns(space: spaces.Space, action: Any) -> Float32[np.ndarray, " A"]:
-    """An action as the columns that stand for it; what lies outside a Box is left as it is, see `clipped`.
+    """An action as its float32 columns. Values outside a Box are kept; `clipped` brings them inside.
 
     The action has the shape of the space, or that of the columns; dimensions of one do not count.
 
@@ -69,7 +69,7 @@ def _flat(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _check_whole(space: spaces.Space, values: np.ndarray, columns: Float32[np.ndarray, " A"]) -> None:
-    """Refuse what is no element of a space of whole numbers; only outside an integer Box it may lie."""
+    """Refuse an action that is no element of a space of whole numbers. It may lie outside an integer Box."""
     if (values != np.floor(values)).any():
         raise ValueError(f"the policy gave {_shown(values.tolist())}; {_shown(space)} takes whole numbers")
     if (columns != values.reshape(-1)).any():
@@ -88,7 +88,7 @@ def _check_whole(space: spaces.Space, values: np.ndarray, columns: Float32[np.nd
 
 
 def clipped(space: spaces.Space, columns: Float32[np.ndarray, " A"]) -> Float32[np.ndarray, " A"]:
-    """The columns brought into their Box; the same array where nothing lies outside, and in any other space.
+    """The columns clipped to their Box. The same array if nothing lies outside, or if the space is no Box.
 
     The bounds are the float32 numbers nearest to those of the space, so that a value inside, rounded to float32, stays
     as it is to the last bit.

@@ -59,7 +59,7 @@ class FastCar(car_dynamics.Car):
         )
 
     def _leave_trace(self, wheel: Any, grass: bool, skids: bool) -> None:
-        """Draw out the trace of a skidding wheel, which only the window shows."""
+        """Lengthen the trace of a skidding wheel. Only Gymnasium's window shows traces."""
         if not skids:
             wheel.skid_start = wheel.skid_particle = None
             return
@@ -97,7 +97,7 @@ _TRIAL = (
 
 @functools.cache
 def fast_car_agrees() -> bool:
-    """Whether the fast car gives the doubles of the installed Gymnasium's car: both drive a trial."""
+    """Whether the fast car computes the same doubles as the installed Gymnasium's car. Both drive a trial."""
     expected = _trial(car_dynamics.Car)
     try:
         return _trial(FastCar) == expected

@@ -25,7 +25,7 @@ CURVATURE_SPAN = 2  # points to either side that a curvature is measured over
 
 
 class FastDrawing(car_racing.CarRacing):
-    """What makes a CarRacing fast, whatever class of CarRacing it stands before: a renderer, and a faster car.
+    """A mixin that makes a class of CarRacing fast: it adds a renderer and a faster car.
 
     Attributes:
         renderer: who draws the observation; `renderer.name` tells which.
@@ -129,7 +129,7 @@ class CarRacing(FastDrawing):
 
 
 def draw_fast(car: Any, renderer: str, make: Callable[[], gymnasium.Env]) -> None:
-    """Have a CarRacing of somebody's own class drawn fast, if a trial shows that the class draws the same pixels.
+    """Draw a user's own class of CarRacing with a fast renderer, if a trial shows the same pixels.
 
     Args:
         car: the simulator, not wrapped.

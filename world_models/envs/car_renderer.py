@@ -50,7 +50,7 @@ class GymnasiumRenderer:
 
 
 class NoRenderer:
-    """Draws nothing, for drivers that do not look: a black picture."""
+    """Gives a black picture, for policies that do not look at frames."""
 
     name: ClassVar[str] = "none"
 
@@ -156,7 +156,7 @@ class CRenderer:
         return self._out.copy()
 
     def _begin(self, env: car_racing.CarRacing) -> None:
-        """Take over what stays for an episode."""
+        """Read what stays the same for an episode."""
         car: Any = env.car
         ground, scene = ground_of(env), self._scene
         self._ground, self._colors = ground, ground.colors
@@ -191,7 +191,7 @@ class CRenderer:
 
 
 class PygameRenderer:
-    """Draws as Gymnasium does, but transforms all quads at once and leaves out those that nobody sees."""
+    """Draws as Gymnasium does, but transforms all quads at once and skips those outside the picture."""
 
     name: ClassVar[str] = "pygame"
 
@@ -237,7 +237,7 @@ class PygameRenderer:
 
 
 def _seen(x: Float64[np.ndarray, "4 quads"], y: Float64[np.ndarray, "4 quads"]) -> np.ndarray:
-    """Which quads may leave a pixel in the picture: near as Gymnasium says, and not hidden by the panel."""
+    """Which quads may be visible: those that Gymnasium calls near, unless the panel hides them."""
     margin = car_racing.MAX_SHAPE_DIM
     near = (x >= -margin) & (x <= WIDTH + margin) & (y >= -margin) & (y <= HEIGHT + margin)
     on_canvas = (x.max(0) >= -2) & (x.min(0) <= WIDTH + 1) & (y.max(0) >= PANEL_HEIGHT - 2) & (y.min(0) <= HEIGHT + 1)

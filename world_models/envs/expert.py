@@ -122,6 +122,6 @@ class Expert:
 
 
 def _control(heading: float, yaw_rate: float) -> float:
-    """How well the car is in hand: 1 along the road, down to 0.2 where it points elsewhere or spins."""
+    """How stable the car is: 1 along the road, down to 0.2 if it points elsewhere or spins."""
     lost, spinning = max(0.0, abs(heading) - LOST_RAD), max(0.0, abs(yaw_rate) - SPINNING_RAD_PER_S)
     return max(0.2, 1 - 0.7 * lost - 0.3 * spinning)

@@ -74,7 +74,7 @@ class LiveEpisode:
         return f"step {self.steps} of the episode of seed {self.seed}"
 
     def _blame(self, when: str, error: Exception) -> NoReturn:
-        """Name the policy and the line; an error of our own policies is raised as it is."""
+        """Raise a policy's error with the policy's name and line. An error of a built-in policy is raised unchanged."""
         if self.policy_name in policies.BUILTIN:
             raise error
         raise Stopped(f"policy {self.policy_name!r} fails {when}: {envs.fault(error)}; {envs.MEND}") from error
@@ -100,7 +100,7 @@ def begin(env: envs.FrameEnv, policy_name: str, seed: int, warmup_steps: int) ->
 
 @contextlib.contextmanager
 def at(moment: str) -> Iterator[None]:
-    """Name the moment at which the environment fails in the block, such as `step 3 of the episode of seed 0`.
+    """Add the moment to errors of the environment, such as `step 3 of the episode of seed 0`.
 
     Raises:
         Stopped: it fails, or shows no picture.

@@ -93,7 +93,7 @@ class Recipe:
 
     @contextlib.contextmanager
     def _blamed(self) -> Iterator[None]:
-        """Whatever somebody's environment raises when it is made is a fault of what was asked for, in one line."""
+        """Turn any error that an environment raises when it is made into a `ValueError` of one line."""
         given = "" if self.env_args == "{}" else f" with env_args {self.env_args}"
         try:
             yield
@@ -119,7 +119,7 @@ def recipe(env_id: str, renderer: str, env_args: Mapping[str, Any]) -> Recipe:
 
 
 def find(env_id: str) -> registration.EnvSpec:
-    """What is registered under an id, after the import of its module.
+    """The registered spec of an id. The id's module is imported first.
 
     Raises:
         ValueError: nothing, or its module cannot be imported; the line names what is near.
@@ -162,7 +162,7 @@ def fault(error: BaseException) -> str:
 
 
 def _parameters(spec: registration.EnvSpec) -> Mapping[str, inspect.Parameter] | None:
-    """What may be given to the environment by name; None where it does not tell, or takes any name."""
+    """The names of the environment's arguments. None if they are unknown, or if any name is taken."""
     creator = spec.entry_point if callable(spec.entry_point) else registration.load_env_creator(str(spec.entry_point))
     parameters = inspect.signature(creator).parameters
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
@@ -199,7 +199,7 @@ def _not_taken(env_id: str, name: str, takes: list[str]) -> str:
 
 
 def _wanted(default: Any, value: Any) -> str | None:
-    """What a value has to be, if it is of another kind than the default: text is never true or false, nor a number."""
+    """The type that a value must have, if it differs from the default's. Text is not taken for a number or a bool."""
     if isinstance(default, bool):
         return None if isinstance(value, bool) else "true or false"
     if isinstance(default, int | float):
@@ -214,7 +214,7 @@ def is_car_racing(env: gymnasium.Env) -> bool:
 
 
 def _is_gymnasiums_car_racing(env: gymnasium.Env) -> bool:
-    """The same of Gymnasium's own class, which is not imported for it."""
+    """Whether it is Gymnasium's own class. The class is not imported for this."""
     kinds = {(kind.__module__, kind.__name__) for kind in type(env.unwrapped).__mro__}
     return ("gymnasium.envs.box2d.car_racing", "CarRacing") in kinds
 

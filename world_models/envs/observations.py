@@ -27,7 +27,7 @@ class PictureError(EnvError):
 
 
 def why_no_pictures(env: gymnasium.Env) -> str | None:
-    """What the observations are where they cannot be taken for pictures; None where they can."""
+    """What the observations are if they are no pictures; None if they are pictures."""
     return why_no_picture_space(env.observation_space) or _stacked(env)
 
 
@@ -56,7 +56,7 @@ def _has_picture_shape(shape: tuple[int, ...]) -> bool:
 
 
 def _what_has_shape(shape: tuple[int, ...]) -> str:
-    """What observations of a shape that is no picture's usually are."""
+    """What observations of such a shape usually are."""
     if len(shape) > 3:
         return "stacked frames"
     return "RGBA or stacked frames" if shape[-1:] == (4,) else "channels first or stacked frames"

@@ -126,7 +126,7 @@ class Driver:
         return self._keys.press(action) if self._keys else action
 
     def _feel(self) -> None:
-        """Move the noise on by a step: about two seconds of memory for the lane, a quarter for the hands."""
+        """Update the noise by a step. It has about two seconds of memory for the lane, a quarter for the hands."""
         self._wander_m += -0.01 * self._wander_m + 0.25 * self._rng.standard_normal()
         self._shake += -0.08 * self._shake + 0.04 * self._rng.standard_normal()
         if self._rng.random() < 0.003:

@@ -40,7 +40,7 @@ class MismatchError(Exception):
 
 
 def versions() -> str:
-    """What a report of a mismatch has to tell."""
+    """The versions that a report of a mismatch should name."""
     found = [f"{name} {version}" for name in (*TESTED, "pygame", "box2d") if (version := _version(name))]
     sdl = ".".join(map(str, pygame.get_sdl_version()))
     return ", ".join([*found, f"SDL {sdl}", f"smoothscale {pygame.transform.get_smoothscale_backend()}"])
@@ -134,7 +134,7 @@ def _problem(name: str, make: Callable[[], gymnasium.Env]) -> str | None:
 
 
 def scatter(env: car_racing.CarRacing, rng: np.random.Generator) -> None:
-    """Put the car anywhere on its track, at any heading, speed and time: what a trial has to draw."""
+    """Put the car at a random place, heading, speed and time, for a trial drawing."""
     car = env.car
     assert car is not None and car.hull is not None
     _, heading, x, y = env.track[rng.integers(len(env.track))]

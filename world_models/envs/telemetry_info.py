@@ -9,7 +9,7 @@ from world_models.envs.making import is_car_racing
 
 
 def telemetry_class(env: gymnasium.Env) -> Any:
-    """Who reads this simulator, None if nobody here knows it."""
+    """The class that reads this simulator's state, None if there is none."""
     if is_car_racing(env):
         from world_models.envs.car_racing import CarTelemetry
 

@@ -112,7 +112,7 @@ def _name(work: Callable) -> str:
 
 @contextlib.contextmanager
 def _ends_of_process(prog: str) -> Iterator[None]:
-    """End the process with a status and one line, where the block ends for a reason from outside."""
+    """End the process with a status and one line if the block was stopped, interrupted, or its reader is gone."""
     try:
         with host.interrupts():
             try:

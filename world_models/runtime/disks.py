@@ -16,7 +16,7 @@ _said: set[str] = set()
 
 
 def flush(path: Path) -> str | None:
-    """Bring a file's contents, or a folder's list of names, onto the disk, where the file system has a way to do it.
+    """Flush a file's contents, or a folder's list of names, to the disk, if the file system can.
 
     Returns:
         Why the file system has none, None if it was done.
@@ -45,7 +45,7 @@ def now(folder: Path) -> float:
 
 
 def say_what_is_missing(folder: Path, file: Path) -> None:
-    """Print a line if the disk cannot flush the folder or this file in it: once a process, whatever it writes."""
+    """Print a line, once a process, if the disk cannot flush the folder or this file in it."""
     reasons = {"files": flush(file), "folders": flush(folder)}
     missing = [f"{what} ({reason})" for what, reason in reasons.items() if reason]
     what = " and ".join(missing)

@@ -35,12 +35,12 @@ class World:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process is the one that writes and talks."""
+        """Whether this is the process that writes files and prints."""
         return self.rank == 0
 
 
 def world() -> World:
-    """The processes that this one is of.
+    """The processes that train together, this one among them.
 
     Raises:
         ValueError: the environment says something that cannot be.
@@ -126,5 +126,5 @@ def asked(asked_here: bool, step: int, device: torch.device) -> bool:
 
 
 def wait_for_all(device: torch.device) -> None:
-    """Go on when every process has come this far."""
+    """Wait until every process has come this far."""
     sum_up([torch.zeros(1, device=device)])

@@ -45,7 +45,7 @@ AGAIN = "run the same command again"
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Everything that writes a file does it in this block.
+    """Wrap whatever writes a file: a full disk ends the work with one line.
 
     Raises:
         Stopped: the disk took no more; the message names the file and says what to do.
@@ -106,7 +106,7 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
 
 
 def append_text(path: Path, text: str) -> None:
-    """Add to a text file; of what is added, a part may be there if the disk is full."""
+    """Append to a text file. If the disk is full, a part of the text may be written."""
     rest = memoryview(text.encode())
     with writing(path), path.open("ab", buffering=0) as file:
         while rest:
@@ -147,7 +147,7 @@ def file_sha256(path: Path) -> str:
 
 
 def remove_partials(*folders: Path, names: Sequence[str] = ("",)) -> None:
-    """Delete what processes that are gone left half written: files, and folders, whose names begin so. Others' stay.
+    """Delete half-written files and folders of processes that are gone. Those of running processes stay.
 
     Where this machine cannot know whether the process runs, and where a file does not say who writes it, as in earlier
     versions, it has to be old by the clock of the disk. A folder that does not say who writes it stays: it may be

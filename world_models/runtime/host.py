@@ -180,7 +180,7 @@ def _handled(act: Callable[[int], None]) -> Iterator[None]:
 
 
 def print_into_nothing() -> None:
-    """Print into nothing where the terminal or the reader is gone: each line would fail, and the work with it."""
+    """Discard all output if the terminal or the reader is gone. Otherwise printing would fail, and end the work."""
     for descriptor in filter(_is_gone, (1, 2)):
         nothing = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nothing, descriptor)
@@ -188,7 +188,7 @@ def print_into_nothing() -> None:
 
 
 def speaks() -> bool:
-    """Whether this process prints what all would print: of torchrun's processes, the first of each machine does."""
+    """Whether this process prints for all. Of torchrun's processes, the first of each machine does."""
     return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("LOCAL_RANK", "0") == "0"
 
 

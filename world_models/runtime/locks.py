@@ -111,7 +111,7 @@ def over(folder: Path) -> Lock:
 
 @dataclasses.dataclass(frozen=True)
 class _Found:
-    """A lock or claim that lies there: what it says, and when it was last written, by the disk's clock."""
+    """A lock file that was found: its contents, and when it was last written by the disk's clock."""
 
     contents: bytes
     written_s: float
@@ -193,7 +193,7 @@ def _host() -> str:
 
 
 def _holder(contents: bytes) -> str:
-    """The process and host that a lock names, in words of ours only: anything may lie there."""
+    """The process and host that a lock names. Only checked parts are shown, because the file may hold anything."""
     found = _HOLDER.match(contents.decode(errors="replace"))
     return found[0].removeprefix("written by ") if found else "which the lock does not name"
 
@@ -231,7 +231,7 @@ def _rewrite(file: Path, contents: bytes) -> bool:
 
 
 def _look(file: Path) -> _Found | None:
-    """What the file says, None if there is none.
+    """The file's contents, None if there is no file.
 
     Raises:
         OSError: it is no file, or its disk is broken.

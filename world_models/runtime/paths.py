@@ -16,7 +16,7 @@ MAX_NEW_NAME_BYTES, MAX_NEW_PATH_BYTES = 200, 3800
 
 
 def resolved(path: str | Path, name: str = "path", keeps_last_link: bool = False) -> Path:
-    """The place that a path stands for: absolute, links followed, `..` taken back.
+    """The absolute path, with links followed and `..` resolved.
 
     Args:
         path: as a person gave it.

@@ -106,7 +106,7 @@ def _positional(schema: type) -> str | None:
 
 
 def _with_words(name: str, parser: _Parser, argv: Sequence[str]) -> list[str]:
-    """The flags, with the words that follow none as that of the field; so they may stand before, between and after.
+    """Turn words that follow no flag into the positional field, wherever they stand.
 
     argparse's own positional arguments would have to stand together, and would overrule a `--config` file when absent.
     """
@@ -180,7 +180,7 @@ def _parsed(schema: type, parser: _Parser, argv: Sequence[str]) -> Namespace:
 
 
 def _check_given(schema: type, values: Namespace, section: str = "") -> None:
-    """Refuse null where a setting takes none, and one value in the place of a section: the library lets them pass."""
+    """Refuse null where a setting takes none, and a value in place of a section. The library would accept both."""
     for name, hint in typing.get_type_hints(schema).items():
         value, key = values[name], section + name
         if dataclasses.is_dataclass(hint):

@@ -42,7 +42,7 @@ def single_threaded() -> Iterator[None]:
 
 
 def threads(count: int) -> ThreadPoolExecutor:
-    """Threads for work of which each does its own; to be used where PyTorch is `single_threaded`."""
+    """Threads that each compute on one core. Use them where PyTorch is `single_threaded`."""
     return ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
 
 

@@ -31,7 +31,7 @@ TASKS_OF_A_WORKER = 50
 
 
 class _InWorkerError(Exception):
-    """Where in a worker an error arose."""
+    """The traceback of an error in a worker."""
 
 
 class _Worker:
@@ -109,7 +109,7 @@ def _result(result: Any, error: Exception | None, where: str) -> Any:
 
 
 def _bury(team: dict[connection.Connection, _Worker], worker: _Worker, waiting: deque[int], deaths: Counter) -> None:
-    """Take a dead worker off the team, and put its item first in the queue again."""
+    """Remove a dead worker, and put its item back at the front of the queue."""
     team.pop(worker.pipe).dismiss()
     waiting.appendleft(worker.index)
     deaths[worker.index] += 1

@@ -29,7 +29,7 @@ class Baselines:
         return (self.mean * 255).round().to(torch.uint8).reshape(64, 64, 3)
 
     def reconstruct(self, frames: UInt8[Tensor, "batch height width channels"]) -> Float[Tensor, "batch values"]:
-        """What is left of frames that pass through the components."""
+        """Frames reconstructed from the components."""
         return self.mean + ((_flat(frames) - self.mean) @ self.components.T) @ self.components
 
     def measure(self, frames: Frames) -> dict[str, Any]:
@@ -51,7 +51,7 @@ class Baselines:
         }
 
     def coefficients(self, frames: UInt8[Tensor, "batch height width channels"]) -> Float[Tensor, "batch k"]:
-        """What PCA knows of each frame."""
+        """The coefficients of each frame."""
         return (_flat(frames) - self.mean) @ self.components.T
 
 

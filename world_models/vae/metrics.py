@@ -120,7 +120,7 @@ def validate(
 
 
 class Scored(NamedTuple):
-    """What a model makes of each of some frames.
+    """The scores and the posterior of each frame.
 
     Attributes:
         error_map: squared error per pixel of decode(mu), summed over colours, mean over the frames.
@@ -143,7 +143,7 @@ class Scored(NamedTuple):
 
 @torch.inference_mode()
 def score_frames(vae: VAE, frames: Frames, seed: int = 0, labels: Labels | None = None) -> Scored:
-    """Encode and decode frames, and keep what each of them gave. The seed is that of the ELBO's z."""
+    """Encode and decode frames, and score each. The seed is for the z of the ELBO."""
     noise = torch.randn(len(frames), vae.config.z_dim, generator=torch.Generator().manual_seed(seed))
 
     def score(part: tuple[Tensor, Tensor, Tensor | None]) -> tuple[Tensor, ...]:
@@ -180,7 +180,7 @@ def summary(scored: Scored, num_values: int) -> dict[str, float | list[float]]:
 
 
 def measure(vae: VAE, frames: Frames, seed: int = 0, labels: Labels | None = None) -> dict[str, float | list[float]]:
-    """The `summary` of frames that are scored for nothing else."""
+    """The `summary` of the frames' scores."""
     return summary(score_frames(vae, frames, seed, labels), vae.num_values)
 
 

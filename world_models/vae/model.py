@@ -175,7 +175,7 @@ class VAE(nn.Module):
         return self.terms(images, posterior, logits, beta_share)
 
     def sampled(self, posterior: Posterior, noise: Float[Tensor, "batch noise"]) -> Float[Tensor, "samples z"]:
-        """The z that the objective decodes, a frame's side by side."""
+        """The z that the objective decodes. The samples of a frame are neighbours."""
         times = self.config.num_samples
         return posterior.repeated(times).sample(noise.reshape(-1, self.config.z_dim))
 

@@ -70,7 +70,7 @@ _memory = threading.local()
 
 
 def kept_memory(name: str, size: int, dtype: torch.dtype) -> Tensor:
-    """Memory of this thread, used again and again since fresh memory is slow to touch; it grows when it must."""
+    """Memory of this thread, which is reused because fresh memory is slow to touch. It grows as needed."""
     have = getattr(_memory, name, None)
     if have is None or have.dtype != dtype or have.numel() < size:
         have = torch.empty(size, dtype=dtype)
@@ -79,7 +79,7 @@ def kept_memory(name: str, size: int, dtype: torch.dtype) -> Tensor:
 
 
 def _work(size: int) -> int:
-    """Working memory of a call, at an address that vectors like."""
+    """Working memory of a call, aligned for vector instructions."""
     start = kept_memory("work", size + 64, torch.uint8).data_ptr()
     return start + -start % 64
 
