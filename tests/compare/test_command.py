@@ -136,7 +136,7 @@ def test_runs_is_the_folder_by_default(make_run: MakeRun, tmp_path: Path, monkey
 # what is no run of ours
 
 
-OTHER = {"format": "world_models.vae.model", "architecture": "vq_vae"}
+OTHER = {"format": "world_models.vae", "architecture": "vq_vae"}
 
 
 def test_another_architecture_in_a_folder_is_left_out(

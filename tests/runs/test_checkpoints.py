@@ -89,6 +89,11 @@ def test_description_holds_the_facts_given(vae: VAE, tmp_path: Path):
     assert (description["data"], description["step"]) == ("rollouts/x", 7)
 
 
+def test_the_names_in_a_description_stay_so_that_models_of_before_are_read(run: Path):
+    described = json.loads((run / "model.json").read_text())
+    assert (described["format"], described["architecture"]) == ("world_models.vae", "conv_vae")
+
+
 def test_description_says_what_made_it(run: Path):
     assert checkpoints.load_description(run)["versions"] == files.versions()
 
@@ -114,7 +119,7 @@ def test_missing_weights_are_refused_by_name(run: Path, weights: Any, name: str)
         load_vae(run, weights)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", '"x"', "{}", '{"format": "world_models.vae.model"}', "\x00"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '"x"', "{}", '{"format": "world_models.vae"}', "\x00"])
 def test_a_damaged_description_is_refused(run: Path, text: str):
     (run / "model.json").write_text(text)
     with pytest.raises(ValueError, match=r"model\.json: describes no model; name the --out"):

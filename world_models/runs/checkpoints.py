@@ -24,7 +24,7 @@ from world_models.runtime.paths import resolved
 from world_models.vae.likelihoods import PAPER_VARIANCE
 from world_models.vae.model import VAE, VAEConfig
 
-FORMAT = "world_models.vae.model"
+FORMAT = "world_models.vae"
 ARCHITECTURES = {"paper": "conv_vae", "mlp": "mlp_vae", "conv": "small_conv_vae"}
 """What model.json calls a network."""
 FACTS = "facts"
