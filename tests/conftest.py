@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import html.parser
 import json
 import os
 import resource
@@ -81,6 +82,32 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
+
+
+class _Tags(html.parser.HTMLParser):
+    """Follows the tags of a page, and notes what is wrong with them."""
+
+    def __init__(self):
+        super().__init__()
+        self.open: list[str] = []
+        self.faults: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "img" and not dict(attrs).get("alt"):
+            self.faults.append("an image without words for it")
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.faults.append(f"</{tag}> in line {self.getpos()[0]} closes what is not open")
+
+
+def html_faults(page: str) -> list[str]:
+    """What is wrong with a page: tags that are not closed in order, images without alternative text."""
+    tags = _Tags()
+    tags.feed(page)
+    return tags.faults + [f"<{tag}> is not closed" for tag in tags.open]
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import html_faults
 
 from world_models.compare import chart
 from world_models.compare import page as comparison_page
@@ -43,6 +44,11 @@ def test_page_needs_nothing_from_elsewhere():
 @pytest.mark.parametrize("tag", ["<script", "<link", "<iframe", "@import", "http://", "https://", "file:"])
 def test_page_has_no_scripts_links_or_addresses(tag: str):
     assert tag not in _page(_run("a"), frames=_rows("a"))
+
+
+def test_page_is_well_formed():
+    page = _page(_run("a", {"seed": 0}), _run("b", {"seed": 1}), frames=_rows("a", "b"), notes=("no frames of c",))
+    assert html_faults(page) == []
 
 
 def test_everything_from_a_run_is_escaped():
@@ -88,7 +94,7 @@ def test_what_is_left_out_is_said():
 
 def test_frames_are_labelled_with_the_names_of_the_runs():
     page = _page(_run("a"), _run("b"), frames=_rows("a", "b"))
-    assert re.findall(r"<th>([^<]*)</th><td><img", page) == ["held-out frames", "a", "b"]
+    assert re.findall(r"<th[^>]*>([^<]*)</th>\s*<td><img", page) == ["held-out frames", "a", "b"]
 
 
 def test_without_frames_there_is_no_word_of_them():

@@ -1,7 +1,8 @@
 """Numbers to pictures and pages.
 
-figures      pictures as arrays and PNG files: grids, contact sheets, clips, charts
+grids        pictures as arrays, and how they are written: grids of frames, contact sheets, clips
+charts       numbers as curves, bars, points and maps
 model_views  what a V model sees and dreams
 digit_views  the same of a model of MNIST
-html         parts of the HTML pages
+pages        HTML pages from the templates in templates/
 """

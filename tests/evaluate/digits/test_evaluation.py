@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import html_faults
 
 from world_models.compare import command as compare
 from world_models.compare import frames as side_by_side
@@ -81,7 +82,8 @@ def test_every_kind_of_model_is_scored_and_shown(run: Callable[[str], Path], nam
     assert (scores["asked_share"] is None) == (name != "cvae")
     assert "elbo_nats" not in scores and "iwae_nats" not in scores  # of which pixels, they would not say
     page = (folder / "report.html").read_text()
-    assert page.count("<figure>") == page.count("data:image/png") >= 5
+    assert html_faults(page) == []
+    assert page.count("<figure ") == page.count("data:image/png") >= 5
     assert "http" not in page.replace("http://www.w3.org", "")
 
 
@@ -164,7 +166,7 @@ def test_an_autoencoder_has_no_kl_anywhere(run: Callable[[str], Path], tmp_path:
     folder = run("ae")
     scores = _evaluate(folder)
     assert all(scores[name] is None for name in ("kl_nats", "kl_per_dim", "dims_used", "elbo_grey_nats"))
-    assert "KL" not in (folder / "report.html").read_text().split("<figure>")[0]
+    assert "KL" not in (folder / "report.html").read_text().split("<figure ")[0]
     record = run_records.read_run(folder)
     assert rate_distortion.rate_points([record]) == [] and not record.series("val/kl_nats")
 
