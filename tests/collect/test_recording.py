@@ -13,6 +13,7 @@ import pytest
 from gymnasium import spaces
 from gymnasium.envs.box2d import car_racing
 
+from world_models import envs
 from world_models.collect import command as collect
 from world_models.collect import recording
 from world_models.collect.recording import CHECKED_FRAMES, Recorded, ShardTask, record_shard
@@ -109,7 +110,7 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, float]]:
 @pytest.fixture
 def every_frame_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     frames = {(episode, step) for episode in range(2) for step in range(STEPS)}
-    monkeypatch.setattr(recording, "_frames_to_check", lambda task: frames)
+    monkeypatch.setattr(recording, "_frames_to_check", lambda *_: frames)
 
 
 @pytest.fixture
@@ -172,7 +173,7 @@ def test_the_columns_are_the_same_however_often_they_are_checked(
     record: Callable[..., Shard], tmp_path: Path, every_frame_checked: None, monkeypatch: pytest.MonkeyPatch
 ):
     often = record()
-    monkeypatch.setattr(recording, "_frames_to_check", lambda task: set())
+    monkeypatch.setattr(recording, "_frames_to_check", lambda *_: set())
     assert often.digests == record(path=tmp_path / "never.h5").digests
 
 
@@ -202,18 +203,19 @@ def test_the_same_task_checks_the_same_frames(record: Callable[..., Shard], comp
 
 def test_other_shards_check_other_frames(task: ShardTask):
     tasks = [dataclasses.replace(task, max_steps=1000, first_seed=10 * index) for index in range(20)]
-    assert len({frozenset(recording._frames_to_check(task)) for task in tasks}) == 20
+    assert len({frozenset(recording._frames_to_check(task, 1)) for task in tasks}) == 20
 
 
 def test_checks_are_spread_over_a_shards_episodes(task: ShardTask):
     tasks = [dataclasses.replace(task, policies=("driver",) * 10, first_seed=10 * index) for index in range(40)]
-    assert {episode for task in tasks for episode, _ in recording._frames_to_check(task)} == set(range(10))
+    assert {episode for task in tasks for episode, _ in recording._frames_to_check(task, 1)} == set(range(10))
 
 
 def test_versions_that_were_never_tested_are_checked_more_often(task: ShardTask, monkeypatch: pytest.MonkeyPatch):
     long = dataclasses.replace(task, max_steps=100_000)
     monkeypatch.setattr(renderer_choice, "_version", lambda package: "99.0")
-    assert len(recording._frames_to_check(long)) == 1 + CHECKED_FRAMES * renderer_choice.CAUTION
+    checked = recording._frames_to_check(long, envs.make_env("CarRacing-v3").simulator.caution)
+    assert len(checked) == 1 + CHECKED_FRAMES * renderer_choice.CAUTION
 
 
 def test_the_first_frame_is_checked_before_the_warm_up(record: Callable[..., Shard], compared: list[Any]):
@@ -278,7 +280,7 @@ def test_an_older_shard_stays_until_the_new_one_is_whole(
 def test_progress_begins_anew_with_a_shard_that_is_made_again(
     task: ShardTask, wrong_later: None, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(recording, "_frames_to_check", lambda task: {(1, 8)})
+    monkeypatch.setattr(recording, "_frames_to_check", lambda *_: {(1, 8)})
     seen: list[int] = []
     record_shard(task, seen.append)
     assert seen == [STEPS, STEPS, 2 * STEPS]
@@ -287,7 +289,7 @@ def test_progress_begins_anew_with_a_shard_that_is_made_again(
 def test_a_wrong_frame_that_was_not_checked_is_not_noticed(
     record: Callable[..., Shard], wrong_later: None, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(recording, "_frames_to_check", lambda task: {(0, 0), (1, 2)})  # right ones
+    monkeypatch.setattr(recording, "_frames_to_check", lambda *_: {(0, 0), (1, 2)})  # right ones
     assert record().attributes["renderer"] == "c"
 
 

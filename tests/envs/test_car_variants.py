@@ -14,7 +14,7 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.wrappers import GrayscaleObservation
 
 from world_models import envs
-from world_models.envs import policies
+from world_models.envs import car_driver
 from world_models.envs.car_dynamics import move_car
 from world_models.envs.car_racing import CarRacing, CarTelemetry
 
@@ -90,7 +90,7 @@ def drive(env: envs.FrameEnv, actions: Any) -> list[Any]:
 
 @pytest.mark.parametrize("env_id", ["Kart-v0", "OurKart-v0", "Grey-v0", "Cut-v0"])
 def test_what_is_made_of_car_racing_is_drawn_fast(env_id: str):
-    assert envs.make_env(env_id).renderer == FASTEST
+    assert envs.make_env(env_id).simulator.renderer == FASTEST
 
 
 @pytest.mark.parametrize("env_id", KINDS)
@@ -101,23 +101,23 @@ def test_what_is_made_of_car_racing_has_its_telemetry(env_id: str):
 @pytest.mark.parametrize("env_id", ["Kart-v0", "OurKart-v0", "Grey-v0"])
 def test_a_fast_renderer_changes_nothing_of_what_is_stored(env_id: str):
     fast, plain = (envs.make_env(env_id, renderer=name) for name in ("auto", "gymnasium"))
-    assert (fast.renderer, plain.renderer) == (FASTEST, "gymnasium")
+    assert (fast.simulator.renderer, plain.simulator.renderer) == (FASTEST, "gymnasium")
     assert drive(fast, [GAS] * 6) == drive(plain, [GAS] * 6)
 
 
 def test_frames_of_a_class_made_of_car_racing_are_checked():
     env = envs.make_env("Kart-v0")
-    env.check_next_frame()
+    env.simulator.check_next_frame()
     env.reset(0)
     env.close()
-    assert env.num_checked == 1
+    assert env.simulator.num_checked == 1
 
 
 def test_a_class_that_draws_otherwise_draws_itself_and_it_is_said():
     env = envs.make_env("WithoutBar-v0")
-    assert env.renderer == "gymnasium"
-    assert "drew" in env.renderer_note and "test_car_variants.WithoutBar" in env.renderer_note
-    assert "report" not in env.renderer_note
+    assert env.simulator.renderer == "gymnasium"
+    assert "drew" in env.simulator.renderer_note and "test_car_variants.WithoutBar" in env.simulator.renderer_note
+    assert "report" not in env.simulator.renderer_note
 
 
 def test_a_renderer_asked_for_by_name_is_refused_where_a_class_draws_otherwise():
@@ -145,7 +145,7 @@ def test_the_trial_of_a_class_leaves_the_environment_as_it_was():
 def test_the_driver_drives_a_class_made_of_car_racing():
     env = envs.make_env("Kart-v0")
     frame = env.reset(0)
-    policy = policies.Driver(env, 0)
+    policy = car_driver.Driver(env, 0)
     assert env.step(np.asarray(policy(frame)))[1] > 0
 
 
@@ -156,7 +156,7 @@ def test_the_driver_drives_a_class_made_of_car_racing():
 @pytest.mark.parametrize("env_args", [{"domain_randomize": True}, {"continuous": False}, {"lap_complete_percent": 0.5}])
 def test_a_variant_is_gymnasiums_drawn_fast(env_args: dict[str, Any], renderer: str):
     fast, plain = (envs.make_env("CarRacing-v3", "auto", name, env_args) for name in (renderer, "gymnasium"))
-    assert fast.renderer != "gymnasium" and fast.telemetry_names == CarTelemetry.NAMES
+    assert fast.simulator.renderer != "gymnasium" and fast.telemetry_names == CarTelemetry.NAMES
     actions = [GAS if fast.action_space.shape else np.array([3], np.float32)] * 4
     assert drive(fast, actions) == drive(plain, actions)
 
@@ -172,7 +172,7 @@ def test_the_colours_of_a_seed_are_always_the_same():
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_driver_keeps_to_the_road_by_keys(seed: int):
     env = envs.make_env("CarRacing-v3", env_args={"continuous": False})
-    frame, driver = env.reset(seed), policies.Driver(env, seed)
+    frame, driver = env.reset(seed), car_driver.Driver(env, seed)
     earned = sum(env.step(envs.to_columns(env.action_space, driver(frame)))[1] for _ in range(120))
     env.close()
     assert earned > 20  # keys at random earn less than nothing
@@ -270,9 +270,9 @@ def test_all_renderers_draw_a_start_at_random_alike(renderer: str):
 
 def test_frames_of_a_start_at_random_are_checked():
     env = envs.make_env(envs.FAST_CAR_RACING, env_args={"random_start": True})
-    env.check_next_frame()
+    env.simulator.check_next_frame()
     env.reset(0)
-    assert env.num_checked == 1
+    assert env.simulator.num_checked == 1
 
 
 def test_gymnasium_makes_a_start_at_random():

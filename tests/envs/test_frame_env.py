@@ -139,23 +139,23 @@ def test_a_wrong_spec_is_refused(wrong: dict[str, Any]):
 
 
 @pytest.mark.parametrize(
-    ("text", "has_bar", "rows"),
+    ("text", "auto", "rows"),
     [
-        ("auto", True, (0, 84)),
-        ("auto", False, None),
-        ("none", True, None),
-        ("2:90", True, (2, 90)),
-        ("2:90", False, (2, 90)),
+        ("auto", (0, 84), (0, 84)),
+        ("auto", None, None),
+        ("none", (0, 84), None),
+        ("2:90", (0, 84), (2, 90)),
+        ("2:90", None, (2, 90)),
     ],
 )
-def test_crop_is_read(text: str, has_bar: bool, rows: tuple[int, int] | None):
-    assert parse_crop(text, has_bar) == rows
+def test_crop_is_read(text: str, auto: tuple[int, int] | None, rows: tuple[int, int] | None):
+    assert parse_crop(text, auto) == rows
 
 
 @pytest.mark.parametrize("text", ["", "84", ":84", "0:", "-1:84", "a:b", "0:84:2", "0.5:84", "Auto"])
 def test_a_malformed_crop_is_refused(text: str):
     with pytest.raises(ValueError, match="give auto, none, or the rows"):
-        parse_crop(text, True)
+        parse_crop(text, (0, 84))
 
 
 # --- environments

@@ -12,7 +12,8 @@ from gymnasium import spaces
 from gymnasium.envs.box2d import car_racing
 
 from world_models import envs
-from world_models.envs import policies
+from world_models.envs import car_driver, drivable, policies
+from world_models.envs.expert import Expert
 
 FRAME = np.zeros((64, 64, 3), np.uint8)
 CAR_ACTIONS = spaces.Box(np.array([-1, 0, 0], np.float32), np.ones(3, np.float32))
@@ -23,14 +24,14 @@ class Stub:
 
     def __init__(self, action_space: spaces.Space = CAR_ACTIONS, **state: float):
         self.action_space, self.env = action_space, None
-        self.telemetry_names: tuple[str, ...] = tuple(dict.fromkeys((*policies.Driver.NEEDS, *policies.Expert.NEEDS)))
+        self.telemetry_names: tuple[str, ...] = tuple(dict.fromkeys((*car_driver.Driver.NEEDS, *Expert.NEEDS)))
         self.state = dict.fromkeys(self.telemetry_names, 0.0) | state
 
     def telemetry(self) -> np.ndarray:
         return np.array([self.state[name] for name in self.telemetry_names], np.float32)
 
 
-def act(policy: policies.Policy, steps: int) -> np.ndarray:
+def act(policy: drivable.Policy, steps: int) -> np.ndarray:
     return np.stack([np.asarray(policy(FRAME)) for _ in range(steps)])
 
 
@@ -59,7 +60,7 @@ def test_another_seed_acts_otherwise(name: str):
 
 
 def test_policy_and_track_of_one_seed_do_not_share_random_numbers():
-    assert not set(policies.generator(5).random(1000)) & set(np.random.default_rng(5).random(1000))
+    assert not set(drivable.generator(5).random(1000)) & set(np.random.default_rng(5).random(1000))
 
 
 @pytest.mark.parametrize("name", policies.BUILTIN)
@@ -152,7 +153,7 @@ def test_driver_earns_far_more_than_random(seed: int, undrawn: None):
 
 def mean_action(**state: float) -> np.ndarray:
     """Over the styles and nerves of many seeds."""
-    return np.mean([act(policies.Driver(Stub(CAR_ACTIONS, **state), seed), 5).mean(0) for seed in range(20)], axis=0)
+    return np.mean([act(car_driver.Driver(Stub(CAR_ACTIONS, **state), seed), 5).mean(0) for seed in range(20)], axis=0)
 
 
 @pytest.mark.parametrize("sign", [-1, 1])
@@ -177,36 +178,36 @@ def test_driver_brakes_before_a_sharp_turn(ahead_m: int):
 
 
 def test_driver_stays_within_the_action_space():
-    actions = np.concatenate([act(policies.Driver(Stub(center_distance_m=x), 0), 200) for x in (-30.0, 0.0, 30.0)])
+    actions = np.concatenate([act(car_driver.Driver(Stub(center_distance_m=x), 0), 200) for x in (-30.0, 0.0, 30.0)])
     assert (actions >= CAR_ACTIONS.low).all() and (actions <= CAR_ACTIONS.high).all()
 
 
 def test_driver_is_inattentive_now_and_then():
-    steers = act(policies.Driver(Stub(center_distance_m=1e4, relative_heading_rad=3.0), 0), 3000)[:, 0]
+    steers = act(car_driver.Driver(Stub(center_distance_m=1e4, relative_heading_rad=3.0), 0), 3000)[:, 0]
     assert 0.01 < np.mean(steers < 0.5) < 0.3  # so far off the road, attention is steering fully to the right
 
 
 def test_driver_refuses_an_env_without_telemetry():
     env = envs.make_env("CartPole-v1")
     with pytest.raises(ValueError, match="driver needs CarRacing's telemetry"):
-        policies.Driver(env, 0)
+        car_driver.Driver(env, 0)
 
 
 @pytest.mark.parametrize("space", [spaces.Discrete(4), spaces.Box(-1.0, 1.0, (2,))], ids=str)
 def test_driver_refuses_other_actions_than_a_cars(space: spaces.Space):
     with pytest.raises(ValueError, match=r"driver needs .* continuous actions"):
-        policies.Driver(Stub(space), 0)
+        car_driver.Driver(Stub(space), 0)
 
 
 def test_driver_presses_the_key_for_what_it_would_steer():
-    keys = act(policies.Driver(Stub(spaces.Discrete(5), center_distance_m=1e4, relative_heading_rad=3.0), 0), 300)
+    keys = act(car_driver.Driver(Stub(spaces.Discrete(5), center_distance_m=1e4, relative_heading_rad=3.0), 0), 300)
     assert set(keys.tolist()) <= set(range(5)) and np.mean(keys == 1) > 0.5  # right, back to the road
 
 
 def test_keys_come_to_what_was_wanted():
     wanted = np.array([0.12, 0.05, 0.2], np.float32)
-    keys = policies.Keys()
-    given = np.mean([policies.Keys.GIVES[keys.press(wanted)] for _ in range(500)], axis=0)
+    keys = car_driver.Keys()
+    given = np.mean([car_driver.Keys.GIVES[keys.press(wanted)] for _ in range(500)], axis=0)
     np.testing.assert_allclose(given, wanted, atol=0.01)
 
 
@@ -294,4 +295,4 @@ def test_a_deal_depends_on_the_weights_not_on_the_order_they_are_written_in():
 
 def test_a_frame_env_offers_what_a_policy_may_ask_for():
     env: Any = envs.make_env("CarRacing-v3", renderer="gymnasium")
-    assert isinstance(env, policies.Drivable)
+    assert isinstance(env, drivable.Drivable)

@@ -97,7 +97,7 @@ def prepare(config: CollectConfig) -> Job | Verification:
     size = config.episodes_per_shard
     shards = [tuple(dealt[first : first + size]) for first in range(0, config.num_episodes, size)]
     tasks = tuple(
-        shard_task(config, index, names, env.renderer)
+        shard_task(config, index, names, env.simulator.renderer)
         for index, names in enumerate(shards)
         if there.get(index, 0) < len(names)
     )
@@ -143,7 +143,8 @@ def _try_env(config: CollectConfig) -> tuple[envs.FrameEnv, str, grids.Picture]:
         raise ValueError(str(stopped)) from stopped
     finally:
         env.close()
-    note = f"{env.renderer_note}\n" if config.renderer == "auto" and env.renderer_note else ""
+    said = env.simulator.renderer_note
+    note = f"{said}\n" if config.renderer == "auto" and said else ""
     return env, note + tried.frames_line, tried.first_frames
 
 

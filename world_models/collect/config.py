@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from world_models import envs
-from world_models.envs.renderer_choice import RendererName
+from world_models.envs import RendererName
 from world_models.runtime import executors
 from world_models.runtime.errors import require, require_bounds
 from world_models.runtime.paths import PATH, resolve_fields

@@ -12,12 +12,12 @@ import numpy as np
 from world_models import envs
 from world_models.data.rollouts import RolloutWriter, write_rollouts
 from world_models.data.shards import SKIPPED_SEEDS
-from world_models.envs import live_episode, renderer_choice
+from world_models.envs import live_episode
 from world_models.runtime import executors
 from world_models.runtime.errors import Stopped
 
 CHECKED_FRAMES = 4
-"""Random frames of a shard that are compared with Gymnasium's, beside its first."""
+"""Random frames of a shard that are compared with those that the environment itself draws, beside its first."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class ShardTask:
     Attributes:
         path: the file to be.
         env, env_args, crop, warmup_steps, max_steps: as in the collection's config.
-        renderer: who draws CarRacing, no longer `auto`.
+        renderer: who draws the observations, no longer `auto`.
         first_seed: seed of the first episode; the next ones count on.
         policies: who drives each episode.
         config: the collection's config, as YAML.
@@ -51,7 +51,7 @@ class Recorded:
 
     Attributes:
         steps: how many were taken.
-        mismatch: why Gymnasium's renderer had to make it, if it had to.
+        mismatch: why the environment's own renderer had to make it, if it had to.
         num_clipped: actions that lay outside their Box.
     """
 
@@ -70,13 +70,13 @@ def record_shard(task: ShardTask, report: executors.Report) -> Recorded:
     """
     try:
         return _write(task, report)
-    except renderer_choice.MismatchError as mismatch:  # nothing of it was kept
+    except envs.MismatchError as mismatch:  # nothing of it was kept
         again = _write(dataclasses.replace(task, renderer="gymnasium"), report)
         return dataclasses.replace(again, mismatch=str(mismatch))
 
 
 class _Driven(NamedTuple):
-    """Steps that were taken, frames that were compared with Gymnasium's, and actions that lay outside their Box."""
+    """Steps that were taken, frames that were compared, and actions that lay outside their Box."""
 
     steps: int = 0
     num_checked: int = 0
@@ -93,9 +93,9 @@ def _write(task: ShardTask, report: executors.Report) -> Recorded:
         "action_space": json.dumps(envs.describe_space(env.action_space)),
         "warmup_steps": task.warmup_steps,
         "config": task.config,
-        "renderer": env.renderer,
+        "renderer": env.simulator.renderer,
     }
-    driven, checks = _Driven(), _frames_to_check(task)
+    driven, checks = _Driven(), _frames_to_check(task, env.simulator.caution)
     skipped: list[int] = []
     with write_rollouts(task.path, envs.num_columns(env.action_space), env.telemetry_names, attributes) as rollouts:
         for episode in range(len(task.policies)):
@@ -110,10 +110,10 @@ def _write(task: ShardTask, report: executors.Report) -> Recorded:
     return Recorded(driven.steps, num_clipped=driven.num_clipped)
 
 
-def _frames_to_check(task: ShardTask) -> set[tuple[int, int]]:
-    """The shard's first frame, and some by chance, as (episode, step)."""
+def _frames_to_check(task: ShardTask, caution: int) -> set[tuple[int, int]]:
+    """The shard's first frame, and some by chance, as (episode, step); `caution` times as many as usual."""
     rng = np.random.default_rng([task.first_seed, 0x6672616D6573])  # "frames"
-    count = CHECKED_FRAMES * renderer_choice.caution()
+    count = CHECKED_FRAMES * caution
     episodes, steps = rng.integers(len(task.policies), size=count), rng.integers(task.max_steps, size=count)
     return {(0, 0), *zip(episodes.tolist(), steps.tolist(), strict=True)}
 
@@ -128,15 +128,15 @@ def _drive(
     name, seed = task.policies[episode], task.first_seed + episode
     with _new_env(task) as env:
         if 0 in checks:
-            env.check_next_frame()
+            env.simulator.check_next_frame()
         live = live_episode.begin(env, name, seed, task.warmup_steps)
         if live is None:
-            return _Driven(0, env.num_checked)
+            return _Driven(0, env.simulator.num_checked)
         done = False
         while not done:
             frame, telemetry, action = live.frame, env.telemetry(), live.act()
             if live.steps in checks:
-                env.check_next_frame()
+                env.simulator.check_next_frame()
             reward, terminated, truncated = live.step(action)
             truncated = truncated or live.steps == task.max_steps
             rollouts.step(frame, telemetry, action, reward, terminated, truncated)
@@ -144,7 +144,7 @@ def _drive(
             if live.steps % 16 == 0 or done:
                 report(live.steps)
         rollouts.end_episode(live.frame, env.telemetry(), seed, name)
-    return _Driven(live.steps, env.num_checked, live.num_clipped)
+    return _Driven(live.steps, env.simulator.num_checked, live.num_clipped)
 
 
 @contextlib.contextmanager

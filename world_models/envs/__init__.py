@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from jaxtyping import Float32, UInt8
 
-from world_models.envs import observations, renderer_choice
+from world_models.envs import observations
 from world_models.envs.action_columns import clipped as clipped
 from world_models.envs.action_columns import describe_space as describe_space
 from world_models.envs.action_columns import from_columns as from_columns
@@ -19,16 +19,18 @@ from world_models.envs.action_columns import to_columns as to_columns
 from world_models.envs.making import FAST_CAR_RACING as FAST_CAR_RACING
 from world_models.envs.making import MEND as MEND
 from world_models.envs.making import check_arguments as check_arguments
-from world_models.envs.making import draw_fast, has_indicator_bar, recipe
 from world_models.envs.making import fault as fault
 from world_models.envs.making import gymnasium_warnings as gymnasium_warnings
 from world_models.envs.making import off_screen as off_screen
+from world_models.envs.making import recipe
 from world_models.envs.observations import EnvError as EnvError
 from world_models.envs.observations import PictureError as PictureError
 from world_models.envs.preprocessing import Preprocess as Preprocess
 from world_models.envs.preprocessing import parse_crop as parse_crop
 from world_models.envs.preprocessing import preprocess as preprocess
-from world_models.envs.telemetry_info import telemetry_class
+from world_models.envs.simulators import MismatchError as MismatchError
+from world_models.envs.simulators import RendererName as RendererName
+from world_models.envs.simulators import Telemetry, simulator_of
 
 Frame = UInt8[np.ndarray, "64 64 3"]
 
@@ -38,6 +40,7 @@ class FrameEnv:
 
     Attributes:
         env: the Gymnasium environment underneath.
+        simulator: what is special about it.
         action_space: its action space.
         preprocess: how its observations become frames.
         telemetry_names: what `telemetry()` holds, with units; empty where the simulator is unknown.
@@ -51,10 +54,10 @@ class FrameEnv:
         self.from_render = from_render
         self.picture: UInt8[np.ndarray, "height width *channels"] | None = None
         self._shape: tuple[int, ...] | None = None
-        self._fast: Any = env.unwrapped if hasattr(env.unwrapped, "check_next_frame") else None
-        self._telemetry_class = telemetry_class(env)
+        self.simulator = simulator_of(env)
+        self._telemetry: Telemetry | None = None
         self._state: np.ndarray | None = None
-        self.telemetry_names: tuple[str, ...] = self._telemetry_class.NAMES if self._telemetry_class else ()
+        self.telemetry_names = self.simulator.telemetry_names
 
     def reset(self, seed: int) -> Frame:
         """Begin the episode that the seed determines; returns x_0.
@@ -65,7 +68,7 @@ class FrameEnv:
         """
         with self._blamed():
             observation, _ = self.env.reset(seed=seed)
-        self._telemetry = self._telemetry_class(self.env.unwrapped) if self._telemetry_class else None
+        self._telemetry = self.simulator.telemetry()
         self._state = None
         self._shape = None if self.from_render else self.env.observation_space.shape
         return self._frame(observation)
@@ -81,7 +84,8 @@ class FrameEnv:
     def telemetry(self) -> Float32[np.ndarray, " S"]:
         """The simulator's state at the current frame."""
         if self._state is None:
-            state: np.ndarray = self._telemetry() if self._telemetry else np.zeros(0, np.float32)
+            assert self._telemetry is not None, "reset comes first"
+            state = self._telemetry()
             state.flags.writeable = False  # the recorder and the policy both get it
             self._state = state
         return self._state
@@ -91,43 +95,18 @@ class FrameEnv:
         """The environment's id."""
         return self.env.spec.id if self.env.spec else type(self.env.unwrapped).__name__
 
-    @property
-    def renderer(self) -> str:
-        """Who draws the observations: `gymnasium`, or one of CarRacing's fast renderers."""
-        return self._fast.renderer.name if self._fast else "gymnasium"
-
-    @property
-    def renderer_note(self) -> str:
-        """In a line, which renderer was taken and why; empty where there was no choice."""
-        reason = getattr(self.env.unwrapped, "renderer_reason", None)
-        return f"CarRacing is drawn by {self.renderer}: {reason}" if reason else ""
-
-    @property
-    def num_checked(self) -> int:
-        """How many observations were compared with those that Gymnasium draws."""
-        return self._fast.num_checked if self._fast else 0
-
-    def check_next_frame(self) -> None:
-        """Have the next observation compared with Gymnasium's, where another renderer is at work."""
-        if self._fast:
-            self._fast.check_next_frame = True
-
-    def stop_drawing(self) -> None:
-        """Show black pictures from now on, if a fast renderer draws. It saves time where no policy looks at frames."""
-        if self._fast:
-            self._fast.stop_drawing()
-
     def close(self) -> None:
         """Free what the environment holds."""
         with self._blamed():
             self.env.close()
+            self.simulator.free()
 
     @contextlib.contextmanager
     def _blamed(self) -> Iterator[None]:
         """Raise errors of the environment's own code as `EnvError`, also if it tries to end the process."""
         try:
             yield
-        except renderer_choice.MismatchError:  # raised by our own renderer
+        except MismatchError:  # raised by our own renderer
             raise
         except (Exception, SystemExit) as error:
             raise EnvError(f"{self.name} fails, {fault(error)}; {MEND}") from error
@@ -166,7 +145,7 @@ def make_env(
     make = recipe(env_id, renderer, env_args or {})
     env = make()
     found = observations.why_no_pictures(env)
-    how = Preprocess(parse_crop(crop, not found and has_indicator_bar(env, make)))
+    how = Preprocess(parse_crop(crop, None if found else simulator_of(env).auto_crop(make)))
     if found:
         if "rgb_array" not in env.metadata.get("render_modes", ()):
             raise ValueError(
@@ -178,8 +157,10 @@ def make_env(
     elif how.crop is not None and how.crop[1] > env.observation_space.shape[0]:  # type: ignore[index]
         raise ValueError(f"crop {crop} keeps rows to {how.crop[1]}, {env_id} has {env.observation_space.shape[0]}")  # type: ignore[index]
     num_columns(env.action_space)
-    draw_fast(env, renderer, make)
-    return FrameEnv(env, bool(found), how)
+    frames = FrameEnv(env, bool(found), how)
+    if not make.renderer:  # else it was an argument
+        frames.simulator.draw_by(renderer, make)
+    return frames
 
 
 def spec(how: Preprocess) -> dict[str, Any]:

@@ -6,26 +6,24 @@ positive, for angles as for distances.
 
 import bisect
 import math
-from collections.abc import Callable
 from typing import Any, ClassVar
 
-import gymnasium
 import numpy as np
 from gymnasium.envs.box2d import car_dynamics, car_racing
 from gymnasium.utils import EzPickle
 from jaxtyping import Float32, Float64
 
 from world_models.envs import renderer_choice
-from world_models.envs.car_dynamics import FastCar, fast_car_agrees, move_car
-from world_models.envs.car_renderer import NoRenderer, Renderer
+from world_models.envs.car_dynamics import move_car, use_fast_car
+from world_models.envs.car_renderer import NoRenderer, Observation, Renderer
 from world_models.envs.car_scene import zoom_px_per_m
 
 CURVATURE_AHEAD_M = (10, 25, 50)
 CURVATURE_SPAN = 2  # points to either side that a curvature is measured over
 
 
-class FastDrawing(car_racing.CarRacing):
-    """A mixin that makes a class of CarRacing fast: it adds a renderer and a faster car.
+class Drawing:
+    """Draws the observations of one CarRacing, and compares some of them with those that its class draws.
 
     Attributes:
         renderer: who draws the observation; `renderer.name` tells which.
@@ -47,36 +45,49 @@ class FastDrawing(car_racing.CarRacing):
         """Show a black picture from now on, which saves most of a step's time."""
         self.renderer = NoRenderer()
 
-    def plain_picture(self) -> Any:
-        """The observation as the class itself draws it."""
-        return super()._render("state_pixels")
+    def picture(self, car: car_racing.CarRacing) -> Observation:
+        """The observation.
 
-    def step(self, action: Any):
-        """A step as Gymnasium's; None is the one without an action that ends a reset."""
-        if action is None and type(self.car) is car_dynamics.Car and fast_car_agrees():
-            self.car.__class__ = FastCar
-        return super().step(action)  # type: ignore[arg-type]
-
-    def _render(self, mode: str):
-        if mode != "state_pixels" or "t" not in self.__dict__:
-            return super()._render(mode)
-        frame = self.renderer.draw(self)
+        Raises:
+            renderer_choice.MismatchError: it was to be compared, and differs.
+        """
+        frame = self.renderer.draw(car)
         if self.check_next_frame:
             self.check_next_frame = False
             self.num_checked += 1
-            renderer_choice.compare(self.renderer, frame, self)
+            renderer_choice.compare(self.renderer, frame, car)
         return frame
 
-    def close(self) -> None:
-        """Free the simulator's memory: Box2D's bodies and its listener hold on to one another."""
-        super().close()
-        world: Any = self.world
-        world.contactListener = world.contactListener_bug_workaround = None
-        self.contactListener_keepref = None
-        self._destroy()
+    def take_over(self, car: Any) -> None:
+        """Draw for an object of a class that somebody made of CarRacing, and give it a fast car.
+
+        Its `step` calls `_render` on itself, where no wrapper comes between. So this object, not its class, gets
+        another `_render`. A function that an id stands for may have made it, so it cannot be made of our class.
+        """
+        plain = car._render
+
+        def render(mode: str) -> Any:
+            if not _is_observed(car, mode):
+                return plain(mode)
+            use_fast_car(car)
+            return self.picture(car)
+
+        car._render = render
 
 
-class CarRacing(FastDrawing):
+def _is_observed(car: car_racing.CarRacing, mode: str) -> bool:
+    """Whether a picture is an observation; before the first reset there is none."""
+    return mode == "state_pixels" and "t" in vars(car)
+
+
+def free(car: Any) -> None:
+    """Free the simulator's memory: Box2D's bodies and its listener hold on to one another."""
+    car.world.contactListener = car.world.contactListener_bug_workaround = None
+    car.contactListener_keepref = None
+    car._destroy()
+
+
+class CarRacing(car_racing.CarRacing, Drawing):
     """Gymnasium's CarRacing-v3, faster: the same observations, rewards, ends and random streams, bit for bit.
 
     With `random_start` the track of a seed is the same, and the car starts at rest on any of its tiles, along the
@@ -111,9 +122,23 @@ class CarRacing(FastDrawing):
 
     def step(self, action: Any):
         """A step as Gymnasium's; None is the one without an action that ends a reset."""
-        if action is None and self.random_start and self.car is not None and self.t == 0:
-            self._start_anywhere()
-        return super().step(action)
+        if action is None and self.car is not None:
+            if self.random_start and self.t == 0:
+                self._start_anywhere()
+            use_fast_car(self)
+        return super().step(action)  # type: ignore[arg-type]
+
+    def plain_picture(self) -> Any:
+        """The observation as Gymnasium draws it."""
+        return super()._render("state_pixels")
+
+    def close(self) -> None:
+        """Close the window if there is one, and free the simulator's memory."""
+        super().close()
+        free(self)
+
+    def _render(self, mode: str):
+        return self.picture(self) if _is_observed(self, mode) else super()._render(mode)
 
     def _start_anywhere(self) -> None:
         """Put the car on a random tile, and number the tiles from there: the lap is complete at tile 0."""
@@ -126,30 +151,6 @@ class CarRacing(FastDrawing):
         move_car(self.car, x, y, heading)
         for tile in self.road or ():
             tile.idx = (tile.idx - start) % len(self.track)
-
-
-def draw_fast(car: Any, renderer: str, make: Callable[[], gymnasium.Env]) -> None:
-    """Draw a user's own class of CarRacing with a fast renderer, if a trial shows the same pixels.
-
-    Args:
-        car: the simulator, not wrapped.
-        renderer: auto, c, pygame or gymnasium.
-        make: makes another one for the trial, wrapped or not.
-
-    Raises:
-        ValueError: the renderer cannot be had for this class.
-    """
-    name, reason = renderer_choice.choose(renderer, make)
-    kind = type(car)
-    if isinstance(car, FastDrawing):
-        car.draw_with(name, reason)
-    elif name != "gymnasium":
-        named = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
-        metaclass: Any = type(kind)
-        car.__class__ = metaclass(kind.__name__, (FastDrawing, kind), named)
-        car.draw_with(name, reason)
-    elif renderer != "gymnasium":
-        car.renderer_reason = reason
 
 
 class CarTelemetry:

@@ -46,7 +46,9 @@ class GymnasiumRenderer:
 
     def draw(self, env: Any) -> Observation:
         """The observation, as the environment's class draws it without us."""
-        return env.plain_picture() if hasattr(env, "plain_picture") else env._render("state_pixels")
+        if hasattr(env, "plain_picture"):
+            return env.plain_picture()
+        return type(env)._render(env, "state_pixels")  # the object may have another `_render`: `Drawing.take_over`
 
 
 class NoRenderer:

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import difflib
-import functools
 import importlib
 import inspect
 import json
@@ -18,11 +17,11 @@ from typing import Any
 import gymnasium
 from gymnasium.envs import registration
 
-from world_models.envs.preprocessing import BAR_ROWS, BAR_TOP
 from world_models.runtime.cli import TRACEBACK
 
 FAST_CAR_RACING = "world_models/CarRacing-v3"
-PLAIN_CAR_RACING = "CarRacing-v3"
+FASTER = {"CarRacing-v3": FAST_CAR_RACING}
+"""Environments of ours, by the id of the one that they stand for. They are the same, and take `renderer` as well."""
 MAX_JSON_LETTERS = 16_384
 MEND = f"mend it ({TRACEBACK}=1 shows the whole traceback)"
 """What to do about an error of somebody's code, see `fault`."""
@@ -68,7 +67,7 @@ class Recipe:
     Attributes:
         env_id: the id, with the module that registers it if that has to be imported.
         env_args: arguments for the environment, as `check_arguments` writes them.
-        renderer: who draws our own CarRacing; None where that is not to be made.
+        renderer: who draws, as an argument of an environment of ours; None where none of ours is to be made.
     """
 
     env_id: str
@@ -86,7 +85,7 @@ class Recipe:
             with self._blamed():
                 parameters = _parameters(spec)
             _check_taken(self.env_id, parameters, arguments)
-        env_id = FAST_CAR_RACING if self.renderer else self.env_id
+        env_id = FASTER.get(self.env_id, self.env_id) if self.renderer else self.env_id
         options |= arguments | ({"renderer": self.renderer} if self.renderer else {})
         with self._blamed():
             return gymnasium.make(env_id, max_episode_steps=-1, disable_env_checker=True, **options)
@@ -101,7 +100,7 @@ class Recipe:
             reason = str(error).strip().splitlines()[0]
             raise ValueError(f"env {self.env_id!r} cannot be made: {reason}; install what it needs") from None
         except Exception as error:
-            if self.renderer:  # our own class refuses in its own words
+            if self.renderer:  # a class of ours refuses in its own words
                 raise
             # Gymnasium raises some errors again, in its own file.
             again = error.__cause__
@@ -110,12 +109,10 @@ class Recipe:
 
 
 def recipe(env_id: str, renderer: str, env_args: Mapping[str, Any]) -> Recipe:
-    """The recipe of an environment; CarRacing-v3 is made as ours, which is the same and faster, if that may draw."""
-    text = check_arguments(env_args)
-    ours = env_id.removeprefix("world_models:") == FAST_CAR_RACING
-    if ours or (env_id == PLAIN_CAR_RACING and renderer != "gymnasium"):
-        return Recipe(env_id, text, renderer)
-    return Recipe(env_id, text)
+    """The recipe of an environment; if we have a faster one that is the same, that is made, unless it may not draw."""
+    is_ours = env_id.removeprefix("world_models:") in FASTER.values()
+    takes_renderer = is_ours or (env_id in FASTER and renderer != "gymnasium")
+    return Recipe(env_id, check_arguments(env_args), renderer if takes_renderer else None)
 
 
 def find(env_id: str) -> registration.EnvSpec:
@@ -193,8 +190,8 @@ def _not_taken(env_id: str, name: str, takes: list[str]) -> str:
     takes_it = f"{env_id} takes {', '.join(takes) or 'no arguments'}"
     near = difflib.get_close_matches(name, takes, n=1)
     instead = f"; did you mean {near[0]}?" if near else ""
-    if env_id == PLAIN_CAR_RACING and name == "random_start":
-        instead = f"; --env {FAST_CAR_RACING} takes it too"
+    if env_id in FASTER and name in (_parameters(find(FASTER[env_id])) or ()):
+        instead = f"; --env {FASTER[env_id]} takes it too"
     return f"env_args holds {name}; {takes_it}{instead}"
 
 
@@ -205,58 +202,6 @@ def _wanted(default: Any, value: Any) -> str | None:
     if isinstance(default, int | float):
         return None if isinstance(value, int | float) and not isinstance(value, bool) else "a number"
     return None
-
-
-def is_car_racing(env: gymnasium.Env) -> bool:
-    """Whether the simulator, under its wrappers, is CarRacing or a class made of it, whatever its id."""
-    names = {kind.__name__ for kind in type(env.unwrapped).__mro__}
-    return "CarRacing" in names and hasattr(env.unwrapped, "car")
-
-
-def _is_gymnasiums_car_racing(env: gymnasium.Env) -> bool:
-    """Whether it is Gymnasium's own class. The class is not imported for this."""
-    kinds = {(kind.__module__, kind.__name__) for kind in type(env.unwrapped).__mro__}
-    return ("gymnasium.envs.box2d.car_racing", "CarRacing") in kinds
-
-
-def has_indicator_bar(env: gymnasium.Env, make: Recipe) -> bool:
-    """Whether the last rows of the environment's observations are CarRacing's indicators, whatever its id."""
-    if not is_car_racing(env) or (env.observation_space.shape or (0,))[0] != BAR_ROWS:
-        return False
-    return bool(make.renderer) or not _is_gymnasiums_car_racing(env) or _draws_bar(make)
-
-
-@functools.cache
-def _draws_bar(make: Recipe) -> bool:
-    """Whether a class that somebody made of CarRacing still draws the bar, which is black but for some numbers."""
-    from world_models.envs.car_renderer import GymnasiumRenderer
-
-    with contextlib.closing(make()) as env:
-        env.reset(seed=0)
-        car: Any = env.unwrapped
-        car.t = 1.0  # the camera has come close, so the ground fills the picture
-        return bool((GymnasiumRenderer().draw(car)[BAR_TOP:] == 0).all(axis=2).mean() > 0.5)
-
-
-def draw_fast(env: gymnasium.Env, renderer: str, make: Recipe) -> None:
-    """Have a class that somebody made of Gymnasium's CarRacing drawn by a renderer that gives the same pixels.
-
-    Args:
-        env: the environment, which our own CarRacing with its own renderer may be as well.
-        renderer: as in `make_env`.
-        make: makes such environments, for the trial.
-
-    Raises:
-        ValueError: the renderer was asked for by name, and does not draw this environment.
-    """
-    if make.renderer:
-        return
-    if _is_gymnasiums_car_racing(env):
-        from world_models.envs import car_racing
-
-        car_racing.draw_fast(env.unwrapped, renderer, make)
-    elif renderer not in ("auto", "gymnasium"):
-        raise ValueError(f"renderer {renderer} draws CarRacing, not {make.env_id}; leave it out, or give gymnasium")
 
 
 @contextlib.contextmanager

@@ -9,8 +9,6 @@ import numpy as np
 from jaxtyping import UInt8
 
 SIZE = 64
-BAR_TOP, BAR_ROWS = 84, 96
-"""CarRacing's observation has so many rows, and its indicator bar begins at that one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,16 +49,16 @@ class Preprocess:
             ) from None
 
 
-def parse_crop(text: str, has_bar: bool) -> tuple[int, int] | None:
+def parse_crop(text: str, auto: tuple[int, int] | None) -> tuple[int, int] | None:
     """Read `--crop`: `auto`, `none` or `TOP:BOTTOM`.
 
     Args:
-        text: as it was given; `auto` cuts the indicator bar off, as the original experiment does.
-        has_bar: whether the observations have CarRacing's rows, and that bar in the last of them.
+        text: as it was given.
+        auto: the rows that `auto` keeps; it cuts an indicator bar off, as the original experiment does.
     """
-    if text == "none" or (text == "auto" and not has_bar):
-        return None
-    top, colon, bottom = (f"0:{BAR_TOP}" if text == "auto" else text).partition(":")
+    if text in ("auto", "none"):
+        return auto if text == "auto" else None
+    top, colon, bottom = text.partition(":")
     if not (colon and top.isdecimal() and bottom.isdecimal()):
         raise ValueError(f"crop is {text!r}; give auto, none, or the rows to keep as TOP:BOTTOM, such as 0:84")
     return int(top), int(bottom)

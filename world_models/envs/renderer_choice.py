@@ -4,7 +4,7 @@ import contextlib
 import functools
 from collections.abc import Callable
 from importlib import metadata
-from typing import Any, Literal
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -19,8 +19,8 @@ from world_models.envs.car_renderer import (
     PygameRenderer,
     Renderer,
 )
+from world_models.envs.simulators import MismatchError, RendererName
 
-RendererName = Literal["auto", "c", "pygame", "gymnasium"]
 RENDERERS: dict[str, type[Renderer]] = {
     "c": CRenderer,
     "pygame": PygameRenderer,
@@ -33,10 +33,6 @@ TESTED = {"gymnasium": ("1.1.", "1.2.", "1.3.", "1.4."), "pygame-ce": ("2.5.",)}
 TRIAL_FRAMES = 8
 CAUTION = 8
 """How many times as many frames are checked with versions that were never tested."""
-
-
-class MismatchError(Exception):
-    """A renderer drew another frame than Gymnasium."""
 
 
 def versions() -> str:

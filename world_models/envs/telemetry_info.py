@@ -5,16 +5,7 @@ from typing import Any, SupportsFloat
 import gymnasium
 from gymnasium.utils import RecordConstructorArgs
 
-from world_models.envs.making import is_car_racing
-
-
-def telemetry_class(env: gymnasium.Env) -> Any:
-    """The class that reads this simulator's state, None if there is none."""
-    if is_car_racing(env):
-        from world_models.envs.car_racing import CarTelemetry
-
-        return CarTelemetry
-    return None
+from world_models.envs.simulators import KNOWN, Telemetry, simulator_of
 
 
 class TelemetryInfo(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
@@ -38,12 +29,12 @@ class TelemetryInfo(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs
 
     def __init__(self, env: gymnasium.Env[Any, Any]):
         RecordConstructorArgs.__init__(self)
-        self._class = telemetry_class(env)
-        if self._class is None:
-            found = type(env.unwrapped).__name__
-            raise ValueError(f"the environment is {found}, whose state is not known here; give one CarRacing")
+        self._simulator = simulator_of(env)
+        if not self._simulator.telemetry_names:
+            found, known = type(env.unwrapped).__name__, " or ".join(KNOWN)
+            raise ValueError(f"the environment is {found}, whose state is not known here; give one {known}")
         super().__init__(env)
-        self._read: Any = None
+        self._read: Telemetry | None = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin an episode."""
@@ -57,5 +48,5 @@ class TelemetryInfo(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs
 
     def _state(self) -> dict[str, float]:
         if self._read is None or not self._read.is_of_this_episode():  # a wrapper below may reset within `step`
-            self._read = self._class(self.env.unwrapped)
-        return dict(zip(self._class.NAMES, self._read().tolist(), strict=True))
+            self._read = self._simulator.telemetry()
+        return dict(zip(self._simulator.telemetry_names, self._read().tolist(), strict=True))

@@ -75,7 +75,7 @@ class Car:
     def __init__(self, place: Place, seed: int, drawn: bool = True):
         self._env = place.make()
         if not drawn:
-            self._env.stop_drawing()
+            self._env.simulator.stop_drawing()
         self.frame = self._env.reset(seed)
         self._expert = Expert(self._env, seed)
         names = self._env.telemetry_names
