@@ -18,7 +18,7 @@ from world_models.collect import command as collect
 from world_models.encode import command as encode
 from world_models.evaluate import command as evaluate
 from world_models.evaluate.page import summary
-from world_models.runs.checkpoints import load_description
+from world_models.runs import description
 from world_models.runs.layout import REPORT_FILE, STATE_FILE
 from world_models.runs.records import read_scores
 from world_models.runs.tracking import WandbConfig
@@ -148,7 +148,7 @@ def _summary(pipeline: Pipeline, speeds: str) -> str:
     return f"""
 {summary(scores)}
   rollouts   {pipeline.collecting.out}, held out {pipeline.held_out.out}
-  V model    {run_folder} ({load_description(run_folder)["step"]:,} steps)
+  V model    {run_folder} ({description.load(run_folder).step:,} steps)
   report     {run_folder / REPORT_FILE}
   latents    {pipeline.encoding.out}, which LatentSequences reads
 {"time of each stage" if speeds else ""}

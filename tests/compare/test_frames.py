@@ -15,6 +15,7 @@ from world_models.compare import frames as side_by_side
 from world_models.data.rollouts import Rollouts
 from world_models.data.split import split_episodes
 from world_models.runs import checkpoints, layout
+from world_models.runs.description import TrainedOn
 from world_models.runs.records import RunRecord, read_run
 from world_models.vae.model import VAE, VAEConfig
 
@@ -34,8 +35,8 @@ def make_model(tmp_path: Path) -> MakeModel:
         torch.manual_seed(len(name))
         vae = VAE(VAEConfig(z_dim=z_dim), preprocess)
         checkpoints.save_vae(layout.weights_path(folder, "best"), vae)
-        checkpoints.save_description(folder, vae, **(FACTS | facts))
-        return read_run(folder)
+        checkpoints.save_description(folder, vae, TrainedOn(), 0)
+        return _edit(read_run(folder), **(FACTS | facts))
 
     return make
 

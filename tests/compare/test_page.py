@@ -11,6 +11,7 @@ from conftest import html_faults
 from world_models.compare import chart
 from world_models.compare import page as comparison_page
 from world_models.compare.frames import FrameRows
+from world_models.runs.description import Description
 from world_models.runs.records import RunRecord
 
 CURVES = np.full((4, 6, 3), 7, np.uint8)
@@ -18,7 +19,14 @@ CURVES = np.full((4, 6, 3), 7, np.uint8)
 
 def _run(name: str, config: dict[str, Any] | None = None, **description: Any) -> RunRecord:
     lines = ({"frames_seen": 100.0, "val/sse": 20.0, "val/kl_nats": 3.0},)
-    return RunRecord(Path("runs") / name, name, config or {}, lines, None, description)
+    return RunRecord(
+        Path("runs") / name,
+        name,
+        config or {},
+        lines,
+        None,
+        Description.from_json(description) if description else None,
+    )
 
 
 def _rows(*names: str) -> FrameRows:
@@ -119,14 +127,14 @@ def test_curves_of_a_run_are_drawn():
 
 
 def test_a_run_before_its_first_line_is_drawn_as_nothing():
-    empty = RunRecord(Path("runs/a"), "a", {}, (), None, {})
+    empty = RunRecord(Path("runs/a"), "a", {}, (), None, None)
     assert _ink(chart.draw([empty])) < _ink(chart.draw([_run("a")]))
 
 
 def test_a_long_curve_has_no_marks_on_its_points():
     def drawn(count: int) -> np.ndarray:
         lines = tuple({"frames_seen": float(x), "train/sse": 5.0} for x in np.linspace(0, 100, count))
-        return chart.draw([RunRecord(Path("runs/a"), "a", {}, lines, None, {})])
+        return chart.draw([RunRecord(Path("runs/a"), "a", {}, lines, None, None)])
 
     assert _ink(drawn(100)) < _ink(drawn(5))
 
@@ -139,7 +147,7 @@ def test_no_name_upsets_the_drawing(name: str):
 @pytest.mark.parametrize("value", [0.0, -1.0, 1e-30, 1e29])
 def test_no_value_upsets_the_drawing(value: float):
     lines = ({"frames_seen": 1.0, "val/sse": value, "val/kl_nats": value}, {"frames_seen": 1e9, "val/sse": 1.0})
-    assert _ink(chart.draw([RunRecord(Path("runs/a"), "a", {}, lines, None, {})])) > 0
+    assert _ink(chart.draw([RunRecord(Path("runs/a"), "a", {}, lines, None, None)])) > 0
 
 
 def test_hundreds_of_runs_are_drawn():

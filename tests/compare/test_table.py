@@ -8,6 +8,7 @@ import pytest
 
 from world_models.compare import table as comparison
 from world_models.runs import rate_distortion
+from world_models.runs.description import Description
 from world_models.runs.records import RunRecord
 
 
@@ -18,7 +19,8 @@ def _run(
     config: Mapping[str, Any] | None = None,
     description: Mapping[str, Any] | None = None,
 ) -> RunRecord:
-    return RunRecord(Path("runs") / name, name, config or {}, tuple(lines), scores, description or {})
+    described = None if description is None else Description.from_json(description)
+    return RunRecord(Path("runs") / name, name, config or {}, tuple(lines), scores, described)
 
 
 def _validated(name: str, sse: float, kl_nats: float = 5.0, **more: Any) -> RunRecord:
@@ -191,7 +193,7 @@ def test_a_run_that_does_not_say_is_not_accused():
 
 
 def test_a_conflict_of_many_runs_stays_short():
-    runs = [_run(str(i), description={"data_digest": i % 6}) for i in range(60)]
+    runs = [_run(str(i), description={"data_digest": str(i % 6)}) for i in range(60)]
     (line,) = comparison.conflicts(runs)
     assert "0, 6, 12, 18 and 6 more | 1, 7" in line
     assert "| 3, 9, 15, 21 and 6 more and 2 more" in line

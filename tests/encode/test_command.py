@@ -21,6 +21,7 @@ from world_models.data.rollouts import Rollouts
 from world_models.data.shards import shard_path
 from world_models.encode import command as encode
 from world_models.runs import checkpoints, layout, tracking
+from world_models.runs.description import TrainedOn
 from world_models.runtime import files, host, locks
 from world_models.runtime.errors import Stopped
 from world_models.vae.fast import forms
@@ -37,7 +38,7 @@ def _save_vae(run: Path, seed: int = 0, preprocess: dict[str, Any] = PREPROCESS)
     run.mkdir()
     for weights in ("best", "last"):
         checkpoints.save_vae(layout.weights_path(run, weights), vae)
-    checkpoints.save_description(run, vae)
+    checkpoints.save_description(run, vae, TrainedOn(), 0)
     return run
 
 

@@ -17,6 +17,7 @@ from world_models.data.shards import shard_path
 from world_models.encode import command as encode
 from world_models.encode import summary as latent_summary
 from world_models.runs import checkpoints, layout
+from world_models.runs.description import TrainedOn
 from world_models.vae.model import VAE, Posterior, VAEConfig
 from world_models.vae.noise import noise
 
@@ -32,7 +33,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for layer in vae.decoder.children():
         torch.nn.init.xavier_normal_(layer.weight, gain=4)  # type: ignore[arg-type]
     checkpoints.save_vae(layout.weights_path(run), vae)
-    checkpoints.save_description(run, vae)
+    checkpoints.save_description(run, vae, TrainedOn(), 0)
     return run
 
 

@@ -24,6 +24,7 @@ from world_models.evaluate import probes
 from world_models.evaluate.driving import lockstep, measurement
 from world_models.evaluate.foresight import study
 from world_models.runs import checkpoints, layout, rate_distortion, tracking
+from world_models.runs.description import TrainedOn
 from world_models.runtime import files, locks
 from world_models.runtime.errors import Stopped
 from world_models.vae import baselines, metrics
@@ -288,7 +289,8 @@ def _make_run(run: Path, train: Path, **facts: Any) -> Path:
         "env": data.env,
         "train_seeds": data.seeds[list(split_episodes(data.seeds, 0).train)].tolist(),
     }
-    checkpoints.save_description(run, vae, **(recorded | facts))
+    checkpoints.save_description(run, vae, TrainedOn(), 0)
+    files.write_json(run / "model.json", json.loads((run / "model.json").read_text()) | recorded | facts)
     fitted = baselines.fit_baselines(data[0].frames, 4)
     checkpoints.save_weights(run / "baselines.safetensors", {"mean": fitted.mean, "components": fitted.components})
     return run
@@ -625,9 +627,9 @@ def test_baselines_of_another_kind_are_refused(small: Path, test: Path):
 
 @pytest.mark.parametrize("missing", ["data", "data_digest", "split_seed", "env", "train_seeds"])
 def test_a_description_without_its_training_data_is_refused(small: Path, test: Path, missing: str):
-    description = checkpoints.load_description(small)
-    del description[missing]
-    files.write_json(small / "model.json", description)
+    described = json.loads((small / "model.json").read_text())
+    del described[missing]
+    files.write_json(small / "model.json", described)
     assert "model.json" in _refused(test, small)
 
 

@@ -17,6 +17,7 @@ from world_models.data.rollouts import write_rollouts
 from world_models.data.shards import shard_path
 from world_models.encode import command as encode
 from world_models.runs import checkpoints, layout
+from world_models.runs.description import TrainedOn
 from world_models.vae.model import VAE, VAEConfig
 
 EPISODES, STEPS, LENGTH, EPOCHS = 60, 40, 10, 40
@@ -70,7 +71,7 @@ def _save_a_model_that_sees_squares(run: Path) -> Path:
         encoder.logvar.bias.zero_()
     run.mkdir()
     checkpoints.save_vae(layout.weights_path(run), vae)
-    checkpoints.save_description(run, vae)
+    checkpoints.save_description(run, vae, TrainedOn(), 0)
     return run
 
 

@@ -12,7 +12,7 @@ import torch
 
 from world_models.data import mnist
 from world_models.evaluate.digits import scores
-from world_models.runs import checkpoints
+from world_models.runs import checkpoints, description
 from world_models.runs.records import Line, read_lines
 from world_models.train_vae import command as train_vae
 from world_models.vae.noise import binarised
@@ -85,9 +85,9 @@ def test_every_test_image_is_scored_by_default(mnist_dir: Path, tmp_path: Path, 
 
 def test_model_json_says_it_is_of_mnist(mnist_dir: Path, tmp_path: Path):
     _train("cvae", mnist_dir, tmp_path / "run", "--num_frames 64")
-    description = checkpoints.load_description(tmp_path / "run")
-    assert (description["dataset"], description["architecture"]) == ("mnist", "mlp_vae")
-    assert description["data_digest"] == mnist.load(mnist_dir).digest
+    found = description.load(tmp_path / "run")
+    assert (found.trained_on.dataset, found.architecture) == ("mnist", "mlp_vae")
+    assert found.trained_on.data_digest == mnist.load(mnist_dir).digest
     vae = checkpoints.load_vae(tmp_path / "run", "last")
     assert vae.config.hidden == (512, 256) and vae.config.num_classes == 10
 

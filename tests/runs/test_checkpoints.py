@@ -13,19 +13,20 @@ import pytest
 import safetensors.torch
 import torch
 
-from world_models.runs import checkpoints, layout, provenance
+from world_models.runs import checkpoints, description, layout, provenance
 from world_models.runs.checkpoints import load_tensors, load_vae
+from world_models.runs.description import TrainedOn
 from world_models.runtime import files
 from world_models.vae.model import VAE, VAEConfig
 
 PREPROCESS = {"crop": [0, 84], "size": 64, "interpolation": "INTER_AREA"}
 
 
-def _save(run: Path, vae: VAE, **facts: Any) -> Path:
+def _save(run: Path, vae: VAE, step: int = 0) -> Path:
     run.mkdir(parents=True, exist_ok=True)
     for weights in ("best", "last"):
         checkpoints.save_vae(layout.weights_path(run, weights), vae)
-    checkpoints.save_description(run, vae, **facts)
+    checkpoints.save_description(run, vae, TrainedOn("rollouts", "rollouts/x", "digest"), step)
     return run
 
 
@@ -84,9 +85,9 @@ def test_weights_lie_where_the_design_says(weights: Any, name: str):
     assert layout.weights_path("runs/vae", weights) == Path("runs/vae") / name
 
 
-def test_description_holds_the_facts_given(vae: VAE, tmp_path: Path):
-    description = checkpoints.load_description(_save(tmp_path / "run", vae, data="rollouts/x", step=7))
-    assert (description["data"], description["step"]) == ("rollouts/x", 7)
+def test_description_holds_what_the_model_was_trained_on_and_how_long(vae: VAE, tmp_path: Path):
+    found = description.load(_save(tmp_path / "run", vae, step=7))
+    assert (found.trained_on.data, found.step) == ("rollouts/x", 7)
 
 
 def test_the_names_in_a_description_stay_so_that_models_of_before_are_read(run: Path):
@@ -95,7 +96,7 @@ def test_the_names_in_a_description_stay_so_that_models_of_before_are_read(run: 
 
 
 def test_description_says_what_made_it(run: Path):
-    assert checkpoints.load_description(run)["versions"] == files.versions()
+    assert description.load(run).versions == files.versions()
 
 
 def test_tensors_that_are_not_contiguous_can_be_saved(tmp_path: Path):
@@ -147,9 +148,9 @@ def test_a_description_of_no_model_is_refused(run: Path, described: Any):
 
 
 def test_a_description_without_preprocessing_is_refused(run: Path):
-    description = json.loads((run / "model.json").read_text())
-    del description["preprocess"]
-    (run / "model.json").write_text(json.dumps(description))
+    described = json.loads((run / "model.json").read_text())
+    del described["preprocess"]
+    (run / "model.json").write_text(json.dumps(described))
     with pytest.raises(ValueError, match=r"describes no model \('preprocess'\)"):
         load_vae(run)
 
@@ -385,7 +386,7 @@ def test_a_model_described_with_values_of_other_kinds_is_refused(run: Path, chan
 
 def test_a_preprocessing_that_is_none_is_refused(run: Path):
     _describe(run, preprocess=5)
-    with pytest.raises(ValueError, match=r"describes no model \(preprocess is 5\)"):
+    with pytest.raises(ValueError, match=r"describes no model \('preprocess'\)"):
         load_vae(run)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from world_models.runs import records
+from world_models.runs.description import Description
 from world_models.runs.records import distinct_names, find_runs, number, read_run
 
 MakeRun = Callable[..., Path]
@@ -32,7 +33,7 @@ def test_a_trained_run_is_read(run_dir: Path):
     assert run.frames_seen() == 400
     assert run.progress() == 1
     assert run.best_line()["val/sse"] > 0
-    assert run.description["architecture"] == "conv_vae"
+    assert run.description and run.description.architecture == "conv_vae"
     assert run.scores is None
 
 
@@ -185,7 +186,7 @@ def test_an_evaluation_without_the_weights_beside_it_is_taken(make_run: MakeRun)
 
 def test_scores_and_description_are_those_of_the_files(make_run: MakeRun):
     run = read_run(make_run("a", scores={"sse": 3}, description={"env": "E"}))
-    assert (run.scores, run.description) == ({"sse": 3}, {"env": "E"})
+    assert (run.scores, run.description) == ({"sse": 3}, Description.from_json({"env": "E"}))
 
 
 @pytest.mark.parametrize("file", ["model.json", "metrics.jsonl", "config.yaml"])

@@ -14,6 +14,7 @@ import torch
 
 from world_models.data.batches import Batch
 from world_models.runs import resume as training_state
+from world_models.runs.description import TrainedOn
 from world_models.runs.resume import load_state
 from world_models.train_vae.learner import Learner
 from world_models.vae.model import VAE, VAEConfig
@@ -90,7 +91,9 @@ USUAL = "dataset: rollouts\nlr: 0.002\nstandardise: true\nvae:\n  network: paper
 def test_older_settings_are_what_they_were_when_a_run_goes_on(tmp_path: Path):
     """A config of before a field came goes on with its default, or with what was done before the field came."""
     (tmp_path / "config.yaml").write_text(OLDER)
-    assert training_state.load_run(tmp_path, NOW, USUAL, (), "digest") is None  # it has no state yet
+    assert (
+        training_state.load_run(tmp_path, NOW, USUAL, (), TrainedOn(data_digest="digest")) is None
+    )  # it has no state yet
 
 
 @pytest.mark.parametrize(
@@ -110,7 +113,7 @@ def test_a_run_with_other_settings_is_not_gone_on_with(tmp_path: Path, changed: 
     path = tmp_path / "config.yaml"
     path.write_text(OLDER)
     with pytest.raises(ValueError, match=re.escape(said.format(path))):
-        training_state.load_run(tmp_path, changed, USUAL, (), "digest")
+        training_state.load_run(tmp_path, changed, USUAL, (), TrainedOn(data_digest="digest"))
 
 
 # states from strangers
@@ -221,7 +224,7 @@ def test_a_file_in_the_place_of_the_pictures_is_refused(tmp_path: Path):
 def test_a_config_that_could_take_minutes_is_no_config_of_a_run(tmp_path: Path, text: str):
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(ValueError, match=r"config\.yaml: no config of a run"):
-        training_state.load_run(tmp_path, NOW, USUAL, (), "digest")
+        training_state.load_run(tmp_path, NOW, USUAL, (), TrainedOn(data_digest="digest"))
 
 
 def test_the_optimizers_settings_are_never_taken_from_a_file():

@@ -19,7 +19,7 @@ from world_models.data.batches import Batch
 from world_models.data.frames import FrameSet
 from world_models.data.rollouts import Rollouts
 from world_models.data.split import split_episodes
-from world_models.runs import checkpoints, resume
+from world_models.runs import checkpoints, description, resume
 from world_models.runtime import files, locks
 from world_models.runtime.errors import Stopped
 from world_models.train_vae import command as train_vae
@@ -98,11 +98,11 @@ def test_config_yaml_repeats_the_run(run: Path, tmp_path: Path):
 
 
 def test_model_json_names_data_and_preprocessing(run: Path, rollouts_dir: Path):
-    description, data = checkpoints.load_description(run), Rollouts(rollouts_dir)
-    assert description["data_digest"] == data.digest()
-    assert description["preprocess"] == data.preprocess
-    assert description["data"] == str(rollouts_dir)
-    assert description["step"] == _lines(run)[-1]["step"]
+    found, data = description.load(run), Rollouts(rollouts_dir)
+    assert found.trained_on.data_digest == data.digest()
+    assert found.preprocess == data.preprocess
+    assert found.trained_on.data == str(rollouts_dir)
+    assert found.step == _lines(run)[-1]["step"]
 
 
 def _from_state(run: Path) -> VAE:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from world_models.runs import checkpoints, resume, tracking
+from world_models.runs import checkpoints, description, resume, tracking
 from world_models.runs.artifacts import Product
+from world_models.runs.description import TrainedOn
 from world_models.runs.tracking import WandbConfig
 from world_models.runtime import files, locks
 from world_models.runtime.errors import Stopped
@@ -21,14 +22,7 @@ from world_models.vae import baselines
 from world_models.vae.model import VAE, VAEConfig
 
 CONFIG = "num_frames: 7\nlr: 0.5\n"
-FACTS = {
-    "dataset": "rollouts",
-    "data": "here",
-    "data_digest": "abc",
-    "env": "Synthetic-v0",
-    "train_seeds": [1, 2],
-    "split_seed": 0,
-}
+TRAINED_ON = TrainedOn("rollouts", "here", "abc", "Synthetic-v0", {}, [1, 2], 0)
 METHODS = [name for name, _ in inspect.getmembers(Run, inspect.isfunction) if not name.startswith("_")]
 
 
@@ -47,7 +41,7 @@ def frames() -> np.ndarray:
 
 
 def _open(out: Path, tensorboard: bool = False) -> Run:
-    return Run(out, CONFIG, FACTS, WandbConfig("disabled"), tensorboard)
+    return Run(out, CONFIG, TRAINED_ON, WandbConfig("disabled"), tensorboard)
 
 
 @pytest.fixture
@@ -143,9 +137,8 @@ def test_a_saved_run_is_the_learners(run: Run, tmp_path: Path, learner: Learner)
 
 def test_a_saved_run_says_what_it_was_trained_on(run: Run, tmp_path: Path, learner: Learner):
     run.save(learner, learner.vae)
-    description = checkpoints.load_description(tmp_path / "runs" / "a")
-    assert FACTS.items() <= description.items()
-    assert description["step"] == learner.step
+    found = description.load(tmp_path / "runs" / "a")
+    assert (found.trained_on, found.step) == (TRAINED_ON, learner.step)
 
 
 def test_the_best_weights_are_saved_beside_the_last(run: Run, tmp_path: Path, learner: Learner):

@@ -20,7 +20,7 @@ from world_models.compare import frames as side_by_side
 from world_models.compare import page as comparison_page
 from world_models.compare import table as comparison
 from world_models.drawing import grids
-from world_models.runs import checkpoints, layout
+from world_models.runs import description, layout
 from world_models.runs.records import Found, RunRecord, is_run, read_run, read_runs
 from world_models.runtime import cli, files, terminal, untrusted
 from world_models.runtime.cli import run_command
@@ -99,7 +99,7 @@ def _checked(path: Path, name: str) -> RunRecord:
     """A run's record, if its model is one of ours."""
     record = read_run(path, name)
     if record.description:
-        checkpoints.load_description(path)
+        description.load(path)
     return record
 
 

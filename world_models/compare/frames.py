@@ -114,14 +114,14 @@ def _of_digits(
     saved: Sequence[RunRecord], data: str | None, weights: layout.Weights, device: torch.device
 ) -> tuple[Models, list[str]]:
     """Test images of MNIST, and the models that take such."""
-    path = data or str(saved[0].description.get("data"))
+    path = data or str(saved[0].trained_on.data)
     try:
         digits = mnist.load(path)
     except (FileNotFoundError, ValueError) as error:
         if data:
             raise
         raise _NothingShownError(f"no frames are shown: {error}") from None
-    if not data and digits.digest != saved[0].description.get("data_digest"):
+    if not data and digits.digest != saved[0].trained_on.data_digest:
         raise _NothingShownError(
             f"no frames are shown: {path} has changed since the training; name MNIST's folder with --data"
         )
@@ -157,8 +157,8 @@ def _of_one_kind(runs: Sequence[RunRecord], data: str | None) -> tuple[list[RunR
 
 def _trained_on(saved: Sequence[RunRecord]) -> Rollouts:
     """The rollouts of the first run whose data is still as it was in training."""
-    described = [run.description for run in saved if {"data", "data_digest"} <= run.description.keys()]
-    recorded = dict.fromkeys((str(each["data"]), str(each["data_digest"])) for each in described)
+    named = [(run.trained_on.data, run.trained_on.data_digest) for run in saved]
+    recorded = dict.fromkeys((path, digest) for path, digest in named if path is not None and digest is not None)
     for path, digest in recorded:
         with contextlib.suppress(ValueError, OSError):
             rollouts = Rollouts(path)

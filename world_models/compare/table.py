@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from world_models.runs.rate_distortion import fact, flatters, scored
+from world_models.runs.rate_distortion import flatters, scored
 from world_models.runs.records import RunRecord, number
 
 NOTHING = "-"
@@ -125,9 +125,13 @@ def _plain(value: Any) -> str:
 def conflicts(runs: Sequence[RunRecord]) -> list[str]:
     """Why numbers of the runs do not compare, a sentence each; none if they do."""
     facts: Mapping[str, Callable[[RunRecord], Any]] = {
-        "trained on different data, so their validations are on different frames": fact("data_digest"),
-        "trained on frames made in different ways (crop, size, interpolation)": fact("preprocess"),
-        "validated on different held-out episodes (split_seed)": fact("split_seed"),
+        "trained on different data, so their validations are on different frames": lambda run: (
+            run.trained_on.data_digest
+        ),
+        "trained on frames made in different ways (crop, size, interpolation)": lambda run: (
+            run.description and run.description.preprocess
+        ),
+        "validated on different held-out episodes (split_seed)": lambda run: run.trained_on.split_seed,
         "evaluated on different data": scored("data_digest"),
         "evaluated on different numbers of frames": scored("frames"),
     }
@@ -160,18 +164,17 @@ def _listed(names: Sequence[str], between: str = ", ", most: int = 4) -> str:
 
 def provenance(run: RunRecord) -> list[tuple[str, str]]:
     """Where a run comes from: its folder, what it was trained on, what made it."""
-    versions = run.description.get("versions")
-    versions = versions if isinstance(versions, dict) else {}
-    scores = run.scores or {}
+    scores, trained_on = run.scores or {}, run.trained_on
+    versions = run.description.versions if run.description else {}
     facts = {
         "folder": str(run.path),
         "git commit": versions.get("git_commit"),
         "versions": ", ".join(f"{k} {v}" for k, v in versions.items() if k != "git_commit"),
-        "environment": run.description.get("env"),
-        "its arguments": run.description.get("env_args"),
-        "data": run.description.get("data"),
-        "data digest": run.description.get("data_digest"),
-        "preprocess": run.description.get("preprocess"),
+        "environment": trained_on.env,
+        "its arguments": trained_on.env_args,
+        "data": trained_on.data,
+        "data digest": trained_on.data_digest,
+        "preprocess": run.description and run.description.preprocess,
         "evaluated on": scores.get("data"),
         "digest of that": scores.get("data_digest"),
         "evaluated weights": scores.get("vae_sha256"),

@@ -24,7 +24,7 @@ from world_models.evaluate import job as rollout_job
 from world_models.evaluate.digits import evaluation as digit_evaluation
 from world_models.evaluate.digits.evaluation import DigitJob
 from world_models.evaluate.job import RolloutJob
-from world_models.runs import checkpoints, layout, records, tracking
+from world_models.runs import description, layout, records, tracking
 from world_models.runs.artifacts import Product
 from world_models.runs.layout import REPORT_FILE, SCORES_FILE
 from world_models.runtime import files, terminal
@@ -114,7 +114,7 @@ def prepare(config: EvaluateConfig) -> Job:
     compare_with = [Path(folder) for folder in config.compare_with]
     records.check_files(run)
     of: RolloutJob | DigitJob
-    if checkpoints.load_description(run).get("dataset") == "mnist":
+    if description.load(run).trained_on.dataset == "mnist":
         if config.foresight or config.drive or config.train_data:
             raise ValueError(
                 f"{run}: a model of MNIST's digits, which have no episodes; leave out foresight, drive and train_data"

@@ -1,7 +1,8 @@
 """The folder of a run, runs/<name>/, and where its numbers go.
 
 layout           the names of its files
-checkpoints      weights, architecture and baselines
+description      model.json: a model's architecture, and what it was trained on; without torch
+checkpoints      weights and baselines, and the model that they are of
 resume           the learner's state, and whether a run is the one that is asked for
 records          what the folder says of a run, finished or still training; without torch
 provenance       what a model was trained on

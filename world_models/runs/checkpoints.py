@@ -17,6 +17,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from world_models.data.mnist import NUM_DIGITS
+from world_models.runs import description
+from world_models.runs.description import ARCHITECTURES, Description, TrainedOn
 from world_models.runs.layout import BASELINES_FILE, DESCRIPTION_FILE, Weights, weights_path
 from world_models.runs.records import LARGEST, Line, read_lines
 from world_models.runtime import files, untrusted
@@ -24,11 +26,7 @@ from world_models.runtime.paths import resolved
 from world_models.vae.likelihoods import PAPER_VARIANCE
 from world_models.vae.model import VAE, VAEConfig
 
-FORMAT = "world_models.vae"
-ARCHITECTURES = {"paper": "conv_vae", "mlp": "mlp_vae", "conv": "small_conv_vae"}
-"""What model.json calls a network."""
 FACTS = "facts"
-MAX_DESCRIPTION_BYTES = 50_000_000  # it lists the seeds of the training episodes, 12 bytes each
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any] | None = None) -> None:
@@ -83,44 +81,10 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path}: no safetensors file ({error}); train the model again") from None
 
 
-def save_description(run: Path, vae: VAE, **facts: Any) -> None:
+def save_description(run: Path, vae: VAE, trained_on: TrainedOn, step: int) -> None:
     """Write model.json: all that is needed beside the weights to load the model."""
-    description = {
-        "format": FORMAT,
-        "architecture": ARCHITECTURES[vae.config.network],
-        "vae": dataclasses.asdict(vae.config),
-        "preprocess": vae.preprocess,
-        "versions": files.versions(),
-        **facts,
-    }
-    files.write_json(run / DESCRIPTION_FILE, description)
-
-
-def load_description(run: str | Path, *needed: str) -> dict[str, Any]:
-    """Read model.json, and check that it has the keys that are needed.
-
-    Raises:
-        FileNotFoundError: the folder holds no model.
-        ValueError: it describes no model of this architecture.
-    """
-    path = Path(run) / DESCRIPTION_FILE
-    text = untrusted.read_text(path, MAX_DESCRIPTION_BYTES)
-    if text is None:
-        raise FileNotFoundError(f"{run}: no trained model in it (no model.json); name the --out of a train_vae run")
-    try:
-        description = untrusted.from_json(text)
-        found, architecture = description["format"], description["architecture"]
-        missing = [name for name in needed if name not in description]
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path}: describes no model; name the --out of a train_vae run") from None
-    if found != FORMAT or architecture not in ARCHITECTURES.values():
-        raise ValueError(
-            f"{path}: a model of {found!r}, {architecture!r}, wanted {FORMAT}, one of "
-            f"{', '.join(ARCHITECTURES.values())}; read it with the program that made it"
-        )
-    if missing:
-        raise ValueError(f"{path}: lacks {missing[0]}; train the model again")
-    return description
+    architecture, settings = ARCHITECTURES[vae.config.network], dataclasses.asdict(vae.config)
+    Description(architecture, settings, vae.preprocess, files.versions(), trained_on, step).save(run)
 
 
 def load_baselines(run: str | Path, vae: VAE) -> dict[str, Tensor]:
@@ -159,16 +123,15 @@ def load_vae(run: str | Path, weights: Weights = "best", device: str | torch.dev
         ValueError: its files are damaged or of another architecture.
     """
     run = resolved(run, "vae")
-    description = load_description(run)
-    path = weights_path(run, weights)
+    found, path = description.load(run), weights_path(run, weights)
     try:
-        config, preprocess = _config(description["vae"]), description["preprocess"]
-        if not isinstance(preprocess, dict):
-            raise ValueError(f"preprocess is {preprocess!r}")
+        if found.vae is None or found.preprocess is None:
+            raise KeyError("vae" if found.vae is None else "preprocess")
+        config, preprocess = _config(found.vae), dict(found.preprocess)
         with torch.device("meta"):  # no memory is taken before the file has shown that it holds as much
             described = VAE(config, preprocess).state_dict()
     except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{Path(run) / 'model.json'}: describes no model ({error}); train it again") from None
+        raise ValueError(f"{Path(run) / DESCRIPTION_FILE}: describes no model ({error}); train it again") from None
     _check_shapes(path, {name: tuple(tensor.shape) for name, tensor in described.items()})
     vae = VAE(config, preprocess)
     vae.load_state_dict(_finite(path, load_tensors(path)))
@@ -176,8 +139,8 @@ def load_vae(run: str | Path, weights: Weights = "best", device: str | torch.dev
     return vae.to(device).eval()
 
 
-def _config(fields: dict[str, Any]) -> VAEConfig:
-    known: dict[str, Any] = {"variance": PAPER_VARIANCE} | fields  # which older models do not say
+def _config(fields: Mapping[str, Any]) -> VAEConfig:
+    known = {"variance": PAPER_VARIANCE, **fields}  # which older models do not say
     known["hidden"] = tuple(known.get("hidden", VAEConfig.hidden))
     kinds = get_type_hints(VAEConfig)
     for name, value in known.items():

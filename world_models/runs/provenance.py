@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from world_models.data.rollouts import FRAME_SHAPE, Rollouts, environment
-from world_models.runs import checkpoints
+from world_models.runs import description
+from world_models.runs.layout import DESCRIPTION_FILE
 from world_models.vae.model import VAE
 
 
@@ -64,19 +65,18 @@ def load(run: str | Path) -> TrainingRecord:
         FileNotFoundError: the folder holds no model.
         ValueError: model.json lacks a part of the record, or a part has another type.
     """
-    texts, numbers = ("data", "data_digest", "env"), ("split_seed", "train_seeds")
-    found = checkpoints.load_description(run, *texts, *numbers)
-    data, digest, env = (found[name] for name in texts)
-    split_seed, seeds = (found[name] for name in numbers)
-    env_args = found.get("env_args", {})  # models of data sets without arguments did not say so
-    listed = seeds if isinstance(seeds, list) else [None]
-    numbered = {type(n) for n in (split_seed, *listed)} == {int}
-    if {type(text) for text in (data, digest, env)} != {str} or not isinstance(env_args, dict) or not numbered:
+    found = description.load(run).trained_on
+    if (found.data is None or found.data_digest is None or found.env is None) or (
+        found.env_args is None or found.split_seed is None or found.train_seeds is None
+    ):
         raise ValueError(
-            f"{Path(run) / 'model.json'}: wanted named values as env_args, texts as {', '.join(texts)} and whole "
-            f"numbers as {', '.join(numbers)}; train the model again"
+            f"{Path(run) / DESCRIPTION_FILE}: wanted named values as env_args, texts as data, data_digest, env and "
+            "whole numbers as split_seed, train_seeds; train the model again"
         )
-    return TrainingRecord(data, digest, environment(env), split_seed, frozenset(seeds), env_args)
+    seeds = frozenset(found.train_seeds)
+    return TrainingRecord(
+        found.data, found.data_digest, environment(found.env), found.split_seed, seeds, found.env_args
+    )
 
 
 def _without_version(env: str) -> str:

@@ -61,7 +61,7 @@ def pca_levels(runs: Sequence[RunRecord]) -> dict[int, float]:
     on the other.
     """
     evaluated = [run for run in runs if run.scores is not None]
-    facts = (scored("data_digest"), scored("frames"), fact("data_digest"))
+    facts = (scored("data_digest"), scored("frames"), lambda run: run.trained_on.data_digest)
     kinds = [[read(run) for read in facts] for run in evaluated]
     levels: dict[int, float] = {}
     for run, kind in zip(evaluated, kinds, strict=True):
@@ -92,8 +92,3 @@ def flatters(run: RunRecord) -> bool:
 def scored(key: str) -> Callable[[RunRecord], Any]:
     """Reads a run's value of that name in eval.json, None where there is none."""
     return lambda run: (run.scores or {}).get(key)
-
-
-def fact(key: str) -> Callable[[RunRecord], Any]:
-    """Reads a run's value of that name in model.json, None where there is none."""
-    return lambda run: run.description.get(key)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from world_models.runs.description import Description, TrainedOn
 from world_models.runs.layout import (
     CONFIG_FILE,
     DESCRIPTION_FILE,
@@ -38,7 +39,7 @@ class RunRecord:
         config: its resolved settings.
         lines: its metrics, line by line as they were logged; finite numbers only.
         scores: what eval.json holds; None before an evaluation of these weights.
-        description: what model.json holds; empty before the first checkpoint.
+        description: what model.json says; None before the first checkpoint.
         why_ignored: why eval.json is there and not taken, a line; empty where it is.
     """
 
@@ -47,7 +48,7 @@ class RunRecord:
     config: Mapping[str, Any]
     lines: tuple[Line, ...]
     scores: Mapping[str, Any] | None
-    description: Mapping[str, Any]
+    description: Description | None
     why_ignored: str = ""
 
     def series(self, metric: str) -> list[tuple[float, float]]:
@@ -72,9 +73,16 @@ class RunRecord:
         return min(1.0, self.frames_seen() / wanted) if wanted else None
 
     @property
+    def trained_on(self) -> TrainedOn:
+        """What it was trained on; before the first checkpoint no more than the kind of data."""
+        if self.description:
+            return self.description.trained_on
+        return TrainedOn(str(self.config.get("dataset", TrainedOn.dataset)))
+
+    @property
     def dataset(self) -> str:
         """What kind of data it was trained on: rollouts, or mnist."""
-        return str((self.description or self.config).get("dataset", "rollouts"))
+        return self.trained_on.dataset
 
     def settings(self) -> dict[str, Any]:
         """The config's fields by their dotted names."""
@@ -146,13 +154,14 @@ def read_run(folder: Path, name: str | None = None) -> RunRecord:
         ValueError: a file other than eval.json is damaged, or far too large to be what it says.
     """
     scores, why_ignored = read_scores(folder)
+    described = _read_json(folder / DESCRIPTION_FILE, "train the model again, or leave this run out")
     return RunRecord(
         folder,
         name or folder.resolve().name,
         _read_config(folder / CONFIG_FILE),
         read_lines(folder),
         scores,
-        _read_json(folder / DESCRIPTION_FILE, "train the model again, or leave this run out") or {},
+        Description.from_json(described) if described else None,
         why_ignored,
     )
 

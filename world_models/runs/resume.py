@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from world_models.runs import layout, records
-from world_models.runs.checkpoints import load_description
+from world_models.runs import description, layout, records
+from world_models.runs.description import TrainedOn
 from world_models.runs.layout import CONFIG_FILE, flatten
 from world_models.runtime import files, untrusted
 from world_models.vae.likelihoods import PAPER_VARIANCE
@@ -149,7 +149,9 @@ def check_new(out: Path, resume: bool) -> None:
         raise ValueError(f"{out} holds a run already; give --resume true to go on with it, or choose another --out")
 
 
-def load_run(out: Path, config: str, defaults: str, free: Sequence[str], data_digest: str) -> dict[str, Any] | None:
+def load_run(
+    out: Path, config: str, defaults: str, free: Sequence[str], trained_on: TrainedOn
+) -> dict[str, Any] | None:
     """The saved state to resume from, None for a new run.
 
     Args:
@@ -157,7 +159,7 @@ def load_run(out: Path, config: str, defaults: str, free: Sequence[str], data_di
         config: the resolved config, as YAML.
         defaults: of the config's fields, as YAML, for those that the run's own config does not have yet.
         free: fields that may differ from those of the run.
-        data_digest: of the rollouts to train on.
+        trained_on: the data to train on.
 
     Raises:
         ValueError: the folder holds a run that this is no resumption of.
@@ -178,7 +180,9 @@ def load_run(out: Path, config: str, defaults: str, free: Sequence[str], data_di
         )
     if not untrusted.is_file(out / layout.STATE_FILE):
         return None
-    if load_description(out, "data_digest")["data_digest"] != data_digest:
+    if (digest := description.load(out).trained_on.data_digest) is None:
+        raise description.lacks(out, "data_digest")
+    if digest != trained_on.data_digest:
         raise ValueError(
             f"{out} was trained on other data than lies there now (was it extended?); choose another --out"
         )

@@ -85,8 +85,8 @@ def prepare(config: TrainConfig) -> Job:
     memory_bytes = int(config.memory_gb * 1e9)
     order = (config.batch_size, config.seed, config.shuffle_frames)
     batches = Batches(data.train, *order, memory_bytes, here.rank, here.size)
-    texts, digest = (to_yaml(config), to_yaml(TrainConfig(data=config.data, out=config.out))), data.facts["data_digest"]
-    saved = training_state.load_run(Path(config.out), *texts, FREE_ON_RESUME, digest)
+    texts = to_yaml(config), to_yaml(TrainConfig(data=config.data, out=config.out))
+    saved = training_state.load_run(Path(config.out), *texts, FREE_ON_RESUME, data.trained_on)
     if saved is not None:
         training_state.check_state(Path(config.out), saved, config.vae)
     files.check_room(Path(config.out), 200_000_000)
@@ -129,7 +129,7 @@ def _saying_how_to_resume(config: TrainConfig) -> Iterator[None]:
 
 def _run(job: Job) -> Run:
     config = job.config
-    return Run(Path(config.out), to_yaml(config), job.data.facts, config.wandb, config.tensorboard)
+    return Run(Path(config.out), to_yaml(config), job.data.trained_on, config.wandb, config.tensorboard)
 
 
 def _learner(job: Job) -> Learner:

@@ -12,6 +12,7 @@ from world_models.data import mnist
 from world_models.data.frames import FrameSet, FrameSource
 from world_models.data.rollouts import Rollouts
 from world_models.data.split import split_episodes
+from world_models.runs.description import TrainedOn
 from world_models.runtime.paths import resolved
 from world_models.vae.noise import binarised
 
@@ -33,13 +34,13 @@ class TrainingData:
         train: what is trained on.
         held_out: what is never trained on.
         preprocess: how observations were turned into frames.
-        facts: data set, folder and digest, and what identifies the held-out part.
+        trained_on: data set, folder and digest, and what identifies the held-out part.
     """
 
     train: FrameSource
     held_out: FrameSource
     preprocess: dict[str, Any]
-    facts: dict[str, Any]
+    trained_on: TrainedOn
 
 
 def sample(source: FrameSource, count: int, binarise_seed: int | None) -> Sample:
@@ -63,21 +64,16 @@ def read(dataset: Dataset, path: str, split_seed: int) -> TrainingData:
 def _rollouts(path: str, split_seed: int) -> TrainingData:
     data = Rollouts(path)
     split = split_episodes(data.seeds, split_seed)
-    facts = {
-        "dataset": "rollouts",
-        "data": str(data.path),
-        "data_digest": data.digest(),
-        "env": data.env,
-        "env_args": data.env_args,
-        "train_seeds": data.seeds[list(split.train)].tolist(),
-        "split_seed": split_seed,
-    }
-    return TrainingData(FrameSet(data, split.train), FrameSet(data, split.val), data.preprocess, facts)
+    seeds = data.seeds[list(split.train)].tolist()
+    trained_on = TrainedOn(
+        "rollouts", str(data.path), data.digest(), data.env, data.env_args, train_seeds=seeds, split_seed=split_seed
+    )
+    return TrainingData(FrameSet(data, split.train), FrameSet(data, split.val), data.preprocess, trained_on)
 
 
 def _mnist(path: str) -> TrainingData:
     if any(Path(path).glob("shard-*.h5")):
         raise ValueError(f"{path}: holds rollouts; give --data data, or the folder that holds MNIST/raw")
     data = mnist.load(path, download=True)
-    facts = {"dataset": "mnist", "data": str(resolved(path, "data")), "data_digest": data.digest}
-    return TrainingData(data.train.as_frames(), data.test.as_frames(), {"dataset": "mnist"}, facts)
+    trained_on = TrainedOn("mnist", str(resolved(path, "data")), data.digest)
+    return TrainingData(data.train.as_frames(), data.test.as_frames(), {"dataset": "mnist"}, trained_on)

@@ -11,6 +11,7 @@ import yaml
 from world_models.drawing import digit_views, grids, model_views
 from world_models.runs import checkpoints, layout, resume, tracking
 from world_models.runs.artifacts import Product
+from world_models.runs.description import TrainedOn
 from world_models.runs.layout import CONFIG_FILE, FIGURES
 from world_models.runtime import files, locks, terminal
 from world_models.train_vae.learner import Learner
@@ -26,15 +27,13 @@ class Run:
     Args:
         out: the folder.
         config: the resolved config, as YAML.
-        facts: what model.json says of data and split.
+        trained_on: what model.json says of data and split.
         wandb: how to use Weights & Biases.
         tensorboard: whether to write TensorBoard's files too.
     """
 
-    def __init__(
-        self, out: Path, config: str, facts: Mapping[str, Any], wandb: tracking.WandbConfig, tensorboard: bool
-    ):
-        self._out, self._config, self._facts = out, config, facts
+    def __init__(self, out: Path, config: str, trained_on: TrainedOn, wandb: tracking.WandbConfig, tensorboard: bool):
+        self._out, self._config, self._trained_on = out, config, trained_on
         self._wandb, self._tensorboard = wandb, tensorboard
         self._open = contextlib.ExitStack()
         files.make_folder(out)
@@ -50,12 +49,13 @@ class Run:
     def track(self, learner: Learner) -> None:
         """Log from here on; what a broken run logged after its last checkpoint is dropped, since it comes again."""
         tracking.truncate_metrics(self._out, learner.step)
-        settings, data = yaml.safe_load(self._config), self._facts["data"]
+        settings, data = yaml.safe_load(self._config), self._trained_on
         self._tracker = tracking.Tracker(self._out, settings, self._wandb, "train", self._tensorboard, learner.wandb_id)
         self._open.callback(self._tracker.finish)
         learner.wandb_id = self._tracker.run_id or learner.wandb_id
-        facts = {name: self._facts.get(name) for name in ("env", "env_args")}
-        self._tracker.read(Product("dataset", data, self._facts["data_digest"], facts))
+        assert data.data is not None and data.data_digest is not None, data
+        facts = {"env": data.env, "env_args": data.env_args}
+        self._tracker.read(Product("dataset", data.data, data.data_digest, facts))
 
     def log(self, values: Metrics) -> None:
         """Log one line of metrics."""
@@ -85,7 +85,7 @@ class Run:
     def save(self, learner: Learner, vae: VAE) -> None:
         """Save the model as the last weights, what describes it, and the learner's state, all that a resume reads."""
         checkpoints.save_vae(layout.weights_path(self._out, "last"), vae, learner.step)
-        checkpoints.save_description(self._out, vae, **self._facts, step=learner.step)
+        checkpoints.save_description(self._out, vae, self._trained_on, learner.step)
         resume.save_state(self._out, learner.state())
 
     def log_final_model(self) -> None:

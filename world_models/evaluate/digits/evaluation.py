@@ -11,7 +11,7 @@ from world_models.data import mnist
 from world_models.drawing import charts, digit_views, grids
 from world_models.evaluate.digits import page as digit_report
 from world_models.evaluate.digits import scores as digit_scores
-from world_models.runs import checkpoints, layout, records
+from world_models.runs import checkpoints, description, layout, records
 from world_models.runs.layout import FIGURES, REPORT_FILE, SCORES_FILE
 from world_models.runtime import files, locks, progress, terminal
 from world_models.runtime.paths import resolved
@@ -85,7 +85,9 @@ def prepare(
         FileNotFoundError, ValueError: something is missing or damaged.
     """
     vae = checkpoints.load_digits_vae(run, weights, device)
-    path = str(resolved(data or str(checkpoints.load_description(run, "data")["data"]), "data"))
+    if (lies_at := data or description.load(run).trained_on.data) is None:
+        raise description.lacks(run, "data")
+    path = str(resolved(lies_at, "data"))
     name, others, notes = records.other_runs(run, "mnist", compare_with)
     record = records.read_run(run, name)
     models = {
