@@ -1,17 +1,28 @@
-"""README and guides: commands are parsed, Python blocks run, and every link, file, flag and name is there."""
+"""README, guides and docstrings: commands are parsed, examples run, and every link, file, flag and name is there."""
 
+import ast
 import dataclasses
 import doctest
 import importlib
+import inspect
 import json
 import re
 import shlex
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
+import gymnasium
+import numpy as np
 import pytest
+import torch
 
-from world_models.runtime import cli
+import world_models
+from world_models.data.latents import LatentEpisode
+from world_models.runtime import cli, errors
+from world_models.vae.model import VAE
+from world_models.vae.posterior import Posterior
 
 ROOT = Path(__file__).parents[2]
 GUIDES = sorted((ROOT / "docs").glob("*.md"))
@@ -39,10 +50,39 @@ def named(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("name", ["envs.making", "vae.posterior", "runtime.terminal"])
-def test_the_examples_of_docstrings_are_true(name):
-    ran = doctest.testmod(importlib.import_module(f"world_models.{name}"))
-    assert ran.attempted and not ran.failed
+def _examples() -> Iterator[Any]:
+    """Module, name and text of every docstring with an example. Training and evaluation take longer than the rest."""
+    for path in sorted((ROOT / "world_models").rglob("*.py")):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and ">>>" in (text := ast.get_docstring(node) or ""):
+                slow = [pytest.mark.slow] if module in ("world_models.train_vae", "world_models.evaluate") else []
+                yield pytest.param(module, node.name, text, marks=slow, id=f"{module}-{node.name}")
+
+
+def _public() -> dict[str, Any]:
+    """Everything that a user calls from Python, by name: functions, and classes with their methods and properties."""
+    exported = [getattr(world_models, name) for name in world_models.__all__ if name != "__version__"]
+    returned_or_raised = [LatentEpisode, Posterior, errors.Stopped]
+    verbs = [name.removesuffix(".command") for name in SCHEMAS if name != "__main__"]
+    commands = [importlib.import_module(f"world_models.{verb}") for verb in verbs]
+    public = {kind.__name__: kind for kind in (*exported, *returned_or_raised, VAE)}
+    for kind in [kind for kind in public.values() if inspect.isclass(kind) and kind is not VAE]:
+        public |= {f"{kind.__name__}.{name}": member for name, member in _own_members(kind).items()}
+    public |= {"VAE.encode": VAE.encode, "VAE.decode": VAE.decode}
+    return public | {f"{command.__name__}.main": command.main for command in commands}
+
+
+def _own_members(kind: type) -> dict[str, Any]:
+    """Public methods and properties of a class that no class of another package declares."""
+    ours = [base for base in kind.__mro__ if base.__module__.startswith("world_models")]
+    theirs = {name for base in kind.__mro__ if base not in ours for name in vars(base)}
+    names = {name for base in ours for name in vars(base) if not name.startswith("_")} - theirs
+    members = {name: inspect.getattr_static(kind, name) for name in sorted(names)}
+    return {name: member for name, member in members.items() if callable(member) or isinstance(member, property)}
+
+
+PUBLIC = _public()
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -76,23 +116,40 @@ def test_every_flag_that_a_page_names_exists(page, flag, settings):
     assert flag.removesuffix(".driver") in settings | OTHER_FLAGS  # mixture.driver: policies are free names
 
 
-@pytest.fixture
-def in_a_used_folder(rollouts_dir, run_dir, latents_dir, tmp_path, monkeypatch):
-    """A folder where the commands of the README and the guides have been run."""
+@pytest.fixture(scope="module")
+def used_folder(rollouts_dir, run_dir, latents_dir, tmp_path_factory) -> Path:
+    """A folder where the commands of the README and the guides have been run. The data are copies."""
+    folder = tmp_path_factory.mktemp("used")
     for name, made in {
         "rollouts/carracing": rollouts_dir,
+        "rollouts/heldout": rollouts_dir,
         "runs/vae": run_dir,
         "latents/carracing": latents_dir,
     }.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).symlink_to(made)
-    monkeypatch.chdir(tmp_path)
+        shutil.copytree(made, folder / name)
+    return folder
 
 
-@pytest.mark.usefixtures("in_a_used_folder")
 @pytest.mark.parametrize(("page", "block"), PYTHON, ids=[f"{named(page)}-{i}" for i, (page, _) in enumerate(PYTHON)])
-def test_every_python_block_runs(page, block):
+def test_every_python_block_runs(page, block, used_folder, monkeypatch):
+    monkeypatch.chdir(used_folder)
     exec(compile(block, str(page), "exec"), {})
+
+
+@pytest.mark.parametrize(("module", "name", "docstring"), list(_examples()))
+def test_every_example_of_a_docstring_runs(module, name, docstring, used_folder, monkeypatch):
+    monkeypatch.chdir(used_folder)
+    names = {"gymnasium": gymnasium, "np": np, "torch": torch, "world_models": world_models}
+    names |= vars(importlib.import_module(module))
+    example = doctest.DocTestParser().get_doctest(docstring, names, f"{module}.{name}", None, None)
+    assert not doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example).failed
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_docstring_ends_with_an_example(name):
+    docstring = inspect.getdoc(PUBLIC[name])
+    assert docstring
+    assert doctest.DocTestParser().get_examples(docstring.rstrip().split("\n\n")[-1])
 
 
 @pytest.mark.parametrize(("page", "link"), LINKS, ids=[f"{named(page)}-{link}" for page, link in LINKS])

@@ -263,7 +263,19 @@ def _line(row: Mapping[str, Any]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command."""
+    """Run the command, as `python -m world_models.bench` does.
+
+    Args:
+        argv: the flags; those of the process when None.
+
+    Raises:
+        ValueError, OSError: the input is bad; nothing was written.
+
+    Example:
+        >>> from world_models import bench
+        >>> bench.main(["--stages", "read", "--data", "rollouts/carracing", "--repeats", "1"])
+        read ...
+    """
     run_command(__doc__, BenchConfig, prepare, bench, argv)
 
 

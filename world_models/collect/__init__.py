@@ -15,6 +15,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     Args:
         argv: the flags; those of the process when None.
+
+    Raises:
+        ValueError, OSError: the input is bad; nothing was written.
+        Stopped: the work ended early (`world_models.runtime.errors.Stopped`).
+
+    Example:
+        >>> from world_models import collect
+        >>> collect.main(["--out", "rollouts/small", "--num_episodes", "2", "--max_steps", "20"])
+        CarRacing is drawn by ...
+        >>> len(world_models.Rollouts("rollouts/small"))
+        2
     """
     from world_models.collect import command
 

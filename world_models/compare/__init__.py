@@ -15,6 +15,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     Args:
         argv: the flags; those of the process when None.
+
+    Raises:
+        ValueError, OSError: the input is bad; nothing was written.
+        Stopped: the work ended early (`world_models.runtime.errors.Stopped`).
+
+    Example:
+        >>> from world_models import compare
+        >>> compare.main(["runs", "--out", "comparison"])
+        run ...
     """
     from world_models.compare import command
 

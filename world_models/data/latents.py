@@ -49,7 +49,13 @@ class LatentEpisode:
     Attributes:
         actions, rewards, terminated, truncated: of the T transitions.
         mu, logvar: of every frame, x_0 .. x_T.
-        seed, policy: the episode's env seed and driver.
+        seed: seed of the environment.
+        policy: name of the policy that drove.
+
+    Example:
+        >>> episode = world_models.Latents("latents/carracing")[0]
+        >>> len(episode), episode.actions.shape, episode.mu.shape
+        (40, (40, 3), (41, 32))
     """
 
     actions: Float32[np.ndarray, "T A"]
@@ -126,6 +132,13 @@ class Latents(ShardedEpisodes[LatentEpisode]):
     Raises:
         FileNotFoundError: nothing there.
         ValueError: a shard is incomplete, damaged, of another kind, or inconsistent.
+
+    Example:
+        >>> latents = world_models.Latents("latents/carracing")
+        >>> len(latents), latents.z_dim
+        (6, 32)
+        >>> latents[0].mu.shape
+        (41, 32)
     """
 
     def __init__(self, path: str | Path, verify: bool = False):
@@ -147,19 +160,23 @@ class Latents(ShardedEpisodes[LatentEpisode]):
 
         Raises:
             ValueError: as `z_moments`.
+
+        Example:
+            >>> world_models.Latents("latents/carracing").z_mean.shape
+            (32,)
         """
         return self.z_moments()[0]
 
     @property
     def z_std(self) -> Float64[np.ndarray, " z"]:
-        """Standard deviation of the same, the root of `z_variance`.
+        """Standard deviation of each dimension of a sampled z over all rows: the root of `z_variance`.
 
         Raises:
             ValueError: as `z_moments`.
 
         Example:
-            >>> latents = Latents("latents/carracing")
-            >>> unit = (latents[0].mu - latents.z_mean) / latents.z_std
+            >>> latents = world_models.Latents("latents/carracing")
+            >>> normalised = (latents[0].mu - latents.z_mean) / latents.z_std
         """
         return np.sqrt(self.z_moments()[1])
 
@@ -167,7 +184,12 @@ class Latents(ShardedEpisodes[LatentEpisode]):
         """Mean and variance of each dimension of a sampled z, over all rows, as `latents.json` holds them.
 
         Raises:
-            ValueError: the file is missing or damaged, or sums up other shards than these, or some z never varies.
+            ValueError: the file is missing or damaged, or describes other shards, or a dimension of z is constant.
+
+        Example:
+            >>> mean, variance = world_models.Latents("latents/carracing").z_moments()
+            >>> mean.shape, variance.shape
+            ((32,), (32,))
         """
         path = (self.path if self.path.is_dir() else self.path.parent) / SUMMARY_FILE
         again = "run encode again, which writes it when it ends"
@@ -203,7 +225,12 @@ class Latents(ShardedEpisodes[LatentEpisode]):
         }
 
     def read_episode(self, episode: int) -> LatentEpisode:
-        """Read the episode of this number."""
+        """Read the episode of this number from disk; `latents[i]` does the same.
+
+        Example:
+            >>> world_models.Latents("latents/carracing").read_episode(0).logvar.shape
+            (41, 32)
+        """
         shard, start, rows = self.locate(episode)
         latents = {name: shard.read(name, start, start + rows) for name in ("mu", "logvar")}
         steps = {name: shard.read(name, start, start + rows - 1) for name in COPIED_COLUMNS}

@@ -54,8 +54,13 @@ class Episode:
         terminated, truncated: whether that action ended the episode, and how.
         frames: x_0 .. x_T.
         telemetry: simulator state at each frame.
-        seed: env seed.
-        policy: who drove.
+        seed: seed of the environment.
+        policy: name of the policy that drove.
+
+    Example:
+        >>> episode = world_models.Rollouts("rollouts/carracing")[0]
+        >>> len(episode), episode.actions.shape, episode.frames.shape
+        (40, (40, 3), (41, 64, 64, 3))
     """
 
     actions: Float32[np.ndarray, "T A"]
@@ -171,6 +176,13 @@ class Rollouts(ShardedEpisodes[Episode]):
     Raises:
         FileNotFoundError: nothing there.
         ValueError: a shard is incomplete, damaged, of another kind, or inconsistent.
+
+    Example:
+        >>> rollouts = world_models.Rollouts("rollouts/carracing")
+        >>> len(rollouts), rollouts.env, rollouts.telemetry_names[0]
+        (6, 'CarRacing-v3', 'position_x_m')
+        >>> rollouts[0]
+        Episode(steps=40, return=8.5, seed=0, policy='brownian')
     """
 
     def __init__(self, path: str | Path, verify: bool = False):
@@ -198,7 +210,12 @@ class Rollouts(ShardedEpisodes[Episode]):
         return f"Rollouts({printable(f'{self.path}: {self.env}')}, {len(self)} episodes, {self.num_rows} frames)"
 
     def read_episode(self, episode: int) -> Episode:
-        """Read the episode of this number."""
+        """Read the episode of this number from disk; `rollouts[i]` does the same.
+
+        Example:
+            >>> world_models.Rollouts("rollouts/carracing").read_episode(1).policy
+            'driver'
+        """
         shard, start, rows = self.locate(episode)
         final = start + rows - 1  # the final frame's row, which is no transition
         return Episode(
@@ -213,7 +230,12 @@ class Rollouts(ShardedEpisodes[Episode]):
         )
 
     def returns(self) -> Float64[np.ndarray, " episodes"]:
-        """Sum of each episode's rewards."""
+        """Sum of each episode's rewards.
+
+        Example:
+            >>> world_models.Rollouts("rollouts/carracing").returns().shape
+            (6,)
+        """
         rewards = ((shard.read("rewards").astype(np.float64), shard.starts) for shard in self.shards if shard.num_rows)
         return np.concatenate([np.add.reduceat(earned, starts) for earned, starts in rewards])
 

@@ -102,12 +102,22 @@ class LatentSequences(Dataset[Window]):
 
     @property
     def z_mean(self) -> Float64[np.ndarray, " z"]:
-        """Mean of each dimension of z, before `normalise`; as `Latents.z_mean`."""
+        """Mean of each dimension of z, before `normalise`; as `Latents.z_mean`.
+
+        Example:
+            >>> LatentSequences("latents/carracing", length=20).z_mean.shape
+            (32,)
+        """
         return self.latents.z_mean
 
     @property
     def z_std(self) -> Float64[np.ndarray, " z"]:
-        """Standard deviation of each dimension of z, before `normalise`; as `Latents.z_std`."""
+        """Standard deviation of each dimension of z, before `normalise`; as `Latents.z_std`.
+
+        Example:
+            >>> sequences = LatentSequences("latents/carracing", length=20, normalise=True)
+            >>> z = sequences[0]["z"].numpy() * sequences.z_std + sequences.z_mean  # as the V model decodes it
+        """
         return self.latents.z_std
 
     def _windows(self) -> tuple[Int64[np.ndarray, " windows"], Int64[np.ndarray, " windows"]]:
@@ -143,6 +153,13 @@ class LatentSequences(Dataset[Window]):
 
         Raises:
             ValueError: the epoch is negative.
+
+        Example:
+            >>> sequences = LatentSequences("latents/carracing", length=20)
+            >>> before = sequences[0]["z"]
+            >>> sequences.set_epoch(1)
+            >>> bool((sequences[0]["z"] == before).all())
+            False
         """
         if epoch < 0:
             raise ValueError(f"epoch is {epoch}; give 0 or more")

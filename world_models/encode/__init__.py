@@ -12,6 +12,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     Args:
         argv: the flags; those of the process when None.
+
+    Raises:
+        ValueError, OSError: the input is bad; nothing was written.
+        Stopped: the work ended early (`world_models.runtime.errors.Stopped`).
+
+    Example:
+        >>> from world_models import encode
+        >>> encode.main(["--data", "rollouts/carracing", "--vae", "runs/vae", "--out", "latents/small"])
+        /...latents/small: 6 episodes, 246 latents of 32 dimensions, 0 episodes terminated
     """
     from world_models.encode import command
 

@@ -19,6 +19,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     Args:
         argv: the flags; those of the process when None.
+
+    Raises:
+        ValueError, OSError: the input is bad; nothing was written.
+        Stopped: the work ended early (`world_models.runtime.errors.Stopped`).
+
+    Example:
+        >>> from world_models import evaluate
+        >>> evaluate.main(["--data", "rollouts/heldout", "--vae", "runs/vae"])
+        SSE ... per frame (PCA-32 ..., mean frame ...), KL ... nats, ... active units of 32
+        /...runs/vae/report.html shows it, /...runs/vae/eval.json has the numbers
     """
     from world_models.evaluate import command
 

@@ -121,6 +121,11 @@ def load_vae(run: str | Path, weights: Weights = "best", device: str | torch.dev
     Raises:
         FileNotFoundError: no model there.
         ValueError: its files are damaged or of another architecture.
+
+    Example:
+        >>> vae = world_models.load_vae("runs/vae")
+        >>> vae.decode(torch.randn(4, vae.config.z_dim)).shape
+        torch.Size([4, 64, 64, 3])
     """
     run = resolved(run, "vae")
     found, path = description.load(run), weights_path(run, weights)

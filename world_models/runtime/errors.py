@@ -4,7 +4,16 @@ from typing import Any
 
 
 class Stopped(RuntimeError):  # noqa: N818 - it is no error
-    """Work ended early for a reason that a person can act on; what was finished stays."""
+    """Work ended early, such as on a full disk. The message says what a person can do; finished work is kept.
+
+    Example:
+        >>> from world_models import encode
+        >>> try:
+        ...     encode.main(["--data", "rollouts/carracing", "--vae", "runs/vae", "--out", "latents/carracing"])
+        ... except Stopped as stopped:
+        ...     print(f"not finished: {stopped}")
+        /...latents/carracing: 6 episodes, 246 latents of 32 dimensions, ...
+    """
 
 
 def require(condition: bool, message: str) -> None:

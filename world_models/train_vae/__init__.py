@@ -15,6 +15,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     Args:
         argv: the flags; those of the process when None.
+
+    Raises:
+        ValueError, OSError: the input is bad; nothing was written.
+        Stopped: the work ended early (`world_models.runtime.errors.Stopped`).
+
+    Example:
+        >>> from world_models import train_vae
+        >>> train_vae.main(["--data", "rollouts/carracing", "--out", "runs/small", "--num_frames", "100"])
+        /...runs/small: SSE ...
+        >>> world_models.load_vae("runs/small").config.z_dim
+        32
     """
     from world_models.train_vae import command
 

@@ -105,6 +105,14 @@ class VAE(nn.Module):
         preprocess: how observations have to be turned into frames; `world_models.preprocess` takes it.
         frame_shape: height, width and channels of the frames it takes.
         variance: of the Gaussian likelihood; where the config has none, the learner sets it.
+
+    Example:
+        >>> vae = VAE(VAEConfig(z_dim=32))
+        >>> num_parameters(vae)
+        4348547
+        >>> frames = np.zeros((5, 64, 64, 3), np.uint8)
+        >>> vae.decode(vae.encode(frames).mu).shape
+        torch.Size([5, 64, 64, 3])
     """
 
     variance: Float[Tensor, ""]

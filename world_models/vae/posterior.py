@@ -25,26 +25,60 @@ class Posterior:
     logvar: Float[Tensor, "batch z"]
 
     def sample(self, noise: Float[Tensor, "batch z"] | None = None) -> Float[Tensor, "batch z"]:
-        """Z = mu + exp(logvar / 2) * noise, the reparameterisation (Kingma & Welling 2014, section 2.4)."""
+        """Z = mu + exp(logvar / 2) * noise, the reparameterisation (Kingma & Welling 2014, section 2.4).
+
+        Args:
+            noise: standard normal; drawn by PyTorch when None.
+
+        Example:
+            >>> posterior = Posterior(mu=torch.ones(2, 3), logvar=torch.zeros(2, 3))
+            >>> posterior.sample(noise=torch.full((2, 3), 0.5))
+            tensor([[1.5000, 1.5000, 1.5000],
+                    [1.5000, 1.5000, 1.5000]])
+        """
         return self.mu + torch.exp(self.logvar / 2) * (torch.randn_like(self.mu) if noise is None else noise)
 
     def repeated(self, times: int) -> "Posterior":
-        """Each frame's posterior `times` times, one after the other: (batch * times, z)."""
+        """Each frame's posterior `times` times, one after the other: (batch * times, z).
+
+        Example:
+            >>> Posterior(mu=torch.tensor([[1.0], [2.0]]), logvar=torch.zeros(2, 1)).repeated(2).mu.flatten()
+            tensor([1., 1., 2., 2.])
+        """
         if times == 1:
             return self
         mu, logvar = (tensor.repeat_interleave(times, 0) for tensor in (self.mu, self.logvar))
         return dataclasses.replace(self, mu=mu, logvar=logvar)
 
     def kl_nats_per_dim(self) -> Float[Tensor, "batch z"]:
-        """Divergence from N(0, 1) of each latent dimension, in nats."""
+        """KL divergence from N(0, 1) of each latent dimension, in nats.
+
+        (mu^2 + sigma^2 - log sigma^2 - 1) / 2, as in Kingma & Welling 2014, appendix B.
+
+        Example:
+            >>> Posterior(mu=torch.tensor([[0.0, 2.0]]), logvar=torch.zeros(1, 2)).kl_nats_per_dim()
+            tensor([[0., 2.]])
+        """
         return 0.5 * (self.mu.square() + self.logvar.exp() - self.logvar - 1)
 
     def kl_nats(self) -> Float[Tensor, " batch"]:
-        """Divergence from N(0, I) in nats, summed over the latent (Kingma & Welling 2014, appendix B)."""
+        """KL divergence from N(0, I) in nats, summed over the latent dimensions.
+
+        Example:
+            >>> Posterior(mu=torch.tensor([[0.0, 2.0]]), logvar=torch.zeros(1, 2)).kl_nats()
+            tensor([2.])
+        """
         return self.kl_nats_per_dim().sum(1)
 
     def log_prob(self, z: Float[Tensor, "batch z"]) -> Float[Tensor, " batch"]:
-        """Logarithm of the density q(z|x) at z, in nats."""
+        """Logarithm of the density q(z|x) at z, in nats.
+
+        -((z - mu)^2 / sigma^2 + log sigma^2 + log 2 pi) / 2, summed over the latent dimensions.
+
+        Example:
+            >>> Posterior(mu=torch.zeros(1, 32), logvar=torch.zeros(1, 32)).log_prob(torch.zeros(1, 32))
+            tensor([-29.4060])
+        """
         return -0.5 * ((z - self.mu).square() / self.logvar.exp() + self.logvar + math.log(2 * math.pi)).sum(1)
 
 

@@ -101,13 +101,29 @@ class ShardedEpisodes(Sequence[AnyEpisode]):
 
     @property
     def num_rows(self) -> int:
-        """Rows of all shards: transitions, and one final frame an episode."""
+        """Rows of all shards: T transitions and one final frame of each episode.
+
+        Example:
+            >>> world_models.Rollouts("rollouts/carracing").num_rows  # 6 episodes of 40 steps
+            246
+        """
         return int(self.lengths.sum())
 
     def locate(self, episode: int) -> tuple[Shard, int, int]:
-        """The shard of an episode, and its first row and number of rows there."""
+        """The shard that holds an episode, the episode's first row in it, and the episode's number of rows.
+
+        Example:
+            >>> shard, first_row, num_rows = world_models.Rollouts("rollouts/carracing").locate(3)
+            >>> shard.path.name, first_row, num_rows
+            ('shard-00001.h5', 41, 41)
+        """
         return self.shards[self._shard_of[episode]], int(self._starts[episode]), int(self.lengths[episode])
 
     def digest(self) -> str:
-        """Names the contents of all shards: equal digests are equal columns."""
+        """Sha256 of the columns of all shards: data sets with equal digests have equal columns.
+
+        Example:
+            >>> len(world_models.Rollouts("rollouts/carracing").digest())
+            64
+        """
         return files.sha256(*(shard.digest().encode() for shard in self.shards))
