@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from world_models.runtime import distributed, threads
 from world_models.vae.likelihoods import squared_error
@@ -141,9 +140,11 @@ class Scored(NamedTuple):
     kl: Float[np.ndarray, "frames z"]
 
 
-@torch.inference_mode()
 def score_frames(vae: VAE, frames: Frames, seed: int = 0, labels: Labels | None = None) -> Scored:
     """Encode and decode frames, and score each. The seed is for the z of the ELBO."""
+    # Imported here: it takes seconds, and training does not need it.
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
     noise = torch.randn(len(frames), vae.config.z_dim, generator=torch.Generator().manual_seed(seed))
 
     def score(part: tuple[Tensor, Tensor, Tensor | None]) -> tuple[Tensor, ...]:
@@ -159,8 +160,11 @@ def score_frames(vae: VAE, frames: Frames, seed: int = 0, labels: Labels | None 
         of_frames = (errors.sum((1, 2)), ssim, elbo, posterior.mu, posterior.logvar.exp(), posterior.kl_nats_per_dim())
         return errors.sum(0, keepdim=True), *of_frames
 
-    parts = threads.in_threads(score, [*zip(batches(frames), noise.split(BATCH), label_batches(labels), strict=False)])
-    errors, *of_frames = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
+    with torch.inference_mode():
+        parts = threads.in_threads(
+            score, [*zip(batches(frames), noise.split(BATCH), label_batches(labels), strict=False)]
+        )
+        errors, *of_frames = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
     return Scored(errors.sum(0) / len(frames), *of_frames)
 
 
