@@ -21,6 +21,9 @@ import pytest
 os.environ["WANDB_MODE"] = "disabled"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in the commands
 
+# Before our modules: what they import first, jaxtyping's hook compiles again in every process.
+import torch
+
 from world_models.collect import command as collect
 from world_models.data.rollouts import write_rollouts
 from world_models.data.shards import shard_path
@@ -65,8 +68,6 @@ def registered_envs(*kinds: Any) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """PyTorch's threads wait long for each other where others keep the cores busy."""
-    import torch
-
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -76,8 +77,6 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def two_threads() -> Iterator[None]:
     """PyTorch with two threads, which `torch.set_num_threads` may change in the test."""
-    import torch
-
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
