@@ -207,6 +207,7 @@ def test_one_epoch_of_the_tutorials_vae_is_below_130_nats(real_run: Callable[...
 
 
 @real
+@pytest.mark.slow
 def test_a_larger_beta_spends_less_and_loses_more(real_run: Callable[..., Any]):
     lines = [real_run("beta_vae", f"--vae.beta {beta}")[1] for beta in (0.25, 1, 4)]
     errors = [
@@ -217,6 +218,7 @@ def test_a_larger_beta_spends_less_and_loses_more(real_run: Callable[..., Any]):
 
 
 @real
+@pytest.mark.slow
 def test_an_autoencoder_gives_back_more_and_dreams_worse(real_run: Callable[..., Any]):
     data = mnist.load(os.environ["WORLD_MODELS_MNIST"])
     classifier = scores.fit_classifier(data.train, epochs=1)
