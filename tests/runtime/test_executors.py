@@ -3,13 +3,11 @@
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -206,70 +204,3 @@ def ray_here() -> Iterator[None]:
 def test_ray_gives_what_serial_gives(ray_here: None):
     found = executors.run(square, range(6), "ray", 2, ignore)
     assert sorted(found) == list(executors.run(square, range(6), "serial", 1, ignore))
-
-
-class _Reference:
-    """Stands for a result that a cluster will have."""
-
-    def __init__(self, result: Any):
-        self.result = result
-
-
-class StandInRay(ModuleType):
-    """Ray's five calls that executors makes, in this process, finishing in reverse order."""
-
-    def __init__(self):
-        super().__init__("ray")
-        self.inits: list[dict[str, Any]] = []
-
-    def is_initialized(self) -> bool:
-        return bool(self.inits)
-
-    def init(self, **options: Any) -> None:
-        self.inits.append(options)
-
-    def remote(self, max_retries: int) -> Callable[[Callable], Any]:
-        class Remote:
-            def __init__(self, function: Callable):
-                self.function = function
-
-            def remote(self, *args: Any) -> _Reference:
-                return _Reference(self.function(*args))
-
-        return Remote
-
-    def wait(self, references: list[_Reference], num_returns: int) -> tuple[list, list]:
-        return references[-num_returns:], references[:-num_returns]
-
-    def get(self, reference: _Reference) -> Any:
-        return reference.result
-
-
-@pytest.fixture
-def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandInRay:
-    ray = StandInRay()
-    monkeypatch.setitem(sys.modules, "ray", ray)
-    return ray
-
-
-def test_results_from_a_cluster_keep_their_index(stand_in: StandInRay):
-    found = list(executors.run(square, range(4), "ray", 2, ignore))
-    assert found == [(3, 9), (2, 4), (1, 1), (0, 0)]
-
-
-def test_progress_of_a_cluster_counts_finished_items(stand_in: StandInRay):
-    seen: list[int] = []
-    list(executors.run(square, [4, 2, 3], "ray", 2, seen.append))
-    assert seen == [3, 5, 9]
-
-
-@pytest.mark.parametrize(("num_workers", "num_cpus"), [(0, None), (3, 3)])
-def test_a_cluster_is_started_with_the_workers_asked_for(stand_in: StandInRay, num_workers: int, num_cpus: int | None):
-    list(executors.run(square, [1], "ray", num_workers, ignore))
-    assert [options["num_cpus"] for options in stand_in.inits] == [num_cpus]
-
-
-def test_a_cluster_that_is_there_is_used(stand_in: StandInRay):
-    stand_in.init(num_cpus=7)
-    list(executors.run(square, [1], "ray", 2, ignore))
-    assert stand_in.inits == [{"num_cpus": 7}]
