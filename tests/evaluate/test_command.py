@@ -496,7 +496,7 @@ def test_foresight_is_scored_where_it_is_asked_for(
     assert set(scores["foresight"]["predicts_z"]) == {"1", "2"}
     page = (small / "report.html").read_text()
     assert "What a memory model foresees" in page
-    assert 'alt="dream"' in page
+    assert 'id="dream"' in page
 
 
 def test_foresight_of_episodes_that_are_too_short_is_refused_before_work_begins(small: Path, test: Path):
