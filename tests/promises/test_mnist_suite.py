@@ -73,7 +73,7 @@ def test_every_test_image_is_scored_by_default(mnist_dir: Path, tmp_path: Path, 
     scored: list[np.ndarray] = []
     validate = metrics.validate
 
-    def spy(vae: Any, frames: np.ndarray, noise: Any, labels: np.ndarray) -> dict[str, float]:
+    def spy(vae: Any, frames: np.ndarray, noise: Any, labels: np.ndarray) -> metrics.Validation:
         scored.extend([frames, labels])
         return validate(vae, frames, noise, labels)
 

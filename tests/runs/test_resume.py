@@ -1,5 +1,6 @@
 """The state that a training goes on from: what was saved is what is loaded, by the run that it is of."""
 
+import dataclasses
 import io
 import os
 import pickle
@@ -15,18 +16,22 @@ import torch
 from world_models.data.batches import Batch
 from world_models.runs import resume as training_state
 from world_models.runs.description import TrainedOn
-from world_models.runs.resume import load_state
+from world_models.runs.resume import TrainingState, load_state
 from world_models.train_vae.learner import Learner
 from world_models.vae.model import VAE, VAEConfig
 
+SMALL = VAEConfig(z_dim=2, network="mlp", hidden=(4,), likelihood="bernoulli")
+
 
 def test_state_comes_back_as_it_was_saved(tmp_path: Path):
-    state = {"step": 7, "best": float("inf"), "id": None, "sums": torch.arange(3.0), "nested": {"a": [torch.ones(2)]}}
+    state = _learner_state()
     training_state.save_state(tmp_path, state)
-    loaded = load_state(tmp_path)
-    assert torch.equal(loaded.pop("sums"), state.pop("sums"))
-    assert torch.equal(loaded.pop("nested")["a"][0], state.pop("nested")["a"][0])
-    assert loaded == state
+    loaded = training_state.check_state(tmp_path, load_state(tmp_path), SMALL)
+    assert (loaded.step, loaded.best_loss_nats, loaded.wandb_id) == (1, float("inf"), None)
+    assert torch.equal(loaded.sums, state.sums)
+    assert all(torch.equal(loaded.vae[name], weight) for name, weight in state.vae.items())
+    moments = loaded.optimizer["state"][0]["exp_avg"]
+    assert torch.equal(moments, state.optimizer["state"][0]["exp_avg"])
 
 
 class _Code:
@@ -56,7 +61,7 @@ def test_code_in_a_state_is_never_run(tmp_path: Path, write: Callable[[Any, Path
 
 @pytest.mark.parametrize("left", ["half", b"", b"no tensors in here" * 100])
 def test_a_damaged_state_is_refused(tmp_path: Path, left: str | bytes):
-    training_state.save_state(tmp_path, {"sums": torch.zeros(1000)})
+    torch.save({"sums": torch.zeros(1000)}, tmp_path / "state.pt")
     whole = (tmp_path / "state.pt").read_bytes()
     (tmp_path / "state.pt").write_bytes(left if isinstance(left, bytes) else whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"state\.pt: no training state"):
@@ -71,7 +76,7 @@ def test_a_refusal_is_one_line(tmp_path: Path):
 
 
 def test_an_interrupted_save_leaves_the_old_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    training_state.save_state(tmp_path, {"step": 1})
+    training_state.save_state(tmp_path, _learner_state())
 
     def crash(state: Any, file: io.BytesIO) -> None:
         file.write(b"half")
@@ -79,8 +84,8 @@ def test_an_interrupted_save_leaves_the_old_state(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(torch, "save", crash)
     with pytest.raises(KeyboardInterrupt):
-        training_state.save_state(tmp_path, {"step": 2})
-    assert load_state(tmp_path) == {"step": 1}
+        training_state.save_state(tmp_path, dataclasses.replace(_learner_state(), step=2))
+    assert load_state(tmp_path)["step"] == 1
 
 
 OLDER = "lr: 0.5\nvae:\n  z_dim: 2\n"
@@ -118,18 +123,21 @@ def test_a_run_with_other_settings_is_not_gone_on_with(tmp_path: Path, changed: 
 
 # states from strangers
 
-SMALL = VAEConfig(z_dim=2, network="mlp", hidden=(4,), likelihood="bernoulli")
 
-
-def _state() -> dict[str, Any]:
+def _learner_state() -> TrainingState:
     learner = Learner(VAE(SMALL), seed=0, grad_clip=0.0, bf16=False)
     frames = torch.zeros(3, 28, 28, 1, dtype=torch.uint8)
     learner.learn(Batch(frames, torch.arange(3), 3), 1e-3, 1.0)
     return learner.state()
 
 
+def _state() -> dict[str, Any]:
+    """As state.pt holds it."""
+    return dict(vars(_learner_state()))
+
+
 def test_the_state_of_a_model_is_one_of_it(tmp_path: Path):
-    training_state.save_state(tmp_path, _state())
+    training_state.save_state(tmp_path, _learner_state())
     training_state.check_state(tmp_path, load_state(tmp_path), SMALL)
 
 
@@ -183,7 +191,7 @@ def test_a_state_that_is_a_list_is_refused(tmp_path: Path):
 
 
 def test_a_packed_state_is_refused_unread(tmp_path: Path):
-    training_state.save_state(tmp_path, {"sums": torch.zeros(1_000_000)})
+    torch.save({"sums": torch.zeros(1_000_000)}, tmp_path / "state.pt")
     path = tmp_path / "state.pt"
     with zipfile.ZipFile(path) as archive:
         parts = {name: archive.read(name) for name in archive.namelist()}
@@ -228,9 +236,10 @@ def test_a_config_that_could_take_minutes_is_no_config_of_a_run(tmp_path: Path, 
 
 
 def test_the_optimizers_settings_are_never_taken_from_a_file():
-    state = _state()
-    state["optimizer"]["param_groups"][0].update(betas=("x", "y"), lr="z")
+    state = _learner_state()
+    state.optimizer["param_groups"][0].update(betas=("x", "y"), lr="z")
     learner = Learner(VAE(SMALL), seed=0, grad_clip=0.0, bf16=False)
     learner.restore(state)
-    assert learner.state()["optimizer"]["param_groups"][0]["betas"] == (0.9, 0.999)
-    assert torch.equal(learner.state()["optimizer"]["state"][0]["exp_avg"], state["optimizer"]["state"][0]["exp_avg"])
+    assert learner.state().optimizer["param_groups"][0]["betas"] == (0.9, 0.999)
+    moments = learner.state().optimizer["state"][0]["exp_avg"]
+    assert torch.equal(moments, state.optimizer["state"][0]["exp_avg"])

@@ -1,5 +1,6 @@
 """Training: what it leaves on disk, what it never trains on, how it ends, what it refuses."""
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -254,7 +255,7 @@ def test_validation_is_on_held_out_frames(data: Path, tmp_path: Path, monkeypatc
     scored: set[str] = set()
     validate = metrics.validate
 
-    def spy(vae: VAE, frames: np.ndarray, noise: torch.Tensor, labels: None) -> dict[str, float]:
+    def spy(vae: VAE, frames: np.ndarray, noise: torch.Tensor, labels: None) -> metrics.Validation:
         scored.update(_hashes(frames))
         return validate(vae, frames, noise, labels)
 
@@ -448,7 +449,7 @@ def test_a_model_in_use_is_not_said_to_be_collapsed(
     from world_models.vae import metrics
 
     validate = metrics.validate
-    monkeypatch.setattr(metrics, "validate", lambda *args: validate(*args) | {"dims_used": 1})
+    monkeypatch.setattr(metrics, "validate", lambda *args: dataclasses.replace(validate(*args), dims_used=1))
     _train(data, tmp_path / "run", "--num_frames 16")
     assert "collapse" not in capsys.readouterr().err
 

@@ -193,14 +193,14 @@ def test_measure_is_the_mean_over_frames_of_decode_mu(vae: VAE, count: int):
 def test_validation_is_the_mean_over_frames_of_decode_mu(vae: VAE):
     frames = _frames(130)
     scores, by_hand = metrics.validate(vae, frames, torch.zeros(130, 4)), _by_hand(vae, frames)
-    assert {name: scores[name] for name in by_hand} == pytest.approx(by_hand, rel=1e-4)
+    assert {name: scores.known()[name] for name in by_hand} == pytest.approx(by_hand, rel=1e-4)
 
 
 def test_validation_loss_is_the_objective_on_the_given_noise(vae: VAE):
     frames, noise = _frames(130), torch.randn(130, 4)
     with torch.no_grad():
         expected = vae.objective(to_images(torch.from_numpy(frames)), noise).loss_nats.mean()
-    assert metrics.validate(vae, frames, noise)["loss_nats"] == pytest.approx(float(expected), rel=1e-5)
+    assert metrics.validate(vae, frames, noise).loss_nats == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_psnr_is_that_of_the_mean_squared_error(vae: VAE):
@@ -253,7 +253,7 @@ def test_used_dims_are_those_with_more_than_a_twentieth_of_a_nat():
 
 def test_validation_counts_units_as_the_measurement_does():
     scores = metrics.validate(_Copier(_spread_mu()), _frames(6), torch.zeros(6, 4))
-    assert (scores["active_units"], scores["dims_used"]) == (2, 1)
+    assert (scores.active_units, scores.dims_used) == (2, 1)
 
 
 def test_constant_mu_that_is_far_from_zero_is_not_active():
@@ -263,7 +263,7 @@ def test_constant_mu_that_is_far_from_zero_is_not_active():
 
 def test_validation_of_a_broken_model_is_not_a_number(vae: VAE):
     torch.nn.init.constant_(vae.decoder.deconv4.bias, math.nan)  # type: ignore[arg-type]
-    assert math.isnan(metrics.validate(vae, _frames(2), torch.zeros(2, 4))["psnr_db"])
+    assert math.isnan(metrics.validate(vae, _frames(2), torch.zeros(2, 4)).psnr_db)
 
 
 def test_measurement_is_the_same_every_time(vae: VAE):
@@ -299,8 +299,8 @@ def _labelled(count: int = 300) -> tuple[np.ndarray, np.ndarray]:
 def test_validation_tells_each_frame_its_label(num_samples: int):
     frames, labels = _labelled()
     scores = metrics.validate(_Told(num_samples), frames, torch.randn(300, 2 * num_samples), labels)
-    assert scores["sse"] == pytest.approx(0, abs=1e-4)
-    assert scores["loss_nats"] == pytest.approx(1.0, abs=1e-3)  # the floor, 2 dimensions of 0.5 nats
+    assert scores.sse == pytest.approx(0, abs=1e-4)
+    assert scores.loss_nats == pytest.approx(1.0, abs=1e-3)  # the floor, 2 dimensions of 0.5 nats
 
 
 def test_measuring_tells_each_frame_its_label():

@@ -3,6 +3,7 @@
 States are plain tensors and numbers loaded with `weights_only=True`: no file that a user names can run code.
 """
 
+import dataclasses
 import io
 import json
 import math
@@ -28,15 +29,41 @@ OF_OLDER_RUNS = {"vae.variance": PAPER_VARIANCE, "standardise": False, "init": "
 """Values in force before these settings existed; used for older configs that lack them."""
 
 
-def save_state(run: Path, state: Mapping[str, Any]) -> None:
+@dataclasses.dataclass(frozen=True)
+class TrainingState:
+    """All that a resumed training needs of the learner; state.pt holds it under these names.
+
+    Attributes:
+        step: steps taken.
+        best_loss_nats: lowest validation loss so far.
+        wandb_id: id of the W&B run that the training is logged to.
+        sums: of the losses since they were logged last, and how many frames they are of.
+        vae: the weights.
+        variance: of the likelihood.
+        optimizer: the state of PyTorch's optimizer.
+    """
+
+    step: int
+    best_loss_nats: float
+    wandb_id: str | None
+    sums: Tensor
+    vae: Mapping[str, Tensor]
+    variance: Tensor
+    optimizer: Mapping[str, Any]
+
+
+STATE_NAMES = [field.name for field in dataclasses.fields(TrainingState)]
+
+
+def save_state(run: Path, state: TrainingState) -> None:
     """Write state.pt, from which training can be resumed."""
     buffer = io.BytesIO()  # since on a full disk torch.save does not say why it fails
-    torch.save(dict(state), buffer)
+    torch.save({name: getattr(state, name) for name in STATE_NAMES}, buffer)
     files.write_bytes(run / layout.STATE_FILE, buffer.getbuffer())
 
 
-def load_state(run: Path) -> dict[str, Any]:
-    """Read state.pt; it may hold nothing but tensors and plain values.
+def load_state(run: Path) -> Any:
+    """Read state.pt, unchecked; it may hold nothing but tensors and plain values.
 
     Raises:
         ValueError: damaged, or holding code.
@@ -67,7 +94,7 @@ def _check_archive(path: Path) -> None:
         raise ValueError("its parts overlap")
 
 
-def _loaded(path: Path, device: str) -> dict[str, Any]:
+def _loaded(path: Path, device: str) -> Any:
     """Load the file. On the device `meta` only shapes are loaded, which takes no memory."""
     return torch.load(path, map_location=device, weights_only=True)
 
@@ -85,7 +112,7 @@ def _tensors(state: Any) -> Iterator[Tensor]:
             todo.extend(value)
 
 
-def check_state(run: Path, state: Any, config: VAEConfig) -> None:
+def check_state(run: Path, state: Any, config: VAEConfig) -> TrainingState:
     """Check a loaded state against the model: names, shapes, and finite numbers.
 
     Raises:
@@ -98,10 +125,12 @@ def check_state(run: Path, state: Any, config: VAEConfig) -> None:
         raise _no_state(path, f"holds a {type(state).__name__}")
     try:
         wrong = next(_faults(state, vae), None)
+        checked = TrainingState(**{name: state[name] for name in STATE_NAMES}) if wrong is None else None
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise _no_state(path, f"lacks or misnames {error}") from None
-    if wrong:
-        raise _no_state(path, wrong)
+    if checked is None:
+        raise _no_state(path, str(wrong))
+    return checked
 
 
 def _faults(state: Mapping[str, Any], vae: VAE) -> Iterator[str]:
@@ -149,10 +178,8 @@ def check_new(out: Path, resume: bool) -> None:
         raise ValueError(f"{out} holds a run already; give --resume true to go on with it, or choose another --out")
 
 
-def load_run(
-    out: Path, config: str, defaults: str, free: Sequence[str], trained_on: TrainedOn
-) -> dict[str, Any] | None:
-    """The saved state to resume from, None for a new run.
+def load_run(out: Path, config: str, defaults: str, free: Sequence[str], trained_on: TrainedOn) -> Any:
+    """The saved state to resume from, as `load_state` reads it; None for a new run.
 
     Args:
         out: the run's folder.

@@ -16,13 +16,13 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from world_models.data.batches import Batches
 from world_models.runs import resume as training_state
 from world_models.runs import tracking
+from world_models.runs.resume import TrainingState
 from world_models.runtime import distributed, files, progress
 from world_models.runtime.cli import run_command, to_yaml
 from world_models.runtime.distributed import torch_device
@@ -32,7 +32,7 @@ from world_models.train_vae import data as training_data
 from world_models.train_vae.config import TrainConfig
 from world_models.train_vae.data import Sample, TrainingData
 from world_models.train_vae.learner import Learner, cudnn_mode
-from world_models.train_vae.run_writer import NoRun, Run
+from world_models.train_vae.run_writer import Position, Run
 from world_models.vae import gradient, metrics
 from world_models.vae.model import VAE
 from world_models.vae.networks import initialise_he
@@ -43,8 +43,8 @@ FREE_ON_RESUME = ("out", "data", "device", "memory_gb", "resume", "wandb", "tens
 VAL_NOISE_SEED = 0x7A1
 STANDARDISED_ON = 4096  # frames
 RESULT = (
-    "SSE {sse:.2f}, {kl}{active_units} active units, loss {loss_nats:,.2f} nats, held out, after {seen:,} frames; "
-    "pictures are in figures/"
+    "SSE {scores.sse:.2f}, {kl}{scores.active_units} active units, loss {scores.loss_nats:,.2f} nats, held out, "
+    "after {seen:,} frames; pictures are in figures/"
 )
 COLLAPSED = (
     "posterior collapse after {seen:,} frames: no latent dimension is in use, so z says nothing about the frame; "
@@ -60,7 +60,7 @@ class Job:
     device: torch.device
     data: TrainingData
     batches: Batches
-    saved: dict[str, Any] | None
+    saved: TrainingState | None
 
     @property
     def is_finished(self) -> bool:
@@ -70,7 +70,7 @@ class Job:
     @property
     def num_frames(self) -> int:
         """Frames that are left to see."""
-        return self.config.num_frames - (self.batches.frames_at(self.saved["step"]) if self.saved else 0)
+        return self.config.num_frames - (self.batches.frames_at(self.saved.step) if self.saved else 0)
 
 
 def prepare(config: TrainConfig) -> Job:
@@ -87,10 +87,9 @@ def prepare(config: TrainConfig) -> Job:
     batches = Batches(data.train, *order, memory_bytes, here.rank, here.size)
     texts = to_yaml(config), to_yaml(TrainConfig(data=config.data, out=config.out))
     saved = training_state.load_run(Path(config.out), *texts, FREE_ON_RESUME, data.trained_on)
-    if saved is not None:
-        training_state.check_state(Path(config.out), saved, config.vae)
+    state = None if saved is None else training_state.check_state(Path(config.out), saved, config.vae)
     files.check_room(Path(config.out), 200_000_000)
-    return Job(config, device, data, batches, saved)
+    return Job(config, device, data, batches, state)
 
 
 def train(job: Job) -> None:
@@ -103,17 +102,16 @@ def train(job: Job) -> None:
         computing,
         contextlib.ExitStack() as stack,
     ):
-        run = _run(job) if here.is_first else NoRun()
-        stack.callback(run.close)
+        run = _run(job) if here.is_first else None
+        if run:
+            stack.callback(run.close)
         learner = _learner(job)
         if job.saved:
             learner.restore(job.saved)
-            seen = job.batches.frames_at(learner.step)
-            run.say(f"going on from step {learner.step:,}, {seen:,} frames seen")
-        else:
-            run.begin(learner, job.batches.frames.read_spread)
-        run.track(learner)
-        _loop(job, learner, run)
+        if run:
+            _begin(job, learner, run)
+        held_out = training_data.sample(job.data.held_out, config.num_val_frames, _binarise_seed(config))
+        _loop(Training(job, learner, run, held_out, _as_saved(job)))
 
 
 @contextlib.contextmanager
@@ -144,13 +142,44 @@ def _learner(job: Job) -> Learner:
     return Learner(vae.to(job.device), config.seed, config.grad_clip, bf16, compiled_size, config.binarise)
 
 
-def _loop(job: Job, learner: Learner, run: Run | NoRun) -> None:
+def _begin(job: Job, learner: Learner, run: Run) -> None:
+    """Write what a run begins with, and log from here on."""
+    if job.saved:
+        seen = job.batches.frames_at(learner.step)
+        run.say(f"going on from step {learner.step:,}, {seen:,} frames seen")
+    else:
+        run.begin(learner, job.batches.frames.read_spread)
+    run.track(learner)
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """A training under way.
+
+    Attributes:
+        job: what was asked for.
+        learner: what it has come to.
+        run: its folder, in the first process, which alone writes; None in the others.
+        held_out: what it is validated on.
+        as_saved: makes of the learner's model the one that is scored and saved.
+    """
+
+    job: Job
+    learner: Learner
+    run: Run | None
+    held_out: Sample
+    as_saved: Callable[[VAE], VAE]
+
+    def position(self, seen: int) -> Position:
+        """Where it stands after so many frames."""
+        return Position(self.learner.step, seen, seen / len(self.job.batches.frames))
+
+
+def _loop(training: Training) -> None:
     """Batch after batch from where the learner stands, until enough frames were seen."""
-    config, seen = job.config, job.batches.frames_at(learner.step)
-    binarise_seed = VAL_NOISE_SEED if config.binarise else None
-    held_out = training_data.sample(job.data.held_out, config.num_val_frames, binarise_seed)
-    as_saved = _as_saved(job, binarise_seed)
-    meter, scores = progress.Meter(seen), {}
+    job, learner, config = training.job, training.learner, training.job.config
+    seen, scores = job.batches.frames_at(learner.step), None
+    meter = progress.Meter(seen)
     stream = job.batches(job.device, learner.step)
     shown = distributed.world().is_first
     with progress.bar(config.num_frames, "frames", "train", seen, shown) as bar, stop_requests() as stop:
@@ -162,38 +191,39 @@ def _loop(job: Job, learner: Learner, run: Run | NoRun) -> None:
             bar.update(batch.size)
             last = seen >= config.num_frames
             if learner.step % config.log_every_steps == 0 or last:
-                _log(job, learner, run, seen, meter)
+                _log(training, seen, meter)
             if validate or last:
                 with meter.paused():
-                    scores = _validate(job, learner, as_saved(learner.vae), run, seen, held_out)
+                    scores = _validate(training, seen)
             if distributed.asked(stop.is_set(), learner.step, job.device) and not last:
-                _save(job, learner, as_saved(learner.vae), run)
+                _save(training, training.as_saved(learner.vae))
                 again = "the same command" if config.resume else "the same command with --resume true"
                 raise Stopped(f"stopped at {seen:,} frames; {again} goes on from there")
-    if scores:
-        run.log_final_model()
-        kl = f"KL {scores['kl_nats']:.1f} nats, " if "kl_nats" in scores else ""
-        run.say(RESULT.format(seen=seen, kl=kl, **scores))
+    if scores and training.run:
+        training.run.log_final_model()
+        kl = "" if scores.kl_nats is None else f"KL {scores.kl_nats:.1f} nats, "
+        training.run.say(RESULT.format(seen=seen, kl=kl, scores=scores))
 
 
-def _as_saved(job: Job, binarise_seed: int | None) -> Callable[[VAE], VAE]:
+def _binarise_seed(config: TrainConfig) -> int | None:
+    return VAL_NOISE_SEED if config.binarise else None
+
+
+def _as_saved(job: Job) -> Callable[[VAE], VAE]:
     """What makes of the learner's model the one that is scored and saved."""
     if not job.config.standardise:
         return lambda vae: vae
-    sample = training_data.sample(job.data.train, STANDARDISED_ON, binarise_seed)
+    sample = training_data.sample(job.data.train, STANDARDISED_ON, _binarise_seed(job.config))
     return lambda vae: standardised(vae, *sample)
 
 
-def _position(job: Job, learner: Learner, seen: int) -> dict[str, float | int]:
-    return {"step": learner.step, "frames_seen": seen, "epoch": seen / len(job.batches.frames)}
-
-
-def _log(job: Job, learner: Learner, run: Run | NoRun, seen: int, meter: progress.Meter) -> None:
+def _log(training: Training, seen: int, meter: progress.Meter) -> None:
     """Log the training metrics since the last time."""
-    means = learner.means()
-    _check_finite(means["loss_nats"], seen, job.config.out)
-    rates = {"frames_per_s": meter.frames_per_s(seen), "lr": job.config.lr_at(seen)}
-    run.log(_position(job, learner, seen) | {f"train/{name}": value for name, value in (means | rates).items()})
+    means, config = training.learner.means(), training.job.config
+    _check_finite(means["loss_nats"], seen, config.out)
+    rates = {"frames_per_s": meter.frames_per_s(seen), "lr": config.lr_at(seen)}
+    if training.run:
+        training.run.log(training.position(seen), "train", means | rates)
 
 
 def _check_finite(loss: float, seen: int, out: str) -> None:
@@ -203,36 +233,42 @@ def _check_finite(loss: float, seen: int, out: str) -> None:
         )
 
 
-def _validate(job: Job, learner: Learner, vae: VAE, run: Run | NoRun, seen: int, held_out: Sample) -> dict[str, float]:
+def _validate(training: Training, seen: int) -> metrics.Validation:
     """Score the model that the learner has come to on held-out frames, draw them, and save the run."""
-    config, (frames, labels) = job.config, held_out
+    learner, run, config, (frames, labels) = training.learner, training.run, training.job.config, training.held_out
+    vae = training.as_saved(learner.vae)
     eps = noise(VAL_NOISE_SEED, 0, len(frames), config.vae.noise_dim)
     scores = metrics.validate(vae, frames, eps, labels)
-    _check_finite(scores["loss_nats"], seen, config.out)
+    _check_finite(scores.loss_nats, seen, config.out)
     warm = seen >= min(config.num_frames, max(config.beta_warmup_frames, config.lr_warmup_frames))
-    if warm and scores["loss_nats"] < learner.best_loss_nats:
-        learner.best_loss_nats = scores["loss_nats"]
-        run.save_best(learner, vae)
-    if warm and scores.get("dims_used") == 0:
-        run.warn(COLLAPSED.format(seen=seen))
-    position = _position(job, learner, seen)
-    run.log(position | {f"val/{name}": value for name, value in scores.items()})
-    _check_weights(job, learner, vae)
-    # before the state: a run that is killed in between goes on from an older state, and draws the same again
-    run.draw(vae, frames, labels, position, finished=seen >= config.num_frames)
-    _save(job, learner, vae, run)
+    is_best = warm and scores.loss_nats < learner.best_loss_nats
+    if is_best:
+        learner.best_loss_nats = scores.loss_nats
+    position = training.position(seen)
+    if run:
+        if is_best:
+            run.save_best(learner, vae)
+        if warm and scores.dims_used == 0:
+            run.warn(COLLAPSED.format(seen=seen))
+        run.log(position, "val", scores.known())
+    _check_weights(training, vae)
+    if run:  # before the state: a run that is killed in between goes on from an older state, and draws the same again
+        run.draw(vae, frames, labels, position, finished=seen >= config.num_frames)
+    _save(training, vae)
     return scores
 
 
-def _check_weights(job: Job, learner: Learner, vae: VAE) -> None:
-    if not (learner.vae.is_finite and vae.is_finite):
-        raise Stopped(f"the weights are no numbers any more; {job.config.out} keeps its last checkpoint: lower --lr")
+def _check_weights(training: Training, vae: VAE) -> None:
+    if not (training.learner.vae.is_finite and vae.is_finite):
+        out = training.job.config.out
+        raise Stopped(f"the weights are no numbers any more; {out} keeps its last checkpoint: lower --lr")
 
 
-def _save(job: Job, learner: Learner, vae: VAE, run: Run | NoRun) -> None:
-    _check_weights(job, learner, vae)
-    learner.gather()
-    run.save(learner, vae)
+def _save(training: Training, vae: VAE) -> None:
+    _check_weights(training, vae)
+    training.learner.gather()
+    if training.run:
+        training.run.save(training.learner, vae)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

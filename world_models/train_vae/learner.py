@@ -3,12 +3,12 @@
 import contextlib
 import math
 import os
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 
 from world_models.data.batches import Batch
+from world_models.runs.resume import TrainingState
 from world_models.runtime import distributed
 from world_models.vae.gradient import NAMES, backward, mean_loss
 from world_models.vae.model import MIN_VARIANCE, VAE
@@ -48,7 +48,8 @@ class Learner:
         if compiled_size:  # else not even PyTorch's compiler is imported, which takes seconds
             self._compiled = torch.compile(mean_loss, mode="reduce-overhead", dynamic=False)
         self._sums = torch.zeros(len(NAMES) + 1, dtype=torch.float64, device=vae.device)
-        self.step, self.best_loss_nats, self.wandb_id = 0, math.inf, None
+        self.step, self.best_loss_nats = 0, math.inf
+        self.wandb_id: str | None = None
 
     def learn(self, batch: Batch, lr: float, beta_share: float) -> None:
         """Take one step; the losses stay on the device until `means` asks for them."""
@@ -90,27 +91,27 @@ class Learner:
         if not distributed.world().is_first:
             self._sums.zero_()
 
-    def state(self) -> dict[str, Any]:
-        """All that a resume needs: tensors and plain values."""
-        return {
-            "step": self.step,
-            "best_loss_nats": self.best_loss_nats,
-            "wandb_id": self.wandb_id,
-            "sums": self._sums,
-            "vae": self.vae.state_dict(),
-            "variance": self.vae.variance,
-            "optimizer": self._optimizer.state_dict(),
-        }
+    def state(self) -> TrainingState:
+        """All that a resume needs."""
+        return TrainingState(
+            step=self.step,
+            best_loss_nats=self.best_loss_nats,
+            wandb_id=self.wandb_id,
+            sums=self._sums,
+            vae=self.vae.state_dict(),
+            variance=self.vae.variance,
+            optimizer=self._optimizer.state_dict(),
+        )
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: TrainingState) -> None:
         """Take up the state that `state` gave."""
-        self.step, self.best_loss_nats, self.wandb_id = state["step"], state["best_loss_nats"], state["wandb_id"]
+        self.step, self.best_loss_nats, self.wandb_id = state.step, state.best_loss_nats, state.wandb_id
         if distributed.world().is_first:
-            self._sums.copy_(state["sums"])
-        self.vae.load_state_dict(state["vae"])
-        self.vae.variance.copy_(state["variance"])
+            self._sums.copy_(state.sums)
+        self.vae.load_state_dict(state.vae)
+        self.vae.variance.copy_(state.variance)
         own = {"param_groups": self._optimizer.state_dict()["param_groups"]}  # settings are the code's, not the file's
-        self._optimizer.load_state_dict({"state": state["optimizer"]["state"], **own})
+        self._optimizer.load_state_dict({"state": state.optimizer["state"], **own})
 
 
 @contextlib.contextmanager

@@ -1,10 +1,10 @@
-"""The folder of a training run: config, baselines, weights, state, metrics, pictures. One process writes it."""
+"""The folder of a training run: config, baselines, weights, state, metrics, pictures. The first process writes it."""
 
 import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Literal, NamedTuple
 
 import yaml
 
@@ -18,7 +18,13 @@ from world_models.train_vae.learner import Learner
 from world_models.vae import baselines, metrics
 from world_models.vae.model import VAE
 
-Metrics = Mapping[str, float | int]
+
+class Position(NamedTuple):
+    """How far a training has come. Every line of metrics begins with it."""
+
+    step: int
+    frames_seen: int
+    epoch: float
 
 
 class Run:
@@ -57,26 +63,25 @@ class Run:
         facts = {"env": data.env, "env_args": data.env_args}
         self._tracker.read(Product("dataset", data.data, data.data_digest, facts))
 
-    def log(self, values: Metrics) -> None:
-        """Log one line of metrics."""
-        self._tracker.log(values)
+    def log(self, position: Position, part: Literal["train", "val"], values: Mapping[str, float]) -> None:
+        """Log one line of metrics, of training or of a validation."""
+        self._tracker.log(position._asdict() | {f"{part}/{name}": value for name, value in values.items()})
 
     def draw(
-        self, vae: VAE, frames: metrics.Frames, labels: metrics.Labels | None, position: Metrics, finished: bool
+        self, vae: VAE, frames: metrics.Frames, labels: metrics.Labels | None, position: Position, finished: bool
     ) -> None:
         """Draw what the model makes of held-out frames, and what it dreams; of digits, more at the end."""
-        seen = int(position["frames_seen"])
         if labels is None:
-            shown, stamp = model_views.in_training(vae, frames), f"{seen:09d}"
+            shown, stamp = model_views.in_training(vae, frames), f"{position.frames_seen:09d}"
         else:
-            shown, stamp = digit_views.in_training(vae, frames, labels), f"epoch_{_number(position['epoch'])}"
+            shown, stamp = digit_views.in_training(vae, frames, labels), f"epoch_{_number(position.epoch)}"
         for name, picture in shown.items():
             grids.save(self._out / FIGURES / f"{name}_{stamp}.png", picture)
         if finished and labels is not None:
             last = digit_views.finished(vae, digit_views.encoded(vae, frames, labels), frames, labels)
             grids.save_all(self._out / FIGURES, last)
             shown |= last
-        self._tracker.images(shown, seen)
+        self._tracker.images(shown, position.frames_seen)
 
     def save_best(self, learner: Learner, vae: VAE) -> None:
         """Save the model that the learner has come to as the best weights so far."""
@@ -111,11 +116,3 @@ class Run:
 
 def _number(epoch: float) -> str:
     return f"{epoch:03.0f}" if epoch == int(epoch) else f"{epoch:.2f}"
-
-
-class NoRun:
-    """What the other processes of a training have in the place of a `Run`: nothing is written or said."""
-
-    def __getattr__(self, name: str) -> Any:
-        assert hasattr(Run, name), f"a run has no {name}"
-        return lambda *args, **kwargs: None

@@ -81,16 +81,32 @@ class Moments:
         return (torch.as_tensor(self.squares) / self.count - self.mean.square()).clamp(min=0)
 
 
+@dataclasses.dataclass(frozen=True)
+class Validation:
+    """The validation metrics: of decode(mu), except for the loss, which is the objective on sampled z.
+
+    A plain autoencoder has no KL, so its `kl_nats` and `dims_used` are None.
+    """
+
+    sse: float
+    kl_nats: float | None
+    loss_nats: float
+    psnr_db: float
+    active_units: int
+    dims_used: int | None
+
+    def known(self) -> dict[str, float]:
+        """Those that the model has, by their names."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
 @torch.inference_mode()
 def validate(
     vae: VAE, frames: Frames, noise: Float[Tensor, "frames noise"], labels: Labels | None = None
-) -> dict[str, float]:
-    """The validation metrics: of decode(mu), except for the loss, which is the objective on sampled z.
+) -> Validation:
+    """Score held-out frames in training.
 
     Where several processes train together, each scores its part of the frames, and all get the metrics of all.
-
-    Returns:
-        sse, kl_nats, loss_nats, psnr_db, active_units, dims_used; a plain autoencoder has no KL, so not its two.
     """
     here, z_dim = distributed.world(), vae.config.z_dim
     mine = np.array_split(np.arange(len(frames)), here.size)[here.rank]
@@ -106,16 +122,15 @@ def validate(
     columns.sum_up(vae.device)
     sse, kl_nats, loss_nats = columns.mean[:3].tolist()
     mu_variance, kl_means = columns.variance[3 : 3 + z_dim], columns.mean[3 + z_dim :]
-    scores = {
-        "sse": sse,
-        "kl_nats": kl_nats,
-        "loss_nats": loss_nats,
-        "psnr_db": psnr_db(sse, vae.num_values) if math.isfinite(sse) else math.nan,
-        "active_units": int((mu_variance > ACTIVE_VARIANCE).sum()),
-        "dims_used": int((kl_means > USED_KL_NATS).sum()),
-    }
-    of_kl = () if vae.config.posterior == "normal" else ("kl_nats", "dims_used")
-    return {name: score for name, score in scores.items() if name not in of_kl}
+    has_kl = vae.config.posterior == "normal"
+    return Validation(
+        sse=sse,
+        kl_nats=kl_nats if has_kl else None,
+        loss_nats=loss_nats,
+        psnr_db=psnr_db(sse, vae.num_values) if math.isfinite(sse) else math.nan,
+        active_units=int((mu_variance > ACTIVE_VARIANCE).sum()),
+        dims_used=int((kl_means > USED_KL_NATS).sum()) if has_kl else None,
+    )
 
 
 class Scored(NamedTuple):
