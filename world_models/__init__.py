@@ -14,29 +14,11 @@ and `preprocess` turns an observation into a frame. `LatentObservation` is a Gym
 """
 
 import importlib
-import os
-import sys
 from typing import TYPE_CHECKING, Any
 
-from world_models.runtime import host
+import gymnasium
 
-
-def _is_command() -> bool:
-    """Whether this process is one of the package's commands: python -m world_models..."""
-    argv = sys.orig_argv
-    return "-m" in argv[:-1] and argv[argv.index("-m") + 1].partition(".")[0] == __name__
-
-
-if _is_command():
-    host.end_quietly(f"python -m {sys.orig_argv[sys.orig_argv.index('-m') + 1]}")
-    host.limit_threads()
-    # OpenMP reads it when PyTorch loads it. Its threads otherwise wait in a busy loop, which takes the cores from those
-    # that compute: without, training is a fifth faster, and fourteen times where another process is busy.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-import gymnasium  # noqa: E402 - takes a while, in which Ctrl-C is to be heard
-
-from world_models.version import __version__ as __version__  # noqa: E402
+from world_models.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from world_models.data.latents import Latents as Latents

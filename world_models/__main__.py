@@ -8,6 +8,11 @@ Examples:
 Finished stages are not repeated: run it again after a crash, or to see the summary once more.
 """
 
+from world_models.runtime import host
+
+if __name__ == "__main__":
+    host.begin_command("world_models")  # before PyTorch is imported
+
 import dataclasses
 import time
 from collections.abc import Callable, Sequence

@@ -13,8 +13,8 @@ import pytest
 import torch
 from gymnasium.envs.box2d import car_racing
 
-from world_models import bench
 from world_models.bench import acting, digits, driving, measuring, sequences, stages
+from world_models.bench import command as bench
 from world_models.data.rollouts import Rollouts
 from world_models.data.sequences import LatentSequences
 from world_models.vae.fast import forms

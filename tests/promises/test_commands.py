@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from world_models import bench
+from world_models.bench import command as bench
 from world_models.collect import command as collect
 from world_models.compare import command as compare
 from world_models.encode import command as encode

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from world_models import bench
 from world_models.__main__ import PipelineConfig
+from world_models.bench import command as bench
 from world_models.collect import command as collect
 from world_models.encode import command as encode
 from world_models.evaluate import command as evaluate

@@ -36,7 +36,7 @@ FLAGS = [(page, flag) for page in PAGES for flag in re.findall(r"`--([\w.]+)", T
 OTHER_FLAGS = {"config", "help", "print_config", "cov", "memory", "processes"}  # the parser's, pytest's, the examples'
 SCHEMAS = {
     "__main__": "PipelineConfig",
-    "bench": "BenchConfig",
+    "bench.command": "BenchConfig",
     "collect.command": "CollectConfig",
     "compare.command": "CompareConfig",
     "encode.command": "EncodeConfig",

@@ -8,6 +8,8 @@ import pytest
 import world_models
 
 PACKAGE = Path(__file__).parents[2] / "world_models"
+VERBS = ("train_vae", "encode", "evaluate", "compare", "bench")
+"""Commands that import PyTorch; collect never does."""
 
 
 def test_imports_keep_the_contracts():
@@ -50,17 +52,22 @@ def test_openmp_is_left_alone_where_the_package_is_imported():
     assert subprocess.check_output([sys.executable, "-c", script], env=env, text=True) == "None\n"
 
 
-@pytest.mark.parametrize(
-    ("argv", "is_command"),
-    [
-        (["python", "-m", "world_models"], True),
-        (["python", "-u", "-m", "world_models.train_vae", "--lr", "0.1"], True),
-        (["python", "-m", "world_models_of_mine"], False),
-        (["python", "-m", "pytest", "-m", "world_models"], False),
-        (["python", "train.py"], False),
-        (["python", "-m"], False),
-    ],
-)
-def test_commands_are_known_by_how_they_are_called(argv, is_command, monkeypatch):
-    monkeypatch.setattr(sys, "orig_argv", argv)
-    assert world_models._is_command() == is_command
+@pytest.mark.parametrize("argv", [["-c", "import world_models"], ["-m", "world_models.data.shards.reader"]])
+def test_importing_the_package_leaves_ctrl_c_and_the_environment_alone(argv, tmp_path):
+    # sitecustomize looks when the process ends
+    (tmp_path / "sitecustomize.py").write_text(
+        "import atexit, os, signal\nbefore = dict(os.environ), signal.getsignal(signal.SIGINT)\n"
+        "atexit.register(lambda: print((dict(os.environ), signal.getsignal(signal.SIGINT)) == before))\n"
+    )
+    path = os.pathsep.join([str(tmp_path), str(PACKAGE.parent)])
+    env = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | {"PYTHONPATH": path}
+    assert subprocess.check_output([sys.executable, *argv], env=env, text=True) == "True\n"
+
+
+@pytest.mark.parametrize("command", ["world_models", *(f"world_models.{verb}" for verb in VERBS)])
+def test_a_command_sets_openmp_before_pytorch_is_imported(command, tmp_path):
+    shown = "import os, sys\nprint(os.environ.get('OMP_WAIT_POLICY'), flush=True)\nos._exit(0)\n"
+    (tmp_path / "torch.py").write_text(shown)
+    path = os.pathsep.join([str(tmp_path), str(PACKAGE.parent)])
+    env = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | {"PYTHONPATH": path}
+    assert subprocess.check_output([sys.executable, "-m", command], env=env, text=True) == "PASSIVE\n"

@@ -144,11 +144,10 @@ def test_a_reader_that_goes_away_ends_a_command_without_a_word(start: Callable):
 
 
 def test_ctrl_c_while_a_command_is_imported_is_one_line(tmp_path: Path):
-    (tmp_path / "gymnasium.py").write_text("import time\ndef register(**how): pass\n")
     (tmp_path / "h5py.py").write_text("import time\nprint('begun', flush=True)\ntime.sleep(60)\n")
     path = os.pathsep.join([str(tmp_path), str(Path(host.__file__).parents[2])])
     process = subprocess.Popen(
-        [sys.executable, "-m", "world_models.data.shards.reader"],
+        [sys.executable, "-m", "world_models.collect"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -156,7 +155,7 @@ def test_ctrl_c_while_a_command_is_imported_is_one_line(tmp_path: Path):
     )
     assert process.stdout is not None and process.stdout.readline() == "begun\n"
     process.send_signal(signal.SIGINT)
-    assert ended(process) == (130, "\npython -m world_models.data.shards.reader: interrupted\n")
+    assert ended(process) == (130, "\npython -m world_models.collect: interrupted\n")
 
 
 def test_an_error_of_what_an_interrupt_left_half_done_is_no_bug():

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from world_models.bench import BenchConfig
+from world_models.bench.command import BenchConfig
 from world_models.collect.command import CollectConfig
 from world_models.compare.command import CompareConfig
 from world_models.encode.command import EncodeConfig
