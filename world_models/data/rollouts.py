@@ -100,7 +100,7 @@ class RolloutWriter:
         self._rewards = np.empty(BLOCK_ROWS, np.float32)
         self._ends = np.empty((BLOCK_ROWS, 2), bool)
 
-    def step(
+    def step(  # one argument a column
         self,
         frame: Frame,
         telemetry: Float32[np.ndarray, " S"],

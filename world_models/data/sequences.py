@@ -70,7 +70,7 @@ class LatentSequences(Dataset[Window]):
         >>> loader = DataLoader(sequences, batch_size=None, sampler=BatchSampler(RandomSampler(sequences), 16, False))
     """
 
-    def __init__(
+    def __init__(  # public: other programs give these names
         self,
         path: str | Path,
         length: int,

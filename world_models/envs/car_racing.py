@@ -104,7 +104,7 @@ class CarRacing(car_racing.CarRacing, Drawing):
         renderer_choice.MismatchError: from `reset` or `step`, if a compared observation differs.
     """
 
-    def __init__(
+    def __init__(  # the arguments are Gymnasium's, in its order
         self,
         render_mode: str | None = None,
         verbose: bool = False,
