@@ -275,6 +275,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "iwae_nats", lambda *_args: {"1": -1.0, "10": -0.5, "100": -0.25})
 
 
+@pytest.fixture
+def undrawn(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spares the figures of the model and the breakdown as well."""
+    monkeypatch.setattr("world_models.evaluate.page.draw", lambda *_args: {})
+    monkeypatch.setattr("world_models.evaluate.page.draw_breakdown", lambda *_args: {})
+
+
 def _make_run(run: Path, train: Path, **facts: Any) -> Path:
     """An untrained model that says it was trained on `train`."""
     torch.manual_seed(0)
@@ -336,7 +343,7 @@ def test_probes_are_null_when_the_training_data_is_gone(
 
 
 def test_probes_are_null_when_the_training_data_has_changed(
-    quick: None,
+    undrawn: None,
     small: Path,
     train: Path,
     test: Path,
@@ -371,7 +378,7 @@ def test_probes_are_fitted_on_no_track_that_is_scored(small: Path, train: Path, 
 
 
 def test_probes_can_be_fitted_on_data_that_is_named(
-    quick: None, small: Path, train: Path, test: Path, make_rollouts: Callable[..., Path]
+    undrawn: None, small: Path, train: Path, test: Path, make_rollouts: Callable[..., Path]
 ):
     shutil.rmtree(train)
     other = make_rollouts([6, 6], name="other", seed=50)
@@ -394,7 +401,7 @@ def test_evaluating_on_trained_episodes_is_said(
 
 @pytest.mark.parametrize("env", ["world_models/Synthetic-v0", "world_models:world_models/Synthetic-v0"])
 def test_another_id_of_the_environment_hides_no_trained_episode(
-    quick: None, train: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], env: str
+    undrawn: None, train: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], env: str
 ):
     run = _make_run(tmp_path / "run", train, env=env)
     assert _evaluate(train, run)["trained_on_episodes"] == 2
@@ -433,14 +440,14 @@ def test_named_training_data_of_another_environment_is_refused(
 
 
 def test_evaluating_on_other_tracks_is_not_warned_of(
-    quick: None, small: Path, test: Path, capsys: pytest.CaptureFixture[str]
+    undrawn: None, small: Path, test: Path, capsys: pytest.CaptureFixture[str]
 ):
     _evaluate(test, small)
     assert "trained on" not in capsys.readouterr().err
 
 
 def test_evaluating_on_the_held_out_episode_is_not_warned_of(
-    quick: None, small: Path, train: Path, make_rollouts: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+    undrawn: None, small: Path, train: Path, make_rollouts: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ):
     data = Rollouts(train)
     (held_out,) = split_episodes(data.seeds, 0).val
@@ -512,7 +519,7 @@ def test_foresight_without_training_data_is_refused(small: Path, train: Path, te
 
 
 def test_other_runs_are_drawn_beside_this_one(
-    quick: None, small: Path, train: Path, test: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    undrawn: None, small: Path, train: Path, test: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     (tmp_path / "mine").mkdir()
     other = _make_run(tmp_path / "mine" / "run", train)  # of the same name
@@ -529,7 +536,7 @@ def test_other_runs_are_drawn_beside_this_one(
 
 
 def test_scores_of_other_data_are_not_drawn_beside(
-    quick: None,
+    undrawn: None,
     small: Path,
     train: Path,
     test: Path,
@@ -548,12 +555,12 @@ def test_scores_of_other_data_are_not_drawn_beside(
     assert f"{other} was evaluated on other data; its validation is drawn" in capsys.readouterr().err
 
 
-def test_a_damaged_evaluation_is_mended_by_evaluating_again(quick: None, small: Path, test: Path):
+def test_a_damaged_evaluation_is_mended_by_evaluating_again(undrawn: None, small: Path, test: Path):
     (small / "eval.json").write_text('{"sse": 3')
     assert _evaluate(test, small)["sse"] > 0
 
 
-def test_a_run_is_not_drawn_beside_itself(quick: None, small: Path, test: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_run_is_not_drawn_beside_itself(undrawn: None, small: Path, test: Path, monkeypatch: pytest.MonkeyPatch):
     drawn: list[Any] = []
     draw = charts.rate_distortion
     monkeypatch.setattr(charts, "rate_distortion", lambda points, pca: drawn.extend(points) or draw(points, pca))
@@ -567,11 +574,11 @@ def test_a_run_to_compare_with_that_is_not_there_is_refused(small: Path, test: P
     assert "no such folder" in _refused(test, small, f"--compare_with [{tmp_path / 'none'}]")
 
 
-def test_no_more_frames_are_scored_than_asked_for(quick: None, small: Path, test: Path):
+def test_no_more_frames_are_scored_than_asked_for(undrawn: None, small: Path, test: Path):
     assert _evaluate(test, small, "--max_frames 7")["frames"] == 7
 
 
-def test_last_weights_are_scored_where_they_are_asked_for(quick: None, small: Path, test: Path):
+def test_last_weights_are_scored_where_they_are_asked_for(undrawn: None, small: Path, test: Path):
     best = _evaluate(test, small)["sse"]
     torch.manual_seed(9)
     checkpoints.save_vae(small / "model.safetensors", VAE(VAEConfig(z_dim=4)))
@@ -592,7 +599,7 @@ def test_report_without_metrics_has_no_curves(quick: None, small: Path, test: Pa
     assert 'id="curves"' not in (small / "report.html").read_text()
 
 
-def test_result_is_printed_in_a_line(quick: None, small: Path, test: Path, capsys: pytest.CaptureFixture[str]):
+def test_result_is_printed_in_a_line(undrawn: None, small: Path, test: Path, capsys: pytest.CaptureFixture[str]):
     scores = _evaluate(test, small)
     assert f"SSE {scores['sse']:.2f} per frame" in capsys.readouterr().out
 
@@ -648,7 +655,7 @@ def test_a_run_that_another_process_writes_is_refused(quick: None, small: Path, 
 
 
 def test_trained_episodes_are_known_where_the_training_data_is_gone(
-    quick: None, small: Path, train: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    undrawn: None, small: Path, train: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     moved = train.rename(tmp_path / "moved")
     _evaluate(moved, small)
