@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from world_models.compare import table as comparison
+from world_models.compare import table
 from world_models.runs import rate_distortion
 from world_models.runs.description import Description
 from world_models.runs.records import RunRecord
@@ -40,7 +40,7 @@ SCORES = {
 
 
 def _cells(run: RunRecord) -> dict[str, str]:
-    head, row = comparison.table([run])
+    head, row = table.table([run])
     return dict(zip(head, row, strict=True))
 
 
@@ -49,7 +49,7 @@ def _cells(run: RunRecord) -> dict[str, str]:
 
 def test_runs_are_sorted_by_their_best_validation_and_those_without_come_last():
     runs = [_run("new"), _validated("b", 30.0), _validated("a", 20.0)]
-    assert [run.name for run in comparison.by_val_sse(runs)] == ["a", "b", "new"]
+    assert [run.name for run in table.by_val_sse(runs)] == ["a", "b", "new"]
 
 
 def test_the_table_shows_training_and_evaluation():
@@ -81,13 +81,13 @@ def test_the_table_says_how_much_of_the_training_is_done(seen: int, shown: str):
 
 
 def test_what_one_run_lacks_is_a_dash():
-    head, full, empty = comparison.table([_validated("a", 20.0, scores=SCORES), _run("b")])
+    head, full, empty = table.table([_validated("a", 20.0, scores=SCORES), _run("b")])
     assert len(head) == len(full) == len(empty)
     assert set(empty[2:]) == {"-"}
 
 
 def test_what_every_run_lacks_is_no_column():
-    assert comparison.table([_run("a")]) == [["run", "frames"], ["a", "0"]]
+    assert table.table([_run("a")]) == [["run", "frames"], ["a", "0"]]
 
 
 @pytest.mark.parametrize("pca", [None, 0, "20", float("nan")])
@@ -96,12 +96,12 @@ def test_no_ratio_to_a_baseline_that_is_none(pca: Any):
 
 
 def test_lines_are_aligned():
-    assert comparison.aligned([["run", "SSE"], ["long name", "3"]]) == "run        SSE\nlong name    3"
+    assert table.aligned([["run", "SSE"], ["long name", "3"]]) == "run        SSE\nlong name    3"
 
 
 @pytest.mark.parametrize(("room", "columns"), [(0, 2), (8, 2), (11, 3), (100, 4)])
 def test_only_columns_that_fit_are_shown(room: int, columns: int):
-    assert comparison.fitting([["a", "b", "cc", "d"]], room) == [["a", "b", "cc", "d"][:columns]]
+    assert table.fitting([["a", "b", "cc", "d"]], room) == [["a", "b", "cc", "d"][:columns]]
 
 
 # settings
@@ -110,21 +110,21 @@ def test_only_columns_that_fit_are_shown(room: int, columns: int):
 def test_only_settings_that_differ_are_listed():
     one = _run("a", config={"lr": 0.1, "seed": 0, "vae": {"z_dim": 32, "beta": 1.0}})
     two = _run("b", config={"lr": 0.1, "seed": 1, "vae": {"z_dim": 8, "beta": 1.0}})
-    assert comparison.differences([one, two]) == [["seed", "0", "1"], ["vae.z_dim", "32", "8"]]
+    assert table.differences([one, two]) == [["seed", "0", "1"], ["vae.z_dim", "32", "8"]]
 
 
 def test_a_setting_that_a_run_does_not_know_is_a_dash():
-    assert comparison.differences([_run("a", config={"new": None}), _run("b")]) == [["new", "null", "-"]]
+    assert table.differences([_run("a", config={"new": None}), _run("b")]) == [["new", "null", "-"]]
 
 
 def test_where_a_run_goes_who_tracks_it_and_whether_it_was_resumed_is_no_difference():
     runs = [_run(name, config={"out": name, "wandb": {"mode": name}, "resume": name == "a"}) for name in "ab"]
-    assert comparison.differences(runs) == []
+    assert table.differences(runs) == []
 
 
 @pytest.mark.parametrize("value", ["a\nb", "\x1b[31m", "\x07"])
 def test_a_setting_cannot_upset_a_terminal(value: str):
-    (row,) = comparison.differences([_run("a", config={"data": value}), _run("b")])
+    (row,) = table.differences([_run("a", config={"data": value}), _run("b")])
     assert row[1].isprintable()
 
 
@@ -136,7 +136,7 @@ ALIKE = {"data_digest": "d", "preprocess": {"size": 64}, "split_seed": 0}
 
 def test_runs_of_the_same_data_compare():
     runs = [_run(name, description=ALIKE, scores=SCORES) for name in "ab"]
-    assert comparison.conflicts(runs) == []
+    assert table.conflicts(runs) == []
 
 
 @pytest.mark.parametrize(
@@ -149,20 +149,20 @@ def test_runs_of_the_same_data_compare():
 )
 def test_runs_that_do_not_compare_are_told_apart(change: dict[str, Any], said: str):
     runs = [_run("a", description=ALIKE), _run("b", description=ALIKE | change), _run("c", description=ALIKE)]
-    (line,) = comparison.conflicts(runs)
+    (line,) = table.conflicts(runs)
     assert said in line
     assert "a, c | b" in line
 
 
 def test_evaluations_on_different_data_do_not_compare():
     runs = [_run("a", scores=SCORES), _run("b", scores=SCORES | {"data_digest": "other"}), _run("c")]
-    (line,) = comparison.conflicts(runs)
+    (line,) = table.conflicts(runs)
     assert "evaluated on different data: a | b" in line
 
 
 def test_evaluations_of_different_numbers_of_frames_do_not_compare():
     runs = [_run("a", scores=SCORES | {"frames": 50}), _run("b", scores=SCORES | {"frames": 8016}), _run("c")]
-    (line,) = comparison.conflicts(runs)
+    (line,) = table.conflicts(runs)
     assert "evaluated on different numbers of frames: a | b" in line
 
 
@@ -180,7 +180,7 @@ def test_scores_without_foresight_have_no_such_column(foreseen: Any):
 def test_scores_on_what_was_trained_on_are_said_to_flatter():
     trained_on = {"trained_on_episodes": 3}
     runs = [_run("a", scores=SCORES | trained_on), _run("b", scores=SCORES | {"trained_on_episodes": 0}), _run("c")]
-    (line,) = comparison.conflicts(runs)
+    (line,) = table.conflicts(runs)
     assert line == "Evaluated on episodes that they were trained on, so that the scores flatter: a."
     here, notes = rate_distortion.on_data("held", runs)
     assert [run.scores is None for run in here] == [True, False, True]
@@ -189,12 +189,12 @@ def test_scores_on_what_was_trained_on_are_said_to_flatter():
 
 
 def test_a_run_that_does_not_say_is_not_accused():
-    assert comparison.conflicts([_run("a", description=ALIKE), _run("b")]) == []
+    assert table.conflicts([_run("a", description=ALIKE), _run("b")]) == []
 
 
 def test_a_conflict_of_many_runs_stays_short():
     runs = [_run(str(i), description={"data_digest": str(i % 6)}) for i in range(60)]
-    (line,) = comparison.conflicts(runs)
+    (line,) = table.conflicts(runs)
     assert "0, 6, 12, 18 and 6 more | 1, 7" in line
     assert "| 3, 9, 15, 21 and 6 more and 2 more" in line
 
@@ -261,7 +261,7 @@ def test_without_evaluations_there_is_no_pca():
 def test_provenance_says_what_is_known():
     versions = {"git_commit": "abc", "python": "3.11", "torch": "2.9"}
     described = {"versions": versions, "env": "CarRacing-v3", "data_digest": "d1"}
-    facts = dict(comparison.provenance(_run("a", scores=SCORES, description=described)))
+    facts = dict(table.provenance(_run("a", scores=SCORES, description=described)))
     assert facts == {
         "folder": "runs/a",
         "git commit": "abc",
@@ -274,11 +274,11 @@ def test_provenance_says_what_is_known():
 
 @pytest.mark.parametrize("versions", [None, 3, "x", []])
 def test_provenance_of_strange_versions_is_the_folder(versions: Any):
-    assert comparison.provenance(_run("a", description={"versions": versions})) == [("folder", "runs/a")]
+    assert table.provenance(_run("a", description={"versions": versions})) == [("folder", "runs/a")]
 
 
 def test_provenance_is_cut_to_a_readable_length():
-    facts = dict(comparison.provenance(_run("a", description={"env": "x" * 10**6})))
+    facts = dict(table.provenance(_run("a", description={"env": "x" * 10**6})))
     assert len(facts["environment"]) == 1000
 
 

@@ -17,8 +17,7 @@ from world_models.collect import command as collect
 from world_models.collect.command import CollectConfig, prepare
 from world_models.compare import table
 from world_models.data.rollouts import Rollouts
-from world_models.runs import provenance as training_record
-from world_models.runs import records
+from world_models.runs import provenance, records
 from world_models.runs.provenance import TrainingRecord
 from world_models.runtime.cli import parse
 
@@ -208,7 +207,7 @@ def test_an_episode_of_another_environment_was_not_trained_on(asked: CollectConf
 
 def test_a_model_knows_the_arguments_of_its_training_data(run_dir: Path):
     assert json.loads((run_dir / "model.json").read_text())["env_args"] == {}
-    assert training_record.load(run_dir).env_args == {}
+    assert provenance.load(run_dir).env_args == {}
 
 
 def test_a_comparison_says_the_arguments(make_run: Callable[..., Path]):

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from world_models.data.batches import Batch
-from world_models.runs import resume as training_state
+from world_models.runs import resume
 from world_models.runs.description import TrainedOn
 from world_models.runs.resume import TrainingState, load_state
 from world_models.train_vae.learner import Learner
@@ -25,8 +25,8 @@ SMALL = VAEConfig(z_dim=2, network="mlp", hidden=(4,), likelihood="bernoulli")
 
 def test_state_comes_back_as_it_was_saved(tmp_path: Path):
     state = _learner_state()
-    training_state.save_state(tmp_path, state)
-    loaded = training_state.check_state(tmp_path, load_state(tmp_path), SMALL)
+    resume.save_state(tmp_path, state)
+    loaded = resume.check_state(tmp_path, load_state(tmp_path), SMALL)
     assert (loaded.step, loaded.best_loss_nats, loaded.wandb_id) == (1, float("inf"), None)
     assert torch.equal(loaded.sums, state.sums)
     assert all(torch.equal(loaded.vae[name], weight) for name, weight in state.vae.items())
@@ -76,7 +76,7 @@ def test_a_refusal_is_one_line(tmp_path: Path):
 
 
 def test_an_interrupted_save_leaves_the_old_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    training_state.save_state(tmp_path, _learner_state())
+    resume.save_state(tmp_path, _learner_state())
 
     def crash(state: Any, file: io.BytesIO) -> None:
         file.write(b"half")
@@ -84,7 +84,7 @@ def test_an_interrupted_save_leaves_the_old_state(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(torch, "save", crash)
     with pytest.raises(KeyboardInterrupt):
-        training_state.save_state(tmp_path, dataclasses.replace(_learner_state(), step=2))
+        resume.save_state(tmp_path, dataclasses.replace(_learner_state(), step=2))
     assert load_state(tmp_path)["step"] == 1
 
 
@@ -96,9 +96,7 @@ USUAL = "dataset: rollouts\nlr: 0.002\nstandardise: true\nvae:\n  network: paper
 def test_older_settings_are_what_they_were_when_a_run_goes_on(tmp_path: Path):
     """A config of before a field came goes on with its default, or with what was done before the field came."""
     (tmp_path / "config.yaml").write_text(OLDER)
-    assert (
-        training_state.load_run(tmp_path, NOW, USUAL, (), TrainedOn(data_digest="digest")) is None
-    )  # it has no state yet
+    assert resume.load_run(tmp_path, NOW, USUAL, (), TrainedOn(data_digest="digest")) is None  # it has no state yet
 
 
 @pytest.mark.parametrize(
@@ -118,7 +116,7 @@ def test_a_run_with_other_settings_is_not_gone_on_with(tmp_path: Path, changed: 
     path = tmp_path / "config.yaml"
     path.write_text(OLDER)
     with pytest.raises(ValueError, match=re.escape(said.format(path))):
-        training_state.load_run(tmp_path, changed, USUAL, (), TrainedOn(data_digest="digest"))
+        resume.load_run(tmp_path, changed, USUAL, (), TrainedOn(data_digest="digest"))
 
 
 # states from strangers
@@ -137,8 +135,8 @@ def _state() -> dict[str, Any]:
 
 
 def test_the_state_of_a_model_is_one_of_it(tmp_path: Path):
-    training_state.save_state(tmp_path, _learner_state())
-    training_state.check_state(tmp_path, load_state(tmp_path), SMALL)
+    resume.save_state(tmp_path, _learner_state())
+    resume.check_state(tmp_path, load_state(tmp_path), SMALL)
 
 
 Change = Callable[[dict[str, Any]], Any]
@@ -181,13 +179,13 @@ def test_a_state_of_something_else_is_refused_by_what_is_wrong(tmp_path: Path, n
     state = _state()
     change(state)
     with pytest.raises(ValueError, match=r"state\.pt: no training state") as caught:
-        training_state.check_state(tmp_path, state, SMALL)
+        resume.check_state(tmp_path, state, SMALL)
     assert said in str(caught.value)
 
 
 def test_a_state_that_is_a_list_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="holds a list"):
-        training_state.check_state(tmp_path, [1], SMALL)
+        resume.check_state(tmp_path, [1], SMALL)
 
 
 def test_a_packed_state_is_refused_unread(tmp_path: Path):
@@ -219,20 +217,20 @@ def test_a_pipe_in_the_place_of_a_state_is_refused(tmp_path: Path):
 def test_a_folder_in_which_a_runs_file_is_none_is_refused_before_it_is_written(tmp_path: Path, name: str):
     (tmp_path / name).mkdir()
     with pytest.raises(ValueError, match=f"{name}: a folder, wanted a file"):
-        training_state.check_new(tmp_path, resume=True)
+        resume.check_new(tmp_path, resume=True)
 
 
 def test_a_file_in_the_place_of_the_pictures_is_refused(tmp_path: Path):
     (tmp_path / "figures").write_text("")
     with pytest.raises(ValueError, match="figures: no folder"):
-        training_state.check_new(tmp_path, resume=True)
+        resume.check_new(tmp_path, resume=True)
 
 
 @pytest.mark.parametrize("text", ["a: &a [1]\nb: *a\n", "[" * 100_000, "a: !!python/name:os.system x\n"])
 def test_a_config_that_could_take_minutes_is_no_config_of_a_run(tmp_path: Path, text: str):
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(ValueError, match=r"config\.yaml: no config of a run"):
-        training_state.load_run(tmp_path, NOW, USUAL, (), TrainedOn(data_digest="digest"))
+        resume.load_run(tmp_path, NOW, USUAL, (), TrainedOn(data_digest="digest"))
 
 
 def test_the_optimizers_settings_are_never_taken_from_a_file():
