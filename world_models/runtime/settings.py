@@ -23,7 +23,7 @@ WRONG_TYPE = (
     r'Parser key "(?P<key>.*?)": Does not validate against any of the Union subtypes Subtypes: \[(?P<type>.*)\] '
     r"Errors: .* Given value: (?P<value>.*)",
 )
-"""How jsonargparse reports a value of another type."""
+"""How jsonargparse reports a value of another type: its errors, and their causes, hold nothing but this text."""
 TYPES = {
     "int": "a whole number",
     "float": "a number",
