@@ -292,14 +292,16 @@ def test_one_process_holds_every_row(frames: FrameSet):
 @pytest.mark.parametrize(("size", "rows"), [(1, []), (2, [1]), (4, [1]), (5, [1, 4]), (8, [1, 4, 7])])
 def test_a_cut_batch_holds_the_rows_before_the_cut(size: int, rows: list[int]):
     frames = torch.arange(3, dtype=torch.uint8)[:, None, None, None].expand(3, *FRAME_SHAPE)
-    cut = Batch(frames, torch.tensor([1, 4, 7]), 9).cut(size)
+    cut = Batch(frames, torch.tensor([1, 4, 7]), 9, torch.zeros(3, dtype=torch.int64)).cut(size)
     assert (cut.rows.tolist(), cut.size) == (rows, size)
     assert torch.equal(cut.frames, frames[: len(rows)])
 
 
 @pytest.mark.parametrize("size", [9, 10, 1000])
 def test_a_batch_that_is_no_larger_is_not_cut(size: int):
-    batch = Batch(torch.zeros(3, *FRAME_SHAPE, dtype=torch.uint8), torch.tensor([1, 4, 7]), 9)
+    batch = Batch(
+        torch.zeros(3, *FRAME_SHAPE, dtype=torch.uint8), torch.tensor([1, 4, 7]), 9, torch.zeros(3, dtype=torch.int64)
+    )
     assert batch.cut(size) is batch
 
 
@@ -352,21 +354,22 @@ def _labelled(count: int = 150) -> ImageSet:
 def test_labels_stay_with_their_frames(memory_bytes: int, batch_size: int, start_step: int):
     batches = Batches(_labelled(400), batch_size, 0, 64, memory_bytes)
     for batch in itertools.islice(batches(torch.device("cpu"), start_step), 15):
-        assert batch.labels is not None and torch.equal(batch.frames[:, 0, 0, 0].long(), batch.labels)
+        assert torch.equal(batch.frames[:, 0, 0, 0].long(), batch.labels)
 
 
 def test_labels_stay_with_their_frames_in_several_processes():
     for rank in range(2):
         batches = Batches(_labelled(), 40, 0, 64, 10**9, rank, 2)
         for batch in itertools.islice(batches(torch.device("cpu")), 8):
-            assert batch.labels is not None and torch.equal(batch.frames[:, 0, 0, 0].long(), batch.labels)
+            assert torch.equal(batch.frames[:, 0, 0, 0].long(), batch.labels)
 
 
 def test_a_cut_batch_keeps_the_labels_of_its_rows():
     batch = next(Batches(_labelled(), 40, 0, 64, 10**9)(torch.device("cpu"))).cut(9)
-    assert batch.labels is not None and torch.equal(batch.frames[:, 0, 0, 0].long(), batch.labels)
+    assert torch.equal(batch.frames[:, 0, 0, 0].long(), batch.labels)
     assert len(batch.labels) == 9
 
 
-def test_rollouts_have_no_labels(frames: FrameSet):
-    assert next(_batches(frames)(torch.device("cpu"))).labels is None
+def test_frames_of_rollouts_are_all_of_class_0(frames: FrameSet):
+    batch = next(_batches(frames)(torch.device("cpu")))
+    assert batch.labels.tolist() == [0] * len(batch.frames)

@@ -242,15 +242,17 @@ def test_image_set_is_cut_into_blocks(digits: ImageSet):
     assert digits.num_bytes == 150 * 28 * 28
 
 
-def test_images_and_labels_are_read_by_position(digits: ImageSet):
-    assert digits.labels is not None
+def test_images_are_read_by_position(digits: ImageSet):
     frames = digits.read_all()
     for position in (0, 63, 64, 149):
         block, row = divmod(position, 64)
         assert np.array_equal(digits.read_block(block)[row], frames[position])
-        assert digits.read_block(block, "labels")[row] == digits.labels[position]
     assert np.array_equal(digits.read_spread(150), frames)
-    assert np.array_equal(digits.read_spread(7, "labels"), digits.labels[np.linspace(0, 149, 7).round().astype(int)])
+
+
+def test_evenly_spread_frames_are_those_at_the_spread_positions(digits: ImageSet):
+    assert np.array_equal(digits.spread(7), np.linspace(0, 149, 7).round().astype(int))
+    assert np.array_equal(digits.read_spread(7), digits.read_all()[digits.spread(7)])
 
 
 def test_images_go_to_the_places_given(digits: ImageSet):

@@ -125,7 +125,7 @@ def test_a_run_with_other_settings_is_not_gone_on_with(tmp_path: Path, changed: 
 def _learner_state() -> TrainingState:
     learner = Learner(VAE(SMALL), seed=0, grad_clip=0.0, bf16=False)
     frames = torch.zeros(3, 28, 28, 1, dtype=torch.uint8)
-    learner.learn(Batch(frames, torch.arange(3), 3), 1e-3, 1.0)
+    learner.learn(Batch.whole(frames), 1e-3, 1.0)
     return learner.state()
 
 

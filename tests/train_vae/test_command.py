@@ -255,7 +255,7 @@ def test_validation_is_on_held_out_frames(data: Path, tmp_path: Path, monkeypatc
     scored: set[str] = set()
     validate = metrics.validate
 
-    def spy(vae: VAE, frames: np.ndarray, noise: torch.Tensor, labels: None) -> metrics.Validation:
+    def spy(vae: VAE, frames: np.ndarray, noise: torch.Tensor, labels: np.ndarray) -> metrics.Validation:
         scored.update(_hashes(frames))
         return validate(vae, frames, noise, labels)
 

@@ -32,7 +32,7 @@ def _frames(seed: int = 0, size: int = 5) -> Tensor:
 
 
 def _batch(seed: int = 0, size: int = 5) -> Batch:
-    return Batch(_frames(seed, size), torch.arange(size), size)
+    return Batch.whole(_frames(seed, size))
 
 
 def _weights(learner: Learner) -> Tensor:
@@ -309,8 +309,8 @@ def test_two_parts_by_two_processes_make_the_step_of_the_whole(monkeypatch: pyte
     gradients = [parameter.grad.clone() for parameter in one.vae.parameters() if parameter.grad is not None]
     with monkeypatch.context() as patch:
         patch.setattr("world_models.runtime.distributed.sum_up", _Summed([*gradients, torch.ones(1)]))
-        one.learn(Batch(frames[rows], rows, 12), 1e-3, 0.5)
-    whole.learn(Batch(frames, torch.arange(12), 12), 1e-3, 0.5)
+        one.learn(Batch(frames[rows], rows, 12, torch.zeros_like(rows)), 1e-3, 0.5)
+    whole.learn(Batch.whole(frames), 1e-3, 0.5)
     assert _relative(_gradients(one.vae), _gradients(whole.vae)) < 1e-5
     assert _relative(_weights(one) - start, _weights(whole) - start) < 1e-3
 
@@ -318,7 +318,7 @@ def test_two_parts_by_two_processes_make_the_step_of_the_whole(monkeypatch: pyte
 def test_a_frames_noise_is_that_of_its_row_in_the_whole_batch():
     part, whole = _learner(), _learner()
     rows = torch.tensor([1, 4])
-    part.learn(Batch(_frames()[rows], rows, 5), 0.0, 1.0)
+    part.learn(Batch(_frames()[rows], rows, 5, torch.zeros_like(rows)), 0.0, 1.0)
     terms = whole.vae.objective(to_images(_frames()), noise(0, 0, 5, 3))
     assert part.means()["sse"] == pytest.approx(float(terms.sse[rows].detach().mean()), rel=1e-5)
 

@@ -96,7 +96,7 @@ def train_works(data: Rollouts, device: torch.device, seconds: float) -> dict[st
 
     def resident(size: int) -> Iterator[Batch]:
         on_device = torch.from_numpy(some).to(device).split(size)
-        return itertools.cycle([Batch(part, torch.arange(len(part)), len(part)) for part in on_device])
+        return itertools.cycle([Batch.whole(part) for part in on_device])
 
     def ours(batches: Iterator[Batch], compiled_size: int = 0) -> Work:
         learner = Learner(VAE(VAEConfig()).to(device), 0, 100.0, device.type == "cuda", compiled_size)

@@ -52,9 +52,8 @@ class Models:
         """Some frames, spread evenly, and what each model makes of them."""
         spread = self.frames.read_spread(num_frames + 2)
         inner = slice(1, -1) if len(spread) > 2 else slice(None)  # the first of all is CarRacing's opening zoom
-        frames, labels = spread[inner], None
-        if self.frames.labels is not None:
-            labels = torch.from_numpy(self.frames.read_spread(num_frames + 2, "labels")[inner])
+        frames = spread[inner]
+        labels = torch.from_numpy(self.frames.labels[self.frames.spread(num_frames + 2)][inner])
         made = {
             name: vae.decode(vae.encode(frames, labels).mu, labels).cpu().numpy() for name, vae in self.by_run.items()
         }

@@ -30,20 +30,26 @@ class Batch(NamedTuple):
         frames: on the device.
         rows: where they stand in the whole batch, ascending.
         size: frames of the whole batch.
-        labels: the frames' classes, where there are classes; on the device.
+        labels: the frames' classes, 0 of all where there are no classes; on the device.
     """
 
     frames: UInt8[Tensor, "part height width channels"]
     rows: Int64[Tensor, " part"]
     size: int
-    labels: Int64[Tensor, " part"] | None = None
+    labels: Int64[Tensor, " part"]
+
+    @classmethod
+    def whole(cls, frames: UInt8[Tensor, "batch height width channels"]) -> "Batch":
+        """A whole batch of frames without classes."""
+        rows = torch.arange(len(frames))
+        return cls(frames, rows, len(frames), torch.zeros_like(rows, device=frames.device))
 
     def cut(self, size: int) -> "Batch":
         """The batch without its frames from position `size` on."""
         if size >= self.size:
             return self
         kept = int((self.rows < size).sum())
-        return Batch(self.frames[:kept], self.rows[:kept], size, None if self.labels is None else self.labels[:kept])
+        return Batch(self.frames[:kept], self.rows[:kept], size, self.labels[:kept])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,7 +235,7 @@ def _rebatch(
     loaded: Iterable[_ResidentWindow | _StreamedWindow],
     batch_size: int,
     skip: int,
-    labels: Int64[np.ndarray, " frames"] | None,
+    labels: Int64[np.ndarray, " frames"],
 ) -> Iterator[Batch]:
     """Cut windows into batches. A batch may span two windows, but never two epochs."""
     pieces: list[tuple[Tensor, ...]] = []
@@ -240,15 +246,14 @@ def _rebatch(
         while start < length:
             stop = min(length, start + batch_size - filled)
             rows = torch.from_numpy(filled + np.flatnonzero(piece.is_mine[start:stop]))
-            columns = [piece.take(int(mine_before[start]), int(mine_before[stop])), rows]
-            if labels is not None:
-                positions = piece.window.positions[piece.window.order[start:stop][piece.is_mine[start:stop]]]
-                columns.append(torch.from_numpy(labels[positions]).to(columns[0].device, non_blocking=True))
-            pieces.append(tuple(columns))
+            frames = piece.take(int(mine_before[start]), int(mine_before[stop]))
+            positions = piece.window.positions[piece.window.order[start:stop][piece.is_mine[start:stop]]]
+            classes = torch.from_numpy(labels[positions]).to(frames.device, non_blocking=True)
+            pieces.append((frames, rows, classes))
             filled, start = filled + stop - start, stop
             if filled == batch_size or (start == length and piece.window.ends_epoch):
-                frames, rows, *classes = _joined(pieces)
-                yield Batch(frames, rows, filled, *classes)
+                frames, rows, classes = _joined(pieces)
+                yield Batch(frames, rows, filled, classes)
                 pieces, filled = [], 0
 
 

@@ -45,7 +45,7 @@ class FrameSource(abc.ABC):
     Args:
         block_lengths: frames of each block.
         frame_shape: height, width and channels.
-        labels: each frame's class, where there are classes.
+        labels: each frame's class; 0 of all where there are no classes.
     """
 
     def __init__(
@@ -54,8 +54,11 @@ class FrameSource(abc.ABC):
         frame_shape: tuple[int, int, int] = FRAME_SHAPE,
         labels: Int64[np.ndarray, " frames"] | None = None,
     ):
-        self.block_lengths, self.frame_shape, self.labels = block_lengths, frame_shape, labels
+        self.block_lengths, self.frame_shape = block_lengths, frame_shape
         self.block_offsets = np.concatenate([[0], np.cumsum(block_lengths)])
+        self.labels = (
+            np.broadcast_to(np.int64(0), len(self)) if labels is None else labels
+        )  # the former takes no memory
 
     def __len__(self) -> int:
         return int(self.block_offsets[-1])
@@ -84,9 +87,13 @@ class FrameSource(abc.ABC):
         self.read_into(frames, np.arange(len(self.block_lengths)), np.arange(len(self)))
         return frames
 
+    def spread(self, count: int) -> Int64[np.ndarray, " frames"]:
+        """Up to `count` positions, evenly spread."""
+        return np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(np.int64)
+
     def read_spread(self, count: int, column: str = "frames") -> np.ndarray:
-        """Up to `count` frames, evenly spread over the positions, or another column's rows for the same frames."""
-        chosen = np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(np.int64)
+        """The frames at the positions of `spread`, or another column's rows for the same frames."""
+        chosen = self.spread(count)
         blocks = np.searchsorted(self.block_offsets, chosen, side="right") - 1
         rows = (
             self.read_block(block, column)[chosen[blocks == block] - self.block_offsets[block]]
@@ -161,11 +168,12 @@ class ImageSet(FrameSource):
         cuts = [*range(0, len(frames), BLOCK_FRAMES), len(frames)]
         height, width, channels = frames.shape[1:]
         super().__init__(np.diff(np.array(cuts, np.int64)), (height, width, channels), labels)
-        self._columns = {"frames": frames, "labels": labels}
+        self._frames = frames
 
     def read_block(self, block: int, column: str = "frames") -> np.ndarray:
-        """A block's frames, or its labels."""
-        return self._columns[column][slice(*self.block_offsets[block : block + 2])]
+        """A block's frames; images have no other column."""
+        assert column == "frames", column
+        return self._frames[slice(*self.block_offsets[block : block + 2])]
 
     def read_into(
         self,

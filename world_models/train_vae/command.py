@@ -235,10 +235,10 @@ def _check_finite(loss: float, seen: int, out: str) -> None:
 
 def _validate(training: Training, seen: int) -> metrics.Validation:
     """Score the model that the learner has come to on held-out frames, draw them, and save the run."""
-    learner, run, config, (frames, labels) = training.learner, training.run, training.job.config, training.held_out
+    learner, run, config, held_out = training.learner, training.run, training.job.config, training.held_out
     vae = training.as_saved(learner.vae)
-    eps = noise(VAL_NOISE_SEED, 0, len(frames), config.vae.noise_dim)
-    scores = metrics.validate(vae, frames, eps, labels)
+    eps = noise(VAL_NOISE_SEED, 0, len(held_out.frames), config.vae.noise_dim)
+    scores = metrics.validate(vae, held_out.frames, eps, held_out.labels)
     _check_finite(scores.loss_nats, seen, config.out)
     warm = seen >= min(config.num_frames, max(config.beta_warmup_frames, config.lr_warmup_frames))
     is_best = warm and scores.loss_nats < learner.best_loss_nats
@@ -253,7 +253,7 @@ def _validate(training: Training, seen: int) -> metrics.Validation:
         run.log(position, "val", scores.known())
     _check_weights(training, vae)
     if run:  # before the state: a run that is killed in between goes on from an older state, and draws the same again
-        run.draw(vae, frames, labels, position, finished=seen >= config.num_frames)
+        run.draw(vae, held_out, position, finished=seen >= config.num_frames)
     _save(training, vae)
     return scores
 

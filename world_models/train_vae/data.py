@@ -20,10 +20,10 @@ Dataset = Literal["rollouts", "mnist"]
 
 
 class Sample(NamedTuple):
-    """Some of the frames, and their labels where there are any."""
+    """Some of the frames, and their classes, 0 of all where there are no classes."""
 
     frames: UInt8[np.ndarray, "frames height width channels"]
-    labels: Int64[np.ndarray, " frames"] | None
+    labels: Int64[np.ndarray, " frames"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ def sample(source: FrameSource, count: int, binarise_seed: int | None) -> Sample
     frames = source.read_spread(count)
     if binarise_seed is not None:
         frames = binarised(torch.from_numpy(frames), binarise_seed, 0).numpy()
-    return Sample(frames, None if source.labels is None else source.read_spread(count, "labels"))
+    return Sample(frames, source.labels[source.spread(count)])
 
 
 def read(dataset: Dataset, path: str, split_seed: int) -> TrainingData:

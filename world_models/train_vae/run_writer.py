@@ -14,6 +14,7 @@ from world_models.runs.artifacts import Product
 from world_models.runs.description import TrainedOn
 from world_models.runs.layout import CONFIG_FILE, FIGURES
 from world_models.runtime import files, locks, terminal
+from world_models.train_vae.data import Sample
 from world_models.train_vae.learner import Learner
 from world_models.vae import baselines, metrics
 from world_models.vae.model import VAE
@@ -67,18 +68,17 @@ class Run:
         """Log one line of metrics, of training or of a validation."""
         self._tracker.log(position._asdict() | {f"{part}/{name}": value for name, value in values.items()})
 
-    def draw(
-        self, vae: VAE, frames: metrics.Frames, labels: metrics.Labels | None, position: Position, finished: bool
-    ) -> None:
+    def draw(self, vae: VAE, held_out: Sample, position: Position, finished: bool) -> None:
         """Draw what the model makes of held-out frames, and what it dreams; of digits, more at the end."""
-        if labels is None:
-            shown, stamp = model_views.in_training(vae, frames), f"{position.frames_seen:09d}"
+        of_digits = self._trained_on.dataset == "mnist"
+        if of_digits:
+            shown, stamp = digit_views.in_training(vae, *held_out), f"epoch_{_number(position.epoch)}"
         else:
-            shown, stamp = digit_views.in_training(vae, frames, labels), f"epoch_{_number(position.epoch)}"
+            shown, stamp = model_views.in_training(vae, held_out.frames), f"{position.frames_seen:09d}"
         for name, picture in shown.items():
             grids.save(self._out / FIGURES / f"{name}_{stamp}.png", picture)
-        if finished and labels is not None:
-            last = digit_views.finished(vae, digit_views.encoded(vae, frames, labels), frames, labels)
+        if finished and of_digits:
+            last = digit_views.finished(vae, digit_views.encoded(vae, *held_out), *held_out)
             grids.save_all(self._out / FIGURES, last)
             shown |= last
         self._tracker.images(shown, position.frames_seen)
