@@ -13,7 +13,7 @@ import pytest
 import torch
 from gymnasium.envs.box2d import car_racing
 
-from world_models.bench import acting, digits, driving, measuring, sequences, stages
+from world_models.bench import acting, digits, driving, measuring, result, sequences, stages
 from world_models.bench import command as bench
 from world_models.data.rollouts import Rollouts
 from world_models.data.sequences import LatentSequences
@@ -121,11 +121,12 @@ def _samples(*pairs, dropped=0, quiet=True):
 
 
 def test_the_ratio_is_that_of_the_pairs():
-    row = bench._row("train", "default", "plain", _samples((10, 5), (30, 10), (8, 8)), 20.0, torch.device("cpu"))
-    assert row["ratio"] == 2
-    assert row["frames_per_s"] == [8, 10, 30]
-    assert row["limit_fraction"] == 0.5
-    assert row["gflop_per_s"] == pytest.approx(10 * bench.GFLOP_PER_FRAME["train"])
+    rounds = _samples((10, 5), (30, 10), (8, 8))
+    found = result.of_samples(("train", "default", "plain"), rounds, 20.0, torch.device("cpu"))
+    assert found.ratio == 2
+    assert found.frames_per_s == (8, 10, 30)
+    assert found.limit_fraction == 0.5
+    assert found.gflop_per_s == pytest.approx(10 * result.GFLOP_PER_FRAME["train"])
 
 
 @pytest.mark.parametrize(
@@ -137,14 +138,14 @@ def test_the_ratio_is_that_of_the_pairs():
     ],
 )
 def test_a_line_says_whether_the_machine_was_busy(samples, said):
-    row = bench._row("read", "blocks", "single_frames", samples, None, torch.device("cpu"))
-    assert row["quiet"] == samples.quiet and row["dropped"] == samples.dropped
-    assert bench._line(row).endswith(f"single_frames (5){said}")
+    found = result.of_samples(("read", "blocks", "single_frames"), samples, None, torch.device("cpu"))
+    assert found.quiet == samples.quiet and found.dropped == samples.dropped
+    assert found.line().endswith(f"single_frames (5){said}")
 
 
 def test_peak_memory_is_at_least_what_is_held_now():
-    row = bench._row("read", "blocks", "single_frames", _samples((10, 5)), None, torch.device("cpu"))
-    assert row["peak_memory_gb"] * 1e9 >= psutil.Process().memory_info().rss * 0.9
+    found = result.of_samples(("read", "blocks", "single_frames"), _samples((10, 5)), None, torch.device("cpu"))
+    assert found.peak_memory_gb * 1e9 >= psutil.Process().memory_info().rss * 0.9
 
 
 def test_own_work_does_not_count_as_a_busy_machine(monkeypatch):
@@ -268,22 +269,23 @@ def test_the_collect_stage_says_where_the_time_goes(short, monkeypatch, capsys, 
     monkeypatch.setattr(
         driving, "comparisons", lambda folder: iter([{"slow": lambda: (1, 2.0), "fast": lambda: (1, 1.0)}])
     )
-    (row,) = bench.bench(bench.prepare(bench.BenchConfig(stages="collect", repeats=1)))
-    assert row["default"] and row["ratio"] == 2 and row["parts_us"]["rendering"] > 0
+    (found,) = bench.bench(bench.prepare(bench.BenchConfig(stages="collect", repeats=1)))
+    assert found.default and found.ratio == 2 and found.parts_us and found.parts_us["rendering"] > 0
     assert "rendering" in capsys.readouterr().out
 
 
 def test_only_the_first_comparison_has_the_default(short, monkeypatch):
     pair = {"slow": lambda: (1, 2.0), "fast": lambda: (1, 1.0)}
     monkeypatch.setattr(driving, "comparisons", lambda folder: iter([pair, pair]))
-    rows = bench.bench(bench.prepare(bench.BenchConfig(stages="collect", repeats=1)))
-    assert [row["default"] for row in rows] == [True, False]
+    results = bench.bench(bench.prepare(bench.BenchConfig(stages="collect", repeats=1)))
+    assert [found.default for found in results] == [True, False]
+    assert ["parts_us" in found.as_json() for found in results] == [True, False]
 
 
 def test_without_data_it_collects_its_own(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(driving, "STEPS", 40)
-    rows = bench.bench(bench.prepare(bench.BenchConfig(stages="read", repeats=1)))
-    assert [row["stage"] for row in rows] == ["read"]
+    results = bench.bench(bench.prepare(bench.BenchConfig(stages="read", repeats=1)))
+    assert [found.stage for found in results] == ["read"]
     assert "collecting" in capsys.readouterr().out
 
 

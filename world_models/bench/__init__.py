@@ -1,6 +1,7 @@
 """Measure frames/s of every stage against a named baseline, interleaved in one run.
 
-command    the command: what it checks, and the rows that it prints and writes
+command    the command: what it checks and measures
+result     one result, as it is printed and written
 measuring  how two pieces of work are timed side by side
 stages     the work of reading, loading, training and encoding, and their baselines
 sequences  the work of reading sequences of latents

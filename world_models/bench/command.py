@@ -24,20 +24,18 @@ fewer can pass 1.
 import contextlib
 import dataclasses
 import json
-import resource
-import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from world_models.bench import acting, driving, sequences, stages
-from world_models.bench.measuring import Samples, Work, gemm_gflop_per_s, interleave
+from world_models.bench.measuring import Work, gemm_gflop_per_s, interleave
+from world_models.bench.result import GFLOP_PER_FRAME, Result, dtype, of_samples
 from world_models.collect import command as collect
 from world_models.data.rollouts import Rollouts
-from world_models.runtime import executors, files, host, terminal
+from world_models.runtime import executors, files, terminal
 from world_models.runtime.cli import run_command
 from world_models.runtime.distributed import Device, torch_device
 from world_models.runtime.errors import require, require_bounds
@@ -46,8 +44,6 @@ from world_models.runtime.paths import PATH, resolve_fields
 MIN_FRAMES = 200
 STAGES = ("collect", "read", "load", "train", "encode", "sequences")
 MORE_STAGES = ("act", "digits")  # that are measured when asked for
-GFLOP_PER_FRAME = {"train": 0.2297, "encode": 0.0296}
-"""Multiplications and additions of the stages that matrix products limit, as the paper's layers are written."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,43 +110,43 @@ def _holds_results(path: Path) -> bool:
     return isinstance(rows, list) and all(isinstance(row, dict) and "stage" in row for row in rows)
 
 
-def bench(job: Job) -> list[dict[str, Any]]:
-    """Measure, print a table, and write the JSON; returns what it holds."""
-    rows = []
+def bench(job: Job) -> list[Result]:
+    """Measure, print a table, and write the JSON; returns the results."""
+    results = []
     with tempfile.TemporaryDirectory(prefix="world_models_bench_") as folder, files.writing(Path(folder)):
         stages_asked = job.config.stages.split(",")
         if not {*stages_asked} <= {"collect", "act", "digits"} and not job.data:
             data = _own_data(Path(folder))
             job = dataclasses.replace(job, config=dataclasses.replace(job.config, data=str(data.path)), data=data)
         if len(stages_asked) == 1:
-            rows = _measure(stages_asked[0], job, Path(folder))
+            results = _measure(stages_asked[0], job, Path(folder))
         else:
             for stage in stages_asked:
-                rows += _apart(stage, job.config, folder)
+                results += _apart(stage, job.config, folder)
     if job.config.json:
-        files.write_json(Path(job.config.json), rows)
-    return rows
+        files.write_json(Path(job.config.json), [result.as_json() for result in results])
+    return results
 
 
-def _apart(stage: str, config: BenchConfig, folder: str) -> list[dict[str, Any]]:
+def _apart(stage: str, config: BenchConfig, folder: str) -> list[Result]:
     """Measure in a process of its own: the memory that a stage leaves behind makes the next one faster."""
     tasks = [(stage, config, folder)]
     with contextlib.closing(executors.run(_measure_alone, tasks, "processes", 1, lambda units: None)) as run:
         return next(run)[1]
 
 
-def _measure_alone(task: tuple[str, BenchConfig, str], report: Callable[[int], None]) -> list[dict[str, Any]]:
+def _measure_alone(task: tuple[str, BenchConfig, str], report: Callable[[int], None]) -> list[Result]:
     stage, config, folder = task
     return _measure(stage, prepare(config), Path(folder))
 
 
-def _measure(stage: str, job: Job, folder: Path) -> list[dict[str, Any]]:
-    """The rows of a stage, each of which is printed when it is there."""
-    rows = []
-    for row in _rows(stage, job, folder):
-        rows.append(row)
-        terminal.say(_line(row))
-    return rows
+def _measure(stage: str, job: Job, folder: Path) -> list[Result]:
+    """The results of a stage. Each is printed as soon as it is measured."""
+    results = []
+    for result in _results(stage, job, folder):
+        results.append(result)
+        terminal.say(result.line())
+    return results
 
 
 def _own_data(folder: Path) -> Rollouts:
@@ -160,7 +156,7 @@ def _own_data(folder: Path) -> Rollouts:
     return Rollouts(settings.out)
 
 
-def _rows(stage: str, job: Job, folder: Path) -> Iterator[dict[str, Any]]:
+def _results(stage: str, job: Job, folder: Path) -> Iterator[Result]:
     """Each variant of a stage beside the baseline, in interleaved rounds."""
     if stage == "collect":
         yield from _measure_collect(job, folder)
@@ -185,81 +181,28 @@ def _rows(stage: str, job: Job, folder: Path) -> Iterator[dict[str, Any]]:
     yield from _compare(stage, works[stage](), job)
 
 
-def _measure_collect(job: Job, folder: Path) -> Iterator[dict[str, Any]]:
-    """Collections on all cores and in one process, and single steps; the first row tells where a step's time goes."""
+def _measure_collect(job: Job, folder: Path) -> Iterator[Result]:
+    """Collections on all cores and in one process, and single steps; the first result says where a step's time goes."""
     parts = driving.parts_us(folder)
     terminal.say("collect  a step in us: " + ", ".join(f"{part} {us:.0f}" for part, us in parts.items()))
-    extra: dict[str, Any] = {"parts_us": parts}
-    for row in _measure_each("collect", driving.comparisons(folder), job):
-        yield row | extra
-        extra = {}
+    for index, result in enumerate(_measure_each("collect", driving.comparisons(folder), job)):
+        yield result if index else dataclasses.replace(result, parts_us=parts)
 
 
-def _measure_each(stage: str, comparisons: Iterator[dict[str, Work]], job: Job) -> Iterator[dict[str, Any]]:
+def _measure_each(stage: str, comparisons: Iterator[dict[str, Work]], job: Job) -> Iterator[Result]:
     """Several comparisons of a stage; the default is in the first."""
     for index, works in enumerate(comparisons):
-        for row in _compare(stage, works, job):
-            yield row | {"default": row["default"] and index == 0}
+        for result in _compare(stage, works, job):
+            yield dataclasses.replace(result, default=result.default and index == 0)
 
 
-def _compare(stage: str, works: Mapping[str, Work], job: Job) -> Iterator[dict[str, Any]]:
+def _compare(stage: str, works: Mapping[str, Work], job: Job) -> Iterator[Result]:
     baseline = next(iter(works))
     gflop = GFLOP_PER_FRAME.get(stage)
     for index, (variant, samples) in enumerate(interleave(works, job.config.repeats).items()):
-        limit = gemm_gflop_per_s(job.device, _dtype(stage, job.device)) / gflop if gflop else None
-        yield _row(stage, variant, baseline, samples, limit, job.device) | {"default": index == 0}
-
-
-def _row(
-    stage: str, variant: str, baseline: str, samples: Samples, limit: float | None, device: torch.device
-) -> dict[str, Any]:
-    ours, theirs = [s.ours for s in samples.pairs], [s.theirs for s in samples.pairs]
-    gflop = GFLOP_PER_FRAME.get(stage)
-    return {
-        "stage": stage,
-        "variant": variant,
-        "baseline": baseline,
-        "frames_per_s": _spread(ours),
-        "baseline_frames_per_s": _spread(theirs),
-        "ratio": statistics.median(s.ours / s.theirs for s in samples.pairs),
-        "gflop_per_s": statistics.median(ours) * gflop if gflop else None,
-        "limit_fraction": statistics.median(ours) / limit if limit else None,
-        "device": _device_name(device),
-        "dtype": str(_dtype(stage, device)).removeprefix("torch."),
-        "quiet": samples.quiet,
-        "dropped": samples.dropped,
-        "peak_memory_gb": _peak_memory_gb(device),
-        "versions": files.versions(),
-    }
-
-
-def _dtype(stage: str, device: torch.device) -> torch.dtype:
-    return torch.bfloat16 if stage == "train" and device.type == "cuda" else torch.float32
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {host.available_cores()} cores"
-
-
-def _peak_memory_gb(device: torch.device) -> float:
-    """Of the GPU where it computes, else of this process, since it began."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-
-
-def _spread(values: Sequence[float]) -> list[float]:
-    return [min(values), statistics.median(values), max(values)]
-
-
-def _line(row: Mapping[str, Any]) -> str:
-    low, middle, high = row["frames_per_s"]
-    limit = f", {row['limit_fraction']:.0%} of the GEMM limit" if row["limit_fraction"] else ""
-    busy = f", {row['dropped']} busy rounds dropped" if row["dropped"] else ""
-    busy = busy if row["quiet"] else ", machine was busy"
-    rate = f"{middle:10,.0f} frames/s ({low:,.0f} .. {high:,.0f})"
-    baseline = f"{row['ratio']:6.2f}x {row['baseline']} ({row['baseline_frames_per_s'][1]:,.0f})"
-    return f"{row['stage']:9} {row['variant']:22} {rate}, {baseline}{limit}{busy}"
+        limit = gemm_gflop_per_s(job.device, dtype(stage, job.device)) / gflop if gflop else None
+        result = of_samples((stage, variant, baseline), samples, limit, job.device)
+        yield dataclasses.replace(result, default=index == 0)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

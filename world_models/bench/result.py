@@ -1,0 +1,123 @@
+"""One result of the benchmark: a variant of a stage beside the stage's baseline."""
+
+import dataclasses
+import resource
+import statistics
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from world_models.bench.measuring import Samples
+from world_models.runtime import files, host
+
+GFLOP_PER_FRAME = {"train": 0.2297, "encode": 0.0296}
+"""Multiplications and additions of the stages that matrix products limit, as the paper's layers are written."""
+
+Spread = tuple[float, float, float]
+"""Least, median and largest."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """An object of the list that `--json` writes.
+
+    Attributes:
+        stage: what was measured.
+        variant: which way of computing it.
+        baseline: what it is compared with.
+        frames_per_s: of the variant.
+        baseline_frames_per_s: of the baseline, in the same rounds.
+        ratio: median over the rounds of the variant's rate over the baseline's.
+        gflop_per_s: of the paper's layers at the variant's median rate; None for stages without a known limit.
+        limit_fraction: that rate over the rate which a large matrix product allows; None likewise.
+        device: name of the GPU, or how many cores of the CPU.
+        dtype: of the numbers that are computed with.
+        quiet: whether the machine was otherwise idle in all rounds that count.
+        dropped: rounds in which it was not, which were repeated.
+        peak_memory_gb: of the GPU, or of the process since it began.
+        versions: of what was measured.
+        default: whether users get this variant on this device.
+        parts_us: where the time of a step goes, in microseconds; of the first result of `collect` alone.
+    """
+
+    stage: str
+    variant: str
+    baseline: str
+    frames_per_s: Spread
+    baseline_frames_per_s: Spread
+    ratio: float
+    gflop_per_s: float | None
+    limit_fraction: float | None
+    device: str
+    dtype: str
+    quiet: bool
+    dropped: int
+    peak_memory_gb: float
+    versions: Mapping[str, str]
+    default: bool = False
+    parts_us: Mapping[str, float] | None = None
+
+    def as_json(self) -> dict[str, object]:
+        """The object of the list; without `parts_us` where that is None."""
+        values = vars(self)
+        return {name: value for name, value in values.items() if name != "parts_us" or value is not None}
+
+    def line(self) -> str:
+        """The result as the terminal shows it."""
+        low, middle, high = self.frames_per_s
+        limit = f", {self.limit_fraction:.0%} of the GEMM limit" if self.limit_fraction else ""
+        busy = f", {self.dropped} busy rounds dropped" if self.dropped else ""
+        busy = busy if self.quiet else ", machine was busy"
+        rate = f"{middle:10,.0f} frames/s ({low:,.0f} .. {high:,.0f})"
+        baseline = f"{self.ratio:6.2f}x {self.baseline} ({self.baseline_frames_per_s[1]:,.0f})"
+        return f"{self.stage:9} {self.variant:22} {rate}, {baseline}{limit}{busy}"
+
+
+def of_samples(names: tuple[str, str, str], samples: Samples, limit: float | None, device: torch.device) -> Result:
+    """The result of interleaved rounds.
+
+    Args:
+        names: stage, variant and baseline.
+        samples: the rounds.
+        limit: frames/s that a large matrix product allows, None where that is not what limits the stage.
+        device: where the stage was computed.
+    """
+    stage, variant, baseline = names
+    ours, theirs = [s.ours for s in samples.pairs], [s.theirs for s in samples.pairs]
+    gflop = GFLOP_PER_FRAME.get(stage)
+    return Result(
+        stage=stage,
+        variant=variant,
+        baseline=baseline,
+        frames_per_s=_spread(ours),
+        baseline_frames_per_s=_spread(theirs),
+        ratio=statistics.median(s.ours / s.theirs for s in samples.pairs),
+        gflop_per_s=statistics.median(ours) * gflop if gflop else None,
+        limit_fraction=statistics.median(ours) / limit if limit else None,
+        device=_device_name(device),
+        dtype=str(dtype(stage, device)).removeprefix("torch."),
+        quiet=samples.quiet,
+        dropped=samples.dropped,
+        peak_memory_gb=_peak_memory_gb(device),
+        versions=files.versions(),
+    )
+
+
+def dtype(stage: str, device: torch.device) -> torch.dtype:
+    """What a stage computes with by default."""
+    return torch.bfloat16 if stage == "train" and device.type == "cuda" else torch.float32
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {host.available_cores()} cores"
+
+
+def _peak_memory_gb(device: torch.device) -> float:
+    """Of the GPU where it computes, else of this process, since it began."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def _spread(values: Sequence[float]) -> Spread:
+    return min(values), statistics.median(values), max(values)
