@@ -22,10 +22,9 @@ from typing import Any
 from world_models.collect import command as collect
 from world_models.encode import command as encode
 from world_models.evaluate import command as evaluate
-from world_models.evaluate.page import summary
 from world_models.runs import description
 from world_models.runs.layout import REPORT_FILE, STATE_FILE
-from world_models.runs.records import read_scores
+from world_models.runs.scores import read_scores
 from world_models.runs.tracking import WandbConfig
 from world_models.runtime import terminal
 from world_models.runtime.cli import Job, run_command
@@ -151,7 +150,7 @@ def _summary(pipeline: Pipeline, speeds: str) -> str:
     scores, _ = read_scores(run_folder)
     assert scores is not None, "it was evaluated, now or before"
     return f"""
-{summary(scores)}
+{scores.summary()}
   rollouts   {pipeline.collecting.out}, held out {pipeline.held_out.out}
   V model    {run_folder} ({description.load(run_folder).step:,} steps)
   report     {run_folder / REPORT_FILE}

@@ -10,6 +10,7 @@ from world_models.compare import table
 from world_models.runs import rate_distortion
 from world_models.runs.description import Description
 from world_models.runs.records import RunRecord
+from world_models.runs.scores import from_json
 
 
 def _run(
@@ -19,8 +20,9 @@ def _run(
     config: Mapping[str, Any] | None = None,
     description: Mapping[str, Any] | None = None,
 ) -> RunRecord:
+    found = None if scores is None else from_json(scores)
     described = None if description is None else Description.from_json(description)
-    return RunRecord(Path("runs") / name, name, config or {}, tuple(lines), scores, described)
+    return RunRecord(Path("runs") / name, name, config or {}, tuple(lines), found, described)
 
 
 def _validated(name: str, sse: float, kl_nats: float = 5.0, **more: Any) -> RunRecord:
@@ -226,7 +228,7 @@ def test_pca_of_as_many_components_as_dimensions_is_there_however_few_they_are()
         "pca_sse": 81.0,
         "pca_sse_by_components": {"1": 99.0, "2": 81.0, "20": 25.0},
     }
-    assert rate_distortion.pca_of(scores) == {2: 81.0, 20: 25.0}
+    assert rate_distortion.pca_of(from_json(scores)) == {2: 81.0, 20: 25.0}
 
 
 def test_pca_of_other_components_comes_from_other_runs_on_the_same_data():
@@ -236,7 +238,11 @@ def test_pca_of_other_components_comes_from_other_runs_on_the_same_data():
 
 @pytest.mark.parametrize("change", ["data_digest", "frames", "description"])
 def test_pca_of_other_data_is_left_out(change: str):
-    scores = SCORES | {"pca_components": 8} | ({} if change == "description" else {change: "other"})
+    scores = (
+        SCORES
+        | {"pca_components": 8}
+        | ({} if change == "description" else {change: "other" if change == "data_digest" else 50})
+    )
     description = {"data_digest": "other"} if change == "description" else None
     runs = [_run("a", scores=SCORES), _run("b", scores=scores, description=description)]
     assert rate_distortion.pca_levels(runs) == {32: 20.0}

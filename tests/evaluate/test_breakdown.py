@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from world_models.evaluate import breakdown
+from world_models.runs.scores import Bins
 
 TELEMETRY = {  # zooming in, straight, curve, curve the other way, grass, backwards
     "zoom_px_per_m": np.array([2, 16.2, 16.2, 16.2, 16.2, 16.2]),
@@ -27,11 +28,12 @@ def test_each_frame_is_of_one_kind():
 
 
 def test_error_by_kind_is_the_mean_over_its_frames():
-    assert breakdown.by_kind(SSE, TELEMETRY) == {
-        "opening zoom": {"share": pytest.approx(1 / 6), "sse": 1.0},
-        "on a straight": {"share": pytest.approx(2 / 6), "sse": 3.0},
-        "before or in a curve": {"share": pytest.approx(2 / 6), "sse": 5.0},
-        "on the grass": {"share": pytest.approx(1 / 6), "sse": 10.0},
+    found = {kind: (of.share, of.sse) for kind, of in breakdown.by_kind(SSE, TELEMETRY).items()}
+    assert found == {
+        "opening zoom": (1 / 6, 1.0),
+        "on a straight": (2 / 6, 3.0),
+        "before or in a curve": (2 / 6, 5.0),
+        "on the grass": (1 / 6, 10.0),
     }
 
 
@@ -56,19 +58,19 @@ def test_along_the_road_is_with_all_wheels_on_it_forwards_after_the_zoom():
 def test_bins_hold_as_many_frames_each():
     values = np.random.default_rng(0).permutation(101).astype(float)
     binned = breakdown.by_telemetry(values, {"x": values})["x"]
-    assert binned == {"edges": [0, 20, 40, 60, 80, 100], "sse": [9.5, 29.5, 49.5, 69.5, 90]}
+    assert binned == Bins(edges=[0, 20, 40, 60, 80, 100], sse=[9.5, 29.5, 49.5, 69.5, 90])
 
 
 @pytest.mark.parametrize("count", [2, 3, 6])
 def test_bins_of_few_frames_are_not_empty(count: int):
     values = np.arange(float(count))
-    assert np.isfinite(breakdown.by_telemetry(values, {"x": values})["x"]["sse"]).all()
+    assert np.isfinite(breakdown.by_telemetry(values, {"x": values})["x"].sse).all()
 
 
 def test_bins_whose_edges_coincide_are_one():
     values = np.array([0.0] * 8 + [1.0, 2.0])
     binned = breakdown.by_telemetry(values, {"x": values})["x"]
-    assert len(binned["edges"]) == len(binned["sse"]) + 1 and len(binned["sse"]) < 5
+    assert len(binned.edges) == len(binned.sse) + 1 and len(binned.sse) < 5
 
 
 def test_a_column_that_never_varies_has_no_bins():
@@ -119,8 +121,8 @@ def test_aggregate_posterior_has_the_moments_of_samples():
     mu, variance = rng.normal([1, -1], [2, 0.1], (5000, 2)), rng.uniform(0.5, 1.5, (5000, 2))
     found = breakdown.aggregate_posterior(mu, variance)
     z = mu + np.sqrt(variance) * rng.normal(size=mu.shape)
-    assert found["mean"] == pytest.approx(z.mean(0).tolist(), abs=0.05)
-    assert found["std"] == pytest.approx(z.std(0).tolist(), rel=0.05)
+    assert found.mean == pytest.approx(z.mean(0).tolist(), abs=0.05)
+    assert found.std == pytest.approx(z.std(0).tolist(), rel=0.05)
 
 
 # dreams

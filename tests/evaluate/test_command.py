@@ -193,19 +193,19 @@ def test_driving_is_scored_and_drawn_where_it_is_asked_for(
 ):
     outline = np.array([[0.0, 0.0], [90.0, 0.0], [0.0, 90.0]])
     driven = lockstep.Driven(np.array([800.0]), np.array([True]), [np.zeros((2, 2))], [outline])
-    scores = measurement.scores(driven) | {"pca_mean": 700.0, "expert_mean": 900.0}
+    scores = measurement.scores(driven, driven, driven)
     asked, told = [], {}
     monkeypatch.setattr(measurement, "measure", lambda *args: asked.append(args) or (scores, driven))
     monkeypatch.setattr(tracking, "record", lambda *args, **named: told.update(named))
     run = tmp_path / "vae"
     shutil.copytree(run_dir, run, ignore=shutil.ignore_patterns("figures", "state.pt"))
     found = _evaluate(heldout, run, "--max_frames 20 --drive true --drive_seed 7")
-    assert found["drive"] == scores
+    assert found["drive"] == vars(scores)
     ((place, *_, seed),) = asked
     assert (place.env, place.crop, seed) == ("CarRacing-v3", "0:84", 7)
     assert "What a controller does with mu" in (run / "report.html").read_text()
     assert (run / "figures" / "drive.png").exists()
-    assert told["scores"]["drive"] == scores and "drive" in told["pictures"]
+    assert told["scores"]["drive"] == vars(scores) and "drive" in told["pictures"]
 
 
 def test_driving_another_environment_is_refused_before_work_begins(small: Path, test: Path):
@@ -370,8 +370,8 @@ def test_probes_are_fitted_on_no_track_that_is_scored(small: Path, train: Path, 
     data = Rollouts(train)
     first, second = (int(data.seeds[index]) for index in split_episodes(data.seeds, 0).train)
     again = make_rollouts([6], name="again", seed=first)
-    job = evaluate.prepare(evaluate.EvaluateConfig(data=str(again), vae=str(small))).of
-    assert isinstance(job, rollout_job.RolloutJob) and job.probe_data is not None
+    job = rollout_job.prepare(evaluate.EvaluateConfig(data=str(again), vae=str(small)))
+    assert job.probe_data is not None
     assert [episode.seed for episode in job.probe_data.episodes()] == [second]
     line = _refused(train, small, f"--train_data {train}")
     assert f"all training episodes of {train} are of tracks that are scored" in line

@@ -228,5 +228,5 @@ def test_an_autoencoder_gives_back_more_and_dreams_worse(real_run: Callable[...,
         name: scores.quality(classifier, scores.samples(checkpoints.load_vae(run, "last"))[0])
         for name, (run, _) in runs.items()
     }
-    shares = {name: dream["confident_share"] for name, dream in dreams.items()}
+    shares = {name: dream.confident_share for name, dream in dreams.items()}
     assert shares["ae"] < 0.7 * shares["vae_as_ae"], json.dumps(shares)

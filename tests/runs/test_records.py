@@ -13,6 +13,7 @@ import pytest
 from world_models.runs import records
 from world_models.runs.description import Description
 from world_models.runs.records import distinct_names, find_runs, number, read_run
+from world_models.runs.scores import from_json
 
 MakeRun = Callable[..., Path]
 LINES = [
@@ -186,7 +187,7 @@ def test_an_evaluation_without_the_weights_beside_it_is_taken(make_run: MakeRun)
 
 def test_scores_and_description_are_those_of_the_files(make_run: MakeRun):
     run = read_run(make_run("a", scores={"sse": 3}, description={"env": "E"}))
-    assert (run.scores, run.description) == ({"sse": 3}, Description.from_json({"env": "E"}))
+    assert (run.scores, run.description) == (from_json({"sse": 3.0}), Description.from_json({"env": "E"}))
 
 
 @pytest.mark.parametrize("file", ["model.json", "metrics.jsonl", "config.yaml"])

@@ -37,7 +37,7 @@ def _sse_of_svd(count: int, test: np.ndarray, k: int) -> float:
 @pytest.mark.parametrize("k", [1, 8, 32])
 def test_pca_is_as_good_as_the_exact_svd(k: int):
     frames = _frames(60)
-    sse = baselines.fit_baselines(frames, k).measure(frames)["pca_sse"]
+    sse = baselines.fit_baselines(frames, k).measure(frames).pca_sse
     assert sse == pytest.approx(_sse_of_svd(60, frames, k), rel=1e-3)
 
 
@@ -59,12 +59,12 @@ def test_pca_has_no_more_components_than_frames():
 
 def test_pca_of_as_many_components_as_frames_loses_nothing():
     frames = _frames(5)
-    assert baselines.fit_baselines(frames, 5).measure(frames)["pca_sse"] < 1e-3
+    assert baselines.fit_baselines(frames, 5).measure(frames).pca_sse < 1e-3
 
 
 def test_pca_of_equal_frames_is_their_mean():
     frames = _frames(1).repeat(20, 0)
-    assert baselines.fit_baselines(frames, 4).measure(frames)["pca_sse"] == pytest.approx(0, abs=1e-6)
+    assert baselines.fit_baselines(frames, 4).measure(frames).pca_sse == pytest.approx(0, abs=1e-6)
 
 
 def test_pca_is_the_same_every_time():
@@ -85,13 +85,13 @@ def test_mean_frame_is_the_mean_as_a_frame():
 
 def test_mean_sse_is_the_variance_summed_over_values():
     frames = _frames(150)
-    measured = baselines.fit_baselines(frames, 1).measure(frames)["mean_sse"]
+    measured = baselines.fit_baselines(frames, 1).measure(frames).mean_sse
     assert measured == pytest.approx(_flat(frames).var(0).sum(), rel=1e-5)
 
 
 def test_pca_of_other_frames_is_measured_with_the_training_mean():
     train, test = _frames(60), _frames(20, seed=1)
-    sse = baselines.fit_baselines(train, 8).measure(test)["pca_sse"]
+    sse = baselines.fit_baselines(train, 8).measure(test).pca_sse
     assert sse == pytest.approx(_sse_of_svd(60, test, 8), rel=0.01)
 
 
@@ -100,24 +100,24 @@ def test_reconstruction_through_the_components_has_the_measured_sse():
     fitted = baselines.fit_baselines(frames, 3)
     rebuilt = fitted.reconstruct(torch.from_numpy(frames)).double().numpy()
     by_hand = np.square(_flat(frames) - rebuilt).sum(1).mean()
-    assert fitted.measure(frames)["pca_sse"] == pytest.approx(by_hand, rel=1e-5)
+    assert fitted.measure(frames).pca_sse == pytest.approx(by_hand, rel=1e-5)
 
 
 def test_baselines_without_components_leave_the_mean():
     bare = Baselines(torch.zeros(12_288), torch.zeros(0, 12_288))
     frames = np.full((2, 64, 64, 3), 255, np.uint8)
-    assert bare.measure(frames) == {"mean_sse": 12_288, "pca_sse": 12_288, "pca_sse_by_components": {}}
+    assert bare.measure(frames) == baselines.Errors(12_288.0, 12_288.0, {})
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 8])
 def test_first_components_are_the_pca_of_fewer(count: int):
     train, test = _frames(60), _frames(20, seed=1)
-    nested = baselines.fit_baselines(train, 8).measure(test)["pca_sse_by_components"]
+    nested = baselines.fit_baselines(train, 8).measure(test).pca_sse_by_components
     assert nested[str(count)] == pytest.approx(_sse_of_svd(60, test, count), rel=1e-2)
 
 
 def test_numbers_of_components_are_powers_of_two_up_to_all():
-    assert [*baselines.fit_baselines(_frames(30), 5).measure(_frames(4))["pca_sse_by_components"]] == ["1", "2", "4"]
+    assert [*baselines.fit_baselines(_frames(30), 5).measure(_frames(4)).pca_sse_by_components] == ["1", "2", "4"]
 
 
 def test_previous_frame_sse_is_the_mean_over_steps():

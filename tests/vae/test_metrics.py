@@ -74,12 +74,12 @@ def test_bound_of_the_exact_posterior_is_the_evidence_with_one_sample():
 
 def test_elbo_of_the_exact_posterior_is_the_evidence():
     frames = _grey(1).repeat(250, 0)
-    assert metrics.measure(_Linear(), frames)["elbo_nats"] == pytest.approx(_log_evidence(frames[:1]), abs=0.2)
+    assert metrics.measure(_Linear(), frames).elbo_nats == pytest.approx(_log_evidence(frames[:1]), abs=0.2)
 
 
 def test_bound_with_one_sample_is_the_elbo():
     frames, model = _grey(2).repeat(200, 0), _Linear(exact=False)
-    elbo = metrics.measure(model, frames)["elbo_nats"]
+    elbo = metrics.measure(model, frames).elbo_nats
     assert metrics.iwae_nats(model, frames, (1,), seed=1)["1"] == pytest.approx(elbo, abs=0.2)
 
 
@@ -158,15 +158,15 @@ class _Copier(VAE):
 
 
 def test_ssim_of_identical_images_is_one():
-    assert metrics.measure(_Copier(), _frames(3))["ssim"] == pytest.approx(1, abs=1e-5)
+    assert metrics.measure(_Copier(), _frames(3)).ssim == pytest.approx(1, abs=1e-5)
 
 
 def test_sse_of_identical_images_is_zero():
-    assert metrics.measure(_Copier(), _frames(3))["sse"] == pytest.approx(0, abs=1e-6)
+    assert metrics.measure(_Copier(), _frames(3)).sse == pytest.approx(0, abs=1e-6)
 
 
 def test_ssim_of_other_images_is_below_one(vae: VAE):
-    ssim = metrics.measure(vae, _frames(3))["ssim"]
+    ssim = metrics.measure(vae, _frames(3)).ssim
     assert isinstance(ssim, float)
     assert -1 < ssim < 0.9
 
@@ -187,7 +187,7 @@ def _by_hand(vae: VAE, frames: np.ndarray) -> dict[str, float]:
 def test_measure_is_the_mean_over_frames_of_decode_mu(vae: VAE, count: int):
     frames = _frames(count)
     measured, by_hand = metrics.measure(vae, frames), _by_hand(vae, frames)
-    assert {name: measured[name] for name in by_hand} == pytest.approx(by_hand, rel=1e-4)
+    assert {name: getattr(measured, name) for name in by_hand} == pytest.approx(by_hand, rel=1e-4)
 
 
 def test_validation_is_the_mean_over_frames_of_decode_mu(vae: VAE):
@@ -205,17 +205,17 @@ def test_validation_loss_is_the_objective_on_the_given_noise(vae: VAE):
 
 def test_psnr_is_that_of_the_mean_squared_error(vae: VAE):
     measured = metrics.measure(vae, _frames(4))
-    sse = measured["sse"]
+    sse = measured.sse
     assert isinstance(sse, float)
-    assert measured["psnr_db"] == pytest.approx(-10 * math.log10(sse / 12_288))
+    assert measured.psnr_db == pytest.approx(-10 * math.log10(sse / 12_288))
 
 
 def test_kl_per_dim_sums_to_the_kl(vae: VAE):
     measured = metrics.measure(vae, _frames(4))
-    kl_per_dim = measured["kl_per_dim"]
+    kl_per_dim = measured.kl_per_dim
     assert isinstance(kl_per_dim, list)
     assert len(kl_per_dim) == 4
-    assert sum(kl_per_dim) == pytest.approx(measured["kl_nats"])
+    assert sum(kl_per_dim) == pytest.approx(measured.kl_nats)
 
 
 def test_error_map_sums_to_the_sse(vae: VAE):
@@ -244,11 +244,11 @@ def _spread_mu() -> Tensor:
 
 
 def test_active_units_are_those_whose_mu_varies_by_more_than_a_hundredth():
-    assert metrics.measure(_Copier(_spread_mu()), _frames(6))["active_units"] == 2
+    assert metrics.measure(_Copier(_spread_mu()), _frames(6)).active_units == 2
 
 
 def test_used_dims_are_those_with_more_than_a_twentieth_of_a_nat():
-    assert metrics.measure(_Copier(_spread_mu()), _frames(6))["dims_used"] == 1
+    assert metrics.measure(_Copier(_spread_mu()), _frames(6)).dims_used == 1
 
 
 def test_validation_counts_units_as_the_measurement_does():
@@ -258,7 +258,7 @@ def test_validation_counts_units_as_the_measurement_does():
 
 def test_constant_mu_that_is_far_from_zero_is_not_active():
     measured = metrics.measure(_Copier(torch.full((6, 4), 3.0)), _frames(6))
-    assert (measured["active_units"], measured["dims_used"]) == (0, 4)
+    assert (measured.active_units, measured.dims_used) == (0, 4)
 
 
 def test_validation_of_a_broken_model_is_not_a_number(vae: VAE):
@@ -306,8 +306,8 @@ def test_validation_tells_each_frame_its_label(num_samples: int):
 def test_measuring_tells_each_frame_its_label():
     frames, labels = _labelled()
     scores = metrics.measure(_Told(), frames, labels=labels)
-    assert scores["sse"] == pytest.approx(0, abs=1e-4)
-    assert scores["elbo_nats"] == pytest.approx(-0.5 * 784 * math.log(math.pi), rel=1e-5)
+    assert scores.sse == pytest.approx(0, abs=1e-4)
+    assert scores.elbo_nats == pytest.approx(-0.5 * 784 * math.log(math.pi), rel=1e-5)
 
 
 def test_bounds_tell_each_frame_its_label():

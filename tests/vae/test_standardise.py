@@ -71,7 +71,7 @@ def test_the_aggregate_posterior_has_the_priors_moments(vae: VAE):
 
 
 def _kl_nats(vae: VAE, frames: np.ndarray, labels: np.ndarray | None) -> float:
-    return metrics.measure(vae, frames, labels=labels)["kl_nats"]  # type: ignore[return-value]
+    return metrics.measure(vae, frames, labels=labels).kl_nats  # type: ignore[return-value]
 
 
 def test_the_kl_falls(vae: VAE):

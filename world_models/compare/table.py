@@ -6,8 +6,9 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from world_models.runs.rate_distortion import flatters, scored
-from world_models.runs.records import RunRecord, number
+from world_models.runs.rate_distortion import flatters
+from world_models.runs.records import RunRecord
+from world_models.runs.scores import Scores
 
 NOTHING = "-"
 NOT_COMPARED = ("out", "resume", "wandb")
@@ -30,14 +31,17 @@ def _of_best(key: str) -> Callable[[RunRecord], Cell]:
     return lambda run: run.best_line().get(key)
 
 
-def _of_scores(*keys: str) -> Callable[[RunRecord], Cell]:
-    """A number of eval.json, by the keys of the objects that it lies in; None where one is missing, or no number."""
+def _of_scores(read: Callable[[Scores], Cell]) -> Callable[[RunRecord], Cell]:
+    """A number of eval.json; None of a run that was not evaluated."""
+    return lambda run: read(run.scores) if run.scores else None
 
-    def read(run: RunRecord) -> Cell:
-        inner: Any = run.scores
-        for key in keys[:-1]:
-            inner = inner.get(key) if isinstance(inner, Mapping) else None
-        return number(inner, keys[-1]) if isinstance(inner, Mapping) else None
+
+def _foreseen(form: str) -> Callable[[Scores], Cell]:
+    """The error ten steps ahead of a memory of that form."""
+
+    def read(scores: Scores) -> Cell:
+        at_ten = (scores.foresight or {}).get(form, {}).get("10")
+        return at_ten.foreseen if at_ten else None
 
     return read
 
@@ -47,9 +51,8 @@ def _frames_per_s(run: RunRecord) -> Cell:
     return statistics.median(rates) if rates else None
 
 
-def _of_pca(run: RunRecord) -> Cell:
-    sse, pca = (number(run.scores or {}, key) for key in ("sse", "pca_sse"))
-    return sse / pca if sse is not None and pca else None
+def _of_pca(scores: Scores) -> Cell:
+    return scores.sse / scores.pca_sse if scores.sse is not None and scores.pca_sse else None
 
 
 def _done(run: RunRecord) -> Cell:
@@ -63,26 +66,33 @@ COLUMNS = (
     Column("frames/s", "median rate of training", _frames_per_s, "{:,.0f}"),
     Column("val SSE", "least squared error of a validation on held-out data", _of_best("val/sse")),
     Column("val KL", "KL in nats per frame of that validation", _of_best("val/kl_nats"), "{:,.1f}"),
-    Column("SSE", "squared error, by evaluate", _of_scores("sse")),
-    Column("SSE/PCA", "that error over PCA's with as many components, on the same frames", _of_pca, "{:.3f}"),
-    Column("PSNR dB", "peak signal-to-noise ratio, by evaluate", _of_scores("psnr_db")),
-    Column("KL", "KL in nats per frame, by evaluate", _of_scores("kl_nats"), "{:,.1f}"),
+    Column("SSE", "squared error, by evaluate", _of_scores(lambda scores: scores.sse)),
+    Column(
+        "SSE/PCA", "that error over PCA's with as many components, on the same frames", _of_scores(_of_pca), "{:.3f}"
+    ),
+    Column("PSNR dB", "peak signal-to-noise ratio, by evaluate", _of_scores(lambda scores: scores.psnr_db)),
+    Column("KL", "KL in nats per frame, by evaluate", _of_scores(lambda scores: scores.kl_nats), "{:,.1f}"),
     Column(
         "10 ahead, z",
         "squared error ten steps ahead of a memory that predicts z, by evaluate --foresight",
-        _of_scores("foresight", "predicts_z", "10", "foreseen"),
+        _of_scores(_foreseen("predicts_z")),
     ),
     Column(
         "10 ahead, change",
         "squared error ten steps ahead of a memory that predicts how z changes, by evaluate --foresight",
-        _of_scores("foresight", "predicts_change", "10", "foreseen"),
+        _of_scores(_foreseen("predicts_change")),
     ),
-    Column("active", "dimensions whose mu varies (variance above 0.01)", _of_scores("active_units"), "{:,.0f}"),
-    Column("used", "dimensions with KL above 0.05 nats", _of_scores("dims_used"), "{:,.0f}"),
+    Column(
+        "active",
+        "dimensions whose mu varies (variance above 0.01)",
+        _of_scores(lambda scores: scores.active_units),
+        "{:,.0f}",
+    ),
+    Column("used", "dimensions with KL above 0.05 nats", _of_scores(lambda scores: scores.dims_used), "{:,.0f}"),
     Column(
         "drive",
         "mean score of a linear controller on mu that drives 100 tracks",
-        _of_scores("drive", "mean"),
+        _of_scores(lambda scores: scores.drive and scores.drive.mean),
         "{:,.0f}",
     ),
 )
@@ -132,8 +142,8 @@ def conflicts(runs: Sequence[RunRecord]) -> list[str]:
             run.description and run.description.preprocess
         ),
         "validated on different held-out episodes (split_seed)": lambda run: run.trained_on.split_seed,
-        "evaluated on different data": scored("data_digest"),
-        "evaluated on different numbers of frames": scored("frames"),
+        "evaluated on different data": lambda run: run.scores and run.scores.data_digest,
+        "evaluated on different numbers of frames": lambda run: run.scores and run.scores.frames,
     }
     found = [
         f"the runs were {fact}: {_groups(runs, read)}. These numbers do not compare."
@@ -164,7 +174,7 @@ def _listed(names: Sequence[str], between: str = ", ", most: int = 4) -> str:
 
 def provenance(run: RunRecord) -> list[tuple[str, str]]:
     """Where a run comes from: its folder, what it was trained on, what made it."""
-    scores, trained_on = run.scores or {}, run.trained_on
+    scores, trained_on = run.scores, run.trained_on
     versions = run.description.versions if run.description else {}
     facts = {
         "folder": str(run.path),
@@ -175,9 +185,9 @@ def provenance(run: RunRecord) -> list[tuple[str, str]]:
         "data": trained_on.data,
         "data digest": trained_on.data_digest,
         "preprocess": run.description and run.description.preprocess,
-        "evaluated on": scores.get("data"),
-        "digest of that": scores.get("data_digest"),
-        "evaluated weights": scores.get("vae_sha256"),
+        "evaluated on": scores and scores.data,
+        "digest of that": scores and scores.data_digest,
+        "evaluated weights": scores and scores.vae_sha256,
     }
     return [(name, _plain(value)[:MAX_LETTERS]) for name, value in facts.items() if value]
 

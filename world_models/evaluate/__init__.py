@@ -1,8 +1,10 @@
 """Score a V model on data it has never seen: eval.json, figures, and report.html in the run's folder.
 
 command     the command
-job         what an evaluation on rollouts needs, found and checked before its work begins
-evaluation  the evaluation on rollouts, from frames to files
+config      its settings
+evaluation  the way of every evaluation: measure, draw, write, tell
+rollouts    the evaluation on rollouts: what is measured and drawn
+job         what that needs, found and checked before its work begins
 breakdown   where the error lies
 probes      how much of the simulator's state can be read from mu
 foresight/  what a memory model can make of z

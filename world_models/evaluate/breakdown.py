@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
 
+from world_models.runs.scores import AggregatePosterior, Bins, KindError
+
 NUM_BINS = 5
 NUM_DREAMS = 512
 NEAR_FRAMES = 25
@@ -43,16 +45,16 @@ def along_the_road(telemetry: Columns) -> Bool[np.ndarray, " frames"] | None:
     return on_road & ~kinds(telemetry)["opening zoom"] & (np.abs(telemetry["relative_heading_rad"]) < np.pi / 2)
 
 
-def by_kind(sse: Float[np.ndarray, " frames"], telemetry: Columns) -> dict[str, dict[str, float]]:
+def by_kind(sse: Float[np.ndarray, " frames"], telemetry: Columns) -> dict[str, KindError]:
     """Share of the frames, and mean SSE, of each kind that there is."""
     return {
-        kind: {"share": float(frames.mean()), "sse": float(sse[frames].mean())}
+        kind: KindError(share=float(frames.mean()), sse=float(sse[frames].mean()))
         for kind, frames in kinds(telemetry).items()
         if frames.any()
     }
 
 
-def by_telemetry(sse: Float[np.ndarray, " frames"], telemetry: Columns) -> dict[str, dict[str, list[float]]]:
+def by_telemetry(sse: Float[np.ndarray, " frames"], telemetry: Columns) -> dict[str, Bins]:
     """Mean SSE in up to five bins of each column, cut so that each holds as many frames; `edges` are one more."""
     binned = {}
     for name, values in telemetry.items():
@@ -60,7 +62,7 @@ def by_telemetry(sse: Float[np.ndarray, " frames"], telemetry: Columns) -> dict[
         if len(edges) > 1:
             which = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
             means = [float(sse[which == index].mean()) for index in range(len(edges) - 1)]
-            binned[name] = {"edges": edges.tolist(), "sse": means}
+            binned[name] = Bins(edges.tolist(), means)
     return binned
 
 
@@ -87,7 +89,7 @@ def unsteadiness(episodes: Sequence[Float[np.ndarray, "_ z"]]) -> list[float]:
 
 def aggregate_posterior(
     mu: Float[np.ndarray, "frames z"], variance: Float[np.ndarray, "frames z"]
-) -> dict[str, list[float]]:
+) -> AggregatePosterior:
     """Mean and standard deviation of z over all frames and samples; the prior's are 0 and 1.
 
     Args:
@@ -95,7 +97,7 @@ def aggregate_posterior(
         variance: posterior variance of each frame, sigma squared.
     """
     total = mu.var(0, dtype=np.float64) + variance.mean(0, dtype=np.float64)
-    return {"mean": mu.mean(0, dtype=np.float64).tolist(), "std": np.sqrt(total).tolist()}
+    return AggregatePosterior(mu.mean(0, dtype=np.float64).tolist(), np.sqrt(total).tolist())
 
 
 def plausible_share(dreams: AnyFrames, seen: AnyFrames, held_out: AnyFrames) -> float:

@@ -2,24 +2,26 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 
 from world_models.data.frames import FrameSet
 from world_models.data.rollouts import Rollouts
 from world_models.data.split import split_episodes
-from world_models.evaluate import page
+from world_models.evaluate import evaluation
+from world_models.evaluate.config import EvaluateConfig
 from world_models.evaluate.driving import measurement
+from world_models.evaluate.evaluation import Source
 from world_models.evaluate.foresight import study
-from world_models.runs import checkpoints, layout, provenance, rate_distortion, records
+from world_models.runs import checkpoints, provenance, rate_distortion, records
 from world_models.runs.provenance import TrainingRecord
+from world_models.runtime.distributed import torch_device
 from world_models.vae import baselines
 from world_models.vae.model import VAE
 
+HELD_OUT = "rollouts/heldout"
 PROBE_FRAMES = 20_000
 EPISODES_WALKED = 20  # through which the model is followed from frame to frame
 LARGEST_TELEMETRY = 1e15  # whose square float32 still holds, summed over all frames
@@ -30,9 +32,10 @@ class RolloutJob:
     """A checked evaluation.
 
     Attributes:
+        config: what is asked for.
         run: the model's folder, where the results go.
+        source: which of its weights are scored, and on what data.
         name: what to call the model beside others.
-        weights: which of its weights.
         vae: the model.
         data: the rollouts it is scored on.
         baselines: PCA and the mean of its training frames.
@@ -44,9 +47,10 @@ class RolloutJob:
         notes: what is left out or flatters, and why.
     """
 
+    config: EvaluateConfig
     run: Path
+    source: Source
     name: str
-    weights: layout.Weights
     vae: VAE
     data: Rollouts
     baselines: baselines.Baselines
@@ -56,49 +60,21 @@ class RolloutJob:
     others: Sequence[rate_distortion.RatePoint]
     notes: Sequence[str]
 
-    @property
-    def digest(self) -> str:
-        """Of the data it is scored on."""
-        return self.data.digest()
 
-    @property
-    def num_frames(self) -> int:
-        """Frames that there are to be scored."""
-        return self.data.num_rows
-
-    def summary(self, scores: Mapping[str, Any]) -> str:
-        """The line that eval.json is shown as."""
-        return page.summary(scores)
-
-
-def prepare(
-    run: Path,
-    weights: layout.Weights,
-    data_path: str,
-    train_data: str | None,
-    compare_with: Sequence[Path],
-    device: torch.device,
-) -> RolloutJob:
+def prepare(config: EvaluateConfig) -> RolloutJob:
     """Check everything that can be wrong before the first frame.
-
-    Args:
-        run: the model's folder.
-        weights: best or last.
-        data_path: rollouts to score it on.
-        train_data: rollouts to fit probes and memories on; those of its training when None.
-        compare_with: folders of other runs, or of folders of runs.
-        device: where to compute.
 
     Raises:
         FileNotFoundError, ValueError: something is missing, damaged, or cannot be compared.
     """
-    data, vae = Rollouts(data_path), checkpoints.load_vae(run, weights, device)
+    run, device = Path(config.vae), torch_device(config.device)
+    data, vae = Rollouts(config.data or HELD_OUT), checkpoints.load_vae(run, config.weights, device)
     provenance.check_preprocess(data.preprocess, data.path, vae, str(run))
     training = provenance.load(run)
     fitted = baselines.Baselines(**checkpoints.load_baselines(run, vae))
-    found = records.other_runs(run, "rollouts", compare_with)
+    found = records.other_runs(run, "rollouts", [Path(folder) for folder in config.compare_with])
     others, not_taken = rate_distortion.on_data(data.digest(), found.runs)
-    probe_data, why_no_probes = _probe_data(run, train_data, training, data, vae)
+    probe_data, why_no_probes = _probe_data(run, config.train_data, training, data, vae)
     telemetry, left_out = _usable_telemetry(data, probe_data)
     notes = [*found.notes, *not_taken, *why_no_probes, *left_out]
     trained_on = len(training.seen(data))
@@ -109,8 +85,25 @@ def prepare(
     if training.env_args != data.env_args:
         given, learnt = (json.dumps(args, sort_keys=True) for args in (data.env_args, training.env_args))
         notes.append(f"{data.path} is of env_args {given}, the model's training data of {learnt}")
-    points = rate_distortion.rate_points(others)
-    return RolloutJob(run, found.own_name, weights, vae, data, fitted, probe_data, telemetry, trained_on, points, notes)
+    job = RolloutJob(
+        config=config,
+        run=run,
+        source=evaluation.source(run, config.weights, str(data.path), data.digest()),
+        name=found.own_name,
+        vae=vae,
+        data=data,
+        baselines=fitted,
+        probe_data=probe_data,
+        telemetry=telemetry,
+        trained_on=trained_on,
+        others=rate_distortion.rate_points(others),
+        notes=notes,
+    )
+    if config.foresight:
+        check_foresight(job)
+    if config.drive:
+        check_drive(job)
+    return job
 
 
 def _probe_data(

@@ -1,54 +1,49 @@
 """The report page of one run: a self-contained HTML file, with the numbers, the figures and what each means."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from world_models.data.rollouts import Rollouts
 from world_models.drawing import charts, grids, model_views, pages
 from world_models.evaluate import breakdown
-from world_models.runs.layout import FIGURES, REPORT_FILE
+from world_models.evaluate.evaluation import Shown
 from world_models.runs.records import read_lines
-from world_models.runtime import files
+from world_models.runs.scores import RolloutScores
 from world_models.vae.baselines import Baselines
-from world_models.vae.metrics import Frames, Scored
+from world_models.vae.metrics import Frames, Scored, Summary
 from world_models.vae.model import USED_KL_NATS, VAE
 
-Shown = Mapping[str, grids.Picture | bytes]
 
-
-def draw(vae: VAE, data: Rollouts, frames: Frames, baselines: Baselines, scores: Mapping[str, Any]) -> Shown:
+def draw(vae: VAE, data: Rollouts, frames: Frames, baselines: Baselines, summary: Summary) -> Shown:
     """The report's figures: PNG pictures as arrays, the clip as a GIF's bytes."""
-    order = np.argsort(scores["kl_per_dim"])[::-1]
+    order = np.argsort(summary.kl_per_dim)[::-1]
     return {
         "reconstructions": model_views.reconstructions(vae, frames),
         "comparison": model_views.comparison(vae, baselines, frames),
         "clip": model_views.clip(vae, data),
         "samples": model_views.samples(vae),
-        "traversal": model_views.traversal(vae, frames, scores["kl_per_dim"], min(12, max(1, scores["dims_used"]))),
+        "traversal": model_views.traversal(vae, frames, summary.kl_per_dim, min(12, max(1, summary.dims_used))),
         "interpolation": model_views.interpolation(vae, frames),
-        "kl_per_dim": charts.bars(
-            np.array(scores["kl_per_dim"])[order], order.tolist(), "latent dimension", "KL (nats)"
-        ),
+        "kl_per_dim": charts.bars(np.array(summary.kl_per_dim)[order], order.tolist(), "latent dimension", "KL (nats)"),
     }
 
 
 def draw_breakdown(
-    vae: VAE, frames: Frames, scored: Scored, columns: breakdown.Columns, scores: Mapping[str, Any]
+    vae: VAE, frames: Frames, scored: Scored, columns: breakdown.Columns, scores: RolloutScores
 ) -> Shown:
     """The figures on where the error lies, and on what mu does with the telemetry."""
     shown = {
         "error_map": charts.heat_map(scored.error_map, "squared error per pixel"),
         "worst": model_views.worst(vae, frames[breakdown.worst(scored.sse)]),
     }
-    binned = scores["sse_by_telemetry"]
-    most = sorted(binned, key=lambda name: min(binned[name]["sse"]) - max(binned[name]["sse"]))[:6]
-    drawn = [charts.bins(binned[name]["edges"], binned[name]["sse"], name, "SSE") for name in most]
+    binned = scores.sse_by_telemetry or {}
+    most = sorted(binned, key=lambda name: min(binned[name].sse) - max(binned[name].sse))[:6]
+    drawn = [charts.bins(binned[name].edges, binned[name].sse, name, "SSE") for name in most]
     if drawn:
         shown["telemetry"] = np.concatenate([np.concatenate(row, 1) for row in _rows_of_3(drawn)])
-    known = {name: r2 for name, r2 in (scores["probe_r2"] or {}).items() if r2 is not None}
+    known = {name: r2 for name, r2 in (scores.probe_r2 or {}).items() if r2 is not None}
     told = sorted(known, key=lambda name: -known[name])[:6]
     if told:
         shown["arithmetic"] = model_views.along_telemetry(vae, scored.mu, {name: columns[name] for name in told})
@@ -61,26 +56,21 @@ def _rows_of_3(drawn: Sequence[grids.Picture]) -> list[list[grids.Picture]]:
     return [padded[start : start + 3] for start in range(0, len(padded), 3)]
 
 
-def draw_curves(run: Path, scores: Mapping[str, Any]) -> Shown:
+def draw_curves(run: Path, scores: RolloutScores) -> Shown:
     """The run's validations, if there are any."""
     names = ("val/sse", "val/kl_nats")
     lines = [line for line in read_lines(run) if line.keys() >= set(names)]
-    return {"curves": charts.curves(lines, names, {"val/sse": {"PCA": scores["pca_sse"]}})} if lines else {}
+    levels = {} if scores.pca_sse is None else {"PCA": scores.pca_sse}
+    return {"curves": charts.curves(lines, names, {"val/sse": levels})} if lines else {}
 
 
-def write(run: Path, scores: Mapping[str, Any], shown: Shown) -> None:
-    """Write the figures under figures/ and report.html, which holds them all in itself."""
-    grids.save_all(run / FIGURES, shown)
-    files.write_text(run / REPORT_FILE, page(run.name, scores, shown))
-
-
-def page(name: str, scores: Mapping[str, Any], shown: Shown) -> str:
+def page(name: str, scores: RolloutScores, shown: Shown) -> str:
     """The report as HTML."""
     return pages.render(
         "report.html",
         name=name,
         scores=scores,
-        summary=summary(scores),
+        summary=scores.summary(),
         shown=shown,
         median_moved=_median_moved,
         num_dreams=breakdown.NUM_DREAMS,
@@ -91,13 +81,3 @@ def _median_moved(kl_per_dim: Sequence[float], unsteadiness: Sequence[float]) ->
     """The median unsteadiness of the dimensions used; None if none is."""
     used = [moved for kl, moved in zip(kl_per_dim, unsteadiness, strict=True) if kl > USED_KL_NATS]
     return float(np.median(used)) if used else None
-
-
-def summary(scores: Mapping[str, Any]) -> str:
-    """The result in a line."""
-    return (
-        f"SSE {scores['sse']:.2f} per frame (PCA-{scores['pca_components']} {scores['pca_sse']:.2f}, "
-        f"mean frame {scores['mean_sse']:.2f}), KL {scores['kl_nats']:.1f} nats, "
-        f"{scores['active_units']} active units of {len(scores['kl_per_dim'])}"
-        + (f", drives to {scores['drive']['mean']:.0f}" if scores["drive"] else "")
-    )

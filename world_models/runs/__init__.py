@@ -4,6 +4,7 @@ layout           the names of its files
 description      model.json: a model's architecture, and what it was trained on; without torch
 checkpoints      weights and baselines, and the model that they are of
 resume           the learner's state, and whether a run is the one that is asked for
+scores           eval.json: what an evaluation has found; without torch
 records          what the folder says of a run, finished or still training; without torch
 provenance       what a model was trained on
 rate_distortion  KL against SSE, from the records of runs

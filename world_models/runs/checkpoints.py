@@ -20,9 +20,10 @@ from world_models.data.mnist import NUM_DIGITS
 from world_models.runs import description
 from world_models.runs.description import ARCHITECTURES, Description, TrainedOn
 from world_models.runs.layout import BASELINES_FILE, DESCRIPTION_FILE, Weights, weights_path
-from world_models.runs.records import LARGEST, Line, read_lines
+from world_models.runs.records import Line, read_lines
 from world_models.runtime import files, untrusted
 from world_models.runtime.paths import resolved
+from world_models.runtime.typed_json import LARGEST
 from world_models.vae.likelihoods import PAPER_VARIANCE
 from world_models.vae.model import VAE, VAEConfig
 

@@ -1,10 +1,11 @@
 """What models cost and give, KL against SSE, from the records of their runs; and when two evaluations compare."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from world_models.runs.records import RunRecord, number
+from world_models.runs.records import RunRecord
+from world_models.runs.scores import Scores
 
 
 class RatePoint(NamedTuple):
@@ -31,7 +32,7 @@ def on_data(digest: str, runs: Sequence[RunRecord]) -> tuple[list[RunRecord], li
     """
     here, notes = [], []
     for run in runs:
-        is_other = run.scores is not None and run.scores.get("data_digest", digest) != digest
+        is_other = run.scores is not None and run.scores.data_digest not in (None, digest)
         if is_other or flatters(run):
             on = "other data" if is_other else "what it was trained on"
             notes.append(f"{run.path} was evaluated on {on}; its validation is drawn: evaluate it on this data")
@@ -47,11 +48,10 @@ def rate_points(runs: Sequence[RunRecord]) -> list[RatePoint]:
 
 def rate_point(run: RunRecord) -> RatePoint | None:
     """KL and SSE of a run: those of its evaluation, else of its last validation, None if it had none."""
-    for values, prefix in ((run.scores or {}, ""), (run.last_validation(), "val/")):
-        kl_nats, sse = number(values, f"{prefix}kl_nats"), number(values, f"{prefix}sse")
-        if kl_nats is not None and sse is not None:
-            return RatePoint(run.name, kl_nats, sse, evaluated=not prefix)
-    return None
+    scores, last = run.scores, run.last_validation()
+    if scores and scores.kl_nats is not None and scores.sse is not None:
+        return RatePoint(run.name, scores.kl_nats, scores.sse)
+    return RatePoint(run.name, last["val/kl_nats"], last["val/sse"], evaluated=False) if "val/kl_nats" in last else None
 
 
 def pca_levels(runs: Sequence[RunRecord]) -> dict[int, float]:
@@ -60,35 +60,25 @@ def pca_levels(runs: Sequence[RunRecord]) -> dict[int, float]:
     Like it are those on the same frames of runs that were trained on the same data: PCA is fitted on the one and scored
     on the other.
     """
-    evaluated = [run for run in runs if run.scores is not None]
-    facts = (scored("data_digest"), scored("frames"), lambda run: run.trained_on.data_digest)
-    kinds = [[read(run) for read in facts] for run in evaluated]
+    evaluated = [(run.scores, run.trained_on.data_digest) for run in runs if run.scores is not None]
+    kinds = [(scores.data_digest, scores.frames, trained_on) for scores, trained_on in evaluated]
     levels: dict[int, float] = {}
-    for run, kind in zip(evaluated, kinds, strict=True):
+    for (scores, _), kind in zip(evaluated, kinds, strict=True):
         if kind == kinds[0]:
-            levels = pca_of(run.scores or {}) | levels
+            levels = pca_of(scores) | levels
     return dict(sorted(levels.items()))
 
 
-def pca_of(scores: Mapping[str, Any]) -> dict[int, float]:
+def pca_of(scores: Scores) -> dict[int, float]:
     """SSE of PCA by its number of components, from one evaluation: as many as the model has dimensions, and others.
 
     Fewer than four are left out, whose error is far from any model's.
     """
-    by_components = scores.get("pca_sse_by_components")
-    found = by_components if isinstance(by_components, dict) else {}
-    own = {str(scores.get("pca_components")): scores.get("pca_sse")}
-    every = {**own, **{k: sse for k, sse in found.items() if k not in ("1", "2", "3")}}
-    return {
-        int(k): sse for k in every if k.isdecimal() and len(k) < 6 and (sse := number(every, k)) is not None and sse > 0
-    }
+    found = {k: sse for k, sse in (scores.pca_sse_by_components or {}).items() if k not in ("1", "2", "3")}
+    own = {} if scores.pca_sse is None else {str(scores.pca_components): scores.pca_sse}
+    return {int(k): sse for k, sse in (own | found).items() if k.isdecimal() and len(k) < 6 and sse > 0}
 
 
 def flatters(run: RunRecord) -> bool:
     """Whether the run was evaluated on episodes that it was trained on."""
-    return bool(number(run.scores or {}, "trained_on_episodes"))
-
-
-def scored(key: str) -> Callable[[RunRecord], Any]:
-    """Reads a run's value of that name in eval.json, None where there is none."""
-    return lambda run: (run.scores or {}).get(key)
+    return bool(run.scores and run.scores.trained_on_episodes)

@@ -16,15 +16,14 @@ from world_models.runs.layout import (
     FIGURES,
     FILES,
     METRICS_FILE,
-    SCORES_FILE,
-    WEIGHT_FILES,
     flatten,
 )
-from world_models.runtime import files, untrusted
+from world_models.runs.scores import Scores, read_scores
+from world_models.runtime import untrusted
+from world_models.runtime.typed_json import is_number
 
 SEARCH_DEPTH = 3  # runs, runs/sweep, runs/sweep/a
 MAX_BYTES = 100_000_000  # the paper's own training logs 30,000 lines, 10 MB
-LARGEST = 1e30  # no error or rate is larger, and a picture's axes could not show it
 
 Line = Mapping[str, float]
 
@@ -47,7 +46,7 @@ class RunRecord:
     name: str
     config: Mapping[str, Any]
     lines: tuple[Line, ...]
-    scores: Mapping[str, Any] | None
+    scores: Scores | None
     description: Description | None
     why_ignored: str = ""
 
@@ -92,12 +91,7 @@ class RunRecord:
 def number(values: Mapping[str, Any], key: str) -> float | None:
     """The finite number under the key, None if there is none."""
     value = values.get(key)
-    return float(value) if isinstance(value, int | float) and _is_number(value) else None
-
-
-def _is_number(value: Any) -> bool:
-    """Whether a value is a finite number. `math.isfinite` raises on huge integers, so it is compared with a bound."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST < value < LARGEST
+    return float(value) if isinstance(value, int | float) and is_number(value) else None
 
 
 def is_run(folder: Path) -> bool:
@@ -164,20 +158,6 @@ def read_run(folder: Path, name: str | None = None) -> RunRecord:
         Description.from_json(described) if described else None,
         why_ignored,
     )
-
-
-def read_scores(run: Path) -> tuple[dict[str, Any] | None, str]:
-    """What an evaluation of the weights that lie there has found, None without one; and why eval.json is not taken."""
-    path = run / SCORES_FILE
-    try:
-        scores = _read_json(path, "evaluate the run again")
-    except ValueError as error:
-        return None, str(error)
-    digest = (scores or {}).get("vae_sha256")
-    weights = [run / name for name in WEIGHT_FILES.values() if (run / name).is_file()]
-    if digest and weights and not any(files.file_sha256(each) == digest for each in weights):
-        return None, f"{path}: of other weights than lie there now; evaluate the run again"
-    return scores, ""
 
 
 class Found(NamedTuple):
@@ -289,7 +269,5 @@ def read_lines(run: Path) -> tuple[Line, ...]:
         ValueError: far too much to be metrics.
     """
     values = map(_parsed, (untrusted.read_text(run / METRICS_FILE, MAX_BYTES) or "").splitlines())
-    lines = (
-        {key: float(v) for key, v in value.items() if _is_number(v)} for value in values if isinstance(value, dict)
-    )
+    lines = ({key: float(v) for key, v in value.items() if is_number(v)} for value in values if isinstance(value, dict))
     return tuple(line for line in lines if line.get("frames_seen", -1) >= 0)

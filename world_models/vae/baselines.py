@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
@@ -14,6 +13,21 @@ PCA_MAX_FRAMES = 20_000
 PCA_ITERATIONS = 8
 PCA_OVERSAMPLING = 16
 POWERS_OF_TWO = tuple(2**power for power in range(13))
+
+
+@dataclasses.dataclass(frozen=True)
+class Errors:
+    """SSE of what a model has to beat.
+
+    Attributes:
+        mean_sse: of the mean frame.
+        pca_sse: of all principal components.
+        pca_sse_by_components: of the first 1, 2, 4 .. of them, by their number.
+    """
+
+    mean_sse: float
+    pca_sse: float
+    pca_sse_by_components: dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +46,8 @@ class Baselines:
         """Frames reconstructed from the components."""
         return self.mean + ((_flat(frames) - self.mean) @ self.components.T) @ self.components
 
-    def measure(self, frames: Frames) -> dict[str, Any]:
-        """`mean_sse` and `pca_sse` of frames, and `pca_sse_by_components` of the first 1, 2, 4 .. of the components."""
+    def measure(self, frames: Frames) -> Errors:
+        """SSE of frames."""
         mean_sse = pca_sse = 0.0
         explained = torch.zeros(len(self.components), dtype=torch.float64)
         for batch in batches(frames):
@@ -44,11 +58,8 @@ class Baselines:
             explained += coefficients.square().sum(0, dtype=torch.float64)
         left = (mean_sse - explained.cumsum(0)) / len(frames)
         counts = [count for count in POWERS_OF_TWO if count <= len(self.components)]
-        return {
-            "mean_sse": mean_sse / len(frames),
-            "pca_sse": pca_sse / len(frames),
-            "pca_sse_by_components": {str(count): float(left[count - 1]) for count in counts},
-        }
+        by_components = {str(count): float(left[count - 1]) for count in counts}
+        return Errors(mean_sse / len(frames), pca_sse / len(frames), by_components)
 
     def coefficients(self, frames: UInt8[Tensor, "batch height width channels"]) -> Float[Tensor, "batch k"]:
         """The coefficients of each frame."""

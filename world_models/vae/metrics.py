@@ -183,22 +183,47 @@ def score_frames(vae: VAE, frames: Frames, seed: int = 0, labels: Labels | None 
     return Scored(errors.sum(0) / len(frames), *of_frames)
 
 
-def summary(scored: Scored, num_values: int) -> dict[str, float | list[float]]:
-    """SSE, PSNR, SSIM, KL per dimension, active units and ELBO of frames of so many values."""
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What is found of a model over some frames.
+
+    Attributes:
+        sse: squared error of decode(mu), mean over the frames.
+        psnr_db: peak signal-to-noise ratio of that error.
+        ssim: structural similarity of decode(mu), mean over the frames.
+        kl_nats: in all, mean over the frames.
+        kl_per_dim: for each dimension.
+        active_units: dimensions whose mu has variance above 0.01.
+        dims_used: dimensions with KL above 0.05 nats.
+        elbo_nats: mean over the frames.
+    """
+
+    sse: float
+    psnr_db: float
+    ssim: float
+    kl_nats: float
+    kl_per_dim: list[float]
+    active_units: int
+    dims_used: int
+    elbo_nats: float
+
+
+def summary(scored: Scored, num_values: int) -> Summary:
+    """What is found over frames of so many values."""
     sse, ssim, elbo, kl = (part.mean(0, dtype=np.float64) for part in (scored.sse, scored.ssim, scored.elbo, scored.kl))
-    return {
-        "sse": float(sse),
-        "psnr_db": psnr_db(float(sse), num_values),
-        "ssim": float(ssim),
-        "kl_nats": float(kl.sum()),
-        "kl_per_dim": kl.tolist(),
-        "active_units": int((scored.mu.var(0, dtype=np.float64) > ACTIVE_VARIANCE).sum()),
-        "dims_used": int((kl > USED_KL_NATS).sum()),
-        "elbo_nats": float(elbo),
-    }
+    return Summary(
+        sse=float(sse),
+        psnr_db=psnr_db(float(sse), num_values),
+        ssim=float(ssim),
+        kl_nats=float(kl.sum()),
+        kl_per_dim=kl.tolist(),
+        active_units=int((scored.mu.var(0, dtype=np.float64) > ACTIVE_VARIANCE).sum()),
+        dims_used=int((kl > USED_KL_NATS).sum()),
+        elbo_nats=float(elbo),
+    )
 
 
-def measure(vae: VAE, frames: Frames, seed: int = 0, labels: Labels | None = None) -> dict[str, float | list[float]]:
+def measure(vae: VAE, frames: Frames, seed: int = 0, labels: Labels | None = None) -> Summary:
     """The `summary` of the frames' scores."""
     return summary(score_frames(vae, frames, seed, labels), vae.num_values)
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from conftest import html_faults
 
 from world_models.compare import command as compare
@@ -69,6 +68,13 @@ def run(runs: dict[str, Path], tmp_path: Path) -> Callable[[str], Path]:
 def _evaluate(run: Path, *more: str) -> dict[str, Any]:
     evaluate.main(["--vae", str(run), *more])
     return json.loads((run / "eval.json").read_text())
+
+
+def _found(run: Path, *others: Path) -> evaluation.DigitJob:
+    compare_with = tuple(str(other) for other in others)
+    return evaluation.find(
+        evaluate.EvaluateConfig(vae=str(run), weights="last", compare_with=compare_with, device="cpu")
+    )
 
 
 @pytest.mark.usefixtures("quick")
@@ -146,7 +152,7 @@ def test_of_a_folder_of_runs_a_damaged_one_is_left_out_and_said(runs: dict[str, 
     (tmp_path / "runs" / "bad").mkdir(parents=True)
     (tmp_path / "runs" / "bad" / "model.json").write_text("{")
     (tmp_path / "runs" / "ae").symlink_to(runs["ae"])
-    job = evaluation.prepare(runs["vae"], "last", None, [tmp_path / "runs"], torch.device("cpu"))
+    job = _found(runs["vae"], tmp_path / "runs")
     assert [other.name for other in job.others] == ["ae"]
     (note,) = job.notes
     assert "left out: " in note
@@ -172,7 +178,7 @@ def test_an_autoencoder_has_no_kl_anywhere(run: Callable[[str], Path], tmp_path:
 
 
 def test_a_model_is_not_shown_beside_itself(runs: dict[str, Path]):
-    job = evaluation.prepare(runs["vae"], "last", None, [runs["vae"], runs["ae"]], torch.device("cpu"))
+    job = _found(runs["vae"], runs["vae"], runs["ae"])
     assert [other.name for other in job.others] == ["ae"] and list(job.models) == ["ae"]
 
 

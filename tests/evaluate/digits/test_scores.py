@@ -69,26 +69,26 @@ def test_fitting_a_classifier_leaves_the_global_generator_alone(data: mnist.Mnis
 
 def test_images_of_digits_are_of_good_quality_and_noise_is_not(classifier: Classifier, data: mnist.Mnist):
     good = digit_scores.quality(classifier, torch.from_numpy(data.test.frames))
-    assert good["confident_share"] > 0.9
-    assert good["class_entropy_nats"] == pytest.approx(math.log(10), abs=0.01)
-    assert sum(good["digit_shares"]) == pytest.approx(1)
+    assert good.confident_share > 0.9
+    assert good.class_entropy_nats == pytest.approx(math.log(10), abs=0.01)
+    assert sum(good.digit_shares) == pytest.approx(1)
     noise = torch.randint(0, 256, (200, 28, 28, 1), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    assert digit_scores.quality(classifier, noise)["confident_share"] < 0.8 * good["confident_share"]
+    assert digit_scores.quality(classifier, noise).confident_share < 0.8 * good.confident_share
 
 
 def test_samples_of_one_digit_have_no_entropy(few: None, classifier: Classifier, data: mnist.Mnist):
     scores = digit_scores.sample_scores(_Recalls(data.test, most=1), classifier, torch.randn(50, 3))
-    assert scores["prior_samples"]["class_entropy_nats"] < 0.1
-    assert scores["asked_share"] == pytest.approx(0.1, abs=0.02)
+    assert scores.of_prior.class_entropy_nats < 0.1
+    assert scores.asked_share == pytest.approx(0.1, abs=0.02)
 
 
 def test_a_model_that_draws_what_it_is_asked_for_scores_one(few: None, classifier: Classifier, data: mnist.Mnist):
     scores = digit_scores.sample_scores(_Recalls(data.test), classifier, torch.randn(50, 3))
-    assert scores["asked_share"] > 0.97
+    assert scores.asked_share is not None and scores.asked_share > 0.97
 
 
 def test_only_a_conditional_model_is_asked_for_a_digit(few: None, classifier: Classifier, data: mnist.Mnist):
-    assert digit_scores.sample_scores(_Recalls(data.test, 0), classifier, torch.randn(50, 3))["asked_share"] is None
+    assert digit_scores.sample_scores(_Recalls(data.test, 0), classifier, torch.randn(50, 3)).asked_share is None
 
 
 class _ShowsZ(VAE):
@@ -151,13 +151,12 @@ def test_likelihoods_say_which_pixels_they_are_of(data: mnist.Mnist, monkeypatch
     monkeypatch.setattr(digit_scores, "SAMPLES", (1, 4))
     vae = _model(likelihood="bernoulli")
     found = digit_scores.likelihoods(vae, data.test, 30)
-    assert found.keys() == {"iwae_grey_nats", "elbo_binarised_nats", "iwae_binarised_nats"}
     black_white = binarised(torch.from_numpy(data.test.frames), digit_scores.BINARISE_SEED, 0).numpy()
-    assert found["elbo_binarised_nats"] == metrics.measure(vae, black_white)["elbo_nats"]
+    assert found.elbo_binarised_nats == metrics.measure(vae, black_white).elbo_nats
     some = np.linspace(0, 99, 30).astype(int)
     for kind, frames in {"grey": data.test.frames, "binarised": black_white}.items():
-        assert found[f"iwae_{kind}_nats"] == metrics.iwae_nats(vae, frames[some], (1, 4))
-    assert found["iwae_grey_nats"] != found["iwae_binarised_nats"]
+        assert getattr(found, f"iwae_{kind}_nats") == metrics.iwae_nats(vae, frames[some], (1, 4))
+    assert found.iwae_grey_nats != found.iwae_binarised_nats
 
 
 @pytest.mark.parametrize(("config", "known"), [({"posterior": "point"}, set()), ({}, {"iwae_grey_nats"})])
@@ -166,5 +165,4 @@ def test_what_is_no_likelihood_is_null(
 ):
     monkeypatch.setattr(digit_scores, "SAMPLES", (1,))
     found = digit_scores.likelihoods(_model(**config), data.test, 10)
-    assert {name for name, value in found.items() if value is not None} == known
-    assert len(found) == 3
+    assert {name for name, value in found._asdict().items() if value is not None} == known

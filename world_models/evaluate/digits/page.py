@@ -1,28 +1,20 @@
 """The report page of a model of MNIST, and the chart that shows what beta trades."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from world_models.drawing import charts, grids, pages
+from world_models.evaluate.evaluation import Shown
 from world_models.runs.records import RunRecord, number
+from world_models.runs.scores import DigitScores
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def page(name: str, scores: Mapping[str, Any], shown: Mapping[str, grids.Picture]) -> str:
+def page(name: str, scores: DigitScores, shown: Shown) -> str:
     """The report as HTML."""
-    return pages.render("digits.html", name=name, scores=scores, summary=summary(scores), shown=shown)
-
-
-def summary(scores: Mapping[str, Any]) -> str:
-    """The result in a line."""
-    elbo = scores["elbo_grey_nats"]
-    likelihood = "" if elbo is None else f"-ELBO {-elbo:,.2f} nats on grey images, KL {scores['kl_nats']:.1f}, "
-    return (
-        f"{likelihood}SSE {scores['sse']:.2f} per image (PCA-{scores['pca_components']} {scores['pca_sse']:.2f}), "
-        f"{scores['prior_samples']['confident_share']:.0%} of prior samples confidently a digit"
-    )
+    return pages.render("digits.html", name=name, scores=scores, summary=scores.summary(), shown=shown)
 
 
 class BetaPoint(NamedTuple):

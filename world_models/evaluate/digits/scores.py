@@ -4,7 +4,7 @@ Grey images and black and white ones have likelihoods that cannot be compared, s
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from world_models.data.mnist import NUM_DIGITS, Digits
+from world_models.runs.scores import SampleQuality
 from world_models.vae import metrics
 from world_models.vae.model import VAE, to_images
 from world_models.vae.noise import binarised
@@ -94,38 +95,40 @@ def samples(
     return torch.cat([vae.decode(part, digits).cpu() for part, digits in pairs]), asked
 
 
-def quality(classifier: Classifier, images: UInt8[Tensor, "samples 28 28 1"]) -> dict[str, Any]:
-    """How many images are confidently a digit, and how evenly they are spread over the digits.
-
-    Returns:
-        confident_share: share of images of which the classifier gives one digit more than 0.9.
-        class_entropy_nats: of the digits over all images; ln 10 = 2.30 where each is as frequent.
-        digit_shares: share of each digit.
-    """
+def quality(classifier: Classifier, images: UInt8[Tensor, "samples 28 28 1"]) -> SampleQuality:
+    """How many images are confidently a digit, and how evenly they are spread over the digits."""
     shares = classifier.shares(images)
     each = shares.double().mean(0)
-    return {
-        "confident_share": float((shares.max(1).values > CONFIDENT).float().mean()),
-        "class_entropy_nats": float(-torch.xlogy(each, each).sum()),
-        "digit_shares": each.tolist(),
-    }
+    return SampleQuality(
+        confident_share=float((shares.max(1).values > CONFIDENT).float().mean()),
+        class_entropy_nats=float(-torch.xlogy(each, each).sum()),
+        digit_shares=each.tolist(),
+    )
 
 
-def sample_scores(vae: VAE, classifier: Classifier, train_mu: Float[Tensor, "images z"]) -> dict[str, Any]:
-    """The quality of samples of the prior, and of a normal fitted to mu, which is fairer to a plain autoencoder.
+class SampleScores(NamedTuple):
+    """How good samples of the prior are, and those of a normal fitted to mu, which is fairer to a plain autoencoder.
 
-    `asked_share` is the share of samples that a conditional model was asked for and the classifier takes them for.
+    Attributes:
+        of_prior: of the prior.
+        of_fitted: of the normal.
+        asked_share: share of samples of the prior that the classifier takes for what a conditional model was asked for.
     """
+
+    of_prior: SampleQuality
+    of_fitted: SampleQuality
+    asked_share: float | None
+
+
+def sample_scores(vae: VAE, classifier: Classifier, train_mu: Float[Tensor, "images z"]) -> SampleScores:
+    """The quality of a model's samples."""
     mean, covariance = train_mu.mean(0), torch.cov(train_mu.T).reshape(2 * [vae.config.z_dim])
     values, vectors = torch.linalg.eigh(covariance)
     of_prior, asked = samples(vae)
     of_fitted, _ = samples(vae, mean, vectors * values.clamp(min=0).sqrt())
     found = classifier.shares(of_prior).argmax(1)
-    return {
-        "prior_samples": quality(classifier, of_prior),
-        "fitted_samples": quality(classifier, of_fitted),
-        "asked_share": float((found == asked).float().mean()) if vae.config.num_classes else None,
-    }
+    asked_share = float((found == asked).float().mean()) if vae.config.num_classes else None
+    return SampleScores(quality(classifier, of_prior), quality(classifier, of_fitted), asked_share)
 
 
 def knn_accuracy(
@@ -165,19 +168,31 @@ def linear_accuracy(
         return float((model((test - mean) / scale).argmax(1) == test_labels).float().mean())
 
 
-def likelihoods(vae: VAE, test: Digits, num_iwae_images: int) -> dict[str, Any]:
-    """Importance-weighted bounds over some test images, grey and black and white, and the ELBO of all the latter.
+class Likelihoods(NamedTuple):
+    """Of test images; None for what is no likelihood.
 
-    None for what is no likelihood: an autoencoder has no distribution, and a Gaussian none over black and white.
+    An autoencoder has no distribution, and a Gaussian none over black and white.
+
+    Attributes:
+        iwae_grey_nats: importance-weighted bounds over some images, by number of samples.
+        elbo_binarised_nats: of all images in black and white.
+        iwae_binarised_nats: bounds over some of these.
     """
-    names = ("iwae_grey_nats", "elbo_binarised_nats", "iwae_binarised_nats")
+
+    iwae_grey_nats: dict[str, float] | None = None
+    elbo_binarised_nats: float | None = None
+    iwae_binarised_nats: dict[str, float] | None = None
+
+
+def likelihoods(vae: VAE, test: Digits, num_iwae_images: int) -> Likelihoods:
+    """Bounds over so many test images, grey and black and white, and the ELBO of all the latter."""
     if vae.config.posterior == "point":
-        return dict.fromkeys(names)
+        return Likelihoods()
     some = np.linspace(0, len(test.frames) - 1, min(num_iwae_images, len(test.frames))).astype(int)
     labels = test.labels[some]
-    seen = {**dict.fromkeys(names), "iwae_grey_nats": metrics.iwae_nats(vae, test.frames[some], SAMPLES, labels=labels)}
-    if vae.config.likelihood == "bernoulli":
-        frames = binarised(torch.from_numpy(test.frames), BINARISE_SEED, 0).numpy()
-        seen["elbo_binarised_nats"] = metrics.measure(vae, frames, labels=test.labels)["elbo_nats"]
-        seen["iwae_binarised_nats"] = metrics.iwae_nats(vae, frames[some], SAMPLES, labels=labels)
-    return seen
+    grey = metrics.iwae_nats(vae, test.frames[some], SAMPLES, labels=labels)
+    if vae.config.likelihood != "bernoulli":
+        return Likelihoods(grey)
+    frames = binarised(torch.from_numpy(test.frames), BINARISE_SEED, 0).numpy()
+    elbo = metrics.measure(vae, frames, labels=test.labels).elbo_nats
+    return Likelihoods(grey, elbo, metrics.iwae_nats(vae, frames[some], SAMPLES, labels=labels))

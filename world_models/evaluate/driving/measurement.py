@@ -17,6 +17,7 @@ from world_models.data.rollouts import Rollouts
 from world_models.evaluate.driving import imitation, lockstep
 from world_models.evaluate.driving.imitation import Controller, Plan
 from world_models.evaluate.driving.lockstep import Driven, Place, Read
+from world_models.runs.scores import Drive
 from world_models.runtime import executors, progress, threads
 from world_models.runtime.workers import Report
 from world_models.vae.baselines import Baselines
@@ -94,7 +95,7 @@ def check(data: Rollouts, *seeds: frozenset[int]) -> None:
         )
 
 
-def measure(place: Place, vae: VAE, baselines: Baselines, seed: int) -> tuple[dict[str, Any], Driven]:
+def measure(place: Place, vae: VAE, baselines: Baselines, seed: int) -> tuple[Drive, Driven]:
     """Have controllers learn and drive.
 
     Args:
@@ -104,7 +105,7 @@ def measure(place: Place, vae: VAE, baselines: Baselines, seed: int) -> tuple[di
         seed: of the tracks to practise on.
 
     Returns:
-        `drive` of eval.json, and the tracks that the controller on mu drove.
+        the scores, and the tracks that the controller on mu drove.
     """
     plan = dataclasses.replace(PRACTICE, first_seed=FIRST_PRACTICE_SEED + seed * PRACTICE_SEEDS_APART)
     groups = [SCORED_TRACKS[start : start + AT_ONCE] for start in range(0, len(SCORED_TRACKS), AT_ONCE)]
@@ -123,8 +124,7 @@ def measure(place: Place, vae: VAE, baselines: Baselines, seed: int) -> tuple[di
             bar,
         )
     mu, pca = (Driven.together(part) for part in (driven[: len(groups)], driven[len(groups) :]))
-    beside = {"pca_mean": float(pca.returns.mean()), "expert_mean": float(Driven.together(expert).returns.mean())}
-    return scores(mu) | beside, mu
+    return scores(mu, pca, Driven.together(expert)), mu
 
 
 def _done(tasks: Sequence[Learning | Scoring], bar: tqdm) -> list[Any]:
@@ -149,16 +149,18 @@ def carry_out(task: Learning | Scoring, report: Report) -> Controller | Driven:
         return lockstep.drive(task.place, task.seeds, NUM_STEPS, choose, report)
 
 
-def scores(driven: Driven) -> dict[str, float | int]:
-    """What eval.json says of the controller on mu: sums of rewards over the tracks, and finished laps."""
-    returns = driven.returns
-    return {
-        "mean": float(returns.mean()),
-        "std": float(returns.std()),
-        "median": float(np.median(returns)),
-        "laps": int(driven.finished.sum()),
-        "tracks": len(returns),
-    }
+def scores(on_mu: Driven, on_pca: Driven, by_expert: Driven) -> Drive:
+    """What eval.json says of the controller on mu, beside that on PCA's coefficients and the expert."""
+    returns = on_mu.returns
+    return Drive(
+        mean=float(returns.mean()),
+        std=float(returns.std()),
+        median=float(np.median(returns)),
+        laps=int(on_mu.finished.sum()),
+        tracks=len(returns),
+        pca_mean=float(on_pca.returns.mean()),
+        expert_mean=float(by_expert.returns.mean()),
+    )
 
 
 @dataclasses.dataclass(frozen=True)

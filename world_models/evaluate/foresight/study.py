@@ -22,6 +22,7 @@ from world_models.data.rollouts import Episode
 from world_models.evaluate.foresight import memory
 from world_models.evaluate.foresight.codes import Code, Frames, Images, code_of_pca, code_of_vae, record
 from world_models.evaluate.foresight.memory import FORMS, Form, Memory, Recording, State
+from world_models.runs.scores import Foreseen
 from world_models.runtime import progress, threads
 from world_models.runtime.host import available_cores
 from world_models.vae.baselines import Baselines
@@ -140,17 +141,14 @@ class Study:
     codes: Mapping[str, Code]
     judges: Sequence[Judge]
 
-    def score(self, episodes: Iterable[Episode]) -> dict[str, dict[str, dict[str, Any]]]:
+    def score(self, episodes: Iterable[Episode]) -> dict[str, dict[str, Foreseen]]:
         """SSE of what was foreseen against what came, mean over starts; beside it the bounds that tell its worth.
 
         Args:
             episodes: held-out ones. Those shorter than `min_steps` are left out; one has to be as long.
 
         Returns:
-            By form, then by steps ahead: `foreseen`, the decoded prediction (mean over the memories' seeds;
-            `foreseen_by_seed` has each); `sampled`, the mean of decoded futures; `stays`, the current frame;
-            `z_stays`, the current z decoded; `reconstructed`, the V model's own reconstruction of what came; `pca`,
-            what the same memory foresees on principal components.
+            errors by form, then by steps ahead.
         """
         long_enough = [episode for episode in episodes if len(episode) >= min_steps()]
         with threads.single_threaded(), ThreadPoolExecutor(available_cores()) as pool:
@@ -222,17 +220,19 @@ def study(
     return Study(codes, train(recordings, num_steps))
 
 
-def _table(form: Form, mean: Mapping[Any, Sequence[float]]) -> dict[str, dict[str, Any]]:
+def _table(form: Form, mean: Mapping[Any, Sequence[float]]) -> dict[str, Foreseen]:
     table = {}
     for index, ahead in enumerate(STEPS_AHEAD):
         by_seed = [mean["vae", form, seed, "foreseen"][index] for seed in SEEDS]
-        table[str(ahead)] = {
-            "foreseen": statistics.mean(by_seed),
-            "foreseen_by_seed": by_seed,
-            "sampled": statistics.mean(mean["vae", form, seed, "sampled"][index] for seed in SEEDS),
-            **{name: mean[name][index] for name in ("stays", "z_stays", "reconstructed")},
-            "pca": mean["pca", form, SEEDS[0], "foreseen"][index],
-        }
+        table[str(ahead)] = Foreseen(
+            foreseen=statistics.mean(by_seed),
+            foreseen_by_seed=by_seed,
+            sampled=statistics.mean(mean["vae", form, seed, "sampled"][index] for seed in SEEDS),
+            stays=mean["stays"][index],
+            z_stays=mean["z_stays"][index],
+            reconstructed=mean["reconstructed"][index],
+            pca=mean["pca", form, SEEDS[0], "foreseen"][index],
+        )
     return table
 
 

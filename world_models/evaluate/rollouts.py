@@ -1,0 +1,204 @@
+"""The evaluation of a V model on rollouts it has never seen: what is measured, and which figures are drawn."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from world_models.data.frames import FrameSet
+from world_models.data.rollouts import Episode
+from world_models.drawing import charts, grids, model_views
+from world_models.evaluate import breakdown, page, probes
+from world_models.evaluate import job as rollout_job
+from world_models.evaluate.config import EvaluateConfig
+from world_models.evaluate.driving import measurement, track_map
+from world_models.evaluate.driving.lockstep import Driven
+from world_models.evaluate.evaluation import Done, Evaluation, Found, Shown
+from world_models.evaluate.foresight import study as foresight
+from world_models.evaluate.job import PROBE_FRAMES, RolloutJob, spread_episodes
+from world_models.runs import rate_distortion
+from world_models.runs.scores import R2, Drive, RolloutScores
+from world_models.runtime import files, threads
+from world_models.runtime.errors import Stopped
+from world_models.vae import baselines, metrics
+
+SEEN_FRAMES, HELD_OUT_FRAMES = 4000, 1000  # that dreams are compared with
+MEMORY_FRAMES = 150_000  # training frames at most that memory models learn from
+DREAM_FRAMES = 100  # of the clip that shows a memory model's dream
+
+Probes = Mapping[str, R2]
+
+
+def prepare(config: EvaluateConfig) -> Evaluation:
+    """Check everything that can be wrong before the first frame."""
+    job = rollout_job.prepare(config)
+    num_frames = min(config.max_frames, job.data.num_rows)
+    return Evaluation(job.run, job.source, num_frames, job.notes, 8, functools.partial(measure, job))
+
+
+class HeldOut(NamedTuple):
+    """What most measures are of.
+
+    Attributes:
+        every: all held-out frames.
+        frames: those that are scored.
+        columns: the telemetry of these.
+        scored: what is found of each.
+        summary: what is found over all of these.
+    """
+
+    every: FrameSet
+    frames: metrics.Frames
+    columns: breakdown.Columns
+    scored: metrics.Scored
+    summary: metrics.Summary
+
+
+def _held_out(job: RolloutJob) -> HeldOut:
+    every = FrameSet(job.data, range(len(job.data)))
+    frames, telemetry = (every.read_spread(job.config.max_frames, of) for of in ("frames", "telemetry"))
+    scored = metrics.score_frames(job.vae, frames)
+    if not all(np.isfinite(part).all() for part in scored):
+        raise Stopped(f"{job.run}: its model makes of some frames what is no number; train it again")
+    columns = dict(zip(job.telemetry, _of_columns(job, telemetry).T, strict=True))
+    return HeldOut(every, frames, columns, scored, metrics.summary(scored, job.vae.num_values))
+
+
+def measure(job: RolloutJob, done: Done) -> Found:
+    """Score the model."""
+    held_out = _held_out(job)
+    done()
+    study = _study(job) if job.config.foresight else None
+    done()
+    drive, driven = _drive(job) if job.config.drive else (None, None)
+    done()
+    scores = _scores(job, held_out, done)
+    scores = dataclasses.replace(scores, foresight=study.score(_walked(job)) if study else None, drive=drive)
+    done()
+
+    def draw() -> Shown:
+        shown = dict(_draw(job, held_out, scores))
+        shown |= {"drive": track_map.draw(driven)} if driven else {}
+        return shown | ({"dream": _dream(job, study)} if study else {})
+
+    return Found(scores, draw, functools.partial(page.page, job.run.name, scores))
+
+
+def _scores(job: RolloutJob, held_out: HeldOut, done: Done) -> RolloutScores:
+    """All that is measured unless it is asked for."""
+    vae, scored, bounded = job.vae, held_out.scored, held_out.every.read_spread(job.config.num_iwae_frames)
+    iwae_nats = metrics.iwae_nats(vae, bounded)
+    done()
+    baseline_errors = job.baselines.measure(held_out.frames)
+    previous_sse = baselines.previous_sse(each.frames for each in _walked(job))
+    done()
+    read, read_on_road = _probes(job, held_out.every)
+    done()
+    scores = RolloutScores(
+        **vars(held_out.summary),
+        iwae_nats=iwae_nats,
+        iwae_frames=len(bounded),
+        **vars(baseline_errors),
+        previous_sse=previous_sse,
+        probe_r2=None if read is None else read["mu_linear"],
+        probes=read,
+        probes_on_road=read_on_road,
+        sse_by_kind=breakdown.by_kind(scored.sse, held_out.columns),
+        sse_by_telemetry=breakdown.by_telemetry(scored.sse, held_out.columns),
+        aggregate_posterior=breakdown.aggregate_posterior(scored.mu, scored.variance),
+        unsteadiness=breakdown.unsteadiness([vae.encode(each.frames).mu.cpu().numpy() for each in _walked(job)]),
+        plausible_share=_plausible_share(job, held_out.frames),
+        pca_components=len(job.baselines.components),
+        frames=len(held_out.frames),
+        episodes=len(job.data),
+        trained_on_episodes=job.trained_on,
+        **vars(job.source),
+        variance=vae.variance.item(),
+        versions=files.versions(),
+        foresight=None,
+        drive=None,
+    )
+    done()
+    return scores
+
+
+def _drive(job: RolloutJob) -> tuple[Drive, Driven]:
+    """What a controller on mu does at the wheel."""
+    place = measurement.place_of(job.data)
+    return measurement.measure(place, job.vae, job.baselines, job.config.drive_seed)
+
+
+def _draw(job: RolloutJob, held_out: HeldOut, scores: RolloutScores) -> Shown:
+    own = rate_distortion.RatePoint(job.name, held_out.summary.kl_nats, held_out.summary.sse)
+    return {
+        **page.draw(job.vae, job.data, held_out.frames, job.baselines, held_out.summary),
+        **page.draw_breakdown(job.vae, held_out.frames, held_out.scored, held_out.columns, scores),
+        "rate_distortion": charts.rate_distortion([own, *job.others], rate_distortion.pca_of(scores)),
+        **page.draw_curves(job.run, scores),
+    }
+
+
+def _walked(job: RolloutJob) -> Iterator[Episode]:
+    """Whole episodes, spread over the data."""
+    return map(job.data.__getitem__, spread_episodes(job.data))
+
+
+def _plausible_share(job: RolloutJob, frames: metrics.Frames) -> float | None:
+    """Of what the model dreams; None where its training frames are not there to compare with."""
+    if job.probe_data is None:
+        return None
+    dreams = model_views.dreams(job.vae, breakdown.NUM_DREAMS)
+    held_out = frames[np.linspace(0, len(frames) - 1, min(len(frames), HELD_OUT_FRAMES)).astype(int)]
+    return breakdown.plausible_share(dreams, job.probe_data.read_spread(SEEN_FRAMES), held_out)
+
+
+def _study(job: RolloutJob) -> foresight.Study:
+    """Memory models on the latents of training episodes."""
+    assert job.probe_data is not None
+    episodes = job.probe_data.episodes(MEMORY_FRAMES)
+    return foresight.study(job.vae, job.baselines, episodes, job.probe_data.read_spread(SEEN_FRAMES))
+
+
+def _dream(job: RolloutJob, study: foresight.Study) -> bytes:
+    """The middle of the held-out episode with the highest return, and what is dreamt of it, as a GIF."""
+    episode = job.data[int(np.argmax(job.data.returns()))]
+    num_frames = min(DREAM_FRAMES, len(episode) - foresight.WARM_UP)
+    start = max(foresight.WARM_UP, (len(episode) - num_frames) // 2)
+    return grids.clip_gif(*study.dream(episode, start, num_frames).values())
+
+
+def _probes(job: RolloutJob, held_out: FrameSet) -> tuple[Probes | None, Probes | None]:
+    """R2 on held-out episodes of probes to each telemetry column, fitted on training episodes.
+
+    The second is of probes fitted and scored on frames that show the car driving along the road.
+    """
+    names = job.telemetry
+    if job.probe_data is None or not names:
+        return None, None
+    both = [_seen(job, frames) for frames in (job.probe_data, held_out)]
+    found = probes.read(names, *both)
+    on_road = [_along_the_road(names, seen) for seen in both]
+    enough = all(seen is not None and len(seen) >= 2 for seen in on_road)
+    return found, probes.read(names, *filter(None, on_road)) if enough else None
+
+
+def _along_the_road(names: Sequence[str], seen: probes.Seen) -> probes.Seen | None:
+    chosen = breakdown.along_the_road(dict(zip(names, seen.telemetry.T, strict=True)))
+    return None if chosen is None else seen.where(chosen)
+
+
+def _seen(job: RolloutJob, frames: FrameSet) -> probes.Seen:
+    chosen, telemetry = frames.read_spread(PROBE_FRAMES), frames.read_spread(PROBE_FRAMES, "telemetry")
+    read = threads.in_threads(
+        lambda batch: (job.vae.encode(batch).mu.cpu(), job.baselines.coefficients(batch)), [*metrics.batches(chosen)]
+    )
+    mu, pca = (torch.cat(features).numpy() for features in zip(*read, strict=True))
+    return probes.Seen(mu, pca, chosen.reshape(len(chosen), -1), _of_columns(job, telemetry))
+
+
+def _of_columns(job: RolloutJob, telemetry: np.ndarray) -> np.ndarray:
+    """The columns that are used."""
+    return telemetry[:, [job.data.telemetry_names.index(name) for name in job.telemetry]]

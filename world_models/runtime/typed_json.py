@@ -1,0 +1,72 @@
+"""JSON objects that anybody may have written, as dataclasses. What is missing or of another type is None."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+LARGEST = 1e30  # no error or rate is larger, and a picture's axes could not show it
+
+Kind = TypeVar("Kind")
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a finite number. `math.isfinite` raises on huge integers, so it is compared with a bound."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST < value < LARGEST
+
+
+def read(kind: type[Kind], value: object) -> Kind | None:
+    """A JSON object as a dataclass of this kind; unknown keys are left out.
+
+    Args:
+        kind: its fields are numbers, texts, lists, named values and other such dataclasses. A field whose type allows
+            None is None where the value is missing or wrong. Without any other field the object is no such one.
+        value: the JSON value.
+
+    Returns:
+        None where it is no such object.
+    """
+    return _read(kind, value)
+
+
+def _read(kind: Any, value: Any) -> Any:
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):  # X | None
+        return _read(inner[0], value)
+    if dataclasses.is_dataclass(kind):
+        return _object(kind, value)
+    if origin is Sequence:
+        read = [_read(inner[0], each) for each in value] if isinstance(value, list) else [None]
+        return None if any(each is None for each in read) else read
+    if origin is Mapping:
+        read = {name: _read(inner[1], each) for name, each in value.items()} if isinstance(value, dict) else None
+        return read and {name: each for name, each in read.items() if each is not None or _allows_none(inner[1])}
+    if kind is float:
+        return float(value) if is_number(value) else None
+    if kind is int:
+        return int(value) if is_number(value) and value == int(value) else None
+    return value if isinstance(value, kind) else None
+
+
+def _object(kind: Any, value: Any) -> Any:
+    if not isinstance(value, dict):
+        return None
+    hints = typing.get_type_hints(kind)
+    fields = {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+    read = {name: _read(hint, value.get(name)) for name, hint in fields.items()}
+    is_whole = all(read[name] is not None or _allows_none(hint) for name, hint in fields.items())
+    return kind(**read) if is_whole else None
+
+
+def _allows_none(kind: Any) -> bool:
+    return types.NoneType in typing.get_args(kind)
+
+
+def plain(value: Any) -> Any:
+    """What `json` writes of a dataclass, and of dataclasses in lists and named values: fields in their order."""
+    if dataclasses.is_dataclass(value):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {name: plain(each) for name, each in value.items()}
+    return [plain(each) for each in value] if isinstance(value, list | tuple) else value
