@@ -58,7 +58,7 @@ def test_along_the_road_is_with_all_wheels_on_it_forwards_after_the_zoom():
 def test_bins_hold_as_many_frames_each():
     values = np.random.default_rng(0).permutation(101).astype(float)
     binned = breakdown.by_telemetry(values, {"x": values})["x"]
-    assert binned == Bins(edges=[0, 20, 40, 60, 80, 100], sse=[9.5, 29.5, 49.5, 69.5, 90])
+    assert binned == Bins(edges=[0.0, 20.0, 40.0, 60.0, 80.0, 100.0], sse=[9.5, 29.5, 49.5, 69.5, 90.0])
 
 
 @pytest.mark.parametrize("count", [2, 3, 6])

@@ -1,8 +1,8 @@
 """eval.json: what an evaluation has found. No torch in here.
 
-A class has a field for each key of the file, in the file's order, so a new measure is a new field, which every
-evaluation has to give. The file may come
-from anybody, and older ones say less: what is missing or wrong in it is None.
+A class has a field for each key of the file, in the file's order. So a new measure is a new field, and every
+evaluation has to give it. The file may come from anybody, and older ones say less: a value that is missing or wrong
+is None.
 """
 
 import dataclasses
