@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from world_models.evaluate import breakdown
-from world_models.runs.scores import Bins
+from world_models.runs.score_parts import Bins
 
 TELEMETRY = {  # zooming in, straight, curve, curve the other way, grass, backwards
     "zoom_px_per_m": np.array([2, 16.2, 16.2, 16.2, 16.2, 16.2]),

@@ -151,7 +151,7 @@ def test_a_description_without_preprocessing_is_refused(run: Path):
     described = json.loads((run / "model.json").read_text())
     del described["preprocess"]
     (run / "model.json").write_text(json.dumps(described))
-    with pytest.raises(ValueError, match=r"describes no model \('preprocess'\)"):
+    with pytest.raises(ValueError, match=r"describes no model \(preprocess is missing, or holds no named values\)"):
         load_vae(run)
 
 
@@ -386,7 +386,7 @@ def test_a_model_described_with_values_of_other_kinds_is_refused(run: Path, chan
 
 def test_a_preprocessing_that_is_none_is_refused(run: Path):
     _describe(run, preprocess=5)
-    with pytest.raises(ValueError, match=r"describes no model \('preprocess'\)"):
+    with pytest.raises(ValueError, match=r"describes no model \(preprocess is missing, or holds no named values\)"):
         load_vae(run)
 
 

@@ -177,7 +177,7 @@ def test_disabled_wandb_is_not_even_imported(tmp_path: Path, monkeypatch: pytest
 
 
 def _record(folder: Path, options: WandbConfig, **results: Any) -> None:
-    tracking.record(folder, {"data": "rollouts/a"}, options, "evaluate", (DATA, MODEL), **results)
+    tracking.record(folder, {"data": "rollouts/a"}, options, "evaluate", tracking.Outcome((DATA, MODEL), **results))
 
 
 def test_work_without_metrics_tells_what_it_read_and_made(tmp_path: Path, run: _Run):

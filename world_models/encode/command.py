@@ -201,13 +201,13 @@ def _finish(job: Job, latents: Latents) -> None:
     )
     for warning in latent_summary.warnings(summary, check):
         terminal.warn(f"{out}: {warning}")
-    tracking.record(out, yaml.safe_load(to_yaml(config)), config.wandb, "encode", *_lineage(job, latents))
+    tracking.record(out, yaml.safe_load(to_yaml(config)), config.wandb, "encode", _outcome(job, latents))
 
 
-def _lineage(job: Job, latents: Latents) -> tuple[tuple[Product, ...], Product]:
-    """What the latents were made from, and they themselves."""
+def _outcome(job: Job, latents: Latents) -> tracking.Outcome:
+    """The latents, and what they were made from."""
     sources = Product("dataset", job.config.data, job.data.digest()), Product("model", job.config.vae, job.vae_sha256)
-    return sources, Product("latents", job.config.out, latents.digest(), {"rows": latents.num_rows})
+    return tracking.Outcome(sources, Product("latents", job.config.out, latents.digest(), {"rows": latents.num_rows}))
 
 
 def encode_shards(job: Job, indices: Sequence[int]) -> Generator[int, None, None]:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
 
-from world_models.runs.scores import AggregatePosterior, Bins, KindError
+from world_models.runs.score_parts import AggregatePosterior, Bins, KindError
 
 NUM_BINS = 5
 NUM_DREAMS = 512

@@ -115,4 +115,5 @@ def _tell_wandb(of: Evaluation, config: EvaluateConfig, scores: Scores, shown: S
     )
     settings = yaml.safe_load(to_yaml(config)) | {"data": of.source.data}
     drawn = {name: picture for name, picture in shown.items() if isinstance(picture, np.ndarray)}
-    tracking.record(of.run, settings, config.wandb, "evaluate", read, scores=scores.plain(), pictures=drawn)
+    outcome = tracking.Outcome(read, scores=scores.plain(), pictures=drawn)
+    tracking.record(of.run, settings, config.wandb, "evaluate", outcome)

@@ -20,7 +20,8 @@ from world_models.evaluate.evaluation import Done, Evaluation, Found, Shown
 from world_models.evaluate.foresight import study as foresight
 from world_models.evaluate.job import PROBE_FRAMES, RolloutJob, spread_episodes
 from world_models.runs import rate_distortion
-from world_models.runs.scores import R2, Drive, RolloutScores
+from world_models.runs.score_parts import R2, Drive
+from world_models.runs.scores import RolloutScores
 from world_models.runtime import files, threads
 from world_models.runtime.errors import Stopped
 from world_models.vae import baselines, metrics

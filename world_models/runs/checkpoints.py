@@ -132,7 +132,7 @@ def load_vae(run: str | Path, weights: Weights = "best", device: str | torch.dev
     found, path = description.load(run), weights_path(run, weights)
     try:
         if found.vae is None or found.preprocess is None:
-            raise KeyError("vae" if found.vae is None else "preprocess")
+            raise ValueError(f"{'vae' if found.vae is None else 'preprocess'} is missing, or holds no named values")
         config, preprocess = _config(found.vae), dict(found.preprocess)
         with torch.device("meta"):  # no memory is taken before the file has shown that it holds as much
             described = VAE(config, preprocess).state_dict()

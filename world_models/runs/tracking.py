@@ -4,10 +4,11 @@ No tracking failure ends a run.
 """
 
 import contextlib
+import dataclasses
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from world_models.runtime.paths import check_name
 
 RUN_ID_MARK = "{wandb_run_id}"
 
+Picture = UInt8[np.ndarray, "_ _ 3"]
+
 
 class Tracker:
     """Logs a run's metrics and pictures to every place that was asked for.
@@ -35,7 +38,7 @@ class Tracker:
         run_id: id of the W&B run to go on with.
     """
 
-    def __init__(
+    def __init__(  # the last two are for a training alone
         self,
         folder: Path,
         config: Mapping[str, Any],
@@ -63,7 +66,7 @@ class Tracker:
 
         self._tell_board(send)
 
-    def images(self, images: Mapping[str, UInt8[np.ndarray, "_ _ 3"]], frames_seen: int) -> None:
+    def images(self, images: Mapping[str, Picture], frames_seen: int) -> None:
         """Log pictures of the step that was logged last."""
         self._tell_wandb("images", dict(images), {"frames_seen": frames_seen}, self._step)
 
@@ -102,39 +105,44 @@ class Tracker:
             self._board = None
 
 
-def record(
-    folder: Path,
-    config: Mapping[str, Any],
-    wandb: WandbConfig,
-    job_type: str,
-    read: Iterable[Product],
-    made: Product | None = None,
-    scores: Mapping[str, Any] | None = None,
-    pictures: Mapping[str, UInt8[np.ndarray, "_ _ 3"]] | None = None,
-) -> None:
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What finished work came to.
+
+    Attributes:
+        read: what it read.
+        made: what it made that others read.
+        scores: its results. W&B's summary gets the numbers among them.
+        pictures: its figures.
+    """
+
+    read: Sequence[Product]
+    made: Product | None = None
+    scores: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    pictures: Mapping[str, Picture] = dataclasses.field(default_factory=dict)
+
+
+def record(folder: Path, config: Mapping[str, Any], wandb: WandbConfig, job_type: str, outcome: Outcome) -> None:
     """Log finished work to W&B: its config, what it read and made, and its results.
 
     Args:
         folder: where the work's results are.
         config: its resolved config.
         wandb: how to use Weights & Biases.
-        job_type: what kind of work it is, which names its scores too: `evaluate/sse`.
-        read: what it read.
-        made: what it made that others read.
-        scores: its results, of which W&B's summary has the numbers.
-        pictures: its figures.
+        job_type: what kind of work it is. It also names the scores: `evaluate/sse`.
+        outcome: what the work came to.
     """
     run = wandb_run.begin(folder, config, wandb, job_type, apart=True)
     if run is None:
         return
-    for product in read:
+    for product in outcome.read:
         run.tell("read", product)
-    if made:
-        run.tell("made", made)
-    results = flatten({job_type: scores or {}}, "/")
+    if outcome.made:
+        run.tell("made", outcome.made)
+    results = flatten({job_type: outcome.scores}, "/")
     run.tell("summary", {name: value for name, value in results.items() if _is_finite(value)})
-    if pictures:
-        run.tell("images", {f"{job_type}/{name}": picture for name, picture in pictures.items()}, {}, None)
+    if outcome.pictures:
+        run.tell("images", {f"{job_type}/{name}": picture for name, picture in outcome.pictures.items()}, {}, None)
     run.finish()
 
 

@@ -45,7 +45,7 @@ TRIAL = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH")
 """What `wandb agent` sets for each trial of a sweep."""
 
 
-def begin(
+def begin(  # the last two are for a resumed run, and for work beside a sweep's trial
     folder: Path,
     config: Mapping[str, Any],
     options: WandbConfig,

@@ -36,7 +36,7 @@ class Learner:
         wandb_id: id of the W&B run that the training is logged to.
     """
 
-    def __init__(
+    def __init__(  # each is a setting of the training's config
         self, vae: VAE, seed: int, grad_clip: float, bf16: bool, compiled_size: int = 0, binarise: bool = False
     ):
         self.vae, self._seed, self._grad_clip, self._bf16, self._binarise = vae, seed, grad_clip, bf16, binarise

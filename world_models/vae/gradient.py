@@ -16,7 +16,7 @@ def computes_in_c(device: torch.device) -> bool:
     return forms.choose(device) == "winograd"
 
 
-def backward(
+def backward(  # the model, and what the loss of a batch depends on
     vae: VAE,
     frames: UInt8[Tensor, "part height width channels"],
     noise: Float[Tensor, "part noise"],
@@ -44,7 +44,7 @@ def backward(
     return sums
 
 
-def mean_loss(
+def mean_loss(  # as `backward`; torch.compile traces it, so it takes plain tensors
     vae: VAE,
     frames: Tensor,
     noise: Tensor,

@@ -12,7 +12,7 @@ from world_models.data.rollouts import Rollouts
 from world_models.evaluate.driving import imitation, measurement, track_map
 from world_models.evaluate.driving.imitation import Plan
 from world_models.evaluate.driving.lockstep import Driven, Place
-from world_models.runs.scores import Drive
+from world_models.runs.score_parts import Drive
 from world_models.runtime import executors
 from world_models.vae.baselines import Baselines
 from world_models.vae.model import VAE, VAEConfig

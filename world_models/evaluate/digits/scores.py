@@ -13,7 +13,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from world_models.data.mnist import NUM_DIGITS, Digits
-from world_models.runs.scores import SampleQuality
+from world_models.runs.score_parts import SampleQuality
 from world_models.vae import metrics
 from world_models.vae.model import VAE, to_images
 from world_models.vae.noise import binarised

@@ -145,7 +145,7 @@ class Driven:
 
 @envs.off_screen()
 @envs.gymnasium_warnings()  # which the collection of the training data said
-def drive(
+def drive(  # where, what, how long, by whom; the last two are for progress and speed
     place: Place, seeds: Sequence[int], num_steps: int, choose: Choose, report: Report, drawn: bool = True
 ) -> Driven:
     """Drive the tracks of these seeds to their ends, or for that many steps.

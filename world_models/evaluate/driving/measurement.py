@@ -17,7 +17,7 @@ from world_models.data.rollouts import Rollouts
 from world_models.evaluate.driving import imitation, lockstep
 from world_models.evaluate.driving.imitation import Controller, Plan
 from world_models.evaluate.driving.lockstep import Driven, Place, Read
-from world_models.runs.scores import Drive
+from world_models.runs.score_parts import Drive
 from world_models.runtime import executors, progress, threads
 from world_models.runtime.workers import Report
 from world_models.vae.baselines import Baselines

@@ -22,7 +22,7 @@ from world_models.data.rollouts import Episode
 from world_models.evaluate.foresight import memory
 from world_models.evaluate.foresight.codes import Code, Frames, Images, code_of_pca, code_of_vae, record
 from world_models.evaluate.foresight.memory import FORMS, Form, Memory, Recording, State
-from world_models.runs.scores import Foreseen
+from world_models.runs.score_parts import Foreseen
 from world_models.runtime import progress, threads
 from world_models.runtime.host import available_cores
 from world_models.vae.baselines import Baselines
