@@ -193,9 +193,9 @@ def test_wandb_is_told_what_the_latents_were_made_from(
     told: list[tuple[Any, ...]] = []
     monkeypatch.setattr(tracking, "record", lambda *arguments: told.append(arguments))
     out = _encode(data, run, tmp_path / "latents", "--wandb.mode offline")
-    ((folder, config, options, job_type, read, made),) = told
+    ((folder, config, options, job_type, outcome),) = told
     assert (folder, config["data"], options.mode, job_type) == (out, str(data), "offline", "encode")
-    digests = [(product.kind, product.digest) for product in (*read, made)]
+    digests = [(product.kind, product.digest) for product in (*outcome.read, outcome.made)]
     sources = [("dataset", Rollouts(data).digest()), ("model", files.file_sha256(run / "best.safetensors"))]
     assert digests == [*sources, ("latents", Latents(out).digest())]
 

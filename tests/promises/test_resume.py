@@ -109,7 +109,7 @@ from world_models.train_vae import command as train_vae
 save = resume.save_state
 def save_and_die(run, state):
     save(run, state)
-    if state["step"] == int(sys.argv[1]):
+    if state.step == int(sys.argv[1]):
         os.kill(os.getpid(), signal.SIGKILL)
 resume.save_state = save_and_die
 train_vae.main(sys.argv[2:])
