@@ -77,17 +77,17 @@ def run(run_dir: Path, heldout: Path, tmp_path_factory: pytest.TempPathFactory) 
 def test_wandb_is_told_the_scores_the_figures_and_what_was_scored(
     run_dir: Path, heldout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    told: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-    monkeypatch.setattr(tracking, "record", lambda *arguments, **named: told.append((arguments, named)))
+    told: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(tracking, "record", lambda *arguments: told.append(arguments))
     run = tmp_path / "vae"
     shutil.copytree(run_dir, run, ignore=shutil.ignore_patterns("figures", "state.pt"))
     evaluate.main(f"--data {heldout} --vae {run} --max_frames 20 --wandb.mode offline".split())
-    (((folder, config, options, job_type, read), named),) = told
+    ((folder, config, options, job_type, outcome),) = told
     assert (folder, config["data"], options.mode, job_type) == (run, str(heldout), "offline", "evaluate")
     sources = [("dataset", Rollouts(heldout).digest()), ("model", files.file_sha256(run / "best.safetensors"))]
-    assert [(product.kind, product.digest) for product in read] == sources
-    assert named["scores"] == _scores(run)
-    assert {path.stem for path in (run / "figures").glob("*.png")} == set(named["pictures"])
+    assert [(product.kind, product.digest) for product in outcome.read] == sources
+    assert outcome.scores == _scores(run)
+    assert {path.stem for path in (run / "figures").glob("*.png")} == set(outcome.pictures)
 
 
 def test_wandb_is_off_unless_asked_for():
@@ -194,9 +194,10 @@ def test_driving_is_scored_and_drawn_where_it_is_asked_for(
     outline = np.array([[0.0, 0.0], [90.0, 0.0], [0.0, 90.0]])
     driven = lockstep.Driven(np.array([800.0]), np.array([True]), [np.zeros((2, 2))], [outline])
     scores = measurement.scores(driven, driven, driven)
-    asked, told = [], {}
+    asked: list[tuple[Any, ...]] = []
+    told: list[tracking.Outcome] = []
     monkeypatch.setattr(measurement, "measure", lambda *args: asked.append(args) or (scores, driven))
-    monkeypatch.setattr(tracking, "record", lambda *args, **named: told.update(named))
+    monkeypatch.setattr(tracking, "record", lambda *args: told.append(args[-1]))
     run = tmp_path / "vae"
     shutil.copytree(run_dir, run, ignore=shutil.ignore_patterns("figures", "state.pt"))
     found = _evaluate(heldout, run, "--max_frames 20 --drive true --drive_seed 7")
@@ -205,7 +206,7 @@ def test_driving_is_scored_and_drawn_where_it_is_asked_for(
     assert (place.env, place.crop, seed) == ("CarRacing-v3", "0:84", 7)
     assert "What a controller does with mu" in (run / "report.html").read_text()
     assert (run / "figures" / "drive.png").exists()
-    assert told["scores"]["drive"] == vars(scores) and "drive" in told["pictures"]
+    assert told[0].scores["drive"] == vars(scores) and "drive" in told[0].pictures
 
 
 def test_driving_another_environment_is_refused_before_work_begins(small: Path, test: Path):
