@@ -1,8 +1,9 @@
 """Frames by position, of rollouts or in memory, and the order in which training sees them.
 
-The order of an epoch is fixed by seed, epoch and the size of the shuffle buffer: the epoch's blocks (up to 64
-neighbouring rows of an episode) are shuffled, then cut into windows of `shuffle_frames`, and each window's frames are
-shuffled. `batches.py` hands them out; where they lie in the meantime, and in how many processes, changes nothing.
+Seed, epoch and the size of the shuffle buffer determine the order of an epoch. First the epoch's blocks (up to 64
+neighbouring rows of an episode) are shuffled. Then they are grouped into windows of about `shuffle_frames` frames. Then
+the frames of each window are shuffled. `batches.py` makes batches in this order. The order depends neither on where the
+frames are held nor on the number of processes.
 """
 
 import abc
@@ -24,13 +25,13 @@ BLOCK_FRAMES = 64
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """A stretch of an epoch.
+    """The frames that are shuffled together.
 
     Attributes:
-        blocks: the blocks it is made of.
-        positions: positions of their frames, block by block.
-        order: the order in which they are handed out: the k-th is `positions[order[k]]`.
-        ends_epoch: whether it is the epoch's last.
+        blocks: numbers of its blocks.
+        positions: positions of the blocks' frames, block by block.
+        order: order of training: the k-th frame of the window is at `positions[order[k]]`.
+        ends_epoch: whether it is the last window of its epoch.
     """
 
     blocks: Int64[np.ndarray, " blocks"]
@@ -40,12 +41,12 @@ class Window:
 
 
 class FrameSource(abc.ABC):
-    """Frames by position 0 .. len - 1, in blocks of neighbours.
+    """Frames by position 0 .. len - 1, in blocks of neighbouring frames.
 
     Args:
-        block_lengths: frames of each block.
+        block_lengths: number of frames of each block.
         frame_shape: height, width and channels.
-        labels: each frame's class; 0 of all where there are no classes.
+        labels: each frame's class; None makes it 0 for all frames.
     """
 
     def __init__(
@@ -65,12 +66,12 @@ class FrameSource(abc.ABC):
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all frames, uint8."""
+        """Bytes of all frames as uint8."""
         return len(self) * math.prod(self.frame_shape)
 
     @abc.abstractmethod
     def read_block(self, block: int, column: str = "frames") -> np.ndarray:
-        """A block's frames, or another column's rows."""
+        """Read the frames of a block, or the same rows of another column."""
 
     @abc.abstractmethod
     def read_into(
@@ -79,10 +80,10 @@ class FrameSource(abc.ABC):
         blocks: Int64[np.ndarray, " blocks"],
         places: Int64[np.ndarray, " rows"],
     ) -> None:
-        """Read blocks; `places` says where each of their frames goes, in turn."""
+        """Read blocks into `frames`: the k-th frame of the blocks goes to `frames[places[k]]`."""
 
     def read_all(self) -> UInt8[np.ndarray, "frames height width channels"]:
-        """All frames, by position."""
+        """Read all frames, in the order of their positions."""
         frames = np.empty((len(self), *self.frame_shape), np.uint8)
         self.read_into(frames, np.arange(len(self.block_lengths)), np.arange(len(self)))
         return frames
@@ -92,7 +93,7 @@ class FrameSource(abc.ABC):
         return np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(np.int64)
 
     def read_spread(self, count: int, column: str = "frames") -> np.ndarray:
-        """The frames at the positions of `spread`, or another column's rows for the same frames."""
+        """Read the frames at the positions of `spread`, or the same rows of another column."""
         chosen = self.spread(count)
         blocks = np.searchsorted(self.block_offsets, chosen, side="right") - 1
         rows = (
@@ -108,7 +109,7 @@ class FrameSource(abc.ABC):
         return spread
 
     def windows(self, seed: int, epoch: int, shuffle_frames: int) -> Iterator[Window]:
-        """An epoch's windows, in order; they hold every position once."""
+        """The windows of an epoch, in order. Every position is in exactly one of them."""
         rng = np.random.default_rng([seed, epoch])
         blocks = rng.permutation(len(self.block_lengths))
         group = (np.cumsum(self.block_lengths[blocks]) - 1) // max(1, shuffle_frames)
@@ -120,7 +121,7 @@ class FrameSource(abc.ABC):
 
 
 class FrameSet(FrameSource):
-    """The frames of some episodes of a data set; final frames are among them."""
+    """The frames of some episodes of a data set, final frames included."""
 
     def __init__(self, data: Rollouts, episodes: Sequence[int]):
         self._data, self._episodes = data, episodes
@@ -129,7 +130,7 @@ class FrameSet(FrameSource):
         super().__init__(np.subtract(self._stops, self._starts, dtype=np.int64))
 
     def episodes(self, max_frames: int | None = None) -> Iterator[Episode]:
-        """The episodes in order. If they have more than `max_frames` frames, an evenly spread part of them."""
+        """The episodes in order. If they have more than `max_frames` frames, only an evenly spread part of them."""
         count = len(self._episodes)
         if max_frames is not None and len(self) > max_frames:
             count = max(1, count * max_frames // len(self))
@@ -137,7 +138,7 @@ class FrameSet(FrameSource):
         return (self._data[self._episodes[index]] for index in chosen)
 
     def read_block(self, block: int, column: str = "frames") -> np.ndarray:
-        """A block's frames, or another column's rows, from disk."""
+        """Read the frames of a block, or the same rows of another column, from disk."""
         return self._shards[block].read(column, self._starts[block], self._stops[block])
 
     def read_into(
@@ -146,7 +147,7 @@ class FrameSet(FrameSource):
         blocks: Int64[np.ndarray, " blocks"],
         places: Int64[np.ndarray, " rows"],
     ) -> None:
-        """Read blocks, on a thread a core; `places` says where each of their frames goes, in turn."""
+        """Read blocks with one thread per core: the k-th frame of the blocks goes to `frames[places[k]]`."""
         starts = np.concatenate([[0], np.cumsum(self.block_lengths[blocks])])
 
         def read(index: int) -> None:
@@ -162,7 +163,7 @@ class FrameSet(FrameSource):
 
 
 class ImageSet(FrameSource):
-    """Labelled images in memory: frames that are no episode's."""
+    """Labelled images in memory. They belong to no episode."""
 
     def __init__(self, frames: UInt8[np.ndarray, "frames height width channels"], labels: Int64[np.ndarray, " frames"]):
         cuts = [*range(0, len(frames), BLOCK_FRAMES), len(frames)]
@@ -171,7 +172,7 @@ class ImageSet(FrameSource):
         self._frames = frames
 
     def read_block(self, block: int, column: str = "frames") -> np.ndarray:
-        """A block's frames; images have no other column."""
+        """Read the frames of a block. Images have no other column."""
         assert column == "frames", column
         return self._frames[slice(*self.block_offsets[block : block + 2])]
 
@@ -181,13 +182,13 @@ class ImageSet(FrameSource):
         blocks: Int64[np.ndarray, " blocks"],
         places: Int64[np.ndarray, " rows"],
     ) -> None:
-        """Copy blocks; `places` says where each of their frames goes, in turn."""
+        """Copy blocks: the k-th frame of the blocks goes to `frames[places[k]]`."""
         if len(blocks):
             frames[places] = np.concatenate([self.read_block(block) for block in blocks.tolist()])
 
 
 def _blocks(shard: Shard, start: int, rows: int) -> list[tuple[Shard, int, int]]:
-    """Cut an episode at rows that are multiples of 64, so that few chunks are unpacked twice."""
+    """Cut an episode at rows that are multiples of 64. Then few chunks of the shard are unpacked twice."""
     inner = range((start // BLOCK_FRAMES + 1) * BLOCK_FRAMES, start + rows, BLOCK_FRAMES)
     cuts = [start, *inner, start + rows]
     return [(shard, first, last) for first, last in itertools.pairwise(cuts)]

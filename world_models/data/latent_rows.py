@@ -1,4 +1,4 @@
-"""Rows of latents by their number in the whole data set: held in memory, or read in blocks where they do not fit."""
+"""Rows of latents by their number in the whole data set. They are held in memory if they fit, else read in blocks."""
 
 import bisect
 import dataclasses
@@ -15,19 +15,19 @@ from world_models.data.shards import BLOCK_ROWS
 from world_models.data.shards.reader import Shard
 
 Numbers = Int64[np.ndarray, " windows"]
-"""A whole number for each window."""
+"""One integer for each window."""
 Windows = dict[str, Shaped[np.ndarray, "windows rows *shape"]]
-"""By the name of a column, so many rows of it for each window."""
+"""Columns by name; the first axis counts windows, the second counts rows of a window."""
 
 FLAGS = ("terminated", "truncated")
-"""Always held: they take a hundredth of a row's bytes, and HDF5 needs ten times as long for them as for numbers."""
+"""Columns that are always held in memory: they are a hundredth of the bytes, and HDF5 reads them ten times slower."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Shape and dtype of a row in memory, of each column.
+    """Shape and dtype of a row of each column in memory.
 
-    A data set may hold float16 in one shard and float32 in the next: the dtype is wide enough for all.
+    One shard may hold float16 and another float32. The dtype in memory is the wider one.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -41,23 +41,23 @@ class Layout:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of a row of all columns."""
+        """Bytes of one row, all columns together."""
         return sum(math.prod(self.shapes[name]) * dtype.itemsize for name, dtype in self.dtypes.items())
 
     def empty(self, name: str, *counts: int) -> np.ndarray:
-        """Room for rows of a column."""
+        """An uninitialised array for rows of a column."""
         return np.empty((*counts, *self.shapes[name]), self.dtypes[name])
 
 
 def open_rows(shards: Sequence[Shard], memory_bytes: float) -> "HeldRows | BlockedRows":
-    """Open the rows of a data set within a memory limit (at least one block is held)."""
+    """Open the rows of a data set within a memory limit. At least one block is held, even if it exceeds the limit."""
     layout = Layout.of(shards)
     fits = sum(shard.num_rows for shard in shards) * layout.row_bytes <= memory_bytes
     return HeldRows(shards, layout) if fits else BlockedRows(shards, layout, memory_bytes)
 
 
 class HeldRows:
-    """Columns held in memory, read once."""
+    """Rows that are read once and held in memory."""
 
     def __init__(self, shards: Sequence[Shard], layout: Layout, names: Sequence[str] = tuple(FORMAT.columns)):
         num_rows = sum(shard.num_rows for shard in shards)
@@ -69,18 +69,21 @@ class HeldRows:
                 column[start:stop] = shard.read(name)
 
     def windows(self, starts: Numbers, counts: Numbers, rows: int) -> Windows:
-        """Read `counts` rows from each of `starts` on. Each window has `rows` places; those left over hold anything."""
+        """Read the `counts[k]` rows from row `starts[k]` on into window k.
+
+        Every window has room for `rows` rows. The values behind its last row are undefined.
+        """
         chosen = starts[:, None] + np.minimum(np.arange(rows), counts[:, None] - 1)
         return {name: np.take(column, chosen, axis=0) for name, column in self._columns.items()}
 
 
 class BlockedRows:
-    """Reads rows in blocks of 1,024 neighbours, and keeps the blocks that were used last.
+    """Reads rows in blocks of 1,024 neighbours, and keeps the most recently used blocks.
 
     Args:
-        shards: of the data set.
-        layout: of its rows.
-        memory_bytes: of the kept blocks at most; one block is always kept.
+        shards: the shards of the data set.
+        layout: the layout of its rows.
+        memory_bytes: upper bound on the memory of the kept blocks; one block is always kept.
     """
 
     def __init__(self, shards: Sequence[Shard], layout: Layout, memory_bytes: float):
@@ -112,7 +115,7 @@ class BlockedRows:
         return found | self._flags.windows(starts, counts, rows)
 
     def _pieces(self, start: int, count: int) -> Iterator[tuple[int, Mapping[str, np.ndarray], slice]]:
-        """Neighbouring rows as they lie in blocks: where a piece begins among them, its block, its place in that."""
+        """Split `count` rows from row `start` on by block: offset of a piece, its block's columns, its rows in them."""
         block, done = bisect.bisect_right(self._firsts, start) - 1, 0
         while done < count:
             inside = start + done - self._firsts[block]

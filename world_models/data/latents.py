@@ -1,8 +1,9 @@
-"""Latents: mu and logvar of every frame, with actions, rewards and ends, as a memory model reads them.
+"""Latents: mu and logvar of every frame, with actions, rewards and end flags, for memory models.
 
-Rows and alignment are those of the rollouts: an episode of T steps has T + 1 rows, row t < T holds the latent of x_t
-and the action a_t chosen after seeing it, row T the final frame's latent, whose action is no transition. A memory
-model learns (z_t, a_t) -> (z_{t+1}, r_t, end_t). z is not stored: readers sample z = mu + exp(logvar / 2) * eps anew.
+Rows and alignment are those of the rollouts. An episode of T steps has T + 1 rows. Row t < T holds the latent of the
+frame x_t and the action a_t chosen after seeing x_t. Row T holds the latent of the final frame; it is no transition. A
+memory model learns (z_t, a_t) -> (z_{t+1}, r_t, end_t). z is not stored. Readers sample it anew from mu and logvar:
+z = mu + exp(logvar / 2) * eps.
 """
 
 import contextlib
@@ -36,7 +37,7 @@ FORMAT = Format(
 )
 COPIED_COLUMNS = ("actions", "rewards", "terminated", "truncated")
 SUMMARY_FILE = "latents.json"
-MAX_SUMMARY_BYTES = 10_000_000  # it holds some numbers a dimension
+MAX_SUMMARY_BYTES = 10_000_000  # it holds a few numbers for each dimension
 
 
 LARGEST_MOMENT = float(np.finfo(np.float32).max)  # readers draw z in float32
@@ -47,8 +48,8 @@ class LatentEpisode:
     """The latents of one episode of T transitions.
 
     Attributes:
-        actions, rewards, terminated, truncated: of the T transitions.
-        mu, logvar: of every frame, x_0 .. x_T.
+        actions, rewards, terminated, truncated: columns of the T transitions.
+        mu, logvar: moments of the posterior of every frame x_0 .. x_T.
         seed: seed of the environment.
         policy: name of the policy that drove.
 
@@ -86,7 +87,7 @@ class LatentWriter:
 
 
 def latents_bytes(source: reader.Shard, z_dim: int, dtype: str) -> int:
-    """Bytes that the latents of a shard of rollouts take on disk; errs upwards."""
+    """Upper bound on the bytes on disk of the latents of a rollouts shard."""
     row_bytes = {
         name: math.prod(source.row_shapes[name]) * np.dtype(source.column_dtypes[name]).itemsize
         for name in COPIED_COLUMNS
@@ -99,7 +100,7 @@ def latents_bytes(source: reader.Shard, z_dim: int, dtype: str) -> int:
 def write_latents(
     path: Path, source: reader.Shard, z_dim: int, dtype: str, attributes: Mapping[str, str]
 ) -> Iterator[LatentWriter]:
-    """Write the mirror of a rollouts shard in a block: whole if the block succeeds, nothing if it raises."""
+    """Write the latents of one rollouts shard in a `with` block. If the block raises, no shard is written."""
     shapes = {"mu": (z_dim,), "logvar": (z_dim,), "actions": source.row_shapes["actions"]}
     with writer.write_shard(path, FORMAT, shapes, {"mu": dtype, "logvar": dtype}) as shard:
         shard.attributes.update(attributes)
@@ -117,20 +118,20 @@ def write_latents(
 
 
 class Latents(ShardedEpisodes[LatentEpisode]):
-    """A data set of latents: a sequence of episodes, read from disk when asked for.
+    """A data set of latents: a sequence of episodes. Each is read from disk when it is indexed.
 
     Args:
         path: a folder of shards, or one shard.
-        verify: compare every column with its digest, which reads everything.
+        verify: whether to compare every column with its digest; this reads all data.
 
     Attributes:
-        z_dim: latent dimensions.
-        num_actions: columns of `actions`.
+        z_dim: number of latent dimensions.
+        num_actions: number of columns of `actions`.
         preprocess: how observations became the frames that were encoded.
-        vae_sha256: of the weights that encoded them.
+        vae_sha256: sha256 of the V model's weights.
 
     Raises:
-        FileNotFoundError: nothing there.
+        FileNotFoundError: there is no shard at the path.
         ValueError: a shard is incomplete, damaged, of another kind, or inconsistent.
 
     Example:
@@ -215,7 +216,7 @@ class Latents(ShardedEpisodes[LatentEpisode]):
         return mean, variance
 
     def _identity(self) -> dict[str, Any]:
-        """Counts and digests that tell whether a summary is of these shards."""
+        """Counts and digests of these shards. A summary of the same shards has the same values."""
         return {
             "episodes": len(self),
             "rows": self.num_rows,

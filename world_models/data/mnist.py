@@ -1,4 +1,4 @@
-"""MNIST, the small data set on which the V model's mathematics is checked: 28x28 grey digits, 60,000 and 10,000."""
+"""MNIST: 28x28 grey digits, 60,000 for training and 10,000 for testing. They check the V model's mathematics."""
 
 import dataclasses
 import math
@@ -16,7 +16,7 @@ NUM_DIGITS = 10
 FILES = "{train,t10k}-images-idx3-ubyte and {train,t10k}-labels-idx1-ubyte, unpacked"
 FRAME_SHAPE = (28, 28, 1)
 UNSIGNED_BYTES = 0x800
-"""Kind of number in the first word of MNIST's files; the last byte is the number of dimensions."""
+"""First word of MNIST's files without its last byte: the data type. The last byte is the number of dimensions."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Digits:
 
 @dataclasses.dataclass(frozen=True)
 class Mnist:
-    """The training and the test images, and the sha256 of all of them."""
+    """The training images, the test images, and the sha256 of all images and labels."""
 
     train: Digits
     test: Digits
@@ -41,15 +41,15 @@ class Mnist:
 
 
 def load(root: str | Path, download: bool = False) -> Mnist:
-    """Read MNIST from torchvision's root, the folder that holds MNIST/raw.
+    """Read MNIST from the folder that torchvision calls its root: it holds MNIST/raw.
 
     Args:
         root: the folder.
-        download: whether to download it first where it is not there.
+        download: whether to download MNIST if the folder does not hold it.
 
     Raises:
-        FileNotFoundError: it is not there, and cannot be downloaded.
-        ValueError: the files hold something else.
+        FileNotFoundError: the folder does not hold MNIST, and the download failed or was not asked for.
+        ValueError: a file is missing or is not MNIST's.
     """
     root = resolved(root, "data")
     if not (root / FOLDER / "raw").is_dir():
@@ -64,7 +64,7 @@ def load(root: str | Path, download: bool = False) -> Mnist:
 
 
 def _download(root: Path) -> None:
-    """Download into a folder beside it, so that MNIST is there whole or not at all."""
+    """Download into a temporary folder and rename it. An interrupted download leaves nothing."""
     from torchvision.datasets import MNIST
 
     there = next(parent for parent in (root, *root.absolute().parents) if parent.is_dir())
@@ -84,7 +84,7 @@ def _download(root: Path) -> None:
 
 
 def _meant(root: Path) -> str:
-    """A hint where --data names a folder inside the one it should."""
+    """A hint for the message if --data names a folder inside the right one; else empty."""
     within = next((parent for parent in root.absolute().parents[:2] if (parent / FOLDER / "raw").is_dir()), None)
     return f", such as {within}" if within else ""
 
@@ -101,10 +101,10 @@ def _read(raw: Path, part: str) -> Digits:
 
 
 def _read_idx(path: Path, shape: tuple[int, ...]) -> UInt8[np.ndarray, "..."]:
-    """Read rows of this shape from a file in MNIST's format, and check its size against its header.
+    """Read a file in MNIST's format with rows of this shape, and check its size against its header.
 
     Raises:
-        ValueError: there is no such file, or it holds something else.
+        ValueError: there is no such file, or it is not MNIST's.
     """
     if not untrusted.is_file(path):
         raise ValueError(f"{path}: no such file; MNIST/raw holds {FILES}: unpack them (gunzip), or download them again")

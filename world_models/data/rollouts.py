@@ -50,8 +50,8 @@ class Episode:
 
     Attributes:
         actions: a_0 .. a_{T-1}; `actions[t]` was chosen after seeing `frames[t]`.
-        rewards: what each action earned.
-        terminated, truncated: whether that action ended the episode, and how.
+        rewards: the reward of each action.
+        terminated, truncated: whether each action terminated or truncated the episode.
         frames: x_0 .. x_T.
         telemetry: simulator state at each frame.
         seed: seed of the environment.
@@ -80,7 +80,7 @@ class Episode:
 
 
 def environment(env_id: str) -> str:
-    """What an id stands for: without the module to import, and CarRacing-v3 for our own, which has the same frames."""
+    """The environment's name without module and package: our CarRacing-v3 has the same frames as Gymnasium's."""
     return env_id.rpartition(":")[2].removeprefix("world_models/")
 
 
@@ -92,7 +92,7 @@ class RolloutWriter:
         self._new_block()
 
     def _new_block(self) -> None:
-        """Begin a block of rows. Passing rows on one by one would take longer than a simulator's step."""
+        """Begin a block of rows. Writing single rows would take longer than a step of the simulator."""
         self._count = 0
         self._frames = np.empty((BLOCK_ROWS, *FRAME_SHAPE), np.uint8)
         self._telemetry = np.empty((BLOCK_ROWS, self._num_telemetry), np.float32)
@@ -148,7 +148,7 @@ class RolloutWriter:
 def write_rollouts(
     path: Path, num_actions: int, telemetry_names: Sequence[str], attributes: Mapping[str, str | int]
 ) -> Iterator[RolloutWriter]:
-    """Write one shard of rollouts in a block: whole if the block succeeds, nothing if it raises."""
+    """Write one shard of rollouts in a `with` block. If the block raises, no shard is written."""
     shapes = {"frames": FRAME_SHAPE, "actions": (num_actions,), "telemetry": (len(telemetry_names),)}
     with writer.write_shard(path, FORMAT, shapes) as shard:
         shard.attributes.update(attributes, versions=json.dumps(files.versions()))
@@ -159,22 +159,22 @@ def write_rollouts(
 
 
 class Rollouts(ShardedEpisodes[Episode]):
-    """A data set of rollouts: a sequence of episodes, read from disk when asked for.
+    """A data set of rollouts: a sequence of episodes. Each is read from disk when it is indexed.
 
     Args:
         path: a folder of shards, or one shard.
-        verify: compare every column with its digest, which reads everything.
+        verify: whether to compare every column with its digest; this reads all data.
 
     Attributes:
-        env: the environment, as `environment` names it.
-        env_args: the arguments that it was made with.
+        env: name of the environment, such as CarRacing-v3.
+        env_args: the arguments of the environment.
         preprocess: how observations became frames; `world_models.preprocess` takes it.
-        action_space: what an action column holds.
-        num_actions: columns of `actions`.
-        telemetry_names: what each telemetry column holds, with its unit.
+        action_space: description of the action space.
+        num_actions: number of columns of `actions`.
+        telemetry_names: name of each telemetry column, with its unit.
 
     Raises:
-        FileNotFoundError: nothing there.
+        FileNotFoundError: there is no shard at the path.
         ValueError: a shard is incomplete, damaged, of another kind, or inconsistent.
 
     Example:
@@ -241,7 +241,7 @@ class Rollouts(ShardedEpisodes[Episode]):
 
 
 def telemetry_names(shard: reader.Shard) -> tuple[str, ...]:
-    """What each telemetry column of a shard holds, with its unit."""
+    """Name of each telemetry column of a shard, with its unit."""
     found: Any = shard.column_attributes["telemetry"].get("names", ())
     names = found if isinstance(found, tuple) else ()
     if np.shape(names) != shard.row_shapes["telemetry"] or not all(map(str.isprintable, names)):
@@ -252,5 +252,5 @@ def telemetry_names(shard: reader.Shard) -> tuple[str, ...]:
 
 
 def _env_args(shard: reader.Shard) -> dict[str, Any]:
-    """The attribute `env_args`, its names sorted; early shards have none, since no arguments could be given."""
+    """The attribute `env_args`, sorted by name. Shards of early versions lack it and have no arguments."""
     return dict(sorted(shard.json_object("env_args").items())) if "env_args" in shard.attributes else {}

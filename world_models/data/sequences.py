@@ -30,26 +30,26 @@ class LatentSequences(Dataset[Window]):
     `truncated` (length,): the transitions t .. t + length - 1 of one episode. One sample of length + 1 rows supplies
     both z and next_z, so `next_z[k]` is `z[k + 1]`. The noise depends on seed, epoch and index alone.
 
-    Windows begin every `stride` transitions. No window passes its episode's end: the last one is moved back so that it
-    ends with the episode. So every transition of an episode of at least `length` steps is in a window, unless `stride`
-    is larger than `length`. Shorter episodes are left out, and the `repr` counts them. With `pad` they come too, with
-    zeros behind their end in every column, `z` and `next_z` included. Each item then has `mask` (length,), which is
-    true where there is a transition.
+    A window begins every `stride` transitions. No window crosses the end of an episode: the last window is moved back
+    to end with the episode. Every transition of an episode of at least `length` steps is in a window, unless `stride`
+    is larger than `length`. Shorter episodes are left out, and the `repr` counts them. `pad` includes them: every
+    column, also `z` and `next_z`, is zero behind their end, and each item has a `mask` (length,) that is true for
+    transitions.
 
-    `data[[4, 0, 9]]` is a batch: the same dict, with an axis of windows in front. A `DataLoader` gathers its batches
-    whole, too. Latents that fit `memory_gb` are read once and held; those that do not are read in blocks of 1,024 rows,
-    of which the last used are kept. Worker processes that are forked share what is held. Spawned ones read it again,
-    each in its share of `memory_gb`. All workers of a `DataLoader` follow `set_epoch`. Other copies (`copy.deepcopy`,
-    pickle) keep the epoch that they were made with, until their own `set_epoch`.
+    `data[[4, 0, 9]]` is a batch: the same dict, with an axis of windows in front. A `DataLoader` also gathers a whole
+    batch at once. Latents that fit into `memory_gb` are read once and held in memory. Larger ones are read in blocks of
+    1,024 rows, and the most recently used blocks are kept. Forked worker processes share this memory. Spawned ones read
+    their own copy, each within its share of `memory_gb`. All workers of a `DataLoader` follow `set_epoch`. Other copies
+    (`copy.deepcopy`, pickle) keep their epoch until `set_epoch` is called on them.
 
     Args:
         path: a folder of latents.
         length: transitions of a window.
         stride: transitions from the beginning of one window to that of the next; `length` when None.
-        seed: of the noise, with the epoch and the item's index.
-        pad: hand out episodes shorter than `length` as well, and `mask`.
-        normalise: bring each dimension of z to mean 0 and variance 1, by `z_mean` and `z_variance` of `latents.json`.
-        memory_gb: bound on the memory for latents, in 10^9 bytes.
+        seed: seed of the noise.
+        pad: whether to include episodes shorter than `length`; adds `mask`.
+        normalise: whether to bring z to mean 0 and variance 1, by `z_mean` and `z_variance` of `latents.json`.
+        memory_gb: upper bound on the memory for latents, in 10^9 bytes.
 
     Raises:
         FileNotFoundError: there are no latents.
@@ -64,7 +64,7 @@ class LatentSequences(Dataset[Window]):
         ...     for batch in loader:
         ...         loss = (batch["next_z"] - batch["z"]).square().mean()
 
-        Batches that a `DataLoader` need not put together from single windows take half the time:
+        A `BatchSampler` halves the time, because no batch is put together from single windows:
 
         >>> from torch.utils.data import BatchSampler, DataLoader, RandomSampler
         >>> loader = DataLoader(sequences, batch_size=None, sampler=BatchSampler(RandomSampler(sequences), 16, False))
@@ -173,7 +173,7 @@ class LatentSequences(Dataset[Window]):
         return {name: column.clone(memory_format=torch.contiguous_format) for name, column in batch.items()}
 
     def __getitems__(self, indices: Iterable[SupportsIndex]) -> list[Window]:
-        """Several windows, gathered at once; a `DataLoader` asks for its batches by this."""
+        """Several windows, gathered at once. A `DataLoader` calls this for each batch."""
         batch = self._batch(indices)
         columns = (column.unbind() for column in batch.values())
         return [dict(zip(batch, window, strict=True)) for window in zip(*columns, strict=True)]
@@ -197,9 +197,9 @@ class LatentSequences(Dataset[Window]):
         logvar: Float[np.ndarray, "windows rows z"],
         numbers: Sequence[int],
     ) -> Float32[np.ndarray, "windows rows z"]:
-        """Z = mu + exp(logvar / 2) * noise of the windows of these numbers."""
+        """Sample z = mu + exp(logvar / 2) * noise for the windows with these numbers."""
         z = logvar.astype(np.float32, copy=False)
-        with np.errstate(all="ignore"):  # of damaged latents; what comes of them is checked
+        with np.errstate(all="ignore"):  # damaged latents overflow; `_check_finite` reports them
             z /= 2
             np.exp(z, out=z)
             z *= self._noise(numbers)
@@ -211,7 +211,7 @@ class LatentSequences(Dataset[Window]):
         return z
 
     def _check_finite(self, z: Float32[np.ndarray, "windows rows z"], starts: Int64[np.ndarray, " windows"]) -> None:
-        """Refuse damaged latents: shards are opened without a look at every number."""
+        """Refuse damaged latents. Opening a shard does not read every number, so they are found here."""
         if np.isfinite(z).all():
             return
         window = np.flatnonzero(~np.isfinite(z).all(axis=(1, 2)))[0]
@@ -221,7 +221,7 @@ class LatentSequences(Dataset[Window]):
         raise UnreadableError(printable(f"{path}: {reason}; delete the file and run encode again"))
 
     def _noise(self, numbers: Sequence[int]) -> Float32[np.ndarray, "windows rows z"]:
-        """Standard normal, each window's by a generator of its own; PyTorch's takes a third of NumPy's time."""
+        """Standard normal noise, one generator for each window. PyTorch's generator takes a third of NumPy's time."""
         state = np.random.SeedSequence([self.seed, int(self._epoch)]).generate_state(1, np.uint64)[0]
         first, generator = int(state >> np.uint64(1)), torch.Generator("cpu")
         noise = torch.empty(len(numbers), self.length + 1, self.latents.z_dim, dtype=torch.float32, device="cpu")
@@ -231,13 +231,13 @@ class LatentSequences(Dataset[Window]):
 
     @property
     def _rows_here(self) -> latent_rows.HeldRows | latent_rows.BlockedRows:
-        """The rows in this process; a copy opens them when it is first asked for an item."""
+        """The rows in this process. A copy opens them when its first item is read."""
         if self._rows is None:
             self._rows = self._open_rows()
         return self._rows
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but the rows; a process that is being started gets the shared epoch, other copies get its number."""
+        """The state without the rows. A spawned worker gets the shared epoch; other copies get its value."""
         is_starting = get_spawning_popen() is not None
         return self.__dict__ | {"_rows": None, "_epoch": self._epoch if is_starting else int(self._epoch)}
 
@@ -247,7 +247,7 @@ class LatentSequences(Dataset[Window]):
 
 
 def _shared(epoch: int) -> Int64[Tensor, ""]:
-    """A number in shared memory, which worker processes see too."""
+    """The epoch in shared memory, where worker processes see its changes."""
     return torch.tensor(epoch, dtype=torch.int64, device="cpu").share_memory_()
 
 

@@ -1,4 +1,4 @@
-"""Episodes for training and for validation, told apart by their seeds."""
+"""Split episodes into training and validation by their seeds."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from world_models.runtime import files
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Episodes for training and, none of them among those, for validation."""
+    """Numbers of the episodes for training and of those for validation. No episode is in both."""
 
     train: tuple[int, ...]
     val: tuple[int, ...]
@@ -20,9 +20,9 @@ class Split:
 def split_episodes(
     seeds: Sequence[int] | Int64[np.ndarray, " episodes"], split_seed: int, val_share: float = 0.1
 ) -> Split:
-    """Hold out the share of episodes with the lowest sha256 of "split_seed,episode_seed", at least one.
+    """Hold out the episodes with the lowest sha256 of "split_seed,episode_seed": the share `val_share`, at least one.
 
-    Whether an episode is held out depends on its seed and on how many there are, not on files or order.
+    The split depends only on the seeds of the episodes, not on their files or their order.
 
     Raises:
         ValueError: fewer than two episodes.
