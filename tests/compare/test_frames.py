@@ -132,6 +132,12 @@ def test_runs_without_a_model_show_no_frames(make_run: Callable[..., Path]):
     assert "no run has saved a model yet" in notes[0]
 
 
+def test_a_model_that_does_not_name_its_data_is_not_called_unsaved(make_model: MakeModel):
+    models, notes = _load(make_model("a", data=5))
+    assert models is None
+    assert "no model.json says which data it was trained on; name rollouts with --data" in notes[0]
+
+
 def test_data_that_is_named_has_to_be_there(make_model: MakeModel, tmp_path: Path):
     with pytest.raises(FileNotFoundError):
         _load(make_model("a"), data=tmp_path / "nothing")
@@ -169,8 +175,14 @@ def _damaged_weights(run: RunRecord) -> RunRecord:
         (lambda run: _edit(run, vae={"z_dim": "many"}), "describes no model"),
         (lambda run: _edit(run, vae=[4]), "describes no model"),
         (lambda run: _edit(run, architecture="vq_vae"), "vq_vae"),
-        (lambda run: _edit(run, train_seeds="all"), "train_seeds; train the model again"),
-        (lambda run: _edit(run, train_seeds=[[0]]), "train_seeds; train the model again"),
+        (
+            lambda run: _edit(run, train_seeds="all"),
+            "lacks train_seeds, or has another type there; train the model again",
+        ),
+        (
+            lambda run: _edit(run, train_seeds=[[0]]),
+            "lacks train_seeds, or has another type there; train the model again",
+        ),
         (lambda run: _edit(run, preprocess={"crop": None}), "--crop"),
     ],
 )

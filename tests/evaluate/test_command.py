@@ -426,10 +426,7 @@ def test_a_model_that_does_not_say_what_it_was_trained_on_is_refused(
     train: Path, test: Path, tmp_path: Path, facts: dict[str, Any]
 ):
     said = _refused(test, _make_run(tmp_path / "run", train, **facts))
-    assert (
-        "model.json: wanted named values as env_args, texts as data, data_digest, env and whole numbers as split_seed"
-        in said
-    )
+    assert f"model.json: lacks {next(iter(facts))}, or has another type there; train the model again" in said
 
 
 def test_named_training_data_of_another_environment_is_refused(

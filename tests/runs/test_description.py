@@ -62,7 +62,10 @@ def test_strange_versions_are_none(strange: Any):
 
 
 def test_a_part_that_is_lacking_is_named():
-    assert str(description.lacks("runs/a", "data")) == "runs/a/model.json: lacks data; train the model again"
+    assert (
+        str(description.lacks("runs/a", "data"))
+        == "runs/a/model.json: lacks data, or has another type there; train the model again"
+    )
 
 
 def test_reading_a_description_takes_no_torch():

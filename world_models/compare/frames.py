@@ -164,7 +164,8 @@ def _trained_on(saved: Sequence[RunRecord]) -> Rollouts:
             if rollouts.digest() == digest:
                 return rollouts
     paths = ", ".join(sorted({path for path, _ in recorded})[:3])
-    why = f"{paths} is gone or has changed since the training" if recorded else "no run has saved a model yet"
+    unsaid = "no model.json says which data it was trained on" if saved else "no run has saved a model yet"
+    why = f"{paths} is gone or has changed since the training" if recorded else unsaid
     raise _NothingShownError(f"no frames are shown: {why}; name rollouts with --data")
 
 

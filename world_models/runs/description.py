@@ -125,6 +125,9 @@ def load(run: str | Path) -> Description:
     return found
 
 
-def lacks(run: str | Path, name: str) -> ValueError:
-    """The error where a part is needed that model.json does not say."""
-    return ValueError(f"{Path(run) / DESCRIPTION_FILE}: lacks {name}; train the model again")
+def lacks(run: str | Path, *names: str) -> ValueError:
+    """The error where parts are needed that are None: model.json does not have them, or has another type there."""
+    listed = ", ".join(names)
+    return ValueError(
+        f"{Path(run) / DESCRIPTION_FILE}: lacks {listed}, or has another type there; train the model again"
+    )

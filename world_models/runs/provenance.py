@@ -9,7 +9,6 @@ from typing import Any
 
 from world_models.data.rollouts import FRAME_SHAPE, Rollouts, environment
 from world_models.runs import description
-from world_models.runs.layout import DESCRIPTION_FILE
 from world_models.vae.model import VAE
 
 
@@ -69,10 +68,7 @@ def load(run: str | Path) -> TrainingRecord:
     if (found.data is None or found.data_digest is None or found.env is None) or (
         found.env_args is None or found.split_seed is None or found.train_seeds is None
     ):
-        raise ValueError(
-            f"{Path(run) / DESCRIPTION_FILE}: wanted named values as env_args, texts as data, data_digest, env and "
-            "whole numbers as split_seed, train_seeds; train the model again"
-        )
+        raise description.lacks(run, *(name for name, value in vars(found).items() if value is None))
     seeds = frozenset(found.train_seeds)
     return TrainingRecord(
         found.data, found.data_digest, environment(found.env), found.split_seed, seeds, found.env_args

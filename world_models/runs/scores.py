@@ -5,6 +5,7 @@ evaluation has to give it. The file may come from anybody, and older ones say le
 is None.
 """
 
+import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from world_models.runtime import files, typed_json, untrusted
 MAX_BYTES = 100_000_000
 
 
-class Scores:
+class Scores(abc.ABC):
     """What every evaluation has. SSE is summed over a frame's values in [0, 1]; frames are images of digits too.
 
     Attributes:
@@ -66,9 +67,9 @@ class Scores:
     foresight: Mapping[str, Mapping[str, Foreseen]] | None
     drive: Drive | None
 
+    @abc.abstractmethod
     def summary(self) -> str | None:
         """The result in a line; None where a number of it is missing."""
-        raise NotImplementedError
 
     def plain(self) -> dict[str, Any]:
         """The JSON object."""
