@@ -24,7 +24,7 @@ from world_models.data.shards import shard_path
 from world_models.data.shards.reader import Shard
 from world_models.encode import command as encode
 from world_models.runtime.errors import Stopped
-from world_models.train_vae import data as training_data
+from world_models.train_vae.data import KINDS
 
 BRIEF = {0, 2, 3, 8, 9}
 """Seeds whose episodes end in step 3. With two episodes a shard: one lost of the first, none left of the second."""
@@ -206,7 +206,7 @@ def test_a_wrong_list_of_skipped_seeds_is_refused(copied: Path, wrong: str):
 
 
 def test_training_sees_the_frames_of_the_episodes_that_are_there(made: Path):
-    data = training_data.read("rollouts", str(made), 0)
+    data = KINDS["rollouts"].read(str(made), 0)
     assert len(data.train) + len(data.held_out) == 5 * 7
     assert len(FrameSet(Rollouts(made), range(5)).read_all()) == 5 * 7
 

@@ -78,11 +78,10 @@ def load(
         FileNotFoundError, ValueError: `data` is named and cannot be read, or there is no such device.
     """
     place = torch_device(device)
-    alike, of_digits, others = _of_one_kind(runs, data)
+    kind, alike, others = _of_one_kind(runs, data)
     saved = [run for run in alike if run.description]
-    load_shown = _of_digits if of_digits else _of_rollouts
     try:
-        models, left_out = load_shown(saved, data, weights, place)
+        models, left_out = kind.load(saved, data, weights, place)
     except _NothingShownError as error:
         return None, [*others, *error.notes]
     return models, [*others, *left_out]
@@ -143,15 +142,43 @@ def _models(saved: Sequence[RunRecord], load: Callable[[RunRecord], VAE]) -> tup
     return models, notes
 
 
-def _of_one_kind(runs: Sequence[RunRecord], data: str | None) -> tuple[list[RunRecord], bool, list[str]]:
-    """The runs whose models take digits, or those that take rollouts: what `data` holds, else what the best takes."""
-    takes = [run.dataset == "mnist" for run in runs if run.description]
-    of_digits = Path(data, mnist.FOLDER).is_dir() if data else takes[:1] == [True]
-    alike = [run for run in runs if (run.dataset == "mnist") == of_digits]
-    others = ", ".join(run.name for run in runs if run not in alike)
-    kinds = ("MNIST", "rollouts") if of_digits else ("rollouts", "MNIST")
-    note = f"frames of {kinds[0]} are shown, so none of {others}, trained on {kinds[1]}"
-    return alike, of_digits, [note] if others else []
+class _Kind(NamedTuple):
+    """A kind of data that runs are trained on.
+
+    Attributes:
+        dataset: what model.json calls it.
+        name: what a person calls it.
+        is_in: whether a folder holds it.
+        load: loads frames of it, and the models that take such.
+    """
+
+    dataset: str
+    name: str
+    is_in: Callable[[str], bool]
+    load: Callable[[Sequence[RunRecord], str | None, layout.Weights, torch.device], tuple[Models, list[str]]]
+
+
+MNIST = _Kind("mnist", "MNIST", lambda folder: Path(folder, mnist.FOLDER).is_dir(), _of_digits)
+ROLLOUTS = _Kind("rollouts", "rollouts", lambda folder: True, _of_rollouts)
+KINDS = (MNIST, ROLLOUTS)
+"""The last is taken where no other fits, since its reader says what a folder lacks."""
+
+
+def _kind(run: RunRecord) -> _Kind:
+    return next((kind for kind in KINDS if kind.dataset == run.dataset), KINDS[-1])
+
+
+def _of_one_kind(runs: Sequence[RunRecord], data: str | None) -> tuple[_Kind, list[RunRecord], list[str]]:
+    """The kind of data that `data` holds, else that of the best run with a model; and the runs on such data."""
+    of_models = (_kind(run) for run in runs if run.description)
+    kind = next(kind for kind in KINDS if kind.is_in(data)) if data else next(of_models, KINDS[-1])
+    alike, others = ([run for run in runs if (_kind(run) is kind) == same] for same in (True, False))
+    names, theirs = (
+        ", ".join(run.name for run in others),
+        " and ".join(dict.fromkeys(_kind(run).name for run in others)),
+    )
+    note = f"frames of {kind.name} are shown, so none of {names}, trained on {theirs}"
+    return kind, alike, [note] if others else []
 
 
 def _trained_on(saved: Sequence[RunRecord]) -> Rollouts:

@@ -30,7 +30,7 @@ from world_models.runtime.errors import Stopped
 from world_models.runtime.host import stop_requests
 from world_models.train_vae import data as training_data
 from world_models.train_vae.config import TrainConfig
-from world_models.train_vae.data import Sample, TrainingData
+from world_models.train_vae.data import KINDS, Sample, TrainingData
 from world_models.train_vae.learner import Learner, cudnn_mode
 from world_models.train_vae.run_writer import Position, Run
 from world_models.vae import gradient, metrics
@@ -81,7 +81,7 @@ def prepare(config: TrainConfig) -> Job:
         raise ValueError("compile is for a GPU, and this is a CPU, whose form is compiled already; leave --compile out")
     config.bf16_on(device)  # refuses what this GPU has not
     training_state.check_new(Path(config.out), config.resume)
-    data = training_data.read(config.dataset, config.data, config.split_seed)
+    data = KINDS[config.dataset].read(config.data, config.split_seed)
     memory_bytes = int(config.memory_gb * 1e9)
     order = (config.batch_size, config.seed, config.shuffle_frames)
     batches = Batches(data.train, *order, memory_bytes, here.rank, here.size)
@@ -253,7 +253,8 @@ def _validate(training: Training, seen: int) -> metrics.Validation:
         run.log(position, "val", scores.known())
     _check_weights(training, vae)
     if run:  # before the state: a run that is killed in between goes on from an older state, and draws the same again
-        run.draw(vae, held_out, position, finished=seen >= config.num_frames)
+        finished = seen >= config.num_frames
+        run.draw(KINDS[config.dataset].draw(vae, held_out, position, finished), seen)
     _save(training, vae)
     return scores
 

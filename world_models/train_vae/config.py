@@ -2,19 +2,17 @@
 
 import dataclasses
 import math
-import os
 from typing import Literal
 
 import torch
 
-from world_models.data import mnist
-from world_models.data.rollouts import FRAME_SHAPE
 from world_models.runs import tracking
 from world_models.runtime.distributed import Device
 from world_models.runtime.errors import require, require_bounds
 from world_models.runtime.paths import PATH, resolve_fields
-from world_models.train_vae.data import Dataset
+from world_models.train_vae.data import DEFAULT_FOLDER, KINDS, Dataset
 from world_models.vae.model import VAEConfig
+from world_models.vae.networks import IMAGE_SHAPES
 
 MAX_FRAMES, MAX_BATCH = 1_000_000_000_000, 1_048_576
 
@@ -56,7 +54,7 @@ class TrainConfig:
     """
 
     dataset: Dataset = "rollouts"
-    data: str = dataclasses.field(default="rollouts/carracing", metadata=PATH)
+    data: str = dataclasses.field(default=DEFAULT_FOLDER, metadata=PATH)
     out: str = dataclasses.field(default="runs/vae", metadata=PATH)
     num_frames: int = 120_000
     batch_size: int = 64
@@ -108,19 +106,15 @@ class TrainConfig:
         self._check_model_fits_data()
 
     def _check_model_fits_data(self) -> None:
-        digits, classes = self.dataset == "mnist", self.vae.num_classes
-        shape, networks = (mnist.FRAME_SHAPE, "mlp or conv") if digits else (FRAME_SHAPE, "paper")
+        kind, network = KINDS[self.dataset], self.vae.network
+        height, width, channels = kind.frame_shape
+        suitable = [name for name, shape in IMAGE_SHAPES.items() if shape == (channels, height, width)]
         require(
-            digits == (self.vae.network != "paper"),
-            f"vae.network {self.vae.network} does not take {self.dataset}'s frames, {'x'.join(map(str, shape))}; give "
-            f"{networks}{' (or start from --config configs/mnist/vae.yaml)' if digits else ''}, or another --dataset",
+            network in suitable,
+            f"vae.network {network} does not take {self.dataset}'s frames, {height}x{width}x{channels}; give "
+            f"{' or '.join(suitable)}{kind.advice}, or another --dataset",
         )
-        require(classes in (0, mnist.NUM_DIGITS), f"vae.num_classes is {classes}; give 10, MNIST's digits, or 0")
-        require(
-            not digits or self.data != os.path.realpath(TrainConfig.data),
-            f"data is {self.data}, no folder of MNIST; give --data data, or the folder that holds MNIST/raw",
-        )
-        require(digits or not self.binarise, "binarise is for the grey pixels of mnist; leave it out")
+        kind.check(self.data, self.vae, self.binarise)
 
     def lr_at(self, frames_seen: int) -> float:
         """Linear warm-up, then a cosine to zero or a constant."""

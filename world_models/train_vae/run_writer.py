@@ -2,19 +2,19 @@
 
 import contextlib
 import dataclasses
+import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import yaml
 
-from world_models.drawing import digit_views, grids, model_views
+from world_models.drawing import grids
 from world_models.runs import checkpoints, layout, resume, tracking
 from world_models.runs.artifacts import Product
 from world_models.runs.description import TrainedOn
 from world_models.runs.layout import CONFIG_FILE, FIGURES
 from world_models.runtime import files, locks, terminal
-from world_models.train_vae.data import Sample
 from world_models.train_vae.learner import Learner
 from world_models.vae import baselines, metrics
 from world_models.vae.model import VAE
@@ -26,6 +26,20 @@ class Position(NamedTuple):
     step: int
     frames_seen: int
     epoch: float
+
+
+class Pictures(NamedTuple):
+    """What a validation draws, by name.
+
+    Attributes:
+        stamp: end of the names of files whose pictures each validation draws.
+        each_time: pictures that each validation draws.
+        at_end: pictures that only the last one draws.
+    """
+
+    stamp: str
+    each_time: Mapping[str, grids.Picture]
+    at_end: Mapping[str, grids.Picture] = types.MappingProxyType({})
 
 
 class Run:
@@ -68,20 +82,12 @@ class Run:
         """Log one line of metrics, of training or of a validation."""
         self._tracker.log(position._asdict() | {f"{part}/{name}": value for name, value in values.items()})
 
-    def draw(self, vae: VAE, held_out: Sample, position: Position, finished: bool) -> None:
-        """Draw what the model makes of held-out frames, and what it dreams; of digits, more at the end."""
-        of_digits = self._trained_on.dataset == "mnist"
-        if of_digits:
-            shown, stamp = digit_views.in_training(vae, *held_out), f"epoch_{_number(position.epoch)}"
-        else:
-            shown, stamp = model_views.in_training(vae, held_out.frames), f"{position.frames_seen:09d}"
-        for name, picture in shown.items():
-            grids.save(self._out / FIGURES / f"{name}_{stamp}.png", picture)
-        if finished and of_digits:
-            last = digit_views.finished(vae, digit_views.encoded(vae, *held_out), *held_out)
-            grids.save_all(self._out / FIGURES, last)
-            shown |= last
-        self._tracker.images(shown, position.frames_seen)
+    def draw(self, pictures: Pictures, frames_seen: int) -> None:
+        """Save what a validation drew, and show it to those who track the run."""
+        for name, picture in pictures.each_time.items():
+            grids.save(self._out / FIGURES / f"{name}_{pictures.stamp}.png", picture)
+        grids.save_all(self._out / FIGURES, pictures.at_end)
+        self._tracker.images({**pictures.each_time, **pictures.at_end}, frames_seen)
 
     def save_best(self, learner: Learner, vae: VAE) -> None:
         """Save the model that the learner has come to as the best weights so far."""
@@ -112,7 +118,3 @@ class Run:
     def close(self) -> None:
         """Finish logging, and let the folder go."""
         self._open.close()
-
-
-def _number(epoch: float) -> str:
-    return f"{epoch:03.0f}" if epoch == int(epoch) else f"{epoch:.2f}"
