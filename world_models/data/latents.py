@@ -199,9 +199,11 @@ class Latents(ShardedEpisodes[LatentEpisode]):
             raise ValueError(f"{path}: no such file, and z_mean and z_variance stand there; {again}")
         try:
             summary = untrusted.from_json(text)
+            if not isinstance(summary, dict):
+                raise TypeError
             found = {name: summary.get(name) for name in self._identity()}
             mean, variance = (np.array(summary.get(name), np.float64) for name in ("z_mean", "z_variance"))
-        except (ValueError, TypeError, AttributeError, OverflowError):
+        except (ValueError, TypeError, OverflowError):
             raise ValueError(f"{path}: damaged, or z_mean and z_variance are no lists of numbers; {again}") from None
         for name, wanted in self._identity().items():
             if found[name] != wanted:
@@ -215,7 +217,7 @@ class Latents(ShardedEpisodes[LatentEpisode]):
             raise ValueError(f"{path}: z never varies in dimension {constant[0]}, so it has no unit; use z as it is")
         return mean, variance
 
-    def _identity(self) -> dict[str, Any]:
+    def _identity(self) -> dict[str, int | str]:
         """Counts and digests of these shards. A summary of the same shards has the same values."""
         return {
             "episodes": len(self),

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from world_models.runtime.typed_json import Json
+
 DIGEST_OF = {"dataset": "data_digest", "model": "vae_sha256", "latents": "latents_digest"}
 
 
@@ -28,7 +30,7 @@ class Product:
     kind: Literal["dataset", "model", "latents"]
     path: str
     digest: str
-    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    facts: Mapping[str, Json] = dataclasses.field(default_factory=dict)
 
     @property
     def hashes(self) -> dict[str, str]:

@@ -7,10 +7,11 @@ whoever needs that part refuses the file.
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from world_models.runs.layout import DESCRIPTION_FILE
 from world_models.runtime import files, untrusted
+from world_models.runtime.typed_json import Json
 
 FORMAT = "world_models.vae"
 ARCHITECTURES = {"paper": "conv_vae", "mlp": "mlp_vae", "conv": "small_conv_vae"}
@@ -38,7 +39,7 @@ class TrainedOn:
     data: str | None = None
     data_digest: str | None = None
     env: str | None = None
-    env_args: Mapping[str, Any] | None = None
+    env_args: Mapping[str, Json] | None = None
     train_seeds: list[int] | None = None
     split_seed: int | None = None
 
@@ -58,15 +59,15 @@ class Description:
     """
 
     architecture: str | None
-    vae: Mapping[str, Any] | None
-    preprocess: Mapping[str, Any] | None
+    vae: Mapping[str, Json] | None
+    preprocess: Mapping[str, Json] | None
     versions: Mapping[str, str]
     trained_on: TrainedOn
     step: int = 0
     format: str | None = FORMAT
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "Description":
+    def from_json(cls, values: Mapping[str, Json]) -> "Description":
         """Read the JSON object. Models that do not name their kind of data, or arguments, are of rollouts without."""
         seeds = _of(list, values.get("train_seeds"))
         return cls(
@@ -94,7 +95,7 @@ class Description:
         files.write_json(run / DESCRIPTION_FILE, {**head, **data, "step": self.step})
 
 
-def _of(kind: type[Kind], value: Any) -> Kind | None:
+def _of(kind: type[Kind], value: Json) -> Kind | None:
     """The value if it is of that type, which a truth value never is."""
     return value if type(value) is kind else None
 

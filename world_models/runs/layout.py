@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+
+from world_models.runtime.typed_json import Json
 
 Weights = Literal["best", "last"]
 
@@ -26,9 +28,9 @@ def weights_path(run: str | Path, weights: Weights = "best") -> Path:
     return Path(run) / WEIGHT_FILES[weights]
 
 
-def flatten(values: Mapping[str, Any], separator: str = ".") -> dict[str, Any]:
+def flatten(values: Mapping[str, Json], separator: str = ".") -> dict[str, Json]:
     """Nested values under dotted names: `{"vae": {"beta": 4}}` as `{"vae.beta": 4}`."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, Json] = {}
     for name, value in values.items():
         if isinstance(value, Mapping) and value:
             flat |= {f"{name}{separator}{inner}": each for inner, each in flatten(value, separator).items()}

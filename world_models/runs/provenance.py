@@ -5,10 +5,10 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from world_models.data.rollouts import FRAME_SHAPE, Rollouts, environment
 from world_models.runs import description
+from world_models.runtime.typed_json import Json
 from world_models.vae.model import VAE
 
 
@@ -30,7 +30,7 @@ class TrainingRecord:
     env: str
     split_seed: int
     seeds: frozenset[int]
-    env_args: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    env_args: Mapping[str, Json] = dataclasses.field(default_factory=dict)
 
     def seen(self, data: Rollouts) -> set[int]:
         """The seeds of those episodes of `data` that the model was trained on, wherever they lie.
@@ -79,7 +79,7 @@ def _without_version(env: str) -> str:
     return re.sub(r"-v\d+$", "", env)
 
 
-def check_preprocess(preprocess: Mapping[str, Any], data: Path, vae: VAE, run: str) -> None:
+def check_preprocess(preprocess: Mapping[str, Json], data: Path, vae: VAE, run: str) -> None:
     """Refuse frames that were made in another way than those the model was trained on.
 
     Raises:

@@ -7,7 +7,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from world_models.runs.description import Description, TrainedOn
 from world_models.runs.layout import (
@@ -20,7 +20,7 @@ from world_models.runs.layout import (
 )
 from world_models.runs.scores import Scores, read_scores
 from world_models.runtime import untrusted
-from world_models.runtime.typed_json import is_number
+from world_models.runtime.typed_json import Json, is_number
 
 SEARCH_DEPTH = 3  # runs, runs/sweep, runs/sweep/a
 MAX_BYTES = 100_000_000  # the paper's own training logs 30,000 lines, 10 MB
@@ -44,7 +44,7 @@ class RunRecord:
 
     path: Path
     name: str
-    config: Mapping[str, Any]
+    config: Mapping[str, Json]
     lines: tuple[Line, ...]
     scores: Scores | None
     description: Description | None
@@ -83,15 +83,15 @@ class RunRecord:
         """What kind of data it was trained on: rollouts, or mnist."""
         return self.trained_on.dataset
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Json]:
         """The config's fields by their dotted names."""
         return flatten(self.config)
 
 
-def number(values: Mapping[str, Any], key: str) -> float | None:
+def number(values: Mapping[str, Json], key: str) -> float | None:
     """The finite number under the key, None if there is none."""
     value = values.get(key)
-    return float(value) if isinstance(value, int | float) and is_number(value) else None
+    return float(value) if is_number(value) else None
 
 
 def is_run(folder: Path) -> bool:
@@ -148,14 +148,13 @@ def read_run(folder: Path, name: str | None = None) -> RunRecord:
         ValueError: a file other than eval.json is damaged, or far too large to be what it says.
     """
     scores, why_ignored = read_scores(folder)
-    described = _read_json(folder / DESCRIPTION_FILE, "train the model again, or leave this run out")
     return RunRecord(
         folder,
         name or folder.resolve().name,
         _read_config(folder / CONFIG_FILE),
         read_lines(folder),
         scores,
-        Description.from_json(described) if described else None,
+        _read_description(folder / DESCRIPTION_FILE),
         why_ignored,
     )
 
@@ -233,7 +232,7 @@ def other_runs(own: Path, dataset: str, folders: Sequence[Path]) -> Found:
     return found._replace(runs=[run for run in found.runs if run.dataset == dataset])
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def _read_config(path: Path) -> dict[str, Json]:
     text = untrusted.read_text(path, untrusted.MAX_YAML_BYTES)
     try:
         config = {} if text is None else untrusted.from_yaml(text)
@@ -244,15 +243,17 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _read_json(path: Path, advice: str) -> dict[str, Any] | None:
+def _read_description(path: Path) -> Description | None:
     text = untrusted.read_text(path, MAX_BYTES)
-    value = None if text is None else _parsed(text)
-    if text is not None and not isinstance(value, dict):
-        raise ValueError(f"{path}: no JSON object; {advice}")
-    return value
+    if text is None:
+        return None
+    value = _parsed(text)
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: no JSON object; train the model again, or leave this run out")
+    return Description.from_json(value) if value else None
 
 
-def _parsed(text: str) -> Any:
+def _parsed(text: str) -> Json:
     """The JSON value, None where the text is none."""
     try:
         return untrusted.from_json(text)

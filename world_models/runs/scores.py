@@ -9,11 +9,11 @@ import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from world_models.runs.layout import SCORES_FILE, WEIGHT_FILES
 from world_models.runs.score_parts import R2, AggregatePosterior, Bins, Drive, Foreseen, KindError, SampleQuality
 from world_models.runtime import files, typed_json, untrusted
+from world_models.runtime.typed_json import Json
 
 MAX_BYTES = 100_000_000
 
@@ -71,7 +71,7 @@ class Scores(abc.ABC):
     def summary(self) -> str | None:
         """The result in a line; None where a number of it is missing."""
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> dict[str, Json]:
         """The JSON object."""
         return typed_json.plain(self)
 

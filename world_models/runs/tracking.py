@@ -21,6 +21,7 @@ from world_models.runs.layout import METRICS_FILE, flatten
 from world_models.runs.wandb_messages import WandbConfig
 from world_models.runtime import files, terminal, untrusted
 from world_models.runtime.paths import check_name
+from world_models.runtime.typed_json import Json, is_number
 
 RUN_ID_MARK = "{wandb_run_id}"
 
@@ -41,7 +42,7 @@ class Tracker:
     def __init__(  # the last two are for a training alone
         self,
         folder: Path,
-        config: Mapping[str, Any],
+        config: Mapping[str, Json],
         wandb: WandbConfig,
         job_type: str,
         tensorboard: bool = False,
@@ -118,11 +119,11 @@ class Outcome:
 
     read: Sequence[Product]
     made: Product | None = None
-    scores: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    scores: Mapping[str, Json] = dataclasses.field(default_factory=dict)
     pictures: Mapping[str, Picture] = dataclasses.field(default_factory=dict)
 
 
-def record(folder: Path, config: Mapping[str, Any], wandb: WandbConfig, job_type: str, outcome: Outcome) -> None:
+def record(folder: Path, config: Mapping[str, Json], wandb: WandbConfig, job_type: str, outcome: Outcome) -> None:
     """Log finished work to W&B: its config, what it read and made, and its results.
 
     Args:
@@ -146,7 +147,7 @@ def record(folder: Path, config: Mapping[str, Any], wandb: WandbConfig, job_type
     run.finish()
 
 
-def _is_finite(value: Any) -> bool:
+def _is_finite(value: Json) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
@@ -158,8 +159,10 @@ def truncate_metrics(folder: Path, step: int) -> None:
 
 
 def _is_until(step: int, line: bytes) -> bool:
-    with contextlib.suppress(ValueError, KeyError, TypeError):
-        return untrusted.from_json(line)["step"] <= step
+    with contextlib.suppress(ValueError):
+        logged = untrusted.from_json(line)
+        at = logged.get("step") if isinstance(logged, dict) else None
+        return is_number(at) and at <= step
     return False
 
 

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
+
+from world_models.runtime.typed_json import Json
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Request:
     """
 
     folder: str
-    config: Mapping[str, Any]
+    config: Mapping[str, Json]
     options: WandbConfig
     job_type: str
     data_tag: str

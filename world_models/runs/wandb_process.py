@@ -120,7 +120,7 @@ def _init(wandb: Any, request: Request, settings: Any, mode: str | None) -> Any:
     return run
 
 
-def _bounded_finish(wandb: Any) -> dict[str, Any]:
+def _bounded_finish(wandb: Any) -> dict[str, int | bool]:
     """Versions of W&B that can give up an upload at the end of a run are told when, and to say so."""
     wanted = {"finish_timeout": UPLOAD_TIMEOUT_S, "finish_timeout_raises": True}
     return {name: value for name, value in wanted.items() if name in wandb.Settings.model_fields}

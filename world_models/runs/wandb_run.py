@@ -21,6 +21,7 @@ from typing import Any
 from world_models.runs.wandb_link import Process, Waiting
 from world_models.runs.wandb_messages import Answer, Failed, Finished, Note, Off, Request, Started, WandbConfig
 from world_models.runtime import terminal
+from world_models.runtime.typed_json import Json
 
 
 def _packed(*message: Any) -> bytes:
@@ -47,7 +48,7 @@ TRIAL = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH")
 
 def begin(  # the last two are for a resumed run, and for work beside a sweep's trial
     folder: Path,
-    config: Mapping[str, Any],
+    config: Mapping[str, Json],
     options: WandbConfig,
     job_type: str,
     run_id: str | None = None,

@@ -4,14 +4,20 @@ import dataclasses
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, TypeVar
+
+if TYPE_CHECKING:
+    Json: TypeAlias = "Mapping[str, Json] | Sequence[Json] | str | int | float | bool | None"
+else:
+    Json = object  # tools that read types at run time cannot follow one that contains itself
+"""A value of a JSON text whose content is not known. Check its type before you use it."""
 
 LARGEST = 1e30  # no error or rate is larger, and a picture's axes could not show it
 
 Kind = TypeVar("Kind")
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether a value is a finite number. `math.isfinite` raises on huge integers, so it is compared with a bound."""
     return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST < value < LARGEST
 

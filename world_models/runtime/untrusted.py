@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from world_models.runtime.typed_json import Json
+
 MAX_DEPTH = 50
 """Levels of a JSON or YAML text; ours have four."""
 
@@ -52,7 +54,7 @@ def read_text(path: Path, max_bytes: int) -> str | None:
     return path.read_text(encoding="utf-8", errors="replace") if is_file(path, max_bytes) else None
 
 
-def from_json(text: str | bytes) -> Any:
+def from_json(text: str | bytes) -> Json:
     """The value that a JSON text stands for.
 
     Raises:
@@ -69,7 +71,7 @@ def from_json(text: str | bytes) -> Any:
     return value
 
 
-def _check_depth(value: Any) -> None:
+def _check_depth(value: Json) -> None:
     level = [value]
     for _ in range(MAX_DEPTH):
         nested = [each for each in level if isinstance(each, dict | list)]

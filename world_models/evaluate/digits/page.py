@@ -1,12 +1,13 @@
 """The report page of a model of MNIST, and the chart that shows what beta trades."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from world_models.drawing import charts, grids, pages
 from world_models.evaluate.evaluation import Shown
 from world_models.runs.records import RunRecord, number
 from world_models.runs.scores import DigitScores
+from world_models.runtime.typed_json import Json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,7 +32,7 @@ def beta_points(own: RunRecord, others: Sequence[RunRecord]) -> list[BetaPoint]:
     return [point for run in (own, *alike) if (point := _beta_point(run))]
 
 
-def _but_beta(run: RunRecord) -> dict[str, Any]:
+def _but_beta(run: RunRecord) -> dict[str, Json]:
     free = {"vae.beta", "out", "data", "seed", "device", "memory_gb", "resume", "tensorboard", "log_every_steps"}
     return {name: value for name, value in run.settings().items() if name not in free and not name.startswith("wandb.")}
 
