@@ -346,7 +346,9 @@ def test_a_mixture_written_in_another_order_never_mixes_into_a_data_set(rollouts
 
 
 def test_fewer_episodes_than_are_there_are_refused(rollouts_dir: Path):
-    with pytest.raises(ValueError, match="holds more than 5 episodes: ask for more, or choose another --out"):
+    with pytest.raises(
+        ValueError, match="holds more than 5 episodes: give a larger --num_episodes, or choose another --out"
+    ):
         prepare(dataclasses.replace(there(rollouts_dir), num_episodes=5))
 
 
@@ -442,7 +444,7 @@ def test_running_again_makes_nothing(copied: CollectConfig):
 
 def test_running_again_says_that_all_is_there(copied: CollectConfig, capsys: pytest.CaptureFixture[str]):
     collect.collect(prepare(copied))
-    assert capsys.readouterr().out == f"{copied.out}: 6 episodes, 246 frames in 3 shards, all there already\n"
+    assert capsys.readouterr().out == f"{copied.out}: 6 episodes, 246 frames in 3 shards, all finished before\n"
 
 
 def test_a_missing_shard_is_made_again(copied: CollectConfig):
@@ -527,7 +529,7 @@ def test_verify_says_what_a_data_set_holds(copied: CollectConfig, capsys: pytest
     collect.main(["--verify", copied.out])
     said = " ".join(capsys.readouterr().out.split())
     for words in (
-        "CarRacing-v3, whole, every digest right",
+        "CarRacing-v3, complete, every digest correct",
         "episodes 6 in 3 shards, seeds 0..5",
         "frames 246,",
         "steps 40..40 an episode",
@@ -656,7 +658,7 @@ def test_a_data_set_in_a_read_only_folder_is_shown_without_a_contact_sheet(
     folder = make_rollouts([3, 3])
     monkeypatch.setattr("world_models.collect.overview.os.access", lambda path, mode: False)
     collect.main(["--verify", str(folder)])
-    assert "cannot be written to" in capsys.readouterr().out
+    assert "is not writable" in capsys.readouterr().out
     assert not (folder / "contact_sheet.png").exists()
 
 

@@ -351,7 +351,7 @@ def test_data_sets_of_different_renderers_extend_one_another(gather: Callable[..
 def test_another_renderer_is_no_other_data_set(gather: Callable[..., Rollouts], capsys: pytest.CaptureFixture[str]):
     gather("--renderer c")
     gather("--renderer gymnasium")
-    assert capsys.readouterr().out.endswith("all there already\n")
+    assert capsys.readouterr().out.endswith("all finished before\n")
 
 
 @pytest.mark.parametrize(
@@ -375,7 +375,7 @@ def test_a_renderer_that_cannot_be_had_is_refused(
         raise ImportError("the C renderer was not built")
 
     monkeypatch.setattr(car_renderer, "load_library", load)
-    with pytest.raises(ValueError, match="renderer c cannot be had: the C renderer was not built"):
+    with pytest.raises(ValueError, match="renderer c cannot be used: the C renderer was not built"):
         gather("--renderer c")
 
 

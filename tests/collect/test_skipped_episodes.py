@@ -72,7 +72,7 @@ def gather(out: Path, num_episodes: int = 10, **settings: Any) -> Rollouts:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten episodes of which five ended in their warm-up, in five shards: of 1, 0, 2, 2 and 0 episodes."""
+    """Ten episodes of which five ended during their warm-up, in five shards: of 1, 0, 2, 2 and 0 episodes."""
     out = tmp_path_factory.mktemp("made") / "data"
     gather(out)
     return out
@@ -112,7 +112,7 @@ def test_the_attribute_is_there_only_where_a_seed_was_skipped(made: Path):
 
 def test_the_end_says_how_many_were_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     gather(tmp_path / "out")
-    assert "5 of 10 episodes ended in their warm-up and were left out" in capsys.readouterr().out
+    assert "5 of 10 episodes ended during their warm-up and were left out" in capsys.readouterr().out
 
 
 def test_a_mixture_is_dealt_over_the_planned_episodes(tmp_path: Path):
@@ -177,7 +177,9 @@ def test_fewer_episodes_than_were_planned_are_refused(made: Path):
 def test_verify_shows_what_was_left_out(made: Path, capsys: pytest.CaptureFixture[str]):
     collect.collect(collect.prepare(CollectConfig(verify=str(made))))
     shown = capsys.readouterr().out
-    assert "whole, every digest right" in shown and "left out   5 episodes, which ended in their warm-up" in shown
+    assert (
+        "complete, every digest correct" in shown and "left out   5 episodes, which ended during their warm-up" in shown
+    )
 
 
 def test_episodes_are_found_across_an_empty_shard(made: Path):

@@ -55,7 +55,7 @@ def test_what_is_not_finite_in_float32_is_refused(space: spaces.Space, wrong: fl
     assert space.shape
     action = [0.0] * space.shape[0]
     action[1] = wrong
-    with warnings.catch_warnings(), pytest.raises(ValueError, match="has to be finite in float32"):
+    with warnings.catch_warnings(), pytest.raises(ValueError, match="must be finite in float32"):
         warnings.simplefilter("error")
         to_columns(space, action)
 

@@ -426,7 +426,7 @@ def test_an_unknown_renderer_is_a_value_error_of_one_line():
 def test_a_renderer_that_cannot_be_had_is_a_value_error_of_one_line():
     assert run_python(REFUSED, "c") == [
         "ValueError",
-        "renderer c cannot be had: the C renderer was not built; install a C compiler, then the package again; "
+        "renderer c cannot be used: the C renderer was not built; install a C compiler, then the package again; "
         "choose auto or another renderer",
     ]
 

@@ -122,7 +122,7 @@ def test_a_class_that_draws_otherwise_draws_itself_and_it_is_said():
 
 def test_a_renderer_asked_for_by_name_is_refused_where_a_class_draws_otherwise():
     with pytest.raises(
-        ValueError, match=r"renderer pygame cannot be had: .* unlike those of .*WithoutBar; choose auto"
+        ValueError, match=r"renderer pygame cannot be used: .* unlike those of .*WithoutBar; choose auto"
     ):
         envs.make_env("WithoutBar-v0", renderer="pygame")
 

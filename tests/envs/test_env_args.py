@@ -185,7 +185,7 @@ def test_a_data_set_without_the_telemetry_of_today_is_refused_in_one_line(asked:
     env, *_ = collect._try_env(job)
     env.telemetry_names = ()
     with pytest.raises(ValueError, match="has 19 columns of telemetry, and CarRacing-v3 now gives 0; choose another"):
-        collect._check_same(job, env, collect._shards_there(job))
+        collect._check_same(job, env, collect._finished_shards(job))
 
 
 # --- never trained on and scored

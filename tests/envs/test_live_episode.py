@@ -107,8 +107,8 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Job]
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ("[np.nan, 0]", "has to be finite"),
-        ("[0, np.inf]", "has to be finite"),
+        ("[np.nan, 0]", "must be finite"),
+        ("[0, np.inf]", "must be finite"),
         ("None", "is no array of real numbers"),
         ("['0', '1']", "is no array of real numbers"),
         ("[0.0]", "an action of 1 values"),
@@ -140,7 +140,7 @@ def test_a_shard_with_a_wrong_action_is_not_kept_and_finished_ones_stay(start: C
 
 def test_a_policy_that_raises_in_mid_collection_is_named_with_its_line(start: Callable[..., Job]):
     said = r"^policy '.*' fails at step 17 of the episode of seed 5: ZeroDivisionError: .* \(.*policy_\d+.py, line 8\)"
-    with pytest.raises(Stopped, match=said + "; mend it"):
+    with pytest.raises(Stopped, match=said + "; fix it"):
         collect.collect(start("1 // 0"))
 
 
@@ -222,7 +222,7 @@ def test_a_picture_of_another_size_ends_the_collection_by_name(
     start: Callable[..., Job], monkeypatch: pytest.MonkeyPatch, step: int, when: str
 ):
     monkeypatch.setattr(Steered, "sizes", {(6, step): 41})
-    said = "Steered-v0: the observation gave 48x41x3, not 48x40x3; mend the environment"
+    said = "Steered-v0: the observation gave 48x41x3, not 48x40x3; fix the environment"
     with pytest.raises(Stopped, match=f"^{when} of the episode of seed 6: {said}$"):
         collect.collect(start())
 
@@ -247,7 +247,7 @@ def test_an_env_that_raises_ends_the_collection_by_name_and_finished_shards_stay
 ):
     monkeypatch.setattr(Steered, "errors", {(6, step): error})
     place = rf"\({re.escape(__file__)}, line \d+\)"
-    line = rf"^{when} of the episode of seed 6: Steered-v0 fails, {said} {place}; mend it \(WORLD_MODELS_TRACEBACK=1 "
+    line = rf"^{when} of the episode of seed 6: Steered-v0 fails, {said} {place}; fix it \(WORLD_MODELS_TRACEBACK=1 "
     with pytest.raises(Stopped, match=line):
         collect.collect(start())
     assert [path.name for path in (tmp_path / "out").glob("*.h5")] == ["shard-00000.h5"]
@@ -340,7 +340,7 @@ def test_the_traceback_of_an_env_in_a_worker_is_shown_where_it_is_asked_for(tmp_
     )
     assert done.returncode == 1 and ('failing_env.py", line 15, in step' in done.stderr) == (traceback == "1")
     place = f"({tmp_path / 'failing_env.py'}, line 15)"
-    said = f"step 10 of the episode of seed 0: Failing-v0 fails, IndexError: list index out of range {place}; mend it ("
+    said = f"step 10 of the episode of seed 0: Failing-v0 fails, IndexError: list index out of range {place}; fix it ("
     assert done.stderr.splitlines()[-1].startswith(f"python -m world_models.collect: {said}")
 
 

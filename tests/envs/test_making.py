@@ -111,7 +111,7 @@ def test_a_module_that_fails_on_import_is_a_line_with_its_file_and_line(write: W
     line = 2 if "y = (" in source or "sys" in source else source.count("\n") + 1
     found = refusal(env_id=f"{name}:Own-v0")
     assert f"the import of {name} fails, {said} (" in found
-    assert f"{name}.py, line {line}); mend it" in found
+    assert f"{name}.py, line {line}); fix it" in found
 
 
 def test_an_id_that_its_module_does_not_register_is_unknown(write: Write):
@@ -174,7 +174,7 @@ def test_arguments_nested_too_deeply_are_refused():
 
 
 def test_arguments_too_long_for_an_attribute_are_refused():
-    with pytest.raises(ValueError, match="env_args is 20,009 letters of JSON; give 16,384 at most"):
+    with pytest.raises(ValueError, match="env_args is 20,009 characters of JSON; give 16,384 at most"):
         envs.check_arguments({"a": "x" * 20_000})
 
 

@@ -169,7 +169,7 @@ def test_an_env_that_lies_about_its_space_is_refused_at_once(
 ):
     env = make(RGB)
     env.env.unwrapped.shown = [RGB.sample()] * good + [shown]  # type: ignore[attr-defined]
-    with pytest.raises(PictureError, match=f"Shows-v0: {said}; mend the environment"):
+    with pytest.raises(PictureError, match=f"Shows-v0: {said}; fix the environment"):
         env.reset(0)
         for _ in range(good):
             env.step(np.zeros(1, np.float32))

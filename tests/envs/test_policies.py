@@ -207,7 +207,7 @@ def test_driver_presses_the_key_for_what_it_would_steer():
 def test_keys_come_to_what_was_wanted():
     wanted = np.array([0.12, 0.05, 0.2], np.float32)
     keys = car_driver.Keys()
-    given = np.mean([car_driver.Keys.GIVES[keys.press(wanted)] for _ in range(500)], axis=0)
+    given = np.mean([car_driver.Keys.ACTIONS[keys.press(wanted)] for _ in range(500)], axis=0)
     np.testing.assert_allclose(given, wanted, atol=0.01)
 
 

@@ -167,12 +167,14 @@ def test_a_renderer_is_taken_as_asked(name: Any):
 
 
 def test_a_renderer_without_its_library_is_refused(no_library: None):
-    with pytest.raises(ValueError, match=f"^renderer c cannot be had: {NOT_BUILT}; choose auto or another renderer$"):
+    with pytest.raises(ValueError, match=f"^renderer c cannot be used: {NOT_BUILT}; choose auto or another renderer$"):
         choose("c")
 
 
 def test_a_renderer_that_draws_a_wrong_pixel_is_refused_by_name_with_versions(wrong_pygame: None):
-    with pytest.raises(ValueError, match=r"^renderer pygame cannot be had: .*1 of 9216 .*gymnasium .*pygame-ce .*SDL "):
+    with pytest.raises(
+        ValueError, match=r"^renderer pygame cannot be used: .*1 of 9216 .*gymnasium .*pygame-ce .*SDL "
+    ):
         choose("pygame")
 
 
@@ -194,7 +196,7 @@ def test_a_library_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatch
         _fields_ = (("one_more", ctypes.c_double),)
 
     monkeypatch.setattr(car_renderer, "_Scene", Longer)
-    with pytest.raises(ImportError, match="of another version; install the package again"):
+    with pytest.raises(ImportError, match="belongs to another version; install the package again"):
         load_library()
 
 

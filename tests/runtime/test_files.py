@@ -435,7 +435,7 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path, monkeypat
         (errno.ENOSPC, "no space left on device; what is finished stays: make room"),
         (errno.EDQUOT, "disk quota exceeded; what is finished stays: make room"),
         (errno.EFBIG, "file too large; what is finished stays: allow larger files (ulimit -f)"),
-        (errno.EIO, "input/output error; what is finished stays: mend the disk"),
+        (errno.EIO, "input/output error; what is finished stays: repair the disk"),
         (errno.EROFS, "read-only file system; what is finished stays: make the disk writable"),
     ],
 )

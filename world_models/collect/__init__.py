@@ -1,23 +1,23 @@
-"""Drive an environment and save what was seen, done and earned: rollouts/<name>/shard-*.h5.
+"""Drive an environment and save frames, actions and rewards: rollouts/<name>/shard-*.h5.
 
-command    the command: what it checks, and how shards are dealt out to workers
-config     what a collection is asked for, and what of it makes the data set what it is
-trial      the first steps of an episode, before anything is stored
-recording  one shard: its episodes driven one after the other, into one file
-overview   what a data set holds: in print, and as a contact sheet
+command    the command: checks the input, and gives the shards to workers
+config     the settings of a collection, and which of them define the data set
+trial      some first steps with every policy, before anything is stored
+recording  records one shard: drives its episodes one after the other
+overview   describes a data set: as text, and as a contact sheet
 """
 
 from collections.abc import Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command, as `python -m world_models.collect` does.
+    """Run the command, like `python -m world_models.collect`.
 
     Args:
-        argv: the flags; those of the process when None.
+        argv: the flags; None takes those of the process.
 
     Raises:
-        ValueError, OSError: the input is bad; nothing was written.
+        ValueError, OSError: the input is bad. Nothing was written.
         Stopped: the work ended early (`world_models.runtime.errors.Stopped`).
 
     Example:

@@ -1,4 +1,4 @@
-"""Drive an environment and save what was seen, done and earned: rollouts/<name>/shard-*.h5.
+"""Drive an environment and save frames, actions and rewards: rollouts/<name>/shard-*.h5.
 
 Examples:
   python -m world_models.collect                                        40 episodes of CarRacing, seconds
@@ -8,8 +8,8 @@ Examples:
   python -m world_models.collect --env_args '{"domain_randomize": true}' --out rollouts/colours
   python -m world_models.collect --verify rollouts/carracing            check a data set and show what it holds
 
-Run the same command again after a crash and it goes on; a larger --num_episodes extends a data set. What a shard
-holds depends only on the config and the shard's number, never on workers or interruptions.
+After a crash, run the same command again: it continues. A larger --num_episodes extends a data set. The contents of a
+shard depend only on the config and on the shard's number, not on workers or interruptions.
 """
 
 import contextlib
@@ -31,12 +31,19 @@ from world_models.runtime import executors, files, locks, progress, terminal, un
 from world_models.runtime.cli import run_command, to_yaml
 from world_models.runtime.errors import Stopped
 
-BYTES_PER_FRAME, BYTES_PER_SHARD = 1700, 30_000  # CarRacing takes 1,580 bytes a frame; the estimate errs upwards
+BYTES_PER_FRAME, BYTES_PER_SHARD = 1700, 30_000  # CarRacing takes 1,580 bytes a frame; the estimate is a little higher
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A checked collection: the shards still to be made, what is said before it begins, and the first frames."""
+    """A checked collection.
+
+    Attributes:
+        config: its settings.
+        tasks: the shards that are still missing.
+        note: lines that are printed before the work begins.
+        first_frames: picture of the first frames, to be saved in the data set's folder.
+    """
 
     config: CollectConfig
     tasks: tuple[ShardTask, ...]
@@ -45,32 +52,32 @@ class Job:
 
     @property
     def is_finished(self) -> bool:
-        """Whether all shards are there."""
+        """Whether all shards exist."""
         return not self.tasks
 
     @property
     def num_frames(self) -> int:
-        """Frames of the shards that it makes. Before it has run, as many as there can be: episodes may end early."""
+        """Number of frames of its shards. Before it has run, an upper bound, because episodes may end early."""
         return sum(
             Shard(task.path, FORMAT).num_rows if task.path.exists() else len(task.policies) * (task.max_steps + 1)
             for task in self.tasks
         )
 
     def run(self) -> None:
-        """Make the shards that are missing, with a progress bar."""
+        """Make the missing shards, with a progress bar."""
         _record(self)
 
 
 @dataclasses.dataclass(frozen=True)
 class Verification:
-    """A data set that was read and found whole, to be shown."""
+    """A data set that was read completely and is undamaged. Its work is to describe the data set."""
 
     data: Rollouts
     is_finished = False
 
     @property
     def num_frames(self) -> int:
-        """Frames that were read."""
+        """Number of frames that were read."""
         return self.data.num_rows
 
     def run(self) -> None:
@@ -79,41 +86,50 @@ class Verification:
 
 
 def prepare(config: CollectConfig) -> Job | Verification:
-    """Check everything that can be wrong before the first step, and find what is left to do."""
+    """Check everything that can be wrong before the first step, and find the missing shards.
+
+    Raises:
+        ValueError, OSError: the input is bad, or the data set in `out` is another one. Nothing was written.
+    """
     if config.verify is not None:
         data = Rollouts(config.verify, verify=True)
         untrusted.is_file(overview.sheet_path(data))
         return Verification(data)
     executors.check(config.executor)
     strings.check_size("the config", to_yaml(config))
-    shards_there = _shards_there(config)
-    there = {index: shard.num_planned for index, shard in shards_there.items()}
-    files.check_room(Path(config.out), _bytes_missing(config, there))  # before millions of episodes are planned
+    finished_shards = _finished_shards(config)
+    num_finished = {index: shard.num_planned for index, shard in finished_shards.items()}
+    files.check_room(Path(config.out), _missing_bytes(config, num_finished))  # before millions of episodes are planned
     with envs.gymnasium_warnings() as warned:
         env, note, first_frames = _try_env(config)
     note = "\n".join([*(f"Gymnasium: {line}" for line in dict.fromkeys(warned)), note])
-    _check_same(config, env, shards_there)
-    dealt = policies.deal(config.weights, config.num_episodes)
+    _check_same(config, env, finished_shards)
+    names = policies.deal(config.weights, config.num_episodes)
     size = config.episodes_per_shard
-    shards = [tuple(dealt[first : first + size]) for first in range(0, config.num_episodes, size)]
+    names_by_shard = [tuple(names[first : first + size]) for first in range(0, config.num_episodes, size)]
     tasks = tuple(
         shard_task(config, index, names, env.simulator.renderer)
-        for index, names in enumerate(shards)
-        if there.get(index, 0) < len(names)
+        for index, names in enumerate(names_by_shard)
+        if num_finished.get(index, 0) < len(names)
     )
     return Job(config, tasks, note, first_frames)
 
 
-def _bytes_missing(config: CollectConfig, there: Mapping[int, int]) -> int:
-    """Room that the shards still to be made take, by how many episodes those that are there hold."""
+def _missing_bytes(config: CollectConfig, num_finished: Mapping[int, int]) -> int:
+    """Estimated bytes of the missing shards.
+
+    Args:
+        config: the settings.
+        num_finished: number of episodes of each finished shard, by the shard's number.
+    """
     size = config.episodes_per_shard
-    whole = [held for index, held in there.items() if held == min(size, config.num_episodes - index * size)]
-    frames = (config.num_episodes - sum(whole)) * (config.max_steps + 1)
-    return frames * BYTES_PER_FRAME + (-(-config.num_episodes // size) - len(whole)) * BYTES_PER_SHARD
+    complete = [held for index, held in num_finished.items() if held == min(size, config.num_episodes - index * size)]
+    frames = (config.num_episodes - sum(complete)) * (config.max_steps + 1)
+    return frames * BYTES_PER_FRAME + (-(-config.num_episodes // size) - len(complete)) * BYTES_PER_SHARD
 
 
 def shard_task(config: CollectConfig, index: int, names: tuple[str, ...], renderer: str) -> ShardTask:
-    """The task of recording the shard of this number, its episodes driven by these policies."""
+    """The task of recording shard `index`. `names` gives the policy of each of its episodes."""
     return ShardTask(
         path=shard_path(Path(config.out), index),
         env=config.env,
@@ -130,47 +146,48 @@ def shard_task(config: CollectConfig, index: int, names: tuple[str, ...], render
 
 @envs.off_screen()
 def _try_env(config: CollectConfig) -> tuple[envs.FrameEnv, str, grids.Picture]:
-    """Make the environment, and have every policy drive a few steps, so that what cannot work fails here.
+    """Make the environment and let every policy drive a few steps, so that errors appear before the collection.
 
     Returns:
-        The environment, closed, what is said of its renderer and of the frames, and the first frames.
+        The environment, closed; lines about its renderer and the frames; the picture of the first frames.
     """
     env = envs.make_env(config.env, config.crop, config.renderer, config.env_args)
     seeds = range(config.seed, config.seed + config.num_episodes)
     try:
-        tried = trial.drive(env, list(config.weights), seeds, config.warmup_steps, config.max_steps)
+        result = trial.drive(env, list(config.weights), seeds, config.warmup_steps, config.max_steps)
     except Stopped as stopped:
         raise ValueError(str(stopped)) from stopped
     finally:
         env.close()
-    said = env.simulator.renderer_note
-    note = f"{said}\n" if config.renderer == "auto" and said else ""
-    return env, note + tried.frames_line, tried.first_frames
+    renderer_note = env.simulator.renderer_note
+    note = f"{renderer_note}\n" if config.renderer == "auto" and renderer_note else ""
+    return env, note + result.frames_line, result.first_frames
 
 
-def _shards_there(config: CollectConfig) -> dict[int, Shard]:
+def _finished_shards(config: CollectConfig) -> dict[int, Shard]:
     """The finished shards in `out`, by their numbers.
 
     Raises:
-        ValueError: one is damaged.
+        ValueError: a shard is damaged.
     """
     paths = shard_paths(Path(config.out))
     return {int(path.stem.removeprefix("shard-")): Shard(path, FORMAT) for path in paths}
 
 
-def _check_same(config: CollectConfig, env: envs.FrameEnv, there: Mapping[int, Shard]) -> None:
-    """Refuse a folder that holds another data set, or more than was asked for.
+def _check_same(config: CollectConfig, env: envs.FrameEnv, shards: Mapping[int, Shard]) -> None:
+    """Refuse a folder that holds another data set, or more episodes than `config.num_episodes`.
 
     Raises:
-        ValueError: it does; the line says what differs.
+        ValueError: the message says what differs.
     """
-    asked = identity(config, envs.spec(env.preprocess))
-    for index, shard in there.items():
-        held = identity(_config_of(shard), shard.json_attribute("preprocess"))
-        other = [f"{name} {held[name]}, not {asked[name]}" for name in IDENTITY if held[name] != asked[name]]
-        if other:
+    wanted = identity(config, envs.spec(env.preprocess))
+    for index, shard in shards.items():
+        found = identity(_config_of(shard), shard.json_attribute("preprocess"))
+        differing = [f"{name} {found[name]}, not {wanted[name]}" for name in IDENTITY if found[name] != wanted[name]]
+        if differing:
             raise ValueError(
-                f"{config.out} holds a data set of {'; '.join(other)}: ask for the same, or choose another --out"
+                f"{config.out} holds a data set of {'; '.join(differing)}: give the same settings, or choose another "
+                "--out"
             )
         if telemetry_names(shard) != env.telemetry_names:
             raise ValueError(
@@ -179,23 +196,24 @@ def _check_same(config: CollectConfig, env: envs.FrameEnv, there: Mapping[int, S
             )
         if index * config.episodes_per_shard + shard.num_planned > config.num_episodes:
             raise ValueError(
-                f"{config.out} holds more than {config.num_episodes} episodes: ask for more, or choose another --out"
+                f"{config.out} holds more than {config.num_episodes} episodes: give a larger --num_episodes, or choose "
+                "another --out"
             )
 
 
 def _config_of(shard: Shard) -> CollectConfig:
     try:
         saved: dict[str, Any] = dict(untrusted.from_yaml(shard.attributes["config"]))
-        saved["out"] = str(shard.path.parent)  # the folder where it was made may be none on this machine
+        saved["out"] = str(shard.path.parent)  # the original folder may not exist on this machine
         config = CollectConfig(**saved)
-        identity(config, {})  # which looks at what the config takes as it is
+        identity(config, {})  # checks values that the config does not check
         return config
     except (TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{shard.path}: collected by another program ({error}); choose another --out") from None
 
 
 def collect(job: Job | Verification) -> None:
-    """Make the shards that are missing; or show a verified data set."""
+    """Make the missing shards, or describe a verified data set."""
     job.run()
 
 
@@ -213,7 +231,7 @@ def _record(job: Job) -> None:
             recorded = _make_shards(job, lock)
         finally:
             files.remove_partials(out)
-    _say_what_is_there(job, recorded)
+    _report(job, recorded)
 
 
 def _make_shards(job: Job, lock: locks.Lock) -> list[Recorded]:
@@ -230,7 +248,7 @@ def _make_shards(job: Job, lock: locks.Lock) -> list[Recorded]:
             for index, recorded in run:
                 lock.check()
                 made.append(recorded)
-                bar.total -= planned[index] - recorded.steps  # episodes that ended early
+                bar.total -= planned[index] - recorded.steps  # some episodes ended early
                 if recorded.mismatch:
                     name = job.tasks[index].path.name
                     terminal.say(f"{name} was made again, drawn by Gymnasium: {recorded.mismatch}")
@@ -238,19 +256,19 @@ def _make_shards(job: Job, lock: locks.Lock) -> list[Recorded]:
     return made
 
 
-def _say_what_is_there(job: Job, recorded: Sequence[Recorded]) -> None:
-    """What the data set holds, what it lacks, and which actions are not those that the policies chose."""
+def _report(job: Job, recorded: Sequence[Recorded]) -> None:
+    """Print what the data set holds, how many episodes were left out, and how many actions were clipped."""
     try:
         data = Rollouts(job.config.out)
-    except ValueError as error:  # an environment whose episodes the seeds do not determine
+    except ValueError as error:  # the seeds do not determine the environment's episodes
         raise Stopped(str(error)) from None
     clipped, steps = sum(one.num_clipped for one in recorded), sum(one.steps for one in recorded)
     terminal.say(
         f"{job.config.out}: {len(data)} episodes, {data.num_rows:,} frames in {len(data.shards)} shards"
-        + ("" if job.tasks else ", all there already")
+        + ("" if job.tasks else ", all finished before")
     )
     if left_out := len(data.skipped_seeds):
-        terminal.say(f"{left_out} of {len(data) + left_out} episodes ended in their warm-up and were left out")
+        terminal.say(f"{left_out} of {len(data) + left_out} episodes ended during their warm-up and were left out")
     if clipped:
         terminal.say(f"{clipped:,} of {steps:,} actions lay outside the action space and were clipped to it")
 

@@ -23,7 +23,7 @@ IDENTITY = (
     "warmup_steps",
     "preprocess",
 )
-"""Settings that have to agree where two collections are the same data set."""
+"""Two collections are the same data set if these settings agree."""
 
 
 def _default_mixture() -> dict[str, float]:
@@ -36,20 +36,20 @@ class CollectConfig:
 
     Attributes:
         out: folder of the data set.
-        num_episodes: episodes in all; more than are there extends the data set.
-        max_steps: steps after which an episode is truncated.
+        num_episodes: number of episodes in all; a larger number than before extends the data set.
+        max_steps: number of steps after which an episode is truncated.
         env: id of a Gymnasium environment with image observations or render_mode rgb_array; module:id imports first.
         env_args: arguments for the environment, by name, such as domain_randomize of CarRacing.
-        policy: who drives: random, brownian, driver, expert, mixture, or your own as package.module:name.
-        mixture: weights of the policies that mixture deals out over the episodes.
+        policy: policy that drives: random, brownian, driver, expert, mixture, or your own as package.module:name.
+        mixture: policies of mixture, with the weight of each.
         seed: seed of the first episode; episode i has seed + i.
-        warmup_steps: steps with zero actions before an episode's first row, which are not stored.
+        warmup_steps: number of steps with zero actions at the start of an episode; they are not stored.
         crop: rows of the observation to keep: auto, none, or TOP:BOTTOM.
-        renderer: who draws CarRacing: auto, c, pygame, or gymnasium; the frames are the same.
-        num_workers: processes at once; 0 for one a core.
+        renderer: renderer of CarRacing: auto, c, pygame, or gymnasium; all give the same frames.
+        num_workers: number of processes; 0 for one per core.
         executor: where the work runs: processes, serial, or ray.
-        episodes_per_shard: episodes in a file.
-        verify: check this data set and show what it holds, instead of collecting.
+        episodes_per_shard: number of episodes in a file.
+        verify: data set to check and describe, instead of collecting.
     """
 
     out: str = dataclasses.field(default="rollouts/carracing", metadata=PATH)
@@ -70,7 +70,7 @@ class CollectConfig:
 
     def __post_init__(self):
         resolve_fields(self)
-        require(self.num_workers >= 0, f"num_workers is {self.num_workers}; give 0 (one a core) or more")
+        require(self.num_workers >= 0, f"num_workers is {self.num_workers}; give 0 (one per core) or more")
         require_bounds(
             self,
             num_episodes=(1, 100_000_000),
@@ -81,7 +81,7 @@ class CollectConfig:
             num_workers=(0, 10_000),
         )
         require(
-            self.seed + self.num_episodes <= 2**63, f"seed is {self.seed}; give one whose last episode is below 2^63"
+            self.seed + self.num_episodes <= 2**63, f"seed is {self.seed}; the last episode's seed must be below 2^63"
         )
         envs.check_arguments(self.env_args)
         good = self.mixture and all(0 < weight <= MAX_WEIGHT for weight in self.mixture.values())
@@ -89,17 +89,17 @@ class CollectConfig:
 
     @property
     def weights(self) -> dict[str, float]:
-        """The policies that drive, by weight."""
+        """The weight of each policy that drives."""
         return self.mixture if self.policy == "mixture" else {self.policy: 1.0}
 
 
 def identity(config: CollectConfig, preprocess: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes two collections the same data set; workers, executor and folder may differ.
+    """The settings that define a data set. Workers, executor and folder are not among them.
 
     Args:
         config: the collection.
-        preprocess: how its frames are made; what `crop: auto` means is for the environment to say.
+        preprocess: how its frames are made; it replaces `crop`, because `crop: auto` depends on the environment.
     """
     env_args = envs.check_arguments(config.env_args)
-    how = {"env_args": env_args, "preprocess": preprocess, "mixture": config.weights}
-    return json.loads(json.dumps({name: how.get(name, getattr(config, name, None)) for name in IDENTITY}))
+    resolved = {"env_args": env_args, "preprocess": preprocess, "mixture": config.weights}
+    return json.loads(json.dumps({name: resolved.get(name, getattr(config, name, None)) for name in IDENTITY}))

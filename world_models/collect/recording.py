@@ -1,4 +1,4 @@
-"""Record one shard of rollouts: its episodes driven one after the other, into one file."""
+"""Record one shard of rollouts: drive its episodes one after the other, and write them into one file."""
 
 import contextlib
 import dataclasses
@@ -17,19 +17,19 @@ from world_models.runtime import executors
 from world_models.runtime.errors import Stopped
 
 CHECKED_FRAMES = 4
-"""Random frames of a shard that are compared with those that the environment itself draws, beside its first."""
+"""Number of random frames of a shard that are compared with the environment's own. The first is compared too."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ShardTask:
-    """All that a worker needs to record one shard, and all that its contents depend on.
+    """Everything that a worker needs to record one shard. The shard's contents depend on nothing else.
 
     Attributes:
-        path: the file to be.
+        path: the file to write.
         env, env_args, crop, warmup_steps, max_steps: as in the collection's config.
-        renderer: who draws the observations, no longer `auto`.
-        first_seed: seed of the first episode; the next ones count on.
-        policies: who drives each episode.
+        renderer: name of the renderer; not `auto`.
+        first_seed: seed of the first episode; episode i of the shard has first_seed + i.
+        policies: name of the policy of each episode.
         config: the collection's config, as YAML.
     """
 
@@ -47,12 +47,12 @@ class ShardTask:
 
 @dataclasses.dataclass(frozen=True)
 class Recorded:
-    """What became of a task.
+    """The result of a task.
 
     Attributes:
-        steps: how many were taken.
-        mismatch: why the environment's own renderer had to make it, if it had to.
-        num_clipped: actions that lay outside their Box.
+        steps: number of steps.
+        mismatch: why the shard was recorded again with the environment's own renderer; None if it was not.
+        num_clipped: number of actions that lay outside their Box.
     """
 
     steps: int
@@ -61,22 +61,26 @@ class Recorded:
 
 
 @envs.off_screen()
-@envs.gymnasium_warnings()  # which the collection said before it began
+@envs.gymnasium_warnings()  # `prepare` has printed them already
 def record_shard(task: ShardTask, report: executors.Report) -> Recorded:
-    """Record one shard, a pure function of the task; `report` is told the number of steps.
+    """Record one shard. Its contents are a pure function of the task.
+
+    Args:
+        task: what to record.
+        report: called with the number of steps so far.
 
     Raises:
-        Stopped: a policy or the environment gives what cannot be stored; nothing of the shard is kept.
+        Stopped: a policy or the environment gives a value that cannot be stored. No file is kept.
     """
     try:
         return _write(task, report)
-    except envs.MismatchError as mismatch:  # nothing of it was kept
-        again = _write(dataclasses.replace(task, renderer="gymnasium"), report)
-        return dataclasses.replace(again, mismatch=str(mismatch))
+    except envs.MismatchError as mismatch:  # the writer has removed the unfinished file
+        recorded = _write(dataclasses.replace(task, renderer="gymnasium"), report)
+        return dataclasses.replace(recorded, mismatch=str(mismatch))
 
 
-class _Driven(NamedTuple):
-    """Steps that were taken, frames that were compared, and actions that lay outside their Box."""
+class _Counts(NamedTuple):
+    """Numbers of steps, of compared frames, and of actions that lay outside their Box."""
 
     steps: int = 0
     num_checked: int = 0
@@ -85,7 +89,7 @@ class _Driven(NamedTuple):
 
 def _write(task: ShardTask, report: executors.Report) -> Recorded:
     with _new_env(task) as env:
-        pass  # what the attributes say of it is known when it is made
+        pass  # only needed for the attributes below
     attributes = {
         "env": task.env,
         "env_args": envs.check_arguments(task.env_args),
@@ -95,23 +99,23 @@ def _write(task: ShardTask, report: executors.Report) -> Recorded:
         "config": task.config,
         "renderer": env.simulator.renderer,
     }
-    driven, checks = _Driven(), _frames_to_check(task, env.simulator.caution)
+    total, checks = _Counts(), _frames_to_check(task, env.simulator.caution)
     skipped: list[int] = []
     with write_rollouts(task.path, envs.num_columns(env.action_space), env.telemetry_names, attributes) as rollouts:
         for episode in range(len(task.policies)):
-            of_episode = {step for of, step in checks if of == episode}
-            one = _drive(task, episode, of_episode, rollouts, lambda n, before=driven.steps: report(before + n))
-            driven = _Driven(*map(sum, zip(driven, one, strict=True)))
-            if not one.steps:
+            steps_to_check = {step for checked_episode, step in checks if checked_episode == episode}
+            counts = _drive(task, episode, steps_to_check, rollouts, lambda n, before=total.steps: report(before + n))
+            total = _Counts(*map(sum, zip(total, counts, strict=True)))
+            if not counts.steps:
                 skipped.append(task.first_seed + episode)
-        rollouts.set_attribute("renderer_frames_checked", driven.num_checked)
+        rollouts.set_attribute("renderer_frames_checked", total.num_checked)
         if skipped:
             rollouts.set_attribute(SKIPPED_SEEDS, json.dumps(skipped))
-    return Recorded(driven.steps, num_clipped=driven.num_clipped)
+    return Recorded(total.steps, num_clipped=total.num_clipped)
 
 
 def _frames_to_check(task: ShardTask, caution: int) -> set[tuple[int, int]]:
-    """The shard's first frame, and some by chance, as (episode, step); `caution` times as many as usual."""
+    """The frames to compare, as (episode, step): the shard's first, and `CHECKED_FRAMES * caution` random ones."""
     rng = np.random.default_rng([task.first_seed, 0x6672616D6573])  # "frames"
     count = CHECKED_FRAMES * caution
     episodes, steps = rng.integers(len(task.policies), size=count), rng.integers(task.max_steps, size=count)
@@ -120,10 +124,10 @@ def _frames_to_check(task: ShardTask, caution: int) -> set[tuple[int, int]]:
 
 def _drive(
     task: ShardTask, episode: int, checks: set[int], rollouts: RolloutWriter, report: executors.Report
-) -> _Driven:
-    """Drive one episode into a shard; one that ends in its warm-up has no step and leaves no row.
+) -> _Counts:
+    """Drive one episode and write its rows. An episode that ends during its warm-up has no steps and no rows.
 
-    The environment is made anew, since a simulator may carry something over from one episode to the next.
+    Each episode gets a new environment, because a simulator may carry state over from one episode to the next.
     """
     name, seed = task.policies[episode], task.first_seed + episode
     with _new_env(task) as env:
@@ -131,7 +135,7 @@ def _drive(
             env.simulator.check_next_frame()
         live = live_episode.begin(env, name, seed, task.warmup_steps)
         if live is None:
-            return _Driven(0, env.simulator.num_checked)
+            return _Counts(0, env.simulator.num_checked)
         done = False
         while not done:
             frame, telemetry, action = live.frame, env.telemetry(), live.act()
@@ -144,15 +148,15 @@ def _drive(
             if live.steps % 16 == 0 or done:
                 report(live.steps)
         rollouts.end_episode(live.frame, env.telemetry(), seed, name)
-    return _Driven(live.steps, env.simulator.num_checked, live.num_clipped)
+    return _Counts(live.steps, env.simulator.num_checked, live.num_clipped)
 
 
 @contextlib.contextmanager
 def _new_env(task: ShardTask) -> Iterator[envs.FrameEnv]:
-    """The task's environment, made anew; closed after the block, unless it failed and may fail again.
+    """A new environment for the task. It is closed after the block, unless the block raised an error.
 
     Raises:
-        Stopped: it cannot be made any more, although the trial made one, or fails when it is closed.
+        Stopped: the environment cannot be made, although the trial could make one, or it fails when it is closed.
     """
     try:
         env = envs.make_env(task.env, task.crop, task.renderer, task.env_args)

@@ -1,4 +1,4 @@
-"""A trial of a collection's first steps: it fails where the collection would fail, and shows the first frames."""
+"""A trial of a collection's first steps. It finds errors before the collection begins, and shows the first frames."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,20 +12,20 @@ from world_models.drawing import grids
 from world_models.envs import live_episode, observations
 
 FIRST_FRAMES = "first_frames.png"
-"""Name of the picture in a data set's folder: what the environment showed first, and a row of frames a policy."""
+"""Name of a picture in the data set's folder: the environment's first picture, and a row of frames for each policy."""
 NUM_FRAMES = 8
-"""Frames of each policy that are shown."""
+"""Number of frames in a row."""
 SHOWN_HEIGHT = 128
-"""Pixels that the environment's own picture is high in it."""
+"""Height of the environment's first picture, in pixels."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """What the first steps have shown.
+    """The result of a trial.
 
     Attributes:
-        frames_line: one line that says what frames are made of.
-        first_frames: the picture to be saved as `FIRST_FRAMES`.
+        frames_line: one line that says how frames are made.
+        first_frames: the picture to save as `FIRST_FRAMES`.
     """
 
     frames_line: str
@@ -33,11 +33,11 @@ class Trial:
 
 
 def drive(env: envs.FrameEnv, policies: Sequence[str], seeds: range, warmup_steps: int, max_steps: int) -> Trial:
-    """Have every policy drive a few steps of the first episode that outlasts its warm-up.
+    """Let every policy drive a few steps of the first episode that does not end during its warm-up.
 
     Raises:
-        Stopped: a policy or the environment gives what cannot be stored.
-        ValueError: no episode outlasts its warm-up, or its pictures are no pictures.
+        Stopped: a policy or the environment gives a value that cannot be stored.
+        ValueError: every episode ends during its warm-up, or the observations are symbols instead of pictures.
     """
     rows: list[UInt8[np.ndarray, "frames 64 64 3"]] = []
     shown: list[np.ndarray] = []
@@ -60,7 +60,7 @@ def drive(env: envs.FrameEnv, policies: Sequence[str], seeds: range, warmup_step
 def _first_episode(
     env: envs.FrameEnv, policy: str, seeds: range, warmup_steps: int
 ) -> tuple[live_episode.LiveEpisode, range]:
-    """The first episode that outlasts its warm-up, and the seeds from its own on."""
+    """The first episode that does not end during its warm-up, and the seeds from its seed on."""
     for index, seed in enumerate(seeds):
         live = live_episode.begin(env, policy, seed, warmup_steps)
         if live:
@@ -77,7 +77,7 @@ def _picture(env: envs.FrameEnv) -> np.ndarray:
 
 
 def _check_colours(env: envs.FrameEnv, shown: Sequence[np.ndarray]) -> None:
-    """Refuse symbols that have a picture's shape. A picture that is all black passes, since it may become brighter."""
+    """Refuse symbols that have a picture's shape. Black pictures are accepted, because later ones may be brighter."""
     highest = max(int(picture.max()) for picture in shown)
     if not env.from_render and 0 < highest <= observations.MAX_SYMBOL:
         raise ValueError(
@@ -96,7 +96,7 @@ def _frames_line(env: envs.FrameEnv) -> str:
 
 
 def _sheet(picture: np.ndarray, frames: grids.Picture) -> grids.Picture:
-    """What the environment showed, in its own proportions, to the left of the frames that were made of it."""
+    """The environment's picture, with its own aspect ratio, to the left of the frames."""
     rgb = Image.fromarray(picture.reshape(picture.shape[:2]) if picture.shape[2:] == (1,) else picture).convert("RGB")
     width = min(4 * SHOWN_HEIGHT, max(1, round(SHOWN_HEIGHT * rgb.width / rgb.height)))
     canvas = Image.new("RGB", (width + 2 * grids.GAP + frames.shape[1], frames.shape[0]), "white")

@@ -1,4 +1,4 @@
-"""Environments that yield 64x64x3 uint8 frames and a named telemetry vector, whatever is underneath."""
+"""Any Gymnasium environment as one that yields 64x64x3 uint8 frames and a named telemetry vector."""
 
 import contextlib
 import dataclasses
@@ -17,7 +17,7 @@ from world_models.envs.action_columns import from_columns as from_columns
 from world_models.envs.action_columns import num_columns as num_columns
 from world_models.envs.action_columns import to_columns as to_columns
 from world_models.envs.making import FAST_CAR_RACING as FAST_CAR_RACING
-from world_models.envs.making import MEND as MEND
+from world_models.envs.making import HOW_TO_FIX as HOW_TO_FIX
 from world_models.envs.making import check_arguments as check_arguments
 from world_models.envs.making import fault as fault
 from world_models.envs.making import gymnasium_warnings as gymnasium_warnings
@@ -36,16 +36,16 @@ Frame = UInt8[np.ndarray, "64 64 3"]
 
 
 class FrameEnv:
-    """A Gymnasium environment seen as the data set sees it.
+    """A Gymnasium environment that gives frames, actions as columns, and telemetry, as a data set stores them.
 
     Attributes:
-        env: the Gymnasium environment underneath.
-        simulator: what is special about it.
-        action_space: its action space.
-        preprocess: how its observations become frames.
-        telemetry_names: what `telemetry()` holds, with units; empty where the simulator is unknown.
-        from_render: whether frames are what `render()` draws, not the observations.
-        picture: what the current frame was made of; None before the first reset.
+        env: the wrapped Gymnasium environment.
+        simulator: what we know about this kind of environment.
+        action_space: the action space of `env`.
+        preprocess: how observations become frames.
+        telemetry_names: names of the values of `telemetry()`, with units; empty if the simulator is unknown.
+        from_render: whether frames are made of what `render()` draws, instead of the observations.
+        picture: the picture that the current frame was made of; None before the first reset.
     """
 
     def __init__(self, env: gymnasium.Env, from_render: bool, how: Preprocess):
@@ -60,13 +60,13 @@ class FrameEnv:
         self.telemetry_names = self.simulator.telemetry_names
 
     def reset(self, seed: int) -> Frame:
-        """Begin the episode that the seed determines; returns x_0.
+        """Begin the episode of this seed and return its first frame, x_0.
 
         Raises:
-            EnvError: from here, `step` or `close`, if the environment raises an error of its own.
-            PictureError: from here or `step`, if the environment shows no picture of the promised kind and size.
+            EnvError: the environment raises an error. `step` and `close` raise it too.
+            PictureError: the environment shows no picture of the promised kind and size. `step` raises it too.
         """
-        with self._blamed():
+        with self._as_env_errors():
             observation, _ = self.env.reset(seed=seed)
         self._telemetry = self.simulator.telemetry()
         self._state = None
@@ -74,19 +74,19 @@ class FrameEnv:
         return self._frame(observation)
 
     def step(self, action: Float32[np.ndarray, " A"]) -> tuple[Frame, float, bool, bool]:
-        """Take the action given as stored columns; returns the next frame, reward, terminated, truncated."""
-        with self._blamed():
-            observation, paid, terminated, truncated, _ = self.env.step(from_columns(self.action_space, action))
-            reward, terminated, truncated = float(paid), bool(terminated), bool(truncated)
+        """Take an action, given as stored columns. Returns the next frame, reward, terminated, truncated."""
+        with self._as_env_errors():
+            observation, earned, terminated, truncated, _ = self.env.step(from_columns(self.action_space, action))
+            reward, terminated, truncated = float(earned), bool(terminated), bool(truncated)
         self._state = None
         return self._frame(observation), reward, terminated, truncated
 
     def telemetry(self) -> Float32[np.ndarray, " S"]:
         """The simulator's state at the current frame."""
         if self._state is None:
-            assert self._telemetry is not None, "reset comes first"
+            assert self._telemetry is not None, "call reset first"
             state = self._telemetry()
-            state.flags.writeable = False  # the recorder and the policy both get it
+            state.flags.writeable = False  # the recorder and the policy share this array
             self._state = state
         return self._state
 
@@ -96,23 +96,23 @@ class FrameEnv:
         return self.env.spec.id if self.env.spec else type(self.env.unwrapped).__name__
 
     def close(self) -> None:
-        """Free what the environment holds."""
-        with self._blamed():
+        """Close the environment and free its memory."""
+        with self._as_env_errors():
             self.env.close()
             self.simulator.free()
 
     @contextlib.contextmanager
-    def _blamed(self) -> Iterator[None]:
-        """Raise errors of the environment's own code as `EnvError`, also if it tries to end the process."""
+    def _as_env_errors(self) -> Iterator[None]:
+        """Raise errors of the environment's own code as `EnvError`, even if it tries to end the process."""
         try:
             yield
         except MismatchError:  # raised by our own renderer
             raise
         except (Exception, SystemExit) as error:
-            raise EnvError(f"{self.name} fails, {fault(error)}; {MEND}") from error
+            raise EnvError(f"{self.name} fails, {fault(error)}; {HOW_TO_FIX}") from error
 
     def _drawn(self) -> Any:
-        with self._blamed():
+        with self._as_env_errors():
             return self.env.render()
 
     def _frame(self, observation: Any) -> Frame:
@@ -129,40 +129,48 @@ def make_env(
 ) -> FrameEnv:
     """Make an environment by its Gymnasium id.
 
-    Frames are the observations where those are images, else what `render_mode="rgb_array"` draws. The id's own time
-    limit is left out: `max_steps` of the collection takes its place.
+    Frames are made of the observations if those are images, else of what `render_mode="rgb_array"` draws. The
+    environment is made without its time limit, because a collection has its own limit, `max_steps`.
 
     Args:
         env_id: the id; CarRacing-v3 is made with the fast renderer, which gives the same observations.
         crop: rows to keep, see `parse_crop`.
-        renderer: who draws CarRacing, or a class made of it: auto, c, pygame or gymnasium.
+        renderer: renderer of CarRacing and of its subclasses: auto, c, pygame or gymnasium.
         env_args: arguments for the environment.
 
     Raises:
-        ValueError: unknown id, a missing package, arguments that the environment does not take, no images to be had,
-            actions that do not fit flat columns, or a renderer that this environment or this machine does not have.
+        ValueError: the id is unknown, a package is missing, the environment does not take the arguments, it shows no
+            images, its actions do not fit flat columns, or the renderer cannot draw it on this machine.
+
+    Example:
+        >>> env = make_env("CarRacing-v3")
+        >>> frame = env.reset(seed=0)
+        >>> frame.shape, frame.dtype
+        ((64, 64, 3), dtype('uint8'))
+        >>> frame, reward, terminated, truncated = env.step(np.array([0, 1, 0], np.float32))
+        >>> env.close()
     """
     make = recipe(env_id, renderer, env_args or {})
     env = make()
-    found = observations.why_no_pictures(env)
-    how = Preprocess(parse_crop(crop, None if found else simulator_of(env).auto_crop(make)))
-    if found:
+    no_pictures = observations.why_no_pictures(env)
+    how = Preprocess(parse_crop(crop, None if no_pictures else simulator_of(env).auto_crop(make)))
+    if no_pictures:
         if "rgb_array" not in env.metadata.get("render_modes", ()):
             raise ValueError(
-                f"{env_id} has neither image observations nor render_mode rgb_array: its observations are {found}; "
-                f"choose an env that observes {observations.WANTED}"
+                f"{env_id} has neither image observations nor render_mode rgb_array: its observations are "
+                f"{no_pictures}; choose an env that observes {observations.WANTED}"
             )
         env.close()
         env = make(render_mode="rgb_array")
     elif how.crop is not None and how.crop[1] > env.observation_space.shape[0]:  # type: ignore[index]
         raise ValueError(f"crop {crop} keeps rows to {how.crop[1]}, {env_id} has {env.observation_space.shape[0]}")  # type: ignore[index]
     num_columns(env.action_space)
-    frames = FrameEnv(env, bool(found), how)
-    if not make.renderer:  # else it was an argument
+    frames = FrameEnv(env, bool(no_pictures), how)
+    if not make.renderer:  # otherwise `make` has passed it to the environment
         frames.simulator.draw_by(renderer, make)
     return frames
 
 
 def spec(how: Preprocess) -> dict[str, Any]:
-    """The preprocess as JSON, for the attribute `preprocess`."""
+    """The preprocessing as JSON values, for the attribute `preprocess`."""
     return dataclasses.asdict(how)

@@ -1,4 +1,4 @@
-"""Actions as columns of float32 numbers: from what a policy gives to what is stored and handed to `env.step`."""
+"""Convert actions to columns of float32 numbers, which data sets store, and back to what `env.step` takes."""
 
 import math
 from typing import Any
@@ -8,14 +8,18 @@ from gymnasium import spaces
 from jaxtyping import Float32
 
 NUMBERS = "biuf"
-"""Kinds of NumPy dtypes that are real numbers; strings, objects and complex numbers are none."""
+"""Kinds of NumPy dtypes that are real numbers: bool, signed, unsigned and floating point."""
 
 
 def num_columns(space: spaces.Space) -> int:
-    """How many float32 columns an action takes: A.
+    """The number of float32 columns of an action, A.
 
     Raises:
         ValueError: actions of this space are not a vector of numbers.
+
+    Example:
+        >>> num_columns(spaces.Discrete(5)), num_columns(spaces.Box(-1, 1, (2, 3)))
+        (1, 6)
     """
     if isinstance(space, spaces.Discrete):
         return 1
@@ -27,18 +31,19 @@ def num_columns(space: spaces.Space) -> int:
 
 
 def to_columns(space: spaces.Space, action: Any) -> Float32[np.ndarray, " A"]:
-    """An action as its float32 columns. Values outside a Box are kept; `clipped` brings them inside.
+    """Convert an action to its float32 columns. Values outside a Box are kept; `clipped` brings them inside.
 
-    The action has the shape of the space, or that of the columns; dimensions of one do not count.
+    The action has the shape of the space or of the columns. Dimensions of size 1 are ignored.
 
     Raises:
-        ValueError: it is no array of finite numbers of that shape, or no element of a space of whole numbers.
+        ValueError: the action is not an array of finite numbers of that shape, or the space holds whole numbers and
+            the action is not in it.
     """
     values = _numbers(space, action)
     with np.errstate(over="ignore"):
-        columns = np.array(values, np.float32).reshape(-1)  # a copy: the policy may use its array again
+        columns = np.array(values, np.float32).reshape(-1)  # a copy, because the policy may reuse its array
     if not np.isfinite(columns).all():
-        raise ValueError(f"the policy gave {_shown(action)}; an action has to be finite in float32")
+        raise ValueError(f"the policy gave {_shown(action)}; an action must be finite in float32")
     if not (isinstance(space, spaces.Box) and space.dtype.kind == "f"):
         _check_whole(space, values, columns)
     return columns
@@ -47,7 +52,7 @@ def to_columns(space: spaces.Space, action: Any) -> Float32[np.ndarray, " A"]:
 def _numbers(space: spaces.Space, action: Any) -> np.ndarray:
     try:
         values = np.asarray(action)
-    except Exception as error:  # of lists of uneven length, and of tensors on another device or with a gradient
+    except Exception as error:  # lists of uneven length; tensors on another device or with a gradient
         raise ValueError(f"the policy gave {_shown(action)}, which is no array ({_line(error)})") from None
     if values.dtype.kind not in NUMBERS:
         raise ValueError(
@@ -69,7 +74,7 @@ def _flat(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _check_whole(space: spaces.Space, values: np.ndarray, columns: Float32[np.ndarray, " A"]) -> None:
-    """Refuse an action that is no element of a space of whole numbers. It may lie outside an integer Box."""
+    """Refuse an action that is not in its space of whole numbers. It may exceed an integer Box, which clips it."""
     if (values != np.floor(values)).any():
         raise ValueError(f"the policy gave {_shown(values.tolist())}; {_shown(space)} takes whole numbers")
     if (columns != values.reshape(-1)).any():
@@ -81,17 +86,17 @@ def _check_whole(space: spaces.Space, values: np.ndarray, columns: Float32[np.nd
     if isinstance(space, spaces.MultiBinary):
         low, number = 0, np.array(2)
     else:
-        low = np.asarray(getattr(space, "start", 0)).reshape(-1)  # of a MultiDiscrete only since Gymnasium 1.0
+        low = np.asarray(getattr(space, "start", 0)).reshape(-1)  # MultiDiscrete has it since Gymnasium 1.0
         number = np.asarray(space.n if isinstance(space, spaces.Discrete) else space.nvec)  # type: ignore[attr-defined]
     if ((columns < low) | (columns >= low + number.reshape(-1))).any():
         raise ValueError(f"the policy gave {_shown(values.tolist())}, which is not in {_shown(space)}")
 
 
 def clipped(space: spaces.Space, columns: Float32[np.ndarray, " A"]) -> Float32[np.ndarray, " A"]:
-    """The columns clipped to their Box. The same array if nothing lies outside, or if the space is no Box.
+    """Clip the columns to their Box. Returns the same array if nothing lies outside or the space is not a Box.
 
-    The bounds are the float32 numbers nearest to those of the space, so that a value inside, rounded to float32, stays
-    as it is to the last bit.
+    The bounds are those of the space, rounded to float32. So a value inside the Box that is rounded to float32 keeps
+    every bit.
     """
     if not isinstance(space, spaces.Box):
         return columns
@@ -103,7 +108,7 @@ def clipped(space: spaces.Space, columns: Float32[np.ndarray, " A"]) -> Float32[
 
 
 def from_columns(space: spaces.Space, columns: Float32[np.ndarray, " A"]) -> Any:
-    """The stored columns as the action that `env.step` takes: exactly those float32 values."""
+    """Convert stored columns to the action that `env.step` takes, with exactly the stored values."""
     if isinstance(space, spaces.Discrete):
         return int(columns[0])
     return columns.reshape(space.shape or ()).astype(space.dtype)
@@ -123,7 +128,7 @@ def describe_space(space: spaces.Space) -> dict[str, Any]:
 
 
 def _shown(action: Any, most_letters: int = 80) -> str:
-    """The action in one short line."""
+    """Show the action in one short line."""
     text = _line(f"{action!r}")
     return text if len(text) <= most_letters else f"{text[: most_letters - 3]}..."
 

@@ -1,4 +1,4 @@
-"""The driver: it follows CarRacing's road with nerves and a style of its own, by pedals or by keys."""
+"""The policy `driver`: it follows CarRacing's road with random noise, by continuous actions or by keys."""
 
 import math
 
@@ -10,11 +10,14 @@ from world_models.envs.drivable import Drivable, generator
 
 
 class Driver:
-    """Follows the centre line ahead with a speed target; each episode has a style and nerves of its own.
+    """Follows the centre line at a target speed. Its style and its noise differ from episode to episode.
 
-    The style (offset from the centre line, speed, steering gain) stays for the episode; the nerves are an
-    Ornstein-Uhlenbeck noise on the offset and the steering, and now and then a moment of inattention, so that the data
-    holds recoveries from the road's edge and the grass too.
+    The style is fixed for an episode: offset from the centre line, top speed, and grip in curves. The noise is an
+    Ornstein-Uhlenbeck process on the offset and on the steering. From time to time the driver also stops steering for
+    some steps. So the data also show the car on the road's edge and on the grass, and how it comes back.
+
+    Raises:
+        ValueError: the environment is not CarRacing with continuous actions or with its five keys.
     """
 
     NEEDS = (
@@ -49,10 +52,10 @@ class Driver:
         self._dozing_steps = 0
 
     def __call__(self, frame: UInt8[np.ndarray, "64 64 3"]) -> Float32[np.ndarray, " 3"] | int:
-        """Steer, gas and brake for the current state, or a key where the actions are CarRacing's five keys."""
+        """Steer, gas and brake for the current state; or one key, if the actions are CarRacing's five keys."""
         state = self._env.telemetry()
         speed, offset, heading, *curvatures = (float(state[column]) for column in self._columns)
-        self._feel()
+        self._update_noise()
         steer = self._steer(speed, offset, heading, curvatures[0])
         target = min(self._top_speed_m_per_s, math.sqrt(self._grip_m_per_s2 / (max(map(abs, curvatures)) + 1e-3)))
         gas = min(max(0.08 * (target - speed), 0.0), 1.0) * (1 - 0.6 * abs(steer))
@@ -60,8 +63,8 @@ class Driver:
         action = np.array([steer, gas, brake], np.float32)
         return self._keys.press(action) if self._keys else action
 
-    def _feel(self) -> None:
-        """Update the noise by a step. It has about two seconds of memory for the lane, a quarter for the hands."""
+    def _update_noise(self) -> None:
+        """Advance the noise by one step. It decays in about 2 s for the offset and in 0.25 s for the steering."""
         self._wander_m += -0.01 * self._wander_m + 0.25 * self._rng.standard_normal()
         self._shake += -0.08 * self._shake + 0.04 * self._rng.standard_normal()
         if self._rng.random() < 0.003:
@@ -69,7 +72,7 @@ class Driver:
         self._dozing_steps -= 1
 
     def _steer(self, speed: float, offset: float, heading: float, curvature: float) -> float:
-        """Stanley's law: the wheel angle that the curve asks for, less the errors of heading and of offset."""
+        """Stanley's law: the wheel angle of the curve, minus corrections for the errors of heading and offset."""
         if self._dozing_steps > 0:
             return float(np.clip(self._shake, -1, 1))
         error = offset - self._lane_m - self._wander_m
@@ -78,21 +81,22 @@ class Driver:
 
 
 class Keys:
-    """CarRacing's discrete actions, one key a step: pressed so that in sum they come to steer, gas and brake.
+    """Approximates continuous actions by CarRacing's discrete ones, one key a step.
 
-    What was wanted and not yet given is carried over, up to a limit. The key that leaves the least of it is pressed.
+    The difference between the wanted actions and the pressed keys is carried over to the next step, up to a limit. The
+    key that leaves the smallest difference is pressed.
     """
 
-    GIVES = np.array([[0, 0, 0], [0.6, 0, 0], [-0.6, 0, 0], [0, 0.2, 0], [0, 0, 0.8]])
+    ACTIONS = np.array([[0, 0, 0], [0.6, 0, 0], [-0.6, 0, 0], [0, 0.2, 0], [0, 0, 0.8]])
     """Steer, gas and brake of each key: none, right, left, gas, brake; as CarRacing defines them."""
     LIMIT = np.array([1.0, 0.4, 0.8])
 
     def __init__(self):
-        self._owed = np.zeros(3)
+        self._remainder = np.zeros(3)
 
     def press(self, wanted: Float32[np.ndarray, " 3"]) -> int:
-        """The key for this step."""
-        self._owed = np.clip(self._owed + wanted, -self.LIMIT, self.LIMIT)
-        key = int(((self._owed - self.GIVES) ** 2).sum(axis=1).argmin())
-        self._owed = self._owed - self.GIVES[key]
+        """The key for this step, 0 to 4, for the wanted steer, gas and brake."""
+        self._remainder = np.clip(self._remainder + wanted, -self.LIMIT, self.LIMIT)
+        key = int(((self._remainder - self.ACTIONS) ** 2).sum(axis=1).argmin())
+        self._remainder = self._remainder - self.ACTIONS[key]
         return key

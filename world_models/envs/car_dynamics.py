@@ -1,4 +1,4 @@
-"""The step of CarRacing's car, in Python's floats instead of NumPy's scalars: the same doubles in half the time."""
+"""A faster step of CarRacing's car: with Python's floats instead of NumPy's scalars. The results are the same bits."""
 
 import functools
 import math
@@ -14,24 +14,23 @@ STIFFNESS = 205000 * SIZE * SIZE
 
 
 class FastCar(car_dynamics.Car):
-    """Gymnasium's car; `gas` and `step` do the same arithmetic in the same order.
+    """Gymnasium's car with faster `gas` and `step`, which compute the same numbers in the same order.
 
     Args:
-        car: one that Gymnasium has made; this one drives its hull and wheels on. Gymnasium makes the car inside
-            `reset`, so it cannot be made as ours.
+        car: the car that Gymnasium has made inside `reset`. The new car takes over its hull and wheels.
     """
 
     def __init__(self, car: car_dynamics.Car):
         vars(self).update(vars(car))
 
     def gas(self, gas: float) -> None:
-        """Open the throttle of the rear wheels, gradually; shutting it takes effect at once."""
+        """Set the throttle of the rear wheels. It opens gradually and closes at once."""
         gas = 0 if gas < 0 else 1 if gas > 1 else float(gas)
         for wheel in self.wheels[2:4]:
             wheel.gas += min(gas - wheel.gas, 0.1)
 
     def step(self, dt: float) -> None:
-        """Turn the wheels and apply their forces."""
+        """Turn the wheels and apply their forces for a time step of `dt` seconds."""
         for wheel in self.wheels:
             self._step_wheel(wheel, dt)
 
@@ -68,7 +67,7 @@ class FastCar(car_dynamics.Car):
         )
 
     def _leave_trace(self, wheel: Any, grass: bool, skids: bool) -> None:
-        """Lengthen the trace of a skidding wheel. Only Gymnasium's window shows traces."""
+        """Extend the skid mark of a wheel that skids. Only Gymnasium's window shows these marks."""
         if not skids:
             wheel.skid_start = wheel.skid_particle = None
             return
@@ -87,7 +86,10 @@ def _sign(x: float) -> float:
 
 
 def move_car(car: Any, x: float, y: float, heading: float) -> None:
-    """Put the car there, its wheels turned with it; its speed stays."""
+    """Move the car to a position (in metres) and a heading (in radians). The wheels move and turn with it.
+
+    The velocity does not change.
+    """
     cos, sin = math.cos(heading - car.hull.angle), math.sin(heading - car.hull.angle)
     home_x, home_y = car.hull.position
     for wheel in car.wheels:
@@ -97,7 +99,7 @@ def move_car(car: Any, x: float, y: float, heading: float) -> None:
     car.hull.position, car.hull.angle = (x, y), heading
 
 
-# Steering, gas and brake, each held for ten steps: throttle beyond its end, brakes that slow and that block, skids.
+# Steering, gas and brake, each held for ten steps. They cover too much throttle, soft and blocking brakes, and skids.
 _TRIAL = (
     *((0.0, 1.5, 0.0), (0.0, 1.5, 0.0), (0.05, 0.6, 0.15), (-0.3, 1.0, 0.85), (1.0, 0.4, -1.0), (-0.5, 1.0, 0.0)),
     *((0.02, -0.5, 0.0), (0.7, 0.9, 0.95), (-1.0, 1.0, 0.3)),
@@ -105,18 +107,18 @@ _TRIAL = (
 
 
 def use_fast_car(env: Any) -> None:
-    """Have a fast car take the place of Gymnasium's, if it is one and the trial has shown the same doubles."""
+    """Replace Gymnasium's car by a fast one, if the trial drive has shown that both compute the same numbers."""
     if type(env.car) is car_dynamics.Car and fast_car_agrees():
         env.car = FastCar(env.car)
 
 
 @functools.cache
 def fast_car_agrees() -> bool:
-    """Whether the fast car computes the same doubles as the installed Gymnasium's car. Both drive a trial."""
+    """Whether the fast car computes the same numbers as the car of the installed Gymnasium, in a trial drive."""
     expected = _trial(lambda car: car)
     try:
         return _trial(FastCar) == expected
-    except Exception:  # another version's car is made otherwise
+    except Exception:  # the car of another version may have other attributes
         return False
 
 
@@ -128,10 +130,10 @@ class _BlindCarRacing(car_racing.CarRacing):
 
 
 def _trial(replaced: Callable[[car_dynamics.Car], car_dynamics.Car]) -> list[Any]:
-    """Every double of a drive, on the road and then on the grass, and the traces of its skids.
+    """Every number of a trial drive, on the road and then on the grass, with the skid marks.
 
     Args:
-        replaced: gives the car that drives, for the one that Gymnasium has made.
+        replaced: takes the car that Gymnasium has made and returns the car that drives.
     """
     env = _BlindCarRacing()
     states = []

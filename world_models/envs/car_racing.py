@@ -1,7 +1,7 @@
-"""CarRacing-v3 with a fast renderer and a fast car, and what its simulator knows at each frame, as a named vector.
+"""CarRacing-v3 with a fast renderer and a fast car, and its telemetry: the simulator's state at each frame.
 
-The track's centre line is a closed polyline of points about 3.5 m apart; heading 0 points along +y, and left is
-positive, for angles as for distances.
+The track's centre line is a closed polyline. Its points are about 3.5 m apart. Heading 0 points along +y. Left is
+positive, for angles and for distances.
 """
 
 import bisect
@@ -19,17 +19,17 @@ from world_models.envs.car_renderer import NoRenderer, Observation, Renderer
 from world_models.envs.car_scene import zoom_px_per_m
 
 CURVATURE_AHEAD_M = (10, 25, 50)
-CURVATURE_SPAN = 2  # points to either side that a curvature is measured over
+CURVATURE_SPAN = 2  # a curvature is measured from this many points behind to this many ahead
 
 
 class Drawing:
     """Draws the observations of one CarRacing, and compares some of them with those that its class draws.
 
     Attributes:
-        renderer: who draws the observation; `renderer.name` tells which.
-        renderer_reason: in a line, why it was taken.
-        check_next_frame: set it, and the next observation is compared with the one that the class itself draws.
-        num_checked: observations that were compared.
+        renderer: the renderer that draws the observations.
+        renderer_reason: why this renderer was chosen, in one line.
+        check_next_frame: set it to True to compare the next observation with the one that the class itself draws.
+        num_checked: number of observations that were compared.
     """
 
     renderer: Renderer
@@ -42,14 +42,14 @@ class Drawing:
         self.renderer, self.renderer_reason = renderer_choice.RENDERERS[name](), reason
 
     def stop_drawing(self) -> None:
-        """Show a black picture from now on, which saves most of a step's time."""
+        """Show black pictures from now on. This saves most of a step's time."""
         self.renderer = NoRenderer()
 
     def picture(self, car: car_racing.CarRacing) -> Observation:
-        """The observation.
+        """Draw the observation.
 
         Raises:
-            renderer_choice.MismatchError: it was to be compared, and differs.
+            renderer_choice.MismatchError: the observation was compared, and it differs.
         """
         frame = self.renderer.draw(car)
         if self.check_next_frame:
@@ -59,16 +59,16 @@ class Drawing:
         return frame
 
     def take_over(self, car: Any) -> None:
-        """Draw for an object of a class that somebody made of CarRacing, and give it a fast car.
+        """Draw the observations of an object whose class is a subclass of Gymnasium's CarRacing; give it a fast car.
 
-        Its `step` calls `_render` on itself, where no wrapper comes between. So this object, not its class, gets
-        another `_render`. A function that an id stands for may have made it, so it cannot be made of our class.
+        The object exists already, because its id may stand for any function that makes it. Its `step` calls its own
+        `_render`, which no wrapper can replace. So `_render` is replaced on the object itself.
         """
-        plain = car._render
+        original_render = car._render
 
         def render(mode: str) -> Any:
             if not _is_observed(car, mode):
-                return plain(mode)
+                return original_render(mode)
             use_fast_car(car)
             return self.picture(car)
 
@@ -76,32 +76,39 @@ class Drawing:
 
 
 def _is_observed(car: car_racing.CarRacing, mode: str) -> bool:
-    """Whether a picture is an observation; before the first reset there is none."""
+    """Whether the picture is an observation. There are none before the first reset."""
     return mode == "state_pixels" and "t" in vars(car)
 
 
 def free(car: Any) -> None:
-    """Free the simulator's memory: Box2D's bodies and its listener hold on to one another."""
+    """Free the simulator's memory. Python does not, because Box2D's bodies and its listener refer to each other."""
     car.world.contactListener = car.world.contactListener_bug_workaround = None
     car.contactListener_keepref = None
     car._destroy()
 
 
 class CarRacing(car_racing.CarRacing, Drawing):
-    """Gymnasium's CarRacing-v3, faster: the same observations, rewards, ends and random streams, bit for bit.
+    """A faster CarRacing-v3. Observations, rewards, ends and random numbers are Gymnasium's, bit for bit.
 
-    With `random_start` the track of a seed is the same, and the car starts at rest on any of its tiles, along the
-    track. A lap then begins and ends at that tile. The tile is drawn from a generator that `np_random` spawns, so
-    that the numbers which make the tracks stay the same.
+    With `random_start` the car starts at rest on a random tile of the track, in the direction of the track. A lap then
+    begins and ends at that tile. A seed still gives the same track, because the tile is drawn from another random
+    generator, which `np_random` spawns.
 
     Args:
         render_mode, verbose, lap_complete_percent, domain_randomize, continuous: as in Gymnasium.
-        renderer: who draws the observation: auto, c, pygame or gymnasium.
-        random_start: start at a random tile, not at the track's first.
+        renderer: renderer of the observations: auto, c, pygame or gymnasium.
+        random_start: whether to start at a random tile instead of the track's first.
 
     Raises:
-        ValueError: the renderer cannot be had on this machine.
-        renderer_choice.MismatchError: from `reset` or `step`, if a compared observation differs.
+        ValueError: this machine does not have the renderer.
+        renderer_choice.MismatchError: a compared observation differs. `reset` and `step` raise it.
+
+    Example:
+        >>> env = CarRacing()
+        >>> observation, info = env.reset(seed=0)
+        >>> observation.shape
+        (96, 96, 3)
+        >>> env.close()
     """
 
     def __init__(  # the arguments are Gymnasium's, in its order
@@ -121,7 +128,7 @@ class CarRacing(car_racing.CarRacing, Drawing):
         self.draw_with(*renderer_choice.choose(renderer))
 
     def step(self, action: Any):
-        """A step as Gymnasium's; None is the one without an action that ends a reset."""
+        """Take a step, as in Gymnasium. `reset` ends with a step without an action, None."""
         if action is None and self.car is not None:
             if self.random_start and self.t == 0:
                 self._start_anywhere()
@@ -129,7 +136,7 @@ class CarRacing(car_racing.CarRacing, Drawing):
         return super().step(action)  # type: ignore[arg-type]
 
     def plain_picture(self) -> Any:
-        """The observation as Gymnasium draws it."""
+        """Draw the observation with Gymnasium's own code."""
         return super()._render("state_pixels")
 
     def close(self) -> None:
@@ -141,12 +148,12 @@ class CarRacing(car_racing.CarRacing, Drawing):
         return self.picture(self) if _is_observed(self, mode) else super()._render(mode)
 
     def _start_anywhere(self) -> None:
-        """Put the car on a random tile, and number the tiles from there: the lap is complete at tile 0."""
+        """Put the car on a random tile, and number the tiles from there, because a lap is complete at tile 0."""
         start = int(self.np_random.spawn(1)[0].integers(len(self.track)))
         heading, x, y = self.track[start][1:4]
         old_car: Any = self.car
         old_car.destroy()
-        # Gymnasium's car is made with its wheels unturned, which is right where the heading is 0.
+        # Gymnasium does not rotate a new car's wheels about the hull. So make it at heading 0, then turn all of it.
         self.car = car_dynamics.Car(self.world, 0, x, y)
         move_car(self.car, x, y, heading)
         for tile in self.road or ():
@@ -181,20 +188,20 @@ class CarTelemetry:
     )
 
     def __init__(self, env: Any):
-        self._env, self._given = env, env.track
+        self._env, self._env_track = env, env.track
         track = np.array(env.track, np.float64)  # rows of (alpha, heading, x, y)
         headings, points = track[:, 1], track[:, 2:4]
         following = np.roll(points, -1, axis=0) - points
         arc_m = np.concatenate([[0.0], np.cumsum(np.hypot(*following.T))])
         self._x, self._y = np.ascontiguousarray(points.T)
-        # A step looks up single numbers, which lists give several times faster than arrays.
+        # A step looks up single numbers. Lists give them several times faster than arrays.
         self._track: list[tuple[float, float, float]] = track[:, 1:4].tolist()
         self._arc_m: list[float] = arc_m.tolist()
         self._curvature: list[float] = _curvatures(headings, arc_m).tolist()
 
     def is_of_this_episode(self) -> bool:
-        """Whether the environment still drives the track that was read; each reset makes a new one."""
-        return self._env.track is self._given
+        """Whether the environment still drives the track that was read. Each reset makes a new track."""
+        return self._env.track is self._env_track
 
     def __call__(self) -> Float32[np.ndarray, " 19"]:
         """The state at the current frame, in the order of `NAMES`."""
@@ -208,7 +215,7 @@ class CarTelemetry:
         relative = (angle - heading + math.pi) % (2 * math.pi) - math.pi
         values = (
             *(x, y, angle),
-            *(-vx * sin + vy * cos, -vx * cos - vy * sin),  # along the car, and across it to its left
+            *(-vx * sin + vy * cos, -vx * cos - vy * sin),  # forward, and to the left of the car
             hull.angularVelocity,
             wheels[0].joint.angle,
             *(wheel.omega for wheel in wheels),
@@ -225,7 +232,7 @@ class CarTelemetry:
 
 
 def _curvatures(headings: Float64[np.ndarray, " n"], arc_m: Float64[np.ndarray, " n+1"]) -> Float64[np.ndarray, " n"]:
-    """Change of heading per metre at each point of the centre line; positive turns left."""
+    """Change of heading per metre at each point of the centre line; positive is a turn to the left."""
     n, span = len(headings), CURVATURE_SPAN
     ahead, behind = (np.roll(headings, shift) for shift in (-span, span))
     turn = (ahead - behind + math.pi) % (2 * math.pi) - math.pi

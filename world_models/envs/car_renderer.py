@@ -1,8 +1,8 @@
-"""CarRacing's observation, drawn faster than Gymnasium draws it and to the same bits.
+"""Renderers of CarRacing's observation that are faster than Gymnasium's and give the same bits.
 
-`c` is a small C library (`_car_canvas.c`), built where there is a compiler; `pygame` draws with pygame as Gymnasium
-does, less what nobody sees; `gymnasium` is Gymnasium's own. All three give the same 96x96 pixels for the same state.
-Whether they do so on this machine is not believed but tried: see `renderer_choice`.
+`c` is a small C library (`_car_canvas.c`), built if there is a compiler. `pygame` draws with pygame as Gymnasium does,
+but skips what is not visible. `gymnasium` is Gymnasium's own code. All three give the same 96x96 pixels for the same
+state. `renderer_choice` tests this on the machine at hand.
 """
 
 import ctypes
@@ -35,29 +35,29 @@ class Renderer(Protocol):
     name: ClassVar[str]
 
     def draw(self, env: car_racing.CarRacing) -> Observation:
-        """What Gymnasium's `env._render("state_pixels")` gives."""
+        """Draw the picture that Gymnasium's `env._render("state_pixels")` returns."""
         ...
 
 
 class GymnasiumRenderer:
-    """Gymnasium's own drawing, or that of the class that somebody made of CarRacing."""
+    """Draws with the code of the environment's own class: Gymnasium's CarRacing or a subclass of it."""
 
     name: ClassVar[str] = "gymnasium"
 
     def draw(self, env: Any) -> Observation:
-        """The observation, as the environment's class draws it without us."""
+        """Draw the observation."""
         if hasattr(env, "plain_picture"):
             return env.plain_picture()
-        return type(env)._render(env, "state_pixels")  # the object may have another `_render`: `Drawing.take_over`
+        return type(env)._render(env, "state_pixels")  # `Drawing.take_over` replaces `_render` on the object
 
 
 class NoRenderer:
-    """Gives a black picture, for policies that do not look at frames."""
+    """Draws black pictures, for policies that do not look at frames."""
 
     name: ClassVar[str] = "none"
 
     def draw(self, env: Any) -> Observation:
-        """A black picture."""
+        """Return a black picture."""
         return np.zeros((96, 96, 3), np.uint8)
 
 
@@ -95,10 +95,10 @@ _pack_state = struct.Struct("37d").pack_into
 
 @functools.cache
 def load_library() -> ctypes.CDLL:
-    """The C library.
+    """Load the C library.
 
     Raises:
-        ImportError: it was not built, or for another version of this file.
+        ImportError: the library was not built, or was built for another version of this file.
     """
     spec = importlib.util.find_spec("world_models.envs._car_canvas")
     if spec is None or spec.origin is None:
@@ -108,12 +108,12 @@ def load_library() -> ctypes.CDLL:
     library.canvas_init.argtypes = [ctypes.c_void_p]
     library.canvas_draw.argtypes = [ctypes.c_void_p] * 3
     if library.scene_size() != ctypes.sizeof(_Scene):
-        raise ImportError("the C renderer is of another version; install the package again")
+        raise ImportError("the C renderer belongs to another version; install the package again")
     return library
 
 
 class CRenderer:
-    """Draws with `_car_canvas.c`, on a canvas of its own.
+    """Draws with `_car_canvas.c`. Each object has its own canvas.
 
     Raises:
         ImportError: the library was not built.
@@ -153,12 +153,12 @@ class CRenderer:
         failure = self._library.canvas_draw(self._canvas, self._scene_at, self._out_at)
         if failure == _NOT_FINITE:
             raise ValueError(NOT_FINITE)
-        if failure == _TOO_COMPLEX:  # more colours or edges than there is room for: no picture of CarRacing's own
+        if failure == _TOO_COMPLEX:  # too many colours or edges; CarRacing's own pictures never have so many
             return GymnasiumRenderer().draw(env)
         return self._out.copy()
 
     def _begin(self, env: car_racing.CarRacing) -> None:
-        """Read what stays the same for an episode."""
+        """Read what does not change during an episode."""
         car: Any = env.car
         ground, scene = ground_of(env), self._scene
         self._ground, self._colors = ground, ground.colors
@@ -174,7 +174,7 @@ class CRenderer:
                 corner[:] = vertex
         scene.hull_color[:3] = [int(c * 255) for c in car.hull.color]
         scene.wheel_color[:3] = [int(c * 255) for c in car.wheels[0].color]
-        # Box2D hands out references into a body, which follow it until it is destroyed.
+        # These are references into Box2D's bodies: they always hold the current values.
         transforms = [body.transform for body in (*car.wheels, car.hull)]
         self._bodies = [(transform.position, transform.q) for transform in transforms]
         self._car = car
@@ -193,7 +193,7 @@ class CRenderer:
 
 
 class PygameRenderer:
-    """Draws as Gymnasium does, but transforms all quads at once and skips those outside the picture."""
+    """Draws like Gymnasium, but transforms all quads at once and skips those outside the picture."""
 
     name: ClassVar[str] = "pygame"
 
@@ -226,7 +226,7 @@ class PygameRenderer:
         world_x, world_y = ground.quads
         x = (camera.cos * world_x - camera.sin * world_y) * camera.zoom + camera.shift[0]
         y = (camera.sin * world_x + camera.cos * world_y) * camera.zoom + camera.shift[1]
-        if not (np.abs((x[:, 0], y[:, 0])) < 9e18).all():  # what is no number fails here as well
+        if not (np.abs((x[:, 0], y[:, 0])) < 9e18).all():  # NaN fails this test too
             raise ValueError(NOT_FINITE)
         corners = np.stack([x, y], axis=2).transpose(1, 0, 2)
         for index in np.flatnonzero(_seen(x, y)).tolist():
@@ -239,7 +239,7 @@ class PygameRenderer:
 
 
 def _seen(x: Float64[np.ndarray, "4 quads"], y: Float64[np.ndarray, "4 quads"]) -> np.ndarray:
-    """Which quads may be visible: those that Gymnasium calls near, unless the panel hides them."""
+    """Which quads may be visible: those that Gymnasium draws, except those that the panel hides."""
     margin = car_racing.MAX_SHAPE_DIM
     near = (x >= -margin) & (x <= WIDTH + margin) & (y >= -margin) & (y <= HEIGHT + margin)
     on_canvas = (x.max(0) >= -2) & (x.min(0) <= WIDTH + 1) & (y.max(0) >= PANEL_HEIGHT - 2) & (y.min(0) <= HEIGHT + 1)

@@ -1,6 +1,6 @@
-"""What CarRacing's renderers draw: the camera's place, the quads on the ground, the values of the panel.
+"""What CarRacing's renderers draw: the camera, the quads on the ground, the text of the panel.
 
-The numbers are Gymnasium's own doubles, computed in its order.
+All numbers are computed in Gymnasium's order, so they are the same bits.
 """
 
 import functools
@@ -19,17 +19,18 @@ GYMNASIUM = tuple(int(part) for part in gymnasium.__version__.split(".")[:2])
 
 
 def zoom_px_per_m(t: float) -> float:
-    """Pixels of the 1000x800 canvas per metre at time t: the camera zooms in over the first second."""
+    """Pixels of the 1000x800 canvas per metre at time t, in seconds. The camera zooms in during the first second."""
     return 0.1 * car_racing.SCALE * max(1 - t, 0) + car_racing.ZOOM * car_racing.SCALE * min(t, 1)
 
 
 class Camera:
-    """Where the world lies on the canvas: turned about the car, scaled, moved. The doubles are Gymnasium's.
+    """The transform from the world to the canvas: rotate, scale, shift.
 
     Attributes:
-        cos, sin: of the turn; exactly 0 and 1 at multiples of 90 degrees, where pygame rounds the angle.
-        zoom: pixels per metre.
-        shift: what is added at last, in pixels.
+        cos, sin: cosine and sine of the rotation; exactly 0 and 1 at multiples of 90 degrees, because pygame rounds
+            such angles.
+        zoom: scale, in pixels per metre.
+        shift: shift after rotation and scaling, in pixels.
     """
 
     def __init__(self, env: car_racing.CarRacing):
@@ -47,10 +48,10 @@ class Ground:
     """The quads of an episode, from bottom to top: the field, the grass, the road and its borders.
 
     Attributes:
-        quads: x and y of four corners of each quad, in metres.
-        colors: of the field, of all grass, and of each quad of the road. A tile's colour changes when the car touches
-            it, so the rows become the tiles' own arrays.
-        num_grass: quads of grass.
+        quads: x and y of the four corners of each quad, in metres.
+        colors: colours of the field, of all grass, and of each quad of the road. The tiles of the road use these rows
+            as their colours, because a tile changes its colour when the car touches it.
+        num_grass: number of quads of grass.
     """
 
     quads: Float64[np.ndarray, "2 4 quads"]
@@ -73,7 +74,7 @@ class Ground:
 
 
 def ground_of(env: car_racing.CarRacing) -> Ground:
-    """The episode's ground: one for all renderers of the environment, since the tiles take its colours for theirs."""
+    """The ground of the current episode. All renderers of the environment share it, because its tiles share colours."""
     car: Any = env.car
     if not hasattr(car, "ground"):
         car.ground = Ground(env)
@@ -97,7 +98,7 @@ def _grass() -> list[list[tuple[float, float]]]:
 
 
 def reward_string(reward: float) -> str:
-    """The reward as digits: Gymnasium 1.4 rounds it, 1.3 writes it out, earlier ones cut it off."""
+    """The reward as text. Gymnasium 1.4 rounds it, 1.3 writes all digits, earlier versions truncate it."""
     if GYMNASIUM >= (1, 4):
         return f"{reward:04.0f}"
     return f"{reward:04}" if GYMNASIUM == (1, 3) else f"{int(reward):04d}"
@@ -105,10 +106,10 @@ def reward_string(reward: float) -> str:
 
 @functools.lru_cache(maxsize=256)
 def reward_text(text: str) -> tuple[pygame.Surface, pygame.Rect]:
-    """The reward as Gymnasium writes it, and where it goes."""
+    """The text of the reward as Gymnasium draws it, and its position."""
     try:
         surface = _font().render(text, True, WHITE, BLACK)
-    except pygame.error:  # some window was closed, and pygame with it: the font is of no use any more
+    except pygame.error:  # closing a window has ended pygame, so the font is no longer valid
         _font.cache_clear()
         surface = _font().render(text, True, WHITE, BLACK)
     place = surface.get_rect()
@@ -118,7 +119,7 @@ def reward_text(text: str) -> tuple[pygame.Surface, pygame.Rect]:
 
 @functools.lru_cache(maxsize=256)
 def reward_ink(text: str) -> tuple[np.ndarray, pygame.Rect]:
-    """The pixels of a text that are not black, as `Ink` of the C library, and the text's place."""
+    """The pixels of a text that are not black, as `Ink` of the C library, and the text's position."""
     surface, place = reward_text(text)
     pixels = pygame.surfarray.array3d(surface).astype(np.uint32)
     colors = pixels @ np.array([1, 1 << 8, 1 << 16], np.uint32)

@@ -1,4 +1,4 @@
-"""What a policy is, what it may ask of its environment, and where its random numbers come from."""
+"""The types of policies and of the environment that they may use, and the random generator of a policy."""
 
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
@@ -12,7 +12,7 @@ Policy = Callable[[UInt8[np.ndarray, "64 64 3"]], Any]
 
 @runtime_checkable
 class Drivable(Protocol):
-    """What a policy may ask of its environment."""
+    """The part of an environment that a policy may use."""
 
     action_space: spaces.Space
     telemetry_names: tuple[str, ...]
@@ -27,5 +27,5 @@ PolicyFactory = Callable[[Any, int], Policy]
 
 
 def generator(seed: int) -> np.random.Generator:
-    """Random numbers of a policy: derived from the episode's seed, yet not the stream that made its track."""
+    """The random generator of a policy, made of the episode's seed. Its stream differs from that of the track."""
     return np.random.default_rng([seed, 0x706F6C696379])  # "policy"

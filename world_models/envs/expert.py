@@ -1,8 +1,8 @@
-"""The expert: a driver of CarRacing without nerves, fast and always the same, that sees the simulator's state.
+"""The policy `expert`: a fast, deterministic driver of CarRacing that reads the simulator's state.
 
-It is a policy for data that hold finished laps, a teacher for controllers that learn by imitation, and the upper bar
-beside their scores. What it steers by can be seen in a frame: the distance from the centre line, the heading and the
-curve ahead. So a controller that sees one frame only can learn its steering.
+It has three uses: it collects data with finished laps, it teaches controllers that learn by imitation, and its score
+is an upper bar for theirs. Its steering depends on the distance from the centre line, the heading and the curve ahead.
+All three can be seen in a frame, so a controller that sees one frame can learn to steer like the expert.
 """
 
 import dataclasses
@@ -18,19 +18,19 @@ from world_models.runtime.errors import require
 
 @dataclasses.dataclass(frozen=True)
 class Skill:
-    """How the expert drives. It finished 94 of 100 tracks that it was not tuned on, and earned 914 on average.
+    """Parameters of the expert. The defaults finished 94 of 100 unseen tracks and earned 914 on average.
 
     Attributes:
-        top_speed_m_per_s: on a straight road.
-        grip_m_per_s2: acceleration across that a curve may ask for; the speed there is sqrt(grip / curvature).
-        braking_m_per_s2: deceleration that is planned with before a curve.
-        steer_per_curvature_m: steering (1 is full) for the curvature 10 m ahead, in 1/m.
-        steer_per_heading: steering against each radian between the car and the road.
-        steer_per_offset: steering against each metre from the centre line.
-        gas_per_speed: gas for each m/s that is lacking.
-        brake_per_speed: brake for each m/s that is too much.
-        max_brake: the wheels block from 0.9 on.
-        gas_less_steering: share of the gas that full steering takes away; the rear wheels slide with both.
+        top_speed_m_per_s: speed on a straight road.
+        grip_m_per_s2: largest sideways acceleration in a curve; the speed there is sqrt(grip / curvature).
+        braking_m_per_s2: deceleration that is assumed before a curve.
+        steer_per_curvature_m: steering (1 is full) for each 1/m of curvature 10 m ahead.
+        steer_per_heading: steering for each radian between the car and the road, towards the road's direction.
+        steer_per_offset: steering for each metre from the centre line, towards the line.
+        gas_per_speed: gas for each m/s below the target speed.
+        brake_per_speed: brake for each m/s above the target speed.
+        max_brake: largest brake; the wheels block from 0.9 on.
+        gas_less_steering: share by which full steering reduces the gas, because the rear wheels slide with both.
     """
 
     top_speed_m_per_s: float = 75.0
@@ -51,27 +51,27 @@ class Skill:
 
 
 SEEN_AHEAD_M = {"curvature_ahead_10m_per_m": 0, "curvature_ahead_25m_per_m": 10, "curvature_ahead_50m_per_m": 35}
-"""Columns of curvature, and the metres in which the car can still brake before it comes there."""
+"""Columns of curvature, and the distance in metres that is left for braking before each."""
 STRAIGHT_PER_M = 1e-3
 LARGEST_OFFSET_M = 6.0
-"""An offset beyond it asks for no more steering, or the car would come back onto the road at a right angle."""
+"""A larger offset adds no steering. Otherwise the car would come back onto the road at a right angle."""
 LOST_RAD, SPINNING_RAD_PER_S = 0.3, 3.0
-"""From this heading error and this yaw rate on, the expert slows down until it has the car in hand again."""
+"""Above this heading error or this yaw rate the expert slows down until it controls the car again."""
 
 
 class Expert:
-    """Drives by the centre line: Stanley's law for the steering, and a speed that the curves ahead allow.
+    """Steers along the centre line by Stanley's law, as fast as the curves ahead allow.
 
-    Nothing in it is random: `episode_seed` only decides the track. Given any state, also one that a worse driver came
-    into, it says what to do: off the road or spinning it goes slowly until the car points along the road again.
+    Nothing in it is random: the seed determines only the track. It can act in every state, also in one that another
+    driver has caused: off the road or spinning, it drives slowly until the car points along the road again.
 
     Args:
         env: CarRacing with continuous actions.
-        seed: of the episode, which it has no use for.
-        skill: how it drives.
+        seed: seed of the episode; not used.
+        skill: parameters of the driving.
 
     Raises:
-        ValueError: another environment.
+        ValueError: the environment is another one.
     """
 
     NEEDS = (
@@ -93,7 +93,7 @@ class Expert:
         self._columns = [names.index(name) for name in self.NEEDS]
 
     def __call__(self, frame: Any) -> Float32[np.ndarray, " 3"]:
-        """Steer, gas and brake for the current state; the frame is not looked at."""
+        """Steer, gas and brake for the current state of the simulator; the frame is ignored."""
         state = self._env.telemetry()
         speed, offset, heading, yaw_rate, *curvatures = (float(state[column]) for column in self._columns)
         steer = self._steer(offset, heading, curvatures[0])
@@ -105,7 +105,7 @@ class Expert:
         return np.array([steer, gas, brake], np.float32)
 
     def _steer(self, offset: float, heading: float, curvature: float) -> float:
-        """Stanley's law, linear: along the curve, less the errors of heading and of offset; right is positive."""
+        """A linear Stanley's law: follow the curve, minus corrections for heading and offset; right is positive."""
         skill = self._skill
         offset = min(max(offset, -LARGEST_OFFSET_M), LARGEST_OFFSET_M)
         left = skill.steer_per_curvature_m * curvature
@@ -113,7 +113,7 @@ class Expert:
         return min(max(-left, -1.0), 1.0)
 
     def _target_speed(self, curvatures: list[float]) -> float:
-        """The speed from which the car can still brake to what each curve ahead allows, in m/s."""
+        """The highest speed, in m/s, from which the car can still brake to the speed that each curve ahead allows."""
         skill, squares = self._skill, [self._skill.top_speed_m_per_s**2]
         for curvature, room_m in zip(curvatures, SEEN_AHEAD_M.values(), strict=True):
             in_curve = skill.grip_m_per_s2 / (abs(curvature) + STRAIGHT_PER_M)
@@ -122,6 +122,6 @@ class Expert:
 
 
 def _control(heading: float, yaw_rate: float) -> float:
-    """How stable the car is: 1 along the road, down to 0.2 if it points elsewhere or spins."""
+    """How stable the car is: 1 along the road, and down to 0.2 if it points elsewhere or spins."""
     lost, spinning = max(0.0, abs(heading) - LOST_RAD), max(0.0, abs(yaw_rate) - SPINNING_RAD_PER_S)
     return max(0.2, 1 - 0.7 * lost - 0.3 * spinning)

@@ -1,4 +1,4 @@
-"""One episode as it is driven: warm-up, then one action after another. Errors name the policy or the environment."""
+"""One episode while it is driven: warm-up, then one action after another. Errors name the policy or the environment."""
 
 import contextlib
 from collections.abc import Iterator
@@ -19,11 +19,11 @@ class LiveEpisode:
 
     Attributes:
         env: the environment.
-        policy_name: who drives.
-        seed: of the episode.
-        frame: what is seen now.
-        steps: actions that were asked for so far.
-        num_clipped: actions that lay outside their Box.
+        policy_name: name of the policy that drives.
+        seed: seed of the episode.
+        frame: the current frame.
+        steps: number of actions so far.
+        num_clipped: number of actions that lay outside their Box.
     """
 
     def __init__(self, env: envs.FrameEnv, policy_name: str, seed: int, frame: envs.Frame):
@@ -33,19 +33,19 @@ class LiveEpisode:
         try:
             self._policy = factory(env, seed)
         except Exception as error:
-            self._blame(f"when it is made for the episode of seed {seed}", error)
+            self._raise_as_stopped(f"when it is made for the episode of seed {seed}", error)
 
     def act(self) -> Float32[np.ndarray, " A"]:
-        """Ask the policy for the next action, as the columns that are stored and handed to the environment.
+        """Ask the policy for the next action. Returns its columns, clipped to their Box.
 
         Raises:
-            Stopped: the policy fails, or gives no action of the environment's space.
+            Stopped: the policy fails, or its action does not fit the environment's space.
         """
         self.steps += 1
         try:
             chosen = self._policy(self.frame)
         except Exception as error:
-            self._blame(f"at {self._now}", error)
+            self._raise_as_stopped(f"at {self._now}", error)
         try:
             columns = envs.to_columns(self.env.action_space, chosen)
         except ValueError as error:
@@ -55,17 +55,17 @@ class LiveEpisode:
         return inside
 
     def step(self, action: Float32[np.ndarray, " A"]) -> tuple[float, bool, bool]:
-        """Take the action; returns reward, terminated, truncated.
+        """Take the action. Returns reward, terminated, truncated.
 
         Raises:
-            Stopped: the environment fails or shows no picture, or its reward is no number that float32 holds.
+            Stopped: the environment fails, shows no picture, or gives a reward that is not a finite float32 number.
         """
         with at(self._now):
             self.frame, reward, terminated, truncated = self.env.step(action)
-        if not abs(reward) <= MAX_REWARD:  # NaN is not below it either
+        if not abs(reward) <= MAX_REWARD:  # true for NaN too
             raise Stopped(
                 f"{self.env.name}: the reward is {reward} at {self._now}; a memory model learns from finite float32 "
-                "rewards only, so mend the environment"
+                "rewards only, so fix the environment"
             )
         return reward, terminated, truncated
 
@@ -73,18 +73,18 @@ class LiveEpisode:
     def _now(self) -> str:
         return f"step {self.steps} of the episode of seed {self.seed}"
 
-    def _blame(self, when: str, error: Exception) -> NoReturn:
+    def _raise_as_stopped(self, when: str, error: Exception) -> NoReturn:
         """Raise a policy's error with the policy's name and line. An error of a built-in policy is raised unchanged."""
         if self.policy_name in policies.BUILTIN:
             raise error
-        raise Stopped(f"policy {self.policy_name!r} fails {when}: {envs.fault(error)}; {envs.MEND}") from error
+        raise Stopped(f"policy {self.policy_name!r} fails {when}: {envs.fault(error)}; {envs.HOW_TO_FIX}") from error
 
 
 def begin(env: envs.FrameEnv, policy_name: str, seed: int, warmup_steps: int) -> LiveEpisode | None:
-    """Begin the episode that the seed determines, and take the warm-up steps; None if it ended meanwhile.
+    """Begin the episode of this seed and take the warm-up steps. Returns None if the episode ended during them.
 
     Raises:
-        Stopped: the environment fails or shows no picture, or has no action for the warm-up; or the policy cannot be
+        Stopped: the environment fails, shows no picture, or has no action for the warm-up; or the policy cannot be
             made.
     """
     idle = _idle_action(env) if warmup_steps else np.zeros(0, np.float32)
@@ -100,10 +100,10 @@ def begin(env: envs.FrameEnv, policy_name: str, seed: int, warmup_steps: int) ->
 
 @contextlib.contextmanager
 def at(moment: str) -> Iterator[None]:
-    """Add the moment to errors of the environment, such as `step 3 of the episode of seed 0`.
+    """Add the moment, such as `step 3 of the episode of seed 0`, to errors of the environment in this block.
 
     Raises:
-        Stopped: it fails, or shows no picture.
+        Stopped: the environment fails or shows no picture.
     """
     try:
         yield
@@ -112,7 +112,7 @@ def at(moment: str) -> Iterator[None]:
 
 
 def _idle_action(env: envs.FrameEnv) -> Float32[np.ndarray, " A"]:
-    """The action of the warm-up: zeros, or what is nearest to them in a Box without zeros."""
+    """The action of the warm-up: zeros, or the nearest action if zeros lie outside the Box."""
     zeros = np.zeros(envs.num_columns(env.action_space), np.float32)
     try:
         return envs.clipped(env.action_space, envs.to_columns(env.action_space, zeros))

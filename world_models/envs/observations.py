@@ -1,7 +1,8 @@
-"""Which observations are pictures, and whether what an environment shows is the picture that it promised.
+"""Tells which observations are pictures, and checks each picture against the observation space.
 
-A picture is uint8, height x width x 3 (RGB) or grey (one channel, or none). What looks like one and is none, such as
-three stacked grey frames or a grid of symbols, would be stored as nonsense in silence; so it is found here, by name.
+A picture is uint8, height x width x 3 (RGB), or grey (one channel, or no axis of channels). Other observations can
+have the shape of a picture, such as three stacked grey frames or a grid of symbols. A data set of them would be
+useless, so they are refused here.
 """
 
 import math
@@ -13,26 +14,26 @@ from gymnasium import spaces
 
 WANTED = "uint8 RGB (height x width x 3) or grey pictures, 16 pixels wide and high or more"
 MIN_SIDE = 16
-"""Of a picture; what is smaller is a grid of symbols, such as MiniGrid's 7x7x3."""
+"""Least width and height of a picture. Smaller observations are grids of symbols, such as MiniGrid's 7x7x3."""
 MAX_SYMBOL = 10
-"""Of MiniGrid's symbols; a picture without a brighter pixel would be black."""
+"""Largest value of MiniGrid's symbols. A picture with no larger value would be black."""
 
 
 class EnvError(ValueError):
-    """The code of an environment raised an error, which is the `__cause__` of this one."""
+    """The code of an environment raised an error. That error is the `__cause__` of this one."""
 
 
 class PictureError(EnvError):
-    """An environment shows something else than the pictures that its observation space promises."""
+    """An environment shows something other than the pictures that its observation space promises."""
 
 
 def why_no_pictures(env: gymnasium.Env) -> str | None:
-    """What the observations are if they are no pictures; None if they are pictures."""
+    """Describe the observations if they are not pictures; None if they are pictures."""
     return why_no_picture_space(env.observation_space) or _stacked(env)
 
 
 def why_no_picture_space(space: spaces.Space[Any]) -> str | None:
-    """The same of a space alone, which does not tell whether wrappers stacked frames."""
+    """Like `why_no_pictures`, for a space alone. A space does not show whether wrappers have stacked frames."""
     if isinstance(space, spaces.Dict):
         return f"a Dict of {', '.join(map(str, space))}"
     if not isinstance(space, spaces.Box):
@@ -56,14 +57,14 @@ def _has_picture_shape(shape: tuple[int, ...]) -> bool:
 
 
 def _what_has_shape(shape: tuple[int, ...]) -> str:
-    """What observations of such a shape usually are."""
+    """What observations of this shape usually are."""
     if len(shape) > 3:
         return "stacked frames"
     return "RGBA or stacked frames" if shape[-1:] == (4,) else "channels first or stacked frames"
 
 
 def _stacked(env: gymnasium.Env) -> str | None:
-    """What observations of a picture's shape are, if one of the wrappers made them of several frames."""
+    """Describe observations that are shaped like a picture but hold several frames, stacked by a wrapper; else None."""
     found = f"{env.observation_space.dtype} {sizes(env.observation_space.shape or ())}"
     while isinstance(env, gymnasium.Wrapper):
         name = type(env).__name__
@@ -81,31 +82,31 @@ def _is_grey(shape: tuple[int, ...]) -> bool:
 
 
 def sizes(shape: tuple[int, ...]) -> str:
-    """A shape as 96x96x3."""
+    """A shape as text, such as 96x96x3."""
     return "x".join(map(str, shape))
 
 
 def check_picture(
     source: str, picture: Any, promised: tuple[int, ...] | None, crop: tuple[int, int] | None
 ) -> tuple[int, ...]:
-    """Check what an environment shows; returns its shape.
+    """Check a picture of an environment. Returns its shape.
 
     Args:
-        source: the environment and its way of showing, to be named.
-        picture: an observation, or what `render()` gave.
-        promised: the shape of the observation space, or of the first picture that `render()` gave in this episode;
-            None for that first one.
-        crop: rows that are kept of it.
+        source: where the picture comes from; the message begins with it.
+        picture: an observation, or the result of `render()`.
+        promised: the shape of the observation space, or of the first picture of `render()` in this episode; None for
+            that first picture.
+        crop: first row to keep and one past the last; None keeps all.
 
     Raises:
-        PictureError: it is no picture, of another shape, or has fewer rows than are kept.
+        PictureError: it is not a picture, has another shape, or has fewer rows than the crop needs.
     """
     wanted = sizes(promised) if promised else "height x width x 3"
     if not (isinstance(picture, np.ndarray) and picture.dtype == np.uint8):
-        raise PictureError(f"{source} gave {_kind(picture)}, not uint8 {wanted}; mend the environment")
+        raise PictureError(f"{source} gave {_kind(picture)}, not uint8 {wanted}; fix the environment")
     fits = picture.shape == promised if promised else _has_picture_shape(picture.shape) and 0 not in picture.shape
     if not fits:
-        raise PictureError(f"{source} gave {sizes(picture.shape)}, not {wanted}; mend the environment")
+        raise PictureError(f"{source} gave {sizes(picture.shape)}, not {wanted}; fix the environment")
     if crop is not None and crop[1] > picture.shape[0]:
         raise PictureError(f"{source} gave {picture.shape[0]} rows, crop keeps rows to {crop[1]}; crop fewer")
     return picture.shape

@@ -1,7 +1,7 @@
-"""Who drives: random, brownian, driver, expert, mixtures of them, or your own.
+"""Policies that drive an environment: random, brownian, driver, expert, mixtures of them, or your own.
 
 A policy is made once an episode, `make(env, seed) -> policy`, and called once a step, `policy(frame) -> action`. All
-its randomness derives from the seed, so `episode_seed` and `episode_policy` reproduce an episode. Your own is named
+its randomness comes from the seed, so `episode_seed` and `episode_policy` reproduce an episode. Give your own policy as
 `package.module:name`; see docs/collect.md.
 """
 
@@ -20,17 +20,17 @@ from world_models.envs.expert import Expert
 
 
 def random(env: Drivable, seed: int) -> Policy:
-    """Uniform over the action space, each step anew."""
+    """A new action in each step, uniform over the action space."""
     space = env.action_space
     space.seed(int(generator(seed).integers(2**31)))
     return lambda frame: space.sample()
 
 
 def brownian(env: Drivable, seed: int) -> Policy:
-    """Actions that wander: a_0 is uniform, a_{t+1} = clip(a_t + sqrt(1/50) * N(0, 1)).
+    """Brownian motion of the actions: a_0 is uniform, a_{t+1} = clip(a_t + sqrt(1/50) * N(0, 1)).
 
     Raises:
-        ValueError: actions are not a bounded box.
+        ValueError: the action space is not a bounded Box.
     """
     space = env.action_space
     if not (isinstance(space, spaces.Box) and space.is_bounded()):
@@ -57,10 +57,19 @@ BUILTIN: dict[str, PolicyFactory] = {"random": random, "brownian": brownian, "dr
 
 
 def load_policy(name: str) -> PolicyFactory:
-    """The factory that a name stands for: a built-in one, or `package.module:name`.
+    """The factory of a policy, by its name: a built-in one, or `package.module:name`.
 
     Raises:
-        ValueError: no built-in policy of that name, or nothing callable to import.
+        ValueError: no built-in policy has this name, or it cannot be imported or called.
+
+    Example:
+        >>> from world_models import envs
+        >>> env = envs.make_env("CarRacing-v3")
+        >>> frame = env.reset(seed=3)
+        >>> policy = load_policy("brownian")(env, 3)
+        >>> policy(frame).shape
+        (3,)
+        >>> env.close()
     """
     if name in BUILTIN:
         return BUILTIN[name]
@@ -71,7 +80,7 @@ def load_policy(name: str) -> PolicyFactory:
         )
     try:
         factory = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # importing somebody's module runs it
+    except Exception as error:  # the import runs the user's code
         raise ValueError(f"policy {name!r} cannot be imported ({error!r}); give package.module:name") from None
     if not callable(factory):
         raise ValueError(f"policy {name!r} is {type(factory).__name__}, not callable; give a function of (env, seed)")
@@ -79,10 +88,14 @@ def load_policy(name: str) -> PolicyFactory:
 
 
 def deal(weights: Mapping[str, float], num_episodes: int) -> list[str]:
-    """Which policy drives each of the first episodes: dealt out by weight over the index, not by chance.
+    """The name of the policy that drives each of the first episodes. It depends on the weights, not on chance.
 
-    Each episode goes to the policy that is furthest behind its share, so every stretch of episodes holds them in
-    proportion, and a longer list begins with the shorter one.
+    Each episode gets the policy that is furthest below its share so far. So every part of the data set has about the
+    right proportions, and a longer list begins with the shorter one.
+
+    Example:
+        >>> deal({"brownian": 1.0, "driver": 2.0}, 6)
+        ['driver', 'brownian', 'driver', 'driver', 'brownian', 'driver']
     """
     total = sum(weights.values())
     dealt = dict.fromkeys(weights, 0)

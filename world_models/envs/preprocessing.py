@@ -1,4 +1,4 @@
-"""From an observation to a frame: the one function that collecting and a live controller share."""
+"""Turns an observation into a frame. `collect` and a controller that drives use the same function, `preprocess`."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -16,9 +16,9 @@ class Preprocess:
     """How an observation becomes a frame.
 
     Attributes:
-        crop: rows kept, first and one past the last; None keeps them all.
-        size: height and width of the frame.
-        interpolation: OpenCV's name of how it is resized.
+        crop: first row to keep and one past the last; None keeps all rows.
+        size: height and width of the frame, in pixels.
+        interpolation: OpenCV's name of the interpolation.
     """
 
     crop: tuple[int, int] | None = None
@@ -36,7 +36,7 @@ class Preprocess:
         """Read the `preprocess` attribute of a file or model, decoded from JSON.
 
         Raises:
-            ValueError: it is none, or of a later version.
+            ValueError: it is not such an attribute, or was written by a later version.
         """
         try:
             crop = spec["crop"]
@@ -50,11 +50,18 @@ class Preprocess:
 
 
 def parse_crop(text: str, auto: tuple[int, int] | None) -> tuple[int, int] | None:
-    """Read `--crop`: `auto`, `none` or `TOP:BOTTOM`.
+    """Parse `--crop`: `auto`, `none` or `TOP:BOTTOM`.
 
     Args:
-        text: as it was given.
-        auto: the rows that `auto` keeps; it cuts an indicator bar off, as the original experiment does.
+        text: the value of the flag.
+        auto: the rows that `auto` keeps: those without an indicator bar, as in the original experiment.
+
+    Raises:
+        ValueError: the text is none of the three.
+
+    Example:
+        >>> parse_crop("0:84", None), parse_crop("none", (0, 84))
+        ((0, 84), None)
     """
     if text in ("auto", "none"):
         return auto if text == "auto" else None
@@ -72,14 +79,14 @@ def preprocess(frame: np.ndarray, spec: Preprocess | Mapping[str, Any]) -> UInt8
             (time, height, width, 3) or (episodes, time, height, width, 1). 3 channels are RGB, 1 is grey. Two axes are
             one grey picture. Three axes are always one picture, so a batch of grey ones needs its axis of channels:
             `frames[..., None]`.
-        spec: how; the `preprocess` of rollouts, latents or a model.
+        spec: how to do it: the `preprocess` of rollouts, latents or a model.
 
     Returns:
-        A frame for each picture, with the same axes in front; a batch gives what its pictures give one by one.
+        A frame for each picture, with the same axes in front. Each frame is the same as if its picture were alone.
 
     Raises:
-        ValueError: the pictures are not uint8, have no pixels, another number of channels, or fewer rows than the crop
-            keeps.
+        ValueError: the pictures are not uint8, have no pixels, have another number of channels, or have fewer rows
+            than the crop keeps.
 
     Example:
         >>> how = {"crop": [0, 84], "size": 64, "interpolation": "INTER_AREA"}
@@ -104,10 +111,10 @@ def preprocess(frame: np.ndarray, spec: Preprocess | Mapping[str, Any]) -> UInt8
 
 
 def _pictures(observations: np.ndarray) -> UInt8[np.ndarray, "*batch height width channels"]:
-    """The observations with an axis of channels.
+    """Check the observations, and give them an axis of channels if they have none.
 
     Raises:
-        ValueError: they are no pictures; the message names the axis.
+        ValueError: they are not pictures. The message names the axis.
     """
     if not isinstance(observations, np.ndarray) or observations.dtype != np.uint8:
         found = getattr(observations, "dtype", type(observations).__name__)

@@ -1,4 +1,4 @@
-"""Chooses CarRacing's renderer on this machine. Its frames are compared with Gymnasium's own first."""
+"""Chooses CarRacing's renderer for this machine, after comparing its frames with Gymnasium's."""
 
 import contextlib
 import functools
@@ -28,22 +28,22 @@ RENDERERS: dict[str, type[Renderer]] = {
 }
 
 TESTED = {"gymnasium": ("1.1.", "1.2.", "1.3.", "1.4."), "pygame-ce": ("2.5.",)}
-"""Versions that the renderers were tested with, as prefixes; others are checked on more frames."""
+"""Prefixes of the versions that the renderers were tested with. With other versions more frames are compared."""
 
 TRIAL_FRAMES = 8
 CAUTION = 8
-"""How many times as many frames are checked with versions that were never tested."""
+"""With untested versions, this many times as many frames are compared."""
 
 
 def versions() -> str:
-    """The versions that a report of a mismatch should name."""
+    """The installed versions on which the frames depend, for reports of a mismatch."""
     found = [f"{name} {version}" for name in (*TESTED, "pygame", "box2d") if (version := _version(name))]
     sdl = ".".join(map(str, pygame.get_sdl_version()))
     return ", ".join([*found, f"SDL {sdl}", f"smoothscale {pygame.transform.get_smoothscale_backend()}"])
 
 
 def caution() -> int:
-    """How many times the usual number of frames has to be checked with the installed versions."""
+    """The usual number of compared frames is multiplied by this: 1 for tested versions, `CAUTION` for others."""
     tested = all((_version(name) or "").startswith(prefixes) for name, prefixes in TESTED.items())
     return 1 if tested else CAUTION
 
@@ -56,21 +56,21 @@ def _version(package: str) -> str | None:
 
 
 def compare(renderer: Renderer, frame: Observation, env: car_racing.CarRacing) -> None:
-    """Compare a frame that the renderer just drew with the one that Gymnasium, or a class made of its own, draws.
+    """Compare a frame that the renderer has just drawn with the one that the environment's own class draws.
 
     Raises:
-        MismatchError: they differ.
+        MismatchError: the frames differ.
     """
     differing = int((frame != GymnasiumRenderer().draw(env)).any(axis=2).sum())
     if differing:
         raise MismatchError(
             f"renderer {renderer.name} drew {differing} of {frame.shape[0] * frame.shape[1]} pixels unlike "
-            f"{_drawn_by(type(env))}"
+            f"{_name_of_reference(type(env))}"
         )
 
 
-def _drawn_by(kind: type) -> str:
-    """Whose pixels they are; a class that draws otherwise on purpose is no mistake to report."""
+def _name_of_reference(kind: type) -> str:
+    """The class that the renderer differs from. Only if it is Gymnasium's does the message ask for a report."""
     own = next(base for base in kind.__mro__ if base.__module__ != "world_models.envs.car_racing")
     if own.__module__ == car_racing.__name__:
         return f"Gymnasium; please report it with these versions: {versions()}"
@@ -78,26 +78,26 @@ def _drawn_by(kind: type) -> str:
 
 
 def _car_racing() -> gymnasium.Env:
-    """Gymnasium's own, in all colours."""
+    """Gymnasium's CarRacing, with random colours."""
     return car_racing.CarRacing(domain_randomize=True)
 
 
 @functools.cache
 def choose(name: RendererName, make: Callable[[], gymnasium.Env] = _car_racing) -> tuple[str, str]:
-    """The renderer that a name stands for here, and in a line why.
+    """Choose the renderer on this machine. Returns its name, and the reason in one line.
 
     Args:
-        name: of a renderer, or auto.
-        make: makes the environment, wrapped or not, of the class of CarRacing that is to be drawn.
+        name: name of a renderer, or `auto` for the fastest that works.
+        make: makes an environment of the class that will be drawn, wrapped or not.
 
     Raises:
-        ValueError: it cannot be had.
+        ValueError: the renderer cannot be used.
     """
     if name not in ("auto", *RENDERERS):
         raise ValueError(f"renderer is {name!r}; give auto, {', '.join(RENDERERS)}")
     if name != "auto":
         if problem := _problem(name, make):
-            raise ValueError(f"renderer {name} cannot be had: {problem}; choose auto or another renderer")
+            raise ValueError(f"renderer {name} cannot be used: {problem}; choose auto or another renderer")
         return name, "as asked"
     problems = []
     for candidate in RENDERERS:
@@ -111,7 +111,7 @@ def choose(name: RendererName, make: Callable[[], gymnasium.Env] = _car_racing) 
 
 @functools.cache
 def _problem(name: str, make: Callable[[], gymnasium.Env]) -> str | None:
-    """Why a renderer cannot be used here: it is not there, or draws a trial frame unlike Gymnasium."""
+    """Why a renderer cannot be used here: it was not built, or a trial frame differs. None if it can be used."""
     if name == "gymnasium":
         return None
     try:
@@ -123,14 +123,14 @@ def _problem(name: str, make: Callable[[], gymnasium.Env]) -> str | None:
             for _ in range(TRIAL_FRAMES * caution()):
                 scatter(car, rng)
                 compare(renderer, renderer.draw(car), car)
-    except Exception as problem:  # whatever another version of a library makes of it
-        said = str(problem) if isinstance(problem, ImportError | OSError | MismatchError) else repr(problem)
-        return " ".join(said.split())
+    except Exception as problem:  # another version of a library may fail in any way
+        reason = str(problem) if isinstance(problem, ImportError | OSError | MismatchError) else repr(problem)
+        return " ".join(reason.split())
     return None
 
 
 def scatter(env: car_racing.CarRacing, rng: np.random.Generator) -> None:
-    """Put the car at a random place, heading, speed and time, for a trial drawing."""
+    """Give the car a random position, heading and speed, and the episode a random time, for a trial frame."""
     car = env.car
     assert car is not None and car.hull is not None
     _, heading, x, y = env.track[rng.integers(len(env.track))]

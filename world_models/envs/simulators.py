@@ -1,7 +1,7 @@
-"""What is special about a simulator: its telemetry, who can draw it faster, a bar in its picture.
+"""What we know about a simulator: its telemetry, its fast renderers, and a bar in its picture.
 
-Generic code asks this and nothing else. A simulator that we know has a module of its own with a class made of
-`Simulator`, and a line in `KNOWN`; every other environment is a plain `Simulator`.
+Generic code uses only `Simulator`. A known simulator has a module with a subclass of `Simulator`, and a line in
+`KNOWN`. Every other environment is a plain `Simulator`.
 """
 
 import importlib
@@ -14,16 +14,16 @@ from jaxtyping import Float32
 from world_models.envs.making import Recipe
 
 KNOWN = {"CarRacing": "world_models.envs.car_simulator"}
-"""Where each simulator that we know is described, by the name of its class.
+"""The module of each known simulator, by the name of the environment's class.
 
-`simulator(env)` of that module returns the `Simulator`, or None if another class only has the same name.
+`simulator(env)` of that module returns the `Simulator`, or None if the class has the same name but is another one.
 """
 
 RendererName = Literal["auto", "c", "pygame", "gymnasium"]
 
 
 class MismatchError(Exception):
-    """A renderer drew another frame than Gymnasium."""
+    """A renderer drew a frame that differs from the environment's own."""
 
 
 @runtime_checkable
@@ -31,7 +31,7 @@ class Telemetry(Protocol):
     """Reads the state of one episode."""
 
     def is_of_this_episode(self) -> bool:
-        """Whether the environment still drives the episode that this was made for."""
+        """Whether the environment is still in the episode that this reader was made for."""
         ...
 
     def __call__(self) -> Float32[np.ndarray, " S"]:
@@ -40,13 +40,13 @@ class Telemetry(Protocol):
 
 
 class Simulator:
-    """An environment of which we know nothing special: no telemetry, drawn by itself, no bar.
+    """An unknown environment: it has no telemetry, no fast renderer, and no bar. Subclasses describe known ones.
 
     Args:
         env: the environment, wrapped or not.
 
     Attributes:
-        telemetry_names: what the telemetry holds, with units.
+        telemetry_names: names of the telemetry's values, with units.
     """
 
     telemetry_names: tuple[str, ...] = ()
@@ -55,36 +55,36 @@ class Simulator:
         self.env = env
 
     def telemetry(self) -> Telemetry:
-        """The reader of the episode that has just begun."""
+        """A reader of the state of the episode that has just begun."""
         return _NoTelemetry()
 
     def auto_crop(self, make: Recipe) -> tuple[int, int] | None:
-        """The rows that `--crop auto` keeps; None keeps them all.
+        """The rows that `--crop auto` keeps: the first, and one past the last. None keeps all.
 
         Args:
-            make: makes such environments, for a trial.
+            make: makes environments like this one, for a trial.
         """
         return None
 
     @property
     def renderer(self) -> str:
-        """Who draws the observations; `gymnasium` is the environment itself."""
+        """Name of the renderer; `gymnasium` is the environment itself."""
         return "gymnasium"
 
     @property
     def renderer_note(self) -> str:
-        """In a line, which renderer was taken and why; empty where there was no choice."""
+        """Which renderer was chosen and why, in one line; empty if there was no choice."""
         return ""
 
     def draw_by(self, renderer: str, make: Recipe) -> None:
-        """Have the observations drawn by a renderer that gives the same pixels.
+        """Use a renderer that gives the same pixels as the environment.
 
         Args:
             renderer: as in `make_env`.
-            make: makes such environments, for a trial.
+            make: makes environments like this one, for a trial.
 
         Raises:
-            ValueError: the renderer was asked for by name, and does not draw this environment.
+            ValueError: the renderer has another name than auto, and cannot draw this environment.
         """
         if renderer not in ("auto", "gymnasium"):
             known = " and ".join(KNOWN)
@@ -92,22 +92,22 @@ class Simulator:
 
     @property
     def caution(self) -> int:
-        """How many times the usual number of frames has to be compared with the environment's own."""
+        """The usual number of frames to compare with the environment's own is multiplied by this."""
         return 1
 
     @property
     def num_checked(self) -> int:
-        """How many observations were compared with the environment's own."""
+        """Number of observations that were compared with the environment's own."""
         return 0
 
     def check_next_frame(self) -> None:
-        """Have the next observation compared with the environment's own, where another renderer is at work."""
+        """Compare the next observation with the environment's own, if another renderer draws."""
 
     def stop_drawing(self) -> None:
-        """Show black pictures from now on, if a fast renderer draws. It saves time where no policy looks at frames."""
+        """Show black pictures from now on, to save time if no policy looks at frames. Only fast renderers do so."""
 
     def free(self) -> None:
-        """Free what the environment holds after it was closed."""
+        """Free memory that the environment still holds after `close`."""
 
 
 class _NoTelemetry:
@@ -119,7 +119,7 @@ class _NoTelemetry:
 
 
 def simulator_of(env: gymnasium.Env) -> Simulator:
-    """What is special about an environment, whatever its id and its wrappers. Classes made of a known one are known."""
+    """The `Simulator` of an environment, wrapped or not. A subclass of a known class is known too."""
     for kind in type(env.unwrapped).__mro__:
         if kind.__name__ in KNOWN:
             module: Any = importlib.import_module(KNOWN[kind.__name__])

@@ -1,4 +1,4 @@
-"""The simulator's state, for whoever steps the Gymnasium environment alone."""
+"""A Gymnasium wrapper that gives the simulator's state in `info`."""
 
 from typing import Any, SupportsFloat
 
@@ -9,16 +9,16 @@ from world_models.envs.simulators import KNOWN, Telemetry, simulator_of
 
 
 class TelemetryInfo(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """Puts the simulator's state into `info`: what rollouts store as telemetry, by the same names.
+    """Puts the simulator's state into `info`. Names and values are those of the telemetry in rollouts.
 
-    The names carry the units, such as `velocity_along_m_per_s` and `center_distance_m`. The values are numbers, those
-    of the observation that `reset` or `step` returns with them.
+    The names carry the units, such as `velocity_along_m_per_s` and `center_distance_m`. The values are floats and
+    belong to the observation that `reset` or `step` returns.
 
     Args:
-        env: CarRacing, or a class made of it, wrapped or not. Wrap it before it is put into a vector environment.
+        env: CarRacing or a subclass of it, wrapped or not. Wrap it before you put it into a vector environment.
 
     Raises:
-        ValueError: the simulator is another one.
+        ValueError: the simulator is unknown.
 
     Example:
         >>> env = TelemetryInfo(gymnasium.make("world_models:world_models/CarRacing-v3"))
@@ -37,12 +37,12 @@ class TelemetryInfo(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs
         self._read: Telemetry | None = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode."""
+        """Begin an episode; `info` holds the state."""
         observation, info = self.env.reset(seed=seed, options=options)
         return observation, info | self._state()
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Take an action."""
+        """Take an action; `info` holds the state."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         return observation, reward, terminated, truncated, info | self._state()
 

@@ -35,7 +35,7 @@ DISK_ENDS = {
     errno.ENOSPC: "make room",
     errno.EDQUOT: "make room",
     errno.EFBIG: "allow larger files (ulimit -f)",
-    errno.EIO: "mend the disk",
+    errno.EIO: "repair the disk",
     errno.EROFS: "make the disk writable",
     errno.ESTALE: "mount the disk again",
 }

@@ -282,7 +282,7 @@ class Shard:
             step, seed, policy = row - self.starts[episode] + 1, self.seeds[episode], self.policies[episode]
             self._refuse(
                 f"{name} holds numbers that are not finite, the first in row {row} (step {step} of the episode of "
-                f"seed {seed}, driven by {policy}); mend what gave them, delete the data set and collect it again"
+                f"seed {seed}, driven by {policy}); fix what gave them, delete the data set and collect it again"
             )
 
     def _digest_of(self, file: h5py.File, name: str) -> str:
