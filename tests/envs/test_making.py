@@ -78,7 +78,7 @@ def refusal(**options: Any) -> str:
 def test_an_unknown_id_gets_the_hint_how_to_import_ones_own(env_id: str):
     said = refusal(env_id=env_id)
     assert said.startswith(f"env '{env_id}' cannot be made: ")
-    assert said.endswith(f"comes with the module that registers it: --env my_package:{env_id}")
+    assert said.endswith(f"name the module that registers it: --env my_package:{env_id}")
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ def _refused(*argv: str) -> str:
         ("--dataset mnist --data d --vae.network mlp --vae.num_classes 3", "give 10, MNIST's digits, or 0"),
         (
             "--dataset mnist --vae.network conv --vae.num_classes 10",
-            "vae.num_classes: no class can be told to conv; give network mlp",
+            "vae.num_classes: network conv takes no classes; give network mlp",
         ),
         ("--dataset mnist --vae.network mlp", "no folder of MNIST; give --data data"),
         ("--binarise true", "binarise is for the grey pixels of mnist; leave it out"),

@@ -13,7 +13,7 @@ DIGIT_FEATURES = 32 * 7 * 7
 
 
 class Heads(nn.Module):
-    """Features to the mean and, unless a point is all that is wanted, the log variance of q(z|x)."""
+    """Linear layers from features to the mean and the log variance of q(z|x); a point posterior has no log variance."""
 
     def __init__(self, width: int, z_dim: int, has_logvar: bool):
         super().__init__()
@@ -28,7 +28,7 @@ class Heads(nn.Module):
 
 
 class DenseEncoder(Heads):
-    """A digit to q(z|x): fully connected layers with ReLU. A class, one-hot, is told beside the pixels."""
+    """Fully connected layers with ReLU, from a digit to q(z|x). A one-hot class is appended to the pixels."""
 
     def __init__(self, z_dim: int, hidden: Sequence[int], has_logvar: bool = True, num_classes: int = 0):
         super().__init__(hidden[-1], z_dim, has_logvar)
@@ -38,11 +38,11 @@ class DenseEncoder(Heads):
         self, images: Float[Tensor, "batch 1 28 28"], classes: Float[Tensor, "batch classes"] | None = None
     ) -> tuple[Float[Tensor, "batch z"], Float[Tensor, "batch z"] | None]:
         """The posterior's mu and logvar."""
-        return self.heads(_relu_each(self.layers, _beside(images.flatten(1), classes)))
+        return self.heads(_relu_each(self.layers, _append(images.flatten(1), classes)))
 
 
 class DenseDecoder(nn.Module):
-    """Latents to a digit, by the encoder's layers in reverse order. A class, one-hot, is told beside z."""
+    """Fully connected layers from z to a digit, the encoder's in reverse order. A one-hot class is appended to z."""
 
     def __init__(self, z_dim: int, hidden: Sequence[int], num_classes: int = 0):
         super().__init__()
@@ -52,17 +52,17 @@ class DenseDecoder(nn.Module):
     @property
     def linear(self) -> nn.Linear:
         """The layer that takes z."""
-        return self.layers[0]  # type: ignore[return-value]: ModuleList does not say of what
+        return self.layers[0]  # type: ignore[return-value]: ModuleList does not know its modules' type
 
     def forward(
         self, z: Float[Tensor, "batch z"], classes: Float[Tensor, "batch classes"] | None = None
     ) -> Float[Tensor, "batch 1 28 28"]:
         """The images before the last sigmoid, as logits."""
-        return self.pixels(_relu_each(self.layers, _beside(z, classes))).unflatten(1, (1, 28, 28))
+        return self.pixels(_relu_each(self.layers, _append(z, classes))).unflatten(1, (1, 28, 28))
 
 
 class DigitEncoder(Heads):
-    """A digit to q(z|x): two 4x4 convolutions of stride 2 with 16 and 32 channels and ReLU."""
+    """Two 4x4 convolutions of stride 2 with 16 and 32 channels and ReLU, from a digit to q(z|x)."""
 
     def __init__(self, z_dim: int, has_logvar: bool = True):
         super().__init__(DIGIT_FEATURES, z_dim, has_logvar)
@@ -78,7 +78,7 @@ class DigitEncoder(Heads):
 
 
 class DigitDecoder(nn.Module):
-    """Latents to a digit: linear to 7x7x32, then two 4x4 transposed convolutions of stride 2."""
+    """A linear layer to 7x7x32, then two 4x4 transposed convolutions of stride 2, from z to a digit."""
 
     def __init__(self, z_dim: int):
         super().__init__()
@@ -102,5 +102,5 @@ def _relu_each(layers: nn.ModuleList, hidden: Tensor) -> Tensor:
     return hidden
 
 
-def _beside(values: Tensor, classes: Tensor | None) -> Tensor:
+def _append(values: Tensor, classes: Tensor | None) -> Tensor:
     return values if classes is None else torch.cat([values, classes], 1)

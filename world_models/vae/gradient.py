@@ -1,4 +1,4 @@
-"""The gradient of the training objective, of a whole batch or of a part of it."""
+"""The gradient of the training objective, for a whole batch or a part of it."""
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -12,7 +12,7 @@ NAMES = ("loss_nats", "sse", "kl_nats")
 
 
 def computes_in_c(device: torch.device) -> bool:
-    """Whether the paper's networks are computed in C on a device, so that torch.compile has nothing to do."""
+    """Whether the paper's networks are computed in C on a device. Then torch.compile is of no use."""
     return forms.choose(device) == "winograd"
 
 
@@ -24,18 +24,18 @@ def backward(  # the model, and what the loss of a batch depends on
     size: int,
     labels: Int64[Tensor, " part"] | None = None,
 ) -> Float[Tensor, " names"]:
-    """Add the gradient of (this part's share of) the mean loss of a batch to the weights' own.
+    """Add the gradient of this part's share of a batch's mean loss to the gradients of the weights.
 
     Args:
         vae: the model.
-        frames: of a batch, or a part of it.
-        noise: standard normal, a row a frame.
-        beta_share: share of beta that applies.
-        size: frames of the whole batch.
+        frames: the frames of a batch, or of a part of it.
+        noise: standard normal, one row per frame.
+        beta_share: beta is multiplied by this.
+        size: number of frames of the whole batch.
         labels: the frames' classes, for a conditional VAE.
 
     Returns:
-        Each of `NAMES`, summed over the frames; float64.
+        The values that `NAMES` names, each summed over the frames; float64.
     """
     if vae.config.network == "paper" and computes_in_c(frames.device):
         return _backward_in_threads(vae, frames, noise, beta_share, size)
@@ -52,7 +52,7 @@ def mean_loss(  # as `backward`; torch.compile traces it, so it takes plain tens
     size: int,
     labels: Tensor | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, " names"]]:
-    """The frames' share of the mean loss of a batch, and what `backward` returns."""
+    """The frames' share of the mean loss of a batch, and the sums that `backward` returns."""
     terms = vae.objective(to_images(frames), noise, beta_share, labels)
     return terms.loss_nats.sum() / size, _sums(terms)
 
@@ -62,10 +62,10 @@ def _sums(terms: Terms) -> Float[Tensor, " names"]:
 
 
 def _backward_in_threads(vae: VAE, frames: Tensor, noise: Tensor, beta_share: float, size: int) -> Tensor:
-    """Weights are prepared once, each thread takes its frames there and back, and their gradients are added up."""
+    """Prepare the weights once, compute the gradients of a part of the frames in each thread, and add them up."""
     encoder, decoder = forms.prepare_encoder(vae.paper[0]), forms.prepare_decoder(vae.paper[1])
 
-    def there_and_back(part: tuple[Tensor, Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
+    def gradients_of(part: tuple[Tensor, Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
         pixels, eps = part
         weights = tuple(tensor.detach().requires_grad_() for tensor in (*encoder, *decoder))
         posterior = Posterior(*forms.run_encoder(weights[: len(encoder)], pixels))
@@ -74,9 +74,9 @@ def _backward_in_threads(vae: VAE, frames: Tensor, noise: Tensor, beta_share: fl
         return torch.autograd.grad(terms.loss_nats.sum() / size, weights), _sums(terms)
 
     parts = list(zip(forms.split(frames), forms.split(noise), strict=True))
-    (total, sums), *others = threads.in_threads(there_and_back, parts)
-    for gradients, more in others:
-        sums += more
+    (total, sums), *others = threads.in_threads(gradients_of, parts)
+    for gradients, part_sums in others:
+        sums += part_sums
         for gradient, addend in zip(total, gradients, strict=True):
             gradient += addend
     torch.autograd.backward((*encoder, *decoder), total)

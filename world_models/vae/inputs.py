@@ -1,4 +1,4 @@
-"""Checks of what the V model is given, before a layer or the C library reads its memory."""
+"""Checks of the V model's inputs, before a layer or the C library reads their memory."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,13 +15,13 @@ def check_batch(kind: str, batch: Tensor, row_shape: Sequence[int], weight: Tens
     """Refuse a batch that a layer with this weight cannot take.
 
     Args:
-        kind: what the batch holds, in the plural, such as "images".
-        batch: rows of it.
-        row_shape: of one of them.
-        weight: of the layer that takes them.
+        kind: name of the batch's rows in the plural, such as "images"; for the message.
+        batch: the rows.
+        row_shape: the shape that a row should have.
+        weight: the weight of the layer.
 
     Raises:
-        ValueError: another shape, device, dtype (but for autocast), or a sparse tensor.
+        ValueError: the batch has another shape, device or dtype (autocast allows other dtypes), or is sparse.
     """
     wanted = ", ".join(map(str, row_shape))
     if tuple(batch.shape[1:]) != tuple(row_shape) or not batch.ndim:
@@ -39,10 +39,10 @@ def check_batch(kind: str, batch: Tensor, row_shape: Sequence[int], weight: Tens
 
 
 def frames_tensor(frames: Any, frame_shape: tuple[int, int, int]) -> UInt8[Tensor, "batch h w c"]:
-    """A batch of frames as a tensor that nobody else writes to.
+    """Check a batch of frames, and return it as a tensor.
 
     Raises:
-        ValueError: they are no uint8 frames of this shape; the message says how to make them.
+        ValueError: they are not uint8 frames of this shape. The message says how to make such frames.
     """
     if not isinstance(frames, Tensor | np.ndarray):
         raise ValueError(
@@ -56,7 +56,7 @@ def frames_tensor(frames: Any, frame_shape: tuple[int, int, int]) -> UInt8[Tenso
     if shape[1:] != frame_shape or not shape:
         raise ValueError(f"frames of shape {shape}, and the model takes {wanted}; {_remedy(shape, frame_shape)}")
     if isinstance(frames, np.ndarray):
-        return torch.from_numpy(np.require(frames, requirements=["C", "W"]))  # no warning of what cannot be written to
+        return torch.from_numpy(np.require(frames, requirements=["C", "W"]))  # PyTorch warns about read-only arrays
     if frames.layout != torch.strided or frames.is_meta:
         raise ValueError(f"frames in a {frames.layout} tensor on {frames.device}; give a dense one that holds data")
     return frames
@@ -76,10 +76,10 @@ def _remedy(shape: tuple[int, ...], frame_shape: tuple[int, int, int]) -> str:
 
 
 def check_labels(labels: Tensor | None, num_classes: int, num_rows: int) -> None:
-    """Refuse labels that do not say each row's class.
+    """Check that there is one label for each row.
 
     Raises:
-        ValueError: there are none, or not one whole number a row, below the number of classes.
+        ValueError: there are no labels, or they are not one integer per row, from 0 to `num_classes` - 1.
     """
     if labels is None:
         raise ValueError(NO_LABELS)

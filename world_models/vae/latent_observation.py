@@ -1,4 +1,4 @@
-"""Gymnasium environments that are seen through a V model: what they observe is z."""
+"""Gymnasium wrappers that encode the observation by a V model, so that the observation is z."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,26 +16,26 @@ from world_models.envs.preprocessing import Preprocess, preprocess
 from world_models.vae.model import VAE
 
 NOISE_STREAM = 0x7A
-"""Added to an episode's seed, so that the noise of z has nothing to do with the environment's random numbers."""
+"""Part of the noise's seed, so that the noise of z is independent of the environment's random numbers."""
 
 
 class LatentObservation(gymnasium.ObservationWrapper[Any, Any, Any], RecordConstructorArgs):
     """An environment whose observation is the latent z of its frame, float32 (z_dim,).
 
-    The observation is cut and resized as the model's `preprocess` says, then encoded. A vector environment is encoded
-    in one batch, (num_envs, z_dim); it gets a `LatentVectorObservation`.
+    The observation is cropped and resized by the model's `preprocess`, then encoded. A vector environment gets a
+    `LatentVectorObservation`, which encodes all observations in one batch, (num_envs, z_dim).
 
     Args:
-        env: an environment, or a vector environment, that observes pictures as the model was trained on.
+        env: an environment, or a vector environment, that observes pictures like those of the training data.
         vae: the V model, on any device.
-        normalise: `Latents` or `LatentSequences`; then z is brought to mean 0 and variance 1 by their `z_mean` and
-            `z_std`. Give those that the memory model was trained on with `normalise=True`.
-        sample: observe a sample z = mu + sigma * noise, as the memory model is trained on, not mu. The noise follows
-            from the seed that `reset` is given.
+        normalise: `Latents` or `LatentSequences`. If given, z is shifted and scaled to mean 0 and variance 1 by their
+            `z_mean` and `z_std`. Give the latents that the memory model was trained on with `normalise=True`.
+        sample: whether to observe a sample z = mu + sigma * noise, as in the training of a memory model, instead of
+            mu. The seed of `reset` determines the noise.
 
     Raises:
-        ValueError: the observations are no pictures or have too few rows, the model is one of digits, or `normalise`
-            holds latents of another z_dim or none that can be normalised.
+        ValueError: the observations are not pictures or have too few rows, the model is for digits, or `normalise` is
+            not latents of the model's z_dim.
 
     Example:
         >>> vae = world_models.load_vae("runs/vae")
@@ -46,7 +46,7 @@ class LatentObservation(gymnasium.ObservationWrapper[Any, Any, Any], RecordConst
     """
 
     def __new__(cls, env: Any = None, *arguments: Any, **options: Any) -> Any:
-        """A wrapper of the environment's kind. A copy is made without arguments."""
+        """Make the wrapper for the kind of environment. `copy` calls this without arguments."""
         if isinstance(env, VectorEnv):
             return LatentVectorObservation(env, *arguments, **options)
         return super().__new__(cls)
@@ -64,7 +64,7 @@ class LatentObservation(gymnasium.ObservationWrapper[Any, Any, Any], RecordConst
         self.observation_space = self._latents_of.space
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode."""
+        """Begin an episode. The seed determines the environment and the noise of z."""
         self._latents_of.seed(seed)
         return super().reset(seed=seed, options=options)
 
@@ -74,9 +74,9 @@ class LatentObservation(gymnasium.ObservationWrapper[Any, Any, Any], RecordConst
 
 
 class LatentVectorObservation(VectorWrapper[Any, Any, Any, Any, Any]):
-    """The same for a vector environment; `LatentObservation` makes it, and says what the arguments mean.
+    """`LatentObservation` for a vector environment, with the same arguments.
 
-    The final observations of episodes that are reset within a step, `infos["final_obs"]`, are latents too.
+    If an episode ends and is reset within a step, its final observation, in `infos["final_obs"]`, is a latent too.
     """
 
     def __init__(
@@ -95,13 +95,13 @@ class LatentVectorObservation(VectorWrapper[Any, Any, Any, Any, Any]):
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Float32[np.ndarray, "envs z"], dict[str, Any]]:
-        """Begin episodes."""
+        """Begin an episode in each environment."""
         self._latents_of.seed(seed)
         pictures, infos = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]: it takes lists, too
         return self._latents_of(pictures), infos
 
     def step(self, actions: Any) -> tuple[Float32[np.ndarray, "envs z"], Any, Any, Any, dict[str, Any]]:
-        """Take an action in each."""
+        """Take an action in each environment."""
         pictures, rewards, terminations, truncations, infos = self.env.step(actions)
         if "final_obs" in infos:
             ended = np.flatnonzero(infos["_final_obs"])
@@ -115,20 +115,20 @@ class _Latents:
     """Turns pictures into latents.
 
     Args:
-        fault: what the observations are if they are no pictures.
-        space: of one observation.
+        no_pictures: description of the observations if they are not pictures; else None.
+        space: the space of one observation.
         vae, normalise, sample: as in `LatentObservation`.
     """
 
-    def __init__(self, fault: str | None, space: spaces.Space[Any], vae: VAE, normalise: Any, sample: bool):
+    def __init__(self, no_pictures: str | None, space: spaces.Space[Any], vae: VAE, normalise: Any, sample: bool):
         if not isinstance(vae, VAE):
             raise ValueError(f"vae is a {type(vae).__name__}; give a V model, by world_models.load_vae(run)")
         z_dim = vae.config.z_dim
         if vae.config.network != "paper":
             raise ValueError(f"the model takes digits (vae.network {vae.config.network}); give one trained on rollouts")
-        if fault:
+        if no_pictures:
             raise ValueError(
-                f"the environment observes {fault}; give one that observes {observations.WANTED}, or wrap it in "
+                f"the environment observes {no_pictures}; give one that observes {observations.WANTED}, or wrap it in "
                 "gymnasium.wrappers.AddRenderObservation"
             )
         self._vae, self._how, self._sample = vae, Preprocess.from_spec(vae.preprocess), sample
@@ -144,13 +144,13 @@ class _Latents:
         self._rng = np.random.default_rng()
 
     def seed(self, seed: int | Sequence[int | None] | None) -> None:
-        """Begin the noise that follows from the seed of one environment or of several; without one it goes on."""
+        """Restart the noise with the seed of one environment or of several; None continues it."""
         if seed is not None:
             seeds = [0 if one is None else int(one) for one in np.atleast_1d(np.array(seed, object))]
             self._rng = np.random.default_rng([NOISE_STREAM, *seeds])
 
     def __call__(self, pictures: UInt8[np.ndarray, "batch ..."]) -> Float32[np.ndarray, "batch z"]:
-        """The latents of a batch of pictures."""
+        """Encode a batch of pictures."""
         posterior = self._vae.encode(preprocess(pictures[..., None] if self._is_flat else pictures, self._how))
         z = posterior.mu
         if self._sample:
@@ -159,10 +159,10 @@ class _Latents:
 
 
 def _moments(latents: Any, z_dim: int) -> tuple[Float32[np.ndarray, "*z"], Float32[np.ndarray, "*z"]]:
-    """What z is shifted and divided by.
+    """The mean that is subtracted from z, and the standard deviation that z is divided by.
 
     Raises:
-        ValueError: the latents are none, of another z_dim, or lack `latents.json`.
+        ValueError: `latents` is not latents, or has another z_dim, or has no `latents.json`.
     """
     if latents is None:
         return np.zeros((), np.float32), np.ones((), np.float32)

@@ -1,6 +1,6 @@
-"""What is measured of a V model. SSE is summed over a frame's values, 12,288 of CarRacing's.
+"""Measures of a V model. SSE is summed over a frame's values; a frame of CarRacing has 12,288.
 
-Labels are each frame's class, which a conditional model is told.
+Labels are the classes of the frames; a conditional model takes them as input.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ Labels = Int64[np.ndarray, " frames"]
 
 
 def batches(frames: Frames, size: int = BATCH) -> Iterator[UInt8[Tensor, "batch height width channels"]]:
-    """The frames in order, a batch at a time."""
+    """The frames in order, in batches of `size`."""
     for start in range(0, len(frames), size):
         yield torch.from_numpy(frames[start : start + size])
 
@@ -44,27 +44,32 @@ def label_batches(labels: Labels | None, size: int = BATCH) -> Iterator[Int64[Te
 
 
 def psnr_db(sse: float, num_values: int) -> float:
-    """Peak signal-to-noise ratio, from the mean squared error of so many values in [0, 1]."""
+    """Peak signal-to-noise ratio of values in [0, 1], in dB.
+
+    Args:
+        sse: squared error, summed over the values.
+        num_values: number of values.
+    """
     return 10 * math.log10(num_values / max(sse, 1e-12))
 
 
 @dataclasses.dataclass
 class Moments:
-    """Sums over frames, from which means and variances per latent dimension follow; float64."""
+    """Sums over frames in float64, for the mean and variance of each latent dimension."""
 
     count: int = 0
     total: Float[Tensor, " z"] | float = 0.0
     squares: Float[Tensor, " z"] | float = 0.0
 
     def add(self, values: Float[Tensor, "batch z"]) -> None:
-        """Count a batch in."""
+        """Add a batch."""
         values = values.double().cpu()
         self.count += len(values)
         self.total = self.total + values.sum(0)
         self.squares = self.squares + values.square().sum(0)
 
     def sum_up(self, device: torch.device) -> None:
-        """Count in what other processes have; their messages are tensors on a device."""
+        """Add the sums of all other processes; they are exchanged as tensors on `device`."""
         packed = torch.stack([torch.as_tensor(self.total), torch.as_tensor(self.squares)]).to(device)
         count = torch.tensor(float(self.count), dtype=torch.float64, device=device)
         distributed.sum_up([packed, count])
@@ -83,7 +88,7 @@ class Moments:
 
 @dataclasses.dataclass(frozen=True)
 class Validation:
-    """The validation metrics: of decode(mu), except for the loss, which is the objective on sampled z.
+    """The validation metrics. `loss_nats` is the objective on a sampled z; `sse` and `psnr_db` are those of decode(mu).
 
     A plain autoencoder has no KL, so its `kl_nats` and `dims_used` are None.
     """
@@ -96,7 +101,7 @@ class Validation:
     dims_used: int | None
 
     def known(self) -> dict[str, float]:
-        """Those that the model has, by their names."""
+        """The metrics that are not None, by name."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
 
@@ -104,12 +109,18 @@ class Validation:
 def validate(
     vae: VAE, frames: Frames, noise: Float[Tensor, "frames noise"], labels: Labels | None = None
 ) -> Validation:
-    """Score held-out frames in training.
+    """Compute the validation metrics of held-out frames.
 
-    Where several processes train together, each scores its part of the frames, and all get the metrics of all.
+    If several processes train together, each scores a part of the frames. All of them get the metrics of all frames.
+
+    Args:
+        vae: the model.
+        frames: the held-out frames.
+        noise: standard normal noise of the objective, one row per frame.
+        labels: the frames' classes, for a conditional model.
     """
-    here, z_dim = distributed.world(), vae.config.z_dim
-    mine = np.array_split(np.arange(len(frames)), here.size)[here.rank]
+    world, z_dim = distributed.world(), vae.config.z_dim
+    mine = np.array_split(np.arange(len(frames)), world.size)[world.rank]
     columns = Moments(0, *torch.zeros(2, 3 + 2 * z_dim, dtype=torch.float64))  # sse, kl, loss, each mu, each kl
     classes = label_batches(None if labels is None else labels[mine])
     for batch, eps, label in zip(batches(frames[mine]), noise[mine].split(BATCH), classes, strict=False):
@@ -137,13 +148,13 @@ class Scored(NamedTuple):
     """The scores and the posterior of each frame.
 
     Attributes:
-        error_map: squared error per pixel of decode(mu), summed over colours, mean over the frames.
-        sse: of decode(mu).
+        error_map: squared error of decode(mu) at each pixel, summed over colours, mean over the frames.
+        sse: squared error of decode(mu).
         ssim: structural similarity of decode(mu).
-        elbo: in nats, of one sampled z.
+        elbo: ELBO of one sampled z, in nats.
         mu: posterior mean.
         variance: posterior variance, sigma squared.
-        kl: in nats, for each dimension.
+        kl: KL of each latent dimension, in nats.
     """
 
     error_map: Float[np.ndarray, "height width"]
@@ -156,8 +167,8 @@ class Scored(NamedTuple):
 
 
 def score_frames(vae: VAE, frames: Frames, seed: int = 0, labels: Labels | None = None) -> Scored:
-    """Encode and decode frames, and score each. The seed is for the z of the ELBO."""
-    # Imported here: it takes seconds, and training does not need it.
+    """Encode and decode frames, and score each of them. `seed` determines the sampled z of the ELBO."""
+    # Imported here because the import takes seconds and training does not need it.
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     noise = torch.randn(len(frames), vae.config.z_dim, generator=torch.Generator().manual_seed(seed))
@@ -172,30 +183,30 @@ def score_frames(vae: VAE, frames: Frames, seed: int = 0, labels: Labels | None 
         ssim = structural_similarity_index_measure(means, images, reduction="none", data_range=1.0)
         assert isinstance(ssim, Tensor)
         errors = (images - means).square_().sum(1).double()
-        of_frames = (errors.sum((1, 2)), ssim, elbo, posterior.mu, posterior.logvar.exp(), posterior.kl_nats_per_dim())
-        return errors.sum(0, keepdim=True), *of_frames
+        kl = posterior.kl_nats_per_dim()
+        return errors.sum(0, keepdim=True), errors.sum((1, 2)), ssim, elbo, posterior.mu, posterior.logvar.exp(), kl
 
     with torch.inference_mode():
         parts = threads.in_threads(
             score, [*zip(batches(frames), noise.split(BATCH), label_batches(labels), strict=False)]
         )
-        errors, *of_frames = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
-    return Scored(errors.sum(0) / len(frames), *of_frames)
+        errors, *columns = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
+    return Scored(errors.sum(0) / len(frames), *columns)
 
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What is found of a model over some frames.
+    """Scores of a model, mean over some frames.
 
     Attributes:
-        sse: squared error of decode(mu), mean over the frames.
+        sse: squared error of decode(mu), summed over a frame's values.
         psnr_db: peak signal-to-noise ratio of that error.
-        ssim: structural similarity of decode(mu), mean over the frames.
-        kl_nats: in all, mean over the frames.
-        kl_per_dim: for each dimension.
-        active_units: dimensions whose mu has variance above 0.01.
-        dims_used: dimensions with KL above 0.05 nats.
-        elbo_nats: mean over the frames.
+        ssim: structural similarity of decode(mu).
+        kl_nats: KL, summed over the latent dimensions.
+        kl_per_dim: KL of each latent dimension, in nats.
+        active_units: number of dimensions whose mu has variance above 0.01.
+        dims_used: number of dimensions with KL above 0.05 nats.
+        elbo_nats: ELBO of one sampled z.
     """
 
     sse: float
@@ -209,7 +220,7 @@ class Summary:
 
 
 def summary(scored: Scored, num_values: int) -> Summary:
-    """What is found over frames of so many values."""
+    """Average the scores of frames that have `num_values` values each."""
     sse, ssim, elbo, kl = (part.mean(0, dtype=np.float64) for part in (scored.sse, scored.ssim, scored.elbo, scored.kl))
     return Summary(
         sse=float(sse),
@@ -224,7 +235,7 @@ def summary(scored: Scored, num_values: int) -> Summary:
 
 
 def measure(vae: VAE, frames: Frames, seed: int = 0, labels: Labels | None = None) -> Summary:
-    """The `summary` of the frames' scores."""
+    """Score frames and return the `summary`. `seed` determines the sampled z of the ELBO."""
     return summary(score_frames(vae, frames, seed, labels), vae.num_values)
 
 
@@ -236,10 +247,13 @@ def iwae_nats(
     seed: int = 0,
     labels: Labels | None = None,
 ) -> dict[str, float]:
-    """The importance-weighted bound on log p(x) (Burda et al. 2016, eq. 8), mean over frames, by number of samples.
+    """The importance-weighted bound on log p(x) (Burda et al. 2016, eq. 8) in nats, mean over the frames.
 
-    With one sample it is the ELBO with a sampled KL; it grows with the number of samples towards log p(x). The
-    smaller numbers use the first of the larger ones' samples.
+    With one sample it is the ELBO with a sampled KL. With more samples it grows towards log p(x). Smaller numbers of
+    samples use the first samples of the largest number.
+
+    Returns:
+        The bound for each number in `samples`, by that number as text.
     """
     generator = torch.Generator().manual_seed(seed)
     totals = dict.fromkeys(samples, 0.0)
@@ -261,7 +275,7 @@ def _log_weights(
     labels: Tensor | None,
     noise: Float[Tensor, "batch z"],
 ) -> Float[Tensor, " batch"]:
-    """Log p(x|z) + log p(z) - log q(z|x) for one z of each posterior; float64."""
+    """Log p(x|z) + log p(z) - log q(z|x) for one sampled z per image; float64."""
     z = posterior.sample(noise.to(images.device))
     likelihood = vae.log_likelihood(images, vae.logits(z, labels))
     return (likelihood + prior_log_prob(z) - posterior.log_prob(z)).double()

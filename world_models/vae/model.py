@@ -1,6 +1,6 @@
-"""The variational autoencoder: posterior, likelihoods, KL, ELBO. Nats per frame, summed over pixels and latents.
+"""The variational autoencoder: posterior, objective and likelihood, in nats per frame, summed over pixels and latents.
 
-The same mathematics for every network and data set: images are float tensors batch x channels x height x width.
+It is the same for every network and data set. Images are float tensors of shape (batch, channels, height, width).
 """
 
 import dataclasses
@@ -23,9 +23,9 @@ from world_models.vae.posterior import Posterior as Posterior
 from world_models.vae.posterior import prior_log_prob as prior_log_prob
 
 MIN_VARIANCE = 1e-6
-MAX_Z_DIM, MAX_LAYERS, MAX_WIDTH, MAX_CLASSES = 10_000, 8, 8192, 1000  # before memory is taken for them
-USED_KL_NATS = 0.05  # a latent dimension with more KL than this is in use
-ACTIVE_VARIANCE = 0.01  # one whose mu varies more than this over the data is active (Burda et al. 2016)
+MAX_Z_DIM, MAX_LAYERS, MAX_WIDTH, MAX_CLASSES = 10_000, 8, 8192, 1000  # checked before memory is allocated
+USED_KL_NATS = 0.05  # a latent dimension with more KL than this counts as used
+ACTIVE_VARIANCE = 0.01  # a dimension whose mu has more variance than this is active (Burda et al. 2016)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,19 +33,19 @@ class VAEConfig:
     """The V model and its objective.
 
     Attributes:
-        z_dim: latent dimensions.
+        z_dim: number of latent dimensions.
         beta: weight of the KL in the objective.
         kl_tolerance: KL floor in nats per latent dimension: the objective has max(KL, kl_tolerance * z_dim).
         likelihood: gaussian (squared error) or bernoulli (cross-entropy).
-        variance: of the Gaussian, per value: null is the optimal one, which is the mean squared error itself, followed
-            as it falls in training (sigma-VAE, Rybkin et al. 2021); 0.5 makes the objective the paper's SSE + KL.
-        num_samples: samples of z over which the objective's reconstruction error is averaged.
-        network: paper takes CarRacing's 64x64x3 frames; mlp (fully connected) and conv (small, convolutional) MNIST's
-            28x28x1.
-        hidden: widths of mlp's hidden layers, such as [512,256], from the image to z; the decoder has them in reverse.
+        variance: variance of the Gaussian, per value. null learns the optimal one: it is the mean squared error, which
+            falls during training (sigma-VAE, Rybkin et al. 2021). 0.5 makes the objective the paper's SSE + KL.
+        num_samples: number of samples of z over which the objective averages the reconstruction error.
+        network: paper takes CarRacing's 64x64x3 frames; mlp (fully connected) and conv (small, convolutional) take
+            MNIST's 28x28x1 images.
+        hidden: widths of mlp's hidden layers, such as [512,256], from the image to z; the decoder reverses them.
         posterior: normal; or point, which makes it a plain autoencoder: z = mu, no noise, no KL.
-        num_classes: classes of which encoder and decoder are told the right one (a conditional VAE, mlp only): 10 for
-            MNIST's digits, 0 for none.
+        num_classes: number of classes of a conditional VAE, whose encoder and decoder get each frame's class (mlp
+            only): 10 for MNIST's digits, 0 for a VAE that is not conditional.
     """
 
     z_dim: int = 32
@@ -70,7 +70,7 @@ class VAEConfig:
         conditional, point = self.num_classes > 0, self.posterior == "point"
         require(
             not conditional or self.network == "mlp",
-            f"vae.num_classes: no class can be told to {self.network}; give network mlp",
+            f"vae.num_classes: network {self.network} takes no classes; give network mlp",
         )
         require(not point or self.network != "paper", "the paper's network has no point posterior; give mlp or conv")
         require(0 <= self.beta < math.inf, f"vae.beta is {self.beta}; give 0 or more")
@@ -82,13 +82,13 @@ class VAEConfig:
 
     @property
     def noise_dim(self) -> int:
-        """Random numbers that the objective takes for each frame."""
+        """Number of random numbers that the objective takes for each frame."""
         return self.num_samples * self.z_dim
 
 
 @dataclasses.dataclass(frozen=True)
 class Terms:
-    """The objective and its parts, each per frame."""
+    """The objective, the squared error and the KL of each frame."""
 
     loss_nats: Float[Tensor, " batch"]
     sse: Float[Tensor, " batch"]
@@ -96,15 +96,15 @@ class Terms:
 
 
 class VAE(nn.Module):
-    """The V model: encoder, decoder, and what they were trained for.
+    """The V model: encoder, decoder, and the objective they were trained for.
 
-    A conditional one has to be told each frame's class by `labels`; the others are told none.
+    A conditional model needs each frame's class, `labels`. Other models ignore them.
 
     Attributes:
         config: sizes and objective.
-        preprocess: how observations have to be turned into frames; `world_models.preprocess` takes it.
-        frame_shape: height, width and channels of the frames it takes.
-        variance: of the Gaussian likelihood; where the config has none, the learner sets it.
+        preprocess: how observations become frames, for `world_models.preprocess`.
+        frame_shape: height, width and channels of its frames.
+        variance: variance of the Gaussian likelihood. If the config has none, the learner sets it.
 
     Example:
         >>> vae = VAE(VAEConfig(z_dim=32))
@@ -130,7 +130,7 @@ class VAE(nn.Module):
         """q(z|x) of images in [0, 1], (batch, channels, height, width), of the weights' dtype.
 
         Raises:
-            ValueError: images of another shape, dtype or device.
+            ValueError: the images have another shape, dtype or device.
         """
         if isinstance(self.encoder, Encoder):
             mu, logvar = forms.encode(self.encoder, images)
@@ -148,7 +148,7 @@ class VAE(nn.Module):
         """The decoder's output before the sigmoid, for z (batch, z_dim) of the weights' dtype.
 
         Raises:
-            ValueError: z of another shape, dtype or device.
+            ValueError: z has another shape, dtype or device.
         """
         if isinstance(self.decoder, Decoder):
             return forms.decode(self.decoder, z).float()
@@ -169,12 +169,12 @@ class VAE(nn.Module):
         beta_share: float | Float[Tensor, ""] = 1.0,
         labels: Int64[Tensor, " batch"] | None = None,
     ) -> Terms:
-        """What training minimises, on sampled z: reconstruction + beta * max(KL, floor).
+        """The loss of training, on sampled z: reconstruction + beta * max(KL, floor).
 
         Args:
-            images: in [0, 1].
-            noise: standard normal, `config.noise_dim` numbers a frame.
-            beta_share: share of beta that applies, below 1 during its warm-up.
+            images: values in [0, 1].
+            noise: standard normal, `config.noise_dim` numbers per frame.
+            beta_share: beta is multiplied by this; it is below 1 during the warm-up of beta.
             labels: each frame's class, for a conditional VAE.
         """
         posterior, times = self.posterior(images, labels), self.config.num_samples
@@ -183,7 +183,7 @@ class VAE(nn.Module):
         return self.terms(images, posterior, logits, beta_share)
 
     def sampled(self, posterior: Posterior, noise: Float[Tensor, "batch noise"]) -> Float[Tensor, "samples z"]:
-        """The z that the objective decodes. The samples of a frame are neighbours."""
+        """The samples of z that the objective decodes. Those of a frame follow each other."""
         times = self.config.num_samples
         return posterior.repeated(times).sample(noise.reshape(-1, self.config.z_dim))
 
@@ -194,7 +194,14 @@ class VAE(nn.Module):
         logits: Float[Tensor, "samples channels height width"],
         beta_share: float | Float[Tensor, ""] = 1.0,
     ) -> Terms:
-        """The objective of what the networks made of the images."""
+        """The objective, given the outputs of the networks.
+
+        Args:
+            images: values in [0, 1].
+            posterior: the encoder's output.
+            logits: the decoder's output for `sampled` z, before the sigmoid.
+            beta_share: as in `objective`.
+        """
         config, num_values = self.config, math.prod(images.shape[1:])
         images = images if config.num_samples == 1 else images.repeat_interleave(config.num_samples, 0)
         sse, kl = squared_error(images, logits.sigmoid()), posterior.kl_nats()
@@ -210,28 +217,28 @@ class VAE(nn.Module):
         images: Float[Tensor, "batch channels height width"],
         logits: Float[Tensor, "batch channels height width"],
     ) -> Float[Tensor, " batch"]:
-        """Log p(x|z) with all its constants."""
+        """Log p(x|z) of each image in nats, with all constants."""
         return log_likelihood(images, logits, self.config.likelihood, self.variance)
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.encoder.mu.weight.device
 
     @property
     def paper(self) -> tuple[Encoder, Decoder]:
-        """The networks of a model that has the paper's."""
+        """The encoder and the decoder of a model with the paper's networks."""
         assert isinstance(self.encoder, Encoder) and isinstance(self.decoder, Decoder), self.config.network
         return self.encoder, self.decoder
 
     @property
     def num_values(self) -> int:
-        """Numbers of a frame."""
+        """Number of values of a frame: height x width x channels."""
         return math.prod(self.frame_shape)
 
     @property
     def is_finite(self) -> bool:
-        """Whether every weight is a number."""
+        """Whether every weight is finite."""
         return all(bool(weight.isfinite().all()) for weight in self.parameters())
 
     @torch.no_grad()
@@ -239,7 +246,7 @@ class VAE(nn.Module):
         """q(z|x) of uint8 frames (batch, height, width, channels), a tensor or a NumPy array.
 
         Raises:
-            ValueError: they are not uint8 or of another shape, or a conditional model is not told each frame's class.
+            ValueError: they are not uint8 or have another shape, or the model is conditional and has no valid labels.
 
         Example:
             >>> vae = VAE(VAEConfig(z_dim=32))
@@ -255,10 +262,10 @@ class VAE(nn.Module):
 
     @torch.no_grad()
     def decode(self, z: Tensor, labels: Tensor | None = None) -> UInt8[Tensor, "batch height width channels"]:
-        """The frames that latents (batch, z_dim) stand for.
+        """Decode latents (batch, z_dim) to uint8 frames.
 
         Raises:
-            ValueError: z of another shape or dtype, or a conditional model is not told each frame's class.
+            ValueError: z has another shape or dtype, or the model is conditional and has no valid labels.
 
         Example:
             >>> vae = VAE(VAEConfig(z_dim=32))
@@ -271,7 +278,7 @@ class VAE(nn.Module):
 
 
 def _float_posterior(mu: Tensor, logvar: Tensor) -> Posterior:
-    """The mathematics stays in float32 under autocast."""
+    """The posterior in float32, also under autocast."""
     return Posterior(mu.float(), logvar.float())
 
 
@@ -282,15 +289,15 @@ def _whole(labels: Tensor | None) -> Int64[Tensor, " batch"] | None:
 def to_images(
     frames: UInt8[Tensor, "batch height width channels"], dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "batch channels height width"]:
-    """Frames as the network sees them: float, channel first, in [0, 1]."""
+    """Convert frames to images, as the network takes them: float, channels first, in [0, 1]."""
     return frames.permute(0, 3, 1, 2).to(dtype) / 255
 
 
 def to_frames(images: Float[Tensor, "batch channels height width"]) -> UInt8[Tensor, "batch height width channels"]:
-    """Images as frames."""
+    """Convert images to frames; values are rounded and clipped to 0..255."""
     return (images * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def num_parameters(module: nn.Module) -> int:
-    """Trainable numbers in a module."""
+    """Number of trainable numbers in a module."""
     return sum(parameter.numel() for parameter in module.parameters())

@@ -1,6 +1,6 @@
 """The paper's encoder and decoder (Ha & Schmidhuber 2018, appendix A.1), for 64x64x3 images.
 
-These networks are the definition. The faster forms in `fast/` compute the same functions.
+These networks define the functions. The faster forms in `fast/` compute the same functions.
 """
 
 import math
@@ -19,7 +19,7 @@ IMAGE_SHAPES = {"paper": (3, 64, 64), "mlp": (1, 28, 28), "conv": (1, 28, 28)}
 
 
 class Encoder(nn.Module):
-    """Images to the mean and log variance of q(z|x): four 4x4 convolutions of stride 2, two linear heads."""
+    """From images to the mean and log variance of q(z|x): four 4x4 convolutions of stride 2, two linear heads."""
 
     def __init__(self, z_dim: int):
         super().__init__()
@@ -42,7 +42,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents to images: linear to 1024, then transposed convolutions 5x5, 5x5, 6x6, 6x6 of stride 2."""
+    """From latents to images: linear to 1024, then transposed convolutions 5x5, 5x5, 6x6, 6x6 of stride 2."""
 
     def __init__(self, z_dim: int):
         super().__init__()
@@ -63,7 +63,7 @@ class Decoder(nn.Module):
 def build(
     network: str, z_dim: int, hidden: Sequence[int], has_logvar: bool, num_classes: int
 ) -> tuple[Encoder | DenseEncoder | DigitEncoder, Decoder | DenseDecoder | DigitDecoder]:
-    """The encoder and decoder of a name in `IMAGE_SHAPES`."""
+    """Make the encoder and the decoder of a network, by its name in `IMAGE_SHAPES`."""
     if network == "mlp":
         return DenseEncoder(z_dim, hidden, has_logvar, num_classes), DenseDecoder(z_dim, hidden, num_classes)
     if network == "conv":
@@ -73,11 +73,11 @@ def build(
 
 @torch.no_grad()
 def initialise_he(network: nn.Module) -> None:
-    """Draw the convolutions' weights so that a signal keeps its size through their ReLUs, and set all biases to 0.
+    """Initialise convolutions by He et al. 2015, so that signals keep their size through ReLUs; set all biases to 0.
 
-    He et al. 2015, and for transposed convolutions the same: of their taps one in stride^2 meets a pixel, but for the
-    decoder's first, whose input is a single pixel, so that one tap in all does and the signal is a third. PyTorch's own
-    weights are smaller; linear layers keep them.
+    In a transposed convolution only one tap in stride^2 meets an input pixel, so its weights are larger. The decoder's
+    first one has a single input pixel, so only one tap meets it, and its signal shrinks to a third. Linear layers keep
+    PyTorch's weights.
     """
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):

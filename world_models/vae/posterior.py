@@ -1,4 +1,4 @@
-"""q(z|x), which the encoder gives for each frame: a normal distribution, or a single point. In nats per frame."""
+"""q(z|x), the encoder's output for each frame: a normal distribution or a single point."""
 
 import dataclasses
 import math
@@ -14,7 +14,7 @@ class Posterior:
 
     Attributes:
         mu: mean of each latent dimension.
-        logvar: natural logarithm of its variance.
+        logvar: natural logarithm of the variance of each latent dimension.
 
     Example:
         >>> Posterior(torch.zeros(2, 32), torch.zeros(2, 32)).kl_nats()
@@ -28,7 +28,7 @@ class Posterior:
         """Z = mu + exp(logvar / 2) * noise, the reparameterisation (Kingma & Welling 2014, section 2.4).
 
         Args:
-            noise: standard normal; drawn by PyTorch when None.
+            noise: standard normal; None draws it with PyTorch's generator.
 
         Example:
             >>> posterior = Posterior(mu=torch.ones(2, 3), logvar=torch.zeros(2, 3))
@@ -39,7 +39,7 @@ class Posterior:
         return self.mu + torch.exp(self.logvar / 2) * (torch.randn_like(self.mu) if noise is None else noise)
 
     def repeated(self, times: int) -> "Posterior":
-        """Each frame's posterior `times` times, one after the other: (batch * times, z).
+        """Repeat each frame's posterior `times` times: (batch * times, z). The copies of a frame follow each other.
 
         Example:
             >>> Posterior(mu=torch.tensor([[1.0], [2.0]]), logvar=torch.zeros(2, 1)).repeated(2).mu.flatten()
@@ -84,10 +84,10 @@ class Posterior:
 
 @dataclasses.dataclass(frozen=True)
 class Point(Posterior):
-    """The code of a plain autoencoder: z is mu, without noise, and no KL enters the loss."""
+    """The posterior of a plain autoencoder: z is mu, without noise, and the loss has no KL."""
 
     def kl_nats_per_dim(self) -> Float[Tensor, "batch z"]:
-        """Zeros. The divergence of a point from a density is infinite, so it is left out."""
+        """Zeros. The divergence of a point from a density is infinite, so it is left out of the loss."""
         return torch.zeros_like(self.mu)
 
 

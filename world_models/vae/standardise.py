@@ -1,13 +1,13 @@
-"""A change of variables after which z has, over the data, the prior's mean 0 and variance 1 in each dimension.
+"""A change of variables that gives each dimension of z mean 0 and variance 1 over the data, like the prior.
 
-z' = (z - shift) * scale goes into the encoder's heads and is taken back in the decoder's first layer, so that every
-reconstruction stays what it was. Only the KL from the prior changes. Averaged over the data, that of one dimension is
+z' = (z - shift) * scale. The encoder's heads apply it, and the decoder's first layer undoes it, so all reconstructions
+stay the same. Only the KL from the prior changes. The mean KL of one dimension over the data is
 
-    0.5 * (scale^2 * (Var[mu] + E[sigma^2]) + (scale * (E[mu] - shift))^2 - E[log sigma^2] - 2 log scale - 1),
+    0.5 * (scale^2 * (Var[mu] + E[sigma^2]) + (scale * (E[mu] - shift))^2 - E[log sigma^2] - 2 log scale - 1).
 
-lowest at shift = E[mu] and scale^2 = 1 / (Var[mu] + E[sigma^2]): where the aggregate posterior has the prior's moments.
-Gradient descent leaves z far from there where an error is worth thousands of nats and the scale some ten. An objective
-with a floor under each frame's KL, as the paper's, gains nothing by it.
+It is lowest at shift = E[mu] and scale^2 = 1 / (Var[mu] + E[sigma^2]). There the aggregate posterior has the prior's
+mean and variance. Gradient descent does not get there if the reconstruction error is worth thousands of nats, because
+the change of variables gains only about ten. An objective with a KL floor, like the paper's, gains nothing.
 """
 
 import copy
@@ -22,12 +22,12 @@ MIN_VARIANCE = 1e-12
 
 @torch.no_grad()
 def standardised(vae: VAE, frames: Frames, labels: Labels | None = None) -> VAE:
-    """A copy of the model with other z and the same reconstructions, of the lowest mean KL that this can give.
+    """A copy of the model whose z has mean 0 and variance 1. Its reconstructions are the same.
 
     Args:
-        vae: the model; one whose posterior is a point has no KL, and is copied as it is.
-        frames: of the training data, as many as tell its moments.
-        labels: their classes, for a conditional VAE.
+        vae: the model. A plain autoencoder has no KL, so its copy is unchanged.
+        frames: training frames, enough to estimate the mean and the variance of z.
+        labels: the frames' classes, for a conditional VAE.
     """
     vae = copy.deepcopy(vae)
     if vae.encoder.logvar is None:
@@ -40,7 +40,7 @@ def standardised(vae: VAE, frames: Frames, labels: Labels | None = None) -> VAE:
     shift = mus.mean.to(vae.device)
     scale = (mus.variance + variances.mean).clamp(min=MIN_VARIANCE).rsqrt().to(vae.device)
     mu, logvar, first = vae.encoder.mu, vae.encoder.logvar, vae.decoder.linear
-    columns = first.weight[:, : len(scale)]  # of a conditional decoder's, those that take z
+    columns = first.weight[:, : len(scale)]  # a conditional decoder has more columns, for the class
     first.bias.copy_(first.bias + columns.double() @ shift)
     columns.copy_(columns / scale)
     mu.weight.copy_(mu.weight * scale[:, None])

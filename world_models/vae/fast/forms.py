@@ -1,13 +1,14 @@
-"""The V model's networks in faster forms, which compute the functions of `networks.py` with its parameters.
+"""Faster forms of the paper's networks. They compute the functions that `networks.py` defines, with its parameters.
 
-`networks.py` is the definition. Here are two forms of it, and `choose` says which one a device gets:
+There are two forms. `choose` names the form for a device:
 
-- *winograd*, for a CPU: the strided convolutions by `winograd.py`, with fewer multiplications than there are in the
-  definition; the decoder's linear layer and its first transposed convolution, between which the paper has no
-  activation, folded into one matrix; one matrix for both heads; the last row and column of the first convolution,
-  which the second never looks at, left out. Weights are prepared once, differentiably, and serve any number of batches.
-- *rewritten*, for a GPU, or a CPU without the C library: the first convolution on blocks of pixels, one matrix for both
-  heads, the first transposed convolution as a matrix product, the last as a sub-pixel convolution (Shi et al. 2016).
+- *winograd*, for a CPU. `winograd.py` computes the strided convolutions with fewer multiplications. The decoder's
+  linear layer and its first transposed convolution become one matrix, because there is no activation between them.
+  Both heads become one matrix. The last row and column of the first convolution are left out, because the second does
+  not read them. Weights are prepared once, by differentiable operations, and used for any number of batches.
+- *rewritten*, for a GPU, or a CPU without the C library. The first convolution works on blocks of pixels. Both heads
+  become one matrix. The first transposed convolution is a matrix product, and the last is a sub-pixel convolution (Shi
+  et al. 2016).
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,34 +34,34 @@ CONVS = (
 )
 DECONVS = (Layer(6, 13, 64, 5, 128), Layer(6, 30, 32, 13, 64), Layer(6, 64, 3, 30, 32, relu=False))
 MIN_PART = 8
-"""Frames that are worth a thread of their own in training."""
+"""In training, a thread gets at least this many frames."""
 MIN_ENCODED_PART = 4
-"""Frames, or latents, that are worth a thread of their own where no gradient is wanted."""
+"""Without gradients, a thread gets at least this many frames or latents."""
 
 Pixels = Float[Tensor, "batch 64 64 3"] | UInt8[Tensor, "batch 64 64 3"]
 Weights = tuple[Any, ...]
-"""A network's weights as the winograd form computes with them: tensors, or packed ones where no gradient is wanted."""
+"""A network's weights for the winograd form: tensors, or packed weights if no gradient is needed."""
 
 
 def choose(device: torch.device) -> Literal["winograd", "rewritten"]:
-    """The fastest form on a device; autocast has no say in C."""
+    """The fastest form on a device. Under autocast it is not winograd, because the C library ignores autocast."""
     on_cpu = device.type == "cpu" and not torch.is_autocast_enabled("cpu")
     return "winograd" if on_cpu and winograd.is_available() else "rewritten"
 
 
 def _by_winograd(weight: Tensor) -> bool:
-    """Whether layers of such weights are computed in C, which knows two types of numbers."""
+    """Whether layers with such weights are computed in C, which supports float32 and float64."""
     return choose(weight.device) == "winograd" and weight.dtype in winograd.DTYPES
 
 
 def encode(encoder: Encoder, images: Tensor) -> tuple[Float[Tensor, "batch z"], Float[Tensor, "batch z"]]:
-    """Mu and logvar of images (batch, 3, 64, 64), as `encoder(images)` gives them.
+    """Mu and logvar of images (batch, 3, 64, 64): the result of `encoder(images)`.
 
     Raises:
-        ValueError: images of another shape, dtype or device than the encoder takes.
+        ValueError: the images have another shape, dtype or device than the encoder takes.
     """
     inputs.check_batch("images", images, IMAGE_SHAPES["paper"], encoder.conv1.weight)
-    if images.requires_grad or not _by_winograd(encoder.conv1.weight):  # C gives no gradient of pixels
+    if images.requires_grad or not _by_winograd(encoder.conv1.weight):  # C computes no gradient of pixels
         return _rewritten_encoder(encoder, images)
     pixels = images.permute(0, 2, 3, 1).contiguous()
     return run_encoder(prepare_encoder(encoder), pixels) if torch.is_grad_enabled() else _encode_pixels(encoder, pixels)
@@ -70,7 +71,7 @@ def encode(encoder: Encoder, images: Tensor) -> tuple[Float[Tensor, "batch z"], 
 def encode_frames(
     encoder: Encoder, frames: UInt8[Tensor, "batch 64 64 3"]
 ) -> tuple[Float[Tensor, "batch z"], Float[Tensor, "batch z"]]:
-    """Mu and logvar of frames on the encoder's device, without gradients; many threads may call at once."""
+    """Mu and logvar of frames on the encoder's device, without gradients. Several threads may call it at once."""
     weight = encoder.conv1.weight
     if not _by_winograd(weight):
         return _rewritten_encoder(encoder, frames.permute(0, 3, 1, 2).to(weight.dtype) / 255)
@@ -85,10 +86,10 @@ def _encode_pixels(encoder: Encoder, pixels: Pixels) -> tuple[Tensor, Tensor]:
 
 
 def decode(decoder: Decoder, z: Tensor) -> Float[Tensor, "batch 3 64 64"]:
-    """The images as logits, as `decoder(z)` gives them for z (batch, z_dim).
+    """The images as logits, for z (batch, z_dim): the result of `decoder(z)`.
 
     Raises:
-        ValueError: z of another shape, dtype or device than the decoder takes.
+        ValueError: z has another shape, dtype or device than the decoder takes.
     """
     inputs.check_batch("z", z, (decoder.linear.in_features,), decoder.linear.weight)
     if not _by_winograd(decoder.linear.weight):
@@ -100,7 +101,7 @@ def decode(decoder: Decoder, z: Tensor) -> Float[Tensor, "batch 3 64 64"]:
 
 
 def split(rows: Tensor, min_part: int = MIN_PART) -> Sequence[Tensor]:
-    """A batch cut for this machine's threads, into parts of so many rows or more."""
+    """Cut a batch into one part per thread, but into fewer parts if they would have less than `min_part` rows."""
     return rows.tensor_split(max(1, min(torch.get_num_threads(), len(rows) // min_part)))
 
 
@@ -135,13 +136,13 @@ def _transformed(modules: Sequence[nn.Conv2d | nn.ConvTranspose2d], layers: Sequ
 
 
 def _pack_encoder(encoder: Encoder) -> Weights:
-    """What `prepare_encoder` gives, packed but for the first layer, which bytes scale."""
+    """`prepare_encoder`, packed. The first layer is not packed, because uint8 frames need its weights scaled."""
     first, first_bias, *convs = prepare_encoder(encoder)
     return (first, first_bias, *_packed(convs[:-2], CONVS[1:], "conv"), *convs[-2:])
 
 
 def _pack_decoder(decoder: Decoder) -> Weights:
-    """What `prepare_decoder` gives, packed."""
+    """`prepare_decoder`, packed."""
     first, first_bias, *deconvs = prepare_decoder(decoder)
     return (first, first_bias, *_packed(deconvs, DECONVS, "deconv"))
 
@@ -152,7 +153,7 @@ def _packed(weights: Sequence[Tensor], layers: Sequence[Layer], function: Litera
 
 
 def _parameters(network: nn.Module) -> list[Tensor]:
-    """The weights and biases of the layers as they are read, parametrised ones too."""
+    """The weights and biases of the layers, also if they are parametrised."""
     layers: Iterator[Any] = network.children()
     return [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
 
@@ -213,7 +214,7 @@ def _rewritten_decoder(decoder: Decoder, z: Tensor) -> Tensor:
     ]
     hidden = F.relu(decoder.deconv2(F.relu(hidden)))
     hidden = F.relu(decoder.deconv3(hidden))
-    # Each of the four pixels of a 2x2 block sees a 3x3 kernel of its own: every second row and column of the 6x6 one.
+    # Each of the four pixels of a 2x2 block has its own 3x3 kernel: every second row and column of the 6x6 kernel.
     phases = decoder.deconv4.weight.unflatten(2, (3, 2)).unflatten(4, (3, 2)).permute(1, 3, 5, 0, 2, 4)
     blocks = F.conv2d(hidden, phases.flatten(0, 2).flip(-2, -1), padding=2)
     return F.pixel_shuffle(blocks, 2) + decoder.deconv4.bias[:, None, None]

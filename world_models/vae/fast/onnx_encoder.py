@@ -1,4 +1,4 @@
-"""The encoder as an ONNX graph, computed by ONNX Runtime: for CPUs where the C convolutions were not built."""
+"""The encoder as an ONNX graph, computed by ONNX Runtime, for CPUs where the C convolutions were not built."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,14 +10,14 @@ from torch import Tensor
 
 from world_models.vae.networks import Encoder
 
-OPSET, IR_VERSION = 17, 8  # of ONNX 1.12: what every ONNX Runtime of the last years reads
+OPSET, IR_VERSION = 17, 8  # those of ONNX 1.12, which every recent ONNX Runtime reads
 
 
 def check() -> None:
-    """Refuse where the packages are missing.
+    """Check that the packages are installed.
 
     Raises:
-        ValueError: they are.
+        ValueError: a package is missing.
     """
     try:
         import onnx as onnx
@@ -31,7 +31,7 @@ def check() -> None:
 def encoder_of_frames(
     encoder: Encoder,
 ) -> Callable[[UInt8[Tensor, "batch 64 64 3"]], tuple[Float[Tensor, "batch z"], Float[Tensor, "batch z"]]]:
-    """A function for mu and logvar of frames, which many threads may call at once, each on its own."""
+    """A function that gives mu and logvar of frames. Each call uses one thread; several threads may call it at once."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -47,7 +47,7 @@ def encoder_of_frames(
 
 
 def graph(encoder: Encoder) -> bytes:
-    """The encoder as a serialised ONNX model: uint8 frames (batch, 64, 64, 3) to mu and logvar side by side."""
+    """The encoder as a serialised ONNX model, from uint8 frames (batch, 64, 64, 3) to (batch, 2 z_dim): mu, logvar."""
     from onnx import TensorProto, helper, numpy_helper
 
     constants, nodes = [], []

@@ -1,7 +1,7 @@
 """Weights that are prepared once for inference, and again after the network's own weights have changed.
 
-What is kept lies beside the networks, not in them. So `state_dict`, pickle and `copy.deepcopy` never see it, and a copy
-of a network prepares its own.
+The prepared weights are kept outside the networks. So `state_dict`, pickle and `copy.deepcopy` never see them, and a
+copy of a network prepares its own.
 """
 
 import dataclasses
@@ -19,15 +19,15 @@ Prepared = TypeVar("Prepared")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Source:
-    """A tensor as it was when weights were prepared from it.
+    """The state of a tensor when weights were prepared from it.
 
     Attributes:
         tensor: the tensor.
-        memory: its memory, held so that no other tensor gets this address.
-        version: how often PyTorch had changed it in place.
+        memory: its memory, kept so that no other tensor gets the same address.
+        version: number of changes in place that PyTorch had counted.
         probe: one number of each row, in that memory.
-        numbers: what they were. PyTorch does not count what is changed through `.data`, by NumPy or, in shared memory,
-            by another process. The probe sees such a change of a whole tensor.
+        numbers: the values of `probe` at that time. PyTorch does not count changes through `.data`, by NumPy, or in
+            shared memory by another process. If they change the whole tensor, the probe shows it.
     """
 
     tensor: Tensor
@@ -43,7 +43,7 @@ class _Source:
         return cls(tensor, memory, tensor._version, probe, _bytes(probe))
 
     def is_still(self, tensor: Tensor) -> bool:
-        """Whether this tensor is the one of then, unchanged."""
+        """Whether this is the same tensor, unchanged."""
         return (
             tensor is self.tensor
             and tensor._version == self.version
@@ -66,11 +66,11 @@ class _Kept(Generic[Prepared]):
 
 
 class PreparedOnce(Generic[Network, Prepared]):
-    """Prepares the weights of each network once. Many threads may ask at once.
+    """Prepares the weights of each network once. Several threads may call it at once.
 
     Args:
-        prepare: makes weights of a network, without gradients.
-        sources: the tensors that it makes them of: on a CPU, always as many, each with one axis or more.
+        prepare: prepares the weights of a network; called without gradients.
+        sources: returns the tensors that `prepare` reads: CPU tensors with at least one axis, always the same number.
     """
 
     def __init__(self, prepare: Callable[[Network], Prepared], sources: Callable[[Network], Sequence[Tensor]]):
@@ -79,14 +79,14 @@ class PreparedOnce(Generic[Network, Prepared]):
 
     @torch.no_grad()
     def __call__(self, network: Network) -> Prepared:
-        """The prepared weights of the network as it is now."""
+        """The prepared weights for the current weights of the network."""
         tensors = self._sources(network)
         kept = self._kept.get(network)
         if kept and kept.is_of(tensors):
             return kept.weights
-        if any(tensor.is_inference() for tensor in tensors):  # their changes are not counted
+        if any(tensor.is_inference() for tensor in tensors):  # PyTorch does not count changes of these
             return self._prepare(network)
-        sources = tuple(map(_Source.of, tensors))  # first, so that a change during the preparation is seen
+        sources = tuple(map(_Source.of, tensors))  # before the preparation, so that a change during it is noticed
         kept = _Kept(sources, self._prepare(network))
         self._kept[network] = kept
         return kept.weights

@@ -1,9 +1,9 @@
-"""Strided convolutions on a CPU by Winograd's algorithm: `_winograd.c` as functions that autograd knows.
+"""Strided convolutions on a CPU by Winograd's algorithm: `_winograd.c` as autograd functions.
 
 A convolution with a kernel of 2r x 2r and stride 2 takes (m + r - 1)^2 products for m x m outputs instead of (m r)^2:
-about half. Its weights are transformed once (`transform_weights`, in PyTorch, differentiable) and used for many images.
-Without gradients they may be packed once, too: to pack them takes longer than to convolve a few images.
-Images are channel-last. Many threads may call at once, and one call computes on its own thread alone.
+about half. `transform_weights` transforms the weights once, by differentiable PyTorch operations, for many images.
+Without gradients `pack` packs them once too, because packing takes longer than the convolution of a few images.
+Images are channel-last. Each call uses one thread. Several threads may call at once.
 """
 
 import ctypes
@@ -47,7 +47,7 @@ def _library() -> ctypes.CDLL:
     library.winograd_struct_bytes.restype = library.winograd_work_bytes.restype = ctypes.c_int64
     library.winograd_pack.restype = None
     if library.winograd_struct_bytes() != ctypes.sizeof(_Layer) + 1000 * ctypes.sizeof(_Arrays):
-        raise ImportError("the C convolutions are of another version; install the package again")
+        raise ImportError("the C convolutions belong to another version; install the package again")
     return library
 
 
@@ -62,7 +62,7 @@ def is_available() -> bool:
 
 @functools.cache
 def instruction_set() -> int:
-    """The fastest that this processor has: 0 portable, 1 AVX2, 2 AVX-512."""
+    """The fastest instruction set of this processor: 0 portable, 1 AVX2, 2 AVX-512."""
     return _library().winograd_best()
 
 
@@ -70,23 +70,23 @@ _memory = threading.local()
 
 
 def kept_memory(name: str, size: int, dtype: torch.dtype) -> Tensor:
-    """Memory of this thread, which is reused because fresh memory is slow to touch. It grows as needed."""
-    have = getattr(_memory, name, None)
-    if have is None or have.dtype != dtype or have.numel() < size:
-        have = torch.empty(size, dtype=dtype)
-        setattr(_memory, name, have)
-    return have
+    """Memory of this thread for at least `size` numbers. It is reused, because the first access to memory is slow."""
+    memory = getattr(_memory, name, None)
+    if memory is None or memory.dtype != dtype or memory.numel() < size:
+        memory = torch.empty(size, dtype=dtype)
+        setattr(_memory, name, memory)
+    return memory
 
 
 def _work(size: int) -> int:
-    """Working memory of a call, aligned for vector instructions."""
+    """Address of `size` bytes of working memory for a call, aligned for vector instructions."""
     start = kept_memory("work", size + 64, torch.uint8).data_ptr()
     return start + -start % 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Packed:
-    """Transformed weights in the order in which C reads them here."""
+    """Transformed weights in the order in which the C library reads them on this processor."""
 
     values: Float[Tensor, "points depth features"]
 
@@ -109,7 +109,7 @@ def pack(weights: Tensor, layer: Layer, function: Literal["conv", "deconv"]) -> 
     """Pack transformed weights once, for many calls of `winograd_chain`.
 
     Raises:
-        ValueError: they are of another shape, dtype, device or order in memory than the layer's.
+        ValueError: they have another shape, dtype, device or order in memory than the layer's.
     """
     check_arrays("pack", layer, 0, weights.dtype, {"weights": weights})
     packed = torch.empty_like(weights)
@@ -125,10 +125,10 @@ def pack(weights: Tensor, layer: Layer, function: Literal["conv", "deconv"]) -> 
 
 
 def call(function: str, layer: Layer, images: int, dtype: torch.dtype, **arrays: Tensor | None) -> None:
-    """Call C: the one place where it is given images; all memory is checked first.
+    """Check all arrays and call a function of the C library. All calls with images go through here.
 
     Raises:
-        ValueError: an array is missing, or of another shape, dtype, device or order in memory than the layer's.
+        ValueError: an array is missing, or has another shape, dtype, device or order in memory than the layer's.
     """
     check_arrays(function, layer, images, dtype, arrays)
     if not images:
@@ -149,20 +149,20 @@ def call(function: str, layer: Layer, images: int, dtype: torch.dtype, **arrays:
 
 
 def transform_weights(weights: Tensor, tile: int = 2) -> Float[Tensor, "points depth features"]:
-    """Weights (features, channels, kernel, kernel) as `conv` and `deconv` take them.
+    """Transform weights (features, channels, kernel, kernel) for `conv` and `deconv`.
 
-    They become (m + r - 1)^2 matrices, from a block's numbers to features.
-    A 5x5 kernel gets zeros at its end, which change nothing.
+    The result is (m + r - 1)^2 matrices, each from a block's numbers to features. A 5x5 kernel is padded with zeros to
+    6x6, which does not change the result.
 
     Raises:
-        ValueError: no square kernels, or none that a tile of this size has an algorithm for.
+        ValueError: the kernels are not square, or there is no algorithm for them with tiles of this size.
     """
     if weights.ndim != 4 or weights.shape[2] != weights.shape[3] or (tile, -(-weights.shape[2] // 2)) not in LINES:
         raise ValueError(f"weights of shape {tuple(weights.shape)} and tiles of {tile}; there is no such algorithm")
     features, channels, kernel, _ = weights.shape
     padded = F.pad(weights, (0, kernel % 2, 0, kernel % 2, 0, -channels % 4)) if kernel % 2 or channels % 4 else weights
     taps = padded.shape[2] // 2
-    # To (tap, tap, row, column, channel, feature) by steps that each copy whole runs: ten times faster than at once.
+    # To (tap, tap, row, column, channel, feature). Each step copies long runs: ten times faster than in one step.
     pixels_last = padded.flatten(2).transpose(0, 1).contiguous().flatten(0, 1)
     pixels_first = pixels_last.t().contiguous().unflatten(0, (taps, 2, taps, 2))
     taps_first = pixels_first.transpose(1, 2).reshape(taps * taps, -1)
@@ -171,12 +171,12 @@ def transform_weights(weights: Tensor, tile: int = 2) -> Float[Tensor, "points d
 
 
 def num_images(images: Tensor) -> int:
-    """Of a batch; what has no axis is refused later, by `call`."""
+    """Number of images of a batch. A tensor without axes gives 0; `call` refuses it."""
     return len(images) if images.ndim else 0
 
 
 def _room_like(weights: Tensor, images: int) -> Tensor:
-    """Where a gradient is written, or what it is of no images."""
+    """An uninitialised gradient for C to write, or zeros if there are no images."""
     return torch.empty_like(weights) if images else torch.zeros_like(weights)
 
 
@@ -252,28 +252,28 @@ def conv(wide: Tensor, weights: Tensor, bias: Tensor, layer: Layer) -> Float[Ten
     """ReLU(convolution + bias).
 
     Args:
-        wide: images (batch, wide, wide, channels), of the weights' dtype or uint8. Their gradient needs channels that
-            are a multiple of 4.
-        weights: transformed ones, (points, depth, features), float32 or float64.
-        bias: (features,).
+        wide: images (batch, wide, wide, channels), of the weights' dtype or uint8. Their gradient is computed only if
+            the number of channels is a multiple of 4.
+        weights: transformed weights (points, depth, features), float32 or float64.
+        bias: bias (features,).
         layer: the sizes.
 
     Raises:
-        ValueError: something is of another shape, dtype, device or order in memory.
+        ValueError: an array has another shape, dtype, device or order in memory.
     """
     return _Conv.apply(wide, weights, bias, layer)  # type: ignore[return-value]
 
 
 def deconv(narrow: Tensor, weights: Tensor, bias: Tensor, layer: Layer) -> Float[Tensor, "batch wide wide channels"]:
-    """Transposed convolution + bias, and a ReLU if the layer has one; cut to `wide` pixels a side.
+    """Transposed convolution + bias, cut to `wide` pixels along a side, then a ReLU if the layer has one.
 
     Args:
         narrow: images (batch, narrow, narrow, features), of the weights' dtype.
-        weights: transformed ones, (points, depth, features), float32 or float64.
-        bias: (channels,).
+        weights: transformed weights (points, depth, features), float32 or float64.
+        bias: bias (channels,).
         layer: the sizes.
 
     Raises:
-        ValueError: something is of another shape, dtype, device or order in memory.
+        ValueError: an array has another shape, dtype, device or order in memory.
     """
     return _Deconv.apply(narrow, weights, bias, layer)  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""Several layers of `winograd.py` one after the other, without gradients, in memory that is used again."""
+"""Several layers of `winograd.py` one after the other, without gradients, in memory that is reused."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -11,21 +11,21 @@ from world_models.vae.fast import winograd
 from world_models.vae.fast.winograd import Layer, Packed
 
 Weights = Sequence[Tensor | Packed]
-"""Of each layer in turn: transformed weights, packed or not, and bias, which is a tensor."""
+"""For each layer in order: transformed weights, packed or not, and a bias."""
 
 
 def conv_chain(
     wide: Tensor, weights: Weights, layers: Sequence[Layer]
 ) -> Float[Tensor, "batch narrow narrow features"]:
-    """Convolutions, each with a ReLU. The result is good until this thread's next call.
+    """Compute convolutions, each with a ReLU. The next call in the same thread overwrites the result.
 
     Args:
-        wide: the first one's images, of the weights' dtype or uint8.
-        weights: of the layers.
-        layers: their sizes.
+        wide: images of the first layer, of the weights' dtype or uint8.
+        weights: weights of the layers.
+        layers: sizes of the layers.
 
     Raises:
-        ValueError: as by `winograd.conv`.
+        ValueError: as in `winograd.conv`.
     """
     for index, (layer, transformed, bias) in enumerate(_layers(layers, weights)):
         shape = layer.shapes(winograd.num_images(wide))["narrow"]
@@ -38,15 +38,15 @@ def conv_chain(
 def deconv_chain(
     narrow: Tensor, weights: Weights, layers: Sequence[Layer]
 ) -> Float[Tensor, "batch wide wide channels"]:
-    """Transposed convolutions. Only the result lies in memory of its own.
+    """Compute transposed convolutions. The result is a new tensor, which later calls do not overwrite.
 
     Args:
-        narrow: the first one's images, of the weights' dtype.
-        weights: of the layers.
-        layers: their sizes.
+        narrow: images of the first layer, of the weights' dtype.
+        weights: weights of the layers.
+        layers: sizes of the layers.
 
     Raises:
-        ValueError: as by `winograd.deconv`.
+        ValueError: as in `winograd.deconv`.
     """
     for index, (layer, transformed, bias) in enumerate(_layers(layers, weights)):
         shape, is_last = layer.shapes(winograd.num_images(narrow))["wide"], index == len(layers) - 1
@@ -57,7 +57,7 @@ def deconv_chain(
 
 
 def _layers(layers: Sequence[Layer], weights: Weights) -> Iterator[tuple[Layer, Tensor | Packed, Tensor]]:
-    return zip(layers, weights[::2], weights[1::2], strict=True)  # type: ignore[return-value]: each second is a tensor
+    return zip(layers, weights[::2], weights[1::2], strict=True)  # type: ignore[return-value]: biases are tensors
 
 
 def _kept(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

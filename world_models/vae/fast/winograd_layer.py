@@ -1,6 +1,6 @@
-"""What a layer of `_winograd.c` is: its sizes, and the arrays that it reads and writes.
+"""A layer of `_winograd.c`: its sizes, and checks of the arrays that it reads and writes.
 
-C knows sizes by the layer alone, so that arrays are compared with them before it gets any.
+The C library gets the sizes only from the layer. So the shapes of all arrays are compared with them first.
 """
 
 import dataclasses
@@ -12,30 +12,30 @@ from torch import Tensor
 
 FEATURES_MULTIPLE = 16
 DTYPES = (torch.float32, torch.float64)
-MAX_PIXELS, MAX_CHANNELS = 4096, 8192  # of a layer, so that no product of sizes passes 64 bits
+MAX_PIXELS, MAX_CHANNELS = 4096, 8192  # limits of a layer, so that products of sizes fit into 64 bits
 LINES = {
     (2, 2): [[1, 0], [1, 1], [0, 1]],
     (2, 3): [[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]],
     (3, 2): [[1, 0], [0.5, 0.5], [0.5, -0.5], [0, 1]],
 }
-"""Winograd's G for tiles of m outputs and r taps: a line of a kernel to what is multiplied with at each point."""
+"""Winograd's matrix G by (m, r), outputs of a tile and taps. It maps a line of a kernel to a factor for each point."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """The sizes of a convolution of stride 2 (from its wide side to its narrow one) or a transposed one (back).
+    """The sizes of a convolution of stride 2, from wide to narrow images, or a transposed one, from narrow to wide.
 
     Attributes:
-        kernel: pixels of the kernel along a side: 4 or 6. One of 5 is one of 6 with zeros at its end.
+        kernel: pixels of the kernel along a side: 4 or 6. A kernel of 5 is padded with zeros to 6.
         wide: pixels along a side of a wide image.
-        channels: of a wide pixel.
+        channels: numbers of a wide pixel.
         narrow: pixels along a side of a narrow image.
-        features: of a narrow pixel, a multiple of 16.
-        relu: whether a ReLU follows a transposed convolution; one always follows a convolution.
-        tile: narrow pixels along a side that are computed at once; 3 needs fewer products where it divides `narrow`.
+        features: numbers of a narrow pixel, a multiple of 16.
+        relu: whether a ReLU follows a transposed convolution; a convolution always has one.
+        tile: narrow pixels along a side that are computed at once; 3 needs fewer products if it divides `narrow`.
 
     Raises:
-        ValueError: C has no algorithm for these sizes.
+        ValueError: the C library has no algorithm for these sizes.
     """
 
     kernel: Literal[4, 6]
@@ -57,21 +57,21 @@ class Layer:
 
     @property
     def taps(self) -> int:
-        """Pixels of the kernel in blocks of two."""
+        """Length of the kernel along a side, in blocks of two pixels."""
         return self.kernel // 2
 
     @property
     def seen(self) -> int:
-        """Pixels along a side of a wide image that the tiles see."""
+        """Pixels along a side of a wide image that the tiles read or write."""
         return 2 * (-(-self.narrow // self.tile) * self.tile + self.taps - 1)
 
     @property
     def padded_channels(self) -> int:
-        """Channels as they are computed with."""
+        """Number of channels, padded to a multiple of 4 for the computation."""
         return -(-self.channels // 4) * 4
 
     def shapes(self, images: int) -> dict[str, tuple[int, ...]]:
-        """Shapes of so many images, and of the weights."""
+        """Shapes of a batch of wide images, of narrow images, and of the weights."""
         return {
             "wide": (images, self.wide, self.wide, self.channels),
             "narrow": (images, self.narrow, self.narrow, self.features),
@@ -89,29 +89,29 @@ _NEEDED = {
         *("weights_gradient", "bias_gradient"),
     ),
 }
-"""What each function of the library reads and writes, but for what the layer decides."""
+"""Arrays that each function of the C library needs. `deconv_backward` also needs `wide` if the layer has a ReLU."""
 
 
 def check_arrays(
     function: str, layer: Layer, images: int, dtype: torch.dtype, arrays: Mapping[str, Tensor | None]
 ) -> None:
-    """Refuse what C would read or write beyond its end.
+    """Check the arrays of a call, so that C never reads or writes beyond their ends.
 
     Args:
-        function: of the library, without its prefix.
+        function: name of the C function without its prefix.
         layer: the sizes.
-        images: their number.
-        dtype: of the numbers.
-        arrays: by the names of `_NEEDED`.
+        images: number of images.
+        dtype: dtype of the weights.
+        arrays: arrays by the names of `_NEEDED`.
 
     Raises:
-        ValueError: an array is missing, or of another shape, dtype, device or order in memory than the layer's.
+        ValueError: an array is missing, or has another shape, dtype, device or order in memory than the layer's.
     """
     is_conv, function = function.startswith("conv"), function.removesuffix("_packed")
     if dtype not in DTYPES:
         raise ValueError(f"weights are {dtype}; C computes in float32 and float64")
     misfits = layer.wide < layer.seen if is_conv else layer.wide > layer.seen
-    if misfits and function != "pack":  # weights are the same whatever the images' width
+    if misfits and function != "pack":  # packed weights do not depend on the width of images
         raise ValueError(f"wide images of {layer.wide} pixels a side, and the tiles see {layer.seen}")
     needs_wide = function == "deconv_backward" and layer.relu
     missing = {*_NEEDED[function], *(["wide"] if needs_wide else [])} - {
