@@ -10,7 +10,8 @@ import h5py
 import numpy as np
 import pytest
 
-from world_models.data.latents import SUMMARY_FILE, Latents, write_latents
+from world_models.data.latent_summary import SUMMARY_FILE
+from world_models.data.latents import Latents, write_latents
 from world_models.data.rollouts import FORMAT as ROLLOUTS
 from world_models.data.rollouts import Rollouts
 from world_models.data.shards import shard_path
@@ -205,7 +206,7 @@ def test_mu_and_logvar_of_different_widths_are_refused_by_name(make_latents: Mak
 def write_summary(folder: Path, **changes: Any) -> Path:
     """A latents.json as `encode` writes it, with changes; a value of None leaves the name out."""
     latents = Latents(folder)
-    summary = {**latents._identity(), "z_mean": [1.0, -2.0], "z_variance": [4.0, 0.25], **changes}
+    summary = {**latents._identity()._asdict(), "z_mean": [1.0, -2.0], "z_variance": [4.0, 0.25], **changes}
     path = folder / SUMMARY_FILE
     path.write_text(json.dumps({name: value for name, value in summary.items() if value is not None}))
     return path

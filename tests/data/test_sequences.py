@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, Subset
 
 from world_models.data import latent_rows, sequences
-from world_models.data.latents import FORMAT, SUMMARY_FILE, Latents
+from world_models.data.latent_summary import SUMMARY_FILE
+from world_models.data.latents import FORMAT, Latents
 from world_models.data.sequences import LatentSequences
 from world_models.data.shards import shard_path, writer
 from world_models.data.shards.reader import Shard
@@ -323,7 +324,7 @@ def test_float16_latents_give_float32_windows(make_latents: Make):
 
 
 def write_summary(folder: Path, mean: list[float], variance: list[float]) -> None:
-    summary = {**Latents(folder)._identity(), "z_mean": mean, "z_variance": variance}
+    summary = {**Latents(folder)._identity()._asdict(), "z_mean": mean, "z_variance": variance}
     (folder / SUMMARY_FILE).write_text(json.dumps(summary))
 
 

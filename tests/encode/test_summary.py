@@ -1,5 +1,6 @@
 """What latents.json says is true of what lies on disk, and a data set that does not decode is found out."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -108,7 +109,9 @@ def test_kl_is_that_of_torch(latents: Path):
 
 def test_moments_are_of_what_lies_on_disk(latents: Path):
     _change(latents / "shard-00000.h5", "mu", lambda mu: mu + 1)
-    np.testing.assert_allclose(latent_summary.summarise(Latents(latents))["mu_mean"], _columns(latents)[0].mean(0))
+    np.testing.assert_allclose(
+        np.array(latent_summary.summarise(Latents(latents)).mu_mean, float), _columns(latents)[0].mean(0)
+    )
 
 
 def test_a_shard_at_a_time_is_read(latents: Path, monkeypatch: pytest.MonkeyPatch):
@@ -141,20 +144,20 @@ def _written(data: Path, folder: Path, mu: Any, logvar: Any) -> Latents:
 @pytest.mark.parametrize(("mu", "logvar"), [(np.inf, 0), (np.nan, 0), (0, np.nan), (0, 90), (0, -90), (0, np.inf)])
 def test_rows_that_no_z_can_be_sampled_from_are_counted_and_left_out(data: Path, tmp_path: Path, mu: Any, logvar: Any):
     summary = latent_summary.summarise(_written(data, tmp_path, mu, logvar))
-    assert summary["unusable_share"] == pytest.approx(1 / 16)
-    assert (summary["mu_mean"], summary["sigma_mean"]) == ([0], [1])
+    assert summary.unusable_share == pytest.approx(1 / 16)
+    assert (summary.mu_mean, summary.sigma_mean) == ([0], [1])
 
 
 @pytest.mark.parametrize(("mu", "logvar"), [(60_000, 0), (0, 80), (0, -80)])
 def test_extreme_rows_that_can_be_sampled_from_are_counted_in(data: Path, tmp_path: Path, mu: Any, logvar: Any):
-    assert latent_summary.summarise(_written(data, tmp_path, mu, logvar))["unusable_share"] == 0
+    assert latent_summary.summarise(_written(data, tmp_path, mu, logvar)).unusable_share == 0
 
 
 def test_a_data_set_without_a_usable_row_has_no_moments(make_rollouts: Callable[..., Path], tmp_path: Path):
     latents = _written(make_rollouts([1]), tmp_path, np.nan, 0)
     _change(latents.shards[0].path, "logvar", lambda logvar: logvar + np.inf)
     summary = latent_summary.summarise(latents)
-    assert (summary["unusable_share"], summary["mu_mean"], summary["kl_nats"]) == (1, [None], None)
+    assert (summary.unusable_share, summary.mu_mean, summary.kl_nats) == (1, [None], None)
 
 
 def test_unusable_rows_are_warned_of(data: Path, run: Path, latents: Path, capsys: pytest.CaptureFixture[str]):
@@ -170,12 +173,12 @@ def test_summary_counts_the_episodes_that_terminated(data: Path, run: Path, late
     assert _summary(latents)["terminated_episodes"] == terminated > 0
 
 
-def test_latents_without_an_end_are_warned_of():
+def test_latents_without_an_end_are_warned_of(latents: Path):
     check = latent_summary.Check(1, 1.0, 1.0, 1.0, 1.0)
-    summary = {"unusable_share": 0, "episodes": 6, "terminated_episodes": 0}
+    summary = dataclasses.replace(latent_summary.summarise(Latents(latents)), episodes=6, terminated_episodes=0)
     (line,) = latent_summary.warnings(summary, check)
     assert line.startswith("none of the 6 episodes terminated") and "configs/laps/collect.yaml" in line
-    assert latent_summary.warnings(summary | {"terminated_episodes": 1}, check) == []
+    assert latent_summary.warnings(dataclasses.replace(summary, terminated_episodes=1), check) == []
 
 
 # does it decode?

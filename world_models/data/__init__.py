@@ -4,6 +4,7 @@ shards/      HDF5 files of flat columns: the format, its reader and its writer
 rollouts     frames, actions, rewards, ends, telemetry
 latents      mu and logvar in the frames' place
 latent_rows  rows of latents by number, in memory or in blocks
+latent_summary  latents.json: the counts and moments of latents
 sequences    windows of latents, as a memory model reads them
 mnist        handwritten digits
 split        episodes for training and for validation

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64
 
+from world_models.data import latent_summary
 from world_models.data.rollouts import FORMAT as ROLLOUTS_FORMAT
 from world_models.data.shards import BLOCK_ROWS, SKIPPED_SEEDS, Column, Format, reader, unpacked_bytes, writer
 from world_models.data.shards.episodes import ShardedEpisodes
-from world_models.runtime import files, untrusted
+from world_models.runtime import files
 from world_models.runtime.terminal import printable
 
 FORMAT = Format(
@@ -36,11 +37,6 @@ FORMAT = Format(
     gzip=None,  # the low bits of a latent are noise: packing saves a tenth and costs most of the reading speed
 )
 COPIED_COLUMNS = ("actions", "rewards", "terminated", "truncated")
-SUMMARY_FILE = "latents.json"
-MAX_SUMMARY_BYTES = 10_000_000  # it holds a few numbers for each dimension
-
-
-LARGEST_MOMENT = float(np.finfo(np.float32).max)  # readers draw z in float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,40 +188,14 @@ class Latents(ShardedEpisodes[LatentEpisode]):
             >>> mean.shape, variance.shape
             ((32,), (32,))
         """
-        path = (self.path if self.path.is_dir() else self.path.parent) / SUMMARY_FILE
-        again = "run encode again, which writes it when it ends"
-        text = untrusted.read_text(path, MAX_SUMMARY_BYTES)
-        if text is None:
-            raise ValueError(f"{path}: no such file, and z_mean and z_variance stand there; {again}")
-        try:
-            summary = untrusted.from_json(text)
-            if not isinstance(summary, dict):
-                raise TypeError
-            found = {name: summary.get(name) for name in self._identity()}
-            mean, variance = (np.array(summary.get(name), np.float64) for name in ("z_mean", "z_variance"))
-        except (ValueError, TypeError, OverflowError):
-            raise ValueError(f"{path}: damaged, or z_mean and z_variance are no lists of numbers; {again}") from None
-        for name, wanted in self._identity().items():
-            if found[name] != wanted:
-                said = printable(f"it sums up other shards ({name} is {found[name]}, here {wanted})")
-                raise ValueError(f"{path}: {said}; {again}")
-        for name, values in {"z_mean": mean, "z_variance": variance}.items():
-            if values.shape != (self.z_dim,) or not (np.abs(values) < LARGEST_MOMENT).all():
-                raise ValueError(f"{path}: {name} is not {self.z_dim} finite numbers; {again}")
-        if variance.min() <= 0:
-            constant = np.flatnonzero(variance <= 0).tolist()
-            raise ValueError(f"{path}: z never varies in dimension {constant[0]}, so it has no unit; use z as it is")
-        return mean, variance
+        folder = self.path if self.path.is_dir() else self.path.parent
+        return latent_summary.read_z_moments(folder, self._identity())
 
-    def _identity(self) -> dict[str, int | str]:
-        """Counts and digests of these shards. A summary of the same shards has the same values."""
-        return {
-            "episodes": len(self),
-            "rows": self.num_rows,
-            "z_dim": self.z_dim,
-            "vae_sha256": self.vae_sha256,
-            "rollouts_digest": files.sha256(*(str(s.attributes["rollouts_digest"]).encode() for s in self.shards)),
-        }
+    def _identity(self) -> latent_summary.Identity:
+        digests = (str(shard.attributes["rollouts_digest"]).encode() for shard in self.shards)
+        return latent_summary.Identity(
+            len(self), self.num_rows, self.z_dim, self.vae_sha256, rollouts_digest=files.sha256(*digests)
+        )
 
     def read_episode(self, episode: int) -> LatentEpisode:
         """Read the episode of this number from disk; `latents[i]` does the same.

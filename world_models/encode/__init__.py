@@ -1,7 +1,7 @@
 """Encode rollouts with a trained V model: latents/<name>/shard-*.h5, what a memory model trains on.
 
 command  the command: what it checks, and how shards are encoded
-summary  latents.json: counts and moments of a data set, and whether it decodes
+summary  counts and moments of a data set of latents, and whether it decodes
 """
 
 from collections.abc import Sequence

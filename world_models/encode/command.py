@@ -23,11 +23,12 @@ import torch
 import yaml
 from jaxtyping import Float, UInt8
 
-from world_models.data.latents import FORMAT, SUMMARY_FILE, Latents, latents_bytes, write_latents
+from world_models.data import latent_summary
+from world_models.data.latents import FORMAT, Latents, latents_bytes, write_latents
 from world_models.data.rollouts import Rollouts
 from world_models.data.shards import shard_path, shard_paths
 from world_models.data.shards.reader import Shard
-from world_models.encode import summary as latent_summary
+from world_models.encode import summary
 from world_models.runs import checkpoints, layout, provenance, tracking
 from world_models.runs.artifacts import Product
 from world_models.runtime import distributed, files, host, locks, progress, terminal, threads, untrusted
@@ -108,7 +109,7 @@ class Job:
     @property
     def is_finished(self) -> bool:
         """Whether all latents and their summary are there."""
-        return not self.todo and (Path(self.config.out) / SUMMARY_FILE).exists()
+        return not self.todo and (Path(self.config.out) / latent_summary.SUMMARY_FILE).exists()
 
     @property
     def num_frames(self) -> int:
@@ -131,7 +132,7 @@ def prepare(config: EncodeConfig) -> Job:
     todo = tuple(index for index in range(len(data.shards)) if index not in there)
     for index in todo:
         data.shards[index].check_finite()
-    untrusted.is_file(Path(config.out) / SUMMARY_FILE)
+    untrusted.is_file(Path(config.out) / latent_summary.SUMMARY_FILE)
     need_bytes = sum(latents_bytes(data.shards[index], vae.config.z_dim, config.dtype) for index in todo)
     files.check_room(Path(config.out), need_bytes)
     return dataclasses.replace(job, todo=todo)
@@ -185,21 +186,16 @@ def encode(job: Job) -> None:
 def _finish(job: Job, latents: Latents) -> None:
     """Sum up what lies on disk now, whoever encoded it and when, and say whether it can be trusted."""
     config, out = job.config, Path(job.config.out)
-    summary = latent_summary.summarise(latents)
-    check = latent_summary.check(latents, job.data, job.vae)
-    sources = {
-        "vae": str(config.vae),
-        "vae_sha256": latents.vae_sha256,
-        "data": str(config.data),
-        "rollouts_digest": job.data.digest(),
-        "versions": files.versions(),
-    }
-    files.write_json(out / SUMMARY_FILE, summary | {"check": check.as_json() | {"run_val_sse": job.val_sse}} | sources)
+    contents, check = summary.summarise(latents), summary.check(latents, job.data, job.vae)
+    sources = latent_summary.Sources(
+        config.vae, latents.vae_sha256, config.data, job.data.digest(), versions=files.versions()
+    )
+    latent_summary.save(out, contents, check.as_json() | {"run_val_sse": job.val_sse}, sources)
     terminal.say(
         f"{out}: {len(latents)} episodes, {latents.num_rows:,} latents of {latents.z_dim} dimensions, "
-        f"{summary['terminated_episodes']} episodes terminated" + ("" if job.todo else ", all there already")
+        f"{contents.terminated_episodes} episodes terminated" + ("" if job.todo else ", all there already")
     )
-    for warning in latent_summary.warnings(summary, check):
+    for warning in summary.warnings(contents, check):
         terminal.warn(f"{out}: {warning}")
     tracking.record(out, yaml.safe_load(to_yaml(config)), config.wandb, "encode", _outcome(job, latents))
 

@@ -6,14 +6,13 @@ number of processes that encoded nor on how often they were interrupted.
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from world_models.data.latent_summary import Contents
 from world_models.data.latents import FORMAT, Latents
 from world_models.data.rollouts import Rollouts
 from world_models.data.shards.episodes import ShardedEpisodes
@@ -38,19 +37,8 @@ UNUSABLE = "{:.2%} of the rows hold numbers that no z can be sampled from; look 
 MAX_LOGVAR = 87.0  # float32 holds neither exp(89) nor the full precision of exp(-88)
 
 
-def summarise(latents: Latents) -> dict[str, Any]:
-    """Counts of the data set, and moments of each latent dimension over all rows, final frames among them.
-
-    Nothing clips logvar, in training or on disk. `unusable_share` is the share of rows with a number that is not finite
-    (float16 ends at 65,504), or with a logvar whose variance float32 cannot hold; the moments leave those rows out.
-
-    Returns:
-        terminated_episodes: how many the environment ended; the others were truncated.
-        mu_mean, mu_std, mu_variance: of mu.
-        sigma_mean, sigma_squared_mean: of the posterior's standard deviation and variance.
-        z_mean, z_variance: of the z that readers sample: E[mu], and Var[mu] + E[sigma^2].
-        kl_nats_per_dim, kl_nats: divergence from N(0, 1), mean over rows, and its sum over dimensions.
-    """
+def summarise(latents: Latents) -> Contents:
+    """Counts of the data set, and moments of each latent dimension."""
     mu, sigma, sigma_squared, kl = (Moments(0, *torch.zeros(2, latents.z_dim, dtype=torch.float64)) for _ in range(4))
     for shard in latents.shards:
         mu_rows, logvar_rows = (torch.from_numpy(shard.read(name)).double() for name in ("mu", "logvar"))
@@ -59,37 +47,38 @@ def summarise(latents: Latents) -> dict[str, Any]:
         sigma.add(posterior.logvar.div(2).exp())
         sigma_squared.add(posterior.logvar.exp())
         kl.add(posterior.kl_nats_per_dim())
-    columns = {
-        "mu_mean": mu.mean,
-        "mu_std": mu.variance.sqrt(),
-        "mu_variance": mu.variance,
-        "sigma_mean": sigma.mean,
-        "sigma_squared_mean": sigma_squared.mean,
-        "z_mean": mu.mean,
-        "z_variance": mu.variance + sigma_squared.mean,
-        "kl_nats_per_dim": kl.mean,
-    }
-    return {
-        "format": FORMAT.name,
-        "format_version": FORMAT.version,
-        "episodes": len(latents),
-        "terminated_episodes": sum(int(shard.read("terminated").sum()) for shard in latents.shards),
-        "rows": latents.num_rows,
-        "transitions": latents.num_rows - len(latents),
-        "z_dim": latents.z_dim,
-        "num_actions": latents.num_actions,
-        "dtype": latents.shards[0].column_dtypes["mu"],
-        "preprocess": latents.preprocess,
-        "unusable_share": 1 - mu.count / latents.num_rows,
-        **{name: list(map(_number, column.tolist())) for name, column in columns.items()},
-        "kl_nats": _number(float(kl.mean.sum())),
-    }
+    return Contents(
+        format=FORMAT.name,
+        format_version=FORMAT.version,
+        episodes=len(latents),
+        terminated_episodes=sum(int(shard.read("terminated").sum()) for shard in latents.shards),
+        rows=latents.num_rows,
+        transitions=latents.num_rows - len(latents),
+        z_dim=latents.z_dim,
+        num_actions=latents.num_actions,
+        dtype=latents.shards[0].column_dtypes["mu"],
+        preprocess=latents.preprocess,
+        unusable_share=1 - mu.count / latents.num_rows,
+        mu_mean=_numbers(mu.mean),
+        mu_std=_numbers(mu.variance.sqrt()),
+        mu_variance=_numbers(mu.variance),
+        sigma_mean=_numbers(sigma.mean),
+        sigma_squared_mean=_numbers(sigma_squared.mean),
+        z_mean=_numbers(mu.mean),
+        z_variance=_numbers(mu.variance + sigma_squared.mean),
+        kl_nats_per_dim=_numbers(kl.mean),
+        kl_nats=_number(float(kl.mean.sum())),
+    )
 
 
 def _usable(mu: Float[Tensor, "rows z"], logvar: Float[Tensor, "rows z"]) -> Posterior:
     """The rows that a memory model can sample from."""
     rows: Bool[Tensor, " rows"] = (mu.isfinite() & (logvar.abs() <= MAX_LOGVAR)).all(1)
     return Posterior(mu[rows], logvar[rows])
+
+
+def _numbers(column: Float[Tensor, " z"]) -> list[float | None]:
+    return [_number(value) for value in column.tolist()]
 
 
 def _number(value: float | int) -> float | int | None:
@@ -142,11 +131,11 @@ def check(latents: Latents, data: Rollouts, vae: VAE, num_rows: int = CHECKED_RO
     return Check(len(rows), *(sums / len(rows)).tolist())
 
 
-def warnings(summary: Mapping[str, Any], check: Check) -> list[str]:
+def warnings(contents: Contents, check: Check) -> list[str]:
     """What is wrong with a data set, a line each."""
     lines = [] if check.passed else [MISMATCH.format(**dataclasses.asdict(check))]
-    lines += [UNUSABLE.format(summary["unusable_share"])] if summary["unusable_share"] else []
-    return lines + ([] if summary["terminated_episodes"] else [NO_ENDS.format(summary["episodes"])])
+    lines += [UNUSABLE.format(contents.unusable_share)] if contents.unusable_share else []
+    return lines + ([] if contents.terminated_episodes else [NO_ENDS.format(contents.episodes)])
 
 
 def _read_rows(episodes: ShardedEpisodes, column: str, rows: Int64[np.ndarray, " rows"]) -> np.ndarray:
