@@ -16,8 +16,8 @@ from gymnasium import spaces
 from world_models.collect import command as collect
 from world_models.collect.command import CollectConfig, Job
 from world_models.data.frames import FrameSet
-from world_models.data.latents import FORMAT as LATENTS
 from world_models.data.latent_summary import SUMMARY_FILE
+from world_models.data.latents import FORMAT as LATENTS
 from world_models.data.latents import Latents
 from world_models.data.rollouts import FORMAT, Rollouts
 from world_models.data.sequences import LatentSequences
