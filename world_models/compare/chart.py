@@ -1,7 +1,7 @@
 """compare.png: several runs' curves over the frames seen, and what each spends in nats against what it errs."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from world_models.drawing import charts, grids
 from world_models.runs.rate_distortion import pca_levels, rate_points
@@ -39,7 +39,7 @@ def draw(runs: Sequence[RunRecord]) -> grids.Picture:
     return charts.rendered(panels, 15.0, 8.0)
 
 
-def _draw_curves(axes: "Axes", runs: Sequence[RunRecord], metric: str, colour: Mapping[str, Any]) -> None:
+def _draw_curves(axes: "Axes", runs: Sequence[RunRecord], metric: str, colour: Mapping[str, charts.Colour]) -> None:
     """One metric over the frames seen, a line a run, the first run on top."""
     from matplotlib.ticker import EngFormatter
 

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Colour = str | tuple[float, float, float, float]
+"""A colour's name, or red, green, blue and opacity from 0 to 1."""
+
 
 def rendered(draw: Callable[["Figure"], Any], width: float, height: float) -> Picture:
     """A matplotlib figure of so many hundred pixels, without a display and without pyplot's global state."""
@@ -45,7 +48,7 @@ def bars(heights: Float[np.ndarray, " bars"], labels: Sequence[int], xlabel: str
 
 
 def curves(
-    lines: Sequence[Mapping[str, Any]], names: Sequence[str], levels: Mapping[str, Mapping[str, float]]
+    lines: Sequence[Mapping[str, float | int]], names: Sequence[str], levels: Mapping[str, Mapping[str, float]]
 ) -> Picture:
     """Metrics over the frames seen, side by side; `levels` draws labelled horizontal lines."""
 
@@ -119,7 +122,7 @@ def rate_distortion(points: Sequence[RatePoint], pca: Mapping[int, float]) -> Pi
 
 
 def draw_rate_distortion(
-    axes: "Axes", points: Sequence[RatePoint], pca: Mapping[int, float], colour: Mapping[str, Any]
+    axes: "Axes", points: Sequence[RatePoint], pca: Mapping[int, float], colour: Mapping[str, Colour]
 ) -> None:
     """Draw it into axes, the first point on top; on a log scale where the errors are far apart."""
     errors = [point.sse for point in points] + list(pca.values())
@@ -163,7 +166,7 @@ def spread_values(axes: "Axes", values: Sequence[float], log_from: float = 3.0) 
 MAX_COLOURED = 12
 
 
-def colours(names: Sequence[str]) -> dict[str, Any]:
+def colours(names: Sequence[str]) -> dict[str, Colour]:
     """A colour for each of the first twelve names, grey for the others."""
     from matplotlib import colormaps
 
