@@ -11,6 +11,7 @@ from torch import Tensor
 
 from world_models.data import mnist
 from world_models.drawing import digit_views
+from world_models.vae.labelled_frames import LabelledFrames
 from world_models.vae.model import VAE, VAEConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -19,8 +20,9 @@ BLANK = np.zeros((1, 1, 3), np.uint8)
 
 
 @pytest.fixture(scope="module")
-def test_images(mnist_dir: Path) -> mnist.Digits:
-    return mnist.load(mnist_dir).test
+def test_images(mnist_dir: Path) -> LabelledFrames:
+    test = mnist.load(mnist_dir).test
+    return LabelledFrames(test.frames, test.labels)
 
 
 def _model(z_dim: int = 4, **config: Any) -> VAE:
@@ -43,16 +45,18 @@ def _cell(picture: np.ndarray, row: int, column: int, margin: int = 0) -> np.nda
         ({"num_classes": 10}, {"latents", "interpolation", "arithmetic", "chosen_digits"}),
     ],
 )
-def test_a_finished_training_draws_what_makes_sense(config: dict[str, Any], names: set[str], test_images: mnist.Digits):
-    vae, (frames, labels) = _model(**config), (test_images.frames, test_images.labels)
-    shown = digit_views.finished(vae, digit_views.encoded(vae, frames, labels), frames, labels)
+def test_a_finished_training_draws_what_makes_sense(
+    config: dict[str, Any], names: set[str], test_images: LabelledFrames
+):
+    vae = _model(**config)
+    shown = digit_views.finished(vae, digit_views.encoded(vae, test_images), test_images)
     assert shown.keys() == names
     assert all(picture.dtype == np.uint8 and picture.shape[2] == 3 for picture in shown.values())
 
 
-def test_reconstructions_are_two_of_each_digit_over_what_the_model_makes_of_them(test_images: mnist.Digits):
+def test_reconstructions_are_two_of_each_digit_over_what_the_model_makes_of_them(test_images: LabelledFrames):
     vae, (frames, labels) = _model(), (test_images.frames, test_images.labels)
-    picture = digit_views.reconstructions(vae, frames, labels)
+    picture = digit_views.reconstructions(vae, test_images)
     for digit in (0, 7):
         for nth in range(2):
             image = frames[labels == digit][nth]
@@ -61,7 +65,7 @@ def test_reconstructions_are_two_of_each_digit_over_what_the_model_makes_of_them
             assert np.array_equal(_cell(picture, 2 * nth + 1, digit), made.repeat(3, 2))
 
 
-def test_manifold_is_of_the_priors_quantiles(test_images: mnist.Digits):
+def test_manifold_is_of_the_priors_quantiles(test_images: LabelledFrames):
     asked: list[Tensor] = []
 
     class Asked(VAE):
@@ -113,7 +117,7 @@ def test_chosen_digits_share_a_hand_by_column():
     assert [int(_cell(picture, digit, 2, 30)[0, 0, 0]) for digit in range(10)] == [20 * digit for digit in range(10)]
 
 
-def test_arithmetic_adds_the_difference_of_thick_and_thin(test_images: mnist.Digits):
+def test_arithmetic_adds_the_difference_of_thick_and_thin(test_images: LabelledFrames):
     asked: list[Tensor] = []
 
     class Asked(VAE):
@@ -122,7 +126,7 @@ def test_arithmetic_adds_the_difference_of_thick_and_thin(test_images: mnist.Dig
             return torch.zeros(len(z), 28, 28, 1, dtype=torch.uint8)
 
     mu = torch.randn(60, 3)
-    digit_views.latent_arithmetic(Asked(VAEConfig(3, network="mlp")), mu, test_images.frames, test_images.labels)
+    digit_views.latent_arithmetic(Asked(VAEConfig(3, network="mlp")), mu, test_images)
     thick, thin, c, result = asked[:4]
     torch.testing.assert_close(result, thick - thin + c)
     ink = test_images.frames.sum((1, 2, 3))

@@ -15,6 +15,7 @@ from world_models.evaluate.digits import scores
 from world_models.runs import checkpoints, description
 from world_models.runs.records import Line, read_lines
 from world_models.train_vae import command as train_vae
+from world_models.vae.labelled_frames import LabelledFrames
 from world_models.vae.noise import binarised
 
 CONFIGS = Path(__file__).parents[2] / "configs/mnist"
@@ -70,17 +71,17 @@ def test_validation_within_an_epoch_is_drawn_under_its_share(mnist_dir: Path, tm
 def test_every_test_image_is_scored_by_default(mnist_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from world_models.vae import metrics
 
-    scored: list[np.ndarray] = []
+    scored: list[LabelledFrames] = []
     validate = metrics.validate
 
-    def spy(vae: Any, frames: np.ndarray, noise: Any, labels: np.ndarray) -> metrics.Validation:
-        scored.extend([frames, labels])
-        return validate(vae, frames, noise, labels)
+    def spy(vae: Any, held_out: LabelledFrames, noise: Any) -> metrics.Validation:
+        scored.append(held_out)
+        return validate(vae, held_out, noise)
 
     monkeypatch.setattr(metrics, "validate", spy)
     _train("cvae", mnist_dir, tmp_path / "run", "--num_frames 64 --num_val_frames 10000")
     test = mnist.load(mnist_dir).test
-    assert np.array_equal(scored[0], test.frames) and np.array_equal(scored[1], test.labels)
+    assert np.array_equal(scored[0].frames, test.frames) and np.array_equal(scored[0].labels, test.labels)
 
 
 def test_model_json_says_it_is_of_mnist(mnist_dir: Path, tmp_path: Path):

@@ -26,6 +26,7 @@ from world_models.runtime.errors import Stopped
 from world_models.train_vae import command as train_vae
 from world_models.train_vae.command import TrainConfig
 from world_models.train_vae.learner import Learner
+from world_models.vae.labelled_frames import LabelledFrames
 from world_models.vae.model import VAE, VAEConfig
 from world_models.vae.networks import initialise_he
 from world_models.vae.standardise import standardised
@@ -115,7 +116,7 @@ def _from_state(run: Path) -> VAE:
 def test_the_last_weights_are_the_states_standardised_on_training_frames(run: Path, rollouts_dir: Path):
     data = Rollouts(rollouts_dir)
     trained_on = FrameSet(data, split_episodes(data.seeds, 0).train).read_spread(train_vae.STANDARDISED_ON)
-    expected = standardised(_from_state(run), trained_on).state_dict()
+    expected = standardised(_from_state(run), LabelledFrames.of_one_class(trained_on)).state_dict()
     weights = checkpoints.load_tensors(run / "model.safetensors")
     assert all(torch.equal(expected[name], tensor) for name, tensor in weights.items())
 
@@ -255,9 +256,9 @@ def test_validation_is_on_held_out_frames(data: Path, tmp_path: Path, monkeypatc
     scored: set[str] = set()
     validate = metrics.validate
 
-    def spy(vae: VAE, frames: np.ndarray, noise: torch.Tensor, labels: np.ndarray) -> metrics.Validation:
-        scored.update(_hashes(frames))
-        return validate(vae, frames, noise, labels)
+    def spy(vae: VAE, held_out: LabelledFrames, noise: torch.Tensor) -> metrics.Validation:
+        scored.update(_hashes(held_out.frames))
+        return validate(vae, held_out, noise)
 
     monkeypatch.setattr(metrics, "validate", spy)
     _train(data, tmp_path / "run", "--num_frames 16")

@@ -199,10 +199,15 @@ def _gradients(vae: VAE) -> Tensor:
     return torch.cat([p.grad.flatten() for p in vae.parameters() if p.grad is not None])
 
 
+def _no_classes(frames: Tensor) -> Tensor:
+    return torch.zeros(len(frames), dtype=torch.int64)
+
+
 def _backward(vae: VAE, rows: slice, size: int) -> tuple[Tensor, Tensor]:
     """The gradient of some rows of a batch, and the sums over them."""
     vae.zero_grad()
-    sums = backward(vae, _frames(0, size)[rows], noise(0, 0, size, 3)[rows], 0.5, size)
+    frames = _frames(0, size)[rows]
+    sums = backward(vae, frames, noise(0, 0, size, 3)[rows], 0.5, size, _no_classes(frames))
     return _gradients(vae), sums
 
 
@@ -246,7 +251,7 @@ def test_sums_are_in_float64(form: str):
 def test_gradients_are_added_to_those_that_are_there(form: str):
     vae = _kinkless(_vae())
     once, _ = _backward(vae, slice(None), 20)
-    backward(vae, _frames(0, 20), noise(0, 0, 20, 3), 0.5, 20)
+    backward(vae, _frames(0, 20), noise(0, 0, 20, 3), 0.5, 20, _no_classes(_frames(0, 20)))
     assert _relative(_gradients(vae), 2 * once) < 1e-5
 
 
@@ -262,10 +267,10 @@ def test_the_gradients_of_two_parts_add_up_to_that_of_the_whole(form: str, cut: 
 def test_a_parts_gradient_is_its_share_of_the_whole_batchs(form: str):
     vae = _vae()
     frames, eps = _frames(0, 6), noise(0, 0, 6, 3)
-    backward(vae, frames, eps, 0.5, 6)
+    backward(vae, frames, eps, 0.5, 6, _no_classes(frames))
     alone = _gradients(vae)
     vae.zero_grad()
-    backward(vae, frames, eps, 0.5, 24)
+    backward(vae, frames, eps, 0.5, 24, _no_classes(frames))
     assert _relative(4 * _gradients(vae), alone) < 1e-5
 
 
@@ -305,7 +310,7 @@ def test_two_parts_by_two_processes_make_the_step_of_the_whole(monkeypatch: pyte
     for learner in (one, whole):
         _kinkless(learner.vae)
     start = _weights(whole)
-    backward(one.vae, frames[others], eps[others], 0.5, 12)
+    backward(one.vae, frames[others], eps[others], 0.5, 12, _no_classes(others))
     gradients = [parameter.grad.clone() for parameter in one.vae.parameters() if parameter.grad is not None]
     with monkeypatch.context() as patch:
         patch.setattr("world_models.runtime.distributed.sum_up", _Summed([*gradients, torch.ones(1)]))

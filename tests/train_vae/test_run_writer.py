@@ -15,10 +15,11 @@ from world_models.runs.description import TrainedOn
 from world_models.runs.tracking import WandbConfig
 from world_models.runtime import files, locks
 from world_models.runtime.errors import Stopped
-from world_models.train_vae.data import KINDS, Sample
+from world_models.train_vae.data import KINDS
 from world_models.train_vae.learner import Learner
 from world_models.train_vae.run_writer import Position, Run
 from world_models.vae import baselines
+from world_models.vae.labelled_frames import LabelledFrames
 from world_models.vae.model import VAE, VAEConfig
 
 CONFIG = "num_frames: 7\nlr: 0.5\n"
@@ -116,7 +117,7 @@ def test_what_was_logged_after_the_learners_step_is_dropped(tmp_path: Path, lear
 
 def test_pictures_are_drawn_under_the_frames_seen(run: Run, tmp_path: Path, learner: Learner, frames: np.ndarray):
     run.track(learner)
-    held_out, position = Sample(frames, np.zeros(20, np.int64)), Position(9, 1234, 0.5)
+    held_out, position = LabelledFrames.of_one_class(frames), Position(9, 1234, 0.5)
     run.draw(KINDS["rollouts"].draw(learner.vae, held_out, position, finished=True), 1234)
     drawn = {path.name for path in (tmp_path / "runs" / "a" / "figures").iterdir()}
     assert drawn == {f"{name}_000001234.png" for name in ("reconstructions", "samples", "interpolation")}

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import LowRankMultivariateNormal
 
 from world_models.vae import metrics
+from world_models.vae.labelled_frames import LabelledFrames
 from world_models.vae.metrics import Moments
 from world_models.vae.model import VAE, Posterior, VAEConfig, to_images
 
@@ -18,6 +19,9 @@ def _frames(count: int, seed: int = 0) -> np.ndarray:
     """Smooth random pictures: coarse ones, enlarged."""
     rng = np.random.default_rng(seed)
     return rng.integers(0, 256, (count, 8, 8, 3), np.uint8).repeat(8, 1).repeat(8, 2)
+
+
+_data = LabelledFrames.of_one_class
 
 
 def _flat(frames: np.ndarray) -> np.ndarray:
@@ -69,38 +73,38 @@ def _log_evidence(frames: np.ndarray) -> float:
 
 def test_bound_of_the_exact_posterior_is_the_evidence_with_one_sample():
     frames = _grey(4)
-    assert metrics.iwae_nats(_Linear(), frames, (1,))["1"] == pytest.approx(_log_evidence(frames), abs=0.05)
+    assert metrics.iwae_nats(_Linear(), _data(frames), (1,))["1"] == pytest.approx(_log_evidence(frames), abs=0.05)
 
 
 def test_elbo_of_the_exact_posterior_is_the_evidence():
     frames = _grey(1).repeat(250, 0)
-    assert metrics.measure(_Linear(), frames).elbo_nats == pytest.approx(_log_evidence(frames[:1]), abs=0.2)
+    assert metrics.measure(_Linear(), _data(frames)).elbo_nats == pytest.approx(_log_evidence(frames[:1]), abs=0.2)
 
 
 def test_bound_with_one_sample_is_the_elbo():
     frames, model = _grey(2).repeat(200, 0), _Linear(exact=False)
-    elbo = metrics.measure(model, frames).elbo_nats
-    assert metrics.iwae_nats(model, frames, (1,), seed=1)["1"] == pytest.approx(elbo, abs=0.2)
+    elbo = metrics.measure(model, _data(frames)).elbo_nats
+    assert metrics.iwae_nats(model, _data(frames), (1,), seed=1)["1"] == pytest.approx(elbo, abs=0.2)
 
 
 def test_bound_rises_with_the_number_of_samples_to_the_evidence():
     frames = _grey(1).repeat(50, 0)
-    bounds = [*metrics.iwae_nats(_Linear(exact=False), frames).values()]
+    bounds = [*metrics.iwae_nats(_Linear(exact=False), _data(frames)).values()]
     evidence = _log_evidence(frames[:1])
     assert bounds[0] < bounds[1] < bounds[2] < evidence + 0.05
     assert evidence - bounds[2] < 0.1 * (evidence - bounds[0])
 
 
 def test_bounds_are_named_by_their_samples():
-    assert list(metrics.iwae_nats(_Linear(), _grey(1))) == ["1", "10", "100"]
+    assert list(metrics.iwae_nats(_Linear(), _data(_grey(1)))) == ["1", "10", "100"]
 
 
 def test_bound_is_the_same_every_time(vae: VAE):
-    assert metrics.iwae_nats(vae, _frames(3), (2,)) == metrics.iwae_nats(vae, _frames(3), (2,))
+    assert metrics.iwae_nats(vae, _data(_frames(3)), (2,)) == metrics.iwae_nats(vae, _data(_frames(3)), (2,))
 
 
 def test_smaller_bounds_do_not_depend_on_the_larger_ones(vae: VAE):
-    alone, among = (metrics.iwae_nats(vae, _frames(3), samples)["1"] for samples in ((1,), (1, 4)))
+    alone, among = (metrics.iwae_nats(vae, _data(_frames(3)), samples)["1"] for samples in ((1,), (1, 4)))
     assert alone == among
 
 
@@ -158,15 +162,15 @@ class _Copier(VAE):
 
 
 def test_ssim_of_identical_images_is_one():
-    assert metrics.measure(_Copier(), _frames(3)).ssim == pytest.approx(1, abs=1e-5)
+    assert metrics.measure(_Copier(), _data(_frames(3))).ssim == pytest.approx(1, abs=1e-5)
 
 
 def test_sse_of_identical_images_is_zero():
-    assert metrics.measure(_Copier(), _frames(3)).sse == pytest.approx(0, abs=1e-6)
+    assert metrics.measure(_Copier(), _data(_frames(3))).sse == pytest.approx(0, abs=1e-6)
 
 
 def test_ssim_of_other_images_is_below_one(vae: VAE):
-    ssim = metrics.measure(vae, _frames(3)).ssim
+    ssim = metrics.measure(vae, _data(_frames(3))).ssim
     assert isinstance(ssim, float)
     assert -1 < ssim < 0.9
 
@@ -186,13 +190,13 @@ def _by_hand(vae: VAE, frames: np.ndarray) -> dict[str, float]:
 @pytest.mark.parametrize("count", [5, 130])
 def test_measure_is_the_mean_over_frames_of_decode_mu(vae: VAE, count: int):
     frames = _frames(count)
-    measured, by_hand = metrics.measure(vae, frames), _by_hand(vae, frames)
+    measured, by_hand = metrics.measure(vae, _data(frames)), _by_hand(vae, frames)
     assert {name: getattr(measured, name) for name in by_hand} == pytest.approx(by_hand, rel=1e-4)
 
 
 def test_validation_is_the_mean_over_frames_of_decode_mu(vae: VAE):
     frames = _frames(130)
-    scores, by_hand = metrics.validate(vae, frames, torch.zeros(130, 4)), _by_hand(vae, frames)
+    scores, by_hand = metrics.validate(vae, _data(frames), torch.zeros(130, 4)), _by_hand(vae, frames)
     assert {name: scores.known()[name] for name in by_hand} == pytest.approx(by_hand, rel=1e-4)
 
 
@@ -200,18 +204,18 @@ def test_validation_loss_is_the_objective_on_the_given_noise(vae: VAE):
     frames, noise = _frames(130), torch.randn(130, 4)
     with torch.no_grad():
         expected = vae.objective(to_images(torch.from_numpy(frames)), noise).loss_nats.mean()
-    assert metrics.validate(vae, frames, noise).loss_nats == pytest.approx(float(expected), rel=1e-5)
+    assert metrics.validate(vae, _data(frames), noise).loss_nats == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_psnr_is_that_of_the_mean_squared_error(vae: VAE):
-    measured = metrics.measure(vae, _frames(4))
+    measured = metrics.measure(vae, _data(_frames(4)))
     sse = measured.sse
     assert isinstance(sse, float)
     assert measured.psnr_db == pytest.approx(-10 * math.log10(sse / 12_288))
 
 
 def test_kl_per_dim_sums_to_the_kl(vae: VAE):
-    measured = metrics.measure(vae, _frames(4))
+    measured = metrics.measure(vae, _data(_frames(4)))
     kl_per_dim = measured.kl_per_dim
     assert isinstance(kl_per_dim, list)
     assert len(kl_per_dim) == 4
@@ -219,7 +223,7 @@ def test_kl_per_dim_sums_to_the_kl(vae: VAE):
 
 
 def test_error_map_sums_to_the_sse(vae: VAE):
-    scored = metrics.score_frames(vae, _frames(5))
+    scored = metrics.score_frames(vae, _data(_frames(5)))
     assert scored.error_map.sum() == pytest.approx(scored.sse.mean(), rel=1e-5)
 
 
@@ -227,13 +231,13 @@ def test_error_map_shows_where_the_error_lies(vae: VAE):
     frames = vae.decode(vae.encode(_frames(1)).mu).numpy().repeat(3, 0)
     again = vae.decode(vae.encode(frames).mu).numpy()
     frames[:, 40:, 50:] = np.where(again[:, 40:, 50:] > 127, 0, 255)
-    error_map = metrics.score_frames(vae, frames).error_map
+    error_map = metrics.score_frames(vae, _data(frames)).error_map
     assert error_map[40:, 50:].mean() > 10 * error_map[:40].mean()
 
 
 def test_posterior_of_each_frame_is_the_models(vae: VAE):
     frames = _frames(130)
-    scored, posterior = metrics.score_frames(vae, frames), vae.encode(frames)
+    scored, posterior = metrics.score_frames(vae, _data(frames)), vae.encode(frames)
     np.testing.assert_allclose(scored.mu, posterior.mu, atol=1e-5)
     np.testing.assert_allclose(scored.variance, posterior.logvar.exp(), rtol=1e-4)
 
@@ -244,30 +248,30 @@ def _spread_mu() -> Tensor:
 
 
 def test_active_units_are_those_whose_mu_varies_by_more_than_a_hundredth():
-    assert metrics.measure(_Copier(_spread_mu()), _frames(6)).active_units == 2
+    assert metrics.measure(_Copier(_spread_mu()), _data(_frames(6))).active_units == 2
 
 
 def test_used_dims_are_those_with_more_than_a_twentieth_of_a_nat():
-    assert metrics.measure(_Copier(_spread_mu()), _frames(6)).dims_used == 1
+    assert metrics.measure(_Copier(_spread_mu()), _data(_frames(6))).dims_used == 1
 
 
 def test_validation_counts_units_as_the_measurement_does():
-    scores = metrics.validate(_Copier(_spread_mu()), _frames(6), torch.zeros(6, 4))
+    scores = metrics.validate(_Copier(_spread_mu()), _data(_frames(6)), torch.zeros(6, 4))
     assert (scores.active_units, scores.dims_used) == (2, 1)
 
 
 def test_constant_mu_that_is_far_from_zero_is_not_active():
-    measured = metrics.measure(_Copier(torch.full((6, 4), 3.0)), _frames(6))
+    measured = metrics.measure(_Copier(torch.full((6, 4), 3.0)), _data(_frames(6)))
     assert (measured.active_units, measured.dims_used) == (0, 4)
 
 
 def test_validation_of_a_broken_model_is_not_a_number(vae: VAE):
     torch.nn.init.constant_(vae.decoder.deconv4.bias, math.nan)  # type: ignore[arg-type]
-    assert math.isnan(metrics.validate(vae, _frames(2), torch.zeros(2, 4)).psnr_db)
+    assert math.isnan(metrics.validate(vae, _data(_frames(2)), torch.zeros(2, 4)).psnr_db)
 
 
 def test_measurement_is_the_same_every_time(vae: VAE):
-    assert metrics.measure(vae, _frames(3)) == metrics.measure(vae, _frames(3))
+    assert metrics.measure(vae, _data(_frames(3))) == metrics.measure(vae, _data(_frames(3)))
 
 
 # labels
@@ -290,29 +294,26 @@ class _Told(VAE):
         return torch.logit((labels * 20 / 255).clamp(1e-6, 1 - 1e-6))[:, None, None, None].expand(-1, 1, 28, 28)
 
 
-def _labelled(count: int = 300) -> tuple[np.ndarray, np.ndarray]:
+def _labelled(count: int = 300) -> LabelledFrames:
     labels = np.random.default_rng(0).integers(0, 10, count)
-    return (20 * labels).astype(np.uint8)[:, None, None, None].repeat(28, 1).repeat(28, 2), labels
+    return LabelledFrames((20 * labels).astype(np.uint8)[:, None, None, None].repeat(28, 1).repeat(28, 2), labels)
 
 
 @pytest.mark.parametrize("num_samples", [1, 3])
 def test_validation_tells_each_frame_its_label(num_samples: int):
-    frames, labels = _labelled()
-    scores = metrics.validate(_Told(num_samples), frames, torch.randn(300, 2 * num_samples), labels)
+    scores = metrics.validate(_Told(num_samples), _labelled(), torch.randn(300, 2 * num_samples))
     assert scores.sse == pytest.approx(0, abs=1e-4)
     assert scores.loss_nats == pytest.approx(1.0, abs=1e-3)  # the floor, 2 dimensions of 0.5 nats
 
 
 def test_measuring_tells_each_frame_its_label():
-    frames, labels = _labelled()
-    scores = metrics.measure(_Told(), frames, labels=labels)
+    scores = metrics.measure(_Told(), _labelled())
     assert scores.sse == pytest.approx(0, abs=1e-4)
     assert scores.elbo_nats == pytest.approx(-0.5 * 784 * math.log(math.pi), rel=1e-5)
 
 
 def test_bounds_tell_each_frame_its_label():
-    frames, labels = _labelled()
-    bounds = metrics.iwae_nats(_Told(), frames, (1, 7), labels=labels)
+    bounds = metrics.iwae_nats(_Told(), _labelled(), (1, 7))
     assert bounds["7"] == pytest.approx(-0.5 * 784 * math.log(math.pi), rel=1e-5)
 
 
@@ -320,12 +321,12 @@ def test_bounds_tell_each_frame_its_label():
 
 
 def test_measurement_does_not_depend_on_the_number_of_threads(vae: VAE, two_threads: None):
-    by_two = metrics.measure(vae, _frames(140))
+    by_two = metrics.measure(vae, _data(_frames(140)))
     torch.set_num_threads(1)
-    assert metrics.measure(vae, _frames(140)) == by_two
+    assert metrics.measure(vae, _data(_frames(140))) == by_two
 
 
 def test_bounds_do_not_depend_on_the_number_of_threads(vae: VAE, two_threads: None):
-    by_two = metrics.iwae_nats(vae, _frames(9), (1, 5))
+    by_two = metrics.iwae_nats(vae, _data(_frames(9)), (1, 5))
     torch.set_num_threads(1)
-    assert metrics.iwae_nats(vae, _frames(9), (1, 5)) == by_two
+    assert metrics.iwae_nats(vae, _data(_frames(9)), (1, 5)) == by_two

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from world_models.vae import metrics
+from world_models.vae.labelled_frames import LabelledFrames
 from world_models.vae.model import VAE, VAEConfig
 from world_models.vae.standardise import standardised
 
@@ -30,11 +31,11 @@ def _model(config: VAEConfig) -> VAE:
     return vae
 
 
-def _data(vae: VAE, count: int = 300) -> tuple[np.ndarray, np.ndarray | None]:
+def _data(vae: VAE, count: int = 300) -> LabelledFrames:
     rng = np.random.default_rng(0)
     bright = rng.integers(1, 256, (count, 1, 1, 1))
     frames = (rng.random((count, *vae.frame_shape)) * bright).astype(np.uint8)
-    return frames, rng.integers(0, 10, count) if vae.config.num_classes else None
+    return LabelledFrames(frames, rng.integers(0, 10, count))
 
 
 @pytest.fixture(params=NETWORKS)
@@ -44,39 +45,36 @@ def vae(request: pytest.FixtureRequest) -> VAE:
 
 
 def test_reconstructions_stay_what_they_were(vae: VAE):
-    frames, labels = _data(vae)
-    told = None if labels is None else torch.from_numpy(labels)
-    before, after = (
-        model.logits(model.encode(frames, told).mu, told) for model in (vae, standardised(vae, frames, labels))
-    )
+    data = _data(vae)
+    told = torch.from_numpy(data.labels)
+    before, after = (model.logits(model.encode(data.frames, told).mu, told) for model in (vae, standardised(vae, data)))
     torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
 
 
 def test_samples_of_the_same_noise_decode_to_the_same(vae: VAE):
-    frames, labels = _data(vae)
-    told, noise = None if labels is None else torch.from_numpy(labels), torch.randn(len(frames), 5)
+    data = _data(vae)
+    told, noise = torch.from_numpy(data.labels), torch.randn(len(data), 5)
     before, after = (
-        model.logits(model.encode(frames, told).sample(noise), told)
-        for model in (vae, standardised(vae, frames, labels))
+        model.logits(model.encode(data.frames, told).sample(noise), told) for model in (vae, standardised(vae, data))
     )
     torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
 
 
 def test_the_aggregate_posterior_has_the_priors_moments(vae: VAE):
-    frames, labels = _data(vae)
-    posterior = standardised(vae, frames, labels).encode(frames, None if labels is None else torch.from_numpy(labels))
+    data = _data(vae)
+    posterior = standardised(vae, data).encode(data.frames, torch.from_numpy(data.labels))
     variance = posterior.mu.double().var(0, correction=0) + posterior.logvar.double().exp().mean(0)
     torch.testing.assert_close(posterior.mu.double().mean(0), torch.zeros(5, dtype=torch.float64), rtol=0, atol=1e-4)
     torch.testing.assert_close(variance, torch.ones(5, dtype=torch.float64), rtol=1e-4, atol=0)
 
 
-def _kl_nats(vae: VAE, frames: np.ndarray, labels: np.ndarray | None) -> float:
-    return metrics.measure(vae, frames, labels=labels).kl_nats  # type: ignore[return-value]
+def _kl_nats(vae: VAE, data: LabelledFrames) -> float:
+    return metrics.measure(vae, data).kl_nats
 
 
 def test_the_kl_falls(vae: VAE):
     data = _data(vae)
-    assert _kl_nats(standardised(vae, *data), *data) < _kl_nats(vae, *data) - 1
+    assert _kl_nats(standardised(vae, data), data) < _kl_nats(vae, data) - 1
 
 
 @pytest.mark.parametrize("factor", [0.9, 1.1])
@@ -84,26 +82,26 @@ def test_the_kl_falls(vae: VAE):
 def test_no_other_scale_or_shift_has_a_lower_kl(factor: float, moved: float):
     vae = _model(NETWORKS["mlp"])
     data = _data(vae)
-    best = standardised(vae, *data)
+    best = standardised(vae, data)
     other = copy.deepcopy(best)
     assert other.encoder.logvar is not None
     with torch.no_grad():
         other.encoder.mu.weight.mul_(factor)
         other.encoder.mu.bias.mul_(factor).add_(moved)
         other.encoder.logvar.bias.add_(2 * np.log(factor))
-    assert _kl_nats(best, *data) < _kl_nats(other, *data)
+    assert _kl_nats(best, data) < _kl_nats(other, data)
 
 
 def test_the_model_itself_is_left_as_it_is(vae: VAE):
     before = copy.deepcopy(vae.state_dict())
-    standardised(vae, *_data(vae))
+    standardised(vae, _data(vae))
     assert all(torch.equal(before[name], tensor) for name, tensor in vae.state_dict().items())
 
 
 def test_once_is_enough(vae: VAE):
     data = _data(vae)
-    once = standardised(vae, *data)
-    for name, tensor in standardised(once, *data).state_dict().items():
+    once = standardised(vae, data)
+    for name, tensor in standardised(once, data).state_dict().items():
         torch.testing.assert_close(tensor, once.state_dict()[name], rtol=1e-3, atol=1e-4)
 
 
@@ -114,7 +112,7 @@ def test_a_dimension_that_says_nothing_stays_finite():
         vae.encoder.mu.weight[0] = 0.0
         vae.encoder.logvar.weight[0] = 0.0
         vae.encoder.logvar.bias[0] = -200.0  # exp of it is 0
-    assert standardised(vae, *_data(vae)).is_finite
+    assert standardised(vae, _data(vae)).is_finite
 
 
 def test_a_frame_of_vast_variance_leaves_numbers():
@@ -122,12 +120,12 @@ def test_a_frame_of_vast_variance_leaves_numbers():
     assert vae.encoder.logvar is not None
     with torch.no_grad():
         vae.encoder.logvar.bias[0] = 100.0  # exp of it is no float32
-    assert standardised(vae, *_data(vae)).is_finite
+    assert standardised(vae, _data(vae)).is_finite
 
 
 def test_an_autoencoder_is_copied_as_it_is():
     vae = _model(VAEConfig(z_dim=5, network="mlp", hidden=(16,), posterior="point"))
-    same = standardised(vae, *_data(vae))
+    same = standardised(vae, _data(vae))
     assert same is not vae
     assert all(torch.equal(same.state_dict()[name], tensor) for name, tensor in vae.state_dict().items())
 
@@ -135,4 +133,4 @@ def test_an_autoencoder_is_copied_as_it_is():
 def test_the_likelihoods_variance_comes_along():
     vae = _model(NETWORKS["paper"])
     vae.variance.fill_(0.003)
-    assert standardised(vae, *_data(vae, 20)).variance == vae.variance
+    assert standardised(vae, _data(vae, 20)).variance == vae.variance

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from world_models.data.mnist import NUM_DIGITS
 from world_models.drawing import charts, grids, model_views
-from world_models.vae import metrics
+from world_models.vae.labelled_frames import Frames, LabelledFrames, Labels
 from world_models.vae.model import VAE
 
 if TYPE_CHECKING:
@@ -25,19 +25,19 @@ STROKE_SHARE = 0.3  # of a digit's images, those with the most ink and those wit
 Shown = dict[str, grids.Picture]
 
 
-def in_training(vae: VAE, frames: metrics.Frames, labels: metrics.Labels) -> Shown:
+def in_training(vae: VAE, images: LabelledFrames) -> Shown:
     """What each validation draws: test images over their reconstructions, and samples of the prior."""
-    return {"recon": reconstructions(vae, frames, labels), "samples": model_views.samples(vae)}
+    return {"recon": reconstructions(vae, images), "samples": model_views.samples(vae)}
 
 
-def finished(vae: VAE, mu: Float[Tensor, "frames z"], frames: metrics.Frames, labels: metrics.Labels) -> Shown:
+def finished(vae: VAE, mu: Float[Tensor, "frames z"], images: LabelledFrames) -> Shown:
     """What the end of a training draws, of the pictures that make sense for such a model and so many images."""
     shown = {}
-    if len(_digits_with(labels, 2)) > 1:
+    if len(_digits_with(images.labels, 2)) > 1:
         shown = {
-            "latents": latents(mu, labels),
-            "interpolation": interpolation(vae, mu, labels),
-            "arithmetic": latent_arithmetic(vae, mu, frames, labels),
+            "latents": latents(mu, images.labels),
+            "interpolation": interpolation(vae, mu, images.labels),
+            "arithmetic": latent_arithmetic(vae, mu, images),
         }
     if vae.config.num_classes:
         shown["chosen_digits"] = chosen_digits(vae)
@@ -46,35 +46,34 @@ def finished(vae: VAE, mu: Float[Tensor, "frames z"], frames: metrics.Frames, la
     return shown
 
 
-def encoded(vae: VAE, frames: metrics.Frames, labels: metrics.Labels) -> Float[Tensor, "frames z"]:
-    """Mu of every frame, on the CPU."""
-    pairs = zip(metrics.batches(frames, 1024), metrics.label_batches(labels, 1024), strict=False)
-    return torch.cat([vae.encode(batch, label).mu.cpu() for batch, label in pairs])
+def encoded(vae: VAE, images: LabelledFrames) -> Float[Tensor, "frames z"]:
+    """Mu of every image, on the CPU."""
+    return torch.cat([vae.encode(*batch).mu.cpu() for batch in images.batches(1024)])
 
 
-def _decoded(vae: VAE, z: Tensor, digits: int | Tensor) -> metrics.Frames:
+def _decoded(vae: VAE, z: Tensor, digits: int | Tensor) -> Frames:
     """Images of z; a conditional model is told the digits, or the one digit of all."""
     labels = torch.full((len(z),), digits) if isinstance(digits, int) else digits
     return vae.decode(z, labels).cpu().numpy()
 
 
-def reconstructions(vae: VAE, frames: metrics.Frames, labels: metrics.Labels) -> grids.Picture:
+def reconstructions(vae: VAE, images: LabelledFrames) -> grids.Picture:
     """Two images of each digit of which there are so many, in two rows, each over decode(mu)."""
-    rows = []
+    rows, labels = [], images.labels
     for nth in range(2):
         chosen = np.array([np.flatnonzero(labels == digit)[nth] for digit in _digits_with(labels, nth + 1)], np.int64)
-        told = torch.from_numpy(labels[chosen])
+        shown, told = images.frames[chosen], torch.from_numpy(labels[chosen])
         if len(chosen):
-            rows += [frames[chosen], _decoded(vae, vae.encode(frames[chosen], told).mu, told)]
+            rows += [shown, _decoded(vae, vae.encode(shown, told).mu, told)]
     return grids.grid(rows, SCALE)
 
 
-def _digits_with(labels: metrics.Labels, count: int) -> list[int]:
+def _digits_with(labels: Labels, count: int) -> list[int]:
     """The digits of which there are so many images."""
     return [digit for digit in range(NUM_DIGITS) if (labels == digit).sum() >= count]
 
 
-def latents(mu: Float[Tensor, "frames z"], labels: metrics.Labels) -> grids.Picture:
+def latents(mu: Float[Tensor, "frames z"], labels: Labels) -> grids.Picture:
     """Mu of test images in the plane, coloured by digit: z itself where it has two dimensions, else PCA's first two."""
     points, names = mu[:MAX_POINTS].numpy(), ("z[0]", "z[1]")
     if mu.shape[1] > 2:
@@ -107,7 +106,7 @@ def manifold(vae: VAE, mu: Float[Tensor, "frames z"], side: int = 20) -> grids.P
     return grids.grid(rows, 1)
 
 
-def interpolation(vae: VAE, mu: Float[Tensor, "frames z"], labels: metrics.Labels) -> grids.Picture:
+def interpolation(vae: VAE, mu: Float[Tensor, "frames z"], labels: Labels) -> grids.Picture:
     """From one image to another, along a straight line in z and along an arc about the origin.
 
     A conditional model, whose z does not hold the digit, goes from one image of a digit to another.
@@ -141,11 +140,9 @@ def spherical(
     return (torch.sin((1 - shares) * angle)[:, None] * a + torch.sin(shares * angle)[:, None] * b) / torch.sin(angle)
 
 
-def latent_arithmetic(
-    vae: VAE, mu: Float[Tensor, "frames z"], frames: metrics.Frames, labels: metrics.Labels
-) -> grids.Picture:
+def latent_arithmetic(vae: VAE, mu: Float[Tensor, "frames z"], images: LabelledFrames) -> grids.Picture:
     """Thick less thin ones, added to a thin image of another digit: a - b + c may be a thick one of it."""
-    ink = frames.sum((1, 2, 3))
+    ink, labels = images.frames.sum((1, 2, 3)), images.labels
     first, *others = _digits_with(labels, 2)
     thick, thin = (mu[torch.from_numpy(chosen)].mean(0, keepdim=True) for chosen in _by_ink(ink, labels, first))
     rows, names = [], []
@@ -158,7 +155,7 @@ def latent_arithmetic(
     return grids.labelled(grids.grid(rows, SCALE), names, margin=110)
 
 
-def _by_ink(ink: np.ndarray, labels: metrics.Labels, digit: int) -> tuple[np.ndarray, np.ndarray]:
+def _by_ink(ink: np.ndarray, labels: Labels, digit: int) -> tuple[np.ndarray, np.ndarray]:
     """Positions of the images of a digit with the most ink, and of those with the least."""
     chosen = np.flatnonzero(labels == digit)
     ranked = chosen[np.argsort(ink[chosen], kind="stable")]

@@ -25,6 +25,7 @@ from world_models.runs.scores import RolloutScores
 from world_models.runtime import files, threads
 from world_models.runtime.errors import Stopped
 from world_models.vae import baselines, metrics
+from world_models.vae.labelled_frames import LabelledFrames
 
 SEEN_FRAMES, HELD_OUT_FRAMES = 4000, 1000  # that dreams are compared with
 MEMORY_FRAMES = 150_000  # training frames at most that memory models learn from
@@ -61,7 +62,7 @@ class HeldOut(NamedTuple):
 def _held_out(job: RolloutJob) -> HeldOut:
     every = FrameSet(job.data, range(len(job.data)))
     frames, telemetry = (every.read_spread(job.config.max_frames, of) for of in ("frames", "telemetry"))
-    scored = metrics.score_frames(job.vae, frames)
+    scored = metrics.score_frames(job.vae, LabelledFrames.of_one_class(frames))
     if not all(np.isfinite(part).all() for part in scored):
         raise Stopped(f"{job.run}: its model makes of some frames what is no number; train it again")
     columns = dict(zip(job.telemetry, _of_columns(job, telemetry).T, strict=True))
@@ -91,7 +92,7 @@ def measure(job: RolloutJob, done: Done) -> Found:
 def _scores(job: RolloutJob, held_out: HeldOut, done: Done) -> RolloutScores:
     """All that is measured unless it is asked for."""
     vae, scored, bounded = job.vae, held_out.scored, held_out.every.read_spread(job.config.num_iwae_frames)
-    iwae_nats = metrics.iwae_nats(vae, bounded)
+    iwae_nats = metrics.iwae_nats(vae, LabelledFrames.of_one_class(bounded))
     done()
     baseline_errors = job.baselines.measure(held_out.frames)
     previous_sse = baselines.previous_sse(each.frames for each in _walked(job))

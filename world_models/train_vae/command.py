@@ -30,10 +30,11 @@ from world_models.runtime.errors import Stopped
 from world_models.runtime.host import stop_requests
 from world_models.train_vae import data as training_data
 from world_models.train_vae.config import TrainConfig
-from world_models.train_vae.data import KINDS, Sample, TrainingData
+from world_models.train_vae.data import KINDS, TrainingData
 from world_models.train_vae.learner import Learner, cudnn_mode
 from world_models.train_vae.run_writer import Position, Run
 from world_models.vae import gradient, metrics
+from world_models.vae.labelled_frames import LabelledFrames
 from world_models.vae.model import VAE
 from world_models.vae.networks import initialise_he
 from world_models.vae.noise import noise
@@ -167,7 +168,7 @@ class Training:
     job: Job
     learner: Learner
     run: Run | None
-    held_out: Sample
+    held_out: LabelledFrames
     as_saved: Callable[[VAE], VAE]
 
     def position(self, seen: int) -> Position:
@@ -214,7 +215,7 @@ def _as_saved(job: Job) -> Callable[[VAE], VAE]:
     if not job.config.standardise:
         return lambda vae: vae
     sample = training_data.sample(job.data.train, STANDARDISED_ON, _binarise_seed(job.config))
-    return lambda vae: standardised(vae, *sample)
+    return lambda vae: standardised(vae, sample)
 
 
 def _log(training: Training, seen: int, meter: progress.Meter) -> None:
@@ -237,8 +238,8 @@ def _validate(training: Training, seen: int) -> metrics.Validation:
     """Score the model that the learner has come to on held-out frames, draw them, and save the run."""
     learner, run, config, held_out = training.learner, training.run, training.job.config, training.held_out
     vae = training.as_saved(learner.vae)
-    eps = noise(VAL_NOISE_SEED, 0, len(held_out.frames), config.vae.noise_dim)
-    scores = metrics.validate(vae, held_out.frames, eps, held_out.labels)
+    eps = noise(VAL_NOISE_SEED, 0, len(held_out), config.vae.noise_dim)
+    scores = metrics.validate(vae, held_out, eps)
     _check_finite(scores.loss_nats, seen, config.out)
     warm = seen >= min(config.num_frames, max(config.beta_warmup_frames, config.lr_warmup_frames))
     is_best = warm and scores.loss_nats < learner.best_loss_nats

@@ -8,11 +8,9 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
 
 from world_models.data import mnist
 from world_models.data.frames import FrameSet, FrameSource
@@ -23,18 +21,12 @@ from world_models.runs.description import TrainedOn
 from world_models.runtime.errors import require
 from world_models.runtime.paths import resolved
 from world_models.train_vae.run_writer import Pictures, Position
+from world_models.vae.labelled_frames import LabelledFrames
 from world_models.vae.model import VAE, VAEConfig
 from world_models.vae.noise import binarised
 
 Dataset = Literal["rollouts", "mnist"]
 DEFAULT_FOLDER = "rollouts/carracing"
-
-
-class Sample(NamedTuple):
-    """Some of the frames, and their classes, 0 of all where there are no classes."""
-
-    frames: UInt8[np.ndarray, "frames height width channels"]
-    labels: Int64[np.ndarray, " frames"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,12 +46,12 @@ class TrainingData:
     trained_on: TrainedOn
 
 
-def sample(source: FrameSource, count: int, binarise_seed: int | None) -> Sample:
+def sample(source: FrameSource, count: int, binarise_seed: int | None) -> LabelledFrames:
     """Up to so many frames of a source, evenly spread; their grey made black and white if there is a seed."""
     frames = source.read_spread(count)
     if binarise_seed is not None:
         frames = binarised(torch.from_numpy(frames), binarise_seed, 0).numpy()
-    return Sample(frames, source.labels[source.spread(count)])
+    return LabelledFrames(frames, source.labels[source.spread(count)])
 
 
 class Kind(abc.ABC):
@@ -91,7 +83,7 @@ class Kind(abc.ABC):
         """
 
     @abc.abstractmethod
-    def draw(self, vae: VAE, held_out: Sample, position: Position, finished: bool) -> Pictures:
+    def draw(self, vae: VAE, held_out: LabelledFrames, position: Position, finished: bool) -> Pictures:
         """Draw what the model makes of held-out frames, and what it dreams."""
 
 
@@ -112,7 +104,7 @@ class _Rollouts(Kind):
         )
         return TrainingData(FrameSet(data, split.train), FrameSet(data, split.val), data.preprocess, trained_on)
 
-    def draw(self, vae: VAE, held_out: Sample, position: Position, finished: bool) -> Pictures:
+    def draw(self, vae: VAE, held_out: LabelledFrames, position: Position, finished: bool) -> Pictures:
         return Pictures(f"{position.frames_seen:09d}", model_views.in_training(vae, held_out.frames))
 
 
@@ -137,9 +129,9 @@ class _Mnist(Kind):
         trained_on = TrainedOn("mnist", str(resolved(folder, "data")), data.digest)
         return TrainingData(data.train.as_frames(), data.test.as_frames(), {"dataset": "mnist"}, trained_on)
 
-    def draw(self, vae: VAE, held_out: Sample, position: Position, finished: bool) -> Pictures:
-        last = digit_views.finished(vae, digit_views.encoded(vae, *held_out), *held_out) if finished else {}
-        return Pictures(f"epoch_{_number(position.epoch)}", digit_views.in_training(vae, *held_out), last)
+    def draw(self, vae: VAE, held_out: LabelledFrames, position: Position, finished: bool) -> Pictures:
+        last = digit_views.finished(vae, digit_views.encoded(vae, held_out), held_out) if finished else {}
+        return Pictures(f"epoch_{_number(position.epoch)}", digit_views.in_training(vae, held_out), last)
 
 
 KINDS: Mapping[Dataset, Kind] = {"rollouts": _Rollouts(), "mnist": _Mnist()}

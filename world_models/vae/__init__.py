@@ -8,6 +8,7 @@ likelihoods         p(x|z), and errors
 gradient            the gradient of the objective, in several threads if that is faster
 noise               random numbers of a training step
 inputs              checks of the model's inputs
+labelled_frames     frames and their classes as one value
 metrics             measures of a model: SSE, KL, ELBO, IWAE, ...
 baselines           simple predictions to compare with: the mean frame, principal components
 standardise         changes a model so that z has mean 0 and variance 1

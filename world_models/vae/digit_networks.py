@@ -35,10 +35,10 @@ class DenseEncoder(Heads):
         self.layers = _dense([DIGIT_VALUES + num_classes, *hidden])
 
     def forward(
-        self, images: Float[Tensor, "batch 1 28 28"], classes: Float[Tensor, "batch classes"] | None = None
+        self, images: Float[Tensor, "batch 1 28 28"], *classes: Float[Tensor, "batch classes"]
     ) -> tuple[Float[Tensor, "batch z"], Float[Tensor, "batch z"] | None]:
         """The posterior's mu and logvar."""
-        return self.heads(_relu_each(self.layers, _append(images.flatten(1), classes)))
+        return self.heads(_relu_each(self.layers, torch.cat([images.flatten(1), *classes], 1)))
 
 
 class DenseDecoder(nn.Module):
@@ -55,10 +55,10 @@ class DenseDecoder(nn.Module):
         return self.layers[0]  # type: ignore[return-value]: ModuleList does not know its modules' type
 
     def forward(
-        self, z: Float[Tensor, "batch z"], classes: Float[Tensor, "batch classes"] | None = None
+        self, z: Float[Tensor, "batch z"], *classes: Float[Tensor, "batch classes"]
     ) -> Float[Tensor, "batch 1 28 28"]:
         """The images before the last sigmoid, as logits."""
-        return self.pixels(_relu_each(self.layers, _append(z, classes))).unflatten(1, (1, 28, 28))
+        return self.pixels(_relu_each(self.layers, torch.cat([z, *classes], 1))).unflatten(1, (1, 28, 28))
 
 
 class DigitEncoder(Heads):
@@ -70,7 +70,7 @@ class DigitEncoder(Heads):
         self.conv2 = nn.Conv2d(16, 32, 4, stride=2, padding=1)
 
     def forward(
-        self, images: Float[Tensor, "batch 1 28 28"], classes: None = None
+        self, images: Float[Tensor, "batch 1 28 28"], *no_classes: Float[Tensor, "batch 0"]
     ) -> tuple[Float[Tensor, "batch z"], Float[Tensor, "batch z"] | None]:
         """The posterior's mu and logvar."""
         hidden = F.relu(self.conv2(F.relu(self.conv1(images))))  # 14 and 7 pixels wide
@@ -86,7 +86,9 @@ class DigitDecoder(nn.Module):
         self.deconv1 = nn.ConvTranspose2d(32, 16, 4, stride=2, padding=1)
         self.deconv2 = nn.ConvTranspose2d(16, 1, 4, stride=2, padding=1)
 
-    def forward(self, z: Float[Tensor, "batch z"], classes: None = None) -> Float[Tensor, "batch 1 28 28"]:
+    def forward(
+        self, z: Float[Tensor, "batch z"], *no_classes: Float[Tensor, "batch 0"]
+    ) -> Float[Tensor, "batch 1 28 28"]:
         """The images before the last sigmoid, as logits."""
         hidden = F.relu(self.linear(z)).unflatten(1, (32, 7, 7))
         return self.deconv2(F.relu(self.deconv1(hidden)))
@@ -100,7 +102,3 @@ def _relu_each(layers: nn.ModuleList, hidden: Tensor) -> Tensor:
     for layer in layers:
         hidden = F.relu(layer(hidden))
     return hidden
-
-
-def _append(values: Tensor, classes: Tensor | None) -> Tensor:
-    return values if classes is None else torch.cat([values, classes], 1)

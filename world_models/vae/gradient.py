@@ -22,7 +22,7 @@ def backward(  # the model, and what the loss of a batch depends on
     noise: Float[Tensor, "part noise"],
     beta_share: float,
     size: int,
-    labels: Int64[Tensor, " part"] | None = None,
+    labels: Int64[Tensor, " part"],
 ) -> Float[Tensor, " names"]:
     """Add the gradient of this part's share of a batch's mean loss to the gradients of the weights.
 
@@ -32,7 +32,7 @@ def backward(  # the model, and what the loss of a batch depends on
         noise: standard normal, one row per frame.
         beta_share: beta is multiplied by this.
         size: number of frames of the whole batch.
-        labels: the frames' classes, for a conditional VAE.
+        labels: the frames' classes, 0 if there are none.
 
     Returns:
         The values that `NAMES` names, each summed over the frames; float64.
@@ -50,7 +50,7 @@ def mean_loss(  # as `backward`; torch.compile traces it, so it takes plain tens
     noise: Tensor,
     beta_share: float | Float[Tensor, ""],
     size: int,
-    labels: Tensor | None = None,
+    labels: Tensor,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, " names"]]:
     """The frames' share of the mean loss of a batch, and the sums that `backward` returns."""
     terms = vae.objective(to_images(frames), noise, beta_share, labels)

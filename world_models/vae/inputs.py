@@ -75,14 +75,12 @@ def _remedy(shape: tuple[int, ...], frame_shape: tuple[int, int, int]) -> str:
     return "world_models.preprocess(observations, vae.preprocess) makes frames of observations"
 
 
-def check_labels(labels: Tensor | None, num_classes: int, num_rows: int) -> None:
+def check_labels(labels: Tensor, num_classes: int, num_rows: int) -> None:
     """Check that there is one label for each row.
 
     Raises:
-        ValueError: there are no labels, or they are not one integer per row, from 0 to `num_classes` - 1.
+        ValueError: they are not one integer per row, from 0 to `num_classes` - 1.
     """
-    if labels is None:
-        raise ValueError(NO_LABELS)
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise ValueError(f"labels are {labels.dtype}; give whole numbers, torch.int64")
     if tuple(labels.shape) != (num_rows,):

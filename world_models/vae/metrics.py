@@ -1,11 +1,7 @@
-"""Measures of a V model. SSE is summed over a frame's values; a frame of CarRacing has 12,288.
-
-Labels are the classes of the frames; a conditional model takes them as input.
-"""
+"""Measures of a V model. SSE is summed over a frame's values; a frame of CarRacing has 12,288."""
 
 import dataclasses
 import functools
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -16,6 +12,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from world_models.runtime import distributed, threads
+from world_models.vae.labelled_frames import BATCH, Frames, LabelledFrames
 from world_models.vae.likelihoods import squared_error
 from world_models.vae.model import (
     ACTIVE_VARIANCE,
@@ -26,21 +23,11 @@ from world_models.vae.model import (
     to_images,
 )
 
-BATCH = 128
-
-Frames = UInt8[np.ndarray, "frames height width channels"]
-Labels = Int64[np.ndarray, " frames"]
-
 
 def batches(frames: Frames, size: int = BATCH) -> Iterator[UInt8[Tensor, "batch height width channels"]]:
     """The frames in order, in batches of `size`."""
     for start in range(0, len(frames), size):
         yield torch.from_numpy(frames[start : start + size])
-
-
-def label_batches(labels: Labels | None, size: int = BATCH) -> Iterator[Int64[Tensor, " batch"] | None]:
-    """Label batches, or endless None for unlabelled data."""
-    return itertools.repeat(None) if labels is None else iter(torch.from_numpy(labels).split(size))
 
 
 def psnr_db(sse: float, num_values: int) -> float:
@@ -106,28 +93,24 @@ class Validation:
 
 
 @torch.inference_mode()
-def validate(
-    vae: VAE, frames: Frames, noise: Float[Tensor, "frames noise"], labels: Labels | None = None
-) -> Validation:
+def validate(vae: VAE, held_out: LabelledFrames, noise: Float[Tensor, "frames noise"]) -> Validation:
     """Compute the validation metrics of held-out frames.
 
     If several processes train together, each scores a part of the frames. All of them get the metrics of all frames.
 
     Args:
         vae: the model.
-        frames: the held-out frames.
+        held_out: the held-out frames.
         noise: standard normal noise of the objective, one row per frame.
-        labels: the frames' classes, for a conditional model.
     """
     world, z_dim = distributed.world(), vae.config.z_dim
-    mine = np.array_split(np.arange(len(frames)), world.size)[world.rank]
+    mine = np.array_split(np.arange(len(held_out)), world.size)[world.rank]
     columns = Moments(0, *torch.zeros(2, 3 + 2 * z_dim, dtype=torch.float64))  # sse, kl, loss, each mu, each kl
-    classes = label_batches(None if labels is None else labels[mine])
-    for batch, eps, label in zip(batches(frames[mine]), noise[mine].split(BATCH), classes, strict=False):
+    for (batch, labels), eps in zip(held_out.at(mine).batches(), noise[mine].split(BATCH), strict=False):
         images = to_images(batch.to(vae.device))
-        posterior = vae.posterior(images, label)
-        sse = squared_error(images, vae.logits(posterior.mu, label).sigmoid())
-        loss = vae.objective(images, eps.to(vae.device), labels=label).loss_nats
+        posterior = vae.posterior(images, labels)
+        sse = squared_error(images, vae.logits(posterior.mu, labels).sigmoid())
+        loss = vae.objective(images, eps.to(vae.device), labels=labels).loss_nats
         scores = torch.stack([sse, posterior.kl_nats(), loss], 1)
         columns.add(torch.cat([scores, posterior.mu, posterior.kl_nats_per_dim()], 1))
     columns.sum_up(vae.device)
@@ -166,20 +149,20 @@ class Scored(NamedTuple):
     kl: Float[np.ndarray, "frames z"]
 
 
-def score_frames(vae: VAE, frames: Frames, seed: int = 0, labels: Labels | None = None) -> Scored:
+def score_frames(vae: VAE, data: LabelledFrames, seed: int = 0) -> Scored:
     """Encode and decode frames, and score each of them. `seed` determines the sampled z of the ELBO."""
     # Imported here because the import takes seconds and training does not need it.
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    noise = torch.randn(len(frames), vae.config.z_dim, generator=torch.Generator().manual_seed(seed))
+    noise = torch.randn(len(data), vae.config.z_dim, generator=torch.Generator().manual_seed(seed))
 
-    def score(part: tuple[Tensor, Tensor, Tensor | None]) -> tuple[Tensor, ...]:
-        batch, eps, label = part
+    def score(part: tuple[tuple[Tensor, Tensor], Tensor]) -> tuple[Tensor, ...]:
+        (batch, labels), eps = part
         images = to_images(batch.to(vae.device))
-        posterior = vae.posterior(images, label)
-        means = vae.logits(posterior.mu, label).sigmoid()
+        posterior = vae.posterior(images, labels)
+        means = vae.logits(posterior.mu, labels).sigmoid()
         z = posterior.sample(eps.to(vae.device))
-        elbo = vae.log_likelihood(images, vae.logits(z, label)) - posterior.kl_nats()
+        elbo = vae.log_likelihood(images, vae.logits(z, labels)) - posterior.kl_nats()
         ssim = structural_similarity_index_measure(means, images, reduction="none", data_range=1.0)
         assert isinstance(ssim, Tensor)
         errors = (images - means).square_().sum(1).double()
@@ -187,11 +170,9 @@ def score_frames(vae: VAE, frames: Frames, seed: int = 0, labels: Labels | None 
         return errors.sum(0, keepdim=True), errors.sum((1, 2)), ssim, elbo, posterior.mu, posterior.logvar.exp(), kl
 
     with torch.inference_mode():
-        parts = threads.in_threads(
-            score, [*zip(batches(frames), noise.split(BATCH), label_batches(labels), strict=False)]
-        )
+        parts = threads.in_threads(score, [*zip(data.batches(), noise.split(BATCH), strict=False)])
         errors, *columns = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
-    return Scored(errors.sum(0) / len(frames), *columns)
+    return Scored(errors.sum(0) / len(data), *columns)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,19 +215,13 @@ def summary(scored: Scored, num_values: int) -> Summary:
     )
 
 
-def measure(vae: VAE, frames: Frames, seed: int = 0, labels: Labels | None = None) -> Summary:
+def measure(vae: VAE, data: LabelledFrames, seed: int = 0) -> Summary:
     """Score frames and return the `summary`. `seed` determines the sampled z of the ELBO."""
-    return summary(score_frames(vae, frames, seed, labels), vae.num_values)
+    return summary(score_frames(vae, data, seed), vae.num_values)
 
 
 @torch.inference_mode()
-def iwae_nats(
-    vae: VAE,
-    frames: Frames,
-    samples: Sequence[int] = (1, 10, 100),
-    seed: int = 0,
-    labels: Labels | None = None,
-) -> dict[str, float]:
+def iwae_nats(vae: VAE, data: LabelledFrames, samples: Sequence[int] = (1, 10, 100), seed: int = 0) -> dict[str, float]:
     """The importance-weighted bound on log p(x) (Burda et al. 2016, eq. 8) in nats, mean over the frames.
 
     With one sample it is the ELBO with a sampled KL. With more samples it grows towards log p(x). Smaller numbers of
@@ -257,22 +232,22 @@ def iwae_nats(
     """
     generator = torch.Generator().manual_seed(seed)
     totals = dict.fromkeys(samples, 0.0)
-    for batch, label in zip(batches(frames), label_batches(labels), strict=False):
+    for batch, labels in data.batches():
         images = to_images(batch.to(vae.device))
-        posterior = vae.posterior(images, label)
-        log_weights = functools.partial(_log_weights, vae, images, posterior, label)
+        posterior = vae.posterior(images, labels)
+        log_weights = functools.partial(_log_weights, vae, images, posterior, labels)
         noise = [torch.randn(posterior.mu.shape, generator=generator) for _ in range(max(samples))]
         weights = torch.stack(threads.in_threads(log_weights, noise))
         for k in samples:
             totals[k] += float((torch.logsumexp(weights[:k], 0) - math.log(k)).sum())
-    return {str(k): total / len(frames) for k, total in totals.items()}
+    return {str(k): total / len(data) for k, total in totals.items()}
 
 
 def _log_weights(
     vae: VAE,
     images: Float[Tensor, "batch channels height width"],
     posterior: Posterior,
-    labels: Tensor | None,
+    labels: Int64[Tensor, " batch"],
     noise: Float[Tensor, "batch z"],
 ) -> Float[Tensor, " batch"]:
     """Log p(x|z) + log p(z) - log q(z|x) for one sampled z per image; float64."""

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
@@ -137,7 +136,7 @@ class VAE(nn.Module):
         else:
             height, width, channels = self.frame_shape
             inputs.check_batch("images", images, (channels, height, width), self.encoder.mu.weight)
-            mu, logvar = self.encoder(images, self._one_hot(labels))
+            mu, logvar = self.encoder(images, self._one_hot(labels, len(images)))
         if logvar is None:
             return Point(mu.float(), torch.full_like(mu, -math.inf, dtype=torch.float32))
         return _float_posterior(mu, logvar)
@@ -153,14 +152,21 @@ class VAE(nn.Module):
         if isinstance(self.decoder, Decoder):
             return forms.decode(self.decoder, z).float()
         inputs.check_batch("z", z, (self.config.z_dim,), self.decoder.linear.weight)
-        return self.decoder(z, self._one_hot(labels)).float()
+        return self.decoder(z, self._one_hot(labels, len(z))).float()
 
-    def _one_hot(self, labels: Tensor | None) -> Tensor | None:
+    def _one_hot(self, labels: Tensor | None, num_rows: int) -> Float[Tensor, "rows classes"]:
+        """One-hot labels. An unconditional model knows no classes, so its rows are empty."""
+        classes = torch.arange(self.config.num_classes, device=self.device)
+        one_hot = self._labels(labels, num_rows)[:, None] == classes
+        return one_hot.to(self.encoder.mu.weight.dtype)
+
+    def _labels(self, labels: Tensor | None, num_rows: int) -> Tensor:
+        """Each row's class. It is 0 for an unconditional model, whatever the labels are."""
         if not self.config.num_classes:
-            return None
+            return torch.zeros(num_rows, dtype=torch.int64, device=self.device)
         if labels is None:
             raise ValueError(inputs.NO_LABELS)
-        return F.one_hot(labels.to(self.device), self.config.num_classes).to(self.encoder.mu.weight.dtype)
+        return labels.to(self.device)
 
     def objective(
         self,
@@ -177,9 +183,9 @@ class VAE(nn.Module):
             beta_share: beta is multiplied by this; it is below 1 during the warm-up of beta.
             labels: each frame's class, for a conditional VAE.
         """
-        posterior, times = self.posterior(images, labels), self.config.num_samples
-        labels = None if labels is None else labels.repeat_interleave(times)
-        logits = self.logits(self.sampled(posterior, noise), labels)
+        labels = self._labels(labels, len(images))
+        posterior = self.posterior(images, labels)
+        logits = self.logits(self.sampled(posterior, noise), labels.repeat_interleave(self.config.num_samples))
         return self.terms(images, posterior, logits, beta_share)
 
     def sampled(self, posterior: Posterior, noise: Float[Tensor, "batch noise"]) -> Float[Tensor, "samples z"]:
@@ -254,11 +260,10 @@ class VAE(nn.Module):
             torch.Size([5, 32])
         """
         batch = inputs.frames_tensor(frames, self.frame_shape).to(self.device)
-        if self.config.num_classes:
-            inputs.check_labels(labels, self.config.num_classes, len(batch))
         if isinstance(self.encoder, Encoder):
             return _float_posterior(*forms.encode_frames(self.encoder, batch))
-        return self.posterior(to_images(batch, self.encoder.mu.weight.dtype), _whole(labels))
+        labels = self._checked_labels(labels, len(batch))
+        return self.posterior(to_images(batch, self.encoder.mu.weight.dtype), labels)
 
     @torch.no_grad()
     def decode(self, z: Tensor, labels: Tensor | None = None) -> UInt8[Tensor, "batch height width channels"]:
@@ -272,18 +277,19 @@ class VAE(nn.Module):
             >>> vae.decode(torch.zeros(5, 32)).shape
             torch.Size([5, 64, 64, 3])
         """
+        labels = self._checked_labels(labels, len(z) if z.ndim else 0)
+        return to_frames(self.logits(z.to(self.device), labels).sigmoid())
+
+    def _checked_labels(self, labels: Tensor | None, num_rows: int) -> Int64[Tensor, " rows"]:
+        labels = self._labels(labels, num_rows)
         if self.config.num_classes:
-            inputs.check_labels(labels, self.config.num_classes, len(z) if z.ndim else 0)
-        return to_frames(self.logits(z.to(self.device), _whole(labels)).sigmoid())
+            inputs.check_labels(labels, self.config.num_classes, num_rows)
+        return labels.long()
 
 
 def _float_posterior(mu: Tensor, logvar: Tensor) -> Posterior:
     """The posterior in float32, also under autocast."""
     return Posterior(mu.float(), logvar.float())
-
-
-def _whole(labels: Tensor | None) -> Int64[Tensor, " batch"] | None:
-    return None if labels is None else labels.long()
 
 
 def to_images(

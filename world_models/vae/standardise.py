@@ -14,27 +14,27 @@ import copy
 
 import torch
 
-from world_models.vae.metrics import Frames, Labels, Moments, batches, label_batches
+from world_models.vae.labelled_frames import LabelledFrames
+from world_models.vae.metrics import Moments
 from world_models.vae.model import VAE
 
 MIN_VARIANCE = 1e-12
 
 
 @torch.no_grad()
-def standardised(vae: VAE, frames: Frames, labels: Labels | None = None) -> VAE:
+def standardised(vae: VAE, data: LabelledFrames) -> VAE:
     """A copy of the model whose z has mean 0 and variance 1. Its reconstructions are the same.
 
     Args:
         vae: the model. A plain autoencoder has no KL, so its copy is unchanged.
-        frames: training frames, enough to estimate the mean and the variance of z.
-        labels: the frames' classes, for a conditional VAE.
+        data: training frames, enough to estimate the mean and the variance of z.
     """
     vae = copy.deepcopy(vae)
     if vae.encoder.logvar is None:
         return vae
     mus, variances = Moments(), Moments()
-    for batch, label in zip(batches(frames), label_batches(labels), strict=False):
-        posterior = vae.encode(batch, label)
+    for batch, labels in data.batches():
+        posterior = vae.encode(batch, labels)
         mus.add(posterior.mu)
         variances.add(posterior.logvar.double().exp())
     shift = mus.mean.to(vae.device)

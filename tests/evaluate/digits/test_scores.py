@@ -15,6 +15,7 @@ from world_models.data.mnist import Digits
 from world_models.evaluate.digits import scores as digit_scores
 from world_models.evaluate.digits.scores import Classifier
 from world_models.vae import metrics
+from world_models.vae.labelled_frames import LabelledFrames
 from world_models.vae.model import VAE, VAEConfig
 from world_models.vae.noise import binarised
 
@@ -152,10 +153,11 @@ def test_likelihoods_say_which_pixels_they_are_of(data: mnist.Mnist, monkeypatch
     vae = _model(likelihood="bernoulli")
     found = digit_scores.likelihoods(vae, data.test, 30)
     black_white = binarised(torch.from_numpy(data.test.frames), digit_scores.BINARISE_SEED, 0).numpy()
-    assert found.elbo_binarised_nats == metrics.measure(vae, black_white).elbo_nats
+    assert found.elbo_binarised_nats == metrics.measure(vae, LabelledFrames.of_one_class(black_white)).elbo_nats
     some = np.linspace(0, 99, 30).astype(int)
     for kind, frames in {"grey": data.test.frames, "binarised": black_white}.items():
-        assert getattr(found, f"iwae_{kind}_nats") == metrics.iwae_nats(vae, frames[some], (1, 4))
+        bounds = metrics.iwae_nats(vae, LabelledFrames.of_one_class(frames[some]), (1, 4))
+        assert getattr(found, f"iwae_{kind}_nats") == bounds
     assert found.iwae_grey_nats != found.iwae_binarised_nats
 
 

@@ -22,6 +22,7 @@ from world_models.runtime.distributed import torch_device
 from world_models.runtime.paths import resolved
 from world_models.vae import metrics
 from world_models.vae.baselines import Baselines
+from world_models.vae.labelled_frames import LabelledFrames
 from world_models.vae.model import VAE
 
 MAX_BESIDE = 3
@@ -100,18 +101,20 @@ def find(config: EvaluateConfig) -> DigitJob:
 
 def measure(job: DigitJob, done: Done) -> Found:
     """Score the model."""
-    train_mu, test_mu = (
-        digit_views.encoded(job.vae, digits.frames, digits.labels) for digits in (job.data.train, job.data.test)
-    )
+    train_mu, test_mu = (digit_views.encoded(job.vae, _labelled(digits)) for digits in (job.data.train, job.data.test))
     done()
     scores = _scores(job, train_mu, test_mu, done)
     draw = functools.partial(_draw, job, scores, test_mu)
     return Found(scores, draw, functools.partial(digit_report.page, job.run.name, scores))
 
 
+def _labelled(digits: mnist.Digits) -> LabelledFrames:
+    return LabelledFrames(digits.frames, digits.labels)
+
+
 def _scores(job: DigitJob, train_mu: torch.Tensor, test_mu: torch.Tensor, done: Done) -> DigitScores:
     vae, test, num_iwae_images = job.vae, job.data.test, job.config.num_iwae_frames
-    found = dict(vars(metrics.measure(vae, test.frames, labels=test.labels)))
+    found = dict(vars(metrics.measure(vae, _labelled(test))))
     elbo = found.pop("elbo_nats")  # is named by the kind of pixels it is of
     if vae.config.posterior == "point":  # which has no distribution
         elbo, found = None, found | dict.fromkeys(("kl_nats", "kl_per_dim", "dims_used"))
@@ -148,9 +151,8 @@ def _scores(job: DigitJob, train_mu: torch.Tensor, test_mu: torch.Tensor, done: 
 
 
 def _draw(job: DigitJob, scores: DigitScores, test_mu: torch.Tensor) -> digit_views.Shown:
-    test = job.data.test
-    shown = digit_views.in_training(job.vae, test.frames, test.labels)
-    shown |= digit_views.finished(job.vae, test_mu, test.frames, test.labels)
+    test = _labelled(job.data.test)
+    shown = digit_views.in_training(job.vae, test) | digit_views.finished(job.vae, test_mu, test)
     for name in ("holes", "trade_off"):  # of an earlier evaluation beside other runs
         (job.run / FIGURES / f"{name}.png").unlink(missing_ok=True)
     if job.models:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from world_models.data.mnist import NUM_DIGITS, Digits
 from world_models.runs.score_parts import SampleQuality
 from world_models.vae import metrics
+from world_models.vae.labelled_frames import LabelledFrames
 from world_models.vae.model import VAE, to_images
 from world_models.vae.noise import binarised
 
@@ -189,10 +190,10 @@ def likelihoods(vae: VAE, test: Digits, num_iwae_images: int) -> Likelihoods:
     if vae.config.posterior == "point":
         return Likelihoods()
     some = np.linspace(0, len(test.frames) - 1, min(num_iwae_images, len(test.frames))).astype(int)
-    labels = test.labels[some]
-    grey = metrics.iwae_nats(vae, test.frames[some], SAMPLES, labels=labels)
+    grey = LabelledFrames(test.frames, test.labels)
+    iwae_grey = metrics.iwae_nats(vae, grey.at(some), SAMPLES)
     if vae.config.likelihood != "bernoulli":
-        return Likelihoods(grey)
-    frames = binarised(torch.from_numpy(test.frames), BINARISE_SEED, 0).numpy()
-    elbo = metrics.measure(vae, frames, labels=test.labels).elbo_nats
-    return Likelihoods(grey, elbo, metrics.iwae_nats(vae, frames[some], SAMPLES, labels=labels))
+        return Likelihoods(iwae_grey)
+    binary = LabelledFrames(binarised(torch.from_numpy(test.frames), BINARISE_SEED, 0).numpy(), test.labels)
+    elbo = metrics.measure(vae, binary).elbo_nats
+    return Likelihoods(iwae_grey, elbo, metrics.iwae_nats(vae, binary.at(some), SAMPLES))
