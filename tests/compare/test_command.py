@@ -177,8 +177,8 @@ def test_a_damaged_evaluation_is_said_and_the_run_is_shown_without_it(
     (make_run("runs/a", lines=LINES) / "eval.json").write_text("[")
     printed, warned = said(tmp_path / "runs")
     assert re.search(r"^a ", printed, re.M)
-    assert "a/eval.json: no JSON object; evaluate the run again" in warned
-    assert "no JSON object" in (tmp_path / "runs/compare.html").read_text()
+    assert "a/eval.json: not a JSON object; evaluate the run again" in warned
+    assert "not a JSON object" in (tmp_path / "runs/compare.html").read_text()
 
 
 def test_an_evaluation_of_other_weights_is_said_and_not_shown(
@@ -188,7 +188,7 @@ def test_an_evaluation_of_other_weights_is_said_and_not_shown(
     (folder / "best.safetensors").write_bytes(b"trained since")
     printed, warned = said(tmp_path / "runs")
     assert "987.5" not in printed
-    assert "a/eval.json: of other weights than lie there now; evaluate the run again" in warned
+    assert "a/eval.json: the run has other weights now; evaluate the run again" in warned
 
 
 def test_a_folder_of_damaged_runs_alone_is_refused(make_run: MakeRun, refused: Callable[..., str], tmp_path: Path):

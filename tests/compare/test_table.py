@@ -187,7 +187,7 @@ def test_scores_on_what_was_trained_on_are_said_to_flatter():
     here, notes = rate_distortion.on_data("held", runs)
     assert [run.scores is None for run in here] == [True, False, True]
     (note,) = notes
-    assert "a was evaluated on what it was trained on; its validation is drawn" in note
+    assert "a was evaluated on data that it was trained on, so its last validation is drawn" in note
 
 
 def test_a_run_that_does_not_say_is_not_accused():

@@ -340,7 +340,10 @@ def test_probes_are_null_when_the_training_data_is_gone(
 ):
     shutil.rmtree(train)
     assert _evaluate(test, small)["probe_r2"] is None
-    assert f"{train} is gone; name training data with --train_data. So no probes are fitted" in capsys.readouterr().err
+    assert (
+        f"{train} does not exist any more; name training data with --train_data. So no probes are fitted"
+        in capsys.readouterr().err
+    )
 
 
 def test_probes_are_null_when_the_training_data_has_changed(
@@ -426,7 +429,7 @@ def test_a_model_that_does_not_say_what_it_was_trained_on_is_refused(
     train: Path, test: Path, tmp_path: Path, facts: dict[str, Any]
 ):
     said = _refused(test, _make_run(tmp_path / "run", train, **facts))
-    assert f"model.json: lacks {next(iter(facts))}, or has another type there; train the model again" in said
+    assert f"model.json: lacks {next(iter(facts))}, or it has another type; train the model again" in said
 
 
 def test_named_training_data_of_another_environment_is_refused(
@@ -550,7 +553,7 @@ def test_scores_of_other_data_are_not_drawn_beside(
     monkeypatch.setattr(charts, "rate_distortion", lambda points, pca: drawn.extend(points) or draw(points, pca))
     _evaluate(test, small, f"--compare_with [{other}]")
     assert drawn[1] == rate_distortion.RatePoint("other", 7.0, 56.0, evaluated=False)
-    assert f"{other} was evaluated on other data; its validation is drawn" in capsys.readouterr().err
+    assert f"{other} was evaluated on other data, so its last validation is drawn" in capsys.readouterr().err
 
 
 def test_a_damaged_evaluation_is_mended_by_evaluating_again(undrawn: None, small: Path, test: Path):

@@ -172,7 +172,7 @@ def test_a_checkpoint_from_another_architecture(refused, run_dir, rollouts_dir, 
     shutil.copytree(run_dir, other)
     checkpoints.save_vae(other / "best.safetensors", VAE(VAEConfig(z_dim=8)))
     error = refused("encode", "--data", str(rollouts_dir), "--vae", str(other), "--out", str(tmp_path / "latents"))
-    assert "weights of another architecture" in error
+    assert "the weights have another architecture" in error
     assert not (tmp_path / "latents").exists()
 
 

@@ -86,7 +86,7 @@ def test_offline_there_is_no_artifact():
 def test_no_failure_of_an_artifact_is_raised(error: Exception, capsys: pytest.CaptureFixture[str]):
     declare(_Run(error=error), DATA, "use_artifact", print).join()
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith("rollouts/car racing is not taken as an artifact")
+    assert line.startswith("rollouts/car racing could not be declared as an artifact")
 
 
 def test_a_server_that_never_answers_is_not_waited_for():

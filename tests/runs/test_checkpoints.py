@@ -123,13 +123,13 @@ def test_missing_weights_are_refused_by_name(run: Path, weights: Any, name: str)
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", '"x"', "{}", '{"format": "world_models.vae"}', "\x00"])
 def test_a_damaged_description_is_refused(run: Path, text: str):
     (run / "model.json").write_text(text)
-    with pytest.raises(ValueError, match=r"model\.json: describes no model; name the --out"):
+    with pytest.raises(ValueError, match=r"model\.json: not a description of a model; name the --out"):
         load_vae(run)
 
 
 def test_a_description_that_is_no_text_is_refused(run: Path):
     (run / "model.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match=r"model\.json: describes no model"):
+    with pytest.raises(ValueError, match=r"model\.json: not a description of a model"):
         load_vae(run)
 
 
@@ -143,7 +143,7 @@ def test_another_architecture_is_refused_by_name(run: Path, changes: dict[str, s
 @pytest.mark.parametrize("described", [None, 3, [], {"depth": 4}, {"z_dim": "many"}, {"z_dim": 0}])
 def test_a_description_of_no_model_is_refused(run: Path, described: Any):
     _describe(run, vae=described)
-    with pytest.raises(ValueError, match=r"describes no model|give 1 or more"):
+    with pytest.raises(ValueError, match=r"not a description of a model|give 1 or more"):
         load_vae(run)
 
 
@@ -151,13 +151,17 @@ def test_a_description_without_preprocessing_is_refused(run: Path):
     described = json.loads((run / "model.json").read_text())
     del described["preprocess"]
     (run / "model.json").write_text(json.dumps(described))
-    with pytest.raises(ValueError, match=r"describes no model \(preprocess is missing, or holds no named values\)"):
+    with pytest.raises(
+        ValueError, match=r"not a description of a model \(preprocess is missing, or is not an object\)"
+    ):
         load_vae(run)
 
 
 def test_weights_of_another_shape_are_refused_by_the_tensors_name(run: Path):
     _describe(run, vae={"z_dim": 5})
-    with pytest.raises(ValueError, match=r"weights of another architecture: decoder\.linear\.weight is \(1024, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"the weights have another architecture: decoder\.linear\.weight is \(1024, 4\)"
+    ):
         load_vae(run)
 
 
@@ -195,7 +199,7 @@ def _pickle(path: Path) -> None:
 @pytest.mark.parametrize("damage", [_halve, _empty, _scribble, _pickle])
 def test_damaged_weights_are_refused(run: Path, damage: Callable[[Path], None]):
     damage(run / "best.safetensors")
-    with pytest.raises(ValueError, match=r"best\.safetensors: no safetensors file .* train the model again"):
+    with pytest.raises(ValueError, match=r"best\.safetensors: not a safetensors file .* train the model again"):
         load_vae(run)
 
 
@@ -204,7 +208,7 @@ def test_damaged_tensors_are_refused(tmp_path: Path, damage: Callable[[Path], No
     path = tmp_path / "baselines.safetensors"
     path.write_bytes(safetensors.torch.save({"mean": torch.zeros(100)}))
     damage(path)
-    with pytest.raises(ValueError, match=r"baselines\.safetensors: no safetensors file"):
+    with pytest.raises(ValueError, match=r"baselines\.safetensors: not a safetensors file"):
         load_tensors(path)
 
 
@@ -219,7 +223,9 @@ def test_frames_made_in_the_models_way_are_accepted(vae: VAE):
 
 def test_frames_made_in_another_way_are_refused_with_both(vae: VAE):
     other = PREPROCESS | {"crop": None}
-    with pytest.raises(ValueError, match=r'rollouts/x: frames made by {"crop": null.*runs/vae was trained on .*84'):
+    with pytest.raises(
+        ValueError, match=r'rollouts/x: frames with preprocess {"crop": null.*those of runs/vae have .*84'
+    ):
         provenance.check_preprocess(other, Path("rollouts/x"), vae, "runs/vae")
 
 
@@ -271,7 +277,7 @@ def test_facts_that_are_none_are_none(tmp_path: Path, text: str):
     run = _save_sharp(tmp_path, 0.5)
     path = layout.weights_path(run)
     path.write_bytes(safetensors.torch.save(load_tensors(path), {"facts": text}))
-    with pytest.raises(ValueError, match="does not say its likelihood's variance"):
+    with pytest.raises(ValueError, match="has no variance of the likelihood"):
         load_vae(run)
 
 
@@ -302,7 +308,7 @@ def test_a_description_of_a_vast_or_unknown_network_takes_no_memory(run: Path, c
     description = json.loads(path.read_text())
     path.write_text(json.dumps(description | {"vae": description["vae"] | changes}))
     before = psutil.Process().memory_info().rss
-    with pytest.raises(ValueError, match=r"architecture|describes no model"):
+    with pytest.raises(ValueError, match=r"architecture|not a description of a model"):
         checkpoints.load_vae(run)
     assert psutil.Process().memory_info().rss - before < 500e6
 
@@ -380,20 +386,22 @@ def test_weights_of_another_kind_of_number_are_refused(run: Path):
 )
 def test_a_model_described_with_values_of_other_kinds_is_refused(run: Path, change: dict[str, Any]):
     _describe(run, vae=json.loads((run / "model.json").read_text())["vae"] | change)
-    with pytest.raises(ValueError, match=r"model\.json: describes no model"):
+    with pytest.raises(ValueError, match=r"model\.json: not a description of a model"):
         load_vae(run)
 
 
 def test_a_preprocessing_that_is_none_is_refused(run: Path):
     _describe(run, preprocess=5)
-    with pytest.raises(ValueError, match=r"describes no model \(preprocess is missing, or holds no named values\)"):
+    with pytest.raises(
+        ValueError, match=r"not a description of a model \(preprocess is missing, or is not an object\)"
+    ):
         load_vae(run)
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"format": ' + "9" * 5000 + "}", '{"a":' * 99 + "1" + "}" * 99])
 def test_a_description_that_no_reader_can_bear_is_refused(run: Path, text: str):
     (run / "model.json").write_text(text)
-    with pytest.raises(ValueError, match=r"model\.json: describes no model"):
+    with pytest.raises(ValueError, match=r"model\.json: not a description of a model"):
         load_vae(run)
 
 

@@ -64,7 +64,7 @@ def test_strange_versions_are_none(strange: Any):
 def test_a_part_that_is_lacking_is_named():
     assert (
         str(description.lacks("runs/a", "data"))
-        == "runs/a/model.json: lacks data, or has another type there; train the model again"
+        == "runs/a/model.json: lacks data, or it has another type; train the model again"
     )
 
 

@@ -140,7 +140,7 @@ def test_a_run_without_settings_has_none(make_run: MakeRun):
 def test_settings_that_are_none_are_refused_by_name(make_run: MakeRun, text: str):
     folder = make_run("a")
     (folder / "config.yaml").write_text(text)
-    with pytest.raises(ValueError, match=r"config\.yaml: no settings of a run; leave this run out"):
+    with pytest.raises(ValueError, match=r"config\.yaml: not the settings of a run; leave this run out"):
         read_run(folder)
 
 
@@ -154,7 +154,7 @@ DAMAGED_JSON = ["", "3", "[]", "{", "null", "[" * 100_000, "\ufffd"]
 def test_a_damaged_description_is_refused_by_name(make_run: MakeRun, text: str):
     folder = make_run("a")
     (folder / "model.json").write_text(text)
-    with pytest.raises(ValueError, match=r"model\.json: no JSON object"):
+    with pytest.raises(ValueError, match=r"model\.json: not a JSON object"):
         read_run(folder)
 
 
@@ -163,7 +163,7 @@ def test_a_damaged_evaluation_is_none_and_why_is_said(make_run: MakeRun, text: s
     folder = make_run("a")
     (folder / "eval.json").write_text(text)
     run = read_run(folder)
-    assert (run.scores, run.why_ignored) == (None, f"{folder / 'eval.json'}: no JSON object; evaluate the run again")
+    assert (run.scores, run.why_ignored) == (None, f"{folder / 'eval.json'}: not a JSON object; evaluate the run again")
 
 
 @pytest.mark.parametrize("file", ["best.safetensors", "model.safetensors"])
@@ -178,7 +178,7 @@ def test_an_evaluation_of_weights_that_were_replaced_is_none_and_why_is_said(mak
     folder = make_run("a", scores={"vae_sha256": hashlib.sha256(b"weights").hexdigest()})
     (folder / "best.safetensors").write_bytes(b"trained since")
     assert read_run(folder).scores is None
-    assert "of other weights than lie there now; evaluate the run again" in read_run(folder).why_ignored
+    assert "the run has other weights now; evaluate the run again" in read_run(folder).why_ignored
 
 
 def test_an_evaluation_without_the_weights_beside_it_is_taken(make_run: MakeRun):

@@ -47,7 +47,7 @@ class _Code:
 @pytest.mark.parametrize("write", [torch.save, lambda state, path: Path(path).write_bytes(pickle.dumps(state, 2))])
 def test_a_state_that_holds_code_is_refused(tmp_path: Path, write: Callable[[Any, Path], Any]):
     write({"step": _Code(tmp_path / "pwned")}, tmp_path / "state.pt")
-    with pytest.raises(ValueError, match=r"state\.pt: no training state .* delete it to start anew"):
+    with pytest.raises(ValueError, match=r"state\.pt: not a training state .* delete it to start anew"):
         load_state(tmp_path)
 
 
@@ -64,7 +64,7 @@ def test_a_damaged_state_is_refused(tmp_path: Path, left: str | bytes):
     torch.save({"sums": torch.zeros(1000)}, tmp_path / "state.pt")
     whole = (tmp_path / "state.pt").read_bytes()
     (tmp_path / "state.pt").write_bytes(left if isinstance(left, bytes) else whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"state\.pt: no training state"):
+    with pytest.raises(ValueError, match=r"state\.pt: not a training state"):
         load_state(tmp_path)
 
 
@@ -141,18 +141,18 @@ def test_the_state_of_a_model_is_one_of_it(tmp_path: Path):
 
 Change = Callable[[dict[str, Any]], Any]
 FAULTS: dict[str, tuple[Change, str]] = {
-    "no step": (lambda state: state.pop("step"), "lacks or misnames 'step'"),
-    "no optimizer": (lambda state: state.pop("optimizer"), "lacks or misnames 'optimizer'"),
+    "no step": (lambda state: state.pop("step"), "something is missing or has another name: 'step'"),
+    "no optimizer": (lambda state: state.pop("optimizer"), "something is missing or has another name: 'optimizer'"),
     "a text for the step": (lambda state: state.update(step="7"), "step is '7'"),
     "a huge step": (lambda state: state.update(step=10**30), "step is 10"),
     "no number as best": (lambda state: state.update(best_loss_nats=float("nan")), "best_loss_nats is nan"),
     "an id that is a path": (lambda state: state.update(wandb_id="../x"), "wandb_id is '../x'"),
-    "other sums": (lambda state: state.update(sums=torch.zeros(9)), "sums is no tensor of"),
+    "other sums": (lambda state: state.update(sums=torch.zeros(9)), "sums is not a tensor of"),
     "no variance": (lambda state: state.update(variance=torch.tensor(torch.inf)), "variance holds numbers"),
     "a weight too many": (lambda state: state["vae"].update(more=torch.zeros(1)), "weights of another model"),
     "a weight of doubles": (
         lambda state: state["vae"].update({name: w.double() for name, w in state["vae"].items()}),
-        "is no tensor of",
+        "is not a tensor of",
     ),
     "weights that are not finite": (
         lambda state: state["vae"].update({name: w * torch.nan for name, w in state["vae"].items()}),
@@ -160,7 +160,7 @@ FAULTS: dict[str, tuple[Change, str]] = {
     ),
     "moments of another shape": (
         lambda state: state["optimizer"]["state"][0].update(exp_avg=torch.zeros(1)),
-        "exp_avg of weight 0 is no tensor of",
+        "exp_avg of weight 0 is not a tensor of",
     ),
     "negative moments": (
         lambda state: state["optimizer"]["state"][0]["exp_avg_sq"].fill_(-1),
@@ -168,7 +168,7 @@ FAULTS: dict[str, tuple[Change, str]] = {
     ),
     "moments of no weight": (
         lambda state: state["optimizer"]["state"].update({99: state["optimizer"]["state"][0]}),
-        "no training state",
+        "not a training state",
     ),
 }
 
@@ -178,7 +178,7 @@ def test_a_state_of_something_else_is_refused_by_what_is_wrong(tmp_path: Path, n
     change, said = FAULTS[name]
     state = _state()
     change(state)
-    with pytest.raises(ValueError, match=r"state\.pt: no training state") as caught:
+    with pytest.raises(ValueError, match=r"state\.pt: not a training state") as caught:
         resume.check_state(tmp_path, state, SMALL)
     assert said in str(caught.value)
 
@@ -197,7 +197,7 @@ def test_a_packed_state_is_refused_unread(tmp_path: Path):
         for name, data in parts.items():
             archive.writestr(name, data)
     assert path.stat().st_size < 100_000
-    with pytest.raises(ValueError, match="packed, as no training state is"):
+    with pytest.raises(ValueError, match="it is compressed, unlike a training state"):
         load_state(tmp_path)
 
 
@@ -229,7 +229,7 @@ def test_a_file_in_the_place_of_the_pictures_is_refused(tmp_path: Path):
 @pytest.mark.parametrize("text", ["a: &a [1]\nb: *a\n", "[" * 100_000, "a: !!python/name:os.system x\n"])
 def test_a_config_that_could_take_minutes_is_no_config_of_a_run(tmp_path: Path, text: str):
     (tmp_path / "config.yaml").write_text(text)
-    with pytest.raises(ValueError, match=r"config\.yaml: no config of a run"):
+    with pytest.raises(ValueError, match=r"config\.yaml: not the config of a run"):
         resume.load_run(tmp_path, NOW, USUAL, (), TrainedOn(data_digest="digest"))
 
 

@@ -332,7 +332,7 @@ def test_hashes_of_what_was_read_and_made_are_in_the_config(tmp_path: Path, libr
 def test_an_artifact_that_is_not_taken_is_said(tmp_path: Path, library: Install):
     library(_Run(tmp_path, offline=False))  # has no use_artifact
     note = _served(_request(tmp_path), ("read", DATA), FINISH)[1]
-    assert isinstance(note, Note) and note.text.startswith("rollouts/a is not taken as an artifact")
+    assert isinstance(note, Note) and note.text.startswith("rollouts/a could not be declared as an artifact")
 
 
 def test_scores_are_in_the_summary(tmp_path: Path, library: Install):

@@ -184,7 +184,7 @@ def test_a_package_that_cannot_be_imported_is_left_out_in_one_line(
     _ended(tmp_path)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"W&B: {reason}")
-    assert line.endswith(f"It is left out from here on; {tmp_path} has everything.")
+    assert line.endswith(f"W&B is not used any more; {tmp_path} has everything.")
 
 
 @pytest.mark.parametrize("pause_s", [0, 1], ids=["told more at once", "told more when its process is gone"])

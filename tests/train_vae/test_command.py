@@ -491,13 +491,13 @@ def test_resuming_on_other_data_is_refused(data: Path, run: Path):
 def test_a_damaged_config_yaml_is_refused_in_one_line(data: Path, tmp_path: Path, text: bytes):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_bytes(text)
-    assert "config.yaml: no config of a run" in _refused(data, tmp_path / "run", "--resume true")
+    assert "config.yaml: not the config of a run" in _refused(data, tmp_path / "run", "--resume true")
 
 
 def test_a_damaged_state_is_refused_in_one_line(data: Path, tmp_path: Path):
     run = _train(data, tmp_path / "run", "--num_frames 16")
     (run / "state.pt").write_bytes(b"no state")
-    assert "no training state" in _refused(data, run, "--num_frames 16 --resume true")
+    assert "not a training state" in _refused(data, run, "--num_frames 16 --resume true")
 
 
 def test_data_that_is_not_there_is_refused(tmp_path: Path):

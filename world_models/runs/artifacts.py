@@ -1,7 +1,7 @@
-"""Which data set, model and latents were made from which: W&B artifacts, named by their contents.
+"""W&B artifacts show which data set, model and latents were made from which.
 
-An artifact holds one small file, the digest; nothing larger is ever uploaded. Equal data is one version of it, on
-whichever machine it lies, and W&B draws which run read it and which run made it.
+An artifact holds one small file with the digest of the contents. Nothing larger is uploaded. So equal data on two
+machines are the same version of an artifact. W&B shows which run made it and which runs read it.
 """
 
 import dataclasses
@@ -18,13 +18,13 @@ DIGEST_OF = {"dataset": "data_digest", "model": "vae_sha256", "latents": "latent
 
 @dataclasses.dataclass(frozen=True)
 class Product:
-    """Something on disk that a stage reads or makes.
+    """A data set, a model or latents on disk, which a stage reads or makes.
 
     Attributes:
-        kind: what it is.
-        path: where it lies.
-        digest: names its contents.
-        facts: what else to say of it.
+        kind: which of the three it is.
+        path: its folder.
+        digest: digest of its contents.
+        facts: further metadata.
     """
 
     kind: Literal["dataset", "model", "latents"]
@@ -34,7 +34,7 @@ class Product:
 
     @property
     def hashes(self) -> dict[str, str]:
-        """The digest, under its name in model.json and latents.json."""
+        """The digest, by its name in model.json and latents.json."""
         return {DIGEST_OF[self.kind]: self.digest}
 
     def artifact(self) -> Any:
@@ -51,25 +51,25 @@ class Product:
 def declare(
     run: Any, product: Product, verb: Literal["use_artifact", "log_artifact"], say: Callable[[str], None]
 ) -> threading.Thread:
-    """Tell a W&B run what it reads or makes: the hash in its config, and online an artifact.
+    """Record that a W&B run reads or makes a product: put the digest into its config, and declare an artifact online.
 
     Args:
         run: the W&B run.
-        product: what it reads or makes.
-        verb: which of the two.
-        say: what to do with a line about a failure.
+        product: the product that it reads or makes.
+        verb: `use_artifact` if it reads the product, `log_artifact` if it makes it.
+        say: called with one line if it fails.
 
     Returns:
-        the thread that declares the artifact: W&B waits for its server, and may for ever, which metrics must not.
+        The thread that declares the artifact. W&B may wait for its server without a limit, and metrics must not wait.
     """
     run.config.update(product.hashes, allow_val_change=True)
 
     def send() -> None:
         try:
-            if not run.offline:  # where use_artifact is refused
+            if not run.offline:  # W&B refuses use_artifact offline
                 getattr(run, verb)(product.artifact())
         except Exception as error:
-            say(f"{product.path} is not taken as an artifact ({' '.join(str(error).split())}).")
+            say(f"{product.path} could not be declared as an artifact ({' '.join(str(error).split())}).")
 
     thread = threading.Thread(target=send, daemon=True)
     thread.start()

@@ -1,6 +1,6 @@
-"""Models on disk: weights, architecture and data digest, written whole or not at all.
+"""Models on disk: weights, architecture and data digest. Each file is written completely or not at all.
 
-Weights are safetensors: no file that a user names can run code.
+Weights are safetensors files, which cannot run code.
 """
 
 import dataclasses
@@ -31,14 +31,14 @@ FACTS = "facts"
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any] | None = None) -> None:
-    """Write tensors as a safetensors file, with facts in its header."""
-    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    header = {FACTS: json.dumps(facts)} if facts else None  # several entries would stand in another order each time
-    files.write_bytes(path, safetensors.torch.save(held, header))
+    """Write tensors as a safetensors file, with `facts` as JSON in its header."""
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    header = {FACTS: json.dumps(facts)} if facts else None  # one entry, because the order of several entries varies
+    files.write_bytes(path, safetensors.torch.save(on_cpu, header))
 
 
 def save_vae(path: Path, vae: VAE, step: int = 0) -> None:
-    """Write a model's weights, the variance they were trained with, and how many steps they took."""
+    """Write a model's weights, with the variance of its likelihood and the number of training steps."""
     save_weights(path, vae.state_dict(), {"variance": vae.variance.item(), "step": step})
 
 
@@ -46,7 +46,7 @@ def _facts(path: Path) -> Mapping[str, Any]:
     """The facts in the header of a file of weights.
 
     Raises:
-        SafetensorError, OSError: it is no such file.
+        SafetensorError, OSError: the file cannot be read, or is not a safetensors file.
     """
     with safe_open(path, "pt") as file:
         header = file.metadata() or {}
@@ -54,11 +54,11 @@ def _facts(path: Path) -> Mapping[str, Any]:
         facts = untrusted.from_json(header.get(FACTS, "null"))
     except ValueError:
         facts = None
-    return facts if isinstance(facts, dict) else header  # older files have the variance as an entry of its own
+    return facts if isinstance(facts, dict) else header  # older files have a header entry for the variance
 
 
 def validation(run: Path, weights: Weights) -> Line:
-    """The metrics that the run logged when it validated these weights. Empty if they cannot be found."""
+    """The metrics that the run logged when it validated these weights; empty if they are not found."""
     try:
         step = _facts(weights_path(run, weights)).get("step")
     except (SafetensorError, OSError):
@@ -71,36 +71,38 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: it is none.
+        FileNotFoundError: there is no such file.
+        ValueError: it is not a safetensors file.
     """
     if not untrusted.is_file(path):
         raise FileNotFoundError(f"{path}: no such file; train the model first, or name the folder of a run")
     try:
         return safetensors.torch.load_file(path)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: no safetensors file ({error}); train the model again") from None
+        raise ValueError(f"{path}: not a safetensors file ({error}); train the model again") from None
 
 
 def save_description(run: Path, vae: VAE, trained_on: TrainedOn, step: int) -> None:
-    """Write model.json: all that is needed beside the weights to load the model."""
+    """Write model.json, which holds everything that is needed to load the model, except the weights."""
     architecture, settings = ARCHITECTURES[vae.config.network], dataclasses.asdict(vae.config)
     Description(architecture, settings, vae.preprocess, files.versions(), trained_on, step).save(run)
 
 
 def load_baselines(run: str | Path, vae: VAE) -> dict[str, Tensor]:
-    """Read the mean and the principal components of a run's training frames, as large as its model's frames.
+    """Read the mean and the principal components of a run's training frames.
 
     Raises:
-        FileNotFoundError: the run has none.
-        ValueError: the file holds something else.
+        FileNotFoundError: the run has no such file.
+        ValueError: the file holds something else, or its tensors do not have the size of the model's frames.
     """
     path = Path(run) / BASELINES_FILE
     found = _header(path, "train the model first, or name the folder of a run")
     count = found.get("components", ("", (0,)))[1][:1]
     wanted = {"mean": ("F32", (vae.num_values,)), "components": ("F32", (*count, vae.num_values))}
     if found != wanted or not 1 <= count[0] <= vae.num_values:
-        raise ValueError(f"{path}: holds {found}, no mean and components of this model's frames; train the model again")
+        raise ValueError(
+            f"{path}: holds {found}, not the mean and components of this model's frames; train the model again"
+        )
     return _finite(path, load_tensors(path))
 
 
@@ -117,11 +119,11 @@ def load_vae(run: str | Path, weights: Weights = "best", device: str | torch.dev
     Args:
         run: a run's folder.
         weights: `best` (lowest validation loss) or `last`.
-        device: where to put it.
+        device: device of the model.
 
     Raises:
-        FileNotFoundError: no model there.
-        ValueError: its files are damaged or of another architecture.
+        FileNotFoundError: the folder holds no model.
+        ValueError: its files are damaged, or have another architecture.
 
     Example:
         >>> vae = world_models.load_vae("runs/vae")
@@ -132,12 +134,13 @@ def load_vae(run: str | Path, weights: Weights = "best", device: str | torch.dev
     found, path = description.load(run), weights_path(run, weights)
     try:
         if found.vae is None or found.preprocess is None:
-            raise ValueError(f"{'vae' if found.vae is None else 'preprocess'} is missing, or holds no named values")
+            raise ValueError(f"{'vae' if found.vae is None else 'preprocess'} is missing, or is not an object")
         config, preprocess = _config(found.vae), dict(found.preprocess)
-        with torch.device("meta"):  # no memory is taken before the file has shown that it holds as much
+        with torch.device("meta"):  # allocate no memory before the shapes in the file are known to be the same
             described = VAE(config, preprocess).state_dict()
     except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{Path(run) / DESCRIPTION_FILE}: describes no model ({error}); train it again") from None
+        path = Path(run) / DESCRIPTION_FILE
+        raise ValueError(f"{path}: not a description of a model ({error}); train it again") from None
     _check_shapes(path, {name: tuple(tensor.shape) for name, tensor in described.items()})
     vae = VAE(config, preprocess)
     vae.load_state_dict(_finite(path, load_tensors(path)))
@@ -146,7 +149,7 @@ def load_vae(run: str | Path, weights: Weights = "best", device: str | torch.dev
 
 
 def _config(fields: Mapping[str, Any]) -> VAEConfig:
-    known = {"variance": PAPER_VARIANCE, **fields}  # which older models do not say
+    known = {"variance": PAPER_VARIANCE, **fields}  # older models do not name their variance
     known["hidden"] = tuple(known.get("hidden", VAEConfig.hidden))
     kinds = get_type_hints(VAEConfig)
     for name, value in known.items():
@@ -176,13 +179,13 @@ def _variance(path: Path, config: VAEConfig) -> float:
         variance = math.nan
     if not 0 < variance < math.inf:
         raise ValueError(
-            f"{path}: does not say its likelihood's variance, which model.json has as null; train the model again"
+            f"{path}: has no variance of the likelihood, although it is null in model.json; train the model again"
         )
     return variance
 
 
 def _header(path: Path, advice: str) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """The dtype and shape of each tensor of a file, from its header alone."""
+    """The dtype and shape of each tensor of a file, read from its header alone."""
     if not untrusted.is_file(path):
         raise FileNotFoundError(f"{path}: no such file; {advice}")
     try:
@@ -190,7 +193,7 @@ def _header(path: Path, advice: str) -> dict[str, tuple[str, tuple[int, ...]]]:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no mapping
             return {name: (each.get_dtype(), tuple(each.get_shape())) for name, each in slices.items()}
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: no safetensors file ({error}); train the model again") from None
+        raise ValueError(f"{path}: not a safetensors file ({error}); train the model again") from None
 
 
 def _check_shapes(path: Path, wanted: Mapping[str, tuple[int, ...]]) -> None:
@@ -200,7 +203,7 @@ def _check_shapes(path: Path, wanted: Mapping[str, tuple[int, ...]]) -> None:
         dtype, shape = found.get(name, ("F32", "absent"))
         if wanted.get(name) != shape:
             raise ValueError(
-                f"{path}: weights of another architecture: {name} is {shape}, model.json wants "
+                f"{path}: the weights have another architecture: {name} is {shape}, model.json wants "
                 f"{wanted.get(name, 'none')}; use the model.json and weights of one run"
             )
         if dtype != "F32":
@@ -208,16 +211,16 @@ def _check_shapes(path: Path, wanted: Mapping[str, tuple[int, ...]]) -> None:
 
 
 def load_digits_vae(run: str | Path, weights: Weights = "best", device: str | torch.device = "cpu") -> VAE:
-    """Load a model of MNIST.
+    """Load a model of MNIST's digits. The arguments are those of `load_vae`.
 
     Raises:
-        FileNotFoundError: no model there.
-        ValueError: its files are damaged, or it takes something else than digits.
+        FileNotFoundError: the folder holds no model.
+        ValueError: its files are damaged, or it is not a model of digits.
     """
     vae = load_vae(run, weights, device)
     if vae.config.network == "paper" or vae.config.num_classes not in (0, NUM_DIGITS):
         raise ValueError(
-            f"{run}: takes frames of {vae.frame_shape} and {vae.config.num_classes} classes, no model of MNIST's "
-            "digits; use the model.json and weights of one run"
+            f"{run}: takes frames of {vae.frame_shape} and {vae.config.num_classes} classes, so it is not a model of "
+            "MNIST's digits; use the model.json and weights of one run"
         )
     return vae

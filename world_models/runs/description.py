@@ -1,7 +1,7 @@
-"""model.json: what is needed beside the weights to load a model, and what the model was trained on. No torch in here.
+"""model.json: how to load a model's weights, and the model's training data. This module does not import torch.
 
-The file may come from anybody, and older models say less. A part that is absent or of another type is None, and
-whoever needs that part refuses the file.
+The file may come from anybody, and older files have fewer parts. A part that is missing or has another type is None.
+Code that needs the part then refuses the file.
 """
 
 import dataclasses
@@ -15,24 +15,24 @@ from world_models.runtime.typed_json import Json
 
 FORMAT = "world_models.vae"
 ARCHITECTURES = {"paper": "conv_vae", "mlp": "mlp_vae", "conv": "small_conv_vae"}
-"""What model.json calls a network."""
-MAX_BYTES = 50_000_000  # it lists the seeds of the training episodes, 12 bytes each
+"""Names of the networks in model.json."""
+MAX_BYTES = 50_000_000  # the file lists the seeds of the training episodes, 12 bytes each
 
 Kind = TypeVar("Kind")
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainedOn:
-    """The data that a model was trained on. The last four are of rollouts; MNIST has none of them.
+    """The training data of a model. Only rollouts have the last four values; for MNIST they are None.
 
     Attributes:
-        dataset: its kind, rollouts or mnist.
+        dataset: kind of data: rollouts or mnist.
         data: its folder.
-        data_digest: of what was in it.
+        data_digest: digest of its contents.
         env: the environment of the rollouts.
-        env_args: the arguments that it was made with.
-        train_seeds: of the episodes that were trained on.
-        split_seed: chose those episodes.
+        env_args: the arguments of the environment.
+        train_seeds: seeds of the training episodes.
+        split_seed: seed of the split into training and validation episodes.
     """
 
     dataset: str = "rollouts"
@@ -46,16 +46,16 @@ class TrainedOn:
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What model.json says of a model.
+    """The contents of model.json.
 
     Attributes:
-        architecture: what its network is called, one of `ARCHITECTURES`.
+        architecture: name of the network, one of the values of `ARCHITECTURES`.
         vae: the settings of its `VAEConfig`.
-        preprocess: how observations have to be turned into its frames.
-        versions: of what made it; empty where it is not said.
-        trained_on: the data that it was trained on.
-        step: steps that it was trained for.
-        format: `FORMAT`, or it is no model of ours.
+        preprocess: how observations become frames.
+        versions: versions of the programs that made it; empty if the file does not name them.
+        trained_on: the training data.
+        step: number of training steps.
+        format: `FORMAT` for our models.
     """
 
     architecture: str | None
@@ -68,7 +68,7 @@ class Description:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Json]) -> "Description":
-        """Read the JSON object. Models that do not name their kind of data, or arguments, are of rollouts without."""
+        """Read the JSON object. If it does not name the kind of data it is rollouts; missing `env_args` are empty."""
         seeds = _of(list, values.get("train_seeds"))
         return cls(
             architecture=_of(str, values.get("architecture")),
@@ -96,7 +96,7 @@ class Description:
 
 
 def _of(kind: type[Kind], value: Json) -> Kind | None:
-    """The value if it is of that type, which a truth value never is."""
+    """The value if it has exactly that type, else None. So a bool is not an int."""
     return value if type(value) is kind else None
 
 
@@ -105,7 +105,7 @@ def load(run: str | Path) -> Description:
 
     Raises:
         FileNotFoundError: the folder holds no model.
-        ValueError: it describes no model of an architecture that is known.
+        ValueError: it does not describe a model of a known architecture.
     """
     path = Path(run) / DESCRIPTION_FILE
     text = untrusted.read_text(path, MAX_BYTES)
@@ -117,7 +117,7 @@ def load(run: str | Path) -> Description:
         values = None
     found = Description.from_json(values if isinstance(values, dict) else {})
     if found.format is None or found.architecture is None:
-        raise ValueError(f"{path}: describes no model; name the --out of a train_vae run")
+        raise ValueError(f"{path}: not a description of a model; name the --out of a train_vae run")
     if found.format != FORMAT or found.architecture not in ARCHITECTURES.values():
         raise ValueError(
             f"{path}: a model of {found.format!r}, {found.architecture!r}, wanted {FORMAT}, one of "
@@ -127,8 +127,6 @@ def load(run: str | Path) -> Description:
 
 
 def lacks(run: str | Path, *names: str) -> ValueError:
-    """The error where parts are needed that are None: model.json does not have them, or has another type there."""
+    """The error for parts that are None but needed: model.json lacks them, or they have another type."""
     listed = ", ".join(names)
-    return ValueError(
-        f"{Path(run) / DESCRIPTION_FILE}: lacks {listed}, or has another type there; train the model again"
-    )
+    return ValueError(f"{Path(run) / DESCRIPTION_FILE}: lacks {listed}, or it has another type; train the model again")

@@ -1,4 +1,4 @@
-"""The files of a run's folder, runs/<name>/, by name; whoever reads or writes one asks here where it lies."""
+"""The names of the files in a run's folder, runs/<name>/. All code takes these names from here."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,12 +24,12 @@ FILES = (
 
 
 def weights_path(run: str | Path, weights: Weights = "best") -> Path:
-    """Where the best or the last weights of a run lie."""
+    """The path of the best or the last weights of a run."""
     return Path(run) / WEIGHT_FILES[weights]
 
 
 def flatten(values: Mapping[str, Json], separator: str = ".") -> dict[str, Json]:
-    """Nested values under dotted names: `{"vae": {"beta": 4}}` as `{"vae.beta": 4}`."""
+    """Flatten nested values into dotted names: `{"vae": {"beta": 4}}` becomes `{"vae.beta": 4}`."""
     flat: dict[str, Json] = {}
     for name, value in values.items():
         if isinstance(value, Mapping) and value:

@@ -1,4 +1,4 @@
-"""What a model was trained on, by its model.json, so that a score on training data does not go unnoticed."""
+"""The training data of a model, by its model.json. So scores on training data can be marked."""
 
 import dataclasses
 import json
@@ -14,15 +14,15 @@ from world_models.vae.model import VAE
 
 @dataclasses.dataclass(frozen=True)
 class TrainingRecord:
-    """What a model of rollouts was trained on.
+    """The training data of a model of rollouts.
 
     Attributes:
         data: folder of the rollouts.
-        data_digest: of what was in it.
-        env: their environment, as `rollouts.environment` names it.
-        env_args: the arguments that it was made with.
-        split_seed: chose the episodes for training.
-        seeds: of the episodes trained on.
+        data_digest: digest of its contents.
+        env: name of the environment, as `rollouts.environment` returns it.
+        env_args: the arguments of the environment.
+        split_seed: seed of the split into training and validation episodes.
+        seeds: seeds of the training episodes.
     """
 
     data: str
@@ -33,24 +33,23 @@ class TrainingRecord:
     env_args: Mapping[str, Json] = dataclasses.field(default_factory=dict)
 
     def seen(self, data: Rollouts) -> set[int]:
-        """The seeds of those episodes of `data` that the model was trained on, wherever they lie.
+        """The seeds of those episodes of `data` that the model was trained on.
 
-        An environment's version and arguments do not count: the same seed may be the same track from another start,
-        or in other colours, and nobody but the environment could say when it is not. So an episode may be taken for
-        one that was trained on though it was not, never the other way round.
+        Versions and arguments of the environment are ignored, because the same seed may still give the same track, in
+        other colours or from another start. So a new episode may be counted as seen, but a seen one is never missed.
         """
         same = _without_version(self.env) == _without_version(data.env)
         return set(self.seeds.intersection(data.seeds.tolist())) if same else set()
 
     def rollouts(self) -> Rollouts:
-        """The rollouts it was trained on.
+        """Open the rollouts that the model was trained on.
 
         Raises:
-            FileNotFoundError: they are gone.
-            ValueError: something else lies there.
+            FileNotFoundError: the folder does not exist any more.
+            ValueError: its contents have changed.
         """
         if not Path(self.data).exists():
-            raise FileNotFoundError(f"{self.data} is gone; name training data with --train_data")
+            raise FileNotFoundError(f"{self.data} does not exist any more; name training data with --train_data")
         found = Rollouts(self.data)
         if found.digest() != self.data_digest:
             raise ValueError(f"{self.data} has changed since the training; name training data with --train_data")
@@ -80,15 +79,16 @@ def _without_version(env: str) -> str:
 
 
 def check_preprocess(preprocess: Mapping[str, Json], data: Path, vae: VAE, run: str) -> None:
-    """Refuse frames that were made in another way than those the model was trained on.
+    """Check that the frames of `data` were made in the same way as the model's training frames.
 
     Raises:
-        ValueError: the two differ.
+        ValueError: they were not, or the model is one of digits.
     """
     if vae.frame_shape != FRAME_SHAPE:
         raise ValueError(f"{run}: a model of MNIST's digits, wanted one of rollouts; name another run")
     if preprocess != vae.preprocess:
         raise ValueError(
-            f"{data}: frames made by {json.dumps(preprocess)}, {run} was trained on {json.dumps(vae.preprocess)}; "
+            f"{data}: frames with preprocess {json.dumps(preprocess)}, those of {run} have "
+            f"{json.dumps(vae.preprocess)}; "
             "collect with the same --crop, or train on such frames"
         )

@@ -1,4 +1,4 @@
-"""What models cost and give, KL against SSE, from the records of their runs; and when two evaluations compare."""
+"""Rate and distortion of models, KL against SSE, from the records of their runs."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,13 +9,14 @@ from world_models.runs.scores import Scores
 
 
 class RatePoint(NamedTuple):
-    """What a model costs and what it gives: nats per frame, and squared error per frame.
+    """Rate and distortion of a model.
 
     Attributes:
         label: the model's name.
-        kl_nats: its rate.
-        sse: its distortion.
-        evaluated: False where the numbers are those of a validation in training, drawn hollow.
+        kl_nats: rate, in nats per frame.
+        sse: distortion, squared error per frame.
+        evaluated: whether the numbers come from an evaluation; else they come from a validation during training, and
+            the marker is drawn hollow.
     """
 
     label: str
@@ -25,29 +26,35 @@ class RatePoint(NamedTuple):
 
 
 def on_data(digest: str, runs: Sequence[RunRecord]) -> tuple[list[RunRecord], list[str]]:
-    """The runs, without scores that do not compare: those of other data, and those that flatter.
+    """Remove scores that cannot be compared: those on other data, and those on training episodes.
+
+    Args:
+        digest: digest of the data.
+        runs: the runs.
 
     Returns:
-        the runs, and a line for each whose scores were taken off.
+        The runs, and a line for each run whose scores were removed.
     """
-    here, notes = [], []
+    comparable, notes = [], []
     for run in runs:
         is_other = run.scores is not None and run.scores.data_digest not in (None, digest)
         if is_other or flatters(run):
-            on = "other data" if is_other else "what it was trained on"
-            notes.append(f"{run.path} was evaluated on {on}; its validation is drawn: evaluate it on this data")
+            data = "other data" if is_other else "data that it was trained on"
+            notes.append(
+                f"{run.path} was evaluated on {data}, so its last validation is drawn; evaluate it on this data"
+            )
             run = dataclasses.replace(run, scores=None)
-        here.append(run)
-    return here, notes
+        comparable.append(run)
+    return comparable, notes
 
 
 def rate_points(runs: Sequence[RunRecord]) -> list[RatePoint]:
-    """KL and SSE of each run that has both: those of its evaluation, else of its last validation."""
+    """The `rate_point` of each run that has one."""
     return [point for run in runs if (point := rate_point(run))]
 
 
 def rate_point(run: RunRecord) -> RatePoint | None:
-    """KL and SSE of a run: those of its evaluation, else of its last validation, None if it had none."""
+    """KL and SSE of a run: from its evaluation, else from its last validation, else None."""
     scores, last = run.scores, run.last_validation()
     if scores and scores.kl_nats is not None and scores.sse is not None:
         return RatePoint(run.name, scores.kl_nats, scores.sse)
@@ -55,10 +62,10 @@ def rate_point(run: RunRecord) -> RatePoint | None:
 
 
 def pca_levels(runs: Sequence[RunRecord]) -> dict[int, float]:
-    """SSE of PCA by its number of components, from the evaluations that can be compared with the first one.
+    """SSE of PCA by its number of components, from all evaluations that can be compared with the first one.
 
-    Like it are those on the same frames of runs that were trained on the same data: PCA is fitted on the one and scored
-    on the other.
+    PCA is fitted on the training data and scored on the evaluated frames. So an evaluation can be compared if both are
+    the same as in the first one.
     """
     evaluated = [(run.scores, run.trained_on.data_digest) for run in runs if run.scores is not None]
     kinds = [(scores.data_digest, scores.frames, trained_on) for scores, trained_on in evaluated]
@@ -70,9 +77,9 @@ def pca_levels(runs: Sequence[RunRecord]) -> dict[int, float]:
 
 
 def pca_of(scores: Scores) -> dict[int, float]:
-    """SSE of PCA by its number of components, from one evaluation: as many as the model has dimensions, and others.
+    """SSE of PCA by its number of components, from one evaluation.
 
-    Fewer than four are left out, whose error is far from any model's.
+    Fewer than four components are left out, because their error is far above any model's.
     """
     found = {k: sse for k, sse in (scores.pca_sse_by_components or {}).items() if k not in ("1", "2", "3")}
     own = {} if scores.pca_sse is None else {str(scores.pca_components): scores.pca_sse}

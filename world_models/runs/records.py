@@ -1,6 +1,6 @@
-"""What a run's folder says of it, finished or still training: config, metrics, scores, description. No torch in here.
+"""Reads the folder of a run, finished or still training: config, metrics, scores, description. It imports no torch.
 
-The files may come from anybody, so sizes and types are checked before they are trusted, and nothing in them can run.
+The files may come from anybody. So sizes and types are checked, and no code in them can run.
 """
 
 import dataclasses
@@ -30,16 +30,16 @@ Line = Mapping[str, float]
 
 @dataclasses.dataclass(frozen=True)
 class RunRecord:
-    """What is known of a run.
+    """The contents of a run's folder.
 
     Attributes:
-        path: its folder.
-        name: what to call it among others.
+        path: the folder.
+        name: a short name that differs from those of the other runs.
         config: its resolved settings.
-        lines: its metrics, line by line as they were logged; finite numbers only.
-        scores: what eval.json holds; None before an evaluation of these weights.
-        description: what model.json says; None before the first checkpoint.
-        why_ignored: why eval.json is there and not taken, a line; empty where it is.
+        lines: its metrics, one mapping for each logged line; finite numbers only.
+        scores: the contents of eval.json; None before an evaluation of these weights.
+        description: the contents of model.json; None before the first checkpoint.
+        why_ignored: why eval.json exists but is ignored, in one line; else empty.
     """
 
     path: Path
@@ -51,11 +51,11 @@ class RunRecord:
     why_ignored: str = ""
 
     def series(self, metric: str) -> list[tuple[float, float]]:
-        """Frames seen and value of each line that holds the metric."""
+        """(frames seen, value) for each line that has the metric."""
         return [(line["frames_seen"], line[metric]) for line in self.lines if metric in line]
 
     def best_line(self) -> Line:
-        """The validation with the least SSE; empty if there was none."""
+        """The validation with the lowest SSE; empty if there was none."""
         return min((line for line in self.lines if "val/sse" in line), key=lambda line: line["val/sse"], default={})
 
     def last_validation(self) -> Line:
@@ -63,57 +63,57 @@ class RunRecord:
         return next((line for line in reversed(self.lines) if "val/sse" in line), {})
 
     def frames_seen(self) -> int:
-        """Frames that training has seen."""
+        """Number of frames that training has seen."""
         return int(max((line["frames_seen"] for line in self.lines), default=0))
 
     def progress(self) -> float | None:
-        """Share of the training that is done, None if the config does not say how long it is."""
+        """Share of the training that is done; None if the config does not say how long it is."""
         wanted = number(self.config, "num_frames")
         return min(1.0, self.frames_seen() / wanted) if wanted else None
 
     @property
     def trained_on(self) -> TrainedOn:
-        """What it was trained on; before the first checkpoint no more than the kind of data."""
+        """The training data; before the first checkpoint only the kind of data is known."""
         if self.description:
             return self.description.trained_on
         return TrainedOn(str(self.config.get("dataset", TrainedOn.dataset)))
 
     @property
     def dataset(self) -> str:
-        """What kind of data it was trained on: rollouts, or mnist."""
+        """The kind of training data: rollouts or mnist."""
         return self.trained_on.dataset
 
     def settings(self) -> dict[str, Json]:
-        """The config's fields by their dotted names."""
+        """The settings by their dotted names."""
         return flatten(self.config)
 
 
 def number(values: Mapping[str, Json], key: str) -> float | None:
-    """The finite number under the key, None if there is none."""
+    """The finite number under this key; None if there is none."""
     value = values.get(key)
     return float(value) if is_number(value) else None
 
 
 def is_run(folder: Path) -> bool:
-    """Whether the folder is a run of train_vae: with a model, or with metrics and no model yet."""
+    """Whether the folder is a run of train_vae: it has a model, or metrics but no model yet."""
     logs = (folder / CONFIG_FILE).is_file() and (folder / METRICS_FILE).is_file()
     return logs or (folder / DESCRIPTION_FILE).is_file()
 
 
 def check_files(folder: Path) -> None:
-    """Refuse a folder where one of a run's files is no file, such as a pipe or a folder.
+    """Check that the names of a run's files are not used by something else, such as a pipe or a folder.
 
     Raises:
-        ValueError: one of the names is not a file's; the message says which.
+        ValueError: a name is used by something else; the message says which.
     """
     for name in FILES:
         untrusted.is_file(folder / name)
     if (folder / FIGURES).exists() and not (folder / FIGURES).is_dir():
-        raise ValueError(f"{folder / FIGURES}: no folder; remove it, since a run's pictures go there")
+        raise ValueError(f"{folder / FIGURES}: not a folder; remove it, because a run's pictures go there")
 
 
 def find_runs(folder: Path, depth: int = SEARCH_DEPTH) -> list[Path]:
-    """The folder itself if it is a run, else the runs in it and in its folders, in the order of their paths.
+    """The folder itself if it is a run, else all runs in it and in its folders, sorted by path.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -127,8 +127,8 @@ def find_runs(folder: Path, depth: int = SEARCH_DEPTH) -> list[Path]:
 
 
 def distinct_names(paths: Sequence[Path]) -> list[str]:
-    """A short name for each path: as many of its last parts as are needed to tell it from the others."""
-    parts = [Path(os.path.abspath(path)).parts for path in paths]  # noqa: PTH100 - a link's own name is meant
+    """A short, distinct name for each path: its last parts, as many as are needed."""
+    parts = [Path(os.path.abspath(path)).parts for path in paths]  # noqa: PTH100 - keeps the name of a link
 
     def name(path: tuple[str, ...]) -> str:
         length, alike = 1, [other for other in parts if other[-1:] == path[-1:]]
@@ -145,7 +145,7 @@ def read_run(folder: Path, name: str | None = None) -> RunRecord:
     """Read a run's folder, finished or not.
 
     Raises:
-        ValueError: a file other than eval.json is damaged, or far too large to be what it says.
+        ValueError: a file is damaged or far too large. A damaged eval.json is ignored instead.
     """
     scores, why_ignored = read_scores(folder)
     return RunRecord(
@@ -163,9 +163,9 @@ class Found(NamedTuple):
     """Runs that were found.
 
     Attributes:
-        own_name: what to call the run that the others are shown beside; empty without one.
-        runs: the others, under names that tell all apart.
-        notes: a line for each run that is left out, and for scores that are not taken.
+        own_name: short name of the run that the others are compared with; empty without one.
+        runs: the other runs, with distinct names.
+        notes: a line for each run that is left out and for each eval.json that is ignored.
     """
 
     own_name: str
@@ -176,18 +176,18 @@ class Found(NamedTuple):
 def read_runs(
     named: Sequence[Path], own: Path | None = None, read: Callable[[Path, str], RunRecord] = read_run
 ) -> Found:
-    """The runs that are named, and those in folders that are, each once.
+    """Read the named runs and the runs in named folders, each once.
 
     Args:
-        named: folders of runs, or folders that hold such. Of the latter, runs that cannot be read are left out.
-        own: a run that is left out, and called apart from them too.
-        read: reads one.
+        named: folders of runs, or folders that hold such folders. An unreadable run in the latter is left out.
+        own: a run to leave out; the other runs' names differ from its name too.
+        read: reads one run.
 
     Raises:
-        FileNotFoundError: a folder is not there.
+        FileNotFoundError: a folder does not exist.
         ValueError: a folder holds no run, or a run that is named itself cannot be read.
     """
-    must, left_out = {path.resolve() for path in named}, own and own.resolve()
+    required, left_out = {path.resolve() for path in named}, own and own.resolve()
     found: dict[Path, Path] = {}
     for run in (run for folder in named for run in _runs_in(folder)):
         found.setdefault(run.resolve(), run)
@@ -197,8 +197,8 @@ def read_runs(
     for path, name in zip(paths, names, strict=True):
         try:
             runs.append(read(path, name))
-        except ValueError as error:  # noqa: PERF203 - files are read, which takes longer
-            if path.resolve() in must:
+        except ValueError as error:  # noqa: PERF203 - reading files takes longer
+            if path.resolve() in required:
                 raise
             notes.append(f"left out: {error}")
     notes += [run.why_ignored for run in runs if run.why_ignored]
@@ -212,15 +212,16 @@ def _runs_in(folder: Path) -> list[Path]:
 
 
 def other_runs(own: Path, dataset: str, folders: Sequence[Path]) -> Found:
-    """The runs that are named on the same kind of data as a run's own.
+    """Read other runs on the same kind of data.
 
     Args:
-        own: the run's folder, left out of the others.
+        own: a run's folder; it is left out.
         dataset: its kind of data.
-        folders: of other runs, or of folders of runs, of which those on another kind of data are left out.
+        folders: folders of other runs, or folders that hold such folders. In the latter, runs on another kind of data
+            are left out.
 
     Raises:
-        FileNotFoundError: a folder is not there.
+        FileNotFoundError: a folder does not exist.
         ValueError: a folder holds no run, or a run that is named itself cannot be read or is on another kind of data.
     """
     found = read_runs(folders, own)
@@ -239,7 +240,7 @@ def _read_config(path: Path) -> dict[str, Json]:
     except ValueError:
         config = None
     if not isinstance(config, dict):
-        raise ValueError(f"{path}: no settings of a run; leave this run out, or train it again")
+        raise ValueError(f"{path}: not the settings of a run; leave this run out, or train it again")
     return config
 
 
@@ -249,12 +250,12 @@ def _read_description(path: Path) -> Description | None:
         return None
     value = _parsed(text)
     if not isinstance(value, dict):
-        raise ValueError(f"{path}: no JSON object; train the model again, or leave this run out")
+        raise ValueError(f"{path}: not a JSON object; train the model again, or leave this run out")
     return Description.from_json(value) if value else None
 
 
 def _parsed(text: str) -> Json:
-    """The JSON value, None where the text is none."""
+    """The JSON value; None if the text is not JSON."""
     try:
         return untrusted.from_json(text)
     except ValueError:
@@ -262,12 +263,10 @@ def _parsed(text: str) -> Json:
 
 
 def read_lines(run: Path) -> tuple[Line, ...]:
-    """The finite numbers of each line of a run's metrics.
-
-    A line that is still being written, and any other that is none, is left out.
+    """Read the finite numbers of each line of a run's metrics. Invalid and half-written lines are left out.
 
     Raises:
-        ValueError: far too much to be metrics.
+        ValueError: the file is far too large.
     """
     values = map(_parsed, (untrusted.read_text(run / METRICS_FILE, MAX_BYTES) or "").splitlines())
     lines = ({key: float(v) for key, v in value.items() if is_number(v)} for value in values if isinstance(value, dict))

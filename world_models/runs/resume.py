@@ -1,6 +1,6 @@
-"""Resuming a training: the learner's state on disk, and whether a run is the one that is asked for.
+"""Resuming a training: the learner's state on disk, and the check that a run's config agrees with the new one.
 
-States are plain tensors and numbers loaded with `weights_only=True`: no file that a user names can run code.
+States are plain tensors and numbers. They are loaded with `weights_only=True`, so the file cannot run code.
 """
 
 import dataclasses
@@ -24,22 +24,22 @@ from world_models.vae.likelihoods import PAPER_VARIANCE
 from world_models.vae.model import VAE, VAEConfig
 
 MAX_STEPS = 10**12
-NUM_SUMS = 4  # losses of a `Learner`, and how many frames they are of
+NUM_SUMS = 4  # sums of the three losses of a `Learner`, and their number of frames
 OF_OLDER_RUNS = {"vae.variance": PAPER_VARIANCE, "standardise": False, "init": "torch"}
 """Values in force before these settings existed; used for older configs that lack them."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingState:
-    """All that a resumed training needs of the learner; state.pt holds it under these names.
+    """The learner's state for resuming. state.pt holds it under these names.
 
     Attributes:
-        step: steps taken.
+        step: number of steps so far.
         best_loss_nats: lowest validation loss so far.
-        wandb_id: id of the W&B run that the training is logged to.
-        sums: of the losses since they were logged last, and how many frames they are of.
+        wandb_id: id of the W&B run of this training; None without W&B.
+        sums: sums of the losses since they were logged last, and their number of frames.
         vae: the weights.
-        variance: of the likelihood.
+        variance: variance of the likelihood.
         optimizer: the state of PyTorch's optimizer.
     """
 
@@ -57,16 +57,16 @@ STATE_NAMES = [field.name for field in dataclasses.fields(TrainingState)]
 
 def save_state(run: Path, state: TrainingState) -> None:
     """Write state.pt, from which training can be resumed."""
-    buffer = io.BytesIO()  # since on a full disk torch.save does not say why it fails
+    buffer = io.BytesIO()  # torch.save gives no clear error if the disk is full
     torch.save({name: getattr(state, name) for name in STATE_NAMES}, buffer)
     files.write_bytes(run / layout.STATE_FILE, buffer.getbuffer())
 
 
 def load_state(run: Path) -> Any:
-    """Read state.pt, unchecked; it may hold nothing but tensors and plain values.
+    """Read state.pt, which may hold only tensors and plain values. `check_state` checks them.
 
     Raises:
-        ValueError: damaged, or holding code.
+        ValueError: the file is damaged or holds code.
     """
     path = run / layout.STATE_FILE
     untrusted.is_file(path)
@@ -76,26 +76,26 @@ def load_state(run: Path) -> Any:
         if sum(sizes) > path.stat().st_size:
             raise ValueError(f"its tensors take {sum(sizes):,} bytes, more than the file has")
         return _loaded(path, "cpu")
-    except Exception as error:  # torch raises whatever its unpickler met
+    except Exception as error:  # torch passes on any error of its unpickler
         raise _no_state(path, str(error).splitlines()[0] if str(error) else type(error).__name__) from None
 
 
 def _no_state(path: Path, reason: str) -> ValueError:
-    return ValueError(f"{path}: no training state ({reason}); choose another --out, or delete it to start anew")
+    return ValueError(f"{path}: not a training state ({reason}); choose another --out, or delete it to start anew")
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse an archive that is compressed or whose parts overlap: a small file could unpack to a huge one."""
+    """Refuse an archive that is compressed or has overlapping parts: a small one could unpack to huge data."""
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-        raise ValueError("packed, as no training state is")
+        raise ValueError("it is compressed, unlike a training state")
     if sum(member.file_size for member in members) > path.stat().st_size:
         raise ValueError("its parts overlap")
 
 
 def _loaded(path: Path, device: str) -> Any:
-    """Load the file. On the device `meta` only shapes are loaded, which takes no memory."""
+    """Load the file. The device `meta` loads only shapes and allocates no memory."""
     return torch.load(path, map_location=device, weights_only=True)
 
 
@@ -113,10 +113,10 @@ def _tensors(state: Any) -> Iterator[Tensor]:
 
 
 def check_state(run: Path, state: Any, config: VAEConfig) -> TrainingState:
-    """Check a loaded state against the model: names, shapes, and finite numbers.
+    """Check that a loaded state fits the model: names, shapes, and finite numbers.
 
     Raises:
-        ValueError: it is another model's, or damaged.
+        ValueError: it belongs to another model, or is damaged.
     """
     path = run / layout.STATE_FILE
     with torch.device("meta"):
@@ -127,14 +127,14 @@ def check_state(run: Path, state: Any, config: VAEConfig) -> TrainingState:
         wrong = next(_faults(state, vae), None)
         checked = TrainingState(**{name: state[name] for name in STATE_NAMES}) if wrong is None else None
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise _no_state(path, f"lacks or misnames {error}") from None
+        raise _no_state(path, f"something is missing or has another name: {error}") from None
     if checked is None:
         raise _no_state(path, str(wrong))
     return checked
 
 
 def _faults(state: Mapping[str, Any], vae: VAE) -> Iterator[str]:
-    """The faults of a state, a line each."""
+    """Describe each fault of a state in one line."""
     if type(state["step"]) is not int or not 0 <= state["step"] < MAX_STEPS:
         yield f"step is {state['step']!r}"
     if type(state["best_loss_nats"]) not in (int, float) or math.isnan(state["best_loss_nats"]):
@@ -162,66 +162,64 @@ def _faults(state: Mapping[str, Any], vae: VAE) -> Iterator[str]:
 
 def _tensor_faults(name: str, tensor: Any, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Iterator[str]:
     if not isinstance(tensor, Tensor) or tuple(tensor.shape) != shape or tensor.dtype != dtype:
-        yield f"{name} is no tensor of {shape}, {dtype}"
+        yield f"{name} is not a tensor of {shape}, {dtype}"
     elif not bool(tensor.isfinite().all()):
         yield f"{name} holds numbers that are not finite"
 
 
 def check_new(out: Path, resume: bool) -> None:
-    """Refuse to start a new run in the folder of another run.
+    """Check that a new run may use this folder.
 
     Raises:
-        ValueError: there is one, and going on with it was not asked for; or what has a file's name is no file.
+        ValueError: the folder holds a run and `resume` is False, or a name of a run's file is used by something else.
     """
     records.check_files(out)
     if (out / CONFIG_FILE).exists() and not resume:
-        raise ValueError(f"{out} holds a run already; give --resume true to go on with it, or choose another --out")
+        raise ValueError(f"{out} holds a run already; give --resume true to continue it, or choose another --out")
 
 
 def load_run(out: Path, config: str, defaults: str, free: Sequence[str], trained_on: TrainedOn) -> Any:
-    """The saved state to resume from, as `load_state` reads it; None for a new run.
+    """Load the state to resume from, as `load_state` returns it; None for a new run.
 
     Args:
         out: the run's folder.
         config: the resolved config, as YAML.
-        defaults: of the config's fields, as YAML, for those that the run's own config does not have yet.
+        defaults: defaults of the config's fields, as YAML; used for fields that an older run's config lacks.
         free: fields that may differ from those of the run.
         trained_on: the data to train on.
 
     Raises:
-        ValueError: the folder holds a run that this is no resumption of.
+        ValueError: the folder's run has other settings or other data.
     """
     if not (out / CONFIG_FILE).exists():
         return None
-    own, now, usual = (
+    saved, new, usual = (
         _fixed(out, text, free)
         for text in (untrusted.read_text(out / CONFIG_FILE, untrusted.MAX_YAML_BYTES) or "", config, defaults)
     )
-    before = usual | OF_OLDER_RUNS | own
-    changed = [name for name, value in now.items() if before.get(name) != value]
+    old = usual | OF_OLDER_RUNS | saved
+    changed = [name for name, value in new.items() if old.get(name) != value]
     if changed:
-        found = "; ".join(f"{name} {before.get(name)}, not {now[name]}" for name in changed)
-        unsaid = "".join(f" --{name} {json.dumps(before.get(name))}" for name in changed if name not in own)
+        found = "; ".join(f"{name} {old.get(name)}, not {new[name]}" for name in changed)
+        not_saved = "".join(f" --{name} {json.dumps(old.get(name))}" for name in changed if name not in saved)
         raise ValueError(
-            f"{out} is a run with {found}: give --config {out}/config.yaml{unsaid} --resume true, or another --out"
+            f"{out} is a run with {found}: give --config {out}/config.yaml{not_saved} --resume true, or another --out"
         )
     if not untrusted.is_file(out / layout.STATE_FILE):
         return None
     if (digest := description.load(out).trained_on.data_digest) is None:
         raise description.lacks(out, "data_digest")
     if digest != trained_on.data_digest:
-        raise ValueError(
-            f"{out} was trained on other data than lies there now (was it extended?); choose another --out"
-        )
+        raise ValueError(f"{out}: its training data have changed since (were they extended?); choose another --out")
     return load_state(out)
 
 
 def _fixed(out: Path, text: str, free: Sequence[str]) -> dict[str, Any]:
-    """The fields of a config that must not change in a run, those of its parts as `part.field`."""
+    """The settings that must not change in a run, by their dotted names."""
     try:
         settings = untrusted.from_yaml(text)
     except ValueError:
         settings = None
     if not isinstance(settings, dict):
-        raise ValueError(f"{out / 'config.yaml'}: no config of a run; delete the folder or choose another --out")
+        raise ValueError(f"{out / 'config.yaml'}: not the config of a run; delete the folder or choose another --out")
     return {name: value for name, value in flatten(settings).items() if name.split(".")[0] not in free}

@@ -1,15 +1,15 @@
-"""The parts of eval.json that hold several numbers, such as what a memory model foresees. No torch in here."""
+"""The parts of eval.json that hold several numbers, such as the errors of a memory model. It imports no torch."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 
 R2 = Mapping[str, float | None]
-"""R2 of a probe by column of telemetry; None where the column never varies."""
+"""R2 of a probe by column of telemetry; None if the column is constant."""
 
 
 @dataclasses.dataclass(frozen=True)
 class KindError:
-    """Frames of one kind: their share of all frames, and their mean SSE."""
+    """The share of one kind of frames among all frames, and their mean SSE."""
 
     share: float
     sse: float
@@ -17,7 +17,12 @@ class KindError:
 
 @dataclasses.dataclass(frozen=True)
 class Bins:
-    """Mean SSE of the frames in bins of a column of telemetry; `edges` are one more."""
+    """Mean SSE of the frames in bins of a column of telemetry.
+
+    Attributes:
+        edges: edges of the bins, one more than bins.
+        sse: mean SSE of each bin.
+    """
 
     edges: Sequence[float]
     sse: Sequence[float]
@@ -25,7 +30,7 @@ class Bins:
 
 @dataclasses.dataclass(frozen=True)
 class AggregatePosterior:
-    """Mean and standard deviation of z over all frames, by dimension; the prior's are 0 and 1."""
+    """Mean and standard deviation of each dimension of z over all frames; those of the prior are 0 and 1."""
 
     mean: Sequence[float]
     std: Sequence[float]
@@ -33,16 +38,16 @@ class AggregatePosterior:
 
 @dataclasses.dataclass(frozen=True)
 class Foreseen:
-    """SSE some steps ahead of a memory model's predictions, and of what tells their worth.
+    """SSE of a memory model's predictions some steps ahead, and of baselines.
 
     Attributes:
-        foreseen: of the decoded prediction, mean over the memory's seeds.
-        foreseen_by_seed: of each.
-        sampled: of the mean of decoded random futures.
-        stays: where the frame is repeated.
-        z_stays: where the current z is decoded.
-        reconstructed: where the frame that came is reconstructed.
-        pca: of the prediction by the same memory on principal components.
+        foreseen: SSE of the decoded prediction, mean over the memory's seeds.
+        foreseen_by_seed: SSE of the decoded prediction of each seed.
+        sampled: SSE of the mean of decoded random futures.
+        stays: SSE of repeating the current frame, a lower bar.
+        z_stays: SSE of decoding the current z.
+        reconstructed: SSE of reconstructing the true future frame, an upper bar.
+        pca: SSE of the prediction by the same memory on principal components.
     """
 
     foreseen: float | None = None
@@ -56,16 +61,16 @@ class Foreseen:
 
 @dataclasses.dataclass(frozen=True)
 class Drive:
-    """Sums of rewards over the tracks that a linear controller on mu drove.
+    """Returns (sums of rewards) of a linear controller that reads mu.
 
     Attributes:
-        mean: over the tracks.
-        std: over the tracks.
-        median: over the tracks.
-        laps: how many were finished.
-        tracks: how many there were.
-        pca_mean: of the same controller on PCA's coefficients.
-        expert_mean: of the expert.
+        mean: mean over the tracks.
+        std: standard deviation over the tracks.
+        median: median over the tracks.
+        laps: number of finished laps.
+        tracks: number of tracks.
+        pca_mean: mean return of the same controller on PCA's coefficients.
+        expert_mean: mean return of the expert.
     """
 
     mean: float | None = None
@@ -79,12 +84,12 @@ class Drive:
 
 @dataclasses.dataclass(frozen=True)
 class SampleQuality:
-    """How good sampled digits are, by a classifier.
+    """Quality of sampled digits, judged by a classifier.
 
     Attributes:
-        confident_share: share of images of which it gives one digit more than 0.9.
-        class_entropy_nats: of the digits over all images; ln 10 = 2.30 where each is as frequent.
-        digit_shares: share of each digit.
+        confident_share: share of images for which one digit has a probability above 0.9.
+        class_entropy_nats: entropy of the digits over all images; ln 10 = 2.30 if all are equally frequent.
+        digit_shares: share of each digit among the images.
     """
 
     confident_share: float

@@ -1,8 +1,8 @@
-"""eval.json: what an evaluation has found. No torch in here.
+"""eval.json: the results of an evaluation. This module imports no torch.
 
 A class has a field for each key of the file, in the file's order. So a new measure is a new field, and every
-evaluation has to give it. The file may come from anybody, and older ones say less: a value that is missing or wrong
-is None.
+evaluation has to set it. The file may come from anybody, and older files have fewer keys. A value that is missing or
+has another type is None.
 """
 
 import abc
@@ -19,30 +19,30 @@ MAX_BYTES = 100_000_000
 
 
 class Scores(abc.ABC):
-    """What every evaluation has. SSE is summed over a frame's values in [0, 1]; frames are images of digits too.
+    """The scores that every evaluation has. SSE is summed over a frame's values in [0, 1]; frames include digits.
 
     Attributes:
         sse: squared error of decode(mu).
-        psnr_db: the same as a peak signal-to-noise ratio.
+        psnr_db: peak signal-to-noise ratio of decode(mu).
         ssim: structural similarity of decode(mu).
-        kl_nats: plain KL per frame; None of a plain autoencoder, as the next and `dims_used`.
-        kl_per_dim: for each dimension.
-        active_units: dimensions whose mu has variance above 0.01.
-        dims_used: dimensions with KL above 0.05 nats.
+        kl_nats: plain KL per frame; None for a plain autoencoder.
+        kl_per_dim: KL of each dimension, in nats; None for a plain autoencoder.
+        active_units: number of dimensions whose mu has variance above 0.01.
+        dims_used: number of dimensions with KL above 0.05 nats; None for a plain autoencoder.
         mean_sse: SSE of the mean frame.
         pca_sse: SSE of PCA.
-        pca_sse_by_components: SSE of the first 1, 2, 4 .. of its components, by their number.
-        pca_components: how many it has, as many as the model has dimensions.
-        data: folder of what was scored.
-        data_digest: of what was in it.
+        pca_sse_by_components: SSE of PCA with the first 1, 2, 4, ... components, by their number.
+        pca_components: number of components of PCA: the model's number of dimensions.
+        data: folder of the scored data.
+        data_digest: digest of its contents.
         weights: best or last.
-        vae_sha256: of the weights' file.
-        variance: of the Gaussian likelihood.
-        versions: of what made the file.
-        frames: how many rollouts' frames were scored; None of digits, as the three that follow.
-        trained_on_episodes: how many of the scored episodes the model was trained on.
-        foresight: by form of the memory model and by steps ahead; None unless asked for.
-        drive: what a controller does with mu; None unless asked for.
+        vae_sha256: sha256 of the weights' file.
+        variance: variance of the Gaussian likelihood.
+        versions: versions of the programs that made the file.
+        frames: number of scored frames of rollouts; None for digits.
+        trained_on_episodes: number of scored episodes that the model was trained on; None for digits.
+        foresight: errors by form of the memory model and by steps ahead; None if not measured.
+        drive: returns of a controller that reads mu; None if not measured.
     """
 
     sse: float | None
@@ -69,10 +69,10 @@ class Scores(abc.ABC):
 
     @abc.abstractmethod
     def summary(self) -> str | None:
-        """The result in a line; None where a number of it is missing."""
+        """The main scores in one line; None if one of them is missing."""
 
     def plain(self) -> dict[str, Json]:
-        """The JSON object."""
+        """The scores as a JSON object."""
         return typed_json.plain(self)
 
     def save(self, run: Path) -> None:
@@ -82,22 +82,22 @@ class Scores(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class RolloutScores(Scores):
-    """What is found of a model of rollouts.
+    """The scores of a model of rollouts.
 
     Attributes:
-        elbo_nats: log-likelihood with all its constants, less the plain KL.
-        iwae_nats: importance-weighted bounds by number of samples.
-        iwae_frames: frames that these are of.
-        previous_sse: SSE of the frame before.
-        probe_r2: of the linear probe of mu; None where no probe could be fitted, as the two that follow.
-        probes: of each probe, by what it reads and how.
-        probes_on_road: the same, of frames along the road.
-        sse_by_kind: by kind of frame, such as `on the grass`.
-        sse_by_telemetry: by column of telemetry.
-        aggregate_posterior: how z lies.
-        unsteadiness: how far each dimension of mu moves to the next frame: 0 is still, 1 unrelated.
-        plausible_share: of dreams that look like frames.
-        episodes: how many were scored.
+        elbo_nats: log-likelihood with all constants, minus the plain KL.
+        iwae_nats: importance-weighted bounds, by number of samples.
+        iwae_frames: number of frames for these bounds.
+        previous_sse: SSE of the previous frame as prediction.
+        probe_r2: R2 of the linear probe of mu; None if no probe could be fitted.
+        probes: R2 of each probe, by its input and kind; None if no probe could be fitted.
+        probes_on_road: `probes` for frames along the road; None if no probe could be fitted.
+        sse_by_kind: SSE by kind of frame, such as `on the grass`.
+        sse_by_telemetry: SSE by column of telemetry.
+        aggregate_posterior: mean and standard deviation of z.
+        unsteadiness: change of each dimension of mu from frame to frame: 0 is constant, 1 is unrelated.
+        plausible_share: share of decoded prior samples that look like frames.
+        episodes: number of scored episodes.
     """
 
     sse: float | None
@@ -150,21 +150,21 @@ class RolloutScores(Scores):
 
 @dataclasses.dataclass(frozen=True)
 class DigitScores(Scores):
-    """What is found of a model of MNIST. Each likelihood says of which pixels it is, grey or black and white.
+    """The scores of a model of MNIST. Likelihoods are of grey pixels, or of binarised pixels (black or white).
 
     Attributes:
-        elbo_grey_nats: None of a plain autoencoder, as the bounds.
-        iwae_grey_nats: importance-weighted bounds by number of samples.
-        elbo_binarised_nats: of a Bernoulli likelihood alone, as the next.
-        iwae_binarised_nats: importance-weighted bounds by number of samples.
-        knn_accuracy: share of digits told by the nearest neighbours of mu.
-        linear_accuracy: share of digits told by logistic regression on mu.
-        classifier_accuracy: share of test images that the samples' classifier tells right.
-        prior_samples: of the prior.
-        fitted_samples: of a normal fitted to mu.
-        asked_share: share of samples that show the digit asked for; None unless the model is conditional.
-        images: how many were scored.
-        iwae_images: images that the bounds are of.
+        elbo_grey_nats: ELBO of grey images; None for a plain autoencoder.
+        iwae_grey_nats: importance-weighted bounds of grey images, by number of samples; None for a plain autoencoder.
+        elbo_binarised_nats: ELBO of binarised images; None unless the likelihood is Bernoulli.
+        iwae_binarised_nats: bounds of binarised images, by number of samples; None unless it is Bernoulli.
+        knn_accuracy: accuracy of classification by the nearest neighbours of mu.
+        linear_accuracy: accuracy of classification by logistic regression on mu.
+        classifier_accuracy: accuracy, on test images, of the classifier that judges samples.
+        prior_samples: quality of decoded samples of the prior.
+        fitted_samples: quality of decoded samples of a normal distribution fitted to mu.
+        asked_share: share of samples that show the requested digit; None unless the model is conditional.
+        images: number of scored images.
+        iwae_images: number of images for the bounds.
     """
 
     sse: float | None
@@ -212,10 +212,10 @@ class DigitScores(Scores):
 
 
 def from_json(value: object) -> Scores:
-    """The scores of a JSON object: of digits if it says how many images it is of.
+    """Read the scores from a JSON object. They are of digits if it has the key `images`.
 
     Raises:
-        TypeError: it is no object.
+        TypeError: the value is not an object.
     """
     if not isinstance(value, dict):
         raise TypeError(f"{type(value).__name__}, wanted an object")
@@ -226,7 +226,11 @@ def from_json(value: object) -> Scores:
 
 
 def read_scores(run: Path) -> tuple[Scores | None, str]:
-    """What an evaluation of the weights that lie there has found, None without one; and why eval.json is not taken."""
+    """Read the scores of the weights in a run's folder.
+
+    Returns:
+        The scores, or None; and why eval.json is ignored in one line, or an empty string.
+    """
     path = run / SCORES_FILE
     try:
         text = untrusted.read_text(path, MAX_BYTES)
@@ -237,8 +241,8 @@ def read_scores(run: Path) -> tuple[Scores | None, str]:
     try:
         scores = from_json(untrusted.from_json(text))
     except (ValueError, TypeError):
-        return None, f"{path}: no JSON object; evaluate the run again"
+        return None, f"{path}: not a JSON object; evaluate the run again"
     weights = [run / name for name in WEIGHT_FILES.values() if (run / name).is_file()]
     if scores.vae_sha256 and weights and not any(files.file_sha256(each) == scores.vae_sha256 for each in weights):
-        return None, f"{path}: of other weights than lie there now; evaluate the run again"
+        return None, f"{path}: the run has other weights now; evaluate the run again"
     return scores, ""

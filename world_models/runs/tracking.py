@@ -1,6 +1,6 @@
-"""Where numbers and pictures of a run go: metrics.jsonl always, Weights & Biases and TensorBoard as asked.
+"""Logs metrics and pictures of a run: always to metrics.jsonl, on request to Weights & Biases and TensorBoard.
 
-No tracking failure ends a run.
+A failure of W&B or TensorBoard never ends a run.
 """
 
 import contextlib
@@ -29,17 +29,18 @@ Picture = UInt8[np.ndarray, "_ _ 3"]
 
 
 class Tracker:
-    """Logs a run's metrics and pictures to every place that was asked for.
+    """Logs a run's metrics and pictures to metrics.jsonl, W&B and TensorBoard.
 
     Args:
         folder: the run's folder.
-        config: the resolved config, for the comparison of runs.
+        config: the resolved config, for W&B.
         wandb: how to use Weights & Biases.
+        job_type: kind of work, for W&B.
         tensorboard: whether to write TensorBoard's files too.
-        run_id: id of the W&B run to go on with.
+        run_id: id of the W&B run to continue.
     """
 
-    def __init__(  # the last two are for a training alone
+    def __init__(  # only a training gives the last two
         self,
         folder: Path,
         config: Mapping[str, Json],
@@ -55,65 +56,65 @@ class Tracker:
         self._step: int | None = None
 
     def log(self, metrics: Mapping[str, float | int]) -> None:
-        """Log one line of metrics; `frames_seen` among them is the x axis everywhere."""
+        """Log one line of metrics. They include `step`, and `frames_seen`, which is the x axis of all charts."""
         finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         files.append_text(self._file, json.dumps(finite) + "\n")
         self._step = int(metrics["step"])
-        self._tell_wandb("log", dict(metrics), self._step)
+        self._to_wandb("log", dict(metrics), self._step)
 
         def send() -> None:
             for name, value in metrics.items():
                 self._board.add_scalar(name, value, metrics["frames_seen"])
 
-        self._tell_board(send)
+        self._to_board(send)
 
     def images(self, images: Mapping[str, Picture], frames_seen: int) -> None:
         """Log pictures of the step that was logged last."""
-        self._tell_wandb("images", dict(images), {"frames_seen": frames_seen}, self._step)
+        self._to_wandb("images", dict(images), {"frames_seen": frames_seen}, self._step)
 
         def send() -> None:
             for name, image in images.items():
                 self._board.add_image(name, image, frames_seen, dataformats="HWC")
 
-        self._tell_board(send)
+        self._to_board(send)
 
     def read(self, product: Product) -> None:
-        """Log what the run reads: its hash in W&B's config, and online an artifact."""
-        self._tell_wandb("read", product)
+        """Log a product that the run reads: its digest in W&B's config, and online an artifact."""
+        self._to_wandb("read", product)
 
     def made(self, product: Product) -> None:
-        """Log what the run has made, in the same way."""
-        self._tell_wandb("made", product)
+        """Log a product that the run has made: its digest in W&B's config, and online an artifact."""
+        self._to_wandb("made", product)
 
     def finish(self) -> None:
-        """Close everything; what was logged stays."""
-        self._tell_board(lambda: self._board.close())
+        """Close W&B and TensorBoard."""
+        self._to_board(lambda: self._board.close())
         if self._wandb:
             self._wandb.finish()
 
-    def _tell_wandb(self, name: str, *values: Any) -> None:
+    def _to_wandb(self, name: str, *values: Any) -> None:
         if self._wandb:
             self._wandb.tell(name, *values)
 
-    def _tell_board(self, send: Callable[[], Any]) -> None:
-        """Send to TensorBoard if it is used, and leave it out from the first failure on."""
+    def _to_board(self, send: Callable[[], Any]) -> None:
+        """Send to TensorBoard if it is used. After the first failure it is not used any more."""
         if self._board is None:
             return
         try:
             send()
         except Exception as error:
-            terminal.warn(f"TensorBoard failed and is left out from here on ({error}); {METRICS_FILE} has everything")
+            terminal.warn(f"TensorBoard failed and is not used any more ({error}); {METRICS_FILE} has everything")
             self._board = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What finished work came to.
+    """The outcome of finished work.
 
     Attributes:
-        read: what it read.
-        made: what it made that others read.
-        scores: its results. W&B's summary gets the numbers among them.
+        read: the products that it read.
+        made: the product that it made, if any.
+        scores: its results; the numbers among them go to W&B's summary.
         pictures: its figures.
     """
 
@@ -124,14 +125,14 @@ class Outcome:
 
 
 def record(folder: Path, config: Mapping[str, Json], wandb: WandbConfig, job_type: str, outcome: Outcome) -> None:
-    """Log finished work to W&B: its config, what it read and made, and its results.
+    """Log finished work to W&B: its config, the products that it read and made, and its results.
 
     Args:
-        folder: where the work's results are.
+        folder: folder of the results.
         config: its resolved config.
         wandb: how to use Weights & Biases.
-        job_type: what kind of work it is. It also names the scores: `evaluate/sse`.
-        outcome: what the work came to.
+        job_type: kind of work. The names of scores begin with it, such as `evaluate/sse`.
+        outcome: the outcome of the work.
     """
     run = wandb_run.begin(folder, config, wandb, job_type, apart=True)
     if run is None:
@@ -152,7 +153,7 @@ def _is_finite(value: Json) -> bool:
 
 
 def truncate_metrics(folder: Path, step: int) -> None:
-    """Remove the lines after `step`, which a resumed run writes again, and half-written lines."""
+    """Remove the lines after `step`, because a resumed run writes them again, and half-written lines."""
     path = folder / METRICS_FILE
     lines = path.read_bytes().splitlines() if untrusted.is_file(path) else []
     files.write_bytes(path, b"".join(line + b"\n" for line in lines if _is_until(step, line)))
@@ -167,19 +168,19 @@ def _is_until(step: int, line: bytes) -> bool:
 
 
 def own_folder(out: str) -> str:
-    """The folder that a setting names. `{wandb_run_id}` in it becomes the id that a sweep's agent gives.
+    """Replace `{wandb_run_id}` in a folder's name by the run's id from a sweep's agent.
 
-    The agent's own `${envvar:WANDB_RUN_ID}` cannot do this: it is filled in before the id is known, once for all runs.
+    The agent's `${envvar:WANDB_RUN_ID}` does not work here, because the agent fills it in once, before any id is known.
 
     Raises:
-        ValueError: there is no such id, or it is no name of a folder.
+        ValueError: there is no id, or it cannot be part of a folder's name.
     """
     if RUN_ID_MARK not in out:
         return out
     run_id = os.environ.get("WANDB_RUN_ID")
     if not run_id:
         raise ValueError(
-            f"out is {out} and WANDB_RUN_ID is not set, as `wandb agent` sets it; start it by that, or name a folder"
+            f"out is {out}, but WANDB_RUN_ID is not set; start the command by `wandb agent`, or name a folder"
         )
     check_name(run_id, "WANDB_RUN_ID")
     return out.replace(RUN_ID_MARK, run_id)

@@ -1,4 +1,4 @@
-"""The link to the process that runs W&B: how it is started, and the queue of messages to it."""
+"""The link to the process that runs W&B: starts the process, and queues messages to it."""
 
 import collections
 import contextlib
@@ -23,7 +23,7 @@ main(int(sys.argv[2]))
 
 
 class Waiting:
-    """A queue of messages to be sent, limited in bytes."""
+    """A queue of messages, with a limit on its bytes."""
 
     def __init__(self, max_bytes: int):
         self._messages: collections.deque[bytes] = collections.deque()
@@ -31,7 +31,7 @@ class Waiting:
         self._max_bytes, self._num_bytes = max_bytes, 0
 
     def put(self, message: bytes) -> bool:
-        """Add a message if there is room; returns whether there was."""
+        """Add a message if there is room. Returns whether there was room."""
         with self._changed:
             has_room = self._num_bytes + len(message) <= self._max_bytes
             if has_room:
@@ -39,7 +39,7 @@ class Waiting:
             return has_room
 
     def close(self, message: bytes) -> None:
-        """Add the last message."""
+        """Add the last message, even if there is no room."""
         with self._changed:
             self._append(message)
 
@@ -49,7 +49,7 @@ class Waiting:
         self._changed.notify()
 
     def get(self, timeout_s: float) -> bytes | None:
-        """Take the next message, or None after a timeout."""
+        """Take the next message; None after a timeout."""
         with self._changed:
             if not self._changed.wait_for(lambda: self._messages, timeout_s):
                 return None
@@ -59,32 +59,32 @@ class Waiting:
 
 
 class Process:
-    """The process that W&B works in."""
+    """The process that runs W&B."""
 
     def __init__(self, environment: Mapping[str, str]):
-        self.pipe, theirs = Pipe()
+        self.pipe, child_end = Pipe()
         path = [str(entry) or str(Path.cwd()) for entry in sys.path]
-        with theirs:
+        with child_end:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", CHILD, json.dumps(path), str(theirs.fileno())],
+                [sys.executable, "-c", CHILD, json.dumps(path), str(child_end.fileno())],
                 env=environment,
-                stdin=subprocess.DEVNULL,  # W&B asks nothing where there is no terminal
+                stdin=subprocess.DEVNULL,  # without a terminal W&B asks no questions
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[child_end.fileno()],
                 start_new_session=True,
             )
 
     def answer(self, timeout_s: float) -> Answer | None:
-        """The next answer, or None after a timeout.
+        """The next answer; None after a timeout.
 
         Raises:
-            EOFError: the process has ended; OSError too.
+            EOFError, OSError: the process has ended.
         """
         return self.pipe.recv() if self.pipe.poll(timeout_s) else None
 
     def kill(self) -> None:
-        """End the process and all that it has started."""
+        """End the process and all processes that it has started."""
         if self._process.poll() is None:
             for pid in (*_descendants(self._process.pid), self._process.pid):
                 with contextlib.suppress(ProcessLookupError):
@@ -100,7 +100,7 @@ class Process:
 
 
 def _descendants(pid: int) -> list[int]:
-    """The processes that a process has started, and those that they have: W&B's service is a session of its own."""
+    """All descendants of a process. They are searched for because W&B's service starts its own session."""
     found = []
     for children in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):

@@ -9,15 +9,16 @@ from world_models.runtime.typed_json import Json
 
 @dataclass(frozen=True)
 class WandbConfig:
-    """Weights & Biases. What is not given here is as W&B's own environment variables and settings say.
+    """Weights & Biases. W&B's environment variables and settings decide what is not given here.
 
     Attributes:
-        mode: auto is as WANDB_MODE, `wandb offline` and `wandb disabled` say, else online where you are logged in.
-        project: project to log to; null for WANDB_PROJECT, else world_models.
-        entity: team or user; null for WANDB_ENTITY, else your default.
-        group: runs of one group are shown as one, by their mean; null for WANDB_RUN_GROUP.
-        name: name of the run; null for WANDB_NAME, else that of its folder.
-        tags: labels to filter by; [] for WANDB_TAGS. The data set's name is always one of them.
+        mode: auto follows WANDB_MODE, `wandb offline` and `wandb disabled`; without them it is online if you are
+            logged in.
+        project: project to log to; null takes WANDB_PROJECT, else world_models.
+        entity: team or user; null takes WANDB_ENTITY, else your default.
+        group: W&B shows the runs of a group as their mean; null takes WANDB_RUN_GROUP.
+        name: name of the run; null takes WANDB_NAME, else the name of its folder.
+        tags: labels to filter by; [] takes WANDB_TAGS. The data set's name is always added.
     """
 
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
@@ -30,18 +31,18 @@ class WandbConfig:
 
 @dataclass(frozen=True)
 class Request:
-    """The run that is asked for.
+    """The run to begin.
 
     Attributes:
-        folder: of the run's results; W&B's own folder is made there, where WANDB_DIR names no other.
+        folder: folder of the results. W&B makes its own folder there, unless WANDB_DIR names another place.
         config: the resolved config.
         options: how to use W&B.
-        job_type: what kind of work it is.
+        job_type: kind of work.
         data_tag: the tag that names the data set.
         run_id: id of the run.
         resumed: whether the run was begun earlier.
         argv: command line of the process that does the work.
-        pid: that process.
+        pid: id of that process.
     """
 
     folder: str
@@ -59,11 +60,11 @@ class Started(NamedTuple):
     """The run has begun.
 
     Attributes:
-        online: whether it is uploaded as it goes.
-        address: of its page, where it is online.
-        command: what uploads it later, and whole.
-        refused: the variables of the environment that W&B refused, if any.
-        is_silent: whether W&B is told to be silent.
+        online: whether it is uploaded while it runs.
+        address: address of its page, if it is online.
+        command: the command that uploads all of it later.
+        refused: sentences about environment variables that W&B refused; else empty.
+        is_silent: whether W&B's settings ask for silence.
     """
 
     online: bool
@@ -84,13 +85,13 @@ class Failed(NamedTuple):
 
 
 class Note(NamedTuple):
-    """Something to print."""
+    """A line to print."""
 
     text: str
 
 
 class Finished(NamedTuple):
-    """The run has ended; where it is online, whether all of it is uploaded."""
+    """The run has ended. If it is online, `is_uploaded` says whether all of it is uploaded."""
 
     is_uploaded: bool
 

@@ -1,8 +1,7 @@
-"""The process that W&B works in. Whatever happens to W&B happens to this process alone.
+"""The process that runs W&B. A failure of W&B affects only this process.
 
-It has no terminal, so W&B cannot ask it a question. It is told what to do through a pipe, and it answers through that.
-Every question about accounts, modes and settings is put to W&B itself, which looks at the environment, its settings
-files and its credentials.
+It has no terminal, so W&B cannot ask questions. It receives messages through a pipe and answers through the same pipe.
+W&B itself decides about accounts, modes and settings: it reads the environment, its settings files and its credentials.
 """
 
 import contextlib
@@ -23,23 +22,23 @@ from world_models.runs.wandb_messages import Failed, Finished, Note, Off, Reques
 PROJECT = "world_models"
 INIT_TIMEOUT_S = 20
 UPLOAD_TIMEOUT_S = 15
-"""How long the end waits for what is not uploaded yet, where the version of W&B can be told."""
+"""How long the end of a run waits for the upload, if the version of W&B has such a setting."""
 ARTIFACT_TIMEOUT_S = 5
 NO_MESSAGE = "<no message>"
-"""What W&B's errors say where they say nothing."""
+"""W&B's text for errors without a message."""
 ORPHAN_S = 25
-"""How long this process lives after the one that started it."""
+"""How long this process lives after its parent process has ended."""
 FIRST_SYNC_OF_PARTS = (0, 30)
-"""The first version of W&B whose sync continues a resumed run by itself, and no longer knows --append."""
+"""The first version of W&B whose sync command continues a resumed run by itself and has no flag --append."""
 Picture = UInt8[np.ndarray, "_ _ 3"]
 
 
 def main(handle: int) -> None:
-    """Begin a run, do what comes through the pipe, and finish."""
+    """Begin a run, handle the messages from the pipe, and finish. `handle` is the pipe's file descriptor."""
     pipe: Connection[Any, Any] = Connection(handle)
     request: Request = pipe.recv()
 
-    def interrupt(number: int, frame: Any) -> None:  # W&B interrupts this process when the run is stopped in its pages
+    def interrupt(number: int, frame: Any) -> None:  # W&B sends SIGINT when somebody stops the run on its web page
         os.kill(request.pid, signal.SIGINT)
 
     signal.signal(signal.SIGINT, interrupt)
@@ -48,10 +47,10 @@ def main(handle: int) -> None:
 
 
 def serve(pipe: Any, request: Request) -> None:
-    """Answer a request, which is `main` without what concerns the process."""
+    """Answer a request: `main` without signals and command line."""
     try:
         run, started = _begin(request)
-    except BaseException as error:  # even SystemExit, which a package that is broken may raise when it is imported
+    except BaseException as error:  # even SystemExit, which the import of a broken package may raise
         pipe.send(Failed(_line(error)))
         return
     pipe.send(started)
@@ -63,17 +62,17 @@ def serve(pipe: Any, request: Request) -> None:
         pipe.send(Failed(_line(error)))
         exit_code = 1
     is_uploaded = _finish(run, exit_code)
-    with contextlib.suppress(OSError):  # where nobody is there any more
+    with contextlib.suppress(OSError):  # the parent process may have ended
         pipe.send(Finished(is_uploaded))
 
 
 def _begin(request: Request) -> tuple[Any, Started | Off]:
-    """The W&B run, and what to say of it."""
+    """Begin the W&B run. Returns it and the answer to send."""
     import wandb
 
     settings, refused = _settings(wandb)
-    asked = "offline" if refused else request.options.mode
-    run = _init(wandb, request, settings, None if asked == "auto" else asked)
+    mode = "offline" if refused else request.options.mode
+    run = _init(wandb, request, settings, None if mode == "auto" else mode)
     if run.disabled:
         return run, Off()
     command = sync_command(Path(run.settings.sync_dir), run.id)
@@ -81,12 +80,15 @@ def _begin(request: Request) -> tuple[Any, Started | Off]:
 
 
 def _settings(wandb: Any) -> tuple[Any, str]:
-    """W&B's settings by the environment and its files; variables that it refuses are left out, and said."""
+    """W&B's settings from the environment and its files, and sentences about variables that it refused.
+
+    Refused variables are removed from the environment.
+    """
     refused = ""
     while True:
         try:
             return wandb.setup().settings, refused
-        except ValueError as error:  # noqa: PERF203 - a turn for each variable that is refused
+        except ValueError as error:  # noqa: PERF203 - one turn for each refused variable
             fields = [str(problem["loc"][0]) for problem in getattr(error, "errors", list)()]
             names = [name for field in fields if (name := f"WANDB_{field.upper()}") in os.environ]
             if not names:
@@ -121,13 +123,13 @@ def _init(wandb: Any, request: Request, settings: Any, mode: str | None) -> Any:
 
 
 def _bounded_finish(wandb: Any) -> dict[str, int | bool]:
-    """Versions of W&B that can give up an upload at the end of a run are told when, and to say so."""
+    """Settings that limit the upload at the end of a run, if this version of W&B has them."""
     wanted = {"finish_timeout": UPLOAD_TIMEOUT_S, "finish_timeout_raises": True}
     return {name: value for name, value in wanted.items() if name in wandb.Settings.model_fields}
 
 
 def sync_command(folder: Path, run_id: str) -> str:
-    """The command that uploads a run, with the parts of it that were written offline before."""
+    """The command that uploads a run, together with its earlier offline parts."""
     import wandb
 
     parts = sorted(folder.parent.glob(f"offline-run-*-{run_id}"))
@@ -138,7 +140,7 @@ def sync_command(folder: Path, run_id: str) -> str:
 
 
 def _work(run: Any, pipe: Any) -> int:
-    """Do what comes through the pipe; returns how the run's process ended, which is 1 when it was killed."""
+    """Handle the messages from the pipe. Returns the exit code of the work: 0, or 1 if its process was killed."""
     session = Session(run, pipe)
     while True:
         try:
@@ -153,46 +155,46 @@ def _work(run: Any, pipe: Any) -> int:
 
 
 class Session:
-    """What a run can be told."""
+    """The messages that a run understands: one method for each."""
 
     def __init__(self, run: Any, pipe: Any):
         self._run, self._declaring = run, []
         self._say = lambda line: pipe.send(Note(line))
 
     def log(self, metrics: Mapping[str, float | int], step: int | None) -> None:
-        """Metrics of a training step. What is logged of one step is one row of W&B's history.
+        """Log metrics of a training step. All metrics of a step become one row of W&B's history.
 
-        The step is ours, since W&B counts from 0 in each part of a run that is resumed offline, and `wandb sync` leaves
-        out rows with the steps of earlier ones.
+        The step is the training's own. W&B's own counter restarts at 0 in each part of a run that is resumed offline,
+        and `wandb sync` leaves out rows whose step is not larger than earlier ones.
         """
         self._run.log(dict(metrics), step=step)
 
     def images(self, images: Mapping[str, Picture], others: Mapping[str, float | int], step: int | None) -> None:
-        """Pictures, and the numbers that go with them."""
+        """Log pictures, together with other numbers."""
         import wandb
 
         self._run.log({**others, **{name: wandb.Image(image) for name, image in images.items()}}, step=step)
 
     def summary(self, values: Mapping[str, float | int]) -> None:
-        """What the work came to."""
+        """Log the results of the work."""
         self._run.summary.update(dict(values))
 
     def read(self, product: Product) -> None:
-        """What the run is made from."""
+        """Log a product that the run reads."""
         self._declaring.append(declare(self._run, product, "use_artifact", self._say))
 
     def made(self, product: Product) -> None:
-        """What the run has made."""
+        """Log a product that the run has made."""
         self._declaring.append(declare(self._run, product, "log_artifact", self._say))
 
     def wait(self) -> None:
-        """Wait for W&B to take the artifacts, a while."""
+        """Wait up to `ARTIFACT_TIMEOUT_S` for each artifact to be declared."""
         for thread in self._declaring:
             thread.join(ARTIFACT_TIMEOUT_S)
 
 
 def _finish(run: Any, exit_code: int) -> bool:
-    """End the run; returns whether all of it was uploaded, where it is online."""
+    """End the run. Returns whether all of it was uploaded, if it is online."""
     try:
         run.finish(exit_code)
     except Exception:

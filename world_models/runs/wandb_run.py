@@ -1,8 +1,8 @@
-"""A W&B run that cannot harm the work that it logs.
+"""A W&B run that cannot disturb the work that it logs.
 
-The work only puts messages into a queue. A thread starts the process that W&B works in, hands it the messages and
-prints its answers. So nothing that W&B, its package, its service, its server or the network do can end the work, change
-what it computes, or make it wait. At the end it waits `END_S` at most.
+The work only puts messages into a queue. A thread starts the process that runs W&B, sends it the messages and prints
+its answers. So a failure of W&B, of its server or of the network cannot end the work, change its results, or make it
+wait. At the end the work waits at most `END_S`.
 """
 
 import contextlib
@@ -25,14 +25,14 @@ from world_models.runtime.typed_json import Json
 
 
 def _packed(*message: Any) -> bytes:
-    """A message as the other process unpacks it."""
+    """Pickle a message for the other process."""
     return bytes(reduction.ForkingPickler.dumps(message))
 
 
 START_S = 60.0
-"""How long a start may take while the work goes on. After that the run is begun again, offline."""
+"""How long a start may take during the work. After that the run is begun again, offline."""
 LATE_START_S = 10.0
-"""How long a start may take once the work is done."""
+"""How long a start may take after the work is done."""
 END_S = 25.0
 """How long the end of the work waits for W&B."""
 EXIT_S = 5.0
@@ -43,10 +43,10 @@ LONGEST_TAG = 64
 GONE = Failed("its process has ended.")
 FINISH = _packed("finish")
 TRIAL = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH")
-"""What `wandb agent` sets for each trial of a sweep."""
+"""Environment variables that `wandb agent` sets for each trial of a sweep."""
 
 
-def begin(  # the last two are for a resumed run, and for work beside a sweep's trial
+def begin(  # the last two are for a resumed run, and for work that is not the trial of a sweep
     folder: Path,
     config: Mapping[str, Json],
     options: WandbConfig,
@@ -54,15 +54,15 @@ def begin(  # the last two are for a resumed run, and for work beside a sweep's 
     run_id: str | None = None,
     apart: bool = False,
 ) -> "WandbRun | None":
-    """Begin a run, or none where W&B is turned off. Returns at once.
+    """Begin a run; None if W&B is turned off. Returns at once.
 
     Args:
-        folder: of the run's results.
-        config: the resolved config; the data set that it names becomes a tag.
+        folder: folder of the results.
+        config: the resolved config; the name of its data set becomes a tag.
         options: how to use W&B.
-        job_type: what kind of work it is.
-        run_id: id of a run to go on with; WANDB_RUN_ID wins over it.
-        apart: whether the run is separate from the sweep's trial, whose id the environment names.
+        job_type: kind of work.
+        run_id: id of a run to continue; WANDB_RUN_ID has priority.
+        apart: whether the run is separate from the sweep's trial. Then the trial's id in the environment is ignored.
     """
     environment = _environment(apart)
     mode = environment.get("WANDB_MODE") if options.mode == "auto" else options.mode
@@ -84,7 +84,7 @@ def begin(  # the last two are for a resumed run, and for work beside a sweep's 
 
 
 def _environment(apart: bool) -> dict[str, str]:
-    """The environment of W&B's process, in which an empty variable of W&B's is one that is not set."""
+    """The environment of W&B's process. Empty variables of W&B are left out, so they count as not set."""
     left_out = {"WANDB_SERVICE", *(TRIAL if apart and os.environ.get("WANDB_SWEEP_ID") else ())}
     environment = {
         name: value
@@ -99,18 +99,18 @@ def _environment(apart: bool) -> dict[str, str]:
 
 
 def _program() -> str | None:
-    """The program that does the work, as W&B names it."""
+    """The program that does the work, in W&B's notation."""
     module = sys.modules["__main__"]
     spec = getattr(module, "__spec__", None)
     return f"-m {spec.name}" if spec else getattr(module, "__file__", None)
 
 
 class WandbRun:
-    """A W&B run. It is told things in the order of the calls, each of which returns at once.
+    """A W&B run. `tell` returns at once; messages are handled in the order of the calls.
 
     Args:
-        request: the run that is asked for.
-        environment: of W&B's process.
+        request: the run to begin.
+        environment: environment of W&B's process.
     """
 
     def __init__(self, request: Request, environment: Mapping[str, str]):
@@ -123,12 +123,12 @@ class WandbRun:
         self._thread.start()
 
     def tell(self, name: str, *values: Any) -> None:
-        """Have a method of the process's `Session` called."""
+        """Call a method of `Session` in W&B's process."""
         if not self._is_left_out and not self._waiting.put(_packed(name, *values)):
             self._leave_out(f"more than {MAX_WAITING_BYTES // 1_000_000} MB wait to be sent.")
 
     def finish(self) -> None:
-        """End the run, and wait for that as long as `END_S` allows."""
+        """End the run, and wait for its end for at most `END_S`."""
         self._waiting.close(FINISH)
         self._finished_at = time.monotonic()
         self._thread.join(END_S)
@@ -139,20 +139,20 @@ class WandbRun:
             self._thread.join(WATCH_EVERY_S)
 
     def _work(self) -> None:
-        """All that has to do with the process, on the run's own thread."""
+        """Start the process and exchange messages with it. This runs in the run's own thread."""
         offline = dataclasses.replace(self._request.options, mode="offline")
         try:
             failure = self._attempt(self._request, LATE_START_S)
             if failure and self._request.options != offline and not self._is_over:
                 rest_s = END_S - LATE_START_S - KILL_S
                 failure = self._attempt(dataclasses.replace(self._request, options=offline), rest_s, failure)
-        except OSError as error:  # no process can be started
+        except OSError as error:  # the process cannot be started
             failure = f"{error}."
         if failure:
             self._leave_out(failure)
 
     def _attempt(self, request: Request, late_start_s: float, why_offline: str = "") -> str:
-        """Start a process and hand it all messages; returns why the run did not begin, if it did not."""
+        """Start a process and send it all messages. Returns why the run did not begin, else an empty string."""
         self._process = process = Process(self._environment)
         patience_s = 0.0
         try:
@@ -199,7 +199,7 @@ class WandbRun:
         message = None
         while True:
             if message != FINISH and (message := self._waiting.get(WATCH_EVERY_S)):
-                with contextlib.suppress(OSError):  # it has ended; why, it may have said, which is read below
+                with contextlib.suppress(OSError):  # the process has ended; its last answer is read below
                     process.pipe.send_bytes(message)
             while (answer := process.answer(WATCH_EVERY_S if message == FINISH else 0.0)) is not None:
                 if isinstance(answer, Finished | Failed):
@@ -209,7 +209,7 @@ class WandbRun:
 
     def _leave_out(self, reason: str) -> None:
         self._is_left_out = True
-        _say(f"{reason} It is left out from here on; {self._request.folder} has everything.")
+        _say(f"{reason} W&B is not used any more; {self._request.folder} has everything.")
 
 
 def _say(line: str) -> None:

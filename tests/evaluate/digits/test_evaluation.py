@@ -205,11 +205,11 @@ def test_a_model_that_says_it_is_of_digits_and_takes_other_frames_is_refused(
     liar = Path(shutil.copytree(run_dir, tmp_path / "liar"))
     description = json.loads((liar / "model.json").read_text()) | {"dataset": "mnist"}
     (liar / "model.json").write_text(json.dumps(description))
-    assert "no model of MNIST's digits" in _refused("--vae", str(liar))
+    assert "not a model of MNIST's digits" in _refused("--vae", str(liar))
     digits = str(Path(runs["vae"], json.loads((runs["vae"] / "model.json").read_text())["data"]))
     models, notes = side_by_side.load([run_records.read_run(liar)], digits, "last", "cpu")
     assert models is None
-    assert "no model of MNIST's digits" in notes[0]
+    assert "not a model of MNIST's digits" in notes[0]
 
 
 @pytest.mark.usefixtures("quick")
