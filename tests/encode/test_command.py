@@ -215,7 +215,7 @@ def test_encoding_again_makes_nothing(
     _encode(data, run, latents)
     assert _written(latents) == before
     assert _summary(latents) == summary
-    assert "all there already" in capsys.readouterr().out
+    assert "all finished before" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("index", [0, 1])

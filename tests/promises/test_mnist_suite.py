@@ -151,7 +151,7 @@ def _refused(*argv: str) -> str:
             "--dataset mnist --vae.network conv --vae.num_classes 10",
             "vae.num_classes: network conv takes no classes; give network mlp",
         ),
-        ("--dataset mnist --vae.network mlp", "no folder of MNIST; give --data data"),
+        ("--dataset mnist --vae.network mlp", "which is not a folder of MNIST; give --data data"),
         ("--binarise true", "binarise is for the grey pixels of mnist; leave it out"),
         ("--dataset cifar", "dataset"),
         ("--dataset mnist --vae.network mlp --vae.hidden []", "vae.hidden is []; give 1 to 8 widths"),

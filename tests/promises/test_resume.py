@@ -206,4 +206,4 @@ def test_resume_says_where_it_goes_on(
 ):
     shutil.copytree(whole, tmp_path / "run")
     _train(rollouts_dir, tmp_path / "run", "--resume true")
-    assert "going on from step 9" in capsys.readouterr().out
+    assert "continuing from step 9" in capsys.readouterr().out

@@ -222,7 +222,7 @@ def test_a_folder_in_which_a_runs_file_is_none_is_refused_before_it_is_written(t
 
 def test_a_file_in_the_place_of_the_pictures_is_refused(tmp_path: Path):
     (tmp_path / "figures").write_text("")
-    with pytest.raises(ValueError, match="figures: no folder"):
+    with pytest.raises(ValueError, match="figures: not a folder"):
         resume.check_new(tmp_path, resume=True)
 
 

@@ -203,7 +203,7 @@ def test_a_failure_while_logging_leaves_wandb_out_in_one_line(
         run.tell("log", {"x": step}, step)
     run.finish()
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("W&B: its service is gone. It is left out")
+    assert line.startswith("W&B: its service is gone. W&B is not used any more")
 
 
 def test_a_process_that_is_killed_leaves_wandb_out_in_one_line(
@@ -212,7 +212,7 @@ def test_a_process_that_is_killed_leaves_wandb_out_in_one_line(
     package("import os\ndef log(self, values, step): os._exit(9)\nRun.log = log")
     _ended(tmp_path)
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("W&B: its process has ended. It is left out")
+    assert line.startswith("W&B: its process has ended. W&B is not used any more")
 
 
 HANGS = {
@@ -320,7 +320,7 @@ def test_what_waits_is_bounded_in_memory(
     for step in range(100):
         run.tell("log", {"x": b"x" * 100_000}, step)
     assert run._waiting._num_bytes <= 2_000_000
-    assert capsys.readouterr().err.startswith("W&B: more than 2 MB wait to be sent. It is left out")
+    assert capsys.readouterr().err.startswith("W&B: more than 2 MB wait to be sent. W&B is not used any more")
     run.finish()
 
 
@@ -332,7 +332,7 @@ def test_no_process_that_can_be_started_is_said(
 
     monkeypatch.setattr(subprocess, "Popen", fail)
     _ended(tmp_path)
-    assert capsys.readouterr().err.startswith("W&B: Resource temporarily unavailable. It is left out")
+    assert capsys.readouterr().err.startswith("W&B: Resource temporarily unavailable. W&B is not used any more")
 
 
 # which run

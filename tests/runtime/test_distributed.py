@@ -276,7 +276,7 @@ def test_one_process_alone_prints(trained: Trained):
 
 def test_a_run_of_one_process_is_gone_on_with_by_two(trained: Trained):
     first, _ = trained.printed_by_resumed.splitlines()
-    assert first == f"{trained.resumed}: going on from step 3, 48 frames seen"
+    assert first == f"{trained.resumed}: continuing from step 3, 48 frames seen"
     assert resume.load_state(trained.resumed)["step"] == 6
 
 
@@ -285,4 +285,4 @@ def test_a_finished_run_of_two_processes_is_taken_up_by_one(
 ):
     run = shutil.copytree(trained.together, tmp_path / "run")
     _train(rollouts_dir, run, "--resume true")
-    assert "going on from step 6, 96 frames seen" in capsys.readouterr().out
+    assert "continuing from step 6, 96 frames seen" in capsys.readouterr().out

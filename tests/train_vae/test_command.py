@@ -115,7 +115,7 @@ def _from_state(run: Path) -> VAE:
 
 def test_the_last_weights_are_the_states_standardised_on_training_frames(run: Path, rollouts_dir: Path):
     data = Rollouts(rollouts_dir)
-    trained_on = FrameSet(data, split_episodes(data.seeds, 0).train).read_spread(train_vae.STANDARDISED_ON)
+    trained_on = FrameSet(data, split_episodes(data.seeds, 0).train).read_spread(train_vae.NUM_STANDARDISE_FRAMES)
     expected = standardised(_from_state(run), LabelledFrames.of_one_class(trained_on)).state_dict()
     weights = checkpoints.load_tensors(run / "model.safetensors")
     assert all(torch.equal(expected[name], tensor) for name, tensor in weights.items())
@@ -371,7 +371,7 @@ def test_ctrl_c_while_resuming_asks_for_the_same_command(data: Path, tmp_path: P
         os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(Learner, "learn", interrupted)
-    assert "the same command goes on" in _stopped(data, tmp_path / "run", "--resume true")
+    assert "the same command continues" in _stopped(data, tmp_path / "run", "--resume true")
 
 
 def test_ctrl_c_at_the_last_step_is_a_finished_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -484,7 +484,7 @@ def test_resuming_with_another_config_is_refused_by_the_fields_name(
 
 def test_resuming_on_other_data_is_refused(data: Path, run: Path):
     line = _refused(data, run, "--beta_warmup_frames 45 --resume true")
-    assert "was trained on other data" in line
+    assert "its training data have changed" in line
 
 
 @pytest.mark.parametrize("text", [b"a: [", b"- 1", b"only words", b"\x00", b"\xff\xfe"])

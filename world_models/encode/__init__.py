@@ -1,20 +1,20 @@
-"""Encode rollouts with a trained V model: latents/<name>/shard-*.h5, what a memory model trains on.
+"""Encode rollouts with a trained V model: latents/<name>/shard-*.h5, the training data of a memory model.
 
-command  the command: what it checks, and how shards are encoded
-summary  counts and moments of a data set of latents, and whether it decodes
+command  the command: checks the input, and encodes shards
+summary  counts and moments of a data set of latents, and a check that its latents decode
 """
 
 from collections.abc import Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command, as `python -m world_models.encode` does.
+    """Run the command, like `python -m world_models.encode`.
 
     Args:
-        argv: the flags; those of the process when None.
+        argv: the flags; None takes those of the process.
 
     Raises:
-        ValueError, OSError: the input is bad; nothing was written.
+        ValueError, OSError: the input is bad. Nothing was written.
         Stopped: the work ended early (`world_models.runtime.errors.Stopped`).
 
     Example:

@@ -1,12 +1,12 @@
-"""Encode rollouts with a trained V model: latents/<name>/shard-*.h5, what a memory model trains on.
+"""Encode rollouts with a trained V model: latents/<name>/shard-*.h5, the training data of a memory model.
 
 Examples:
   python -m world_models.encode                                             rollouts/carracing by runs/vae
   python -m world_models.encode --data rollouts/paper --vae runs/paper --out latents/paper --dtype float16
 
-Each shard of rollouts gets its mirror: mu and logvar of every row, with actions, rewards and ends. Run the same
-command again after a crash, or after collecting more, and only what is missing is encoded. With several GPUs,
-  torchrun --nproc_per_node=8 -m world_models.encode ...                    each encodes shards of its own
+Each shard of rollouts becomes a shard of latents: mu and logvar of every row, with actions, rewards and ends. After a
+crash, or after collecting more, run the same command again: it encodes only the missing shards. With several GPUs:
+  torchrun --nproc_per_node=8 -m world_models.encode ...                    each GPU encodes some of the shards
 """
 
 import collections
@@ -54,11 +54,12 @@ class EncodeConfig:
         vae: folder of a train_vae run.
         out: folder of the latents.
         weights: best (lowest validation loss) or last.
-        batch_size: frames encoded at once; null for what suits the device.
-        dtype: of mu and logvar on disk.
+        batch_size: number of frames encoded at once; null takes a number that suits the device.
+        dtype: dtype of mu and logvar on disk.
         device: auto takes a GPU if there is one.
-        wandb: Weights & Biases, off unless asked for: which data and model the latents were made from.
-        backend: torch, or onnx for ONNX Runtime on the CPU (needs the extra onnx): faster where there is no C library.
+        wandb: Weights & Biases, off by default: it shows from which data and model the latents were made.
+        backend: torch, or onnx for ONNX Runtime on the CPU (needs the extra onnx), which is faster if the C library
+            was not built.
     """
 
     data: str = dataclasses.field(default="rollouts/carracing", metadata=PATH)
@@ -82,7 +83,7 @@ class EncodeConfig:
         )
         for source in ("data", "vae"):
             require(
-                self.out != getattr(self, source), f"out is {self.out}, as {source} is; give the latents another --out"
+                self.out != getattr(self, source), f"out is {self.out}, like {source}; give the latents another --out"
             )
 
 
@@ -94,9 +95,9 @@ class Job:
         config: what to encode.
         data: the rollouts.
         vae: the model, on its device.
-        vae_sha256: of its weights.
-        val_sse: the run's own `val/sse` of them, on other frames; None where its folder does not tell.
-        todo: the shards still to be made, by all processes together.
+        vae_sha256: sha256 of its weights.
+        val_sse: the run's `val/sse` for these weights, on other frames; None if it is not found in the run's folder.
+        todo: numbers of the missing shards, for all processes together.
     """
 
     config: EncodeConfig
@@ -108,17 +109,21 @@ class Job:
 
     @property
     def is_finished(self) -> bool:
-        """Whether all latents and their summary are there."""
+        """Whether all shards and their summary exist."""
         return not self.todo and (Path(self.config.out) / latent_summary.SUMMARY_FILE).exists()
 
     @property
     def num_frames(self) -> int:
-        """Frames that are left to encode."""
+        """Number of frames that have to be encoded."""
         return sum(self.data.shards[index].num_rows for index in self.todo)
 
 
 def prepare(config: EncodeConfig) -> Job:
-    """Check everything that can be wrong before the first frame, and find what is left to do."""
+    """Check everything that can be wrong before the first frame, and find the missing shards.
+
+    Raises:
+        ValueError, OSError: the input is bad, or `out` holds other latents. Nothing was written.
+    """
     data = Rollouts(config.data)
     if config.backend == "onnx":
         onnx_encoder.check()
@@ -128,8 +133,8 @@ def prepare(config: EncodeConfig) -> Job:
     vae_sha256 = files.file_sha256(layout.weights_path(config.vae, config.weights))
     val_sse = checkpoints.validation(Path(config.vae), config.weights).get("val/sse")
     job = Job(config, data, vae, vae_sha256, val_sse, todo=())
-    there = _shards_there(job)
-    todo = tuple(index for index in range(len(data.shards)) if index not in there)
+    finished = _finished_shards(job)
+    todo = tuple(index for index in range(len(data.shards)) if index not in finished)
     for index in todo:
         data.shards[index].check_finite()
     untrusted.is_file(Path(config.out) / latent_summary.SUMMARY_FILE)
@@ -138,13 +143,13 @@ def prepare(config: EncodeConfig) -> Job:
     return dataclasses.replace(job, todo=todo)
 
 
-def _shards_there(job: Job) -> set[int]:
-    """Shards that `out` holds already; one whose rollouts have grown since is not counted.
+def _finished_shards(job: Job) -> set[int]:
+    """Numbers of the shards that `out` holds already. A shard whose rollouts have grown since is not finished.
 
     Raises:
         ValueError: the folder holds latents of another model, dtype or data set.
     """
-    there = set()
+    finished = set()
     for path in shard_paths(Path(job.config.out)):
         shard, index = Shard(path, FORMAT), int(path.stem.removeprefix("shard-"))
         source = job.data.shards[index] if index < len(job.data.shards) else None
@@ -158,33 +163,33 @@ def _shards_there(job: Job) -> set[int]:
         if shard.num_planned < source.num_planned:
             continue
         if shard.attributes["rollouts_digest"] == source.digest() and shard.skipped_seeds == source.skipped_seeds:
-            there.add(index)
+            finished.add(index)
         else:
             raise ValueError(f"{path}: latents of other rollouts than {job.config.data}; choose another --out")
-    return there
+    return finished
 
 
 def encode(job: Job) -> None:
-    """Encode the shards that are missing, with a progress bar, and sum the latents up."""
-    out, here = Path(job.config.out), distributed.world()
+    """Encode the missing shards, with a progress bar, and write the summary."""
+    out, world = Path(job.config.out), distributed.world()
     with contextlib.ExitStack() as stack:
-        if here.is_first:
+        if world.is_first:
             files.make_folder(out)
             stack.enter_context(locks.only_writer(out))
             files.remove_partials(out)
         stack.enter_context(distributed.joined(job.vae.device))
-        mine = job.todo[here.rank :: here.size]
+        mine = job.todo[world.rank :: world.size]
         rows = sum(job.data.shards[index].num_rows for index in mine)
-        bar = stack.enter_context(progress.bar(rows, "frames", "encode", shown=here.is_first))
+        bar = stack.enter_context(progress.bar(rows, "frames", "encode", shown=world.is_first))
         for count in stack.enter_context(contextlib.closing(encode_shards(job, mine))):
             bar.update(count)
         distributed.wait_for_all(job.vae.device)
-        if here.is_first:
+        if world.is_first:
             _finish(job, Latents(out))
 
 
 def _finish(job: Job, latents: Latents) -> None:
-    """Sum up what lies on disk now, whoever encoded it and when, and say whether it can be trusted."""
+    """Summarise all latents on disk, check them, write latents.json, and print warnings."""
     config, out = job.config, Path(job.config.out)
     contents, check = summary.summarise(latents), summary.check(latents, job.data, job.vae)
     sources = latent_summary.Sources(
@@ -193,7 +198,7 @@ def _finish(job: Job, latents: Latents) -> None:
     latent_summary.save(out, contents, check.as_json() | {"run_val_sse": job.val_sse}, sources)
     terminal.say(
         f"{out}: {len(latents)} episodes, {latents.num_rows:,} latents of {latents.z_dim} dimensions, "
-        f"{contents.terminated_episodes} episodes terminated" + ("" if job.todo else ", all there already")
+        f"{contents.terminated_episodes} episodes terminated" + ("" if job.todo else ", all finished before")
     )
     for warning in summary.warnings(contents, check):
         terminal.warn(f"{out}: {warning}")
@@ -201,16 +206,16 @@ def _finish(job: Job, latents: Latents) -> None:
 
 
 def _outcome(job: Job, latents: Latents) -> tracking.Outcome:
-    """The latents, and what they were made from."""
+    """The latents, and the data and model that they were made from."""
     sources = Product("dataset", job.config.data, job.data.digest()), Product("model", job.config.vae, job.vae_sha256)
     return tracking.Outcome(sources, Product("latents", job.config.out, latents.digest(), {"rows": latents.num_rows}))
 
 
 def encode_shards(job: Job, indices: Sequence[int]) -> Generator[int, None, None]:
-    """Encode the shards of these numbers, yielding the rows of each batch that is written.
+    """Encode the shards with these numbers. Yields the number of rows of each batch after it was written.
 
-    Three stages overlap: threads that unpack frames, threads that encode (on a CPU one a core, on a GPU one in all),
-    and this one, which writes. Batches are written in their order, and few of them are ever in memory.
+    Three stages run at the same time: threads that unpack frames, threads that encode (one per core on a CPU, a single
+    one on a GPU), and the calling thread, which writes. Batches are written in order, and only a few are in memory.
     """
     on_cpu, cores = job.vae.device.type == "cpu", host.available_cores()
     batch_size = job.config.batch_size or (CPU_BATCH if on_cpu else GPU_BATCH)
@@ -237,7 +242,7 @@ def encode_shards(job: Job, indices: Sequence[int]) -> Generator[int, None, None
 
 
 def _encoder_of_frames(job: Job) -> Callable[[UInt8[torch.Tensor, "batch 64 64 3"]], tuple[torch.Tensor, torch.Tensor]]:
-    """A function for mu and logvar of frames, which many threads may call at once."""
+    """A function that gives mu and logvar of frames. Several threads may call it at once."""
     if job.config.backend == "onnx":
         return onnx_encoder.encoder_of_frames(job.vae.paper[0])
 
@@ -260,14 +265,14 @@ def _write(job: Job, index: int, latents: Iterator[tuple[np.ndarray, np.ndarray]
 def _ahead(
     pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], depth: int
 ) -> Iterator[Result]:
-    """The results for the items in order, each begun while up to `depth` before it are under way or not yet taken."""
-    under_way: collections.deque[Future[Result]] = collections.deque()
+    """Apply a function to items in a pool, up to `depth` items ahead. Yields the results in the items' order."""
+    futures: collections.deque[Future[Result]] = collections.deque()
     for item in items:
-        under_way.append(pool.submit(function, item))
-        if len(under_way) > depth:
-            yield under_way.popleft().result()
-    while under_way:
-        yield under_way.popleft().result()
+        futures.append(pool.submit(function, item))
+        if len(futures) > depth:
+            yield futures.popleft().result()
+    while futures:
+        yield futures.popleft().result()
 
 
 def _column(values: torch.Tensor, dtype: str) -> Float[np.ndarray, "rows z"]:

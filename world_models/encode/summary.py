@@ -1,7 +1,7 @@
-"""What a data set of latents amounts to, read back from its shards: counts, moments, and whether it decodes.
+"""The summary of a data set of latents, read back from its shards: counts, moments, and a check that they decode.
 
-A shard at a time is in memory, and the order of the sums is that of the files, so the summary depends neither on the
-number of processes that encoded nor on how often they were interrupted.
+One shard at a time is in memory. Sums are taken in the order of the files. So the summary depends neither on the number
+of processes that encoded nor on interruptions.
 """
 
 import dataclasses
@@ -26,19 +26,19 @@ CHECKED_ROWS = 512
 CHECK_SEED = 0xC4EC
 TOLERANCE = 1e-3
 MISMATCH = (
-    "{rows} stored latents decode with SSE {mu_sse:.4g} (mu) and {z_sse:.4g} (z), the model's own with "
-    "{fresh_mu_sse:.4g} and {fresh_z_sse:.4g}: they are damaged or not of these frames; delete the folder, encode again"
+    "{rows} stored latents decode with SSE {mu_sse:.4g} (mu) and {z_sse:.4g} (z), fresh ones with {fresh_mu_sse:.4g} "
+    "and {fresh_z_sse:.4g}: they are damaged or belong to other frames; delete the folder and encode again"
 )
 NO_ENDS = (
-    "none of the {} episodes terminated, so a memory model cannot learn when an episode ends; collect some that do, as "
-    "configs/laps/collect.yaml does"
+    "none of the {} episodes terminated, so a memory model cannot learn when an episode ends; collect some that do, "
+    "for example with configs/laps/collect.yaml"
 )
-UNUSABLE = "{:.2%} of the rows hold numbers that no z can be sampled from; look at the training, or encode in float32"
+UNUSABLE = "{:.2%} of the rows hold numbers that no z can be sampled from; check the training, or encode in float32"
 MAX_LOGVAR = 87.0  # float32 holds neither exp(89) nor the full precision of exp(-88)
 
 
 def summarise(latents: Latents) -> Contents:
-    """Counts of the data set, and moments of each latent dimension."""
+    """Count the data set, and compute the moments of each latent dimension."""
     mu, sigma, sigma_squared, kl = (Moments(0, *torch.zeros(2, latents.z_dim, dtype=torch.float64)) for _ in range(4))
     for shard in latents.shards:
         mu_rows, logvar_rows = (torch.from_numpy(shard.read(name)).double() for name in ("mu", "logvar"))
@@ -72,7 +72,7 @@ def summarise(latents: Latents) -> Contents:
 
 
 def _usable(mu: Float[Tensor, "rows z"], logvar: Float[Tensor, "rows z"]) -> Posterior:
-    """The rows that a memory model can sample from."""
+    """The posteriors of the rows from which z can be sampled."""
     rows: Bool[Tensor, " rows"] = (mu.isfinite() & (logvar.abs() <= MAX_LOGVAR)).all(1)
     return Posterior(mu[rows], logvar[rows])
 
@@ -87,12 +87,12 @@ def _number(value: float | int) -> float | int | None:
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """What some frames of the rollouts are, decoded from the latents on disk and from latents made anew.
+    """Squared errors of frames decoded from stored latents, and of the same frames decoded from fresh latents.
 
     Attributes:
-        rows: how many were drawn by chance.
-        mu_sse, z_sse: squared error of decode(mu) and decode(z), mu and logvar from the shards, z with fixed noise.
-        fresh_mu_sse, fresh_z_sse: the same with mu and logvar of the model, asked again.
+        rows: number of rows, drawn at random.
+        mu_sse, z_sse: SSE of decode(mu) and decode(z) with stored mu and logvar; z is sampled with fixed noise.
+        fresh_mu_sse, fresh_z_sse: the same with mu and logvar that are encoded again.
     """
 
     rows: int
@@ -103,18 +103,18 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether the stored latents decode as well as fresh ones, to a thousandth."""
+        """Whether the errors of stored and fresh latents agree to a thousandth."""
         pairs = ((self.mu_sse, self.fresh_mu_sse), (self.z_sse, self.fresh_z_sse))
-        return all(abs(stored - fresh) <= TOLERANCE * fresh for stored, fresh in pairs)  # no number passes no test
+        return all(abs(stored - fresh) <= TOLERANCE * fresh for stored, fresh in pairs)  # False for NaN
 
     def as_json(self) -> dict[str, float | int | bool | None]:
-        """The fields, and the verdict."""
+        """The fields and `passed`."""
         return {name: _number(value) for name, value in dataclasses.asdict(self).items()} | {"passed": self.passed}
 
 
 @torch.inference_mode()
 def check(latents: Latents, data: Rollouts, vae: VAE, num_rows: int = CHECKED_ROWS) -> Check:
-    """Decode latents of rows drawn by a fixed seed, and compare with the frames they were made of."""
+    """Decode stored and fresh latents of rows that a fixed seed chooses, and compare them with the frames."""
     rng = np.random.default_rng(CHECK_SEED)
     rows = np.sort(rng.choice(latents.num_rows, min(num_rows, latents.num_rows), replace=False))
     images = _read_rows(data, "frames", rows)
@@ -125,22 +125,22 @@ def check(latents: Latents, data: Rollouts, vae: VAE, num_rows: int = CHECKED_RO
         metrics.batches(images), *(column.split(metrics.BATCH) for column in (*stored, noise_rows)), strict=True
     ):
         pixels = to_images(batch.to(vae.device))
-        read, made = Posterior(mu.to(vae.device), logvar.to(vae.device)), vae.posterior(pixels)
-        zs = [z for one in (read, made) for z in (one.mu, one.sample(eps.to(vae.device)))]
+        stored_posterior, fresh = Posterior(mu.to(vae.device), logvar.to(vae.device)), vae.posterior(pixels)
+        zs = [z for each in (stored_posterior, fresh) for z in (each.mu, each.sample(eps.to(vae.device)))]
         sums += torch.stack([squared_error(pixels, vae.logits(z).sigmoid()).double().sum() for z in zs]).cpu()
     return Check(len(rows), *(sums / len(rows)).tolist())
 
 
 def warnings(contents: Contents, check: Check) -> list[str]:
-    """What is wrong with a data set, a line each."""
+    """Warnings about a data set, one line each."""
     lines = [] if check.passed else [MISMATCH.format(**dataclasses.asdict(check))]
     lines += [UNUSABLE.format(contents.unusable_share)] if contents.unusable_share else []
     return lines + ([] if contents.terminated_episodes else [NO_ENDS.format(contents.episodes)])
 
 
 def _read_rows(episodes: ShardedEpisodes, column: str, rows: Int64[np.ndarray, " rows"]) -> np.ndarray:
-    """These rows of all shards' rows, one after the other; they may lie anywhere, so each is read alone."""
+    """Read rows of a column by their numbers in the whole data set. Each is read alone, because they are far apart."""
     offsets = np.cumsum([0] + [shard.num_rows for shard in episodes.shards])
-    of = np.searchsorted(offsets, rows, side="right") - 1
-    found = ((episodes.shards[shard], int(row)) for shard, row in zip(of, rows - offsets[of], strict=True))
-    return np.concatenate([shard.read(column, row, row + 1) for shard, row in found])
+    shards = np.searchsorted(offsets, rows, side="right") - 1
+    places = ((episodes.shards[shard], int(row)) for shard, row in zip(shards, rows - offsets[shards], strict=True))
+    return np.concatenate([shard.read(column, row, row + 1) for shard, row in places])

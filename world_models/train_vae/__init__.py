@@ -1,23 +1,23 @@
 """Train the V model on rollouts, or on MNIST: runs/<name>/ with weights, metrics and pictures.
 
-command     the command: what it checks, and the training loop
-config      what a training run is asked for: data, length, schedule, model and objective
-data        the frames to train on and those to validate on
+command     the command: checks the input, and runs the training loop
+config      the settings: data, length, schedule, model and objective
+data        the frames for training and those for validation
 learner     a V model, its optimizer, and one step of training
-run_writer  what the run writes into its folder
+run_writer  writes the run's folder
 """
 
 from collections.abc import Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command, as `python -m world_models.train_vae` does.
+    """Run the command, like `python -m world_models.train_vae`.
 
     Args:
-        argv: the flags; those of the process when None.
+        argv: the flags; None takes those of the process.
 
     Raises:
-        ValueError, OSError: the input is bad; nothing was written.
+        ValueError, OSError: the input is bad. Nothing was written.
         Stopped: the work ended early (`world_models.runtime.errors.Stopped`).
 
     Example:

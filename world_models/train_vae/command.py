@@ -5,10 +5,10 @@ Examples:
   python -m world_models.train_vae --data rollouts/carracing --out runs/beta4 --vae.beta 4 --num_frames 400000
   python -m world_models.train_vae --config configs/paper/train_vae.yaml
   python -m world_models.train_vae --config configs/mnist/vae.yaml       the tutorials' VAE of handwritten digits
-  python -m world_models.train_vae --resume true                         go on after Ctrl-C, a crash, a preemption
+  python -m world_models.train_vae --resume true                         continue after Ctrl-C, a crash, a preemption
 
-Validation is on episodes that are never trained on. Ctrl-C saves the state and stops; resumed training gives the
-weights that unbroken training gives. `metrics.jsonl` has every number, and W&B has them too.
+Validation uses episodes that are never trained on. Ctrl-C saves the state and stops. A resumed training gives the same
+weights as one without interruption. `metrics.jsonl` has all metrics, and so has W&B.
 """
 
 import contextlib
@@ -42,20 +42,28 @@ from world_models.vae.standardise import standardised
 
 FREE_ON_RESUME = ("out", "data", "device", "memory_gb", "resume", "wandb", "tensorboard", "log_every_steps")
 VAL_NOISE_SEED = 0x7A1
-STANDARDISED_ON = 4096  # frames
+NUM_STANDARDISE_FRAMES = 4096
 RESULT = (
-    "SSE {scores.sse:.2f}, {kl}{scores.active_units} active units, loss {scores.loss_nats:,.2f} nats, held out, "
-    "after {seen:,} frames; pictures are in figures/"
+    "SSE {scores.sse:.2f}, {kl}{scores.active_units} active units, loss {scores.loss_nats:,.2f} nats, on held-out "
+    "frames, after {seen:,} frames; pictures are in figures/"
 )
 COLLAPSED = (
-    "posterior collapse after {seen:,} frames: no latent dimension is in use, so z says nothing about the frame; "
+    "posterior collapse after {seen:,} frames: no latent dimension is used, so z has no information about the frame; "
     "lower --vae.beta, or give --beta_warmup_frames"
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A checked training run."""
+    """A checked training run.
+
+    Attributes:
+        config: its settings.
+        device: the device that computes.
+        data: frames for training and for validation.
+        batches: makes batches of the training frames.
+        saved: the state to resume from; None for a new run.
+    """
 
     config: TrainConfig
     device: torch.device
@@ -70,22 +78,26 @@ class Job:
 
     @property
     def num_frames(self) -> int:
-        """Frames that are left to see."""
+        """Number of frames that training still has to see."""
         return self.config.num_frames - (self.batches.frames_at(self.saved.step) if self.saved else 0)
 
 
 def prepare(config: TrainConfig) -> Job:
-    """Check everything that can be wrong before the first step."""
+    """Check everything that can be wrong before the first step.
+
+    Raises:
+        ValueError, OSError: the input is bad. Nothing was written.
+    """
     config = dataclasses.replace(config, out=tracking.own_folder(config.out))
-    here, device = distributed.world(), distributed.own_device(torch_device(config.device))
+    world, device = distributed.world(), distributed.own_device(torch_device(config.device))
     if config.compile and gradient.computes_in_c(device) and not config.bf16_on(device):
-        raise ValueError("compile is for a GPU, and this is a CPU, whose form is compiled already; leave --compile out")
-    config.bf16_on(device)  # refuses what this GPU has not
+        raise ValueError("compile is for a GPU, but this is a CPU, whose code is compiled already; leave --compile out")
+    config.bf16_on(device)  # checks that the GPU has this precision
     training_state.check_new(Path(config.out), config.resume)
     data = KINDS[config.dataset].read(config.data, config.split_seed)
     memory_bytes = int(config.memory_gb * 1e9)
     order = (config.batch_size, config.seed, config.shuffle_frames)
-    batches = Batches(data.train, *order, memory_bytes, here.rank, here.size)
+    batches = Batches(data.train, *order, memory_bytes, world.rank, world.size)
     texts = to_yaml(config), to_yaml(TrainConfig(data=config.data, out=config.out))
     saved = training_state.load_run(Path(config.out), *texts, FREE_ON_RESUME, data.trained_on)
     state = None if saved is None else training_state.check_state(Path(config.out), saved, config.vae)
@@ -94,16 +106,19 @@ def prepare(config: TrainConfig) -> Job:
 
 
 def train(job: Job) -> None:
-    """Train to the end, or to the first request to stop; of several processes the first one alone writes."""
+    """Train to the end, or to the first request to stop. If there are several processes, only the first one writes.
+
+    Raises:
+        Stopped: somebody has asked to stop, the loss is not finite, or the disk is full.
+    """
     config = job.config
-    computing = cudnn_mode(job.device, config.deterministic)
     with (
-        _saying_how_to_resume(config),
-        distributed.joined(job.device) as here,
-        computing,
+        _with_resume_hint(config),
+        distributed.joined(job.device) as world,
+        cudnn_mode(job.device, config.deterministic),
         contextlib.ExitStack() as stack,
     ):
-        run = _run(job) if here.is_first else None
+        run = _run(job) if world.is_first else None
         if run:
             stack.callback(run.close)
         learner = _learner(job)
@@ -116,8 +131,8 @@ def train(job: Job) -> None:
 
 
 @contextlib.contextmanager
-def _saying_how_to_resume(config: TrainConfig) -> Iterator[None]:
-    """Where the same command goes on only with another flag, say so."""
+def _with_resume_hint(config: TrainConfig) -> Iterator[None]:
+    """Add `--resume true` to messages that ask the user to run the same command again."""
     try:
         yield
     except Stopped as stopped:
@@ -144,10 +159,10 @@ def _learner(job: Job) -> Learner:
 
 
 def _begin(job: Job, learner: Learner, run: Run) -> None:
-    """Write what a run begins with, and log from here on."""
+    """Write a new run's first files, and begin to log."""
     if job.saved:
         seen = job.batches.frames_at(learner.step)
-        run.say(f"going on from step {learner.step:,}, {seen:,} frames seen")
+        run.say(f"continuing from step {learner.step:,}, {seen:,} frames seen")
     else:
         run.begin(learner, job.batches.frames.read_spread)
     run.track(learner)
@@ -155,14 +170,14 @@ def _begin(job: Job, learner: Learner, run: Run) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """A training under way.
+    """A running training.
 
     Attributes:
-        job: what was asked for.
-        learner: what it has come to.
-        run: its folder, in the first process, which alone writes; None in the others.
-        held_out: what it is validated on.
-        as_saved: makes of the learner's model the one that is scored and saved.
+        job: the checked training run.
+        learner: the model and its optimizer.
+        run: the run's folder; None in all processes but the first, which alone writes.
+        held_out: validation frames.
+        as_saved: turns the learner's model into the model that is scored and saved.
     """
 
     job: Job
@@ -172,12 +187,12 @@ class Training:
     as_saved: Callable[[VAE], VAE]
 
     def position(self, seen: int) -> Position:
-        """Where it stands after so many frames."""
+        """The position after `seen` frames."""
         return Position(self.learner.step, seen, seen / len(self.job.batches.frames))
 
 
 def _loop(training: Training) -> None:
-    """Batch after batch from where the learner stands, until enough frames were seen."""
+    """Train batch after batch, from the learner's step on, until `num_frames` frames were seen."""
     job, learner, config = training.job, training.learner, training.job.config
     seen, scores = job.batches.frames_at(learner.step), None
     meter = progress.Meter(seen)
@@ -190,16 +205,16 @@ def _loop(training: Training) -> None:
             validate = seen // config.val_every_frames < (seen + batch.size) // config.val_every_frames
             seen += batch.size
             bar.update(batch.size)
-            last = seen >= config.num_frames
-            if learner.step % config.log_every_steps == 0 or last:
+            is_last = seen >= config.num_frames
+            if learner.step % config.log_every_steps == 0 or is_last:
                 _log(training, seen, meter)
-            if validate or last:
+            if validate or is_last:
                 with meter.paused():
                     scores = _validate(training, seen)
-            if distributed.asked(stop.is_set(), learner.step, job.device) and not last:
+            if distributed.asked(stop.is_set(), learner.step, job.device) and not is_last:
                 _save(training, training.as_saved(learner.vae))
-                again = "the same command" if config.resume else "the same command with --resume true"
-                raise Stopped(f"stopped at {seen:,} frames; {again} goes on from there")
+                command = "the same command" if config.resume else "the same command with --resume true"
+                raise Stopped(f"stopped at {seen:,} frames; {command} continues from there")
     if scores and training.run:
         training.run.log_final_model()
         kl = "" if scores.kl_nats is None else f"KL {scores.kl_nats:.1f} nats, "
@@ -211,15 +226,15 @@ def _binarise_seed(config: TrainConfig) -> int | None:
 
 
 def _as_saved(job: Job) -> Callable[[VAE], VAE]:
-    """What makes of the learner's model the one that is scored and saved."""
+    """The function that turns the learner's model into the model that is scored and saved."""
     if not job.config.standardise:
         return lambda vae: vae
-    sample = training_data.sample(job.data.train, STANDARDISED_ON, _binarise_seed(job.config))
+    sample = training_data.sample(job.data.train, NUM_STANDARDISE_FRAMES, _binarise_seed(job.config))
     return lambda vae: standardised(vae, sample)
 
 
 def _log(training: Training, seen: int, meter: progress.Meter) -> None:
-    """Log the training metrics since the last time."""
+    """Log the mean training metrics since the last call."""
     means, config = training.learner.means(), training.job.config
     _check_finite(means["loss_nats"], seen, config.out)
     rates = {"frames_per_s": meter.frames_per_s(seen), "lr": config.lr_at(seen)}
@@ -235,7 +250,7 @@ def _check_finite(loss: float, seen: int, out: str) -> None:
 
 
 def _validate(training: Training, seen: int) -> metrics.Validation:
-    """Score the model that the learner has come to on held-out frames, draw them, and save the run."""
+    """Score the current model on held-out frames, draw its pictures, and save the run."""
     learner, run, config, held_out = training.learner, training.run, training.job.config, training.held_out
     vae = training.as_saved(learner.vae)
     eps = noise(VAL_NOISE_SEED, 0, len(held_out), config.vae.noise_dim)
@@ -253,7 +268,7 @@ def _validate(training: Training, seen: int) -> metrics.Validation:
             run.warn(COLLAPSED.format(seen=seen))
         run.log(position, "val", scores.known())
     _check_weights(training, vae)
-    if run:  # before the state: a run that is killed in between goes on from an older state, and draws the same again
+    if run:  # before the state is saved, so that a run that is killed in between draws these pictures again
         finished = seen >= config.num_frames
         run.draw(KINDS[config.dataset].draw(vae, held_out, position, finished), seen)
     _save(training, vae)
@@ -263,7 +278,7 @@ def _validate(training: Training, seen: int) -> metrics.Validation:
 def _check_weights(training: Training, vae: VAE) -> None:
     if not (training.learner.vae.is_finite and vae.is_finite):
         out = training.job.config.out
-        raise Stopped(f"the weights are no numbers any more; {out} keeps its last checkpoint: lower --lr")
+        raise Stopped(f"some weights are not finite any more; {out} keeps its last checkpoint: lower --lr")
 
 
 def _save(training: Training, vae: VAE) -> None:

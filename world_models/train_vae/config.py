@@ -1,4 +1,4 @@
-"""What a training run is asked for: data, length, schedule, model and objective."""
+"""The settings of a training run: data, length, schedule, model and objective."""
 
 import dataclasses
 import math
@@ -22,32 +22,34 @@ class TrainConfig:
     """What to train on, how, and where the run goes.
 
     Attributes:
-        dataset: rollouts, of which some episodes are held out; or mnist, whose test images are.
-        data: folder of rollouts; for mnist the folder that has, or gets, MNIST/raw.
-        out: folder of the run; in a W&B sweep {wandb_run_id} in it gives each run its own.
-        num_frames: frames to see in all; each epoch sees every training frame once.
-        batch_size: frames of a step.
+        dataset: rollouts or mnist. Some episodes of rollouts are held out; of mnist the test images are held out.
+        data: folder of rollouts; for mnist the folder that holds MNIST/raw, which is downloaded if it is missing.
+        out: folder of the run; in a W&B sweep, {wandb_run_id} in it gives each run its own folder.
+        num_frames: number of frames to see in all; each epoch sees every training frame once.
+        batch_size: number of frames of a step.
         lr: highest learning rate of Adam.
-        schedule: how it falls after its warm-up: cosine (to zero at the end) or constant.
-        lr_warmup_frames: frames over which it rises from zero.
-        beta_warmup_frames: frames over which vae.beta rises from zero.
-        init: weights to begin with: he, convolutions' by He et al. 2015 and biases 0; or torch, PyTorch's own.
-        grad_clip: largest norm of the gradient in all, 0 for no clipping.
-        seed: of weights, order and noise.
-        split_seed: decides which episodes are held out; MNIST has test images of its own.
-        shuffle_frames: size of the shuffle buffer.
-        binarise: learn from black and white pixels, drawn anew each step with the grey value as probability; for mnist.
-        val_every_frames: frames between validations, each of which saves the run.
-        num_val_frames: held-out frames that a validation scores, spread evenly.
-        standardise: score and save the model with z brought to the prior's mean and variance over training frames,
-            which decode as before for a lower KL; training goes on without it, so train/kl_nats stays higher.
-        log_every_steps: steps between lines of training metrics.
+        schedule: learning rate after the warm-up: cosine (falls to zero at the end) or constant.
+        lr_warmup_frames: number of frames over which the learning rate rises from zero.
+        beta_warmup_frames: number of frames over which vae.beta rises from zero.
+        init: first weights: he (convolutions by He et al. 2015, biases 0) or torch (PyTorch's own).
+        grad_clip: largest norm of the whole gradient; 0 for no clipping.
+        seed: seed of weights, order and noise.
+        split_seed: seed of the split into training and held-out episodes; MNIST has its own test images.
+        shuffle_frames: size of the shuffle buffer, in frames.
+        binarise: train on black and white pixels, drawn anew in each step with the grey value as probability; only for
+            mnist.
+        val_every_frames: number of frames between validations; each validation saves the run.
+        num_val_frames: number of held-out frames that a validation scores, evenly spread.
+        standardise: score and save the model with z shifted and scaled to mean 0 and variance 1 over training frames.
+            Reconstructions stay the same and the KL is lower. Training itself continues without it, so train/kl_nats
+            stays higher.
+        log_every_steps: number of steps between lines of training metrics.
         device: auto takes a GPU if there is one.
-        precision: auto is bfloat16 autocast on a GPU that computes in it natively, else float32.
-        compile: on a GPU, compile the step into CUDA graphs, which takes a minute and helps small batches most.
-        deterministic: on a GPU, compute so that the same run gives the same weights bit for bit, if slower.
-        memory_gb: memory that frames may take on the host; a larger data set is streamed.
-        resume: go on with the run in out, or start it if there is none.
+        precision: auto is bfloat16 autocast on a GPU that has bfloat16 in hardware, else float32.
+        compile: on a GPU, compile the step into CUDA graphs; it takes a minute and helps small batches most.
+        deterministic: on a GPU, compute so that the same run gives the same weights bit for bit; slower.
+        memory_gb: memory for frames on the host, in 10^9 bytes; a larger data set is streamed.
+        resume: continue the run in out, or start it if there is none.
         tensorboard: write TensorBoard's files too (needs the extra tensorboard).
         vae: the model and its objective.
         wandb: Weights & Biases.
@@ -117,20 +119,20 @@ class TrainConfig:
         kind.check(self.data, self.vae, self.binarise)
 
     def lr_at(self, frames_seen: int) -> float:
-        """Linear warm-up, then a cosine to zero or a constant."""
+        """The learning rate after `frames_seen` frames: linear warm-up, then a cosine to zero or a constant."""
         warm = min(1.0, (frames_seen + 1) / (self.lr_warmup_frames + 1))
         share = min(1.0, max(0, frames_seen - self.lr_warmup_frames) / max(1, self.num_frames - self.lr_warmup_frames))
         return self.lr * warm * (1.0 if self.schedule == "constant" else 0.5 * (1 + math.cos(math.pi * share)))
 
     def beta_share_at(self, frames_seen: int) -> float:
-        """Share of beta that applies."""
+        """The factor of beta after `frames_seen` frames: below 1 during the warm-up of beta, then 1."""
         return min(1.0, (frames_seen + 1) / (self.beta_warmup_frames + 1))
 
     def bf16_on(self, device: torch.device) -> bool:
-        """Whether to compute in bfloat16 there; auto does on a GPU that has it in hardware.
+        """Whether to compute in bfloat16 on this device. `auto` does so on a GPU that has bfloat16 in hardware.
 
         Raises:
-            ValueError: it is asked for on a GPU that only emulates it.
+            ValueError: the config wants bfloat16, but the GPU only emulates it.
         """
         if device.type != "cuda" or self.precision == "float32":
             return self.precision == "bfloat16"

@@ -1,6 +1,7 @@
-"""What a run trains on and is validated on: rollouts, of which episodes are held out, or MNIST with its test images.
+"""The data of a run: rollouts, with some episodes held out, or MNIST, with its test images held out.
 
-All that differs from one data set to another is in its class here. Another data set is one more class, and a name.
+Each kind of data has a class here, which holds everything that is special about it. A new kind is a new class and a
+name in `KINDS`.
 """
 
 import abc
@@ -31,13 +32,13 @@ DEFAULT_FOLDER = "rollouts/carracing"
 
 @dataclasses.dataclass(frozen=True)
 class TrainingData:
-    """Frames to train on, frames to score, and what model.json says of them.
+    """Frames for training and validation, and their description for model.json.
 
     Attributes:
-        train: what is trained on.
-        held_out: what is never trained on.
+        train: training frames.
+        held_out: frames that are never trained on.
         preprocess: how observations were turned into frames.
-        trained_on: data set, folder and digest, and what identifies the held-out part.
+        trained_on: data set, folder, digest, and the split.
     """
 
     train: FrameSource
@@ -47,7 +48,7 @@ class TrainingData:
 
 
 def sample(source: FrameSource, count: int, binarise_seed: int | None) -> LabelledFrames:
-    """Up to so many frames of a source, evenly spread; their grey made black and white if there is a seed."""
+    """Up to `count` frames of a source, evenly spread. A seed makes their grey pixels black or white."""
     frames = source.read_spread(count)
     if binarise_seed is not None:
         frames = binarised(torch.from_numpy(frames), binarise_seed, 0).numpy()
@@ -59,7 +60,7 @@ class Kind(abc.ABC):
 
     Attributes:
         frame_shape: height, width and channels of its frames.
-        advice: what else to do where a network does not take such frames; empty, or a remark in brackets.
+        advice: advice in brackets for the message that a network does not take such frames; may be empty.
     """
 
     frame_shape: tuple[int, int, int]
@@ -67,10 +68,10 @@ class Kind(abc.ABC):
 
     @abc.abstractmethod
     def check(self, folder: str, vae: VAEConfig, binarise: bool) -> None:
-        """Refuse settings that do not suit such data.
+        """Check that the settings suit this kind of data.
 
         Raises:
-            ValueError: there is one; the line says what to give instead.
+            ValueError: a setting does not; the message says what to give instead.
         """
 
     @abc.abstractmethod
@@ -78,13 +79,13 @@ class Kind(abc.ABC):
         """Open the data in a folder.
 
         Raises:
-            FileNotFoundError: there is none.
-            ValueError: it is damaged, or something else.
+            FileNotFoundError: the folder holds no data.
+            ValueError: the data are damaged or of another kind.
         """
 
     @abc.abstractmethod
     def draw(self, vae: VAE, held_out: LabelledFrames, position: Position, finished: bool) -> Pictures:
-        """Draw what the model makes of held-out frames, and what it dreams."""
+        """Draw the pictures of a validation, such as reconstructions and samples."""
 
 
 class _Rollouts(Kind):
@@ -119,7 +120,7 @@ class _Mnist(Kind):
         require(classes in (0, mnist.NUM_DIGITS), f"vae.num_classes is {classes}; give 10, MNIST's digits, or 0")
         require(
             folder != os.path.realpath(DEFAULT_FOLDER),
-            f"data is {folder}, no folder of MNIST; give --data data, or the folder that holds MNIST/raw",
+            f"data is {folder}, which is not a folder of MNIST; give --data data, or the folder that holds MNIST/raw",
         )
 
     def read(self, folder: str, split_seed: int) -> TrainingData:
@@ -135,7 +136,7 @@ class _Mnist(Kind):
 
 
 KINDS: Mapping[Dataset, Kind] = {"rollouts": _Rollouts(), "mnist": _Mnist()}
-"""The kinds of data by the names that `--dataset` takes."""
+"""The kinds of data, by their names in `--dataset`."""
 
 
 def _number(epoch: float) -> str:

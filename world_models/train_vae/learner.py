@@ -1,4 +1,4 @@
-"""The learner: a V model, its optimizer, and one step of training. All that changes can be saved and restored."""
+"""The learner: a V model, its optimizer, and one step of training. Its whole state can be saved and restored."""
 
 import contextlib
 import math
@@ -14,26 +14,26 @@ from world_models.vae.gradient import NAMES, backward, mean_loss
 from world_models.vae.model import MIN_VARIANCE, VAE
 from world_models.vae.noise import binarised, noise
 
-FOLLOWING_SHARE = 0.05
-"""Of a batch's mean squared error in the likelihood's variance, where that follows it."""
+VARIANCE_RATE = 0.05
+"""Weight of a batch's mean squared error in the moving average that is the likelihood's variance."""
 
 
 class Learner:
-    """Fits a V model by Adam, a batch of frames at a time.
+    """Trains a V model by Adam, one batch of frames per step.
 
     Args:
         vae: the model, on its device.
-        seed: of the noise that z is sampled with.
-        grad_clip: largest norm of the gradient in all, 0 for no clipping.
+        seed: seed of the noise for sampling z.
+        grad_clip: largest norm of the whole gradient; 0 for no clipping.
         bf16: whether to compute in bfloat16; weights and losses stay float32.
-        compiled_size: size of the batches whose way there and back is compiled, on a GPU into CUDA graphs; 0 for none.
-            Not where `gradient.computes_in_c`.
-        binarise: whether to learn from black and white pixels, drawn anew each step with the grey as probability.
+        compiled_size: size of the batches for which loss and gradient are compiled, on a GPU into CUDA graphs; 0 for
+            no compilation. It has to be 0 if `gradient.computes_in_c`.
+        binarise: whether to train on black and white pixels, drawn anew in each step with the grey as probability.
 
     Attributes:
-        step: steps taken.
+        step: number of steps so far.
         best_loss_nats: lowest validation loss so far.
-        wandb_id: id of the W&B run that the training is logged to.
+        wandb_id: id of the W&B run of this training; None without W&B.
     """
 
     def __init__(  # each is a setting of the training's config
@@ -45,14 +45,14 @@ class Learner:
             vae.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]: PyTorch's stub lacks it
         self._optimizer = torch.optim.Adam(vae.parameters(), fused=True, capturable=on_gpu)
         self._compiled_size = compiled_size
-        if compiled_size:  # else not even PyTorch's compiler is imported, which takes seconds
+        if compiled_size:  # otherwise do not import PyTorch's compiler, which takes seconds
             self._compiled = torch.compile(mean_loss, mode="reduce-overhead", dynamic=False)
         self._sums = torch.zeros(len(NAMES) + 1, dtype=torch.float64, device=vae.device)
         self.step, self.best_loss_nats = 0, math.inf
         self.wandb_id: str | None = None
 
     def learn(self, batch: Batch, lr: float, beta_share: float) -> None:
-        """Take one step; the losses stay on the device until `means` asks for them."""
+        """Take one step. The losses stay on the device until `means` reads them."""
         frames = batch.frames
         if self._binarise:
             frames = binarised(frames, self._seed, self.step, batch.rows, batch.size)
@@ -60,7 +60,7 @@ class Learner:
         self._optimizer.zero_grad(set_to_none=True)
         with torch.autocast(frames.device.type, torch.bfloat16, enabled=self._bf16):
             if len(frames) == self._compiled_size:
-                share = torch.tensor(beta_share, device=self.vae.device)  # as a number it would be compiled in
+                share = torch.tensor(beta_share, device=self.vae.device)  # a float would be compiled as a constant
                 loss, sums = self._compiled(self.vae, frames, eps, share, batch.size, batch.labels)
                 loss.backward()
             else:
@@ -72,27 +72,27 @@ class Learner:
         self._optimizer.param_groups[0]["lr"] = lr
         self._optimizer.step()
         if self.vae.config.variance is None:
-            share = max(FOLLOWING_SHARE, 1 / (self.step + 1))
-            self.vae.variance.lerp_((error[0] / (batch.size * self.vae.num_values)).clamp(min=MIN_VARIANCE), share)
+            rate = max(VARIANCE_RATE, 1 / (self.step + 1))
+            self.vae.variance.lerp_((error[0] / (batch.size * self.vae.num_values)).clamp(min=MIN_VARIANCE), rate)
         self.step += 1
         self._sums[:-1] += sums
         self._sums[-1] += len(frames)
 
     def means(self) -> dict[str, float]:
-        """The mean loss and its parts, per frame, since the last call."""
+        """The mean loss and its parts per frame since the last call."""
         distributed.sum_up([self._sums])
         *sums, frames = self._sums.tolist()
         self._sums.zero_()
         return {name: value / frames for name, value in zip(NAMES, sums, strict=True)}
 
     def gather(self) -> None:
-        """Give the first process, which saves the state, what all have summed up since the last `means`."""
+        """Add up the sums of all processes in the first one, which saves the state."""
         distributed.sum_up([self._sums])
         if not distributed.world().is_first:
             self._sums.zero_()
 
     def state(self) -> TrainingState:
-        """All that a resume needs."""
+        """The state for resuming."""
         return TrainingState(
             step=self.step,
             best_loss_nats=self.best_loss_nats,
@@ -104,25 +104,25 @@ class Learner:
         )
 
     def restore(self, state: TrainingState) -> None:
-        """Take up the state that `state` gave."""
+        """Restore a state that `state` returned."""
         self.step, self.best_loss_nats, self.wandb_id = state.step, state.best_loss_nats, state.wandb_id
         if distributed.world().is_first:
             self._sums.copy_(state.sums)
         self.vae.load_state_dict(state.vae)
         self.vae.variance.copy_(state.variance)
-        own = {"param_groups": self._optimizer.state_dict()["param_groups"]}  # settings are the code's, not the file's
+        own = {"param_groups": self._optimizer.state_dict()["param_groups"]}  # take no settings from the file
         self._optimizer.load_state_dict({"state": state.optimizer["state"], **own})
 
 
 @contextlib.contextmanager
 def cudnn_mode(device: torch.device, deterministic: bool) -> Iterator[None]:
-    """In the block, a GPU computes by whatever was fastest when first tried, or the same way each time.
+    """Set how a GPU computes in this block: deterministically, or with the algorithms that cuDNN's benchmark chooses.
 
-    A CPU always does the latter.
+    A CPU always computes deterministically.
     """
     before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
     if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which PyTorch demands of deterministic products
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # PyTorch needs it for deterministic products
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = device.type == "cuda" and not deterministic
     try:

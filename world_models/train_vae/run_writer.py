@@ -1,4 +1,4 @@
-"""The folder of a training run: config, baselines, weights, state, metrics, pictures. The first process writes it."""
+"""Writes the folder of a training run: config, baselines, weights, state, metrics, pictures."""
 
 import contextlib
 import dataclasses
@@ -21,7 +21,7 @@ from world_models.vae.model import VAE
 
 
 class Position(NamedTuple):
-    """How far a training has come. Every line of metrics begins with it."""
+    """The position of a training. Every line of metrics begins with these three numbers."""
 
     step: int
     frames_seen: int
@@ -29,12 +29,12 @@ class Position(NamedTuple):
 
 
 class Pictures(NamedTuple):
-    """What a validation draws, by name.
+    """The pictures of a validation, by name.
 
     Attributes:
-        stamp: end of the names of files whose pictures each validation draws.
+        stamp: end of the file names of the pictures in `each_time`.
         each_time: pictures that each validation draws.
-        at_end: pictures that only the last one draws.
+        at_end: pictures that only the last validation draws.
     """
 
     stamp: str
@@ -43,12 +43,12 @@ class Pictures(NamedTuple):
 
 
 class Run:
-    """A run's folder, held against other writers until `close`.
+    """A run's folder. It is locked against other writers until `close`. Only the first process has one.
 
     Args:
         out: the folder.
         config: the resolved config, as YAML.
-        trained_on: what model.json says of data and split.
+        trained_on: data and split, for model.json.
         wandb: how to use Weights & Biases.
         tensorboard: whether to write TensorBoard's files too.
     """
@@ -62,13 +62,18 @@ class Run:
         files.remove_partials(out, out / FIGURES)
 
     def begin(self, learner: Learner, spread: Callable[[int], metrics.Frames]) -> None:
-        """Write a new run's first files: its config, and the baselines fitted on so many of its training frames."""
+        """Write a new run's first files: its config and its baselines.
+
+        Args:
+            learner: the learner, for the model's z_dim.
+            spread: returns a number of evenly spread training frames, on which the baselines are fitted.
+        """
         files.write_text(self._out / CONFIG_FILE, self._config)
         fitted = baselines.fit_baselines(spread(baselines.PCA_MAX_FRAMES), learner.vae.config.z_dim)
         checkpoints.save_weights(self._out / layout.BASELINES_FILE, dataclasses.asdict(fitted))
 
     def track(self, learner: Learner) -> None:
-        """Log from here on; what a broken run logged after its last checkpoint is dropped, since it comes again."""
+        """Begin to log. Lines after the last checkpoint are removed, because a resumed run logs them again."""
         tracking.truncate_metrics(self._out, learner.step)
         settings, data = yaml.safe_load(self._config), self._trained_on
         self._tracker = tracking.Tracker(self._out, settings, self._wandb, "train", self._tensorboard, learner.wandb_id)
@@ -79,28 +84,28 @@ class Run:
         self._tracker.read(Product("dataset", data.data, data.data_digest, facts))
 
     def log(self, position: Position, part: Literal["train", "val"], values: Mapping[str, float]) -> None:
-        """Log one line of metrics, of training or of a validation."""
+        """Log one line of metrics, from training or from a validation."""
         self._tracker.log(position._asdict() | {f"{part}/{name}": value for name, value in values.items()})
 
     def draw(self, pictures: Pictures, frames_seen: int) -> None:
-        """Save what a validation drew, and show it to those who track the run."""
+        """Save the pictures of a validation, and log them."""
         for name, picture in pictures.each_time.items():
             grids.save(self._out / FIGURES / f"{name}_{pictures.stamp}.png", picture)
         grids.save_all(self._out / FIGURES, pictures.at_end)
         self._tracker.images({**pictures.each_time, **pictures.at_end}, frames_seen)
 
     def save_best(self, learner: Learner, vae: VAE) -> None:
-        """Save the model that the learner has come to as the best weights so far."""
+        """Save `vae`, the learner's current model, as the best weights so far."""
         checkpoints.save_vae(layout.weights_path(self._out, "best"), vae, learner.step)
 
     def save(self, learner: Learner, vae: VAE) -> None:
-        """Save the model as the last weights, what describes it, and the learner's state, all that a resume reads."""
+        """Save `vae` as the last weights, its description, and the learner's state for resuming."""
         checkpoints.save_vae(layout.weights_path(self._out, "last"), vae, learner.step)
         checkpoints.save_description(self._out, vae, self._trained_on, learner.step)
         resume.save_state(self._out, learner.state())
 
     def log_final_model(self) -> None:
-        """Name the finished model where runs are compared: its best weights if there are any, and their validation."""
+        """Log the finished model to W&B: the digest of its best weights (or else its last) and their validation."""
         weights = "best" if layout.weights_path(self._out, "best").exists() else "last"
         digest = files.file_sha256(layout.weights_path(self._out, weights))
         line = checkpoints.validation(self._out, weights)
@@ -108,13 +113,13 @@ class Run:
         self._tracker.made(Product("model", str(self._out), digest, {"weights": weights, **scores}))
 
     def say(self, line: str) -> None:
-        """Print what the run came to."""
+        """Print a line about the run."""
         terminal.say(f"{self._out}: {line}")
 
     def warn(self, line: str) -> None:
-        """Print what is going wrong."""
+        """Print a warning."""
         terminal.warn(line)
 
     def close(self) -> None:
-        """Finish logging, and let the folder go."""
+        """Finish logging, and unlock the folder."""
         self._open.close()
