@@ -1,7 +1,7 @@
 """The process, the command line, files.
 
 cli          from flags and YAML files to a config, and from a command line to a command; on top of settings,
-config_files, plain_yaml
+misfits, config_files, plain_yaml
 errors       errors for people
 paths        paths that a person names
 files        files written whole or not at all; on top of disks, locks and writers, which keep one writer a folder

@@ -3,36 +3,20 @@
 import argparse
 import dataclasses
 import difflib
+import itertools
 import json
 import os
-import re
-import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_loader
 
-from world_models.runtime import config_files, plain_yaml, untrusted
+from world_models.runtime import config_files, misfits, plain_yaml, untrusted
 from world_models.version import __version__
 
 Config = TypeVar("Config")
-
-WRONG_TYPE = (
-    r'Parser key "(?P<key>.*?)": Expected an? (?P<type>.*)\. Got value: ?(?P<value>.*)',
-    r'Parser key "(?P<key>.*?)": Does not validate against any of the Union subtypes Subtypes: \[(?P<type>.*)\] '
-    r"Errors: .* Given value: (?P<value>.*)",
-)
-"""How jsonargparse reports a value of another type: its errors, and their causes, hold nothing but this text."""
-TYPES = {
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-    "str": "text",
-    "tuple": "a list in brackets, as in '[{value}]'",
-    "dict": "names with values, as in --{key}.name 1",
-    "NoneType": "null",
-}
 
 YAML_MODE = "world_models"
 """What jsonargparse calls our way of reading YAML; other programs' parsers keep theirs."""
@@ -43,28 +27,7 @@ class _Parser(ArgumentParser):
     """Raises `ValueError` with one line on what is wrong, where argparse would end the process."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        line = _plain_words(re.sub(r"\s+", " ", str(message)).strip())
-        names = [option.removeprefix("--") for action in self._actions for option in action.option_strings]
-        unknown = re.search(r"(?:unrecognized arguments: |[Oo]ption ')(?:--)?([\w.-]+)", line)
-        group = re.match(r"Group '([\w.]+)'", line)
-        meant = f"{group[1]}.{unknown[1]}" if group and unknown else unknown[1] if unknown else ""
-        near = difflib.get_close_matches(meant.replace("-", "_"), names, n=1)
-        hint = f"; did you mean --{near[0]}?" if near else "; see --help" if unknown else ""
-        raise ValueError(f"{line}{hint}")
-
-
-def _plain_words(message: str) -> str:
-    """The library's report of a wrong type, in the words of our own messages."""
-    if message.startswith("Unexpected config:"):
-        return "it holds no settings; give it lines of name: value"
-    if found := re.match(r"""Parser key "(?P<key>.*?)": Unable to load config '(?P<value>.*?)' - """, message):
-        return f"{found['key']} is {found['value']}; give its settings one by one, see {found['key']}.* in --help"
-    found = next(filter(None, (re.fullmatch(report, message) for report in WRONG_TYPE)), None)
-    if not found:
-        return re.sub(r'^(Problems parsing config|Parser key "config"): ', "", message)
-    expected: list[tuple[str, str]] = re.findall(r"<class '(.*?)'>|typing\.Literal\[(.*?)\]", found["type"])
-    wanted = " or ".join(literals or TYPES.get(name, name) for name, literals in expected)
-    return f"{found['key']} is {found['value'] or 'empty'}; give {wanted.format(**found.groupdict())}"
+        raise ValueError(" ".join(str(message).split()))
 
 
 class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -166,32 +129,52 @@ def _parsed(schema: type, parser: _Parser, argv: Sequence[str]) -> Namespace:
     """The values, checked; the message of a wrong one names its file."""
     try:
         values = parser.parse_args(argv)
-        _check_given(schema, values)
+        # The library accepts null where a setting takes none, and a value in place of a section.
+        problem = misfits.misfit(schema, values.as_dict())
+        if problem is None:
+            return values
+    except UnicodeDecodeError:
+        problem = "no text in UTF-8; name a YAML file of settings"
     except ValueError as error:
-        no_text = isinstance(error, UnicodeDecodeError)
-        problem = "no text in UTF-8; name a YAML file of settings" if no_text else str(error)
-        files = [word for word in argv if word.startswith("--config=")]
-        if len(argv) == 1 and files:
-            raise ValueError(f"{files[0].removeprefix('--config=')}: {problem}") from None
-        for file in files:
-            _parsed(schema, parser, [file])
-        raise ValueError(problem) from None
-    return values
+        problem = _problem(schema, parser, argv, str(error))
+    files = [word for word in argv if word.startswith("--config=")]
+    if len(argv) == 1 and files:
+        raise ValueError(f"{files[0].removeprefix('--config=')}: {problem}")
+    for file in files:
+        _parsed(schema, parser, [file])
+    raise ValueError(problem)
 
 
-def _check_given(schema: type, values: Namespace, section: str = "") -> None:
-    """Refuse null where a setting takes none, and a value in place of a section. The library would accept both."""
-    for name, hint in typing.get_type_hints(schema).items():
-        value, key = values[name], section + name
-        if dataclasses.is_dataclass(hint):
-            if not isinstance(value, Namespace):
-                raise ValueError(f"{key} is {_shown(value)}; give its settings one by one, see {key}.* in --help")
-            _check_given(typing.cast(type, hint), value, f"{key}.")
-        elif value is None and types.NoneType not in typing.get_args(hint):
-            kind = typing.get_origin(hint) or hint
-            wanted = TYPES.get(getattr(kind, "__name__", ""), "one of " + ", ".join(map(str, typing.get_args(hint))))
-            raise ValueError(f"{key} is empty; give {wanted.format(value='a, b', key=key)}")
+def _problem(schema: type, parser: _Parser, argv: Sequence[str], message: str) -> str:
+    """What is wrong with the flags, or with the file that is the only flag. Else it is the library's message."""
+    flags = dict(_given(argv))
+    given: Any = {name: text for name, text in flags.items() if text is not None}
+    if given.keys() == {"config"}:
+        try:
+            given = flags = plain_yaml.load(Path(given["config"]).read_text("utf-8"))
+        except ValueError as error:
+            return str(error)
+        if not isinstance(given, dict):
+            return "it holds no settings; give it lines of name: value"
+    return misfits.misfit(schema, given) or message + _hint(schema, parser, flags)
 
 
-def _shown(value: Any) -> str:
-    return "empty" if value is None else str(value)
+def _given(argv: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """The names of the flags and their texts, None if there is none. A word that no flag takes is a name, too."""
+    is_taken = False
+    for word, following in itertools.pairwise([*argv, "--"]):
+        name, equals, text = word.removeprefix("--").partition("=")
+        takes = not is_taken and word.startswith("--") and not equals and not following.startswith("--")
+        if not is_taken:
+            yield name, text if equals else following if takes else None
+        is_taken = takes
+
+
+def _hint(schema: type, parser: _Parser, given: Mapping[Any, Any]) -> str:
+    """What was meant by the first name that is no setting. Empty if all are settings."""
+    options = [option.removeprefix("--") for action in parser._actions for option in action.option_strings]
+    unknown = next((name for name in misfits.unknown_names(schema, given) if name not in options), None)
+    if unknown is None:
+        return ""
+    near = difflib.get_close_matches(unknown.replace("-", "_"), options, n=1)
+    return f"; did you mean --{near[0]}?" if near else "; see --help"
