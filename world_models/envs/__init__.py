@@ -16,7 +16,8 @@ from world_models.envs.action_columns import describe_space as describe_space
 from world_models.envs.action_columns import from_columns as from_columns
 from world_models.envs.action_columns import num_columns as num_columns
 from world_models.envs.action_columns import to_columns as to_columns
-from world_models.envs.making import FAST_CAR_RACING as FAST_CAR_RACING
+from world_models.envs.car_names import FAST_CAR_RACING as FAST_CAR_RACING
+from world_models.envs.car_names import RendererName as RendererName
 from world_models.envs.making import HOW_TO_FIX as HOW_TO_FIX
 from world_models.envs.making import check_arguments as check_arguments
 from world_models.envs.making import fault as fault
@@ -29,7 +30,6 @@ from world_models.envs.preprocessing import Preprocess as Preprocess
 from world_models.envs.preprocessing import parse_crop as parse_crop
 from world_models.envs.preprocessing import preprocess as preprocess
 from world_models.envs.simulators import MismatchError as MismatchError
-from world_models.envs.simulators import RendererName as RendererName
 from world_models.envs.simulators import Telemetry, simulator_of
 
 Frame = UInt8[np.ndarray, "64 64 3"]

@@ -5,12 +5,17 @@ import functools
 from typing import Any
 
 import gymnasium
+import numpy as np
 from gymnasium.envs.box2d import car_racing as gymnasiums
+from jaxtyping import Float64
 
 from world_models.envs import car_racing, renderer_choice
 from world_models.envs.car_renderer import GymnasiumRenderer
 from world_models.envs.making import Recipe
 from world_models.envs.simulators import Simulator
+
+LEFT_THE_FIELD = -100.0
+"""The reward of the step that ends an episode because the car is outside the playing field."""
 
 BAR_TOP, BAR_ROWS = 84, 96
 """First row of the indicator bar, and number of rows of the observation."""
@@ -31,6 +36,15 @@ class CopiedCarSimulator(Simulator):
     def telemetry(self) -> car_racing.CarTelemetry:
         """A reader of the state of the episode that has just begun."""
         return car_racing.CarTelemetry(self.env.unwrapped)
+
+    def centre_line_m(self) -> Float64[np.ndarray, "points 2"]:
+        """The centre line of this episode's road, x and y."""
+        car: Any = self.env.unwrapped
+        return np.array(car.track, np.float64)[:, 2:4]
+
+    def is_goal(self, last_reward: float) -> bool:
+        """Whether an episode that ended with this reward ended with a finished lap."""
+        return last_reward > LEFT_THE_FIELD
 
     def auto_crop(self, make: Recipe) -> tuple[int, int] | None:
         """The rows above the indicator bar; None if the observations have no bar."""

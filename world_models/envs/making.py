@@ -17,11 +17,9 @@ from typing import Any
 import gymnasium
 from gymnasium.envs import registration
 
+from world_models.envs.car_names import FASTER
 from world_models.runtime.cli import TRACEBACK
 
-FAST_CAR_RACING = "world_models/CarRacing-v3"
-FASTER = {"CarRacing-v3": FAST_CAR_RACING}
-"""Gymnasium's ids, and the ids of our faster environments that give the same results and also take `renderer`."""
 MAX_JSON_LETTERS = 16_384
 HOW_TO_FIX = f"fix it ({TRACEBACK}=1 shows the whole traceback)"
 """The end of a message about an error in a user's code, see `fault`."""

@@ -12,6 +12,7 @@ import pygame
 from gymnasium.envs.box2d import car_racing
 
 from world_models.envs.car_dynamics import move_car
+from world_models.envs.car_names import RendererName
 from world_models.envs.car_renderer import (
     CRenderer,
     GymnasiumRenderer,
@@ -19,7 +20,7 @@ from world_models.envs.car_renderer import (
     PygameRenderer,
     Renderer,
 )
-from world_models.envs.simulators import MismatchError, RendererName
+from world_models.envs.simulators import MismatchError
 
 RENDERERS: dict[str, type[Renderer]] = {
     "c": CRenderer,

@@ -5,11 +5,11 @@ Generic code uses only `Simulator`. A known simulator has a module with a subcla
 """
 
 import importlib
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 
 from world_models.envs.making import Recipe
 
@@ -18,8 +18,6 @@ KNOWN = {"CarRacing": "world_models.envs.car_simulator"}
 
 `simulator(env)` of that module returns the `Simulator`, or None if the class has the same name but is another one.
 """
-
-RendererName = Literal["auto", "c", "pygame", "gymnasium"]
 
 
 class MismatchError(Exception):
@@ -57,6 +55,14 @@ class Simulator:
     def telemetry(self) -> Telemetry:
         """A reader of the state of the episode that has just begun."""
         return _NoTelemetry()
+
+    def centre_line_m(self) -> Float64[np.ndarray, "points 2"]:
+        """The centre line of this episode's road, x and y; no points if there is no road."""
+        return np.zeros((0, 2))
+
+    def is_goal(self, last_reward: float) -> bool:
+        """Whether an episode that ended with this reward has reached its goal, such as a finished lap."""
+        return False
 
     def auto_crop(self, make: Recipe) -> tuple[int, int] | None:
         """The rows that `--crop auto` keeps: the first, and one past the last. None keeps all.

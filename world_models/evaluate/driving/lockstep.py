@@ -17,9 +17,6 @@ from world_models import envs
 from world_models.envs.expert import Expert
 from world_models.runtime.workers import Report
 
-LEFT_THE_FIELD = -100.0
-"""CarRacing's reward for the step that ends an episode beyond the playing field."""
-
 Read = Callable[[UInt8[torch.Tensor, "tracks 64 64 3"]], Float[torch.Tensor, "tracks z"]]
 """What a controller sees of frames: mu of a V model, or PCA's coefficients."""
 
@@ -96,12 +93,12 @@ class Car:
         self.frame, reward, *ends = self._env.step(action)
         self.total += reward
         self.ended = any(ends)
-        self.finished = self.ended and reward > LEFT_THE_FIELD
+        self.finished = self.ended and self._env.simulator.is_goal(reward)
         self.path_m.append(self._position_m())
 
     def outline_m(self) -> Float64[np.ndarray, "points 2"]:
         """The track's centre line, x and y."""
-        return np.array(self._env.env.unwrapped.track, np.float64)[:, 2:4]  # type: ignore[attr-defined]
+        return self._env.simulator.centre_line_m()
 
     def close(self) -> None:
         """Free the simulator."""
