@@ -256,7 +256,7 @@ def test_runs_that_do_not_compare_are_warned_of(
     for name in "ab":
         make_run(f"runs/{name}", scores={"data_digest": name})
     _, warned = said(tmp_path / "runs")
-    assert "the runs were evaluated on different data: a | b. These numbers do not compare." in warned
+    assert "the runs were evaluated on different data: a | b. These numbers cannot be compared." in warned
 
 
 def test_equal_settings_are_said_to_be_equal(make_run: MakeRun, said: Callable[..., tuple[str, str]]):

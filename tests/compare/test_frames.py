@@ -101,7 +101,8 @@ def test_data_that_is_gone_shows_no_frames(make_model: MakeModel):
     models, notes = _load(make_model("a", data="nowhere", data_digest="d"))
     assert models is None
     assert notes == [
-        "no frames are shown: nowhere is gone or has changed since the training; name rollouts with --data"
+        "no frames are shown: nowhere does not exist any more or has changed since the training; name rollouts with "
+        "--data"
     ]
 
 
@@ -135,7 +136,7 @@ def test_runs_without_a_model_show_no_frames(make_run: Callable[..., Path]):
 def test_a_model_that_does_not_name_its_data_is_not_called_unsaved(make_model: MakeModel):
     models, notes = _load(make_model("a", data=5))
     assert models is None
-    assert "no model.json says which data it was trained on; name rollouts with --data" in notes[0]
+    assert "no model.json names its training data; name rollouts with --data" in notes[0]
 
 
 def test_data_that_is_named_has_to_be_there(make_model: MakeModel, tmp_path: Path):

@@ -378,7 +378,7 @@ def test_probes_are_fitted_on_no_track_that_is_scored(small: Path, train: Path, 
     assert job.probe_data is not None
     assert [episode.seed for episode in job.probe_data.episodes()] == [second]
     line = _refused(train, small, f"--train_data {train}")
-    assert f"all training episodes of {train} are of tracks that are scored" in line
+    assert f"all training episodes of {train} are on tracks that are scored" in line
 
 
 def test_probes_can_be_fitted_on_data_that_is_named(
@@ -399,8 +399,8 @@ def test_evaluating_on_trained_episodes_is_said(
 ):
     assert _evaluate(train, small)["probe_r2"] is None
     said = capsys.readouterr().err
-    assert f"2 episodes of {train} were trained on, so the scores flatter" in said
-    assert "are of tracks that are scored; name other --train_data. So no probes are fitted" in said
+    assert f"the model was trained on 2 episodes of {train}, so its scores are too good" in said
+    assert "are on tracks that are scored; name other --train_data. So no probes are fitted" in said
 
 
 @pytest.mark.parametrize("env", ["world_models/Synthetic-v0", "world_models:world_models/Synthetic-v0"])
@@ -409,7 +409,7 @@ def test_another_id_of_the_environment_hides_no_trained_episode(
 ):
     run = _make_run(tmp_path / "run", train, env=env)
     assert _evaluate(train, run)["trained_on_episodes"] == 2
-    assert f"2 episodes of {train} were trained on, so the scores flatter" in capsys.readouterr().err
+    assert f"the model was trained on 2 episodes of {train}, so its scores are too good" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -671,4 +671,4 @@ def test_telemetry_that_is_no_number_in_a_frame_is_left_out_by_name(make_rollout
         file["telemetry"][2, 1] = value  # type: ignore[index]
     usable, notes = rollout_job._usable_telemetry(Rollouts(path), None)
     assert usable == ("speed_m_per_s",)
-    assert notes == ["telemetry left out, since it is infinite or no number in some frames: heading_rad"]
+    assert notes == ["telemetry left out, because it is not finite in some frames: heading_rad"]

@@ -214,9 +214,9 @@ def test_a_bad_flag_is_refused_in_one_line(refusal: Callable[..., str], argv: st
         ("data: d\nlr: -1\n", "lr is -1.0; give a number above 0"),
         ("data: d\nvae: {z_dim: 0}\n", "vae.z_dim is 0; give 1 or more"),
         ("lr: 0.5\n", "data"),
-        ("data: [\n", "no YAML (line 2: "),
+        ("data: [\n", "not YAML (line 2: "),
         ("- data\n", "holds no settings"),
-        ("\0", "no YAML"),
+        ("\0", "not YAML"),
     ],
 )
 def test_a_bad_yaml_file_is_refused_in_one_line(

@@ -34,7 +34,7 @@ def fsync_gives(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 @pytest.fixture(autouse=True)
 def nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disks, "_said", set())
+    monkeypatch.setattr(disks, "_warned", set())
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_asking_for_the_time_leaves_no_file(tmp_path: Path):
 
 
 def test_of_a_disk_that_can_do_all_nothing_is_said(file: Path, capsys: pytest.CaptureFixture[str]):
-    disks.say_what_is_missing(file.parent, file)
+    disks.warn_if_no_flush(file.parent, file)
     assert capsys.readouterr() == ("", "")
 
 
@@ -109,7 +109,7 @@ def test_what_is_missing_is_said_once_whatever_is_written(
 ):
     fsync_gives(folder=errno.EINVAL)
     for _ in range(3):
-        disks.say_what_is_missing(file.parent, file)
+        disks.warn_if_no_flush(file.parent, file)
     assert capsys.readouterr().err == (
         f"{file.parent}: this disk cannot flush folders (Invalid argument). If its machine loses power, the files "
         "finished last may be missing; run the same command again\n"
@@ -120,7 +120,7 @@ def test_where_files_cannot_be_flushed_the_line_says_that_they_may_be_damaged(
     file: Path, fsync_gives: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ):
     fsync_gives(file=errno.EINVAL, folder=errno.EPERM)
-    disks.say_what_is_missing(file.parent, file)
+    disks.warn_if_no_flush(file.parent, file)
     error = capsys.readouterr().err
     assert "cannot flush files (Invalid argument) and folders (Operation not permitted). " in error
     assert "may be damaged; delete them and run" in error and error.count("\n") == 1

@@ -323,7 +323,7 @@ def test_a_store_that_does_not_say_its_size_is_taken_at_its_word(tmp_path: Path,
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="this system has no /proc")
 def test_a_file_system_that_takes_no_folders_is_refused():
-    with pytest.raises(ValueError, match=r"^/proc cannot be written to; choose another --out$"):
+    with pytest.raises(ValueError, match=r"^/proc is not writable; choose another --out$"):
         files.check_room(Path("/proc/not_there"), 0)
 
 
@@ -422,7 +422,7 @@ def test_git_is_asked_once_a_process(checkout: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(files.os, "access", lambda path, mode: False)
-    with pytest.raises(ValueError, match=r"cannot be written to; choose another --out"):
+    with pytest.raises(ValueError, match=r"is not writable; choose another --out"):
         files.check_room(tmp_path / "out", 1)
 
 

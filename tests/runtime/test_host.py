@@ -322,7 +322,7 @@ def test_of_torchruns_processes_the_first_of_a_machine_speaks(
     assert host.speaks() is speaks
 
 
-@pytest.mark.parametrize(("rank", "waits"), [("0", []), ("1", [host.FIRST_SPEAKS_WITHIN_S])])
+@pytest.mark.parametrize(("rank", "waits"), [("0", []), ("1", [host.FIRST_PRINTS_WITHIN_S])])
 def test_the_other_processes_of_torchrun_wait_to_be_ended(
     monkeypatch: pytest.MonkeyPatch, rank: str, waits: list[float]
 ):

@@ -433,7 +433,7 @@ def test_a_holder_that_lost_its_lock_begins_no_file(tmp_path: Path, file: Path, 
 def test_a_holder_whose_lock_was_removed_gives_no_file_its_name(tmp_path: Path, file: Path):
     with locks.only_writer(tmp_path):
         file.unlink()
-        with pytest.raises(Stopped, match=r"was removed while this process was held up, so it ends"):
+        with pytest.raises(Stopped, match=r"was removed while this process was suspended, so it ends"):
             files.write_text(tmp_path / "a", "x")
     assert names(tmp_path) == []
 

@@ -84,7 +84,7 @@ def test_the_last_link_keeps_its_name_where_that_is_shown(here: Path):
 def test_a_link_that_leads_nowhere_is_refused(given: str):
     link("link", "nowhere/at/all")
     with pytest.raises(
-        ValueError, match=r"^out is '.*link.*link is a link to 'nowhere/at/all', which is not there; make"
+        ValueError, match=r"^out is '.*link.*link is a link to 'nowhere/at/all', which does not exist; make"
     ):
         paths.resolved(given, "out")
 

@@ -33,14 +33,14 @@ def test_values_are_read_as_settings_are_written(text: str, value: Any):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("lr: 1\nseed: 2\nlr: 3\n", "lr stands there twice, again in line 3; keep one of them"),
-        ("vae:\n  beta: 1\n  beta: 2\n", "beta stands there twice, again in line 3"),
+        ("lr: 1\nseed: 2\nlr: 3\n", "lr occurs twice, again in line 3; keep one of them"),
+        ("vae:\n  beta: 1\n  beta: 2\n", "beta occurs twice, again in line 3"),
         ("a: &a [x]\nb: *a\n", r"the alias \*a; write the value itself"),
-        ("a: [1\n", r"no YAML \(line 2: "),
-        ("a: \x00", "no YAML"),
+        ("a: [1\n", r"not YAML \(line 2: "),
+        ("a: \x00", "not YAML"),
         ("a: !!python/object/apply:os.system [ls]", "the tag "),
         ("[" * 5000, "nest"),
-        ("9" * 5000, "no YAML|digits"),
+        ("9" * 5000, "not YAML|digits"),
     ],
 )
 def test_what_is_no_plain_yaml_is_refused_in_one_line(text: str, said: str):

@@ -145,12 +145,12 @@ def test_what_has_no_default_must_be_given():
         ("vae: [1]\n", "vae is [1]; give its settings one by one"),
         ("vae:\n", "vae is empty; give its settings one by one"),
         ("vae:\n  z_dmi: 3\n", "Group 'vae' does not accept option 'z_dmi'; did you mean --vae.z_dim?"),
-        ("lr: 1\nlr: 2\n", "lr stands there twice, again in line 2"),
+        ("lr: 1\nlr: 2\n", "lr occurs twice, again in line 2"),
         ("out: 5\n", "out is 5; give text"),
         ("5: 5\n", "Key must be a string"),
         ("", "it holds no settings"),
         ("null\n", "it holds no settings"),
-        (b"\xff\xfe", "no text in UTF-8"),
+        (b"\xff\xfe", "not text in UTF-8"),
     ],
 )
 def test_a_file_that_is_wrong_is_named_with_what_was_found(

@@ -165,7 +165,7 @@ def stopped(tmp_path: Path) -> pytest.ExceptionInfo[Stopped]:
 
 
 def test_the_third_death_over_an_item_stops_the_work(stopped: pytest.ExceptionInfo[Stopped], tmp_path: Path):
-    assert "workers died 3 times over the same task" in str(stopped.value)
+    assert "workers died 3 times during the same task" in str(stopped.value)
     assert times_begun(tmp_path / "0") == 3 and team() == []
 
 

@@ -1,4 +1,4 @@
-"""compare.png: several runs' curves over the frames seen, and what each spends in nats against what it errs."""
+"""compare.png: curves of several runs over the frames seen, and their KL against squared error."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -19,11 +19,11 @@ PANELS = {
 }
 
 
-MANY = 15  # points from which a line shows none of them
+MANY = 15  # a curve with this many points or more has no markers
 
 
 def draw(runs: Sequence[RunRecord]) -> grids.Picture:
-    """The runs' curves in the colours of their names, in the order given, the first twelve told apart."""
+    """Draw the runs' curves. The first twelve runs have their own colours; the others are grey."""
     names = [run.name for run in runs]
     colour = charts.colours(names)
 
@@ -40,7 +40,7 @@ def draw(runs: Sequence[RunRecord]) -> grids.Picture:
 
 
 def _draw_curves(axes: "Axes", runs: Sequence[RunRecord], metric: str, colour: Mapping[str, charts.Colour]) -> None:
-    """One metric over the frames seen, a line a run, the first run on top."""
+    """Draw one metric over the frames seen, one line per run, with the first run on top."""
     from matplotlib.ticker import EngFormatter
 
     series = {run.name: run.series(metric) for run in reversed(runs)}

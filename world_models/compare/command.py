@@ -1,12 +1,12 @@
-"""Compare runs: one table here, and one page of their curves, their settings and the same frames side by side.
+"""Compare runs: a table in the terminal, and a page with their curves, their settings and their reconstructions.
 
 Examples:
   python -m world_models.compare runs/a runs/b
-  python -m world_models.compare runs                      every run in there, also one that is still training
+  python -m world_models.compare runs                      every run in this folder, also one that is still training
   python -m world_models.compare runs --data rollouts/heldout --out comparisons/today
 
-Runs are sorted by the squared error of their best validation. Evaluate them on the same rollouts to have PCA's error,
-PSNR and active units beside it.
+Runs are sorted by the squared error of their best validation. Evaluate them on the same rollouts, and the table also
+shows PCA's error, PSNR and active units.
 """
 
 import dataclasses
@@ -34,11 +34,11 @@ class CompareConfig:
     """What to compare, and where the page goes.
 
     Attributes:
-        runs: folders of runs, or folders that hold runs, named without a flag.
-        out: folder of compare.html and compare.png; the one that holds the runs when null.
-        data: rollouts, or MNIST's folder, whose frames are shown; what the runs were trained on when null. Only
-            held-out frames are shown.
-        num_frames: frames shown side by side.
+        runs: folders of runs, or folders that hold runs; given without a flag.
+        out: folder of compare.html and compare.png; null takes the folder that holds the runs.
+        data: rollouts, or MNIST's folder, with the frames to show; null takes the runs' training data. Only held-out
+            frames are shown.
+        num_frames: number of frames to show.
         weights: best (lowest validation loss) or last.
         device: auto takes a GPU if there is one.
     """
@@ -61,10 +61,10 @@ class Job:
     """A checked comparison.
 
     Attributes:
-        num_frames: frames shown side by side.
-        out: where the page goes.
-        runs: what is compared, best first.
-        models: whose frames are shown, None if there are none.
+        num_frames: number of frames to show.
+        out: folder of the page.
+        runs: the runs, best first.
+        models: the models whose reconstructions are shown; None if none are shown.
         notes: what is left out, and why.
     """
 
@@ -77,7 +77,11 @@ class Job:
 
 
 def prepare(config: CompareConfig) -> Job:
-    """Read every run, load the models whose frames are shown, and check that the page has a place."""
+    """Read every run, load the models whose reconstructions are shown, and check that the page can be written.
+
+    Raises:
+        ValueError, OSError: the input is bad. Nothing was written.
+    """
     found = _read(config.runs)
     runs = comparison.by_val_sse(found.runs)
     out = Path(config.out) if config.out else _common_folder(config.runs)
@@ -96,7 +100,7 @@ def _read(named: Sequence[str]) -> Found:
 
 
 def _checked(path: Path, name: str) -> RunRecord:
-    """A run's record, if its model is one of ours."""
+    """A run's record; raises ValueError if its model has an unknown architecture."""
     record = read_run(path, name)
     if record.description:
         description.load(path)
@@ -104,7 +108,7 @@ def _checked(path: Path, name: str) -> RunRecord:
 
 
 def _common_folder(named: Sequence[str]) -> Path:
-    """The folder that holds what is named; a folder of runs is that itself."""
+    """The folder that holds the named runs. If one folder of runs is named, it is that folder."""
     holding = [path.parent if is_run(path) else path for path in map(Path, named)]
     return resolved(os.path.commonpath(holding))
 
@@ -123,7 +127,7 @@ def compare(job: Job) -> None:
 
 
 def _settings(runs: Sequence[RunRecord]) -> str:
-    """The settings that differ, of as many runs as the terminal has room for."""
+    """The settings that differ, as lines. Runs that do not fit into the terminal's width are left out."""
     rows = comparison.differences(runs)
     if not rows:
         return "The settings are the same."
@@ -134,9 +138,9 @@ def _settings(runs: Sequence[RunRecord]) -> str:
     return f"\n{comparison.aligned(shown)}\n" + (f"... and {missing} more runs, on the page\n" if missing else "")
 
 
-def _short(text: str, most_letters: int = 32) -> str:
-    """The end of a long text, which is what tells paths apart."""
-    return text if len(text) <= most_letters else f"…{text[1 - most_letters :]}"
+def _short(text: str, max_length: int = 32) -> str:
+    """The end of a long text. Paths usually differ at their ends."""
+    return text if len(text) <= max_length else f"…{text[1 - max_length :]}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The same held-out frames as they are and as each of several runs gives them back."""
+"""The same held-out frames, and their reconstructions by each of several runs."""
 
 import contextlib
 import dataclasses
@@ -21,12 +21,12 @@ MAX_SHOWN = charts.MAX_COLOURED
 
 
 class FrameRows(NamedTuple):
-    """Frames beside what runs make of them.
+    """Frames and their reconstructions.
 
     Attributes:
-        data: folder that they come from.
+        data: folder of the frames.
         originals: the frames.
-        reconstructions: decode(mu) of them, by the name of the run.
+        reconstructions: decode(mu) of the frames, by name of the run.
     """
 
     data: str
@@ -39,9 +39,9 @@ class Models:
     """Models, and frames that none of them was trained on.
 
     Attributes:
-        data: folder that the frames come from.
+        data: folder of the frames.
         frames: the frames to choose from.
-        by_run: the models by the names of their runs.
+        by_run: the models, by name of the run.
     """
 
     data: str
@@ -49,9 +49,9 @@ class Models:
     by_run: Mapping[str, VAE]
 
     def rows(self, num_frames: int) -> FrameRows:
-        """Some frames, spread evenly, and what each model makes of them."""
+        """Some evenly spread frames, and each model's reconstructions of them."""
         spread = self.frames.read_spread(num_frames + 2)
-        inner = slice(1, -1) if len(spread) > 2 else slice(None)  # the first of all is CarRacing's opening zoom
+        inner = slice(1, -1) if len(spread) > 2 else slice(None)  # the first frame shows CarRacing's opening zoom
         frames = spread[inner]
         labels = torch.from_numpy(self.frames.labels[self.frames.spread(num_frames + 2)][inner])
         made = {
@@ -63,19 +63,19 @@ class Models:
 def load(
     runs: Sequence[RunRecord], data: str | None, weights: layout.Weights, device: Device
 ) -> tuple[Models | None, list[str]]:
-    """Load what is shown: the first twelve runs' models, and frames.
+    """Load the models of the first twelve runs, and frames to show.
 
     Args:
         runs: the runs, best first.
-        data: rollouts to show frames of, or MNIST's folder; when None, what the runs were trained on, if still there.
+        data: rollouts with frames to show, or MNIST's folder; None takes the runs' training data, if they still exist.
         weights: best or last.
-        device: where to compute.
+        device: device of the models.
 
     Returns:
-        what is shown, None if there is nothing; and a line for whatever is not shown, and why.
+        The models and frames, or None if nothing can be shown; and lines that say what is not shown, and why.
 
     Raises:
-        FileNotFoundError, ValueError: `data` is named and cannot be read, or there is no such device.
+        FileNotFoundError, ValueError: `data` is named but cannot be read, or there is no such device.
     """
     place = torch_device(device)
     kind, alike, others = _of_one_kind(runs, data)
@@ -98,7 +98,7 @@ class _NothingShownError(Exception):
 def _of_rollouts(
     saved: Sequence[RunRecord], data: str | None, weights: layout.Weights, device: torch.device
 ) -> tuple[Models, list[str]]:
-    """Held-out frames, and the models that take such."""
+    """Held-out frames of rollouts, and the models that take such frames."""
     rollouts = Rollouts(data) if data else _trained_on(saved)
     models, left_out = _models(saved, lambda run: _load(run, rollouts, weights, device))
     frames = _held_out(rollouts, [run for run in saved if run.name in models])
@@ -111,7 +111,7 @@ def _of_rollouts(
 def _of_digits(
     saved: Sequence[RunRecord], data: str | None, weights: layout.Weights, device: torch.device
 ) -> tuple[Models, list[str]]:
-    """Test images of MNIST, and the models that take such."""
+    """Test images of MNIST, and the models that take such images."""
     path = data or str(saved[0].trained_on.data)
     try:
         digits = mnist.load(path)
@@ -128,7 +128,7 @@ def _of_digits(
 
 
 def _models(saved: Sequence[RunRecord], load: Callable[[RunRecord], VAE]) -> tuple[dict[str, VAE], list[str]]:
-    """The first twelve models by the names of their runs, and a line for each that cannot be loaded."""
+    """The first twelve models, by name of the run, and a line for each that cannot be loaded."""
     notes = [f"of {len(saved)} runs with a model, frames of the best {MAX_SHOWN} are shown"]
     notes = notes if len(saved) > MAX_SHOWN else []
     models: dict[str, VAE] = {}
@@ -146,10 +146,10 @@ class _Kind(NamedTuple):
     """A kind of data that runs are trained on.
 
     Attributes:
-        dataset: what model.json calls it.
-        name: what a person calls it.
-        is_in: whether a folder holds it.
-        load: loads frames of it, and the models that take such.
+        dataset: its name in model.json.
+        name: its name in messages.
+        is_in: whether a folder holds such data.
+        load: loads frames, and the models that take such frames.
     """
 
     dataset: str
@@ -161,7 +161,7 @@ class _Kind(NamedTuple):
 MNIST = _Kind("mnist", "MNIST", lambda folder: Path(folder, mnist.FOLDER).is_dir(), _of_digits)
 ROLLOUTS = _Kind("rollouts", "rollouts", lambda folder: True, _of_rollouts)
 KINDS = (MNIST, ROLLOUTS)
-"""The last is taken where no other fits, since its reader says what a folder lacks."""
+"""If no kind fits, the last one is used, because its reader gives a good message."""
 
 
 def _kind(run: RunRecord) -> _Kind:
@@ -169,7 +169,11 @@ def _kind(run: RunRecord) -> _Kind:
 
 
 def _of_one_kind(runs: Sequence[RunRecord], data: str | None) -> tuple[_Kind, list[RunRecord], list[str]]:
-    """The kind of data that `data` holds, else that of the best run with a model; and the runs on such data."""
+    """The kind of data to show: that of `data`, else that of the best run with a model.
+
+    Returns:
+        The kind, the runs trained on such data, and a line about the other runs.
+    """
     of_models = (_kind(run) for run in runs if run.description)
     kind = next(kind for kind in KINDS if kind.is_in(data)) if data else next(of_models, KINDS[-1])
     alike, others = ([run for run in runs if (_kind(run) is kind) == same] for same in (True, False))
@@ -182,7 +186,7 @@ def _of_one_kind(runs: Sequence[RunRecord], data: str | None) -> tuple[_Kind, li
 
 
 def _trained_on(saved: Sequence[RunRecord]) -> Rollouts:
-    """The rollouts of the first run whose data is still as it was in training."""
+    """The training data of the first run whose data have not changed since the training."""
     named = [(run.trained_on.data, run.trained_on.data_digest) for run in saved]
     recorded = dict.fromkeys((path, digest) for path, digest in named if path is not None and digest is not None)
     for path, digest in recorded:
@@ -191,13 +195,13 @@ def _trained_on(saved: Sequence[RunRecord]) -> Rollouts:
             if rollouts.digest() == digest:
                 return rollouts
     paths = ", ".join(sorted({path for path, _ in recorded})[:3])
-    unsaid = "no model.json says which data it was trained on" if saved else "no run has saved a model yet"
-    why = f"{paths} is gone or has changed since the training" if recorded else unsaid
+    no_data = "no model.json names its training data" if saved else "no run has saved a model yet"
+    why = f"{paths} does not exist any more or has changed since the training" if recorded else no_data
     raise _NothingShownError(f"no frames are shown: {why}; name rollouts with --data")
 
 
 def _load(run: RunRecord, data: Rollouts, weights: layout.Weights, device: torch.device) -> VAE:
-    """A run's model, if it takes such frames and says what it was trained on."""
+    """Load a run's model; raises ValueError if it takes other frames or does not name its training data."""
     provenance.load(run.path)
     vae = checkpoints.load_vae(run.path, weights, device)
     provenance.check_preprocess(data.preprocess, data.path, vae, run.name)
@@ -205,7 +209,7 @@ def _load(run: RunRecord, data: Rollouts, weights: layout.Weights, device: torch
 
 
 def _held_out(data: Rollouts, runs: Sequence[RunRecord]) -> FrameSet | None:
-    """The frames of the episodes that none of the runs was trained on, None if there are none."""
+    """The frames of the episodes that no run was trained on; None if there are none."""
     trained_on = set[int]().union(*(provenance.load(run.path).seen(data) for run in runs))
     chosen = [episode for episode, seed in enumerate(data.seeds.tolist()) if seed not in trained_on]
     return FrameSet(data, chosen) if chosen else None

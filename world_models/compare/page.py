@@ -1,4 +1,4 @@
-"""The page of several runs: a self-contained HTML file with their numbers, curves, and the same frames side by side."""
+"""The page of several runs: a self-contained HTML file with their numbers, curves, settings and reconstructions."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,14 @@ from world_models.runs.records import RunRecord
 
 
 def page(runs: Sequence[RunRecord], curves: grids.Picture, frames: FrameRows | None, notes: Sequence[str] = ()) -> str:
-    """The comparison as HTML; `notes` says what is left out."""
+    """Make the comparison as HTML.
+
+    Args:
+        runs: the runs, best first.
+        curves: the picture of their curves.
+        frames: frames and their reconstructions, if any are shown.
+        notes: what is left out, and why.
+    """
     return pages.render(
         "compare.html",
         runs=runs,

@@ -1,4 +1,4 @@
-"""The table of several runs: their numbers, the settings in which they differ, whether their scores can be compared."""
+"""The table of several runs: their numbers, the settings that differ, and reasons why numbers cannot be compared."""
 
 import itertools
 import json
@@ -12,14 +12,14 @@ from world_models.runs.scores import Scores
 
 NOTHING = "-"
 NOT_COMPARED = ("out", "resume", "wandb")
-"""Settings in which runs may differ while their numbers are the same."""
+"""Settings that do not change a run's numbers. They are left out of the comparison."""
 
-MAX_LETTERS = 1000
+MAX_LENGTH = 1000
 Cell = int | float | str | None
 
 
 class Column(NamedTuple):
-    """A figure of a run: how the table heads it, what it means, how to read it from a run, how to print it."""
+    """A column of the table: its head, its meaning, a function that reads it from a run, and its number format."""
 
     head: str
     meaning: str
@@ -32,12 +32,12 @@ def _of_best(key: str) -> Callable[[RunRecord], Cell]:
 
 
 def _of_scores(read: Callable[[Scores], Cell]) -> Callable[[RunRecord], Cell]:
-    """A number of eval.json; None of a run that was not evaluated."""
+    """Read a number from eval.json; None if the run was not evaluated."""
     return lambda run: read(run.scores) if run.scores else None
 
 
 def _foreseen(form: str) -> Callable[[Scores], Cell]:
-    """The error ten steps ahead of a memory of that form."""
+    """The error of this form of memory model ten steps ahead."""
 
     def read(scores: Scores) -> Cell:
         at_ten = (scores.foresight or {}).get(form, {}).get("10")
@@ -62,33 +62,38 @@ def _done(run: RunRecord) -> Cell:
 
 COLUMNS = (
     Column("frames", "frames seen in training", lambda run: run.frames_seen(), "{:,.0f}"),
-    Column("done", "whether training is finished, else how much of it", _done, "{}"),
+    Column("done", "whether training is finished, else its share", _done, "{}"),
     Column("frames/s", "median rate of training", _frames_per_s, "{:,.0f}"),
-    Column("val SSE", "least squared error of a validation on held-out data", _of_best("val/sse")),
-    Column("val KL", "KL in nats per frame of that validation", _of_best("val/kl_nats"), "{:,.1f}"),
+    Column("val SSE", "lowest squared error of a validation on held-out data", _of_best("val/sse")),
+    Column("val KL", "KL in nats per frame in that validation", _of_best("val/kl_nats"), "{:,.1f}"),
     Column("SSE", "squared error, by evaluate", _of_scores(lambda scores: scores.sse)),
     Column(
-        "SSE/PCA", "that error over PCA's with as many components, on the same frames", _of_scores(_of_pca), "{:.3f}"
+        "SSE/PCA",
+        "that error divided by PCA's with as many components, on the same frames",
+        _of_scores(_of_pca),
+        "{:.3f}",
     ),
     Column("PSNR dB", "peak signal-to-noise ratio, by evaluate", _of_scores(lambda scores: scores.psnr_db)),
     Column("KL", "KL in nats per frame, by evaluate", _of_scores(lambda scores: scores.kl_nats), "{:,.1f}"),
     Column(
         "10 ahead, z",
-        "squared error ten steps ahead of a memory that predicts z, by evaluate --foresight",
+        "squared error, ten steps ahead, of a memory model that predicts z, by evaluate --foresight",
         _of_scores(_foreseen("predicts_z")),
     ),
     Column(
         "10 ahead, change",
-        "squared error ten steps ahead of a memory that predicts how z changes, by evaluate --foresight",
+        "squared error, ten steps ahead, of a memory model that predicts the change of z, by evaluate --foresight",
         _of_scores(_foreseen("predicts_change")),
     ),
     Column(
         "active",
-        "dimensions whose mu varies (variance above 0.01)",
+        "number of dimensions whose mu has variance above 0.01",
         _of_scores(lambda scores: scores.active_units),
         "{:,.0f}",
     ),
-    Column("used", "dimensions with KL above 0.05 nats", _of_scores(lambda scores: scores.dims_used), "{:,.0f}"),
+    Column(
+        "used", "number of dimensions with KL above 0.05 nats", _of_scores(lambda scores: scores.dims_used), "{:,.0f}"
+    ),
     Column(
         "drive",
         "mean score of a linear controller on mu that drives 100 tracks",
@@ -99,17 +104,17 @@ COLUMNS = (
 
 
 def by_val_sse(runs: Sequence[RunRecord]) -> list[RunRecord]:
-    """The runs by rising SSE of their best validation; those without one last, in the order given."""
+    """Sort the runs by the SSE of their best validation, lowest first. Runs without validation come last."""
     return sorted(runs, key=lambda run: run.best_line().get("val/sse", float("inf")))
 
 
 def known_columns(runs: Sequence[RunRecord]) -> list[Column]:
-    """The columns of which at least one run has a figure."""
+    """The columns in which at least one run has a value."""
     return [column for column in COLUMNS if any(column.read(run) is not None for run in runs)]
 
 
 def table(runs: Sequence[RunRecord]) -> list[list[str]]:
-    """The runs' figures as rows of text, the first row the heads."""
+    """The table as rows of text. The first row holds the heads."""
     columns = known_columns(runs)
     rows = [[run.name, *(_shown(column, column.read(run)) for column in columns)] for run in runs]
     return [["run", *(column.head for column in columns)], *rows]
@@ -120,7 +125,7 @@ def _shown(column: Column, value: Cell) -> str:
 
 
 def differences(runs: Sequence[RunRecord]) -> list[list[str]]:
-    """The settings in which the runs differ as rows of text: its dotted name, then its value in each run."""
+    """The settings that differ, as rows of text: the dotted name, then the value of each run."""
     settings = [{name: _plain(value) for name, value in run.settings().items()} for run in runs]
     names = dict.fromkeys(name for each in settings for name in each if name.split(".")[0] not in NOT_COMPARED)
     rows = [[name, *(each.get(name, NOTHING) for each in settings)] for name in names]
@@ -128,12 +133,12 @@ def differences(runs: Sequence[RunRecord]) -> list[list[str]]:
 
 
 def _plain(value: Any) -> str:
-    """The value as a line of text, without what would upset a terminal."""
+    """The value as one line of text without control characters."""
     return value if isinstance(value, str) and value.isprintable() else json.dumps(value, default=str)
 
 
 def conflicts(runs: Sequence[RunRecord]) -> list[str]:
-    """Why numbers of the runs do not compare, a sentence each; none if they do."""
+    """Reasons why numbers of the runs cannot be compared, one sentence each; empty if there are none."""
     facts: Mapping[str, Callable[[RunRecord], Any]] = {
         "trained on different data, so their validations are on different frames": lambda run: (
             run.trained_on.data_digest
@@ -146,20 +151,20 @@ def conflicts(runs: Sequence[RunRecord]) -> list[str]:
         "evaluated on different numbers of frames": lambda run: run.scores and run.scores.frames,
     }
     found = [
-        f"the runs were {fact}: {_groups(runs, read)}. These numbers do not compare."
+        f"the runs were {fact}: {_groups(runs, read)}. These numbers cannot be compared."
         for fact, read in facts.items()
         if len({_plain(value) for run in runs if (value := read(run)) is not None}) > 1
     ]
-    flattered = [run.name for run in runs if flatters(run)]
-    if flattered:
+    if too_good := [run.name for run in runs if flatters(run)]:
         found.append(
-            f"Evaluated on episodes that they were trained on, so that the scores flatter: {_listed(flattered)}."
+            f"Some runs were evaluated on episodes that they were trained on, so their scores are too good: "
+            f"{_listed(too_good)}."
         )
     return found
 
 
 def _groups(runs: Sequence[RunRecord], read: Callable[[RunRecord], Any]) -> str:
-    """Which runs are alike: a, b | c."""
+    """Groups of runs with the same value, as text: `a, b | c`."""
     groups: dict[str, list[str]] = {}
     for run in runs:
         if (value := read(run)) is not None:
@@ -173,7 +178,7 @@ def _listed(names: Sequence[str], between: str = ", ", most: int = 4) -> str:
 
 
 def provenance(run: RunRecord) -> list[tuple[str, str]]:
-    """Where a run comes from: its folder, what it was trained on, what made it."""
+    """The origin of a run: its folder, its training data, and the versions of the programs."""
     scores, trained_on = run.scores, run.trained_on
     versions = run.description.versions if run.description else {}
     facts = {
@@ -189,11 +194,11 @@ def provenance(run: RunRecord) -> list[tuple[str, str]]:
         "digest of that": scores and scores.data_digest,
         "evaluated weights": scores and scores.vae_sha256,
     }
-    return [(name, _plain(value)[:MAX_LETTERS]) for name, value in facts.items() if value]
+    return [(name, _plain(value)[:MAX_LENGTH]) for name, value in facts.items() if value]
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as lines of text, the first column to the left and the others to the right."""
+    """Rows as lines of text. The first column is left-aligned, the others are right-aligned."""
     first, *others = _widths(rows)
     lines = (
         [row[0].ljust(first), *(cell.rjust(width) for cell, width in zip(row[1:], others, strict=True))] for row in rows
@@ -201,10 +206,10 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("  ".join(line) for line in lines)
 
 
-def fitting(rows: Sequence[Sequence[str]], room: int) -> list[list[str]]:
-    """The rows with as many of their columns, two at the least, as fit into lines of so many letters."""
+def fitting(rows: Sequence[Sequence[str]], line_width: int) -> list[list[str]]:
+    """The rows with as many columns as fit into lines of `line_width` characters, but at least two."""
     widths = _widths(rows)
-    count = sum(used <= room for used in itertools.accumulate(width + 2 for width in widths))
+    count = sum(used <= line_width for used in itertools.accumulate(width + 2 for width in widths))
     return [list(row[: max(2, count)]) for row in rows]
 
 

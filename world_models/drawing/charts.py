@@ -18,12 +18,18 @@ Colour = str | tuple[float, float, float, float]
 
 
 def rendered(draw: Callable[["Figure"], Any], width: float, height: float) -> Picture:
-    """A matplotlib figure of so many hundred pixels, without a display and without pyplot's global state."""
+    """Draw a matplotlib figure, without a display and without pyplot's global state.
+
+    Args:
+        draw: draws into the figure.
+        width: width in units of 100 pixels.
+        height: height in units of 100 pixels.
+    """
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with rc_context({"text.parse_math": False}):  # names are no formulas, and one that is none fails to be parsed
+    with rc_context({"text.parse_math": False}):  # a name with $ would be parsed as a formula, and may fail
         figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
         draw(figure)
         canvas = FigureCanvasAgg(figure)
@@ -32,12 +38,12 @@ def rendered(draw: Callable[["Figure"], Any], width: float, height: float) -> Pi
 
 
 def _rendered(draw: Callable[["Axes"], None], width: float = 8.0, height: float = 3.0) -> Picture:
-    """A figure of one pair of axes."""
+    """Draw a figure with one pair of axes."""
     return rendered(lambda figure: draw(figure.add_subplot()), width, height)
 
 
 def bars(heights: Float[np.ndarray, " bars"], labels: Sequence[int], xlabel: str, ylabel: str) -> Picture:
-    """A bar chart."""
+    """Draw a bar chart."""
 
     def draw(axes: "Axes") -> None:
         axes.bar(np.arange(len(heights)), heights)
@@ -50,7 +56,13 @@ def bars(heights: Float[np.ndarray, " bars"], labels: Sequence[int], xlabel: str
 def curves(
     lines: Sequence[Mapping[str, float | int]], names: Sequence[str], levels: Mapping[str, Mapping[str, float]]
 ) -> Picture:
-    """Metrics over the frames seen, side by side; `levels` draws labelled horizontal lines."""
+    """Draw metrics over the frames seen, side by side.
+
+    Args:
+        lines: lines of metrics.jsonl.
+        names: names of the metrics.
+        levels: labelled horizontal lines, by metric and label.
+    """
 
     def draw(name: str, axes: "Axes") -> None:
         axes.plot([line["frames_seen"] for line in lines], [line[name] for line in lines], marker=".")
@@ -63,7 +75,7 @@ def curves(
 
 
 def heat_map(values: Float[np.ndarray, "height width"], label: str) -> Picture:
-    """Values of an image's pixels as colours, with their scale."""
+    """Draw values of pixels as colours, with a colour bar."""
 
     def draw(axes: "Axes") -> None:
         shown = axes.imshow(values, cmap="magma", vmin=0)
@@ -74,7 +86,7 @@ def heat_map(values: Float[np.ndarray, "height width"], label: str) -> Picture:
 
 
 def bins(edges: Sequence[float], heights: Sequence[float], xlabel: str, ylabel: str) -> Picture:
-    """A histogram whose bins, each of another width, are drawn equally wide."""
+    """Draw a histogram. All bins are drawn equally wide, although their edges are not equally spaced."""
 
     def draw(axes: "Axes") -> None:
         axes.bar(np.arange(len(heights)) + 0.5, heights, width=0.9)
@@ -86,7 +98,7 @@ def bins(edges: Sequence[float], heights: Sequence[float], xlabel: str, ylabel: 
 
 @runtime_checkable
 class RatePoint(Protocol):
-    """What a model costs and what it gives; `evaluated` is False where a validation in training says so."""
+    """Rate and distortion of a model."""
 
     @property
     def label(self) -> str:
@@ -95,7 +107,7 @@ class RatePoint(Protocol):
 
     @property
     def kl_nats(self) -> float:
-        """Nats per frame."""
+        """KL in nats per frame."""
         ...
 
     @property
@@ -105,12 +117,17 @@ class RatePoint(Protocol):
 
     @property
     def evaluated(self) -> bool:
-        """Whether `evaluate` says so; else the point is hollow."""
+        """Whether the numbers come from `evaluate`. Else they come from a validation, and the point is hollow."""
         ...
 
 
 def rate_distortion(points: Sequence[RatePoint], pca: Mapping[int, float]) -> Picture:
-    """KL against SSE, a point a model; `pca` draws the SSE of PCA by its number of components as dashed lines."""
+    """Draw KL against SSE, with one point for each model.
+
+    Args:
+        points: the models.
+        pca: SSE of PCA by its number of components, drawn as dashed lines.
+    """
     names = [point.label for point in points]
 
     def draw(figure: "Figure") -> None:
@@ -124,7 +141,7 @@ def rate_distortion(points: Sequence[RatePoint], pca: Mapping[int, float]) -> Pi
 def draw_rate_distortion(
     axes: "Axes", points: Sequence[RatePoint], pca: Mapping[int, float], colour: Mapping[str, Colour]
 ) -> None:
-    """Draw it into axes, the first point on top; on a log scale where the errors are far apart."""
+    """Draw KL against SSE into axes, with the first point on top. The axis is logarithmic if the errors differ much."""
     errors = [point.sse for point in points] + list(pca.values())
     for point in reversed(points):
         face = colour[point.label] if point.evaluated else "white"
@@ -139,7 +156,7 @@ def draw_rate_distortion(
 
 
 def _label_levels(axes: "Axes", levels: Mapping[str, float], apart: float = 0.05) -> None:
-    """Name horizontal lines beside the right edge, close ones pushed apart."""
+    """Label horizontal lines at the right edge. Labels of close lines are moved apart."""
     to_axes = axes.transData + axes.transAxes.inverted()
     lowest = -1.0
     for label, level in sorted(levels.items(), key=lambda item: item[1]):
@@ -148,7 +165,7 @@ def _label_levels(axes: "Axes", levels: Mapping[str, float], apart: float = 0.05
 
 
 def spread_values(axes: "Axes", values: Sequence[float], log_from: float = 3.0) -> None:
-    """Fit the y axis around the values, on a log scale where the largest is so many times the least."""
+    """Fit the y axis to the values. It is logarithmic if the largest is more than `log_from` times the smallest."""
     low, high = min(values, default=0.0), max(values, default=1.0)
     if low > 0 and high > log_from * low:
         from matplotlib.ticker import LogLocator, NullFormatter
@@ -167,7 +184,7 @@ MAX_COLOURED = 12
 
 
 def colours(names: Sequence[str]) -> dict[str, Colour]:
-    """A colour for each of the first twelve names, grey for the others."""
+    """A colour for each of the first twelve names; grey for the others."""
     from matplotlib import colormaps
 
     few = len(names) <= 10
@@ -176,16 +193,16 @@ def colours(names: Sequence[str]) -> dict[str, Colour]:
 
 
 def _literal(text: str) -> str:
-    """Text in which matplotlib finds no formula, and which it does not take for hidden."""
+    """Escape text, so that matplotlib neither parses it as a formula nor hides it, as it does after a leading _."""
     return (" " if text.startswith("_") else "") + text.replace("$", r"\$")
 
 
-def legend(names: Sequence[str], most_letters: int = 40) -> tuple[list[Any], list[str]]:
+def legend(names: Sequence[str], max_length: int = 40) -> tuple[list[Any], list[str]]:
     """Handles and labels of the names in their colours, as a legend takes them."""
     from matplotlib.lines import Line2D
 
     shown = list(colours(names).items())[:MAX_COLOURED]
-    labels = [_literal(name if len(name) <= most_letters else f"…{name[1 - most_letters :]}") for name, _ in shown]
+    labels = [_literal(name if len(name) <= max_length else f"…{name[1 - max_length :]}") for name, _ in shown]
     handles = [Line2D([], [], color=colour, marker="o") for _, colour in shown]
     if len(names) > MAX_COLOURED:
         handles.append(Line2D([], [], color="lightgray", marker="o"))

@@ -1,4 +1,4 @@
-"""What a model of MNIST shows: samples, latents by digit, the manifold, interpolations, arithmetic, chosen digits."""
+"""Pictures of a model of MNIST: samples, latents by digit, the manifold, interpolations, arithmetic, chosen digits."""
 
 import itertools
 from collections.abc import Mapping
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 SCALE = 2
 MAX_POINTS = 5000
 STEPS = 12
-STROKE_SHARE = 0.3  # of a digit's images, those with the most ink and those with the least
+STROKE_SHARE = 0.3  # share of a digit's images that count as thick, and share that count as thin
 
 Shown = dict[str, grids.Picture]
 
 
 def in_training(vae: VAE, images: LabelledFrames) -> Shown:
-    """What each validation draws: test images over their reconstructions, and samples of the prior."""
+    """The pictures of each validation: test images over their reconstructions, and samples of the prior."""
     return {"recon": reconstructions(vae, images), "samples": model_views.samples(vae)}
 
 
 def finished(vae: VAE, mu: Float[Tensor, "frames z"], images: LabelledFrames) -> Shown:
-    """What the end of a training draws, of the pictures that make sense for such a model and so many images."""
+    """The pictures at the end of a training: those that make sense for this model and this number of images."""
     shown = {}
     if len(_digits_with(images.labels, 2)) > 1:
         shown = {
@@ -47,38 +47,38 @@ def finished(vae: VAE, mu: Float[Tensor, "frames z"], images: LabelledFrames) ->
 
 
 def encoded(vae: VAE, images: LabelledFrames) -> Float[Tensor, "frames z"]:
-    """Mu of every image, on the CPU."""
+    """Encode every image; mu on the CPU."""
     return torch.cat([vae.encode(*batch).mu.cpu() for batch in images.batches(1024)])
 
 
 def _decoded(vae: VAE, z: Tensor, digits: int | Tensor) -> Frames:
-    """Images of z; a conditional model is told the digits, or the one digit of all."""
+    """Decode z. A conditional model gets a digit for each z, or one digit for all."""
     labels = torch.full((len(z),), digits) if isinstance(digits, int) else digits
     return vae.decode(z, labels).cpu().numpy()
 
 
 def reconstructions(vae: VAE, images: LabelledFrames) -> grids.Picture:
-    """Two images of each digit of which there are so many, in two rows, each over decode(mu)."""
+    """Two images of each digit, in two rows, each over decode(mu). Digits with fewer images are left out."""
     rows, labels = [], images.labels
     for nth in range(2):
         chosen = np.array([np.flatnonzero(labels == digit)[nth] for digit in _digits_with(labels, nth + 1)], np.int64)
-        shown, told = images.frames[chosen], torch.from_numpy(labels[chosen])
+        shown, shown_labels = images.frames[chosen], torch.from_numpy(labels[chosen])
         if len(chosen):
-            rows += [shown, _decoded(vae, vae.encode(shown, told).mu, told)]
+            rows += [shown, _decoded(vae, vae.encode(shown, shown_labels).mu, shown_labels)]
     return grids.grid(rows, SCALE)
 
 
 def _digits_with(labels: Labels, count: int) -> list[int]:
-    """The digits of which there are so many images."""
+    """The digits of which there are at least `count` images."""
     return [digit for digit in range(NUM_DIGITS) if (labels == digit).sum() >= count]
 
 
 def latents(mu: Float[Tensor, "frames z"], labels: Labels) -> grids.Picture:
-    """Mu of test images in the plane, coloured by digit: z itself where it has two dimensions, else PCA's first two."""
+    """A scatter plot of mu, coloured by digit. If z has more than two dimensions, of its two principal components."""
     points, names = mu[:MAX_POINTS].numpy(), ("z[0]", "z[1]")
     if mu.shape[1] > 2:
-        away = points - points.mean(0)
-        points = away @ np.linalg.svd(away, full_matrices=False)[2][:2].T
+        centred = points - points.mean(0)
+        points = centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T
         names = ("first principal component of mu", "second")
     elif mu.shape[1] == 1:
         points, names = np.stack([points[:, 0], labels[:MAX_POINTS]], 1), ("z[0]", "digit")
@@ -95,9 +95,9 @@ def latents(mu: Float[Tensor, "frames z"], labels: Labels) -> grids.Picture:
 
 
 def manifold(vae: VAE, mu: Float[Tensor, "frames z"], side: int = 20) -> grids.Picture:
-    """Images of a plane of z, at the quantiles 0.02 to 0.98 of the prior in each direction; up is more of z[1].
+    """Images of a plane of z, at the quantiles 0.02 to 0.98 of the prior in each direction; z[1] increases upwards.
 
-    A plain autoencoder has no prior; its plane spans the quantiles of mu.
+    A plain autoencoder has no prior, so its plane spans the quantiles of mu.
     """
     shares = torch.linspace(0.02, 0.98, side)
     normal = torch.special.ndtri(shares)
@@ -107,9 +107,9 @@ def manifold(vae: VAE, mu: Float[Tensor, "frames z"], side: int = 20) -> grids.P
 
 
 def interpolation(vae: VAE, mu: Float[Tensor, "frames z"], labels: Labels) -> grids.Picture:
-    """From one image to another, along a straight line in z and along an arc about the origin.
+    """Interpolate between two images, along a straight line in z and along an arc about the origin.
 
-    A conditional model, whose z does not hold the digit, goes from one image of a digit to another.
+    The z of a conditional model does not encode the digit, so both images show the same digit.
     """
     present = _digits_with(labels, 2)
     pairs = [(a, a if vae.config.num_classes else b) for a, b in zip(present[::2], present[1::2], strict=False)][:4]
@@ -130,25 +130,29 @@ def linear(a: Float[Tensor, " z"], b: Float[Tensor, " z"], shares: Float[Tensor,
 def spherical(
     a: Float[Tensor, " z"], b: Float[Tensor, " z"], shares: Float[Tensor, " steps"]
 ) -> Float[Tensor, "steps z"]:
-    """Points on the arc from a to b about the origin (Shoemake 1985); lengths between go from one to the other.
+    """Points on the arc from a to b about the origin (Shoemake 1985). The length changes gradually from a's to b's.
 
-    Where many dimensions are normal, z has about one length, which a straight line leaves and an arc keeps.
+    With many normal dimensions all z have about the same length. Points on a straight line are shorter, points on an
+    arc are not.
     """
     angle = torch.arccos((torch.dot(a, b) / (a.norm() * b.norm())).clamp(-1, 1))
-    if not torch.sin(angle) > 1e-4:  # one direction, opposite ones, or no direction at all
+    if not torch.sin(angle) > 1e-4:  # the same direction, opposite directions, or a zero vector
         return linear(a, b, shares)
     return (torch.sin((1 - shares) * angle)[:, None] * a + torch.sin(shares * angle)[:, None] * b) / torch.sin(angle)
 
 
 def latent_arithmetic(vae: VAE, mu: Float[Tensor, "frames z"], images: LabelledFrames) -> grids.Picture:
-    """Thick less thin ones, added to a thin image of another digit: a - b + c may be a thick one of it."""
+    """Latent arithmetic: thick images of a digit minus its thin images, plus a thin image c of another digit.
+
+    If z encodes the stroke and the digit separately, the result is a thick image of c's digit.
+    """
     ink, labels = images.frames.sum((1, 2, 3)), images.labels
     first, *others = _digits_with(labels, 2)
     thick, thin = (mu[torch.from_numpy(chosen)].mean(0, keepdim=True) for chosen in _by_ink(ink, labels, first))
     rows, names = [], []
     for digit in others:
         group = mu[torch.from_numpy(_by_ink(ink, labels, digit)[1])]
-        c = group[(group - group.mean(0)).square().sum(1).argmin()][None]  # the most usual of the thin ones
+        c = group[(group - group.mean(0)).square().sum(1).argmin()][None]  # the thin image closest to their mean
         row = [(thick, first), (thin, first), (c, digit), (thick - thin + c, digit)]
         rows.append(np.concatenate([_decoded(vae, z, of) for z, of in row]))
         names.append(f"thick {first} - thin {first}\n+ thin {digit} = ...")
@@ -156,7 +160,7 @@ def latent_arithmetic(vae: VAE, mu: Float[Tensor, "frames z"], images: LabelledF
 
 
 def _by_ink(ink: np.ndarray, labels: Labels, digit: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of the images of a digit with the most ink, and of those with the least."""
+    """Positions of a digit's images with the most ink (thick), and of those with the least (thin)."""
     chosen = np.flatnonzero(labels == digit)
     ranked = chosen[np.argsort(ink[chosen], kind="stable")]
     count = max(1, round(STROKE_SHARE * len(ranked)))
@@ -164,16 +168,17 @@ def _by_ink(ink: np.ndarray, labels: Labels, digit: int) -> tuple[np.ndarray, np
 
 
 def chosen_digits(vae: VAE, count: int = 12, seed: int = 0) -> grids.Picture:
-    """A row for each digit that the model is told, a column for each z: the same hand writes a column."""
+    """A row for each digit that the model is asked for, a column for each z. A column has the same handwriting."""
     z = torch.randn(count, vae.config.z_dim, generator=torch.Generator().manual_seed(seed))
     rows = [_decoded(vae, z, digit) for digit in range(vae.config.num_classes)]
     return grids.labelled(grids.grid(rows, SCALE), [str(digit) for digit in range(len(rows))], margin=30)
 
 
 def holes(models: Mapping[str, VAE], count: int = 16, seed: int = 0) -> grids.Picture:
-    """The same random z decoded by each model, a pair of rows a model: an autoencoder has holes where a VAE has digits.
+    """The same random z decoded by each model, in two rows per model.
 
-    Models of another number of dimensions take the first of as many as they have.
+    A VAE decodes digits. A plain autoencoder has holes: some z decode to no digit. A model with fewer dimensions takes
+    the first ones of z.
     """
     widest = max(vae.config.z_dim for vae in models.values())
     z = torch.randn(2 * count, widest, generator=torch.Generator().manual_seed(seed))

@@ -1,4 +1,4 @@
-"""Pictures as uint8 arrays: grids of frames, clips, and how they are written as PNG and GIF files."""
+"""Pictures as uint8 arrays: grids of frames and clips, and writing them as PNG and GIF files."""
 
 import base64
 import io
@@ -19,13 +19,13 @@ WHITE = 255
 
 
 def save(path: Path, picture: Picture) -> None:
-    """Write a PNG, whole or not at all."""
+    """Write a PNG file, completely or not at all."""
     files.make_folder(path.parent)
     files.write_bytes(path, png(picture))
 
 
 def save_all(folder: Path, shown: Mapping[str, Picture | bytes]) -> None:
-    """Write pictures as PNG files, and clips, which are the bytes of one, as GIFs."""
+    """Write pictures as PNG files, and clips (bytes) as GIF files."""
     for name, picture in shown.items():
         if isinstance(picture, bytes):
             files.write_bytes(folder / f"{name}.gif", picture)
@@ -34,14 +34,14 @@ def save_all(folder: Path, shown: Mapping[str, Picture | bytes]) -> None:
 
 
 def png(picture: Picture) -> bytes:
-    """The picture as a PNG file's bytes."""
+    """The bytes of a PNG file of the picture."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def grid(rows: Sequence[Frames], scale: int = 2) -> Picture:
-    """Frames in rows, with white gaps; each frame enlarged by a whole number, a grey one given three equal channels."""
+    """Frames in rows, with white gaps. Each frame is enlarged `scale` times; grey frames get three equal channels."""
     columns = max(map(len, rows))
     height, width = (scale * side for side in rows[0].shape[1:3])
     sheet = np.full((len(rows) * (height + GAP) + GAP, columns * (width + GAP) + GAP, 3), WHITE, np.uint8)
@@ -53,7 +53,7 @@ def grid(rows: Sequence[Frames], scale: int = 2) -> Picture:
 
 
 def labelled(picture: Picture, labels: Sequence[str], margin: int = 150) -> Picture:
-    """The picture with a label beside each of its equally high rows."""
+    """Add a label to the left of each row of a picture; all rows are equally high."""
     canvas = Image.new("RGB", (picture.shape[1] + margin, picture.shape[0]), "white")
     canvas.paste(Image.fromarray(picture), (margin, 0))
     draw, height = ImageDraw.Draw(canvas), picture.shape[0] / len(labels)
@@ -63,7 +63,7 @@ def labelled(picture: Picture, labels: Sequence[str], margin: int = 150) -> Pict
 
 
 def sheet(frames: Frames, columns: int = 8, scale: int = 2) -> Picture:
-    """Frames in reading order."""
+    """Frames in rows of `columns`, in reading order."""
     return grid([frames[i : i + columns] for i in range(0, len(frames), columns)], scale)
 
 
@@ -76,5 +76,5 @@ def clip_gif(*clips: Frames, scale: int = 3, frames_per_s: int = 25) -> bytes:
 
 
 def data_url(data: bytes, kind: str) -> str:
-    """The bytes as a URL that a page can hold in itself."""
+    """A data URL, with which a page can embed the bytes."""
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"

@@ -1,6 +1,6 @@
-"""What a V model sees and dreams: reconstructions, samples, interpolations, traversals, a clip.
+"""Pictures of a V model: reconstructions, samples, interpolations, traversals, a clip.
 
-Those of digits alone are in `digit_views.py`.
+`digit_views.py` has those that only models of digits have.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ Columns = Mapping[str, Float[np.ndarray, " frames"]]
 
 
 def shown_frames(frames: Frames) -> Frames:
-    """The frames that every reconstruction grid shows: 16, spread evenly over what there is."""
+    """The 16 evenly spread frames that every grid of reconstructions shows."""
     return frames[np.linspace(0, len(frames) - 1, NUM_SHOWN + 2).astype(int)[1:-1]]
 
 
@@ -31,7 +31,7 @@ def _decoded(vae: VAE, z: Float[Tensor, "batch z"], labels: Int64[Tensor, " batc
 
 
 def in_training(vae: VAE, frames: Frames) -> dict[str, grids.Picture]:
-    """What each validation draws."""
+    """The pictures of each validation."""
     return {
         "reconstructions": reconstructions(vae, frames),
         "samples": samples(vae),
@@ -40,7 +40,7 @@ def in_training(vae: VAE, frames: Frames) -> dict[str, grids.Picture]:
 
 
 def reconstructions(vae: VAE, frames: Frames) -> grids.Picture:
-    """Frames (first and third row) over decode(mu) of each."""
+    """Frames (first and third row) over their reconstructions, decode(mu)."""
     shown = shown_frames(frames)
     decoded = _decoded(vae, vae.encode(shown).mu)
     half = len(shown) // 2
@@ -48,25 +48,25 @@ def reconstructions(vae: VAE, frames: Frames) -> grids.Picture:
 
 
 def samples(vae: VAE, count: int = 64, seed: int = 0) -> grids.Picture:
-    """Frames decoded from the prior, of the same z each time."""
+    """A picture of frames decoded from samples of the prior. The samples depend only on the seed."""
     return grids.sheet(dreams(vae, count, seed))
 
 
 def dreams(vae: VAE, count: int, seed: int = 0) -> Frames:
-    """Frames decoded from the prior; one class after the other where the model is told one."""
+    """Frames decoded from samples of the prior. A conditional model gets its classes in turn."""
     z = torch.randn(count, vae.config.z_dim, generator=torch.Generator().manual_seed(seed))
     return _decoded(vae, z, torch.arange(count) % max(1, vae.config.num_classes))
 
 
 def interpolation(vae: VAE, frames: Frames, count: int = 12) -> grids.Picture:
-    """From one of the shown frames to another, along a straight line in z."""
+    """Interpolate between two of the shown frames, along a straight line in z."""
     mu = vae.encode(shown_frames(frames)).mu
     weights = torch.linspace(0, 1, count, device=mu.device)[:, None]
     return grids.grid([_decoded(vae, mu[1] + weights * (mu[-2] - mu[1]))])
 
 
 def comparison(vae: VAE, baselines: Baselines, frames: Frames) -> grids.Picture:
-    """Frames over the V model's, PCA's and the mean frame's idea of them."""
+    """Frames over their reconstructions by the V model and by PCA, and over the mean frame."""
     shown = shown_frames(frames)[::2]
     pca = (
         (baselines.reconstruct(torch.from_numpy(shown)) * 255)
@@ -82,7 +82,7 @@ def comparison(vae: VAE, baselines: Baselines, frames: Frames) -> grids.Picture:
 
 
 def traversal(vae: VAE, frames: Frames, kl_per_dim: Sequence[float], num_dims: int) -> grids.Picture:
-    """One frame with one latent dimension after the other moved from -3 to 3, by falling KL."""
+    """A row for each of the `num_dims` dimensions with the highest KL: the dimension moves from -3 to 3."""
     mu = vae.encode(shown_frames(frames)[8:9]).mu
     values = torch.linspace(-3, 3, 9, device=mu.device)
     dims = np.argsort(kl_per_dim)[::-1][:num_dims].tolist()
@@ -95,7 +95,7 @@ def traversal(vae: VAE, frames: Frames, kl_per_dim: Sequence[float], num_dims: i
 
 
 def clip(vae: VAE, data: Rollouts, num_frames: int = 100) -> bytes:
-    """Every other frame of the middle of the best episode beside its reconstruction, as a GIF."""
+    """A GIF of the middle of the episode with the highest return, beside its reconstruction; every second frame."""
     episode = data[int(np.argmax(data.returns()))]
     first = max(0, (len(episode) - 2 * num_frames) // 2)
     frames = episode.frames[first : first + 2 * num_frames : 2]
@@ -103,20 +103,20 @@ def clip(vae: VAE, data: Rollouts, num_frames: int = 100) -> bytes:
 
 
 def worst(vae: VAE, frames: Frames) -> grids.Picture:
-    """Frames, the worst first, in rows of eight over decode(mu) of each."""
+    """Frames in rows of eight, each row over its reconstructions, decode(mu)."""
     decoded = _decoded(vae, vae.encode(frames).mu)
     starts = range(0, len(frames), 8)
     return grids.grid([rows[start : start + 8] for start in starts for rows in (frames, decoded)])
 
 
 def along_telemetry(vae: VAE, mu: Float[np.ndarray, "frames z"], columns: Columns) -> grids.Picture:
-    """The most usual frame moved along what tells high from low in each column of telemetry.
+    """A row for each column of telemetry: a typical frame, moved in the direction of high values of the column.
 
-    The direction is the mean mu of the fifth of the frames with the highest values less that of the fifth with the
-    lowest.
+    The direction is the mean mu of the fifth of the frames with the highest values, minus the mean mu of the fifth with
+    the lowest. The frame is the one whose mu is closest to the median.
     """
-    usual = np.square(mu - np.median(mu, 0)).sum(1).argmin()
-    start, steps = torch.from_numpy(mu[usual]), torch.linspace(-1.5, 1.5, 9)[:, None]
+    typical = np.square(mu - np.median(mu, 0)).sum(1).argmin()
+    start, steps = torch.from_numpy(mu[typical]), torch.linspace(-1.5, 1.5, 9)[:, None]
     rows = []
     for values in columns.values():
         order, fifth = np.argsort(values, kind="stable"), max(1, len(values) // 5)

@@ -1,4 +1,4 @@
-"""HTML pages from the templates in `templates/`: each is one file that holds its style and its pictures in itself."""
+"""HTML pages from the templates in `templates/`. A page is one file that contains its style and its pictures."""
 
 import functools
 
@@ -8,14 +8,14 @@ from world_models.drawing import grids
 
 
 def render(template: str, **values: object) -> str:
-    """The page that a template makes of the values; what is text in them is escaped.
+    """Make a page from a template. Text in the values is escaped.
 
     Args:
         template: name of a file in `templates/`.
-        values: what the template names; `scores.sse` reads a key of a mapping or a field of a dataclass.
+        values: values for the template; in it, `scores.sse` reads a key of a mapping or a field of a dataclass.
 
     Raises:
-        jinja2.UndefinedError: the template names what is not there.
+        jinja2.UndefinedError: the template uses a name that does not exist.
     """
     return _environment().get_template(template).render(values)
 
@@ -35,17 +35,17 @@ def _environment() -> jinja2.Environment:
 
 
 def number(value: float | int, digits: int = 2) -> str:
-    """A number with commas between thousands; a float has so many digits behind the point, a count has none."""
+    """A number as text, with commas between thousands; a float has `digits` decimals, an integer has none."""
     return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}"
 
 
 def percent(share: float | int, digits: int = 0) -> str:
-    """A share of 1 in percent."""
+    """A share between 0 and 1 as text, in percent."""
     return f"{share:.{digits}%}"
 
 
 def picture_url(picture: grids.Picture | bytes) -> str:
-    """A URL that holds the picture itself, as a PNG; bytes are those of a GIF."""
+    """A data URL of the picture: a PNG for an array, a GIF for bytes."""
     if isinstance(picture, bytes):
         return grids.data_url(picture, "image/gif")
     return grids.data_url(grids.png(picture), "image/png")

@@ -127,10 +127,10 @@ def describe_space(space: spaces.Space) -> dict[str, Any]:
     return {"type": kind, "shape": list(space.shape or ())}
 
 
-def _shown(action: Any, most_letters: int = 80) -> str:
+def _shown(action: Any, max_length: int = 80) -> str:
     """Show the action in one short line."""
     text = _line(f"{action!r}")
-    return text if len(text) <= most_letters else f"{text[: most_letters - 3]}..."
+    return text if len(text) <= max_length else f"{text[: max_length - 3]}..."
 
 
 def _line(text: Any) -> str:

@@ -2,13 +2,13 @@
 
 command     the command
 config      its settings
-evaluation  the way of every evaluation: measure, draw, write, tell
-rollouts    the evaluation on rollouts: what is measured and drawn
-job         what that needs, found and checked before its work begins
-breakdown   where the error lies
-probes      how much of the simulator's state can be read from mu
-foresight/  what a memory model can make of z
-driving/    what a controller can do with mu
+evaluation  the steps of every evaluation: measure, draw, write, log
+rollouts    the evaluation on rollouts: its measures and figures
+job         the input of an evaluation on rollouts, opened and checked before the work begins
+breakdown   the error by kind of frame, by state of the simulator and by part of the image
+probes      how well the simulator's state can be predicted from mu
+foresight/  how well a memory model predicts z
+driving/    how well a controller drives with mu
 page        report.html
 digits/     the evaluation of a model of MNIST
 """
@@ -17,13 +17,13 @@ from collections.abc import Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command, as `python -m world_models.evaluate` does.
+    """Run the command, like `python -m world_models.evaluate`.
 
     Args:
-        argv: the flags; those of the process when None.
+        argv: the flags; None takes those of the process.
 
     Raises:
-        ValueError, OSError: the input is bad; nothing was written.
+        ValueError, OSError: the input is bad. Nothing was written.
         Stopped: the work ended early (`world_models.runtime.errors.Stopped`).
 
     Example:

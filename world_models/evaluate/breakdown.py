@@ -1,4 +1,4 @@
-"""Where a V model's error lies: in which frames, in which part of the image, in which states of the simulator."""
+"""Breaks down a V model's error: by kind of frame, by state of the simulator. Also measures of mu and of samples."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,14 +12,14 @@ NUM_BINS = 5
 NUM_DREAMS = 512
 NEAR_FRAMES = 25
 CURVE_PER_M = 0.02
-"""A road that bends more than this, 25 m ahead, is a curve: a radius of 50 m."""
+"""With more curvature than this, 25 m ahead, the road counts as a curve. Its radius is 50 m."""
 
 AnyFrames = UInt8[np.ndarray, "_ 64 64 3"]
 Columns = Mapping[str, Float[np.ndarray, " frames"]]
 
 
 def kinds(telemetry: Columns) -> dict[str, Bool[np.ndarray, " frames"]]:
-    """Which frames of CarRacing are of which kind; each is of one. Empty where the telemetry does not tell."""
+    """The frames of each kind, for CarRacing. A frame has one kind. Empty if the telemetry lacks the needed columns."""
     if not {"zoom_px_per_m", "wheels_on_road_share", "curvature_ahead_25m_per_m"} <= telemetry.keys():
         return {}
     zoom, on_road = telemetry["zoom_px_per_m"], telemetry["wheels_on_road_share"] >= 0.5
@@ -34,10 +34,10 @@ def kinds(telemetry: Columns) -> dict[str, Bool[np.ndarray, " frames"]]:
 
 
 def along_the_road(telemetry: Columns) -> Bool[np.ndarray, " frames"] | None:
-    """Which frames of CarRacing show the car driving along the road; None where the telemetry does not tell.
+    """The frames in which CarRacing's car drives along the road; None if the telemetry lacks the needed columns.
 
-    All wheels are on it, the opening zoom is over, and the heading is within 90 degrees of the road's: a road looks the
-    same to a car that drives it backwards.
+    All wheels are on the road, the opening zoom is over, and the heading is within 90 degrees of the road's. The last
+    condition is needed because a road looks the same to a car that drives backwards along it.
     """
     if not kinds(telemetry) or "relative_heading_rad" not in telemetry:
         return None
@@ -46,7 +46,7 @@ def along_the_road(telemetry: Columns) -> Bool[np.ndarray, " frames"] | None:
 
 
 def by_kind(sse: Float[np.ndarray, " frames"], telemetry: Columns) -> dict[str, KindError]:
-    """Share of the frames, and mean SSE, of each kind that there is."""
+    """Share of the frames and mean SSE of each kind that occurs."""
     return {
         kind: KindError(share=float(frames.mean()), sse=float(sse[frames].mean()))
         for kind, frames in kinds(telemetry).items()
@@ -55,7 +55,7 @@ def by_kind(sse: Float[np.ndarray, " frames"], telemetry: Columns) -> dict[str, 
 
 
 def by_telemetry(sse: Float[np.ndarray, " frames"], telemetry: Columns) -> dict[str, Bins]:
-    """Mean SSE in up to five bins of each column, cut so that each holds as many frames; `edges` are one more."""
+    """Mean SSE in up to five bins of each column of telemetry. The bins of a column hold about equally many frames."""
     binned = {}
     for name, values in telemetry.items():
         edges = np.unique(np.quantile(values, np.linspace(0, 1, NUM_BINS + 1), method="lower"))
@@ -67,7 +67,10 @@ def by_telemetry(sse: Float[np.ndarray, " frames"], telemetry: Columns) -> dict[
 
 
 def worst(sse: Float[np.ndarray, " frames"], count: int = 16) -> list[int]:
-    """The frames with the largest errors, the worst first, none of them within 25 of another: those look the same."""
+    """Positions of the frames with the largest errors, the largest first.
+
+    Two chosen frames are more than 25 positions apart, because neighbouring frames look the same.
+    """
     chosen: list[int] = []
     for index in np.argsort(-sse, kind="stable").tolist():
         if all(abs(index - other) > NEAR_FRAMES for other in chosen):
@@ -78,9 +81,9 @@ def worst(sse: Float[np.ndarray, " frames"], count: int = 16) -> list[int]:
 
 
 def unsteadiness(episodes: Sequence[Float[np.ndarray, "_ z"]]) -> list[float]:
-    """How far each dimension moves from a frame to the next: 0 is still, 1 is as far as between any two frames.
+    """Change of each dimension of mu from frame to frame: the mean squared change over twice the variance.
 
-    The mean squared change over twice the variance.
+    0 means that the dimension is constant, 1 that it changes as much as between two random frames.
     """
     changes = np.concatenate([np.diff(mu.astype(np.float64), axis=0) for mu in episodes])
     variance = np.concatenate(episodes).var(0, dtype=np.float64)
@@ -90,7 +93,7 @@ def unsteadiness(episodes: Sequence[Float[np.ndarray, "_ z"]]) -> list[float]:
 def aggregate_posterior(
     mu: Float[np.ndarray, "frames z"], variance: Float[np.ndarray, "frames z"]
 ) -> AggregatePosterior:
-    """Mean and standard deviation of z over all frames and samples; the prior's are 0 and 1.
+    """Mean and standard deviation of z over all frames and samples; those of the prior are 0 and 1.
 
     Args:
         mu: posterior mean of each frame.
@@ -103,24 +106,30 @@ def aggregate_posterior(
 def plausible_share(dreams: AnyFrames, seen: AnyFrames, held_out: AnyFrames) -> float:
     """Share of dreamed frames that are like held-out frames in two ways.
 
-    They lie no farther from the nearest seen frame than 99 of 100 held-out frames do, and their edges are as strong as
-    those of the middle 98 of 100: a blur is near to everything.
+    First, they are as close to the nearest seen frame as 99 of 100 held-out frames are. Second, their edges are as
+    strong as those of the middle 98 of 100 held-out frames. This excludes blurred frames, which are close to all.
+
+    Args:
+        dreams: frames decoded from samples of the prior.
+        seen: training frames.
+        held_out: frames that were not trained on.
     """
-    of_dreams, of_held_out = np.split(_nearest_sse(np.concatenate([dreams, held_out]), seen), [len(dreams)])
-    near = of_dreams <= np.quantile(of_held_out, 0.99)
+    dream_sse, held_out_sse = np.split(_nearest_sse(np.concatenate([dreams, held_out]), seen), [len(dreams)])
+    near = dream_sse <= np.quantile(held_out_sse, 0.99)
     least, most = np.quantile(_edges(held_out), [0.01, 0.99])
     edges = _edges(dreams)
     return float((near & (least <= edges) & (edges <= most)).mean())
 
 
 def _edges(frames: AnyFrames) -> Float[np.ndarray, " _"]:
-    """Squared differences of neighbouring pixels, summed over a frame."""
+    """Strength of the edges of each frame: squared differences of neighbouring pixels, summed over the frame."""
     values = frames.astype(np.float32) / 255
     down, across = (np.square(np.diff(values, axis=axis)).sum((1, 2, 3)) for axis in (1, 2))
     return down + across
 
 
 def _nearest_sse(frames: AnyFrames, others: AnyFrames) -> Float[np.ndarray, " _"]:
-    # By hand: scikit-learn's neighbours give the same share of plausible frames, in 1.6 times the processor time.
-    parts, far = torch.from_numpy(frames).flatten(1).split(512), torch.from_numpy(others).flatten(1).float().div_(255)
-    return torch.cat([torch.cdist(part.float().div_(255), far).min(1).values.square() for part in parts]).numpy()
+    # scikit-learn's neighbours give the same share of plausible frames, but take 1.6 times the processor time.
+    other_values = torch.from_numpy(others).flatten(1).float().div_(255)
+    parts = (part.float().div_(255) for part in torch.from_numpy(frames).flatten(1).split(512))
+    return torch.cat([torch.cdist(part, other_values).min(1).values.square() for part in parts]).numpy()

@@ -3,13 +3,13 @@
 Examples:
   python -m world_models.evaluate --data rollouts/heldout --vae runs/vae
   python -m world_models.evaluate --data rollouts/heldout --vae runs/vae --weights last
-  python -m world_models.evaluate --data rollouts/heldout --vae runs/vae --drive true   a controller learns and drives
+  python -m world_models.evaluate --data rollouts/heldout --vae runs/vae --drive true   trains a controller that drives
   python -m world_models.evaluate --vae runs/mnist/vae --compare_with '[runs/mnist/ae]'  digits: MNIST's test images
 
 Collect held-out tracks with another seed:
   python -m world_models.collect --out rollouts/heldout --seed 1000000 --num_episodes 8
 
-SSE is summed over a frame's 12,288 values in [0, 1]; every figure of the report says what it shows.
+SSE is summed over a frame's 12,288 values in [0, 1]. Each figure of the report has a caption that explains it.
 """
 
 import dataclasses
@@ -27,34 +27,38 @@ from world_models.runtime.cli import run_command
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A checked evaluation, of a model of CarRacing or of digits."""
+    """A checked evaluation, of a model of rollouts or of digits."""
 
     config: EvaluateConfig
     of: Evaluation
 
     @property
     def is_finished(self) -> bool:
-        """Whether eval.json is of these weights and this data, and has the numbers that are shown."""
+        """Whether eval.json has the scores of these weights on this data."""
         return evaluation.is_finished(self.of)
 
     @property
     def num_frames(self) -> int:
-        """Frames, or images of digits, that are scored."""
+        """Number of frames, or images of digits, that are scored."""
         return self.of.num_frames
 
 
 def prepare(config: EvaluateConfig) -> Job:
-    """Check everything that can be wrong before the first frame."""
+    """Check everything that can be wrong before the first frame.
+
+    Raises:
+        ValueError, OSError: the input is bad. Nothing was written.
+    """
     run = Path(config.vae)
     records.check_files(run)
     is_of_digits = description.load(run).trained_on.dataset == "mnist"
     of = digits.prepare(config) if is_of_digits else rollouts.prepare(config)
-    files.check_room(run, 50_000_000, "copy the run to where there is room and name that --vae")
+    files.check_room(run, 50_000_000, "copy the run to a disk with room and give that as --vae")
     return Job(config, of)
 
 
 def evaluate(job: Job) -> None:
-    """Score the model, write eval.json, the figures and the report, and tell W&B if that is asked for."""
+    """Score the model, write eval.json, the figures and the report, and log to W&B if `config.wandb` says so."""
     evaluation.evaluate(job.of, job.config)
 
 

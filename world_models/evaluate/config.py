@@ -13,23 +13,23 @@ class EvaluateConfig:
     """What to score, and on what.
 
     Attributes:
-        data: folder of rollouts the model was not trained on, rollouts/heldout when null; of a model of digits the
-            folder of MNIST, where it was in training when null.
+        data: folder of rollouts that the model was not trained on; null takes rollouts/heldout. For a model of digits,
+            the folder of MNIST; null takes the folder that was used in training.
         vae: folder of a train_vae run; the results go there.
         weights: best (lowest validation loss) or last.
-        train_data: rollouts that probes and the memory model are fitted on and dreams judged by; those the run was
-            trained on when null.
-        compare_with: folders of other runs, drawn beside this one in the rate-distortion plane; of digits, by beta and
-            with samples of the same z.
-        foresight: train the paper's memory model on the latents too, in two forms, and score in frames what it
-            foresees; takes about six minutes on two cores.
-        drive: have a linear controller learn on mu too, and drive 100 tracks of CarRacing; takes about
-            three minutes on two cores.
-        drive_seed: of the tracks that it practises on.
-        max_frames: frames scored at most, spread evenly; of digits all.
-        num_iwae_frames: frames of which the importance-weighted bounds are taken.
+        train_data: rollouts on which probes and the memory model are fitted, and with which dreams are compared; null
+            takes the run's training data.
+        compare_with: folders of other runs to show in the rate-distortion chart; for digits, in the chart over beta,
+            and with samples of the same z.
+        foresight: also train the paper's memory model on the latents, in two forms, and score its predictions as
+            frames; takes about six minutes on two cores.
+        drive: also train a linear controller on mu, and let it drive 100 tracks of CarRacing; takes about three
+            minutes on two cores.
+        drive_seed: seed of the tracks on which the controller is trained.
+        max_frames: largest number of frames that are scored, evenly spread; of digits all are scored.
+        num_iwae_frames: number of frames for the importance-weighted bounds.
         device: auto takes a GPU if there is one.
-        wandb: Weights & Biases, off unless asked for: the scores and figures, as a run of their own.
+        wandb: Weights & Biases, off by default; logs the scores and figures as a separate run.
     """
 
     data: str | None = dataclasses.field(default=None, metadata=PATH)

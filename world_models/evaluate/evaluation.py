@@ -1,6 +1,6 @@
-"""The way of every evaluation: measure, draw, write eval.json, the figures and report.html, show a line, tell W&B.
+"""The steps of every evaluation: measure, draw, write figures, report.html and eval.json, print a line, log to W&B.
 
-What is measured and drawn is the data set's: `rollouts.py` and `digits/evaluation.py` each give an `Evaluation`.
+The measures and figures depend on the data set: `rollouts.py` and `digits/evaluation.py` each make an `Evaluation`.
 """
 
 import dataclasses
@@ -23,18 +23,18 @@ Shown = Mapping[str, grids.Picture | bytes]
 """Figures by name: pictures as arrays, and clips as the bytes of a GIF."""
 
 Done = Callable[[], object]
-"""Says that one more part is measured."""
+"""Called each time that a part is measured."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What is scored, and on what, under the names of eval.json.
+    """The weights that are scored, and the data, by their names in eval.json.
 
     Attributes:
         data: folder of the data.
-        data_digest: of what is in it.
-        weights: which of the run's weights.
-        vae_sha256: of their file.
+        data_digest: digest of its contents.
+        weights: best or last.
+        vae_sha256: sha256 of the weights' file.
     """
 
     data: str
@@ -45,12 +45,12 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What is found of a model.
+    """The results of an evaluation.
 
     Attributes:
         scores: the numbers.
         draw: draws the figures.
-        page: the report, given the figures.
+        page: makes the report's HTML from the figures.
     """
 
     scores: Scores
@@ -60,14 +60,14 @@ class Found:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """A checked evaluation: all that differs from a data set to another.
+    """A checked evaluation, with everything that depends on the data set.
 
     Attributes:
         run: the model's folder, where the results go.
-        source: what is scored, and on what.
-        num_frames: frames that are scored.
-        notes: what is left out or flatters, and why.
-        num_parts: how often `measure` says that a part is done.
+        source: the weights and the data.
+        num_frames: number of scored frames.
+        notes: warnings: what is left out, which scores are too good, and why.
+        num_parts: number of times that `measure` calls its argument.
         measure: scores the model.
     """
 
@@ -80,20 +80,20 @@ class Evaluation:
 
 
 def source(run: Path, weights: layout.Weights, data: str, data_digest: str) -> Source:
-    """What is scored: these weights of a run, on this data."""
+    """Make the `Source` of a run's weights, `best` or `last`, and data."""
     return Source(data, data_digest, weights, files.file_sha256(layout.weights_path(run, weights)))
 
 
 def is_finished(of: Evaluation) -> bool:
-    """Whether eval.json is of these weights and this data, and has the numbers that are shown."""
-    scores, asked = read_scores(of.run)[0], of.source
-    if scores is None or (scores.vae_sha256, scores.data_digest) != (asked.vae_sha256, asked.data_digest):
+    """Whether eval.json has the scores of these weights on this data."""
+    scores, source = read_scores(of.run)[0], of.source
+    if scores is None or (scores.vae_sha256, scores.data_digest) != (source.vae_sha256, source.data_digest):
         return False
-    return scores.summary() is not None  # or it was cut or edited, and is made again
+    return scores.summary() is not None  # None if the file was damaged or edited; then it is made again
 
 
 def evaluate(of: Evaluation, config: EvaluateConfig) -> None:
-    """Score the model, write the results, and tell W&B if that is asked for."""
+    """Score the model, write the results, and log to W&B if `config.wandb` says so."""
     run = of.run
     terminal.warn(*of.notes)
     with progress.bar(of.num_parts + 1, "parts", "evaluate") as bar, locks.only_writer(run):
@@ -102,13 +102,13 @@ def evaluate(of: Evaluation, config: EvaluateConfig) -> None:
         shown = found.draw()
         grids.save_all(run / FIGURES, shown)
         files.write_text(run / REPORT_FILE, found.page(shown))
-        found.scores.save(run)  # last: it says that the evaluation is whole
+        found.scores.save(run)  # last, because eval.json marks the evaluation as complete
         bar.update()
     terminal.say(found.scores.summary() or "", f"{run / REPORT_FILE} shows it, {run / SCORES_FILE} has the numbers")
-    _tell_wandb(of, config, found.scores, shown)
+    _log_to_wandb(of, config, found.scores, shown)
 
 
-def _tell_wandb(of: Evaluation, config: EvaluateConfig, scores: Scores, shown: Shown) -> None:
+def _log_to_wandb(of: Evaluation, config: EvaluateConfig, scores: Scores, shown: Shown) -> None:
     read = (
         Product("dataset", of.source.data, of.source.data_digest),
         Product("model", config.vae, of.source.vae_sha256),

@@ -1,4 +1,4 @@
-"""What an evaluation on rollouts needs, found and checked before its work begins."""
+"""The input of an evaluation on rollouts, opened and checked before the work begins."""
 
 import dataclasses
 import json
@@ -23,8 +23,8 @@ from world_models.vae.model import VAE
 
 HELD_OUT = "rollouts/heldout"
 PROBE_FRAMES = 20_000
-EPISODES_WALKED = 20  # through which the model is followed from frame to frame
-LARGEST_TELEMETRY = 1e15  # whose square float32 still holds, summed over all frames
+NUM_WHOLE_EPISODES = 20  # for measures that compare neighbouring frames
+LARGEST_TELEMETRY = 1e15  # float32 still holds the sum of such squares over all frames
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,19 +32,19 @@ class RolloutJob:
     """A checked evaluation.
 
     Attributes:
-        config: what is asked for.
+        config: its settings.
         run: the model's folder, where the results go.
-        source: which of its weights are scored, and on what data.
-        name: what to call the model beside others.
+        source: the weights and the data.
+        name: short name of the model, for charts with other runs.
         vae: the model.
-        data: the rollouts it is scored on.
-        baselines: PCA and the mean of its training frames.
-        probe_data: training frames of tracks that are not scored, for probes and memories to be fitted on and dreams to
-            be judged by; None where they are not to be had.
-        telemetry: the columns of telemetry that are numbers throughout; the others are left out.
-        trained_on: how many of the episodes of `data` it was trained on.
-        others: other runs in the rate-distortion plane.
-        notes: what is left out or flatters, and why.
+        data: the rollouts that it is scored on.
+        baselines: PCA and mean of its training frames.
+        probe_data: training frames of tracks that are not scored. Probes and memory models are fitted on them, and
+            dreams are compared with them. None if there are none.
+        telemetry: the columns of telemetry with finite numbers in all frames; the others are left out.
+        trained_on: number of episodes of `data` that the model was trained on.
+        others: other runs for the rate-distortion chart.
+        notes: warnings: what is left out, which scores are too good, and why.
     """
 
     config: EvaluateConfig
@@ -80,11 +80,12 @@ def prepare(config: EvaluateConfig) -> RolloutJob:
     trained_on = len(training.seen(data))
     if trained_on:
         notes.append(
-            f"{trained_on} episodes of {data.path} were trained on, so the scores flatter; collect with another --seed"
+            f"the model was trained on {trained_on} episodes of {data.path}, so its scores are too good; collect with "
+            "another --seed"
         )
     if training.env_args != data.env_args:
-        given, learnt = (json.dumps(args, sort_keys=True) for args in (data.env_args, training.env_args))
-        notes.append(f"{data.path} is of env_args {given}, the model's training data of {learnt}")
+        scored, trained = (json.dumps(args, sort_keys=True) for args in (data.env_args, training.env_args))
+        notes.append(f"{data.path} has env_args {scored}, the model's training data has {trained}")
     job = RolloutJob(
         config=config,
         run=run,
@@ -109,10 +110,13 @@ def prepare(config: EvaluateConfig) -> RolloutJob:
 def _probe_data(
     run: Path, train_data: str | None, training: TrainingRecord, data: Rollouts, vae: VAE
 ) -> tuple[FrameSet | None, list[str]]:
-    """The run's training frames without tracks that are scored; None if there are none, and a line that says why.
+    """The run's training frames, without the tracks that are scored.
+
+    Returns:
+        The frames, or None if there are none; and lines that say why.
 
     Raises:
-        FileNotFoundError, ValueError: training data that was named cannot be used.
+        FileNotFoundError, ValueError: `train_data` cannot be used.
     """
     try:
         train = Rollouts(train_data) if train_data else training.rollouts()
@@ -127,31 +131,31 @@ def _probe_data(
         unseen = [index for index in chosen if int(train.seeds[index]) not in scored]
         if not unseen:
             raise ValueError(
-                f"all training episodes of {train.path} are of tracks that are scored; name other --train_data"
+                f"all training episodes of {train.path} are on tracks that are scored; name other --train_data"
             )
         return FrameSet(train, unseen), []
     except (ValueError, OSError) as error:
         if train_data:
             raise
-        return None, [f"{error}. So no probes are fitted and no dreams judged"]
+        return None, [f"{error}. So no probes are fitted and dreams are not compared"]
 
 
 def _usable_telemetry(data: Rollouts, probe_data: FrameSet | None) -> tuple[tuple[str, ...], list[str]]:
-    """The columns of telemetry to which a probe can be fitted, and a line on those with infinities and the like."""
+    """The columns of telemetry that a probe can predict, and a line about those with infinite or missing numbers."""
     read = [*_columns(data, "telemetry")]
     if probe_data is not None:
         read.append(probe_data.read_spread(PROBE_FRAMES, "telemetry"))
     usable = np.logical_and.reduce([(np.abs(rows) < LARGEST_TELEMETRY).all(0) for rows in read])
     left_out = [name for name, good in zip(data.telemetry_names, usable, strict=True) if not good]
-    why = f"telemetry left out, since it is infinite or no number in some frames: {', '.join(left_out)}"
+    why = f"telemetry left out, because it is not finite in some frames: {', '.join(left_out)}"
     return tuple(name for name in data.telemetry_names if name not in left_out), [why] if left_out else []
 
 
 def check_foresight(job: RolloutJob) -> None:
-    """Refuse to train a memory model where it cannot be trained or scored.
+    """Check that a memory model can be trained and scored.
 
     Raises:
-        ValueError: no training data, or no episode that is long enough.
+        ValueError: there are no training data, no episode is long enough, or an action is not finite.
     """
     if job.probe_data is None:
         raise ValueError("foresight needs the training data; name it with --train_data, or leave --foresight out")
@@ -169,19 +173,19 @@ def check_foresight(job: RolloutJob) -> None:
 
 
 def check_drive(job: RolloutJob) -> None:
-    """Refuse to drive where there is no expert, or where the scored tracks are in the data.
+    """Check that a controller can be trained and scored.
 
     Raises:
-        ValueError: no expert for the environment, or some of those tracks are in the data.
+        ValueError: there is no expert for the environment, or some of the tracks for driving are in the data.
     """
     measurement.check(job.data, provenance.load(job.run).seeds, frozenset(job.data.seeds.tolist()))
 
 
 def _columns(data: Rollouts, name: str) -> Iterator[np.ndarray]:
-    """A column, shard by shard."""
+    """The rows of a column, shard by shard."""
     return (shard.read(name) for shard in data.shards)
 
 
 def spread_episodes(data: Rollouts) -> list[int]:
-    """Numbers of the episodes through which the model is followed, evenly spread."""
-    return np.unique(np.linspace(0, len(data) - 1, EPISODES_WALKED).astype(int)).tolist()
+    """Numbers of evenly spread episodes, for measures that compare neighbouring frames."""
+    return np.unique(np.linspace(0, len(data) - 1, NUM_WHOLE_EPISODES).astype(int)).tolist()

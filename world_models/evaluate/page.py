@@ -1,4 +1,4 @@
-"""The report page of one run: a self-contained HTML file, with the numbers, the figures and what each means."""
+"""The report page of one run: a self-contained HTML file with the numbers and the figures, and their explanations."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ from world_models.vae.model import USED_KL_NATS, VAE
 
 
 def draw(vae: VAE, data: Rollouts, frames: Frames, baselines: Baselines, summary: Summary) -> Shown:
-    """The report's figures: PNG pictures as arrays, the clip as a GIF's bytes."""
+    """Draw most of the report's figures: pictures as arrays, the clip as the bytes of a GIF."""
     order = np.argsort(summary.kl_per_dim)[::-1]
     return {
         "reconstructions": model_views.reconstructions(vae, frames),
@@ -33,7 +33,7 @@ def draw(vae: VAE, data: Rollouts, frames: Frames, baselines: Baselines, summary
 def draw_breakdown(
     vae: VAE, frames: Frames, scored: Scored, columns: breakdown.Columns, scores: RolloutScores
 ) -> Shown:
-    """The figures on where the error lies, and on what mu does with the telemetry."""
+    """Draw the figures that break down the error, and those of mu along the telemetry."""
     shown = {
         "error_map": charts.heat_map(scored.error_map, "squared error per pixel"),
         "worst": model_views.worst(vae, frames[breakdown.worst(scored.sse)]),
@@ -44,9 +44,9 @@ def draw_breakdown(
     if drawn:
         shown["telemetry"] = np.concatenate([np.concatenate(row, 1) for row in _rows_of_3(drawn)])
     known = {name: r2 for name, r2 in (scores.probe_r2 or {}).items() if r2 is not None}
-    told = sorted(known, key=lambda name: -known[name])[:6]
-    if told:
-        shown["arithmetic"] = model_views.along_telemetry(vae, scored.mu, {name: columns[name] for name in told})
+    best = sorted(known, key=lambda name: -known[name])[:6]
+    if best:
+        shown["arithmetic"] = model_views.along_telemetry(vae, scored.mu, {name: columns[name] for name in best})
     return shown
 
 
@@ -57,7 +57,7 @@ def _rows_of_3(drawn: Sequence[grids.Picture]) -> list[list[grids.Picture]]:
 
 
 def draw_curves(run: Path, scores: RolloutScores) -> Shown:
-    """The run's validations, if there are any."""
+    """Draw the curves of the run's validations, if there are any."""
     names = ("val/sse", "val/kl_nats")
     lines = [line for line in read_lines(run) if line.keys() >= set(names)]
     levels = {} if scores.pca_sse is None else {"PCA": scores.pca_sse}
@@ -65,19 +65,19 @@ def draw_curves(run: Path, scores: RolloutScores) -> Shown:
 
 
 def page(name: str, scores: RolloutScores, shown: Shown) -> str:
-    """The report as HTML."""
+    """Make the report as HTML."""
     return pages.render(
         "report.html",
         name=name,
         scores=scores,
         summary=scores.summary(),
         shown=shown,
-        median_moved=_median_moved,
+        median_unsteadiness=_median_unsteadiness,
         num_dreams=breakdown.NUM_DREAMS,
     )
 
 
-def _median_moved(kl_per_dim: Sequence[float], unsteadiness: Sequence[float]) -> float | None:
-    """The median unsteadiness of the dimensions used; None if none is."""
-    used = [moved for kl, moved in zip(kl_per_dim, unsteadiness, strict=True) if kl > USED_KL_NATS]
+def _median_unsteadiness(kl_per_dim: Sequence[float], unsteadiness: Sequence[float]) -> float | None:
+    """The median unsteadiness of the used dimensions; None if no dimension is used."""
+    used = [change for kl, change in zip(kl_per_dim, unsteadiness, strict=True) if kl > USED_KL_NATS]
     return float(np.median(used)) if used else None

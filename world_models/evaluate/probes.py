@@ -1,4 +1,4 @@
-"""Probes: how much of the simulator's state can be read from features of a frame, on tracks the probe never saw."""
+"""Probes: regressions that predict the simulator's state from features of a frame. They are scored on new tracks."""
 
 import dataclasses
 import math
@@ -16,22 +16,22 @@ HIDDEN = 128
 EPOCHS = 25
 BATCH = 256
 RIDGES = (1e-3, 1e-1, 10.0)
-"""Strengths tried, of which each target takes the one that is best on the last fifth of the training rows."""
+"""Strengths of ridge regression. Each target takes the one with the lowest error on the last fifth of the rows."""
 
 PIXEL_ROWS = 4000
-"""Frames that a probe on raw pixels is fitted on. Capped, because a frame has more pixels than there are frames."""
+"""Largest number of frames for a probe of raw pixels. Capped, because a frame has more pixels than there are frames."""
 
 Rows = Float[np.ndarray, "_ _"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-    """The features that probes read, and the telemetry that they predict.
+    """The features that probes read, and the telemetry that they predict, for some frames.
 
     Attributes:
         mu: posterior means.
         pca: coefficients of the principal components.
-        pixels: raw values.
+        pixels: raw pixels.
         telemetry: the simulator's state.
     """
 
@@ -49,7 +49,13 @@ class Seen:
 
 
 def read(names: Sequence[str], fitted: Seen, scored: Seen) -> dict[str, dict[str, float | None]]:
-    """R2 of every probe for every column of telemetry, by what it reads and how, such as `mu_linear`."""
+    """Fit all probes, and score them. Returns R2 by name of the probe, such as `mu_linear`, and by column of telemetry.
+
+    Args:
+        names: names of the columns of telemetry.
+        fitted: the frames to fit the probes on.
+        scored: the frames to score them on.
+    """
 
     def r2(name: str) -> dict[str, float | None]:
         probe, features = PROBES[name]
@@ -67,20 +73,20 @@ def _pixels_r2(
 
 
 def linear_r2(train_x: Rows, train_y: Rows, test_x: Rows, test_y: Rows) -> list[float | None]:
-    """R2 of ridge regression on standardised features, for each target; None where it never varies."""
-    # By hand: on 20,000 x 32, scikit-learn's Ridge gives the same R2 in 1.2 times the processor time. RidgeCV takes
-    # 2 times as long and chooses other strengths, by which R2 differs by up to 0.3.
+    """R2 of ridge regression on standardised features, for each target; None if a target is constant."""
+    # On 20,000 x 32, scikit-learn's Ridge gives the same R2 but takes 1.2 times the processor time. RidgeCV takes 2
+    # times as long and chooses other strengths, which changes R2 by up to 0.3.
     wide = train_x.shape[1] > len(train_x)
     train, tests = (x.astype(np.float32 if wide else np.float64) for x in (train_x, test_x))
     center, scale = train.mean(0), train.std(0) + 1e-8
-    for x in (train, tests):  # in place, since pixels are many
+    for x in (train, tests):  # in place, because raw pixels take much memory
         x -= center
         x /= scale
-    products = train @ train.T if wide else None  # most of the work, so done once for all fits
-    fitted = len(train) - len(train) // 5
-    part = None if products is None else products[:fitted, :fitted]
-    tried = _ridge(train[:fitted], train_y[:fitted], train[fitted:], part)
-    best = np.square(tried - train_y[fitted:]).sum(1).argmin(0)
+    products = train @ train.T if wide else None  # most of the work, so it is done once for all fits
+    num_fitted = len(train) - len(train) // 5
+    part = None if products is None else products[:num_fitted, :num_fitted]
+    trials = _ridge(train[:num_fitted], train_y[:num_fitted], train[num_fitted:], part)
+    best = np.square(trials - train_y[num_fitted:]).sum(1).argmin(0)
     chosen, which = np.unique(best, return_inverse=True)
     predicted = _ridge(train, train_y, tests, products, [RIDGES[index] for index in chosen])
     return _r2(predicted[which, :, np.arange(len(which))].T, test_y)
@@ -93,13 +99,13 @@ def _ridge(
     products: Rows | None = None,
     ridges: Sequence[float] = RIDGES,
 ) -> Float[np.ndarray, "ridges tests targets"]:
-    """Predictions of linear regression with each strength of the ridge.
+    """Predictions of ridge regression with each strength.
 
     Args:
         train: standardised features.
         train_y: targets.
         tests: features to predict from.
-        products: `train @ train.T` where features outnumber rows. Then the smaller, dual system of equations is solved.
+        products: `train @ train.T` if there are more features than rows. Then the smaller, dual system is solved.
         ridges: the strengths.
     """
     offset = train_y.mean(0, dtype=np.float64)
@@ -108,7 +114,7 @@ def _ridge(
     right = train.T @ targets if products is None else targets
     predicted = []
     for ridge in ridges:
-        # Positive definite, so Cholesky's factors serve, which are half the work of those of `np.linalg.solve`.
+        # The matrix is positive definite, so Cholesky's method works. It is half the work of `np.linalg.solve`.
         positive = torch.from_numpy(matrix.copy())
         positive.diagonal().add_(ridge * len(train))
         factor = torch.linalg.cholesky(positive)
@@ -120,7 +126,7 @@ def _ridge(
 
 
 def mlp_r2(train_x: Rows, train_y: Rows, test_x: Rows, test_y: Rows, seed: int = 0) -> list[float | None]:
-    """R2 of a network with two hidden layers of 128 ReLUs, one for all targets; None where one never varies."""
+    """R2 of one network with two hidden layers of 128 ReLUs, for each target; None if a target is constant."""
     x_center, x_scale = train_x.mean(0), train_x.std(0) + 1e-8
     y_center, y_scale = train_y.mean(0), train_y.std(0) + 1e-8
     x, y, tests = (
@@ -139,7 +145,7 @@ def mlp_r2(train_x: Rows, train_y: Rows, test_x: Rows, test_y: Rows, seed: int =
 
 
 def _network(num_features: int, num_targets: int, generator: torch.Generator) -> nn.Sequential:
-    """A network with PyTorch's usual weights, but from a generator of its own: others draw at the same time."""
+    """A network with PyTorch's usual first weights. `generator` draws them, because other threads draw numbers too."""
     sizes = ((num_features, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, num_targets))
     layers: list[Any] = [nn.utils.skip_init(nn.Linear, *size) for size in sizes]
     for layer in layers:
@@ -169,7 +175,7 @@ def _r2(predicted: Rows, target: Rows) -> list[float | None]:
 
 
 PROBES: Mapping[str, tuple[Callable[..., list[float | None]], str]] = {
-    "pixels_linear": (_pixels_r2, "pixels"),  # takes as long as both networks, so it starts first
+    "pixels_linear": (_pixels_r2, "pixels"),  # first, because it takes as long as both networks
     "mu_mlp": (mlp_r2, "mu"),
     "pca_mlp": (mlp_r2, "pca"),
     "mu_linear": (linear_r2, "mu"),

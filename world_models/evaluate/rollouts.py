@@ -1,4 +1,4 @@
-"""The evaluation of a V model on rollouts it has never seen: what is measured, and which figures are drawn."""
+"""The evaluation of a V model on new rollouts: its measures and figures."""
 
 import dataclasses
 import functools
@@ -27,29 +27,33 @@ from world_models.runtime.errors import Stopped
 from world_models.vae import baselines, metrics
 from world_models.vae.labelled_frames import LabelledFrames
 
-SEEN_FRAMES, HELD_OUT_FRAMES = 4000, 1000  # that dreams are compared with
-MEMORY_FRAMES = 150_000  # training frames at most that memory models learn from
-DREAM_FRAMES = 100  # of the clip that shows a memory model's dream
+SEEN_FRAMES, HELD_OUT_FRAMES = 4000, 1000  # numbers of frames that dreams are compared with
+MEMORY_FRAMES = 150_000  # largest number of training frames for memory models
+DREAM_FRAMES = 100  # number of frames of the clip that shows a memory model's dream
 
 Probes = Mapping[str, R2]
 
 
 def prepare(config: EvaluateConfig) -> Evaluation:
-    """Check everything that can be wrong before the first frame."""
+    """Check everything that can be wrong before the first frame.
+
+    Raises:
+        FileNotFoundError, ValueError: something is missing, damaged, or cannot be compared.
+    """
     job = rollout_job.prepare(config)
     num_frames = min(config.max_frames, job.data.num_rows)
     return Evaluation(job.run, job.source, num_frames, job.notes, 8, functools.partial(measure, job))
 
 
 class HeldOut(NamedTuple):
-    """What most measures are of.
+    """The held-out frames, and the scores that most measures need.
 
     Attributes:
         every: all held-out frames.
-        frames: those that are scored.
-        columns: the telemetry of these.
-        scored: what is found of each.
-        summary: what is found over all of these.
+        frames: the frames that are scored.
+        columns: telemetry of the scored frames.
+        scored: scores of each scored frame.
+        summary: scores over all scored frames.
     """
 
     every: FrameSet
@@ -64,7 +68,7 @@ def _held_out(job: RolloutJob) -> HeldOut:
     frames, telemetry = (every.read_spread(job.config.max_frames, of) for of in ("frames", "telemetry"))
     scored = metrics.score_frames(job.vae, LabelledFrames.of_one_class(frames))
     if not all(np.isfinite(part).all() for part in scored):
-        raise Stopped(f"{job.run}: its model makes of some frames what is no number; train it again")
+        raise Stopped(f"{job.run}: the model gives numbers that are not finite for some frames; train it again")
     columns = dict(zip(job.telemetry, _of_columns(job, telemetry).T, strict=True))
     return HeldOut(every, frames, columns, scored, metrics.summary(scored, job.vae.num_values))
 
@@ -90,14 +94,14 @@ def measure(job: RolloutJob, done: Done) -> Found:
 
 
 def _scores(job: RolloutJob, held_out: HeldOut, done: Done) -> RolloutScores:
-    """All that is measured unless it is asked for."""
+    """All measures except `foresight` and `drive`."""
     vae, scored, bounded = job.vae, held_out.scored, held_out.every.read_spread(job.config.num_iwae_frames)
     iwae_nats = metrics.iwae_nats(vae, LabelledFrames.of_one_class(bounded))
     done()
     baseline_errors = job.baselines.measure(held_out.frames)
     previous_sse = baselines.previous_sse(each.frames for each in _walked(job))
     done()
-    read, read_on_road = _probes(job, held_out.every)
+    probe_r2, probe_r2_on_road = _probes(job, held_out.every)
     done()
     scores = RolloutScores(
         **vars(held_out.summary),
@@ -105,9 +109,9 @@ def _scores(job: RolloutJob, held_out: HeldOut, done: Done) -> RolloutScores:
         iwae_frames=len(bounded),
         **vars(baseline_errors),
         previous_sse=previous_sse,
-        probe_r2=None if read is None else read["mu_linear"],
-        probes=read,
-        probes_on_road=read_on_road,
+        probe_r2=None if probe_r2 is None else probe_r2["mu_linear"],
+        probes=probe_r2,
+        probes_on_road=probe_r2_on_road,
         sse_by_kind=breakdown.by_kind(scored.sse, held_out.columns),
         sse_by_telemetry=breakdown.by_telemetry(scored.sse, held_out.columns),
         aggregate_posterior=breakdown.aggregate_posterior(scored.mu, scored.variance),
@@ -128,7 +132,7 @@ def _scores(job: RolloutJob, held_out: HeldOut, done: Done) -> RolloutScores:
 
 
 def _drive(job: RolloutJob) -> tuple[Drive, Driven]:
-    """What a controller on mu does at the wheel."""
+    """Train a controller on mu, and let it drive."""
     place = measurement.place_of(job.data)
     return measurement.measure(place, job.vae, job.baselines, job.config.drive_seed)
 
@@ -144,12 +148,12 @@ def _draw(job: RolloutJob, held_out: HeldOut, scores: RolloutScores) -> Shown:
 
 
 def _walked(job: RolloutJob) -> Iterator[Episode]:
-    """Whole episodes, spread over the data."""
+    """Whole episodes, evenly spread over the data."""
     return map(job.data.__getitem__, spread_episodes(job.data))
 
 
 def _plausible_share(job: RolloutJob, frames: metrics.Frames) -> float | None:
-    """Of what the model dreams; None where its training frames are not there to compare with."""
+    """The share of plausible dreams; None if there are no training frames to compare with."""
     if job.probe_data is None:
         return None
     dreams = model_views.dreams(job.vae, breakdown.NUM_DREAMS)
@@ -158,14 +162,14 @@ def _plausible_share(job: RolloutJob, frames: metrics.Frames) -> float | None:
 
 
 def _study(job: RolloutJob) -> foresight.Study:
-    """Memory models on the latents of training episodes."""
+    """Train memory models on the latents of training episodes."""
     assert job.probe_data is not None
     episodes = job.probe_data.episodes(MEMORY_FRAMES)
     return foresight.study(job.vae, job.baselines, episodes, job.probe_data.read_spread(SEEN_FRAMES))
 
 
 def _dream(job: RolloutJob, study: foresight.Study) -> bytes:
-    """The middle of the held-out episode with the highest return, and what is dreamt of it, as a GIF."""
+    """A GIF of the middle of the held-out episode with the highest return, with the memory models' dreams of it."""
     episode = job.data[int(np.argmax(job.data.returns()))]
     num_frames = min(DREAM_FRAMES, len(episode) - foresight.WARM_UP)
     start = max(foresight.WARM_UP, (len(episode) - num_frames) // 2)

@@ -1,16 +1,16 @@
-"""The process, the command line, files.
+"""The process, the command line, and files.
 
-cli          from flags and YAML files to a config, and from a command line to a command; on top of settings,
-misfits, config_files, plain_yaml
-errors       errors for people
-paths        paths that a person names
-files        files written whole or not at all; on top of disks, locks and writers, which keep one writer a folder
-untrusted    files that anybody may have written
-typed_json   their JSON objects as dataclasses
-host         cores, signals
-executors    one function over many inputs: here, in processes (workers), on a Ray cluster
-threads      several threads, with PyTorch in each
+cli          reads flags and YAML files into a config, and runs a command; it uses settings, misfits, config_files,
+plain_yaml
+errors       errors for users
+paths        paths that a user names
+files        writes files completely or not at all; it uses disks, locks and writers, which allow one writer per folder
+untrusted    reads files that anybody may have written
+typed_json   reads JSON objects as dataclasses
+host         cores and signals
+executors    runs one function over many inputs: in this process, in several (workers), or on a Ray cluster
+threads      runs PyTorch in several threads
 distributed  processes that train together
 progress     progress bars
-terminal     every line that is printed
+terminal     prints lines
 """

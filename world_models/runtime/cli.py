@@ -1,10 +1,10 @@
-"""From YAML files and flags to a frozen dataclass, and from a command line to a command.
+"""Reads YAML files and flags into a frozen dataclass, and runs a command.
 
-A command is two functions: `prepare` looks at everything a person may have got wrong and raises `ValueError` or
-`FileNotFoundError`; `work` does the job. So bad input ends with one line and status 2 before anything is touched,
-and an error after that is a bug, shown with its traceback. Only a process that is a command ends so: who calls a
-command's `main([...])` from Python gets the exception. With WORLD_MODELS_TRACEBACK=1 a traceback stands above the line:
-it shows where in a policy or an environment of one's own an error arose.
+A command has two functions. `prepare` checks all input and raises `ValueError` or `OSError`. `work` does the job. So
+bad input ends the process with one line and status 2, before anything is written. A later error is a bug and is shown
+with its traceback. This holds only for a process that is a command. Python code that calls a command's `main([...])`
+gets the exception. With WORLD_MODELS_TRACEBACK=1 a traceback is printed above the line. It shows, for example, the
+place in a user's policy or environment where an error was raised.
 """
 
 import contextlib
@@ -26,13 +26,13 @@ Config = TypeVar("Config")
 Checked = TypeVar("Checked")
 
 POSITIONAL = {"positional": True}
-"""Metadata of the one field of a config, a tuple of strings, that takes the words that follow no flag."""
+"""Metadata of a config's field, a tuple of strings, that takes the arguments without a flag."""
 TRACEBACK = "WORLD_MODELS_TRACEBACK"
 """Environment variable: unless it is empty or 0, a command that ends early shows the traceback too."""
 
 
 class Job(Protocol):
-    """Work of a command that was checked and can begin."""
+    """The checked work of a command."""
 
     @property
     def is_finished(self) -> bool:
@@ -41,25 +41,25 @@ class Job(Protocol):
 
     @property
     def num_frames(self) -> int:
-        """Frames that it goes through."""
+        """Number of frames that it processes."""
         ...
 
 
 def parse(schema: type[Config], argv: Sequence[str] | None = None, *, prog: str, description: str = "") -> Config:
-    """Read flags and `--config` YAML files into the dataclass `schema`; later files and flags win.
+    """Read flags and `--config` YAML files into the dataclass `schema`. Later files and flags override earlier ones.
 
     `--help`, `--version` and `--print_config` print, and end the process with status 0.
 
     Args:
         schema: the dataclass.
-        argv: the flags; those of the process when None.
+        argv: the flags; None takes those of the process.
         prog: the command's name.
-        description: what `--help` says of it.
+        description: description of the command for `--help`.
 
     Raises:
         ValueError: a name or a value is wrong.
     """
-    from world_models.runtime import settings  # which imports jsonargparse: workers have no use for it
+    from world_models.runtime import settings  # imported here, because workers do not need jsonargparse
 
     return settings.read(schema, sys.argv[1:] if argv is None else argv, prog, description)
 
@@ -73,18 +73,18 @@ def run_command(
 ) -> None:
     """Run a command: parse, prepare, work.
 
-    As a process (`argv` None) it ends with status 2 and one line where the input is bad, with 1 where the work was
-    `Stopped`, with 128 and the signal's number after one that asks it to end: 130 after Ctrl-C, 143 after SIGTERM.
+    If `argv` is None, the command is the whole process, and its exit status is: 2 if the input is bad; 1 if the work
+    was `Stopped`; 128 plus the signal's number if a signal ended it, such as 130 for Ctrl-C and 143 for SIGTERM.
 
     Args:
-        doc: the module's docstring, which `--help` shows.
+        doc: the module's docstring, for `--help`.
         schema: the command's config dataclass.
-        prepare: checks all input, touches nothing.
+        prepare: checks all input and writes nothing.
         work: does the job.
-        argv: the flags; those of the process when None.
+        argv: the flags; None takes those of the process.
 
     Raises:
-        ValueError: the input is bad; of `prepare` also `OSError`, such as FileNotFoundError.
+        ValueError, OSError: the input is bad.
         Stopped: the work ended early.
     """
     prog, description = f"python -m {_name(work)}", inspect.cleandoc(doc or "")
@@ -103,7 +103,7 @@ def run_command(
 
 
 def _name(work: Callable) -> str:
-    """The command's name, as `python -m` takes it."""
+    """The command's name for `python -m`."""
     module = inspect.getmodule(work)
     assert module is not None
     name = module.__spec__.name if module.__spec__ else module.__name__
@@ -112,12 +112,12 @@ def _name(work: Callable) -> str:
 
 @contextlib.contextmanager
 def _ends_of_process(prog: str) -> Iterator[None]:
-    """End the process with a status and one line if the block was stopped, interrupted, or its reader is gone."""
+    """End the process with a status and one line if the block is stopped, interrupted, or nobody reads its output."""
     try:
         with host.interrupts():
             try:
                 yield
-            except SystemExit:  # of --help
+            except SystemExit:  # raised by --help
                 sys.stdout.flush()
                 raise
             sys.stdout.flush()
@@ -141,12 +141,12 @@ def _show_traceback(error: Exception) -> None:
 
 
 def to_yaml(config: Any) -> str:
-    """The resolved config as YAML that `--config` reads back to the same values."""
+    """The resolved config as YAML. `--config` reads it back to the same values."""
     return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False)
 
 
 def _plain(value: Any) -> Any:
-    """Tuples as lists, which is what YAML knows."""
+    """Convert tuples to lists, because YAML has no tuples."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

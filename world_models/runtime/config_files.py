@@ -1,4 +1,4 @@
-"""The YAML files of settings that a person names: a path, or one of those that come with the package."""
+"""Finds YAML files of settings, by a path or by the name of a file that comes with the package."""
 
 import difflib
 from pathlib import Path
@@ -6,14 +6,14 @@ from pathlib import Path
 from world_models.runtime import untrusted
 
 PLACES = tuple(Path(__file__).parents[up] / "configs" for up in (1, 2))
-"""Where ours lie: in an installed package, in a checkout."""
+"""Folders of the package's own files: in an installed package, and in a checkout."""
 
 
 def find(name: str) -> Path:
-    """The file that `--config` names: what lies at that path, else the one of ours of that name.
+    """Find the file for `--config`: the file at this path, else the package's own file with this name.
 
     Raises:
-        ValueError: there is neither, or it is no file of settings; it is not opened.
+        ValueError: there is no such file, or it is a folder or too large. The file is not opened.
     """
     path = Path(name)
     if not (name and path.exists()):
@@ -36,8 +36,8 @@ def _one_of_ours(name: str) -> Path:
 
 
 def shipped() -> dict[str, Path]:
-    """The YAML files that come with the package, by the names that `--config` takes: `mnist/vae` and so on."""
+    """The YAML files that come with the package, by their names for `--config`, such as `mnist/vae`."""
     folder = next(filter(Path.is_dir, PLACES), None)
     files = sorted(folder.rglob("*.yaml")) if folder else []
     names = {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}  # type: ignore[arg-type]
-    return {name: path for name, path in names.items() if not name.startswith("sweeps/")}  # which W&B reads
+    return {name: path for name, path in names.items() if not name.startswith("sweeps/")}  # sweeps are for W&B

@@ -1,4 +1,4 @@
-"""What a disk can do: flush what was written, and tell the time. Network file systems leave parts of it out."""
+"""Functions of a disk: flush written data, and tell the time. Some network file systems cannot flush."""
 
 import errno
 import os
@@ -7,19 +7,19 @@ from pathlib import Path
 
 from world_models.runtime import terminal
 
-_KERNELS_OWN_ENOTSUPP = 524  # some network file systems let it out
+_KERNELS_OWN_ENOTSUPP = 524  # a number of the kernel that some network file systems pass on
 NO_FLUSH_OF_FILES = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, _KERNELS_OWN_ENOTSUPP}
 NO_FLUSH_OF_FOLDERS = NO_FLUSH_OF_FILES | {errno.EPERM, errno.EACCES, errno.EBADF}
-"""The errors by which a file system says that it has no such function; all others say that a disk is full or broken."""
+"""Errors that mean that a file system cannot flush. All other errors mean that the disk is full or broken."""
 
-_said: set[str] = set()
+_warned: set[str] = set()
 
 
 def flush(path: Path) -> str | None:
-    """Flush a file's contents, or a folder's list of names, to the disk, if the file system can.
+    """Flush a file's contents, or a folder's list of names, to the disk, if the file system can do so.
 
     Returns:
-        Why the file system has none, None if it was done.
+        None if it was flushed, else why the file system cannot do so.
 
     Raises:
         OSError: the disk is full or broken.
@@ -39,18 +39,18 @@ def flush(path: Path) -> str | None:
 
 
 def now(folder: Path) -> float:
-    """The time by the clock of the folder's disk, in seconds; that of a shared disk is its server's."""
+    """The time of the folder's disk, in seconds. A shared disk has the time of its server."""
     with tempfile.TemporaryFile(dir=folder, prefix=".clock-") as file:
         return os.fstat(file.fileno()).st_mtime
 
 
-def say_what_is_missing(folder: Path, file: Path) -> None:
-    """Print a line, once a process, if the disk cannot flush the folder or this file in it."""
+def warn_if_no_flush(folder: Path, file: Path) -> None:
+    """Print a warning if the disk cannot flush the folder or this file in it. Each warning is printed only once."""
     reasons = {"files": flush(file), "folders": flush(folder)}
     missing = [f"{what} ({reason})" for what, reason in reasons.items() if reason]
     what = " and ".join(missing)
-    if missing and what not in _said:
-        _said.add(what)
+    if missing and what not in _warned:
+        _warned.add(what)
         then = "damaged; delete them and" if reasons["files"] else "missing;"
         terminal.warn(
             f"{folder}: this disk cannot flush {what}. If its machine loses power, the files finished last may be "

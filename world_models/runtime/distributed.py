@@ -1,6 +1,6 @@
-"""Several processes that work together, as `torchrun` starts them; one process alone is the plain case.
+"""Several processes that work together, started by `torchrun`, or one process alone.
 
-A loop need not know how many there are: with one process every function does what it says, at no cost.
+The same code works for any number of processes. With one process these functions cost nothing.
 """
 
 import contextlib
@@ -21,12 +21,12 @@ Device = Literal["auto", "cpu", "cuda"]
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """The processes of a run, by torchrun's environment variables.
+    """The processes of a run, from torchrun's environment variables.
 
     Attributes:
         rank: number of this process.
-        size: how many there are.
-        local_rank: number of this process on its machine, which is that of its GPU.
+        size: number of processes.
+        local_rank: number of this process on its machine, and number of its GPU.
     """
 
     rank: int
@@ -40,10 +40,10 @@ class World:
 
 
 def world() -> World:
-    """The processes that train together, this one among them.
+    """The processes that work together, including this one.
 
     Raises:
-        ValueError: the environment says something that cannot be.
+        ValueError: torchrun's environment variables are wrong or incomplete.
     """
     rank, size, local_rank = (_number(name, default) for name, default in _VARIABLES)
     require(rank < size, f"RANK is {rank}, and WORLD_SIZE {size}; {_START}")
@@ -65,19 +65,19 @@ def _number(name: str, default: str) -> int:
 
 
 def torch_device(name: Device) -> torch.device:
-    """The device that a setting names; auto takes a GPU if there is one.
+    """The device for a setting; auto takes a GPU if there is one.
 
     Raises:
-        ValueError: a GPU is asked for where there is none.
+        ValueError: the setting is cuda, but there is no GPU.
     """
-    there = torch.cuda.is_available()
-    if name == "cuda" and not there:
+    has_gpu = torch.cuda.is_available()
+    if name == "cuda" and not has_gpu:
         raise ValueError("device is cuda, and torch finds no GPU; give cpu or auto")
-    return torch.device("cuda" if there and name != "cpu" else "cpu")
+    return torch.device("cuda" if has_gpu and name != "cpu" else "cpu")
 
 
 def own_device(device: torch.device) -> torch.device:
-    """The GPU of this process, where each has one.
+    """The device of this process. On GPUs, each process has its own.
 
     Raises:
         ValueError: there are fewer GPUs than processes on this machine.
@@ -85,28 +85,28 @@ def own_device(device: torch.device) -> torch.device:
     number = world().local_rank
     if device.type != "cuda":
         return device
-    # All processes of the machine refuse, not only those without a GPU: of torchrun's, the first one speaks.
-    processes, there = max(number + 1, _number("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
-    instead = f"start {there} at most (torchrun --nproc_per_node={there})"
-    require(processes <= there, f"{processes} processes share the {there} GPUs of this machine; {instead}")
+    # All processes of the machine raise this error, also those with a GPU, because only the first one prints it.
+    processes, gpus = max(number + 1, _number("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    instead = f"start {gpus} at most (torchrun --nproc_per_node={gpus})"
+    require(processes <= gpus, f"{processes} processes share the {gpus} GPUs of this machine; {instead}")
     return torch.device("cuda", number)
 
 
 @contextlib.contextmanager
 def joined(device: torch.device) -> Iterator[World]:
-    """Meet the other processes; no process enters the block before all are there."""
-    here = world()
-    if here.size > 1:
+    """Connect the processes. No process enters the block before all of them are connected."""
+    processes = world()
+    if processes.size > 1:
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield here
+        yield processes
     finally:
-        if here.size > 1:
+        if processes.size > 1:
             torch.distributed.destroy_process_group()
 
 
 def sum_up(tensors: Iterable[Tensor]) -> None:
-    """Replace each tensor by its sum over all processes, the same bits in each; one message for all of them."""
+    """Replace each tensor by its sum over all processes. The sums have the same bits in every process."""
     if world().size == 1:
         return
     listed = list(tensors)
@@ -117,7 +117,10 @@ def sum_up(tensors: Iterable[Tensor]) -> None:
 
 
 def asked(asked_here: bool, step: int, device: torch.device) -> bool:
-    """Whether something is asked for in any process; all get the same answer, several of them at every 16th step."""
+    """Whether `asked_here` is true in any process. All processes get the same answer.
+
+    Several processes exchange it only at every 16th step; at other steps the answer is False.
+    """
     if world().size == 1 or step % ASK_EVERY_STEPS:
         return asked_here and world().size == 1
     votes = torch.tensor([float(asked_here)], device=device)
@@ -126,5 +129,5 @@ def asked(asked_here: bool, step: int, device: torch.device) -> bool:
 
 
 def wait_for_all(device: torch.device) -> None:
-    """Wait until every process has come this far."""
+    """Wait until every process has reached this call."""
     sum_up([torch.zeros(1, device=device)])

@@ -1,10 +1,10 @@
-"""Errors for people: bad settings, and work that ends early."""
+"""Errors for users: bad settings, and work that ends early."""
 
 from typing import Any
 
 
-class Stopped(RuntimeError):  # noqa: N818 - it is no error
-    """Work ended early, such as on a full disk. The message says what a person can do; finished work is kept.
+class Stopped(RuntimeError):  # noqa: N818 - it is not an error in the program
+    """Work ended early, for example because the disk is full. The message says what to do. Finished work is kept.
 
     Example:
         >>> from world_models import encode
@@ -17,18 +17,22 @@ class Stopped(RuntimeError):  # noqa: N818 - it is no error
 
 
 def require(condition: bool, message: str) -> None:
-    """Raise `ValueError(message)` unless the condition holds: the one-line bounds check of config dataclasses."""
+    """Raise `ValueError(message)` unless the condition holds. Config dataclasses use it to check their values."""
     if not condition:
         raise ValueError(message)
 
 
 def require_bounds(config: Any, part: str = "", **bounds: tuple[int, int]) -> None:
-    """Check that fields of a config are numbers from the least to the most.
+    """Check that fields of a config are within bounds.
 
     Args:
         config: the dataclass.
-        part: what stands before the fields' names on the command line, such as `vae.`.
-        bounds: the least and the most of each field. The most is far beyond use; it keeps later sums within a machine.
+        part: prefix of the fields' names on the command line, such as `vae.`.
+        bounds: smallest and largest value of each field. The largest is far above any useful value; it prevents
+            overflow later.
+
+    Raises:
+        ValueError: a field is out of bounds.
     """
     for name, (least, most) in bounds.items():
         value = getattr(config, name)

@@ -1,6 +1,7 @@
-"""Map one pure function over many inputs: in this process, in many, or on a Ray cluster; the results are the same.
+"""Map a pure function over many inputs: in this process, in several processes, or on a Ray cluster.
 
-A task is `task(item, report) -> result`, importable by name; it calls `report(n)` with the units of work done so far.
+The results do not depend on the executor. The function is `task(item, report) -> result` and can be imported by name.
+It calls `report(n)` with the number of units of work so far.
 """
 
 from collections.abc import Generator, Iterator, Sequence
@@ -15,17 +16,17 @@ Executor = Literal["processes", "serial", "ray"]
 def run(
     task: Task[Item, Result], items: Sequence[Item], executor: Executor, num_workers: int, watch: Report
 ) -> Generator[tuple[int, Result], None, None]:
-    """Run the task on every item and yield (index, result) as they finish, in any order.
+    """Run the task on every item. Yields (index, result) in the order in which the items finish.
 
     Args:
         task: a pure function at the top level of a module.
-        items: its inputs; what can be pickled.
+        items: its inputs, which can be pickled.
         executor: where it runs.
-        num_workers: processes at once; 0 for one a core.
-        watch: called a few times a second with the units of work done by all.
+        num_workers: number of processes; 0 for one per core.
+        watch: called a few times a second with the total units of work so far.
 
     Raises:
-        Stopped: an item's worker died `MAX_ATTEMPTS` times.
+        Stopped: the worker of an item died `MAX_ATTEMPTS` times.
     """
     if executor == "serial":
         yield from _run_serial(task, items, watch)
@@ -36,10 +37,10 @@ def run(
 
 
 def check(executor: Executor) -> None:
-    """Refuse an executor whose package is not installed.
+    """Check that the executor's package is installed.
 
     Raises:
-        ValueError: it is Ray, and Ray is not there.
+        ValueError: the executor is ray, but Ray is not installed.
     """
     if executor == "ray":
         try:
@@ -65,7 +66,7 @@ def _run_serial(task: Task[Item, Result], items: Sequence[Item], watch: Report) 
 def _run_ray(
     task: Task[Item, Result], items: Sequence[Item], num_workers: int, watch: Report
 ) -> Iterator[tuple[int, Result]]:
-    """Tasks on a Ray cluster, a core each; progress counts finished tasks, since their memory is elsewhere."""
+    """Run tasks on a Ray cluster, each on one core. Progress counts finished tasks, because no memory is shared."""
     import ray  # type: ignore[import-not-found]  # an optional extra
 
     if not ray.is_initialized():

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, that say what made them."""
+"""Writes files completely or not at all, and lists the versions of the programs that made them."""
 
 import contextlib
 import errno
@@ -21,13 +21,13 @@ from world_models.runtime.errors import Stopped
 from world_models.version import __version__
 
 PARTIAL = ".partial"
-"""Suffix of a file that is still being written; no reader opens one."""
+"""Suffix of a file that is still being written. Readers ignore such files."""
 
 LONGEST_NAME = 40
-"""Letters of a file's name that its temporary name has, so that this one is not too long."""
+"""Number of characters of a file's name in its temporary name, so that the temporary name is not too long."""
 
 ABANDONED_S = 3600.0
-"""A partial file of another machine that nobody wrote to for so long is taken for abandoned."""
+"""A partial file of another machine counts as abandoned if it was not written to for this long."""
 
 PACKAGES = ("numpy", "h5py", "gymnasium", "box2d", "pygame-ce", "opencv-python", "torch")
 
@@ -39,16 +39,16 @@ DISK_ENDS = {
     errno.EROFS: "make the disk writable",
     errno.ESTALE: "mount the disk again",
 }
-"""Errors by which a disk ends work that was well begun, and what to do."""
+"""Errors of a disk that end the work, and what to do about each."""
 AGAIN = "run the same command again"
 
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Wrap whatever writes a file: a full disk ends the work with one line.
+    """Turn errors of the disk in this block, such as a full disk, into `Stopped`.
 
     Raises:
-        Stopped: the disk took no more; the message names the file and says what to do.
+        Stopped: the disk failed. The message names the file and says what to do.
     """
     try:
         yield
@@ -62,10 +62,10 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def temporary_folder(parent: Path, prefix: str) -> Iterator[Path]:
-    """Give a new folder that is deleted after the block; one that a killed process left is deleted first.
+    """Make a folder that is deleted after the block. Folders that killed processes have left are deleted first.
 
     Raises:
-        OSError: the parent cannot be written to.
+        OSError: the parent is not writable.
     """
     remove_partials(parent, names=(prefix,))
     folder = parent / f"{prefix}{writers.new()}{PARTIAL}"
@@ -78,13 +78,13 @@ def temporary_folder(parent: Path, prefix: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; it takes its real name only if the block succeeds.
+    """Give a temporary path in the folder of `path`. It is renamed to `path` only if the block succeeds.
 
-    The contents are on the disk before the name is, so a crash leaves either the old file or the new one. The temporary
-    name is the process's own and cannot be guessed: nothing lies there, neither a file of another process nor a link.
+    The contents are flushed to the disk before the renaming, so a crash leaves either the old file or the new one. The
+    temporary name is unique and cannot be guessed. So no other file and no link has this name.
 
     Raises:
-        Stopped: the disk took no more, or another process took over the lock under which this one began to write.
+        Stopped: the disk failed, or another process took over the folder's lock in the meantime.
     """
     temporary = path.with_name(f"{path.name[:LONGEST_NAME]}.{writers.new()}{PARTIAL}")
     lock = locks.over(path.parent)
@@ -100,13 +100,13 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, data: bytes | memoryview) -> None:
-    """Write a file whole or not at all."""
+    """Write a file completely or not at all."""
     with whole(path) as temporary, temporary.open("xb") as file:
         file.write(data)
 
 
 def append_text(path: Path, text: str) -> None:
-    """Append to a text file. If the disk is full, a part of the text may be written."""
+    """Append to a text file. If the disk gets full, only a part of the text may be written."""
     rest = memoryview(text.encode())
     with writing(path), path.open("ab", buffering=0) as file:
         while rest:
@@ -114,18 +114,18 @@ def append_text(path: Path, text: str) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, and those that it lies in, where it is not there."""
+    """Make a folder and its parents, unless they exist."""
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
+    """Write a text file completely or not at all."""
     write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file whole or not at all; NaN and infinities are refused, since they are not JSON."""
+    """Write a JSON file completely or not at all. NaN and infinities raise a ValueError, because JSON has none."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
@@ -147,14 +147,14 @@ def file_sha256(path: Path) -> str:
 
 
 def remove_partials(*folders: Path, names: Sequence[str] = ("",)) -> None:
-    """Delete half-written files and folders of processes that are gone. Those of running processes stay.
+    """Delete half-written files and folders of processes that have ended. Those of running processes stay.
 
-    Where this machine cannot know whether the process runs, and where a file does not say who writes it, as in earlier
-    versions, it has to be old by the clock of the disk. A folder that does not say who writes it stays: it may be
-    anybody's.
+    Sometimes this machine cannot know whether the process runs, or a file does not name its writer, as in earlier
+    versions. Then a file is deleted only if it is old, by the clock of the disk. A folder that does not name its writer
+    stays, because it may belong to another program.
     """
     for path in (path for folder in folders for name in names for path in folder.glob(f"{name}*{PARTIAL}")):
-        with contextlib.suppress(OSError):  # what cannot be looked at or is another user's stays: it harms nobody
+        with contextlib.suppress(OSError):  # leave files that cannot be read or belong to another user
             kind = path.lstat().st_mode
             if stat.S_ISREG(kind) and _is_abandoned(path):
                 path.unlink()
@@ -172,23 +172,28 @@ def _is_abandoned(partial: Path) -> bool:
 
 
 def check_room(folder: Path, need_bytes: int, instead: str = "choose another --out") -> None:
-    """Refuse work that its disk cannot hold; `instead` is what to do.
+    """Check that a folder can be made and written, and that its disk has room.
+
+    Args:
+        folder: the folder; it need not exist.
+        need_bytes: bytes that the work needs.
+        instead: what else to do, for the message.
 
     Raises:
-        ValueError: fewer than `need_bytes` are free where the folder is, or will be, or a file is in its place.
+        ValueError: fewer than `need_bytes` are free, the folder is not writable, or a file has its name.
     """
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not existing.is_dir():
         raise ValueError(f"{existing} is a file, not a folder; {instead}")
     status = os.statvfs(existing)
-    says_its_size = status.f_blocks > 0  # some mounted stores do not, and neither does /proc, which takes no folder
-    if not (os.access(existing, os.W_OK | os.X_OK) and (says_its_size or _takes_folders(existing))):
-        raise ValueError(f"{existing} cannot be written to; {instead}")
+    has_known_size = status.f_blocks > 0  # some mounted stores do not report their size, and neither does /proc
+    if not (os.access(existing, os.W_OK | os.X_OK) and (has_known_size or _takes_folders(existing))):
+        raise ValueError(f"{existing} is not writable; {instead}")
     free_bytes = status.f_bavail * status.f_frsize
-    if says_its_size and free_bytes < need_bytes:
+    if has_known_size and free_bytes < need_bytes:
         raise ValueError(
             f"{folder}: about {need_bytes / 1e9:.3g} GB are needed and {free_bytes / 1e9:.3g} GB are free; "
-            f"make room, ask for less, or {instead}"
+            f"make room, reduce the work, or {instead}"
         )
 
 
@@ -202,7 +207,7 @@ def _takes_folders(folder: Path) -> bool:
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """What made a file: this package, its git commit where it runs from a checkout, Python and the libraries."""
+    """The versions that make a file: this package, its git commit in a checkout, Python, and libraries."""
     found = {"world_models": __version__, "git_commit": _git_commit(), "python": platform.python_version()}
     for package in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -211,7 +216,7 @@ def versions() -> dict[str, str]:
 
 
 def _git_commit() -> str:
-    """The checkout's commit, with `-dirty` where tracked files differ; `unknown` for an installed package."""
+    """The checkout's commit, with `-dirty` if tracked files have changed; `unknown` for an installed package."""
     here = Path(__file__)
     git = functools.partial(subprocess.run, cwd=here.parent, capture_output=True, text=True, timeout=10)
     try:

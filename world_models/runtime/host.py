@@ -1,8 +1,8 @@
-"""The machine that a process runs on: the cores it may use, and the signals that ask it to end.
+"""The machine of a process: the cores that it may use, and the signals that ask it to end.
 
-Whoever runs the process, a person, a terminal, a scheduler, asks it to end by one of `ENDING`: Ctrl-C, a closed
-terminal, SLURM's warning before the time is over, a termination. All of them act alike. One that was ignored when the
-process was started, as `nohup` does, stays ignored.
+A person, a terminal or a scheduler asks a process to end by one of the signals in `ENDING`: Ctrl-C, a closed terminal,
+SLURM's warning before the time limit, a termination. All of them have the same effect. A signal that was ignored at the
+start of the process, as under `nohup`, stays ignored.
 """
 
 import contextlib
@@ -20,15 +20,15 @@ from typing import Any, NoReturn
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")
-FIRST_SPEAKS_WITHIN_S = 30.0
-AGAIN_S = 0.05  # a destructor has ended by then
+FIRST_PRINTS_WITHIN_S = 30.0
+AGAIN_S = 0.05  # longer than a destructor takes
 
 
 class Interrupted(KeyboardInterrupt):
     """A signal that ends a command.
 
     Attributes:
-        status: of the process that ends by it, 128 and the signal's number, as shells have it.
+        status: exit status of the process: 128 plus the signal's number, as in shells.
     """
 
     def __init__(self, number: int):
@@ -41,7 +41,7 @@ class Interrupted(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[threading.Event]:
-    """Turn the first signal to end into a request; a second one acts as it did before the block."""
+    """Set the event at the first signal to end. A second signal has the same effect as before the block."""
     stop = threading.Event()
 
     def request(number: int) -> None:
@@ -53,44 +53,44 @@ def stop_requests() -> Iterator[threading.Event]:
 
 @contextlib.contextmanager
 def interrupts() -> Iterator[None]:
-    """Raise `Interrupted` at the first signal to end, wherever the block is; a second one kills the process."""
+    """Raise `Interrupted` in the block at the first signal to end. A second signal kills the process."""
 
     def interrupt(number: int) -> NoReturn:
-        for each in _heard():
+        for each in _handled_signals():
             signal.signal(each, signal.SIG_DFL)
         raise Interrupted(number)
 
     with _handled(interrupt), _raised_again():
         try:
             yield
-        except Exception as error:  # what is half done can fail to be cleared away; that is no bug to be shown
-            behind: BaseException | None = error
-            while behind := behind.__context__:
-                if isinstance(behind, Interrupted):
-                    raise behind from None
+        except Exception as error:  # cleaning up after an interrupt may fail; then report the interrupt
+            earlier: BaseException | None = error
+            while earlier := earlier.__context__:
+                if isinstance(earlier, Interrupted):
+                    raise earlier from None
             raise
 
 
 @contextlib.contextmanager
 def _raised_again() -> Iterator[None]:
-    """In the block, raise an `Interrupted` a little later where it was lost.
+    """Raise an `Interrupted` of this block again, a little later, if it was lost.
 
-    A signal may come while Python runs a destructor or the callback of a weak reference. What is raised there ends
-    nothing: Python prints it and goes on.
+    A signal may arrive while Python runs a destructor or the callback of a weak reference. Python only prints an
+    exception that is raised there, and continues.
     """
-    shown = sys.unraisablehook
+    original_hook = sys.unraisablehook
 
     def again(number: int, frame: Any) -> NoReturn:
         signal.signal(number, signal.SIG_DFL)
         raise Interrupted(number)
 
     def send(number: int) -> None:
-        if signal.getsignal(number) is again:  # and not if the person has sent a second one meanwhile
+        if signal.getsignal(number) is again:  # no second signal has arrived in the meantime
             os.kill(os.getpid(), number)
 
-    def look(lost: Any) -> None:
+    def hook(lost: Any) -> None:
         if not isinstance(lost.exc_value, Interrupted):
-            shown(lost)
+            original_hook(lost)
             return
         number = lost.exc_value.status - 128
         signal.signal(number, again)
@@ -98,31 +98,31 @@ def _raised_again() -> Iterator[None]:
         timer.daemon = True
         timer.start()
 
-    sys.unraisablehook = look
+    sys.unraisablehook = hook
     try:
         yield
     finally:
-        sys.unraisablehook = shown
+        sys.unraisablehook = original_hook
         for number in ENDING:
             if signal.getsignal(number) is again:
                 signal.signal(number, signal.SIG_DFL)
 
 
 def begin_command(name: str) -> None:
-    """Make this process a command's: call it before PyTorch is imported, which takes most of the time of a start.
+    """Prepare this process for a command. Call it before PyTorch is imported, which takes most of the start's time.
 
     Args:
-        name: as `python -m` takes it.
+        name: name of the command for `python -m`.
     """
     _end_quietly(f"python -m {name}")
     limit_threads()
-    # OpenMP reads it when PyTorch loads it. Its threads otherwise wait in a busy loop, which takes the cores from those
-    # that compute: without, training is a fifth faster, and fourteen times where another process is busy.
+    # OpenMP reads this variable when PyTorch loads it. By default its threads wait in a busy loop, which takes cores
+    # from computing threads. With PASSIVE, training is a fifth faster, and 14 times faster beside a busy process.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _end_quietly(name: str) -> None:
-    """From now on, end the process with one line at Ctrl-C; for the time of the imports, when there is no work yet."""
+    """From now on, Ctrl-C ends the process with one line. This is for the imports, before the work begins."""
 
     def end(number: int, frame: Any) -> None:
         os.write(2, f"\n{name}: interrupted\n".encode())
@@ -134,12 +134,12 @@ def _end_quietly(name: str) -> None:
 
 @contextlib.contextmanager
 def held_signals() -> Iterator[None]:
-    """Block the signals to end. Processes started in the block keep them blocked; this one gets them afterwards."""
+    """Block the signals to end. Processes that are started in the block keep them blocked; this one gets them later."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    held: list[int] = []  # the mask is this thread's alone: the system hands the signal to another one
-    before = {number: signal.signal(number, lambda number, frame: held.append(number)) for number in _heard()}
+    held: list[int] = []  # only this thread is masked, so the system may deliver a signal to another thread
+    before = {number: signal.signal(number, lambda number, frame: held.append(number)) for number in _handled_signals()}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, before)
     try:
         yield
@@ -152,24 +152,27 @@ def held_signals() -> Iterator[None]:
 
 
 def leave_ending_to_parent() -> None:
-    """In a worker: do nothing at a signal to end, which a scheduler sends to all processes; the parent decides.
+    """In a worker, ignore the signals to end, because a scheduler sends them to all processes and the parent decides.
 
-    The signals are let through again, since programs that the worker starts would have them held.
+    The signals are unblocked, so that programs that the worker starts do not have them blocked.
     """
-    for number in _heard():
+    for number in _handled_signals():
         signal.signal(number, lambda number, frame: None)
         signal.siginterrupt(number, False)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
 
 
-def _heard() -> list[signal.Signals]:
-    """The signals to end that are not ignored, nor handled by a program that is not Python."""
+def _handled_signals() -> list[signal.Signals]:
+    """The signals to end, except those that are ignored and those whose handler is not Python's."""
     return [number for number in ENDING if signal.getsignal(number) not in (signal.SIG_IGN, None)]
 
 
 @contextlib.contextmanager
 def _handled(act: Callable[[int], None]) -> Iterator[None]:
-    """In the block, act at the first signal to end; a second one acts as it did before. Other threads get none."""
+    """Call `act` at the first signal to end in this block. A second signal has the same effect as before the block.
+
+    Only Python's main thread handles signals. In other threads this does nothing.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -185,7 +188,7 @@ def _handled(act: Callable[[int], None]) -> Iterator[None]:
             if signal.getsignal(number) is handle:
                 signal.signal(number, handler)
 
-    before = {number: signal.signal(number, handle) for number in _heard()}
+    before = {number: signal.signal(number, handle) for number in _handled_signals()}
     try:
         yield
     finally:
@@ -193,7 +196,7 @@ def _handled(act: Callable[[int], None]) -> Iterator[None]:
 
 
 def print_into_nothing() -> None:
-    """Discard all output if the terminal or the reader is gone. Otherwise printing would fail, and end the work."""
+    """Discard all output if its terminal or reader has ended. Otherwise printing would fail and end the work."""
     for descriptor in filter(_is_gone, (1, 2)):
         nothing = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nothing, descriptor)
@@ -201,22 +204,22 @@ def print_into_nothing() -> None:
 
 
 def speaks() -> bool:
-    """Whether this process prints for all. Of torchrun's processes, the first of each machine does."""
+    """Whether this process prints. If torchrun has started several processes, the first of each machine prints."""
     return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def wait_for_the_first() -> None:
-    """Wait before an error is printed, where another process speaks: torchrun ends this one when that one has failed.
+    """Wait before printing an error, if this is not the first process. torchrun ends it when the first one has failed.
 
-    A process that still runs after `FIRST_SPEAKS_WITHIN_S` has an error that the first one has not; so it speaks.
+    If this process still runs after `FIRST_PRINTS_WITHIN_S`, the first one has no error. Then this one prints its own.
     """
     if not speaks():
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        time.sleep(FIRST_SPEAKS_WITHIN_S)
+        time.sleep(FIRST_PRINTS_WITHIN_S)
 
 
 def reader_is_gone() -> bool:
-    """Whether nobody reads what this process prints any more, as behind `| head`."""
+    """Whether nobody reads the output any more, as after `| head` has ended."""
     return _is_gone(1) or _is_gone(2)
 
 
@@ -230,33 +233,33 @@ def _is_gone(descriptor: int) -> bool:
 
 
 def available_cores() -> int:
-    """Cores that this process may use, which in a container are fewer than the machine has.
+    """Number of cores that this process may use. In a container it is less than the machine has.
 
-    A share of a core, as in a quota of 2.5, is rounded up: a thread more than there are cores costs little.
+    A quota of 2.5 cores is rounded up, because one thread too many costs little.
     """
     cores = len(os.sched_getaffinity(0))
     return min(cores, math.ceil(_quota() or cores))
 
 
 def limit_threads() -> None:
-    """Where a quota leaves fewer cores than there are, have libraries that are imported later start no more threads.
+    """Limit the threads of libraries that are imported later, if a quota allows fewer cores than there are.
 
-    They look at the cores alone. What a person says by OMP_NUM_THREADS stays.
+    The libraries know the number of cores but not the quota. A value of OMP_NUM_THREADS from the user stays.
     """
     if available_cores() < len(os.sched_getaffinity(0)):
         os.environ.setdefault("OMP_NUM_THREADS", str(available_cores()))
 
 
 def _quota() -> float | None:
-    """Cores by the strictest of the time quotas of this process's control groups; None without one."""
+    """Number of cores by the smallest quota of this process's control groups; None without a quota."""
     quotas = [quota for folder in _cgroup_folders() if (quota := _quota_of(folder))]
     return min(quotas, default=None)
 
 
 def _cgroup_folders() -> Iterator[Path]:
-    """The folders of this process's control groups and all above them, of version 2 and of version 1.
+    """The folders of this process's control groups and of all their parents, in version 2 and version 1.
 
-    In a container a group's path may be that on the host, which is not there; then the root is the container's own.
+    In a container a group's path may be the host's, which does not exist here. Then the root is the container's group.
     """
     try:
         lines = OWN_CGROUPS.read_text(encoding="utf-8").splitlines()
@@ -282,5 +285,5 @@ def _quota_of(folder: Path) -> float | None:
                 for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")
             )
         return float(quota) / float(period) if quota not in ("max", "-1") else None
-    except (OSError, ValueError, ZeroDivisionError):  # no such files, or of a kernel that has others in them
+    except (OSError, ValueError, ZeroDivisionError):  # no such files, or files in another format
         return None

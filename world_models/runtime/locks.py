@@ -1,14 +1,14 @@
-"""One writing process a folder, on every disk that several machines may share.
+"""Locks that allow only one writing process per folder, also on disks that several machines share.
 
-The locks of the operating system are not used: many network file systems refuse them, and on others they exclude only
-processes of the same machine. A lock is a file, made by `O_EXCL`, which says who holds the folder. Its holder
-rewrites it from time to time: that heartbeat is the modification time, by the clock of the disk's server. The lock is
-stale when its process is gone, or, where only another machine could know that, when the heartbeat was long silent.
+Locks of the operating system are not used. Many network file systems refuse them, and on others they work only between
+processes of one machine. Instead, a lock is a file, made by `O_EXCL`, that names its holder. The holder rewrites it
+from time to time. This heartbeat sets the modification time, by the clock of the disk's server. A lock is stale if its
+process has ended. If the process is on another machine, the lock is stale if its heartbeat has stopped long ago.
 
-A stale lock is taken over in three steps. A claim, a file named after the lock's contents, is made by `O_EXCL`, so
-only one process at a time has it. The lock is looked at once more, since another process may have taken it over in
-the meantime. Then the claim is renamed to the lock, which is therefore never absent. The process whose contents the
-lock has in the end holds the folder.
+A process takes over a stale lock in three steps. First it makes a claim by `O_EXCL`: a file that is named after the
+lock's contents. So only one process at a time has the claim. Then it reads the lock again, because another process may
+have taken it over in the meantime. Then it renames the claim to the lock, so there is a lock at every moment. The
+process whose contents are in the lock at the end holds the folder.
 """
 
 import contextlib
@@ -28,23 +28,23 @@ from world_models.runtime.errors import Stopped
 
 LOCK = ".writer.lock"
 SILENCE_S = 300.0
-"""Without a heartbeat for so long, a process of another machine is taken for dead."""
+"""A process of another machine counts as dead after this time without a heartbeat."""
 BEATS = 10
-"""Heartbeats in that time."""
+"""Number of heartbeats in that time."""
 MAX_BYTES = 1000
 
 _held: dict[Path, bytes] = {}
-"""The locks that this process holds, and what they say."""
+"""The files of the locks that this process holds, and their contents."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Lock:
-    """The lock under which something is written.
+    """A lock of a folder, as it was when the writing began.
 
     Attributes:
         file: the lock's file.
-        contents: what it said at the beginning; None if there was none.
-        is_own: whether this process holds it, or another one, as for a worker its parent does.
+        contents: its contents at the beginning; None if there was no lock.
+        is_own: whether this process holds it. The lock of a worker is held by its parent.
     """
 
     file: Path
@@ -52,26 +52,26 @@ class Lock:
     is_own: bool
 
     def check(self) -> None:
-        """Look whether the lock is still the same, before a file gets its name.
+        """Check that the lock has not changed. Call it before a file gets its final name.
 
         Raises:
-            Stopped: another process took it over, as it may when this one was suspended for long.
+            Stopped: another process took over the lock, for example because this process was suspended for a long time.
         """
         found = _look(self.file)
         contents = found.contents if found else None
         if self.contents != contents and (self.is_own or None not in (self.contents, contents)):
             who = f"taken over by {_holder(contents)}" if contents is not None else "removed"
             raise Stopped(
-                f"the lock {self.file} was {who} while this process was held up, so it ends; what is finished stays"
+                f"the lock {self.file} was {who} while this process was suspended, so it ends; finished work is kept"
             )
 
 
 @contextlib.contextmanager
 def only_writer(folder: Path) -> Iterator[Lock]:
-    """Hold a folder against a second writer; the lock of a process that is killed is stale at once on its machine.
+    """Lock a folder against other writers in this block. If the process is killed, its lock is stale at once.
 
     Raises:
-        Stopped: another process is writing into the folder, or nothing can be written there.
+        Stopped: another process is writing into the folder, or the folder is not writable.
     """
     file, process, ended = folder.resolve() / LOCK, os.getpid(), threading.Event()
     contents = f"{_AS_HOLDER} {process} on {_host()}: {writers.new()}\n".encode()
@@ -85,10 +85,10 @@ def only_writer(folder: Path) -> Iterator[Lock]:
     try:
         _held[file] = contents
         beating.start()
-        disks.say_what_is_missing(folder, file)
+        disks.warn_if_no_flush(folder, file)
         yield Lock(file, contents, is_own=True)
     finally:
-        if os.getpid() == process:  # a fork of it holds nothing
+        if os.getpid() == process:  # a forked process holds no lock
             del _held[file]
             ended.set()
             beating.join()
@@ -97,7 +97,7 @@ def only_writer(folder: Path) -> Iterator[Lock]:
 
 
 def over(folder: Path) -> Lock:
-    """The lock under which files in the folder are written now: this process's own, or the one that lies there."""
+    """The lock of a folder: one that this process holds on it or on a parent of it, else the one in the folder."""
     folder = folder.resolve()
     for each in (folder, *folder.parents):
         if (file := each / LOCK) in _held:
@@ -111,7 +111,7 @@ def over(folder: Path) -> Lock:
 
 @dataclasses.dataclass(frozen=True)
 class _Found:
-    """A lock file that was found: its contents, and when it was last written by the disk's clock."""
+    """A lock file that was found: its contents, and the time of its last write by the disk's clock."""
 
     contents: bytes
     written_s: float
@@ -119,14 +119,14 @@ class _Found:
 
 def _acquire(folder: Path, file: Path, contents: bytes) -> None:
     while not _create(file, contents):
-        if found := _look(file):  # else it was let go in the meantime
+        if found := _look(file):  # None if it was released in the meantime
             _check_stale(folder, file, found)
             if _take_over(folder, file, found, contents):
                 return
 
 
 def _take_over(folder: Path, file: Path, stale: _Found, contents: bytes) -> bool:
-    """Put a lock of ours in the place of a stale one; returns whether it is ours now."""
+    """Replace a stale lock by our own. Returns whether this process holds the lock now."""
     claim = file.with_name(f"{file.name}.{hashlib.sha256(stale.contents).hexdigest()[:16]}")
     if not _create(claim, contents):
         if other := _look(claim):
@@ -135,7 +135,7 @@ def _take_over(folder: Path, file: Path, stale: _Found, contents: bytes) -> bool
         return False
     now = _look(file)
     if now and now.contents == stale.contents and _is_stale(file, now):
-        with contextlib.suppress(FileNotFoundError):  # the claim was taken for stale; the look below tells
+        with contextlib.suppress(FileNotFoundError):  # another process removed the claim; it is checked below
             claim.replace(file)
     else:
         claim.unlink(missing_ok=True)
@@ -144,10 +144,10 @@ def _take_over(folder: Path, file: Path, stale: _Found, contents: bytes) -> bool
 
 
 def _check_stale(folder: Path, file: Path, found: _Found) -> None:
-    """Refuse a folder whose lock is not stale.
+    """Check that a lock is stale.
 
     Raises:
-        Stopped: it is not; the message says who holds it and what to do.
+        Stopped: it is not. The message names the holder and says what to do.
     """
     if _is_stale(file, found):
         return
@@ -175,11 +175,11 @@ def _silent_s(file: Path, found: _Found) -> float:
 
 
 def _beat(file: Path, contents: bytes, ended: threading.Event) -> None:
-    """Rewrite the lock from time to time, as long as it is ours."""
-    ours = True
-    while ours and not ended.wait(SILENCE_S / BEATS):
-        with contextlib.suppress(OSError):  # a server that is away: the next beat makes up for it
-            ours = _rewrite(file, contents)
+    """Rewrite the lock from time to time, as long as this process holds it."""
+    is_own = True
+    while is_own and not ended.wait(SILENCE_S / BEATS):
+        with contextlib.suppress(OSError):  # the server may be down for a moment; try again at the next beat
+            is_own = _rewrite(file, contents)
 
 
 # ---- the file ----
@@ -193,13 +193,13 @@ def _host() -> str:
 
 
 def _holder(contents: bytes) -> str:
-    """The process and host that a lock names. Only checked parts are shown, because the file may hold anything."""
+    """The process and host that a lock names. Only checked parts are shown, because the file may have any contents."""
     found = _HOLDER.match(contents.decode(errors="replace"))
     return found[0].removeprefix("written by ") if found else "which the lock does not name"
 
 
 def _create(file: Path, contents: bytes) -> bool:
-    """Make the file, unless there is one; returns whether it was made."""
+    """Make the file, unless it exists. Returns whether it was made."""
     try:
         descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     except FileExistsError:
@@ -214,9 +214,9 @@ def _create(file: Path, contents: bytes) -> bool:
 
 
 def _rewrite(file: Path, contents: bytes) -> bool:
-    """Write the same contents again, which sets the file's time; returns whether it had them.
+    """Write the same contents again, which sets the file's time. Returns whether the file had these contents.
 
-    A touch would not do: some network file systems then set the time by the clock of this machine.
+    `touch` is not enough, because with it some network file systems set the time by the clock of this machine.
     """
     try:
         descriptor = os.open(file, os.O_RDWR | os.O_NOFOLLOW)
@@ -231,21 +231,21 @@ def _rewrite(file: Path, contents: bytes) -> bool:
 
 
 def _look(file: Path) -> _Found | None:
-    """The file's contents, None if there is no file.
+    """Read the file; None if it does not exist.
 
     Raises:
-        OSError: it is no file, or its disk is broken.
+        OSError: it is not a regular file, or its disk is broken.
     """
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
-    except PermissionError:  # another user's, who may hide what it says
+    except PermissionError:  # it belongs to another user and is not readable
         return _Found(b"", file.stat().st_mtime)
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise FileExistsError(errno.EEXIST, "it has the name of a lock and is none; remove it", str(file))
+            raise FileExistsError(errno.EEXIST, "it has the name of a lock but is not one; remove it", str(file))
         return _Found(os.read(descriptor, MAX_BYTES), status.st_mtime)
     finally:
         os.close(descriptor)

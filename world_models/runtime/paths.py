@@ -1,7 +1,7 @@
-"""Paths that a person names, resolved once and first: what is checked is then what is read and written.
+"""Resolves paths that a user names, once and first. So the checked path is the one that is read and written.
 
-`data/new/../old` is `data/old`, whether or not `data/new` exists, and a relative path stays where it was when the
-program changes its working directory. Everything after this module sees absolute paths without links and `..`.
+`data/new/../old` is `data/old`, whether or not `data/new` exists. A relative path still means the same place after the
+program has changed its working directory. All other code gets absolute paths without links and `..`.
 """
 
 import dataclasses
@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import Any
 
 MAX_NEW_NAME_BYTES, MAX_NEW_PATH_BYTES = 200, 3800
-"""Of what is not there yet. Systems allow 255 and 4,096, and the names of the files in a folder come on top."""
+"""Limits for new names and paths. Systems allow 255 and 4,096; the rest is for the names of files in a new folder."""
 
 
 def resolved(path: str | Path, name: str = "path", keeps_last_link: bool = False) -> Path:
     """The absolute path, with links followed and `..` resolved.
 
     Args:
-        path: as a person gave it.
-        name: of the setting, for messages.
-        keeps_last_link: whether the last part stays as it is where it is a link, since its own name is shown.
+        path: the path as the user gave it.
+        name: name of the setting, for messages.
+        keeps_last_link: whether the last part is kept if it is a link, so that the link's own name is shown.
 
     Raises:
-        ValueError: the path is empty, a link in it leads nowhere, or no file can have this path.
+        ValueError: the path is empty, a link in it is broken, or no file can have this path.
     """
     text = os.fspath(path)
     _check_text(text, name)
@@ -43,16 +43,16 @@ def resolved(path: str | Path, name: str = "path", keeps_last_link: bool = False
 
 
 PATH = {"resolve": resolved}
-"""Metadata of a config's field that names a path, or of a tuple of such; see `resolve_fields`."""
+"""Metadata of a config's field that holds a path, or a tuple of paths; see `resolve_fields`."""
 LINK = {"resolve": functools.partial(resolved, keeps_last_link=True)}
-"""The same for a path that may be a link, and is shown by the link's own name."""
+"""Like `PATH`, but if the path is a link, its own name is kept."""
 
 
 def resolve_fields(config: Any) -> None:
-    """Resolve the fields of a frozen config that are marked by `PATH` or `LINK`; the first thing in `__post_init__`.
+    """Resolve the fields of a frozen config that have the metadata `PATH` or `LINK`. `__post_init__` calls it first.
 
     Raises:
-        ValueError: as `resolved`.
+        ValueError: as in `resolved`.
     """
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -64,10 +64,10 @@ def resolve_fields(config: Any) -> None:
 
 
 def check_name(text: str, name: str) -> None:
-    """Refuse what is not the name of one folder.
+    """Check that a text is the name of one folder.
 
     Raises:
-        ValueError: it is empty, has a separator or control character in it, is `.` or `..`, or is too long.
+        ValueError: it is empty, has a separator or a control character, is `.` or `..`, or is too long.
     """
     _check_text(text, name)
     if "/" in text or text in (".", "..") or len(text.encode()) > MAX_NEW_NAME_BYTES:
@@ -82,28 +82,28 @@ def _check_text(text: str, name: str) -> None:
 
 
 def _step(place: Path, part: str) -> Path:
-    """From a place without links to its part of that name."""
+    """The path of `part` in a folder whose path has no links."""
     if part == "..":
         return place.parent
     return Path("/") if part.startswith("/") else place / part
 
 
 def _followed(place: Path, text: str, name: str) -> Path:
-    """The place itself, or where it leads if it is a link."""
-    if not os.path.islink(place):  # noqa: PTH114 - which, unlike Path, takes names too long for a file as none
+    """The path itself, or the target if it is a link."""
+    if not os.path.islink(place):  # noqa: PTH114 - unlike Path, it returns False for a name that is too long
         return place
     end = Path(os.path.realpath(place))
-    if not os.path.lexists(end) or os.path.islink(end):  # noqa: PTH114 - a link still: a circle of them
+    if not os.path.lexists(end) or os.path.islink(end):  # noqa: PTH114 - still a link: the links form a circle
         raise ValueError(
-            f"{name} is {_short(text)}: {place} is a link to {str(place.readlink())!r}, which is not there; "
+            f"{name} is {_short(text)}: {place} is a link to {str(place.readlink())!r}, which does not exist; "
             "make that folder, or give another name"
         )
     return end
 
 
 def _check_place(place: Path, text: str, name: str) -> None:
-    """Refuse a place where no file can be."""
-    _check_text(str(place), name)  # a link may lead to any bytes
+    """Check that a file can have this path."""
+    _check_text(str(place), name)  # the target of a link may have any bytes
     try:
         place.lstat()
         return

@@ -1,4 +1,4 @@
-"""YAML as settings are written in: each name once, and null also as None, as W&B's agents write it."""
+"""Reads YAML for settings. A name may occur only once. None is null too, because W&B's agents write it so."""
 
 import re
 from typing import Any, ClassVar
@@ -15,11 +15,11 @@ FLOAT = re.compile(
     |\.(?:nan|NaN|NAN))$""",
     re.VERBOSE,
 )
-"""As in YAML 1.2, which also takes 1e-4."""
+"""Numbers as in YAML 1.2, which accepts 1e-4."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a name that stands twice, of which the later one would win in silence."""
+    """Refuses a name that occurs twice. PyYAML would silently take the later value."""
 
     yaml_implicit_resolvers: ClassVar = {
         letter: [(tag, pattern) for tag, pattern in known if not tag.endswith((":float", ":timestamp"))]
@@ -32,7 +32,7 @@ class _Loader(yaml.SafeLoader):
             if isinstance(name, yaml.ScalarNode):
                 if name.value in seen:
                     line = name.start_mark.line + 1
-                    raise yaml.YAMLError(f"{name.value} stands there twice, again in line {line}; keep one of them")
+                    raise yaml.YAMLError(f"{name.value} occurs twice, again in line {line}; keep one of them")
                 seen.add(name.value)
         return super().construct_mapping(node, deep)
 
@@ -42,22 +42,22 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("^None$"), ["
 
 
 def load(text: str) -> Any:
-    """The value that a YAML text holds.
+    """Read a YAML text.
 
     Raises:
-        ValueError: it is no YAML, or says something twice.
+        ValueError: it is not YAML, has a name twice, or has something that `untrusted.check_yaml` refuses.
     """
     try:
         untrusted.check_yaml(text)
         return yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise ValueError(f"no YAML ({line}{error.problem}); write lines of name: value") from None
+        raise ValueError(f"not YAML ({line}{error.problem}); write lines of name: value") from None
     except yaml.reader.ReaderError as error:
-        raise ValueError(f"no YAML ({error.reason} at {error.position}); write lines of name: value") from None
+        raise ValueError(f"not YAML ({error.reason} at {error.position}); write lines of name: value") from None
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from None
-    except ValueError as error:  # such as a number of more digits than Python takes
-        raise ValueError(f"no YAML ({error}); write lines of name: value") from None
+    except ValueError as error:  # for example a number with more digits than Python allows
+        raise ValueError(f"not YAML ({error}); write lines of name: value") from None
     except RecursionError:
-        raise ValueError("no settings, since it is nested too deeply; write lines of name: value") from None
+        raise ValueError("nested too deeply for settings; write lines of name: value") from None

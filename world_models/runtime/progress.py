@@ -1,4 +1,4 @@
-"""How far long work is: progress bars, and the rate of training."""
+"""Progress bars, and the rate of training."""
 
 import contextlib
 import sys
@@ -8,11 +8,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-CURSOR_UP = "\x1b[A"  # what tqdm writes after a bar below another one
+CURSOR_UP = "\x1b[A"  # tqdm writes it after a bar that is below another one
 
 
 class _OneStateALine:
-    """A log file as a bar writes to it: a line for each state, where a terminal would write over the state before."""
+    """A log file for a bar. Each state of the bar becomes a line. On a terminal it overwrites the state before."""
 
     def __init__(self, log: Any):
         self._log = log
@@ -26,7 +26,15 @@ class _OneStateALine:
 
 
 def bar(total: int, unit: str, label: str, start: int = 0, shown: bool = True) -> tqdm:
-    """A progress bar with rate and time left; a line every half minute where no terminal shows it."""
+    """A progress bar with rate and remaining time. Without a terminal it prints a line every 30 s.
+
+    Args:
+        total: number of units in all.
+        unit: name of a unit.
+        label: text before the bar.
+        start: number of units that are done already.
+        shown: whether to show the bar.
+    """
     quiet = not sys.stderr.isatty()
     return tqdm(
         file=_OneStateALine(sys.stderr) if quiet else sys.stderr,
@@ -43,13 +51,13 @@ def bar(total: int, unit: str, label: str, start: int = 0, shown: bool = True) -
 
 
 class Meter:
-    """Measures frames/s of training alone: validation is left out."""
+    """Measures frames/s of training, without the time of validations."""
 
     def __init__(self, seen: int):
         self._seen, self._since = seen, time.perf_counter()
 
     def frames_per_s(self, seen: int) -> float:
-        """The rate since the last call."""
+        """The rate since the last call, where `seen` is the number of frames so far."""
         now = time.perf_counter()
         rate = (seen - self._seen) / (now - self._since)
         self._seen, self._since = seen, now
@@ -57,7 +65,7 @@ class Meter:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave out the time of a block."""
+        """Leave out the time of this block."""
         start = time.perf_counter()
         yield
         self._since += time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""Settings: from YAML files and flags to a config dataclass, by jsonargparse, with our own error messages."""
+"""Reads YAML files and flags into a config dataclass, by jsonargparse, with our own error messages."""
 
 import argparse
 import dataclasses
@@ -19,23 +19,23 @@ from world_models.version import __version__
 Config = TypeVar("Config")
 
 YAML_MODE = "world_models"
-"""What jsonargparse calls our way of reading YAML; other programs' parsers keep theirs."""
+"""Name under which jsonargparse knows our reader of YAML. Parsers of other programs keep their own reader."""
 set_loader(YAML_MODE, plain_yaml.load, exceptions=(ValueError,))
 
 
 class _Parser(ArgumentParser):
-    """Raises `ValueError` with one line on what is wrong, where argparse would end the process."""
+    """Raises `ValueError` with a message of one line, where argparse would end the process."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise ValueError(" ".join(str(message).split()))
 
 
 class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps the lines of the description as they are written."""
+    """Keeps the line breaks of the description."""
 
 
 def read(schema: type[Config], argv: Sequence[str], prog: str, description: str = "") -> Config:
-    """Read flags and `--config` YAML files into the dataclass `schema`; later files and flags win.
+    """Read flags and `--config` YAML files into the dataclass `schema`. Later files and flags override earlier ones.
 
     Raises:
         ValueError: a name or a value is wrong.
@@ -55,8 +55,10 @@ def _parser(schema: type, prog: str, description: str) -> _Parser:
         prog=prog, description=description, formatter_class=_Help, allow_abbrev=False, parser_mode=YAML_MODE
     )
     parser.add_argument("--version", action="version", version=f"world_models {__version__}")
-    of_files = "YAML file of the fields below, or one of ours, such as mnist/vae; repeatable, later wins"
-    parser.add_argument("--config", action="config", help=of_files)
+    config_help = (
+        "YAML file of the fields below, or the name of one of ours, such as mnist/vae; repeatable, later files override"
+    )
+    parser.add_argument("--config", action="config", help=config_help)
     parser.add_class_arguments(schema)
     if words := _positional(schema):
         parser.usage = f"%(prog)s [{words} ...] [--flag value ...]"
@@ -64,14 +66,14 @@ def _parser(schema: type, prog: str, description: str) -> _Parser:
 
 
 def _positional(schema: type) -> str | None:
-    """Name of the field that takes the words that follow no flag."""
+    """Name of the field that takes the arguments without a flag; None if there is no such field."""
     return next((field.name for field in dataclasses.fields(schema) if field.metadata.get("positional")), None)
 
 
 def _with_words(name: str, parser: _Parser, argv: Sequence[str]) -> list[str]:
-    """Turn words that follow no flag into the positional field, wherever they stand.
+    """Turn arguments without a flag into the positional field.
 
-    argparse's own positional arguments would have to stand together, and would overrule a `--config` file when absent.
+    argparse's own positional arguments must stand together, and if they are absent they override a `--config` file.
     """
     alone = {option for action in parser._actions if action.nargs in (0, "?") for option in action.option_strings}
     flags, words, wants_value = [], [], False
@@ -88,10 +90,10 @@ def _with_words(name: str, parser: _Parser, argv: Sequence[str]) -> list[str]:
 
 
 def _check_depth(schema: type, argv: Sequence[str]) -> None:
-    """Refuse a flag that goes two names deep into names with values: the library takes its value for text.
+    """Refuse a flag with two names after a field of names with values, because jsonargparse reads its value as text.
 
     Raises:
-        ValueError: there is one; the line says how to write it.
+        ValueError: there is such a flag; the message says how to write it.
     """
     hints = typing.get_type_hints(schema)
     for word in argv:
@@ -103,9 +105,9 @@ def _check_depth(schema: type, argv: Sequence[str]) -> None:
 
 
 def _with_found_files(schema: type, argv: Sequence[str]) -> Iterator[str]:
-    """The flags, each `--config` with the path of its file; what is no file is refused before the library opens it.
+    """The flags, with the path of the file for each `--config`. Anything but a file is refused before it is opened.
 
-    A section, such as `--vae`, may also name a file of its settings.
+    A section, such as `--vae`, may also name a file with its settings.
     """
     sections = {f"--{field.name}" for field in dataclasses.fields(schema) if dataclasses.is_dataclass(field.type)}
     rest = iter(argv)
@@ -120,13 +122,13 @@ def _with_found_files(schema: type, argv: Sequence[str]) -> Iterator[str]:
         elif flag == "--config":
             yield f"--config={config_files.find(name)}"
         else:
-            if os.path.exists(name):  # noqa: PTH110 - settings as text are no path, and may be too long for one
+            if os.path.exists(name):  # noqa: PTH110 - the value may be settings as text, too long for a path
                 untrusted.is_file(name, untrusted.MAX_YAML_BYTES)
             yield f"{flag}={name}"
 
 
 def _parsed(schema: type, parser: _Parser, argv: Sequence[str]) -> Namespace:
-    """The values, checked; the message of a wrong one names its file."""
+    """Parse and check the values. If a value in a file is wrong, the message names the file."""
     try:
         values = parser.parse_args(argv)
         # The library accepts null where a setting takes none, and a value in place of a section.
@@ -134,7 +136,7 @@ def _parsed(schema: type, parser: _Parser, argv: Sequence[str]) -> Namespace:
         if problem is None:
             return values
     except UnicodeDecodeError:
-        problem = "no text in UTF-8; name a YAML file of settings"
+        problem = "not text in UTF-8; name a YAML file of settings"
     except ValueError as error:
         problem = _problem(schema, parser, argv, str(error))
     files = [word for word in argv if word.startswith("--config=")]
@@ -146,7 +148,7 @@ def _parsed(schema: type, parser: _Parser, argv: Sequence[str]) -> Namespace:
 
 
 def _problem(schema: type, parser: _Parser, argv: Sequence[str], message: str) -> str:
-    """What is wrong with the flags, or with the file that is the only flag. Else it is the library's message."""
+    """Describe what is wrong with the flags, or with the file if it is the only flag; else jsonargparse's message."""
     flags = dict(_given(argv))
     given: Any = {name: text for name, text in flags.items() if text is not None}
     if given.keys() == {"config"}:
@@ -160,7 +162,7 @@ def _problem(schema: type, parser: _Parser, argv: Sequence[str], message: str) -
 
 
 def _given(argv: Sequence[str]) -> Iterator[tuple[str, str | None]]:
-    """The names of the flags and their texts, None if there is none. A word that no flag takes is a name, too."""
+    """The names of the flags and their texts, None without a text. An argument without a flag counts as a name."""
     is_taken = False
     for word, following in itertools.pairwise([*argv, "--"]):
         name, equals, text = word.removeprefix("--").partition("=")
@@ -171,7 +173,7 @@ def _given(argv: Sequence[str]) -> Iterator[tuple[str, str | None]]:
 
 
 def _hint(schema: type, parser: _Parser, given: Mapping[Any, Any]) -> str:
-    """What was meant by the first name that is no setting. Empty if all are settings."""
+    """A hint about the first name that is not a setting, such as a similar name. Empty if all are settings."""
     options = [option.removeprefix("--") for action in parser._actions for option in action.option_strings]
     unknown = next((name for name in misfits.unknown_names(schema, given) if name not in options), None)
     if unknown is None:

@@ -1,4 +1,4 @@
-"""Printing: every line passes here, so that text from a file cannot send control codes to the terminal."""
+"""Prints lines. All output goes through here, so that text from a file cannot send control codes to the terminal."""
 
 import contextlib
 import sys
@@ -6,10 +6,10 @@ from typing import Any
 
 
 def printable(text: str) -> str:
-    r"""The text with everything that is no visible character written as an escape, such as \x1b.
+    r"""Replace every character that is not printable by an escape, such as \x1b.
 
-    Control characters move the cursor or change colours, line breaks forge lines, and halves of characters, as in the
-    name of a file in another encoding, cannot be written at all.
+    Control characters could move the cursor or change colours, and line breaks could fake other lines. Incomplete
+    characters, as in a file name in another encoding, cannot be printed at all.
 
     Example:
         >>> printable("a\x1b[31mb")
@@ -21,15 +21,20 @@ def printable(text: str) -> str:
 
 
 def say(*lines: str, file: Any = None) -> None:
-    """Print lines, each of which stays one; on standard output unless a file is named. Progress bars stay below."""
+    """Print lines; line breaks in them are escaped. Progress bars stay below the lines.
+
+    Args:
+        lines: the lines.
+        file: the output; None takes standard output.
+    """
     if lines:
         with _bars_cleared(file or sys.stdout):
             print("\n".join(map(printable, lines)), file=file, flush=True)
 
 
 def _bars_cleared(file: Any) -> contextlib.AbstractContextManager:
-    """Take progress bars off the terminal in the block: a bar does not end its line, so text would follow it."""
-    tqdm = sys.modules.get("tqdm")  # not imported where no bar is shown
+    """Remove progress bars from the terminal in this block. A bar does not end its line, so text would follow it."""
+    tqdm = sys.modules.get("tqdm")  # it is imported only if a bar is shown
     return tqdm.tqdm.external_write_mode(file) if tqdm and tqdm.tqdm._instances else contextlib.nullcontext()
 
 

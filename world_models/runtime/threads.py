@@ -1,4 +1,4 @@
-"""Work in several threads, with PyTorch as the one that computes in each of them."""
+"""Runs PyTorch in several threads, each of which computes on one core."""
 
 import contextlib
 import functools
@@ -13,9 +13,10 @@ Result = TypeVar("Result")
 
 
 def in_threads(function: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
-    """Apply a function to each part, as many at a time as PyTorch has threads, in this thread's modes of autograd.
+    """Apply a function to each part, in as many threads as PyTorch has. Autograd modes are those of the calling thread.
 
-    Several parts are each computed by one thread, so that the results do not depend on how many threads there are.
+    One thread computes a part, so the results do not depend on the number of threads. A single part is computed in the
+    calling thread, which uses all of PyTorch's threads.
     """
     if len(parts) == 1:
         return [function(parts[0])]
@@ -32,7 +33,7 @@ def in_threads(function: Callable[[Part], Result], parts: Sequence[Part]) -> lis
 
 @contextlib.contextmanager
 def single_threaded() -> Iterator[None]:
-    """Let PyTorch start no threads of its own in the block: neither here nor, for matrix products, anywhere."""
+    """Keep PyTorch from using several threads for one operation in this block, for matrix products in all threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -42,7 +43,7 @@ def single_threaded() -> Iterator[None]:
 
 
 def threads(count: int) -> ThreadPoolExecutor:
-    """Threads that each compute on one core. Use them where PyTorch is `single_threaded`."""
+    """A pool of threads that each compute on one core. Use it while PyTorch is `single_threaded`."""
     return ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
 
 

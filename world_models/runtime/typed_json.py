@@ -1,4 +1,4 @@
-"""JSON objects that anybody may have written, as dataclasses. What is missing or of another type is None."""
+"""Reads JSON objects, which anybody may have written, as dataclasses. Missing values and wrong types become None."""
 
 import dataclasses
 import types
@@ -12,7 +12,7 @@ else:
     Json = object  # tools that read types at run time cannot follow one that contains itself
 """A value of a JSON text whose content is not known. Check its type before you use it."""
 
-LARGEST = 1e30  # no error or rate is larger, and a picture's axes could not show it
+LARGEST = 1e30  # errors and rates are smaller; a chart could not show larger numbers
 
 Kind = TypeVar("Kind")
 
@@ -23,15 +23,15 @@ def is_number(value: object) -> TypeGuard[float]:
 
 
 def read(kind: type[Kind], value: object) -> Kind | None:
-    """A JSON object as a dataclass of this kind; unknown keys are left out.
+    """Read a JSON object as a dataclass. Unknown keys are ignored.
 
     Args:
-        kind: its fields are numbers, texts, lists, named values and other such dataclasses. A field whose type allows
-            None is None where the value is missing or wrong. Without any other field the object is no such one.
+        kind: the dataclass. Its fields are numbers, texts, lists, mappings, and other such dataclasses. A field whose
+            type allows None becomes None if its value is missing or has another type.
         value: the JSON value.
 
     Returns:
-        None where it is no such object.
+        The dataclass; None if a value for another field is missing or has another type, or `value` is not an object.
     """
     return _read(kind, value)
 
@@ -61,8 +61,8 @@ def _object(kind: Any, value: Any) -> Any:
     hints = typing.get_type_hints(kind)
     fields = {field.name: hints[field.name] for field in dataclasses.fields(kind)}
     read = {name: _read(hint, value.get(name)) for name, hint in fields.items()}
-    is_whole = all(read[name] is not None or _allows_none(hint) for name, hint in fields.items())
-    return kind(**read) if is_whole else None
+    is_complete = all(read[name] is not None or _allows_none(hint) for name, hint in fields.items())
+    return kind(**read) if is_complete else None
 
 
 def _allows_none(kind: Any) -> bool:
@@ -70,7 +70,7 @@ def _allows_none(kind: Any) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """What `json` writes of a dataclass, and of dataclasses in lists and named values: fields in their order."""
+    """Convert dataclasses, also those in lists and mappings, to mappings for `json`. Keys keep the fields' order."""
     if dataclasses.is_dataclass(value):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Reading files that anybody may have written: nothing in them makes a reader wait, run code, or take much memory."""
+"""Reads files that anybody may have written. They cannot make a reader wait, run code, or take much memory."""
 
 import json
 import stat
@@ -10,10 +10,10 @@ import yaml
 from world_models.runtime.typed_json import Json
 
 MAX_DEPTH = 50
-"""Levels of a JSON or YAML text; ours have four."""
+"""Largest depth of a JSON or YAML text; ours have four levels."""
 
 MAX_BRACKETS = 10_000
-"""Lists and objects of a JSON text; ours have some dozens, and a million take seconds."""
+"""Largest number of lists and objects in a JSON text; ours have some dozens, and a million take seconds."""
 
 MAX_YAML_BYTES = 1_000_000
 MAX_YAML_VALUES = 30_000
@@ -28,10 +28,10 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def is_file(path: str | Path, max_bytes: int | None = None) -> bool:
-    """Whether a file is there. Only a file is ever opened: a pipe or a device may keep its reader waiting for ever.
+    """Whether the file exists. Check this before you open it: reading a pipe or a device may wait without end.
 
     Raises:
-        ValueError: something else than a file is there, or the file has more than `max_bytes`.
+        ValueError: the path is not a regular file, or the file has more than `max_bytes`.
     """
     try:
         found = Path(path).stat()
@@ -46,19 +46,19 @@ def is_file(path: str | Path, max_bytes: int | None = None) -> bool:
 
 
 def read_text(path: Path, max_bytes: int) -> str | None:
-    """A file's text, None if there is no such file; bytes that are no UTF-8 become the replacement character.
+    """Read a text file; None if it does not exist. Bytes that are not UTF-8 become the replacement character.
 
     Raises:
-        ValueError: it is larger than `max_bytes`, or no file.
+        ValueError: it is larger than `max_bytes`, or is not a regular file.
     """
     return path.read_text(encoding="utf-8", errors="replace") if is_file(path, max_bytes) else None
 
 
 def from_json(text: str | bytes) -> Json:
-    """The value that a JSON text stands for.
+    """Read a JSON text.
 
     Raises:
-        ValueError: it is no JSON, nested too deeply, or has a number of thousands of digits.
+        ValueError: it is not JSON, is nested too deeply, or has a number with thousands of digits.
     """
     brackets = (b"[", b"{") if isinstance(text, bytes) else ("[", "{")
     if sum(map(text.count, brackets)) > MAX_BRACKETS:  # pyright: ignore[reportArgumentType]: both are of one kind
@@ -82,13 +82,13 @@ def _check_depth(value: Json) -> None:
 
 
 def check_yaml(text: str) -> None:
-    """Refuse what a settings file never has: tags, deep nesting, and aliases, by which one page holds a billion values.
+    """Refuse YAML that no file of settings has: tags, deep nesting, and aliases, which can expand to huge data.
 
     Raises:
-        yaml.YAMLError: it has one of them, or is no YAML.
+        yaml.YAMLError: the text has one of these, is too large, or is not YAML.
     """
     if len(text) > MAX_YAML_BYTES:
-        raise yaml.YAMLError(f"{len(text):,} letters, wanted {MAX_YAML_BYTES:,} at most")
+        raise yaml.YAMLError(f"{len(text):,} characters, wanted {MAX_YAML_BYTES:,} at most")
     depth = 0
     for count, event in enumerate(yaml.parse(text, _Loader)):
         if count > MAX_YAML_VALUES:
@@ -103,10 +103,10 @@ def check_yaml(text: str) -> None:
 
 
 def from_yaml(text: str) -> Any:
-    """The value that a YAML text stands for.
+    """Read a YAML text.
 
     Raises:
-        ValueError: it is no YAML, or has what `check_yaml` refuses.
+        ValueError: it is not YAML, or `check_yaml` refuses it.
     """
     try:
         check_yaml(text)

@@ -1,7 +1,7 @@
-"""A team of worker processes, each with a pipe of its own to the one who hands out the work.
+"""A team of worker processes. Each has its own pipe to the parent process, which gives it tasks.
 
-No lock, queue or pipe is shared, so a worker that is killed, by the system or by hand, takes nothing with it but what
-it was doing; that is done again. Workers are replaced after a while, since simulators leak memory.
+No lock, queue or pipe is shared. So if a worker is killed, only its current task is lost, and it is done again. Workers
+are replaced from time to time, because simulators leak memory.
 """
 
 import contextlib
@@ -25,9 +25,9 @@ Task = Callable[[Item, Report], Result]
 WATCH_EVERY_S = 0.2
 MAX_ATTEMPTS = 3
 PATIENCE_S = 5.0
-"""How long a worker may take to end when it is dismissed: a thread that a task left behind would hold it for ever."""
+"""Time that a worker gets to end by itself. Then it is killed, because a thread of a task may still run."""
 TASKS_OF_A_WORKER = 50
-"""Tasks after which a worker is replaced: starting one costs as much as a tenth of a shard."""
+"""A worker is replaced after this number of tasks. Starting one costs as much as a tenth of a shard."""
 
 
 class _InWorkerError(Exception):
@@ -38,21 +38,21 @@ class _Worker:
     """A process that does one task after the other, and the pipe to it."""
 
     def __init__(self, context: Any, task: Task, progress: Any):
-        self.pipe, its_end = context.Pipe()
-        self.process = context.Process(target=_work, args=(task, its_end, progress))
+        self.pipe, child_end = context.Pipe()
+        self.process = context.Process(target=_work, args=(task, child_end, progress))
         self.process.start()
-        its_end.close()  # the worker's copy is the last one: the pipe ends when the worker does
+        child_end.close()  # then only the worker has this end, and the pipe ends with the worker
         self.index = -1
         self.num_tasks = 0
 
     def give(self, index: int, item: Any) -> None:
         self.index = index
         self.num_tasks += 1
-        with contextlib.suppress(ConnectionError):  # it is dead, as the next look at its pipe will tell
+        with contextlib.suppress(ConnectionError):  # the worker is dead; the next read of its pipe shows it
             self.pipe.send((index, item))
 
     def dismiss(self) -> None:
-        self.pipe.close()  # what an idle worker takes as the end
+        self.pipe.close()  # an idle worker ends then
         self.process.join(PATIENCE_S)
         self.process.kill()
         self.process.join()
@@ -65,15 +65,15 @@ class _Worker:
 def run_processes(
     task: Task[Item, Result], items: Sequence[Item], num_workers: int, watch: Report
 ) -> Generator[tuple[int, Result], None, None]:
-    """Do the task on every item, each worker taking the next one when it is free; yields (index, result).
+    """Run the task on every item. A free worker takes the next item. Yields (index, result) as items finish.
 
     Raises:
-        Stopped: an item's worker died `MAX_ATTEMPTS` times.
+        Stopped: the worker of an item died `MAX_ATTEMPTS` times.
     """
     context = multiprocessing.get_context("spawn")  # a fork would share HDF5's and OpenMP's locks
-    with held_signals():  # started with the first worker, it would let signals through to all of them
+    with held_signals():  # if it were started with the first worker, it would unblock signals for all of them
         resource_tracker.ensure_running()
-    progress = context.RawArray("q", max(1, len(items)))  # a slot each: no lock that a killed worker could hold
+    progress = context.RawArray("q", max(1, len(items)))  # a slot per item needs no lock, which could stay locked
     waiting, deaths = deque(range(len(items))), Counter[int]()
     team: dict[connection.Connection, _Worker] = {}
     with _killed_at_the_end(team):
@@ -109,19 +109,19 @@ def _result(result: Any, error: Exception | None, where: str) -> Any:
 
 
 def _bury(team: dict[connection.Connection, _Worker], worker: _Worker, waiting: deque[int], deaths: Counter) -> None:
-    """Remove a dead worker, and put its item back at the front of the queue."""
+    """Remove a dead worker, and put its item at the front of the queue."""
     team.pop(worker.pipe).dismiss()
     waiting.appendleft(worker.index)
     deaths[worker.index] += 1
     if deaths[worker.index] == MAX_ATTEMPTS:
         raise Stopped(
-            f"workers died {MAX_ATTEMPTS} times over the same task; too little memory? Give fewer --num_workers"
+            f"workers died {MAX_ATTEMPTS} times during the same task; too little memory? Give fewer --num_workers"
         )
 
 
 @contextlib.contextmanager
 def _killed_at_the_end(team: dict[connection.Connection, _Worker]) -> Iterator[None]:
-    """Whatever ends the block, end the workers, whatever they are doing."""
+    """Kill the workers at the end of the block, also after an error."""
     try:
         yield
     finally:
@@ -133,7 +133,7 @@ def _killed_at_the_end(team: dict[connection.Connection, _Worker]) -> Iterator[N
 
 
 def _work(task: Task, pipe: connection.Connection, progress: Any) -> None:
-    """Do what comes through the pipe until it ends; a worker does not outlive its parent."""
+    """Do the tasks from the pipe until it ends. The worker ends with its parent."""
     leave_ending_to_parent()
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -153,7 +153,7 @@ def _attempt(task: Task, item: Any, report: Report) -> tuple[Any, Exception | No
 
 
 def _sendable(result: Any, error: Exception | None, where: str) -> tuple[Any, Exception | None, str]:
-    """The outcome, or an error that tells of it where it would not come out of the pipe as it went in."""
+    """The outcome; or an error that describes it, if it cannot be sent through the pipe."""
     pipe_format: Any = reduction.ForkingPickler
     try:
         pipe_format.loads(pipe_format.dumps((result, error)))

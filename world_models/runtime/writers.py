@@ -1,4 +1,4 @@
-"""Who writes a file: a process, named so that every other process can find out whether it still runs."""
+"""Names the process that writes a file, so that every other process can find out whether it still runs."""
 
 import dataclasses
 import functools
@@ -11,7 +11,7 @@ from pathlib import Path
 
 NAME = re.compile(r"(?P<machine>[0-9a-f]{12})-(?P<pid>\d{1,9})-(?P<started>\d{1,18})-(?P<token>[0-9a-f]{16})")
 DEAD = ("Z", "X")
-"""States of a process that has ended, and whose parent has not asked for it yet."""
+"""States of a process that has ended but was not yet waited for by its parent."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,10 +19,11 @@ class Writer:
     """A process, and one thing that it writes.
 
     Attributes:
-        machine: names the machine since its last start; a container with process numbers of its own is a machine.
-        pid: number of the process.
-        started: when the process started, in clock ticks since the machine did; numbers come again, this does not.
-        token: tells apart what one process writes; nobody can guess it.
+        machine: id of the machine since its last start. A container with its own process ids counts as a machine.
+        pid: id of the process.
+        started: start time of the process, in clock ticks since the machine's start. Process ids are reused, but not
+            with the same start time.
+        token: a random text that differs for each thing that the process writes.
     """
 
     machine: str
@@ -34,36 +35,36 @@ class Writer:
         return f"{self.machine}-{self.pid}-{self.started}-{self.token}"
 
     def is_running(self) -> bool | None:
-        """Whether the process still runs; None if it is of another machine, where this one cannot look."""
+        """Whether the process still runs; None if it is on another machine, so that this one cannot know."""
         if self.machine != machine():
             return None
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
             return False
-        except PermissionError:  # of another user, and there
+        except PermissionError:  # it runs, and belongs to another user
             pass
         found = _state_and_start(self.pid)
         return None if found is None else found[0] not in DEAD and found[1] == self.started
 
 
 def new() -> Writer:
-    """This process, about to write something."""
+    """A `Writer` for this process, with a new token."""
     found = _state_and_start(os.getpid())
     return Writer(machine(), os.getpid(), found[1] if found else 0, secrets.token_hex(8))
 
 
 def find(text: str) -> Writer | None:
-    """The writer that a text names, None if there is none."""
+    """The writer that a text names; None if it names none."""
     found = NAME.search(text)
     return Writer(found["machine"], int(found["pid"]), int(found["started"]), found["token"]) if found else None
 
 
 @functools.cache
 def machine() -> str:
-    """Twelve digits that no other machine has; of no other process either, where the system does not name itself.
+    """An id of this machine, twelve hexadecimal digits. If the system has no id, every process gets a random one.
 
-    A host's name is not enough, since containers and copies of an image share it.
+    The host's name is not enough, because containers and copies of an image share it.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text()
@@ -74,10 +75,10 @@ def machine() -> str:
 
 
 def _state_and_start(pid: int) -> tuple[str, int] | None:
-    """Letter of the process's state, and when it started; None where the system does not say."""
+    """The letter of a process's state, and its start time; None if the system does not give them."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
         return None
-    fields = text.rpartition(")")[2].split()  # the name before it may hold anything
+    fields = text.rpartition(")")[2].split()  # the process's name before it may have any characters
     return fields[0], int(fields[19])

@@ -107,7 +107,7 @@ def test_scores_say_what_was_scored(run: Callable[[str], Path], mnist_dir: Path)
 def test_the_report_says_where_the_weights_were_chosen_by_the_test_images(run: Callable[[str], Path], weights: str):
     folder = run("vae")
     _evaluate(folder, "--weights", weights)
-    assert ("the scores flatter a little" in (folder / "report.html").read_text()) == (weights == "best")
+    assert ("the scores are slightly too good" in (folder / "report.html").read_text()) == (weights == "best")
 
 
 @pytest.mark.usefixtures("quick")

@@ -1,6 +1,6 @@
 """The evaluation of a model of MNIST.
 
-evaluation  what is measured and drawn
-scores      likelihoods, what mu tells of the digit, and how good samples are
+evaluation  the evaluation: its measures and figures
+scores      likelihoods, classification of digits by mu, and quality of samples
 page        report.html
 """

@@ -1,4 +1,4 @@
-"""The evaluation of a model of MNIST: what is measured, and which figures are drawn."""
+"""The evaluation of a model of MNIST: its measures and figures."""
 
 import dataclasses
 import functools
@@ -25,7 +25,7 @@ from world_models.vae.baselines import Baselines
 from world_models.vae.labelled_frames import LabelledFrames
 from world_models.vae.model import VAE
 
-MAX_BESIDE = 3
+MAX_OTHER_MODELS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,15 +33,15 @@ class DigitJob:
     """A checked evaluation.
 
     Attributes:
-        config: what is asked for.
+        config: its settings.
         run: the model's folder, where the results go.
-        source: which of its weights are scored, and on what data.
-        record: what the run says of itself, under the name that tells it from others.
+        source: the weights and the data.
+        record: the record of the run, with a name that differs from those of other runs.
         vae: the model.
-        data: what it was trained on, and the test images.
+        data: training images and test images.
         baselines: PCA of the training images.
-        others: records of other runs, to be shown beside it.
-        models: the models of some of them.
+        others: records of other runs to compare with.
+        models: the models of some of these runs.
         notes: what is left out, and why.
     """
 
@@ -58,16 +58,20 @@ class DigitJob:
 
 
 def prepare(config: EvaluateConfig) -> Evaluation:
-    """Check everything that can be wrong before the first image."""
+    """Check everything that can be wrong before the first image.
+
+    Raises:
+        FileNotFoundError, ValueError: something is missing or damaged, or a setting is only for rollouts.
+    """
     job = find(config)
     return Evaluation(job.run, job.source, len(job.data.test.frames), job.notes, 5, functools.partial(measure, job))
 
 
 def find(config: EvaluateConfig) -> DigitJob:
-    """The model, the images, and what is shown beside it.
+    """Load the model, the images, and the other runs.
 
     Raises:
-        FileNotFoundError, ValueError: something is missing or damaged, or asked for what digits do not have.
+        FileNotFoundError, ValueError: something is missing or damaged, or a setting is only for rollouts.
     """
     run, weights, device = Path(config.vae), config.weights, torch_device(config.device)
     if config.foresight or config.drive or config.train_data:
@@ -75,14 +79,14 @@ def find(config: EvaluateConfig) -> DigitJob:
             f"{run}: a model of MNIST's digits, which have no episodes; leave out foresight, drive and train_data"
         )
     vae = checkpoints.load_digits_vae(run, weights, device)
-    if (lies_at := config.data or description.load(run).trained_on.data) is None:
+    if (folder := config.data or description.load(run).trained_on.data) is None:
         raise description.lacks(run, "data")
-    path = str(resolved(lies_at, "data"))
+    path = str(resolved(folder, "data"))
     data = mnist.load(path)
     name, others, notes = records.other_runs(run, "mnist", [Path(folder) for folder in config.compare_with])
     models = {
         other.name: checkpoints.load_digits_vae(other.path, weights, device)
-        for other in others[:MAX_BESIDE]
+        for other in others[:MAX_OTHER_MODELS]
         if layout.weights_path(other.path, weights).exists()
     }
     return DigitJob(
@@ -115,8 +119,8 @@ def _labelled(digits: mnist.Digits) -> LabelledFrames:
 def _scores(job: DigitJob, train_mu: torch.Tensor, test_mu: torch.Tensor, done: Done) -> DigitScores:
     vae, test, num_iwae_images = job.vae, job.data.test, job.config.num_iwae_frames
     found = dict(vars(metrics.measure(vae, _labelled(test))))
-    elbo = found.pop("elbo_nats")  # is named by the kind of pixels it is of
-    if vae.config.posterior == "point":  # which has no distribution
+    elbo = found.pop("elbo_nats")  # DigitScores has another name for it
+    if vae.config.posterior == "point":  # a plain autoencoder has no distribution of z
         elbo, found = None, found | dict.fromkeys(("kl_nats", "kl_per_dim", "dims_used"))
     baseline_errors = job.baselines.measure(test.frames)
     done()
@@ -153,7 +157,7 @@ def _scores(job: DigitJob, train_mu: torch.Tensor, test_mu: torch.Tensor, done: 
 def _draw(job: DigitJob, scores: DigitScores, test_mu: torch.Tensor) -> digit_views.Shown:
     test = _labelled(job.data.test)
     shown = digit_views.in_training(job.vae, test) | digit_views.finished(job.vae, test_mu, test)
-    for name in ("holes", "trade_off"):  # of an earlier evaluation beside other runs
+    for name in ("holes", "trade_off"):  # remove those of an earlier evaluation with other runs
         (job.run / FIGURES / f"{name}.png").unlink(missing_ok=True)
     if job.models:
         shown["holes"] = digit_views.holes({job.record.name: job.vae, **job.models})

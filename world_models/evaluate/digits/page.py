@@ -1,4 +1,4 @@
-"""The report page of a model of MNIST, and the chart that shows what beta trades."""
+"""The report page of a model of MNIST, and the chart of reconstruction error and KL over beta."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def page(name: str, scores: DigitScores, shown: Shown) -> str:
-    """The report as HTML."""
+    """Make the report as HTML."""
     return pages.render("digits.html", name=name, scores=scores, summary=scores.summary(), shown=shown)
 
 
 class BetaPoint(NamedTuple):
-    """What a run with some beta spends and loses, by its last validation; nats per image."""
+    """A run's beta, KL and reconstruction error by its last validation, in nats per image."""
 
     beta: float
     kl_nats: float
@@ -27,18 +27,21 @@ class BetaPoint(NamedTuple):
 
 
 def beta_points(own: RunRecord, others: Sequence[RunRecord]) -> list[BetaPoint]:
-    """The points of a run and of those that differ from it in nothing but beta, seed and how they are logged."""
-    alike = [run for run in others if _but_beta(run) == _but_beta(own)]
+    """The points of a run and of the other runs that differ from it only in beta, seed, place and logging."""
+    alike = [run for run in others if _settings_without_beta(run) == _settings_without_beta(own)]
     return [point for run in (own, *alike) if (point := _beta_point(run))]
 
 
-def _but_beta(run: RunRecord) -> dict[str, Json]:
+def _settings_without_beta(run: RunRecord) -> dict[str, Json]:
     free = {"vae.beta", "out", "data", "seed", "device", "memory_gb", "resume", "tensorboard", "log_every_steps"}
     return {name: value for name, value in run.settings().items() if name not in free and not name.startswith("wandb.")}
 
 
 def _beta_point(run: RunRecord) -> BetaPoint | None:
-    """A run's point; None for one with no distribution, a KL floor, which hides the KL's share, or no validation."""
+    """A run's point; None for a plain autoencoder, for a run without validation, and for one with a KL floor.
+
+    A floor makes it impossible to split the validation loss into reconstruction error and KL.
+    """
     settings, last = run.settings(), run.last_validation()
     if settings.get("vae.posterior") == "point" or settings.get("vae.kl_tolerance") != 0:
         return None
@@ -47,7 +50,7 @@ def _beta_point(run: RunRecord) -> BetaPoint | None:
 
 
 def trade_off(points: Sequence[BetaPoint]) -> grids.Picture:
-    """Reconstruction error and KL over beta."""
+    """Draw reconstruction error and KL over beta."""
     ordered = sorted(points)
 
     def draw(figure: "Figure") -> None:

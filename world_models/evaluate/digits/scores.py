@@ -1,6 +1,7 @@
-"""What is measured of a model of MNIST: likelihoods, what mu tells of the digit, and how good its samples are.
+"""Measures of a model of MNIST: likelihoods, classification of digits by mu, and quality of samples.
 
-Grey images and black and white ones have likelihoods that cannot be compared, so every name says which was scored.
+Likelihoods of grey images cannot be compared with those of binarised (black and white) images. So the name of each
+likelihood says which images were scored.
 """
 
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from world_models.vae.model import VAE, to_images
 from world_models.vae.noise import binarised
 
 CONFIDENT = 0.9
-"""A sample is confidently a digit where the classifier gives one digit more than this."""
+"""A sample is confidently a digit if the classifier gives one digit a probability above this."""
 NUM_SAMPLES = 10_000
 NEIGHBOURS = 5
 SAMPLES = (1, 10, 100, 5000)
@@ -29,7 +30,7 @@ RIDGE = 1e-4
 
 
 class Classifier(nn.Module):
-    """Which digit an image shows: two convolutions and a linear layer."""
+    """Classifies digits by two convolutions and a linear layer."""
 
     def __init__(self):
         super().__init__()
@@ -43,14 +44,14 @@ class Classifier(nn.Module):
 
     @torch.inference_mode()
     def shares(self, frames: UInt8[Tensor, "frames 28 28 1"]) -> Float[Tensor, "frames 10"]:
-        """The probability of each digit."""
+        """The probability of each digit for each frame."""
         return torch.cat([self(to_images(batch)).softmax(1) for batch in frames.split(1024)])
 
 
 def fit_classifier(
     digits: Digits, epochs: int = 3, batch_size: int = 128, lr: float = 2e-3, seed: int = 0
 ) -> Classifier:
-    """Train one on the CPU, the same each time; a few seconds for MNIST's 60,000 images."""
+    """Train a classifier on the CPU. The result is always the same. MNIST's 60,000 images take a few seconds."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         classifier = Classifier()
@@ -73,7 +74,7 @@ def _epochs(count: int, epochs: int, batch_size: int, seed: int) -> Iterator[Int
 
 
 def accuracy(classifier: Classifier, digits: Digits) -> float:
-    """Share of images that are recognised."""
+    """Share of images that are classified correctly."""
     found = classifier.shares(torch.from_numpy(digits.frames)).argmax(1)
     return float((found == torch.from_numpy(digits.labels)).float().mean())
 
@@ -81,13 +82,16 @@ def accuracy(classifier: Classifier, digits: Digits) -> float:
 def samples(
     vae: VAE, mean: Float[Tensor, " z"] | float = 0.0, spread: Float[Tensor, "z z"] | None = None, seed: int = 0
 ) -> tuple[UInt8[Tensor, "samples 28 28 1"], Int64[Tensor, " samples"]]:
-    """Images of normally distributed z, the prior unless told otherwise, and the digits that were asked for.
+    """Decode normally distributed z; by default z has the prior's distribution.
 
     Args:
-        vae: asked for one digit after the other if it is conditional.
-        mean: of z.
-        spread: a square root of z's covariance.
-        seed: of the random numbers.
+        vae: the model. A conditional model gets the digits 0 to 9 in turn.
+        mean: mean of z.
+        spread: a square root of z's covariance; None for the identity.
+        seed: seed of the random numbers.
+
+    Returns:
+        The images, and the digits that a conditional model was asked for.
     """
     z = torch.randn(NUM_SAMPLES, vae.config.z_dim, generator=torch.Generator().manual_seed(seed))
     z = mean + (z if spread is None else z @ spread.T)
@@ -97,7 +101,7 @@ def samples(
 
 
 def quality(classifier: Classifier, images: UInt8[Tensor, "samples 28 28 1"]) -> SampleQuality:
-    """How many images are confidently a digit, and how evenly they are spread over the digits."""
+    """Quality of images: how many are confidently a digit, and how evenly they are spread over the digits."""
     shares = classifier.shares(images)
     each = shares.double().mean(0)
     return SampleQuality(
@@ -108,12 +112,13 @@ def quality(classifier: Classifier, images: UInt8[Tensor, "samples 28 28 1"]) ->
 
 
 class SampleScores(NamedTuple):
-    """How good samples of the prior are, and those of a normal fitted to mu, which is fairer to a plain autoencoder.
+    """Quality of samples. A normal distribution fitted to mu is fairer to a plain autoencoder than the prior.
 
     Attributes:
-        of_prior: of the prior.
-        of_fitted: of the normal.
-        asked_share: share of samples of the prior that the classifier takes for what a conditional model was asked for.
+        of_prior: quality of samples of the prior.
+        of_fitted: quality of samples of the normal distribution fitted to mu.
+        asked_share: share of samples of the prior that show the requested digit, by the classifier; None unless the
+            model is conditional.
     """
 
     of_prior: SampleQuality
@@ -122,7 +127,7 @@ class SampleScores(NamedTuple):
 
 
 def sample_scores(vae: VAE, classifier: Classifier, train_mu: Float[Tensor, "images z"]) -> SampleScores:
-    """The quality of a model's samples."""
+    """Measure the quality of a model's samples."""
     mean, covariance = train_mu.mean(0), torch.cov(train_mu.T).reshape(2 * [vae.config.z_dim])
     values, vectors = torch.linalg.eigh(covariance)
     of_prior, asked = samples(vae)
@@ -135,9 +140,9 @@ def sample_scores(vae: VAE, classifier: Classifier, train_mu: Float[Tensor, "ima
 def knn_accuracy(
     train: Float[Tensor, "images z"], labels: Int64[Tensor, " images"], test: Tensor, test_labels: Tensor
 ) -> float:
-    """Share of test images whose five nearest training images, by mu, are mostly of their digit; of ties the nearer."""
-    # By hand: scikit-learn finds the same share in 2 s of processor time, not 5 s, for MNIST. But its import takes 1 s,
-    # it adds 200 MB of packages, and no other part that was compared gains by it.
+    """Accuracy of classification by the five nearest training images, by mu. In a tie the nearer images decide."""
+    # scikit-learn finds the same share for MNIST in 2 s of processor time instead of 5 s. But its import takes 1 s, it
+    # adds 200 MB of packages, and the other measures are not faster with it.
     right = 0
     for mu, wanted in zip(test.split(500), test_labels.split(500), strict=True):
         nearest = torch.cdist(mu, train).topk(min(NEIGHBOURS, len(train)), largest=False).indices
@@ -150,8 +155,8 @@ def knn_accuracy(
 def linear_accuracy(
     train: Float[Tensor, "images z"], labels: Int64[Tensor, " images"], test: Tensor, test_labels: Tensor
 ) -> float:
-    """Share of test images whose digit logistic regression tells from mu, fitted on training images."""
-    # By hand: scikit-learn's LogisticRegression (lbfgs) agrees to 0.001, in 1.7 times the processor time for MNIST.
+    """Accuracy of classification by logistic regression on mu, fitted on training images."""
+    # scikit-learn's LogisticRegression (lbfgs) agrees to 0.001, but takes 1.7 times the processor time for MNIST.
     mean, scale = train.mean(0), train.std(0).clamp(min=1e-6)
     model = nn.Linear(train.shape[1], NUM_DIGITS)
     for weight in model.parameters():
@@ -170,14 +175,14 @@ def linear_accuracy(
 
 
 class Likelihoods(NamedTuple):
-    """Of test images; None for what is no likelihood.
+    """Likelihoods of test images in nats; None if the model has no such likelihood.
 
-    An autoencoder has no distribution, and a Gaussian none over black and white.
+    A plain autoencoder has no likelihood. A Gaussian has none of binarised images.
 
     Attributes:
-        iwae_grey_nats: importance-weighted bounds over some images, by number of samples.
-        elbo_binarised_nats: of all images in black and white.
-        iwae_binarised_nats: bounds over some of these.
+        iwae_grey_nats: importance-weighted bounds of some grey images, by number of samples.
+        elbo_binarised_nats: ELBO of all binarised images.
+        iwae_binarised_nats: importance-weighted bounds of some binarised images, by number of samples.
     """
 
     iwae_grey_nats: dict[str, float] | None = None
@@ -186,7 +191,7 @@ class Likelihoods(NamedTuple):
 
 
 def likelihoods(vae: VAE, test: Digits, num_iwae_images: int) -> Likelihoods:
-    """Bounds over so many test images, grey and black and white, and the ELBO of all the latter."""
+    """Bounds of `num_iwae_images` test images, grey and binarised, and the ELBO of all binarised images."""
     if vae.config.posterior == "point":
         return Likelihoods()
     some = np.linspace(0, len(test.frames) - 1, min(num_iwae_images, len(test.frames))).astype(int)
