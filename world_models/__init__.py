@@ -1,16 +1,17 @@
-"""World Models' vision component: CarRacing in, latent sequences for a memory model out.
+"""The vision component of World Models: from CarRacing to latent sequences for a memory model.
 
     collect    envs + policies -> rollouts/<name>/shard-*.h5    64x64x3 frames, actions, rewards, ends, telemetry
     train_vae  frames -> VAE -> runs/<name>/                    the V model of Ha & Schmidhuber (2018)
     encode     rollouts + V model -> latents/<name>/shard-*.h5  mu and logvar of every frame
-    evaluate   how good the V model is                          numbers, figures, one report page
-    compare    several runs                                     one table, one page
+    evaluate   scores a V model                                 numbers, figures, a report page
+    compare    compares several runs                            a table, a page
 
-Each is a command, `python -m world_models.<verb> --help`; `python -m world_models` runs them all on a small scale.
-From Python: `Rollouts`, `Latents` and `LatentSequences` read what the commands write, `load_vae` loads a V model,
-and `preprocess` turns an observation into a frame. `LatentObservation` is a Gymnasium wrapper that observes z, and
-`TelemetryInfo` one that puts the simulator's state into `info`. Importing this package registers the environment
-`world_models/CarRacing-v3`, CarRacing-v3 with the fast renderer, and imports none of torch, Box2D, OpenCV.
+Each is a command, `python -m world_models.<verb> --help`. `python -m world_models` runs all but `compare` on a small
+scale. From Python, `Rollouts`, `Latents` and `LatentSequences` read the files of the commands, `load_vae` loads a V
+model, and `preprocess` turns an observation into a frame. `LatentObservation` is a Gymnasium wrapper that observes z.
+`TelemetryInfo` is a wrapper that puts the simulator's state into `info`. Importing this package registers the
+environment `world_models/CarRacing-v3`, which is CarRacing-v3 with the fast renderer. It does not import torch, Box2D
+or OpenCV.
 """
 
 import importlib
@@ -61,7 +62,7 @@ gymnasium.register(
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for."""
+    """Import a public name when it is first used."""
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)

@@ -1,11 +1,11 @@
-"""The whole pipeline on a small scale: collect, train, encode, evaluate, and say where everything is.
+"""Run the whole pipeline on a small scale: collect, train, encode, evaluate, and print where the results are.
 
 Examples:
   python -m world_models                                      six to seven minutes on two cores
   python -m world_models --num_frames 400000 --name better
   python -m world_models --root /data/try --num_episodes 40
 
-Finished stages are not repeated: run it again after a crash, or to see the summary once more.
+Finished stages are not repeated. Run it again after a crash, or to see the summary again.
 """
 
 from world_models.runtime import host
@@ -37,16 +37,16 @@ HELD_OUT_SEED = 1_000_000
 
 @dataclasses.dataclass(frozen=True)
 class PipelineConfig:
-    """The pipeline's scale; each stage's own command has all its settings.
+    """The scale of the pipeline. The command of each stage has more settings.
 
     Attributes:
-        root: folder that gets rollouts/, runs/ and latents/.
-        name: of the data set, run and latents.
-        num_episodes: episodes to train on; a tenth as many more are collected to score it on.
-        max_steps: steps of an episode.
-        num_frames: frames that training sees.
-        num_workers: processes that collect; 0 for one a core.
-        seed: of tracks, policies and training.
+        root: folder in which rollouts/, runs/ and latents/ are made.
+        name: name of the data set, the run and the latents.
+        num_episodes: number of episodes to train on; a tenth as many are collected for the evaluation.
+        max_steps: number of steps of an episode.
+        num_frames: number of frames that training sees.
+        num_workers: number of processes that collect; 0 for one per core.
+        seed: seed of tracks, policies and training.
         wandb: Weights & Biases.
     """
 
@@ -62,7 +62,9 @@ class PipelineConfig:
     def __post_init__(self):
         resolve_fields(self)
         check_name(self.name, "name")
-        require(self.num_episodes >= 2, f"num_episodes is {self.num_episodes}; give 2 or more, since some are held out")
+        require(
+            self.num_episodes >= 2, f"num_episodes is {self.num_episodes}; give 2 or more, because some are held out"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +79,11 @@ class Pipeline:
 
 
 def plan(config: PipelineConfig) -> Pipeline:
-    """The stages' configs; checks what the first of them needs."""
+    """Make the configs of the stages, and check the input of the first stages.
+
+    Raises:
+        ValueError, OSError: the input is bad, or the folders hold another pipeline's results.
+    """
     root = Path(config.root)
     rollouts, held_out = str(root / "rollouts" / config.name), str(root / "rollouts" / f"{config.name}-heldout")
     run, latents = str(root / "runs" / config.name), str(root / "latents" / config.name)
@@ -129,7 +135,7 @@ def run(pipeline: Pipeline) -> None:
 
 
 def _stage(name: str, config: Any, prepare: Callable[[Any], Job], work: Callable[[Any], Any]) -> str | None:
-    """Run a stage unless it is finished; returns a line on its speed."""
+    """Run a stage unless it is finished. Returns a line about its speed; None if it was finished."""
     try:
         job = prepare(config)
     except (ValueError, OSError) as error:
@@ -145,10 +151,10 @@ def _stage(name: str, config: Any, prepare: Callable[[Any], Job], work: Callable
 
 
 def _summary(pipeline: Pipeline, speeds: str) -> str:
-    """Where everything is, how good the model is, and how fast each stage was."""
+    """The summary: the model's scores, the folders, and the speed of each stage."""
     run_folder = Path(pipeline.training.out)
     scores, _ = read_scores(run_folder)
-    assert scores is not None, "it was evaluated, now or before"
+    assert scores is not None, "the last stage has evaluated the model"
     return f"""
 {scores.summary()}
   rollouts   {pipeline.collecting.out}, held out {pipeline.held_out.out}

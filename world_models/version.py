@@ -1,3 +1,3 @@
-"""The version, in a module that a build can read without importing anything else."""
+"""The version, in a separate module that a build can read without other imports."""
 
 __version__ = "0.1.0"

@@ -197,7 +197,7 @@ def test_the_baseline_of_sequences_hands_out_the_same_windows(rollouts_dir, tmp_
 def short(monkeypatch):
     """Episodes of five steps, and the renderers that every machine has."""
     monkeypatch.setattr(driving, "STEPS", 5)
-    monkeypatch.setattr(driving, "renderers_here", lambda: ["pygame", "gymnasium"])
+    monkeypatch.setattr(driving, "available_renderers", lambda: ["pygame", "gymnasium"])
 
 
 def test_collections_are_measured_on_real_steps(tmp_path, short):
@@ -261,8 +261,11 @@ def test_the_parts_of_a_step_are_all_there(tmp_path, short):
     assert all(us > 0 for us in parts.values())
 
 
-def test_renderers_here_can_be_had():
-    assert set(driving.renderers_here()) <= {"c", "pygame", "gymnasium"} and "gymnasium" in driving.renderers_here()
+def test_available_renderers_can_be_used():
+    assert (
+        set(driving.available_renderers()) <= {"c", "pygame", "gymnasium"}
+        and "gymnasium" in driving.available_renderers()
+    )
 
 
 def test_the_collect_stage_says_where_the_time_goes(short, monkeypatch, capsys, tmp_path):

@@ -1,12 +1,12 @@
 """Measure frames/s of every stage against a named baseline, interleaved in one run.
 
-command    the command: what it checks and measures
-result     one result, as it is printed and written
-measuring  how two pieces of work are timed side by side
+command    the command: checks the input, and measures the stages
+result     one result, as text and as JSON
+measuring  times pieces of work in interleaved rounds
 stages     the work of reading, loading, training and encoding, and their baselines
 sequences  the work of reading sequences of latents
 driving    the work of collecting
-acting     the work of a controller that sees through a V model
+acting     the work of a controller that reads z of a V model
 digits     the work of training on MNIST
 """
 
@@ -14,13 +14,13 @@ from collections.abc import Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command, as `python -m world_models.bench` does.
+    """Run the command, like `python -m world_models.bench`.
 
     Args:
-        argv: the flags; those of the process when None.
+        argv: the flags; None takes those of the process.
 
     Raises:
-        ValueError, OSError: the input is bad; nothing was written.
+        ValueError, OSError: the input is bad. Nothing was written.
 
     Example:
         >>> from world_models import bench

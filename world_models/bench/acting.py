@@ -1,6 +1,6 @@
-"""The work of a controller that sees z: steps of one environment, and of several in lock-step.
+"""The work of a controller that reads z: steps of one environment, and of several in lock-step.
 
-A step is what the loop in docs/encode.md does: the observation is cut, resized and encoded, and the environment takes
+A step is that of the loop in docs/encode.md: the observation is cropped, resized and encoded, and the environment takes
 an action.
 """
 
@@ -23,14 +23,14 @@ NUM_ENVS = 16
 PREPROCESS = {"crop": [0, 84], "size": 64, "interpolation": "INTER_AREA"}
 
 Frames = UInt8[np.ndarray, "batch 64 64 3"]
-See = Callable[[Frames], Float[Tensor, "batch z"]]
+Encode = Callable[[Frames], Float[Tensor, "batch z"]]
 
 
 def comparisons(device: torch.device, seconds: float) -> Iterator[dict[str, Work]]:
-    """What is measured side by side, the baseline first, which calls `vae.encoder`.
+    """The comparisons, each with the baseline first. The baseline calls `vae.encoder`.
 
-    One environment, `NUM_ENVS` in lock-step, and both without the step of the environment, which takes the same time
-    whoever encodes.
+    They are: one environment, `NUM_ENVS` in lock-step, and both without the environment's step, whose time does not
+    depend on the encoder.
     """
     vae = VAE(VAEConfig(), PREPROCESS).to(device)
 
@@ -39,7 +39,7 @@ def comparisons(device: torch.device, seconds: float) -> Iterator[dict[str, Work
         mu, _ = vae.encoder(to_images(torch.from_numpy(frames).to(device)))
         return mu
 
-    ways: dict[str, See] = {"plain_encoder": plain_encoder, "encode": lambda frames: vae.encode(frames).mu}
+    encoders: dict[str, Encode] = {"plain_encoder": plain_encoder, "encode": lambda frames: vae.encode(frames).mu}
     for suffix, num_envs, drives in (
         ("", 1, True),
         (f"_{NUM_ENVS}_envs", NUM_ENVS, True),
@@ -47,16 +47,16 @@ def comparisons(device: torch.device, seconds: float) -> Iterator[dict[str, Work
         (f"_{NUM_ENVS}_frames_no_env", NUM_ENVS, False),
     ):
         step = _driving(num_envs) if drives else _standing(num_envs)
-        yield {f"{name}{suffix}": _steps_for(step, see, num_envs, seconds) for name, see in ways.items()}
+        yield {f"{name}{suffix}": _steps_for(step, encode, num_envs, seconds) for name, encode in encoders.items()}
 
 
-def _steps_for(step: Callable[[], np.ndarray], see: See, num_envs: int, seconds: float) -> Work:
-    """Steps of so many environments, for so long."""
+def _steps_for(step: Callable[[], np.ndarray], encode: Encode, num_envs: int, seconds: float) -> Work:
+    """Steps of `num_envs` environments for `seconds`."""
 
     def work() -> int:
         end, count = time.perf_counter() + seconds, 0
         while time.perf_counter() < end:
-            see(preprocess(step(), PREPROCESS)).cpu()
+            encode(preprocess(step(), PREPROCESS)).cpu()
             count += num_envs
         return count
 
@@ -64,7 +64,7 @@ def _steps_for(step: Callable[[], np.ndarray], see: See, num_envs: int, seconds:
 
 
 def _driving(num_envs: int) -> Callable[[], UInt8[np.ndarray, "batch 96 96 3"]]:
-    """Observations of cars that drive straight on; episodes begin again when they end."""
+    """Observations of cars that drive straight ahead. An episode that ends is followed by a new one."""
     action = np.array([0, 0.1, 0], np.float32)
     if num_envs > 1:
         cars = SyncVectorEnv([_car] * num_envs, copy=False)
@@ -88,6 +88,6 @@ def _car() -> gymnasium.Env[UInt8[np.ndarray, "96 96 3"], Float32[np.ndarray, "3
 
 
 def _standing(num_envs: int) -> Callable[[], UInt8[np.ndarray, "batch 96 96 3"]]:
-    """The same observations again and again."""
+    """The same random observations in every step."""
     pictures = np.random.default_rng(0).integers(0, 256, (num_envs, 96, 96, 3), np.uint8)
     return lambda: pictures

@@ -1,24 +1,24 @@
 """Measure frames/s of every stage against a named baseline, interleaved in one run.
 
 Examples:
-  python -m world_models.bench                                     all stages, on frames it collects itself
+  python -m world_models.bench                                     all stages, on frames that it collects itself
   python -m world_models.bench --stages train,encode --data rollouts/carracing --json bench.json
 
-Absolute figures drift with the machine; the ratio of the interleaved pairs is what counts. Rounds in which other
-processes were busy are dropped, counted, and repeated; `quiet` is false where no round was quiet. `limit_fraction` is
-the paper's own multiplications per second over those of a large matrix product in the same run: algorithms that need
-fewer can pass 1.
+Absolute rates drift with the machine, so compare the ratios of the interleaved pairs. Rounds in which other processes
+were busy are dropped, counted, and repeated; `quiet` is false if no round was quiet. `limit_fraction` is the rate of
+the paper's multiplications, divided by the rate of a large matrix product in the same run. It can exceed 1 with
+algorithms that need fewer multiplications.
 
   stage     baseline         what the baseline does
-  collect   gymnasium_loop   gymnasium.make("CarRacing-v3") driven in as many processes, nothing stored
-            gymnasium_step   its env.step over the same steps of the same episodes
+  collect   gymnasium_loop   gymnasium.make("CarRacing-v3") driven in as many processes, without storing
+            gymnasium_step   its env.step, for the same steps of the same episodes
   read      single_frames    one frame after the other from the same shards, in random order
   load      frame_by_frame   frame by frame through h5py and a DataLoader from an uncompressed copy
   train     plain            the paper's layers as written, batch 100, float32 conversion on the host
   encode    whole_rollouts   whole rollouts divided by 255 in float64 on the host, cast, through the plain encoder
   sequences window_by_window windows of 32 latents one by one, each column read from its file, in a DataLoader
-  act       plain_encoder    the same steps of a controller's loop, each frame through the plain encoder; if asked for
-  digits    tutorial         784-400-20-400-784 on MNIST's files by torchvision's data set, a DataLoader; if asked for
+  act       plain_encoder    the same steps of a controller's loop, each frame through the plain encoder; not by default
+  digits    tutorial         784-400-20-400-784 on MNIST's files by torchvision and a DataLoader; not by default
 """
 
 import contextlib
@@ -43,7 +43,7 @@ from world_models.runtime.paths import PATH, resolve_fields
 
 MIN_FRAMES = 200
 STAGES = ("collect", "read", "load", "train", "encode", "sequences")
-MORE_STAGES = ("act", "digits")  # that are measured when asked for
+MORE_STAGES = ("act", "digits")  # not measured by default
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +51,12 @@ class BenchConfig:
     """What to measure.
 
     Attributes:
-        stages: comma-separated, of collect, read, load, train, encode, sequences, act, digits.
-        data: rollouts to read; collected into a temporary folder when null.
+        stages: stages to measure, separated by commas: collect, read, load, train, encode, sequences, act, digits.
+        data: rollouts to read; null collects some into a temporary folder.
         json: file for the results, as a list of objects.
-        repeats: interleaved pairs of each variant and its baseline.
-        device: of train, encode, act and digits; auto takes a GPU if there is one.
-        seconds: how long one sample of train, sequences, act and digits takes.
+        repeats: number of interleaved pairs of each variant and its baseline.
+        device: device for train, encode, act and digits; auto takes a GPU if there is one.
+        seconds: duration of one sample of train, sequences, act and digits.
     """
 
     stages: str = ",".join(STAGES)
@@ -84,7 +84,11 @@ class Job:
 
 
 def prepare(config: BenchConfig) -> Job:
-    """Check the data and the device."""
+    """Check the data, the device and the file for the results.
+
+    Raises:
+        ValueError, OSError: the input is bad.
+    """
     data = Rollouts(config.data) if config.data else None
     if config.json:
         _check_place(Path(config.json))
@@ -94,12 +98,12 @@ def prepare(config: BenchConfig) -> Job:
 
 
 def _check_place(path: Path) -> None:
-    """Refuse to write results where there is no folder for them, or where something else is."""
+    """Check that the results can be written to this file, and that it holds nothing else."""
     if not path.parent.is_dir():
         raise ValueError(f"{path}: there is no such folder; make it, or choose another --json")
     files.check_room(path.parent, 1_000_000, "choose another --json")
     if path.exists() and not (path.is_file() and _holds_results(path)):
-        raise ValueError(f"{path} is there and holds no results of bench; choose another --json")
+        raise ValueError(f"{path} exists and holds no results of bench; choose another --json")
 
 
 def _holds_results(path: Path) -> bool:
@@ -111,7 +115,7 @@ def _holds_results(path: Path) -> bool:
 
 
 def bench(job: Job) -> list[Result]:
-    """Measure, print a table, and write the JSON; returns the results."""
+    """Measure, print a table, and write the JSON. Returns the results."""
     results = []
     with tempfile.TemporaryDirectory(prefix="world_models_bench_") as folder, files.writing(Path(folder)):
         stages_asked = job.config.stages.split(",")
@@ -129,7 +133,7 @@ def bench(job: Job) -> list[Result]:
 
 
 def _apart(stage: str, config: BenchConfig, folder: str) -> list[Result]:
-    """Measure in a process of its own: the memory that a stage leaves behind makes the next one faster."""
+    """Measure in a separate process, because memory that a stage has allocated makes the next one faster."""
     tasks = [(stage, config, folder)]
     with contextlib.closing(executors.run(_measure_alone, tasks, "processes", 1, lambda units: None)) as run:
         return next(run)[1]
@@ -141,7 +145,7 @@ def _measure_alone(task: tuple[str, BenchConfig, str], report: Callable[[int], N
 
 
 def _measure(stage: str, job: Job, folder: Path) -> list[Result]:
-    """The results of a stage. Each is printed as soon as it is measured."""
+    """Measure a stage. Each result is printed as soon as it is measured."""
     results = []
     for result in _results(stage, job, folder):
         results.append(result)
@@ -157,7 +161,7 @@ def _own_data(folder: Path) -> Rollouts:
 
 
 def _results(stage: str, job: Job, folder: Path) -> Iterator[Result]:
-    """Each variant of a stage beside the baseline, in interleaved rounds."""
+    """Measure each variant of a stage and the baseline in interleaved rounds."""
     if stage == "collect":
         yield from _measure_collect(job, folder)
         return
@@ -165,7 +169,7 @@ def _results(stage: str, job: Job, folder: Path) -> Iterator[Result]:
         yield from _measure_each(stage, acting.comparisons(job.device, job.config.seconds), job)
         return
     if stage == "digits":
-        from world_models.bench import digits  # torchvision with it
+        from world_models.bench import digits  # imported here, because it imports torchvision
 
         yield from _compare(stage, digits.works(folder, job.device, job.config.seconds), job)
         return
@@ -182,7 +186,7 @@ def _results(stage: str, job: Job, folder: Path) -> Iterator[Result]:
 
 
 def _measure_collect(job: Job, folder: Path) -> Iterator[Result]:
-    """Collections on all cores and in one process, and single steps; the first result says where a step's time goes."""
+    """Measure collections on all cores, in one process, and single steps. The first result has the parts of a step."""
     parts = driving.parts_us(folder)
     terminal.say("collect  a step in us: " + ", ".join(f"{part} {us:.0f}" for part, us in parts.items()))
     for index, result in enumerate(_measure_each("collect", driving.comparisons(folder), job)):
@@ -190,7 +194,7 @@ def _measure_collect(job: Job, folder: Path) -> Iterator[Result]:
 
 
 def _measure_each(stage: str, comparisons: Iterator[dict[str, Work]], job: Job) -> Iterator[Result]:
-    """Several comparisons of a stage; the default is in the first."""
+    """Measure several comparisons of a stage. The first one has the default variant."""
     for index, works in enumerate(comparisons):
         for result in _compare(stage, works, job):
             yield dataclasses.replace(result, default=result.default and index == 0)

@@ -1,4 +1,4 @@
-"""The work of training on digits: the way of the tutorials first, then this package's."""
+"""The work of training on digits: as in tutorials (the baseline), and by this package."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ BATCH = 128
 
 
 def works(folder: Path, device: torch.device, seconds: float) -> dict[str, Work]:
-    """Training of the tutorials' VAE on random images, from the files of MNIST's format and from memory."""
+    """Train the tutorials' VAE on random images: from files in MNIST's format, and from memory."""
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (NUM_IMAGES, 28, 28, 1), np.uint8), rng.integers(0, 10, NUM_IMAGES)
     raw = folder / "MNIST" / "raw"
@@ -54,7 +54,7 @@ def _forever(loader: DataLoader[Any]) -> Iterator[Any]:
 
 
 class _Tutorial(nn.Module):
-    """784-400-20-400-784, as it is commonly written."""
+    """The VAE of the tutorials, 784-400-20-400-784."""
 
     def __init__(self):
         super().__init__()
@@ -74,7 +74,7 @@ class _Tutorial(nn.Module):
 
 
 def _tutorial_step(device: torch.device) -> Callable[[Tensor], None]:
-    """A training step as the tutorials take it."""
+    """A training step as in the tutorials."""
     model = _Tutorial().to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
 
@@ -83,6 +83,6 @@ def _tutorial_step(device: torch.device) -> Callable[[Tensor], None]:
         loss = model.loss(images.to(device).flatten(1))
         loss.backward()
         optimizer.step()
-        loss.item()  # which their progress bars show
+        loss.item()  # the tutorials' progress bars show it
 
     return step

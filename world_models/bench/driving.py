@@ -1,4 +1,4 @@
-"""The work of collecting: whole collections, single steps of the environment, and where a step's time goes."""
+"""The work of collecting: whole collections, single steps of the environment, and the parts of a step."""
 
 import contextlib
 import functools
@@ -22,37 +22,37 @@ from world_models.envs import policies, renderer_choice
 from world_models.runtime import host, workers
 
 STEPS = 500
-"""Of an episode; each begins with the opening zoom, which costs most to draw."""
+"""Length of an episode. Each begins with the opening zoom, which is the slowest part to draw."""
 
 EPISODES_PER_CORE = {"c": 20, "pygame": 3, "gymnasium": 1}
-"""So that a sample takes seconds; starting processes counts in it. Two cores collect the default 40 episodes by C."""
+"""Chosen so that a sample takes seconds, with the start of the processes. Two cores collect 40 episodes by C."""
 
 
 def comparisons(folder: Path) -> Iterator[dict[str, Work]]:
-    """What is measured side by side, the baseline first: on all cores, in one process, and the environment alone."""
+    """The comparisons, each with the baseline first: on all cores, in one process, and the environment alone."""
     yield whole_collections(folder, host.available_cores(), "")
     yield whole_collections(folder, 1, "_one_process")
     yield env_steps()
 
 
-def renderers_here() -> list[renderer_choice.RendererName]:
-    """The renderers that can be had on this machine, the fastest first."""
-    here: list[renderer_choice.RendererName] = []
+def available_renderers() -> list[renderer_choice.RendererName]:
+    """The renderers that work on this machine, the fastest first."""
+    available: list[renderer_choice.RendererName] = []
     for name in ("c", "pygame", "gymnasium"):
         with contextlib.suppress(ValueError):
             renderer_choice.choose(name)
-            here.append(name)
-    return here
+            available.append(name)
+    return available
 
 
 def whole_collections(folder: Path, cores: int, suffix: str) -> dict[str, Work]:
-    """Everything that `collect` does, against as many processes that drive Gymnasium's CarRacing and store nothing."""
+    """Whole collections. The baseline drives Gymnasium's CarRacing in as many processes and stores nothing."""
     fresh = itertools.count()
 
     def plain_loops() -> tuple[int, float]:
         episodes = [(seed, STEPS) for seed in range(cores)]
         loops = workers.run_processes(plain_loop, episodes, cores, lambda units: None)
-        return cores * STEPS, max(seconds for _, seconds in loops)  # what starting the processes takes does not count
+        return cores * STEPS, max(seconds for _, seconds in loops)  # without the start of the processes
 
     def collected(renderer: renderer_choice.RendererName) -> int:
         out = str(folder / f"collect{suffix}_{renderer}_{next(fresh)}")
@@ -69,12 +69,12 @@ def whole_collections(folder: Path, cores: int, suffix: str) -> dict[str, Work]:
             collect.collect(collect.prepare(settings))
         return episodes * STEPS
 
-    ours: dict[str, Work] = {f"{name}{suffix}": functools.partial(collected, name) for name in renderers_here()}
+    ours: dict[str, Work] = {f"{name}{suffix}": functools.partial(collected, name) for name in available_renderers()}
     return {f"gymnasium_loop{suffix}": plain_loops, **ours}
 
 
 def plain_loop(episode: tuple[int, int], report: Callable[[int], None]) -> float:
-    """What public code does: drive an episode of Gymnasium's CarRacing, of a seed and a length; returns its seconds."""
+    """Drive an episode (seed, length) of Gymnasium's CarRacing, as public code does. Returns the seconds."""
     seed, steps = episode
     actions, start = brownian_actions(seed, steps), time.perf_counter()
     env = gymnasium.make("CarRacing-v3")
@@ -92,7 +92,7 @@ def brownian_actions(seed: int, steps: int) -> np.ndarray:
 
 
 def env_steps() -> dict[str, Work]:
-    """`env.step` alone over the same steps of the same episodes, a new episode each round; resets do not count."""
+    """`env.step` alone, for the same steps of the same episodes. Each round has a new episode. Resets do not count."""
 
     def stepper(make: Callable[[], Any]) -> Work:
         env, seeds = make(), itertools.count()
@@ -112,14 +112,14 @@ def env_steps() -> dict[str, Work]:
         return stepper(lambda: gymnasium.make(envs.FAST_CAR_RACING, max_episode_steps=-1, renderer=renderer))
 
     works = {"gymnasium_step": stepper(lambda: gymnasium.make("CarRacing-v3", max_episode_steps=-1))}
-    works |= {f"{name}_step": fast(name) for name in renderers_here() if name != "gymnasium"}
+    works |= {f"{name}_step": fast(name) for name in available_renderers() if name != "gymnasium"}
     if importlib.util.find_spec("envpool"):
         works["envpool_step"] = stepper(_EnvPool)
     return works
 
 
 class _EnvPool:
-    """EnvPool's CarRacing on one thread: other pixels, the same game."""
+    """EnvPool's CarRacing on one thread. It is the same game with other pixels."""
 
     def __init__(self):
         import envpool  # type: ignore[import-not-found]
@@ -134,7 +134,7 @@ class _EnvPool:
 
 
 def parts_us(folder: Path) -> dict[str, float]:
-    """Where the time of a step goes with the default renderer, in microseconds: one episode, each part timed."""
+    """The time of each part of a step in microseconds, with the default renderer, measured over one episode."""
     spent: dict[str, float] = defaultdict(float)
 
     def timed(part: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -152,7 +152,7 @@ def parts_us(folder: Path) -> dict[str, float]:
     env.env.step = timed("step", env.env.step)
     env._frame = timed("resize", env._frame)
     frame = timed("reset", env.reset)(0)
-    spent["step"] = spent["rendering"] = spent["resize"] = 0.0  # of the reset
+    spent["step"] = spent["rendering"] = spent["resize"] = 0.0  # leave out the reset
     policy, telemetry = timed("policy", policies.brownian(env, 0)), timed("telemetry", env.telemetry)
     with write_rollouts(
         folder / "parts.h5",

@@ -1,4 +1,4 @@
-"""Timing two pieces of work side by side, on a machine that may not be idle."""
+"""Times pieces of work in interleaved rounds, on a machine that may not be idle."""
 
 import contextlib
 import dataclasses
@@ -11,18 +11,18 @@ from typing import Any
 import torch
 
 BUSY_CORES = 0.2
-"""Others using more of the cores than this disturb a measurement."""
+"""A round is dropped if other processes use more cores than this."""
 
 Work = Callable[[], int | tuple[int, float]]
-"""Does a sample of work and returns its number of frames, and the seconds it took where not all of its time counts."""
+"""Does a sample of work. Returns its number of frames, and its seconds if not all of the time counts."""
 
 MAX_ROUNDS = 3
-"""Rounds that are tried for each one asked for: those of a busy machine are dropped."""
+"""Largest number of rounds for each requested round, because rounds on a busy machine are dropped."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """A pair of rates measured one after the other."""
+    """A pair of rates from one round: of a variant (`ours`) and of the baseline (`theirs`), in frames/s."""
 
     ours: float
     theirs: float
@@ -30,12 +30,12 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-    """What a variant and its baseline reached, a pair a round.
+    """The rates of a variant and its baseline, one pair per round.
 
     Attributes:
-        pairs: of quiet rounds; of all rounds if none was quiet.
-        dropped: rounds that were left out because other processes were busy.
-        quiet: whether other processes left the machine alone.
+        pairs: pairs from quiet rounds; from all rounds if none was quiet.
+        dropped: number of rounds that were left out because other processes were busy.
+        quiet: whether `pairs` are from quiet rounds.
     """
 
     pairs: tuple[Sample, ...]
@@ -44,12 +44,12 @@ class Samples:
 
 
 def interleave(works: Mapping[str, Work], repeats: int) -> dict[str, Samples]:
-    """Rates of each work beside those of the first, the baseline, in rounds after a warm-up; another begins each time.
+    """Measure all works in rounds, after a warm-up. The first is the baseline. Each round begins with another work.
 
-    Rounds are repeated until as many as asked for were quiet, or three times as many were tried.
+    Rounds are repeated until `repeats` of them were quiet, but at most `MAX_ROUNDS * repeats` times.
 
     Returns:
-        For every work but the baseline its samples.
+        The samples of every work except the baseline.
     """
     baseline, *ours = works
     for work in works.values():
@@ -79,7 +79,7 @@ def _rate(work: Work) -> float:
 
 @contextlib.contextmanager
 def others_busy() -> Iterator[list[float]]:
-    """Cores that other processes used during the block, in the list that it gives."""
+    """Measure how many cores other processes use during the block. The yielded list holds the number afterwards."""
 
     def used() -> tuple[float, float, float]:
         fields = [int(x) for x in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
@@ -89,19 +89,19 @@ def others_busy() -> Iterator[list[float]]:
     busy = [0.0]
     before = used()
     yield busy
-    everyone, self, seconds = (after - start for after, start in zip(used(), before, strict=True))
-    busy[0] = max(0.0, everyone - self) / seconds
+    all_s, own_s, seconds = (after - start for after, start in zip(used(), before, strict=True))
+    busy[0] = max(0.0, all_s - own_s) / seconds
 
 
 def gemm_gflop_per_s(device: torch.device, dtype: torch.dtype, size: int = 2048) -> float:
-    """What a large matrix product reaches, the best of five."""
+    """The rate of a large matrix product in GFLOP/s, the best of five."""
     a = torch.randn(size, size, device=device, dtype=dtype)
     torch.mm(a, a)
     return 2 * size**3 / min(seconds_of(lambda: torch.mm(a, a), device) for _ in range(5)) / 1e9
 
 
 def seconds_of(work: Callable[[], object], device: torch.device) -> float:
-    """How long the device takes for what the work gives it; a GPU's own clock is asked, by CUDA events."""
+    """The seconds that the device takes for the work. On a GPU they are measured by CUDA events."""
     if device.type != "cuda":
         start = time.perf_counter()
         work()
@@ -121,7 +121,15 @@ def steps_for(
     seconds: float,
     device: torch.device,
 ) -> Work:
-    """Training steps, as many as there is time for; `size` counts a batch's frames."""
+    """A sample of steps for `seconds`.
+
+    Args:
+        step: one step, which takes a batch.
+        batches: endless batches.
+        size: gives the number of frames of a batch.
+        seconds: duration of a sample.
+        device: the device that computes.
+    """
 
     def steps() -> Iterator[int]:
         end = time.perf_counter() + seconds

@@ -1,4 +1,4 @@
-"""One result of the benchmark: a variant of a stage beside the stage's baseline."""
+"""One result of the benchmark: a variant of a stage, compared with the stage's baseline."""
 
 import dataclasses
 import resource
@@ -11,10 +11,10 @@ from world_models.bench.measuring import Samples
 from world_models.runtime import files, host
 
 GFLOP_PER_FRAME = {"train": 0.2297, "encode": 0.0296}
-"""Multiplications and additions of the stages that matrix products limit, as the paper's layers are written."""
+"""Multiplications and additions of the paper's layers, for the stages that matrix products limit."""
 
 Spread = tuple[float, float, float]
-"""Least, median and largest."""
+"""Minimum, median and maximum."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,22 +22,22 @@ class Result:
     """An object of the list that `--json` writes.
 
     Attributes:
-        stage: what was measured.
-        variant: which way of computing it.
-        baseline: what it is compared with.
-        frames_per_s: of the variant.
-        baseline_frames_per_s: of the baseline, in the same rounds.
-        ratio: median over the rounds of the variant's rate over the baseline's.
-        gflop_per_s: of the paper's layers at the variant's median rate; None for stages without a known limit.
-        limit_fraction: that rate over the rate which a large matrix product allows; None likewise.
-        device: name of the GPU, or how many cores of the CPU.
-        dtype: of the numbers that are computed with.
-        quiet: whether the machine was otherwise idle in all rounds that count.
-        dropped: rounds in which it was not, which were repeated.
-        peak_memory_gb: of the GPU, or of the process since it began.
-        versions: of what was measured.
-        default: whether users get this variant on this device.
-        parts_us: where the time of a step goes, in microseconds; of the first result of `collect` alone.
+        stage: the stage.
+        variant: the way of computing it.
+        baseline: name of the baseline.
+        frames_per_s: rate of the variant.
+        baseline_frames_per_s: rate of the baseline, in the same rounds.
+        ratio: rate of the variant divided by that of the baseline, median over the rounds.
+        gflop_per_s: rate of the paper's operations at the variant's median rate; None for stages without a known limit.
+        limit_fraction: that rate divided by the rate of a large matrix product; None for stages without a known limit.
+        device: name of the GPU, or number of cores of the CPU.
+        dtype: dtype of the computation.
+        quiet: whether the machine was otherwise idle in all counted rounds.
+        dropped: number of rounds that were dropped because other processes were busy.
+        peak_memory_gb: peak memory of the GPU, or of the process since its start, in 10^9 bytes.
+        versions: versions of the measured programs.
+        default: whether this variant is the default on this device.
+        parts_us: time of each part of a step, in microseconds; only in the first result of `collect`.
     """
 
     stage: str
@@ -58,12 +58,12 @@ class Result:
     parts_us: Mapping[str, float] | None = None
 
     def as_json(self) -> dict[str, object]:
-        """The object of the list; without `parts_us` where that is None."""
+        """The object of the list; without `parts_us` if it is None."""
         values = vars(self)
         return {name: value for name, value in values.items() if name != "parts_us" or value is not None}
 
     def line(self) -> str:
-        """The result as the terminal shows it."""
+        """The result as one line of text."""
         low, middle, high = self.frames_per_s
         limit = f", {self.limit_fraction:.0%} of the GEMM limit" if self.limit_fraction else ""
         busy = f", {self.dropped} busy rounds dropped" if self.dropped else ""
@@ -74,13 +74,13 @@ class Result:
 
 
 def of_samples(names: tuple[str, str, str], samples: Samples, limit: float | None, device: torch.device) -> Result:
-    """The result of interleaved rounds.
+    """Make the result of interleaved rounds.
 
     Args:
         names: stage, variant and baseline.
         samples: the rounds.
-        limit: frames/s that a large matrix product allows, None where that is not what limits the stage.
-        device: where the stage was computed.
+        limit: frames/s at the rate of a large matrix product; None if matrix products do not limit the stage.
+        device: the device of the stage.
     """
     stage, variant, baseline = names
     ours, theirs = [s.ours for s in samples.pairs], [s.theirs for s in samples.pairs]
@@ -104,7 +104,7 @@ def of_samples(names: tuple[str, str, str], samples: Samples, limit: float | Non
 
 
 def dtype(stage: str, device: torch.device) -> torch.dtype:
-    """What a stage computes with by default."""
+    """The default dtype of a stage's computation."""
     return torch.bfloat16 if stage == "train" and device.type == "cuda" else torch.float32
 
 
@@ -113,7 +113,7 @@ def _device_name(device: torch.device) -> str:
 
 
 def _peak_memory_gb(device: torch.device) -> float:
-    """Of the GPU where it computes, else of this process, since it began."""
+    """Peak memory of the GPU if it computes, else of this process since its start."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

@@ -1,4 +1,4 @@
-"""The work of handing out windows of latents: as it was done before they were held in memory first, then ours."""
+"""The work of reading windows of latents: one by one from the files (the baseline), and by `LatentSequences`."""
 
 import itertools
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ LENGTH, BATCH, Z_DIM = 32, 32, 32
 
 
 class _WindowByWindow(Dataset[Window]):
-    """A window at a time, by a read of the file for each column, with a generator for its noise."""
+    """Reads one window at a time: each column from its file, and the noise from a new generator."""
 
     def __init__(self, path: Path):
         self._latents = Latents(path)
@@ -41,7 +41,7 @@ class _WindowByWindow(Dataset[Window]):
 
 
 def write(data: Rollouts, folder: Path) -> Path:
-    """Latents of the data set's rows: random numbers, since no model is needed to read them."""
+    """Write random latents for the rows of the data set, because reading them needs no model."""
     out, rng = folder / "latents", np.random.default_rng(0)
     out.mkdir()
     attributes = {"vae_sha256": "0" * 64, "config": ""}
@@ -53,10 +53,10 @@ def write(data: Rollouts, folder: Path) -> Path:
 
 
 def works(data: Rollouts, folder: Path, seconds: float) -> dict[str, Work]:
-    """Windows of 32 in shuffled batches of 32, each window counted as 32 frames.
+    """Windows of 32 in shuffled batches of 32. A window counts as 32 frames.
 
-    Held in memory, by a plain loader and in batches that it need not put together; one at a time; and where half of the
-    latents fit into the memory.
+    The variants are: latents in memory, with a plain loader; with a `BatchSampler`; one window at a time; and only half
+    of the latents in memory.
     """
     path = write(data, folder)
     before, held = _WindowByWindow(path), LatentSequences(path, LENGTH)

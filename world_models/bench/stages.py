@@ -1,4 +1,4 @@
-"""The work of reading, loading, training and encoding: the way of the named baseline first, then this package's."""
+"""The work of reading, loading, training and encoding: by the named baseline, and by this package."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -23,11 +23,11 @@ from world_models.train_vae.learner import Learner
 from world_models.vae.fast import forms
 from world_models.vae.model import VAE, Posterior, VAEConfig
 
-RESIDENT_FRAMES = 8192  # that are encoded from memory in a sample
+RESIDENT_FRAMES = 8192  # frames of a sample that encodes from memory
 
 
 def read_works(data: Rollouts) -> dict[str, Work]:
-    """Frames from compressed shards: in blocks, against one by one."""
+    """Read frames from compressed shards, in blocks. The baseline reads them one by one."""
     frames, shard = FrameSet(data, range(len(data))), data.shards[0]
 
     def blocks() -> int:
@@ -41,7 +41,7 @@ def read_works(data: Rollouts) -> dict[str, Work]:
 
 
 class _FrameByFrame(Dataset[Float[Tensor, "3 64 64"]]):
-    """What public code does: a frame at a time, as float, from an uncompressed file."""
+    """Reads one frame at a time, as float, from an uncompressed file, as public code does."""
 
     def __init__(self, path: Path):
         self._frames: Any = h5py.File(path)["frames"]
@@ -54,7 +54,7 @@ class _FrameByFrame(Dataset[Float[Tensor, "3 64 64"]]):
 
 
 def load_works(data: Rollouts, folder: Path, device: torch.device) -> dict[str, Work]:
-    """Shuffled batches on the device: from memory and from compressed shards, against a DataLoader."""
+    """Load shuffled batches to the device, from memory and from compressed shards. The baseline is a DataLoader."""
     frames = FrameSet(data, range(len(data)))
     with h5py.File(folder / "uncompressed.h5", "w") as file:
         file["frames"] = frames.read_all()
@@ -73,7 +73,7 @@ def load_works(data: Rollouts, folder: Path, device: torch.device) -> dict[str, 
 
 
 class _PlainVAE(VAE):
-    """The paper's layers as they are written, in place of their faster forms."""
+    """The paper's layers as they are written, without the faster forms."""
 
     def posterior(self, images: Float[Tensor, "batch 3 64 64"], labels: Tensor | None = None) -> Posterior:
         return Posterior(*self.encoder(images))
@@ -83,7 +83,7 @@ class _PlainVAE(VAE):
 
 
 def train_works(data: Rollouts, device: torch.device, seconds: float) -> dict[str, Work]:
-    """Training steps on frames in memory, and all the way from compressed shards."""
+    """Training steps on frames in memory, and from compressed shards."""
     frames = FrameSet(data, range(len(data)))
     some = frames.read_spread(2048)
 
@@ -115,7 +115,7 @@ def train_works(data: Rollouts, device: torch.device, seconds: float) -> dict[st
 
 
 def _plain_step(device: torch.device) -> Callable[[UInt8[np.ndarray, "batch 64 64 3"]], None]:
-    """A training step as public code takes it: the paper's layers, frames made float on the host."""
+    """A training step as in public code: the paper's layers, with frames converted to float on the host."""
     vae = _PlainVAE(VAEConfig()).to(device)
     optimizer = torch.optim.Adam(vae.parameters(), lr=1e-4)
 
@@ -130,7 +130,7 @@ def _plain_step(device: torch.device) -> Callable[[UInt8[np.ndarray, "batch 64 6
 
 
 def encode_works(data: Rollouts, folder: Path, device: torch.device) -> dict[str, Work]:
-    """Rollouts to files of latents; the baseline a shard of them."""
+    """Encode rollouts to files of latents. The baseline encodes one shard."""
     fresh = itertools.count()
     vae, shard = _PlainVAE(VAEConfig(), data.preprocess).to(device).eval(), data.shards[0]
 

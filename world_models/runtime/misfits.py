@@ -1,7 +1,7 @@
-"""Settings that do not fit their types, and names that are no settings.
+"""Finds settings whose values do not fit their types, and names that are not settings.
 
-jsonargparse reports both as text only: neither its exceptions nor their causes hold the setting, its type or the value.
-So this module compares what was given with the type hints of the config.
+jsonargparse reports both as text only. Its exceptions do not hold the setting, its type or the value. So this module
+compares the given values with the type hints of the config.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ UNIONS = (typing.Union, types.UnionType)
 
 
 def misfit(schema: type, given: Mapping[Any, Any]) -> str | None:
-    """A line on the first setting that does not fit its type: what was found, and what to give. None if all fit.
+    """A message about the first setting that does not fit its type: its value, and what to give. None if all fit.
 
     Args:
         schema: the dataclass of the config.
@@ -41,12 +41,12 @@ def misfit(schema: type, given: Mapping[Any, Any]) -> str | None:
 
 
 def unknown_names(schema: type, given: Mapping[Any, Any]) -> Iterator[str]:
-    """The names that are no settings, with their sections."""
+    """The names that are not settings, with their sections."""
     return (key for key, hint, _ in _settings(schema, given) if hint is None)
 
 
 def _settings(schema: type, given: Mapping[Any, Any], section: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Each setting that is given: its name with its sections, its type hint and its value. No hint: no such setting."""
+    """The given settings: name with sections, type hint, and value. The hint is None if there is no such setting."""
     hints = typing.get_type_hints(schema)
     for name, value in given.items():
         if not isinstance(name, str):
@@ -63,7 +63,7 @@ def _settings(schema: type, given: Mapping[Any, Any], section: str = "") -> Iter
 
 
 def _misfit(hint: Any, value: Any) -> tuple[Any, Any] | None:
-    """The part of a value that does not fit, after the hint of this part. None if all fits."""
+    """The type hint of the part of a value that does not fit, and that part. None if all fits."""
     kind, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
     if kind in UNIONS:
         fits = any(_misfit(each, value) is None for each in inner)
@@ -84,7 +84,7 @@ def _first_misfit(hint: Any, values: Iterable[Any]) -> tuple[Any, Any] | None:
 
 
 def _read(value: Any) -> Any:
-    """The value that a text stands for, such as a number. A text that is no YAML stays a text."""
+    """Read a text as a YAML value, such as a number. A text that is not YAML stays a text."""
     if not isinstance(value, str) or not value.strip():
         return value
     try:
@@ -94,7 +94,7 @@ def _read(value: Any) -> Any:
 
 
 def _wanted(hint: Any) -> str:
-    """What a setting takes, in words."""
+    """Describe the values that a setting takes."""
     kind, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
     if kind in UNIONS:
         return " or ".join(map(_wanted, inner))

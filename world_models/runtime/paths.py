@@ -95,7 +95,7 @@ def _followed(place: Path, text: str, name: str) -> Path:
     end = Path(os.path.realpath(place))
     if not os.path.lexists(end) or os.path.islink(end):  # noqa: PTH114 - still a link: the links form a circle
         raise ValueError(
-            f"{name} is {_short(text)}: {place} is a link to {str(place.readlink())!r}, which does not exist; "
+            f"{name} is {_short(text)}: {place} is a broken link to {str(place.readlink())!r}; "
             "make that folder, or give another name"
         )
     return end
