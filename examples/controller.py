@@ -6,9 +6,9 @@ and brake. CMA-ES searches for its weights by the returns of whole episodes. Run
     pip install cma
     python examples/controller.py --vae runs/vae --memory runs/memory/memory.safetensors
 
-Each generation prints the returns of its controllers on new tracks (best and mean), and that of the centre of the
-search on tracks that stay the same. The best centre so far is in `controller.safetensors`: weight (3, n), bias (3,).
-After Ctrl-C or a crash the same command goes on; `--generations` may be larger.
+Each generation prints the returns of its controllers on new tracks (best and mean), and the return of the centre of
+the search on tracks that stay the same. The best centre so far is in `controller.safetensors`: weight (3, n), bias
+(3,). After Ctrl-C or a crash the same command continues; `--generations` may be larger.
 """
 
 import argparse
@@ -33,17 +33,17 @@ from safetensors.torch import load_file, save
 
 from world_models import LatentObservation, load_vae
 
-MAX_STEPS = 1000  # of an episode
-PATIENCE = 100  # an episode ends after so many steps without a reward
+MAX_STEPS = 1000  # length of an episode
+PATIENCE = 100  # an episode ends after this many steps without a reward
 SIGMA = 0.1  # standard deviation of the first weights
-SEARCH = 10_000_000  # seed of the first track that CMA-ES learns from
-CHOICE = range(20_000_000, 20_000_008)  # tracks that choose the best centre
-TEST = range(30_000_000, 30_000_020)  # tracks that score it in the end
+SEARCH = 10_000_000  # seed of the first track for CMA-ES
+CHOICE = range(20_000_000, 20_000_008)  # tracks on which the best centre is chosen
+TEST = range(30_000_000, 30_000_020)  # tracks on which it is scored at the end
 Score = Callable[[Sequence[np.ndarray], Sequence[int]], np.ndarray]
 
 
 class Car:
-    """CarRacing as V and M perceive it."""
+    """CarRacing, observed as z of V and h of M."""
 
     def __init__(self, vae: str, memory: str | None, max_steps: int):
         torch.set_num_threads(1)  # each process has one core
@@ -58,7 +58,7 @@ class Car:
 
     @torch.inference_mode()
     def drive(self, parameters: np.ndarray, track: int) -> float:
-        """Return of an episode."""
+        """Drive an episode with a controller. Returns the sum of rewards."""
         weight, bias = unpack(parameters)
         z, _ = self.env.reset(seed=track)
         h, c = torch.zeros(2, 1, self.h_dim)
@@ -66,7 +66,7 @@ class Car:
         for step in range(1, self.max_steps + 1):
             steer, gas, brake = np.tanh(weight @ np.concatenate([z, h[0]]) + bias)
             action = np.array([steer, (gas + 1) / 2, max(brake, 0)], np.float32)
-            if self.memory:  # h_{t+1} remembers z_t and a_t
+            if self.memory:  # h_{t+1} depends on z_t and a_t
                 seen = torch.from_numpy(np.concatenate([z, action]))[None]
                 h, c = torch.lstm_cell(seen, (h, c), *self.memory.lstm.all_weights[0])
             z, reward, terminated, truncated, _ = self.env.step(action)
@@ -74,7 +74,7 @@ class Car:
             rewarded = step if reward > 0 else rewarded
             if terminated or truncated:
                 break
-            if step - rewarded == PATIENCE:  # count the steps that are left as if the car stood still
+            if step - rewarded == PATIENCE:  # count the remaining steps as if the car stood still
                 return total - 0.1 * (self.max_steps - step)
         return total
 
@@ -86,7 +86,7 @@ def unpack(parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def begin(*car_arguments: Any) -> None:
-    """Make the car of this process, and leave Ctrl-C to the main one."""
+    """Make the car of this process. Ctrl-C is handled by the main process."""
     global car
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     car = Car(*car_arguments)
@@ -98,29 +98,29 @@ def drive(parameters: np.ndarray, track: int) -> float:
 
 
 def score(pool: Pool, controllers: Sequence[np.ndarray], tracks: Sequence[int]) -> np.ndarray:
-    """Mean return over the tracks for each of the controllers."""
+    """Mean return of each controller over the tracks."""
     returns = pool.starmap(drive, itertools.product(controllers, tracks), chunksize=1)
     return np.reshape(returns, (len(controllers), len(tracks))).mean(1)
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
+    """Write a file completely or not at all."""
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(content)
     partial.replace(path)
 
 
 def evolve(args: argparse.Namespace, num_parameters: int, search: dict[str, Any], score: Score) -> None:
-    """Go on with a search, and save it after each generation."""
+    """Continue a search, and save it after each generation."""
     options = {
         "popsize": args.population,
         "CMA_diagonal": True,  # the full covariance of 867 weights would take thousands of generations to learn
         "randn": np.random.RandomState(args.seed).randn,
-        "seed": np.nan,  # leave NumPy's global random numbers alone
+        "seed": np.nan,  # do not seed NumPy's global random numbers
         "verbose": -9,
     }
     cma_es, generations = cma.CMAEvolutionStrategy(np.zeros(num_parameters), SIGMA, options), search["generations"]
-    for past in generations:  # CMA-ES repeats itself: the same returns lead to the same state
+    for past in generations:  # CMA-ES is deterministic: the same returns lead to the same state
         cma_es.tell(cma_es.ask(), [-value for value in past["returns"]])
     while len(generations) < args.generations:
         controllers, first = cma_es.ask(), SEARCH + args.tracks * len(generations)
@@ -141,15 +141,15 @@ def evolve(args: argparse.Namespace, num_parameters: int, search: dict[str, Any]
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Search, then score the best controller on tracks that chose nothing."""
+    """Search, then score the best controller on tracks that were not used before."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vae", default="runs/vae", help="the V model's run")
     parser.add_argument("--memory", help="memory.safetensors; without it the controller reads z alone")
     parser.add_argument("--out", type=Path, default="runs/controller", help="folder of the search")
     parser.add_argument("--generations", type=int, default=100)
-    parser.add_argument("--population", type=int, default=16, help="controllers in a generation, 4 or more")
-    parser.add_argument("--tracks", type=int, default=2, help="tracks that each of them drives")
-    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="the results do not depend on it")
+    parser.add_argument("--population", type=int, default=16, help="number of controllers in a generation, at least 4")
+    parser.add_argument("--tracks", type=int, default=2, help="number of tracks that each controller drives")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="processes; do not change the results")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     path, car_arguments = args.out / "search.json", (args.vae, args.memory, MAX_STEPS)
@@ -157,9 +157,9 @@ def main(argv: list[str] | None = None) -> None:
     search: dict[str, Any] = {"settings": settings, "generations": []}
     try:
         if min(args.population // 4, args.tracks, args.generations, args.processes) < 1:
-            raise ValueError("a population has 4 controllers or more, and the other numbers are above 0")
+            raise ValueError("population must be 4 or more, and the other numbers must be above 0")
         if path.exists() and (search := json.loads(path.read_bytes()))["settings"] != settings:
-            raise ValueError(f"{path} is of {search['settings']}; ask for the same, or choose another --out")
+            raise ValueError(f"{path} has the settings {search['settings']}; give the same, or choose another --out")
         num_parameters = Car(*car_arguments).num_parameters
         args.out.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
@@ -171,8 +171,8 @@ def main(argv: list[str] | None = None) -> None:
             parameters = torch.cat([found["weight"], found["bias"][:, None]], 1).numpy().ravel()
             returns = np.array(pool.starmap(drive, [(parameters, track) for track in TEST], chunksize=1))
         except KeyboardInterrupt:
-            parser.exit(130, f"{parser.prog}: stopped; the same command goes on\n")
-    print(f"on {len(TEST)} tracks that chose nothing: return {returns.mean():.1f}, std {returns.std():.1f}")
+            parser.exit(130, f"{parser.prog}: stopped; the same command continues\n")
+    print(f"on {len(TEST)} new tracks: return {returns.mean():.1f}, std {returns.std():.1f}")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 
 from world_models import Latents, LatentSequences, Rollouts, load_vae
 
-SEEN = 50  # frames that the model sees before it dreams
+SEEN = 50  # number of frames that the model reads before it dreams
 
 
 class MDNRNN(nn.Module):
@@ -37,7 +37,7 @@ class MDNRNN(nn.Module):
         self.head = nn.Linear(hidden, 3 * num_mixtures * z_dim)
 
     def forward(self, z: Tensor, actions: Tensor, state: tuple[Tensor, Tensor] | None = None):
-        """Z (batch, steps, z_dim) and actions (batch, steps, A) -> the distribution of the next z, and the state."""
+        """The distribution of the next z, and the state, for z (batch, steps, z_dim) and actions (batch, steps, A)."""
         hidden, state = self.lstm(torch.cat([z, actions], 2), state)
         parts = self.head(hidden).unflatten(2, (z.shape[2], self.num_mixtures, 3))
         logits, means, log_stds = parts.unbind(4)
@@ -52,7 +52,7 @@ def nll(model: MDNRNN, batch: dict[str, Tensor]) -> Tensor:
 
 
 def train(sequences: LatentSequences, epochs: int, seed: int) -> MDNRNN:
-    """Fit M; z is drawn anew in each epoch, so M cannot learn the V model's noise by heart."""
+    """Train M. Each epoch samples new z, so M cannot memorise the noise."""
     torch.manual_seed(seed)
     first = sequences[0]
     model = MDNRNN(first["z"].shape[1], first["actions"].shape[1])
@@ -76,7 +76,7 @@ def train(sequences: LatentSequences, epochs: int, seed: int) -> MDNRNN:
 
 @torch.inference_mode()
 def score(model: MDNRNN, sequences: LatentSequences, heldout: LatentSequences) -> dict[str, float]:
-    """Nats per step on held-out latents (lower is better): M, and two baselines that need no recurrence."""
+    """Nats per step on held-out latents (lower is better), of M and of two baselines without recurrence."""
     z, next_z = (torch.cat([sequences[i][name] for i in range(len(sequences))]) for name in ("z", "next_z"))
     anything = Normal(z.mean(0), z.std(0))
     change = Normal((next_z - z).mean(0), (next_z - z).std(0))
@@ -92,7 +92,7 @@ def score(model: MDNRNN, sequences: LatentSequences, heldout: LatentSequences) -
 
 @torch.inference_mode()
 def dream(model: MDNRNN, mu: Tensor, actions: Tensor, num_frames: int) -> Tensor:
-    """Z of frames SEEN .. SEEN + num_frames - 1: M sees the first SEEN frames, then only its own predictions."""
+    """Z of the frames SEEN .. SEEN + num_frames - 1. M reads the first SEEN frames, then only its own predictions."""
     mixture, state = model(mu[None, :SEEN], actions[None, :SEEN])
     path = [mixture.mean[:, -1:]]
     for step in range(SEEN, SEEN + num_frames - 1):
@@ -102,7 +102,7 @@ def dream(model: MDNRNN, mu: Tensor, actions: Tensor, num_frames: int) -> Tensor
 
 
 def write_gif(path: Path, *clips: np.ndarray) -> None:
-    """Clips (frames, 64, 64, 3) side by side, four times as large."""
+    """Write clips (frames, 64, 64, 3) side by side, enlarged four times."""
     size = (256 * len(clips), 256)
     images = [
         Image.fromarray(np.concatenate(row, 1)).resize(size, Image.Resampling.NEAREST)
@@ -112,7 +112,7 @@ def write_gif(path: Path, *clips: np.ndarray) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Train, score, dream."""
+    """Train a memory model, score it, and write its dream."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--latents", default="latents/carracing", help="latents to train on")
     parser.add_argument("--heldout", default="latents/heldout", help="latents of other tracks, to score on")

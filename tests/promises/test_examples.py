@@ -176,7 +176,7 @@ def test_a_search_that_goes_on_in_more_processes_finds_what_an_unbroken_one_find
     resumed = search(2, search(1), "--processes 2")
     for name in ("search.json", "controller.safetensors"):
         assert (resumed / name).read_bytes() == (found / name).read_bytes()
-    assert re.search(r"on 2 tracks that chose nothing: return -?\d+\.\d, std \d+\.\d\n$", capsys.readouterr().out)
+    assert re.search(r"on 2 new tracks: return -?\d+\.\d, std \d+\.\d\n$", capsys.readouterr().out)
 
 
 def _evolved(controller: ModuleType, out: Path, generations: int, score: Callable[..., np.ndarray]) -> dict[str, Any]:
@@ -254,10 +254,10 @@ def test_a_car_that_finds_no_tile_is_stopped_and_pays_for_the_time_left(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--seed 1", "search.json is of .*'seed': 0.*; ask for the same, or choose another --out"),
+        ("--seed 1", "search.json has the settings .*'seed': 0.*; give the same, or choose another --out"),
         ("--vae missing", "missing: no trained model in it"),
         ("--memory missing", "No such file or directory"),
-        ("--population 3", "a population has 4 controllers or more"),
+        ("--population 3", "population must be 4 or more"),
     ],
 )
 def test_bad_input_to_a_search_ends_in_a_line_and_status_2(
@@ -292,4 +292,4 @@ def test_ctrl_c_ends_a_search_in_a_line_that_says_how_to_go_on(
     with pytest.raises(SystemExit) as ended:
         search(1)
     assert ended.value.code == 130
-    assert capsys.readouterr().err.endswith(": stopped; the same command goes on\n")
+    assert capsys.readouterr().err.endswith(": stopped; the same command continues\n")
