@@ -1,7 +1,7 @@
-"""What a controller can do with mu: it learns from the expert, then drives tracks that nobody has seen.
+"""How well a controller drives with mu: it learns from the expert, then drives new tracks.
 
-lockstep     many tracks side by side, whose frames are read at once
-imitation    how a linear controller learns from the expert
-measurement  who drives what, and the scores
-track_map    the driven tracks as small maps
+lockstep     drives several tracks at once, and reads their frames in one batch
+imitation    trains a linear controller by imitation of the expert
+measurement  the trainings and drives of a measurement, and the scores
+track_map    draws the driven tracks as small maps
 """

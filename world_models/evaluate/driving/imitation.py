@@ -1,8 +1,8 @@
-"""A linear controller that learns by imitation: it drives, the expert says what it would have done, ridge regression.
+"""A linear controller that learns by imitation of the expert, with ridge regression.
 
-The controller is the paper's C without the memory model's h: steer, gas and brake are linear in what it sees of one
-frame. What it learns from are the states that it comes into itself (DAgger, Ross et al. 2011): round by round it
-drives new tracks, every state is labelled by the expert, and it is fitted anew to all states so far.
+The controller is the paper's C without the memory model's h: steer, gas and brake are linear in the features of one
+frame. It learns from states that it reaches itself (DAgger, Ross et al. 2011). In each round it drives new tracks. The
+expert labels every state with its own action, and the controller is fitted again to all states so far.
 """
 
 import dataclasses
@@ -18,13 +18,13 @@ LOW, HIGH = np.array([-1.0, 0.0, 0.0]), np.ones(3)
 RIDGE = 1e-3
 """Weight of the penalty, in units of a standardised feature's variance."""
 LEAVES_M, RETURNS_M = 5.0, 3.0
-"""In training the expert takes the wheel this far from the centre line, and gives it back so near to it."""
+"""In training, the expert drives from the first distance from the centre line on, until the second is reached."""
 
 STEP = 0.5
-"""Share of the way that a round moves the controller to the regression's.
+"""A round moves the controller by this share towards the solution of the regression.
 
-No frame shows the speed. So the regression after a slow round asks for more gas in all states, and that after a fast
-round for less; a whole step each time would not settle.
+A frame does not show the speed. So the regression gives more gas in all states after a slow round, and less after a
+fast round. With full steps the speed would not converge.
 """
 
 
@@ -33,15 +33,15 @@ class Controller:
     """Actions that are linear in z, clipped to CarRacing's box.
 
     Attributes:
-        weights: of each number of z for steer, gas and brake.
-        bias: added to them.
+        weights: weights of each number of z for steer, gas and brake.
+        bias: bias of steer, gas and brake.
     """
 
     weights: Float[np.ndarray, "z 3"]
     bias: Float[np.ndarray, " 3"]
 
     def act(self, z: Float[np.ndarray, "tracks z"]) -> Float32[np.ndarray, "tracks 3"]:
-        """Steer, gas and brake for each row; sums in a fixed order, whatever the number of rows and threads."""
+        """Steer, gas and brake for each row. The order of the sums depends neither on the rows nor on the threads."""
         wanted = np.einsum("nz,za->na", z.astype(np.float64), self.weights) + self.bias
         return np.clip(wanted, LOW, HIGH).astype(np.float32)
 
@@ -54,13 +54,13 @@ class Controller:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How much a controller practises.
+    """The practice of a controller.
 
     Attributes:
-        num_rounds: rounds of driving; the expert drives the first.
-        num_tracks: in each round, all of them new.
-        num_steps: after which an episode is cut off.
-        first_seed: of the first track.
+        num_rounds: number of rounds; the expert drives the first.
+        num_tracks: number of tracks in each round, all of them new.
+        num_steps: number of steps after which an episode is cut off.
+        first_seed: seed of the first track.
     """
 
     num_rounds: int
@@ -70,7 +70,7 @@ class Plan:
 
     @property
     def total_steps(self) -> int:
-        """Steps in all rounds."""
+        """Number of steps in all rounds."""
         return self.num_rounds * self.num_tracks * self.num_steps
 
     def seeds(self, index: int) -> range:
@@ -80,7 +80,7 @@ class Plan:
 
 
 class Lessons:
-    """States and what the expert does in them, as the sums that a regression needs."""
+    """Features of states and the expert's actions in them, kept as the sums that a regression needs."""
 
     def __init__(self, z_dim: int):
         self.count = 0
@@ -88,18 +88,18 @@ class Lessons:
         self._actions, self._cross = np.zeros(3), np.zeros((z_dim, 3))
 
     def add(self, z: Float[np.ndarray, "rows z"], actions: Float32[np.ndarray, "rows 3"]) -> None:
-        """Take in rows of what was seen, and the expert's actions for them."""
+        """Add rows of features and the expert's actions for them."""
         z, actions = z.astype(np.float64), actions.astype(np.float64)
         self.count += len(z)
         self._inputs += z.sum(0)
         self._actions += actions.sum(0)
-        # einsum does not hand small products to threads, which would sum in another order on another machine.
+        # einsum computes small products in one thread. Several threads would sum in another order on another machine.
         self._products += np.einsum("ni,nj->ij", z, z)
         self._cross += np.einsum("ni,na->ia", z, actions)
 
     def fit(self) -> Controller:
-        """Ridge regression with the bias left free, on features brought to variance 1; a constant one gets weight 0."""
-        # By hand: scikit-learn's Ridge needs all rows, where sums serve, and takes twice as long for the same weights.
+        """Ridge regression on features scaled to variance 1, without penalty on the bias. Constant features get 0."""
+        # scikit-learn's Ridge needs all rows instead of sums, and takes twice as long for the same weights.
         mean, mean_action = self._inputs / self.count, self._actions / self.count
         covariance = self._products / self.count - np.outer(mean, mean)
         std = np.sqrt(np.maximum(covariance.diagonal(), 0))
@@ -111,18 +111,18 @@ class Lessons:
 
 
 def by(controller: Controller, read: Read, rows: int) -> Choose:
-    """The controller drives, by what it reads in the frames; `rows` of them at once."""
+    """A `Choose` with which the controller drives; it reads `rows` frames at once."""
     return lambda cars: list(controller.act(look(cars, read, rows)))
 
 
 class Lesson:
-    """One round of learning: the controller drives, the expert labels, and takes the wheel where the road is lost.
+    """One round of learning: the controller drives, and the expert labels its states. Far off the road the expert drives.
 
     Args:
-        controller: drives; None for the expert.
-        read: what the controller sees of frames.
-        lessons: takes in every state.
-        rows: cars that drive.
+        controller: the controller that drives; None for the expert.
+        read: gives the features of frames.
+        lessons: gets every state.
+        rows: number of cars.
     """
 
     def __init__(self, controller: Controller | None, read: Read, lessons: Lessons, rows: int):
@@ -130,7 +130,7 @@ class Lesson:
         self._helped: set[Car] = set()
 
     def __call__(self, cars: Sequence[Car]) -> list[Float32[np.ndarray, " 3"]]:
-        """The actions; what was seen and advised is added to the lessons."""
+        """The actions of the cars. The features and the expert's actions are added to the lessons."""
         z, advice = look(cars, self._read, self._rows), [car.advice() for car in cars]
         self._lessons.add(z, np.stack(advice))
         if self._controller is None:
@@ -139,7 +139,7 @@ class Lesson:
         return [advice[row] if self._helps(car) else driven[row] for row, car in enumerate(cars)]
 
     def _helps(self, car: Car) -> bool:
-        """Whether the expert holds the wheel: from where the road is lost until the car is back on it."""
+        """Whether the expert drives this car: from `LEAVES_M` off the centre line until it is within `RETURNS_M`."""
         if car.distance_m() <= (RETURNS_M if car in self._helped else LEAVES_M):
             self._helped.discard(car)
             return False
@@ -148,18 +148,18 @@ class Lesson:
 
 
 def learn(place: Place, read: Read, z_dim: int, plan: Plan, report: Report) -> Controller:
-    """Learn to drive, round by round; the first is the expert's.
+    """Train a controller, round by round. The expert drives the first round.
 
     Args:
         place: the environment.
-        read: what the controller sees of frames.
-        z_dim: how many numbers that is.
-        plan: how much it practises, and where.
-        report: is told the steps taken so far.
+        read: gives the features of frames.
+        z_dim: number of features.
+        plan: rounds, tracks and steps.
+        report: called with the number of steps so far.
 
     Returns:
-        the mean of the second half of the rounds' controllers. Each of them leans towards the tracks of its rounds, in
-        its speed above all; their mean does so less.
+        The mean of the controllers of the second half of the rounds. Each of them is fitted too much to the tracks of
+        its rounds, most of all in its speed. Their mean is less so.
     """
     lessons, controllers = Lessons(z_dim), list[Controller]()
     for index in range(plan.num_rounds):

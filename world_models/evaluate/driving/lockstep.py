@@ -1,7 +1,7 @@
-"""Tracks of CarRacing driven in lock-step: a step on each, then the frames of all are read at once.
+"""Drives several tracks of CarRacing in lock-step: one step on each, then all frames are read in one batch.
 
-A V model reads twenty frames in a third of the time that it takes to read them one by one. So a process drives twenty
-tracks side by side; other processes drive others.
+A V model reads a batch of twenty frames in a third of the time of twenty single frames. So each process drives twenty
+tracks at the same time.
 """
 
 import contextlib
@@ -18,17 +18,17 @@ from world_models.envs.expert import Expert
 from world_models.runtime.workers import Report
 
 Read = Callable[[UInt8[torch.Tensor, "tracks 64 64 3"]], Float[torch.Tensor, "tracks z"]]
-"""What a controller sees of frames: mu of a V model, or PCA's coefficients."""
+"""Gives the features of frames that a controller reads: mu of a V model, or PCA's coefficients."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Which environment is driven.
+    """The environment that is driven.
 
     Attributes:
         env: its id, CarRacing or one like it.
-        env_args: arguments that it is made with.
-        crop: rows of the observation to keep, as `--crop` takes them.
+        env_args: its arguments.
+        crop: rows of the observation to keep, in the form of `--crop`.
     """
 
     env: str
@@ -36,7 +36,7 @@ class Place:
     crop: str
 
     def make(self) -> envs.FrameEnv:
-        """Make it.
+        """Make the environment.
 
         Raises:
             ValueError: it cannot be made, or its observations do not fit the crop.
@@ -44,29 +44,29 @@ class Place:
         return envs.make_env(self.env, self.crop, env_args=self.env_args)
 
     def check(self) -> None:
-        """Refuse a place where the expert cannot drive.
+        """Check that the expert can drive here.
 
         Raises:
-            ValueError: it cannot be made, or there is no expert for it.
+            ValueError: the environment cannot be made, or there is no expert for it.
         """
         with envs.off_screen(), contextlib.closing(self.make()) as env:
             Expert(env, 0)
 
 
 class Car:
-    """A car on its track, with the expert as co-driver.
+    """A car on its track, with the advice of the expert.
 
     Args:
         place: the environment.
-        seed: of the episode, which makes the track.
-        drawn: whether frames are drawn; they are black otherwise, which is much faster.
+        seed: seed of the episode, which determines the track.
+        drawn: whether frames are drawn. Otherwise they are black, which is much faster.
 
     Attributes:
-        frame: what a controller sees now (64, 64, 3).
+        frame: the current frame (64, 64, 3).
         total: sum of the rewards so far.
-        ended: whether the episode is over.
-        finished: whether it is over because the lap is finished.
-        path_m: where the car has been, x and y after each step.
+        ended: whether the episode has ended.
+        finished: whether it has ended because the lap is finished.
+        path_m: positions of the car, x and y after each step.
     """
 
     def __init__(self, place: Place, seed: int, drawn: bool = True):
@@ -81,11 +81,11 @@ class Car:
         self.path_m = [self._position_m()]
 
     def advice(self) -> Float32[np.ndarray, " 3"]:
-        """What the expert would do now: steer, gas and brake."""
+        """The expert's action for the current state: steer, gas and brake."""
         return self._expert(None)
 
     def distance_m(self) -> float:
-        """From the car to the centre line."""
+        """Distance from the car to the centre line, in metres."""
         return abs(float(self._env.telemetry()[self._offset]))
 
     def step(self, action: Float32[np.ndarray, " 3"]) -> None:
@@ -97,7 +97,7 @@ class Car:
         self.path_m.append(self._position_m())
 
     def outline_m(self) -> Float64[np.ndarray, "points 2"]:
-        """The track's centre line, x and y."""
+        """The track's centre line, x and y, in metres."""
         return self._env.simulator.centre_line_m()
 
     def close(self) -> None:
@@ -110,17 +110,17 @@ class Car:
 
 
 Choose = Callable[[Sequence[Car]], Sequence[Float32[np.ndarray, " 3"]]]
-"""An action for each of the cars that still drive."""
+"""Chooses an action for each of the cars that still drive."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Driven:
-    """What came of driving tracks.
+    """The result of driving some tracks.
 
     Attributes:
-        returns: sum of the rewards of each.
-        finished: whether the lap was finished.
-        paths_m: where each car was, x and y after each step.
+        returns: sum of the rewards on each track.
+        finished: whether the lap was finished, for each track.
+        paths_m: positions of each car, x and y after each step.
         outlines_m: the centre line of each track.
     """
 
@@ -131,7 +131,7 @@ class Driven:
 
     @staticmethod
     def together(parts: Sequence["Driven"]) -> "Driven":
-        """Several as one, in their order."""
+        """Join several results in their order."""
         return Driven(
             np.concatenate([part.returns for part in parts]),
             np.concatenate([part.finished for part in parts]),
@@ -141,22 +141,22 @@ class Driven:
 
 
 @envs.off_screen()
-@envs.gymnasium_warnings()  # which the collection of the training data said
-def drive(  # where, what, how long, by whom; the last two are for progress and speed
+@envs.gymnasium_warnings()  # the collection of the training data has printed them
+def drive(  # the environment, the tracks, the steps, the driver; the last two are for progress and speed
     place: Place, seeds: Sequence[int], num_steps: int, choose: Choose, report: Report, drawn: bool = True
 ) -> Driven:
-    """Drive the tracks of these seeds to their ends, or for that many steps.
+    """Drive the tracks of these seeds, each until its episode ends, or for `num_steps` steps.
 
     Args:
         place: the environment.
-        seeds: of the episodes.
-        num_steps: after which an episode is cut off.
-        choose: who drives.
-        report: is told the steps taken so far, those after an early end included.
-        drawn: whether there are frames to look at.
+        seeds: seeds of the episodes.
+        num_steps: number of steps after which an episode is cut off.
+        choose: chooses the actions.
+        report: called with the number of steps so far. An episode that has ended counts as if it continued.
+        drawn: whether frames are drawn.
     """
     with contextlib.ExitStack() as opened:
-        # Each is made anew, since a simulator may carry something over from one episode to the next.
+        # Each car has a new environment, because a simulator may carry state over from one episode to the next.
         cars = [opened.enter_context(contextlib.closing(Car(place, seed, drawn))) for seed in seeds]
         for step in range(num_steps):
             going = [car for car in cars if not car.ended]
@@ -172,18 +172,18 @@ def drive(  # where, what, how long, by whom; the last two are for progress and 
 
 
 def by_expert(cars: Sequence[Car]) -> list[Float32[np.ndarray, " 3"]]:
-    """The expert drives."""
+    """A `Choose` with which the expert drives."""
     return [car.advice() for car in cars]
 
 
 def look(cars: Sequence[Car], read: Read, rows: int) -> Float[np.ndarray, "tracks z"]:
-    """What is read in the cars' frames.
+    """The features of the cars' frames.
 
     Args:
-        cars: at most `rows`.
-        read: reads frames.
-        rows: frames that are read at once, black ones added: always as many, or a frame's sums would depend on how
-            many other episodes have ended.
+        cars: the cars, at most `rows`.
+        read: gives the features of frames.
+        rows: number of frames in the batch; it is filled with black frames. With a fixed size, the sums for a frame do
+            not depend on the number of episodes that have ended.
     """
     frames = np.zeros((rows, 64, 64, 3), np.uint8)
     frames[: len(cars)] = [car.frame for car in cars]

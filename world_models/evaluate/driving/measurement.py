@@ -1,7 +1,7 @@
-"""How well a V model serves a controller: a linear one learns on mu, then drives tracks that nobody has seen.
+"""Measures how well a controller drives with a V model: a linear controller learns on mu, then drives new tracks.
 
-The measurement is the same for every model: the tracks to practise on, the expert who teaches, the regression, and the
-100 tracks that count. Beside it stand the same controller on PCA's coefficients, and the expert itself.
+The measurement is the same for every model: practice tracks, expert, regression, and the 100 scored tracks. For
+comparison, the same controller learns on PCA's coefficients, and the expert drives too.
 """
 
 import copy
@@ -38,11 +38,11 @@ EXECUTOR: executors.Executor = "processes"
 
 @dataclasses.dataclass(frozen=True)
 class Eyes:
-    """What a controller sees of frames, for a process of its own.
+    """The features that a controller reads from frames. They can be sent to another process.
 
     Attributes:
-        read: reads frames.
-        z_dim: how many numbers that is.
+        read: gives the features of frames.
+        z_dim: number of features.
     """
 
     read: Read
@@ -51,7 +51,7 @@ class Eyes:
 
 @dataclasses.dataclass(frozen=True)
 class Learning:
-    """A task: have a controller learn by what these eyes see of a frame."""
+    """A task: train a controller on these features."""
 
     place: Place
     eyes: Eyes
@@ -60,7 +60,7 @@ class Learning:
 
 @dataclasses.dataclass(frozen=True)
 class Scoring:
-    """A task: have a controller drive the tracks of these seeds; the expert, where there is no controller."""
+    """A task: drive the tracks of these seeds by a controller, or by the expert if there is no controller."""
 
     place: Place
     seeds: Sequence[int]
@@ -69,20 +69,20 @@ class Scoring:
 
 
 def place_of(data: Rollouts) -> Place:
-    """The environment that rollouts are of."""
+    """The environment of rollouts."""
     crop = data.preprocess["crop"]
     return Place(data.env, data.env_args, "none" if crop is None else f"{crop[0]}:{crop[1]}")
 
 
 def check(data: Rollouts, *seeds: frozenset[int]) -> None:
-    """Refuse to drive where there is no expert, or where a scored track was seen.
+    """Check that there is an expert, and that no scored track is in the data.
 
     Args:
         data: the rollouts whose environment is driven.
-        seeds: of episodes that the model was trained or scored on.
+        seeds: seeds of the episodes that the model was trained or scored on.
 
     Raises:
-        ValueError: there is such a reason.
+        ValueError: there is no expert, or a scored track is in the data.
     """
     try:
         place_of(data).check()
@@ -128,7 +128,7 @@ def measure(place: Place, vae: VAE, baselines: Baselines, seed: int) -> tuple[Dr
 
 
 def _done(tasks: Sequence[Learning | Scoring], bar: tqdm) -> list[Any]:
-    """The tasks' results in their order."""
+    """Do the tasks. Returns their results in order."""
     before = bar.n
 
     def watch(steps: int) -> None:
@@ -139,7 +139,7 @@ def _done(tasks: Sequence[Learning | Scoring], bar: tqdm) -> list[Any]:
 
 
 def carry_out(task: Learning | Scoring, report: Report) -> Controller | Driven:
-    """Learn or drive, in a process that has one core for it."""
+    """Do a task, in a process that uses one core."""
     with threads.single_threaded():
         if isinstance(task, Learning):
             return imitation.learn(task.place, task.eyes.read, task.eyes.z_dim, task.plan, report)
@@ -150,7 +150,7 @@ def carry_out(task: Learning | Scoring, report: Report) -> Controller | Driven:
 
 
 def scores(on_mu: Driven, on_pca: Driven, by_expert: Driven) -> Drive:
-    """What eval.json says of the controller on mu, beside that on PCA's coefficients and the expert."""
+    """The scores for eval.json: of the controller on mu, of that on PCA's coefficients, and of the expert."""
     returns = on_mu.returns
     return Drive(
         mean=float(returns.mean()),
@@ -172,10 +172,10 @@ class _Mu:
 
 
 def eyes_of_vae(vae: VAE) -> Eyes:
-    """Mu of frames, by the CPU."""
+    """Features: mu of frames, computed on the CPU."""
     return Eyes(_Mu(copy.deepcopy(vae).cpu()), vae.config.z_dim)
 
 
 def eyes_of_pca(baselines: Baselines) -> Eyes:
-    """PCA's coefficients of frames."""
+    """Features: PCA's coefficients of frames."""
     return Eyes(baselines.coefficients, len(baselines.components))

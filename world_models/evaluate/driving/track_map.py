@@ -1,4 +1,4 @@
-"""The driven tracks as small maps: where the road is, where the car went, and what it earned."""
+"""Draws driven tracks as small maps with the road, the car's path and the return."""
 
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ POINTS_PER_IN = 72
 
 
 def draw(driven: Driven) -> Picture:
-    """Up to 20 tracks, evenly spread from the worst to the best."""
+    """Draw up to 20 tracks, evenly spread from the worst to the best."""
     returns = driven.returns
     order = np.argsort(returns, kind="stable")
     chosen = order[np.linspace(0, len(order) - 1, min(SHOWN, len(order))).astype(int)]
@@ -37,7 +37,7 @@ def draw(driven: Driven) -> Picture:
 
 
 def _draw_track(axes: "Axes", driven: Driven, track: int) -> None:
-    """The road in grey, as wide as it is, the path over it, a dot at the start and a cross at the end."""
+    """Draw the road in grey with its true width, the path over it, a dot at the start and a cross at the end."""
     outline, path = driven.outlines_m[track], driven.paths_m[track]
     closed = np.concatenate([outline, outline[:1]])
     extent_m = float(np.ptp(outline, axis=0).max()) + 4 * ROAD_WIDTH_M

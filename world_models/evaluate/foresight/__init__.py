@@ -1,6 +1,6 @@
-"""What a memory model can make of z: trained on latents, it foresees frames of held-out episodes.
+"""How well a memory model predicts z: it is trained on latents and predicts frames of held-out episodes.
 
 memory  the paper's memory model, in two forms
-codes   what it predicts: the V model's z, or principal components
-study   training, and the errors of what is foreseen
+codes   the codes that it predicts: the V model's z, or principal components
+study   trains memory models, and measures the errors of their predictions
 """

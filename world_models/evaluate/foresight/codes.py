@@ -1,4 +1,4 @@
-"""Codes that a memory model can predict: the V model's z, and principal components to compare it with."""
+"""Codes that a memory model can predict: the V model's z, and principal components for comparison."""
 
 import dataclasses
 from collections.abc import Callable
@@ -19,11 +19,11 @@ Frames = UInt8[Tensor, "batch height width channels"]
 
 @dataclasses.dataclass(frozen=True)
 class Code:
-    """A way from frames to z and back.
+    """A code of frames.
 
     Attributes:
-        encode: mean and standard deviation of z for each of a batch of frames.
-        decode: images with values in [0, 1] of a batch of z, flattened as frames are.
+        encode: gives mean and standard deviation of z for a batch of frames.
+        decode: gives images with values in [0, 1], flattened, for a batch of z.
     """
 
     encode: Callable[[Frames], tuple[Tensor, Tensor]]
@@ -31,7 +31,7 @@ class Code:
 
 
 def code_of_vae(vae: VAE) -> Code:
-    """The V model's own z."""
+    """The code of a V model."""
 
     def encode(frames: Frames) -> tuple[Tensor, Tensor]:
         posterior = vae.encode(frames)
@@ -44,7 +44,7 @@ def code_of_vae(vae: VAE) -> Code:
 
 
 def code_of_pca(baselines: Baselines, frames: Frames) -> Code:
-    """Coefficients of principal components as z, scaled to variance 1 over some frames."""
+    """The coefficients of principal components as z, scaled to variance 1 over `frames`."""
     scale = baselines.coefficients(frames).std(0).clamp_min(1e-6)
 
     def encode(frames: Frames) -> tuple[Tensor, Tensor]:

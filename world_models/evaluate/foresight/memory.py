@@ -1,8 +1,8 @@
-"""A memory model to judge latents by: the paper's LSTM with mixture density output, in two forms.
+"""A memory model for the comparison of latents: the paper's LSTM with mixture density output, in two forms.
 
-`predicts_z` says where z will be, as the paper's memory model does (Ha & Schmidhuber 2018, appendix A.2), and so do the
-public re-implementations. `predicts_change` says how far z will move from where it is. Which latents are easy to
-predict differs between the two, so a V model is judged by both.
+`predicts_z` predicts the next z, like the paper's memory model (Ha & Schmidhuber 2018, appendix A.2) and the public
+re-implementations. `predicts_change` predicts the change of z. Latents that are easy to predict for one form may be
+hard for the other, so a V model is scored by both.
 """
 
 import math
@@ -25,12 +25,12 @@ State = tuple[Tensor, Tensor]
 
 
 class Recording(NamedTuple):
-    """An episode as a memory model reads it: T + 1 latents, T actions.
+    """An episode for a memory model: T + 1 latents, T actions.
 
     Attributes:
         mu: mean of z for each frame.
-        std: standard deviation of z for each frame; 0 where a frame has one z only.
-        actions: taken after each frame but the last.
+        std: standard deviation of z for each frame; 0 if z is not random.
+        actions: the action after each frame except the last.
     """
 
     mu: Float[Tensor, "rows z"]
@@ -57,7 +57,7 @@ class Mixture(NamedTuple):
         return (self.log_weights.exp() * self.means).sum(2)
 
     def sample(self, generator: torch.Generator) -> Float[Tensor, "batch steps z"]:
-        """One draw: a component for each dimension by its weight, then a value from that component."""
+        """Draw a sample: for each dimension first a component by its weight, then a value from that component."""
         cumulative = self.log_weights.exp().cumsum(2)
         uniform = torch.rand(cumulative[:, :, :1].shape, generator=generator)
         chosen = (cumulative[:, :, :-1] <= uniform).sum(2, keepdim=True)  # where the draw falls among the weights
@@ -68,13 +68,13 @@ class Mixture(NamedTuple):
 class Memory(nn.Module):
     """An LSTM of 256 units whose output is a mixture of five normal distributions for each latent dimension.
 
-    It computes with standardised numbers (see `standardise`): the LSTM reads (z - mean) / std, and the mixture's means
-    and standard deviations are in units of std, or of the changes' std. What comes in and out is in the units of z.
+    Inside, numbers are standardised (see `standardise`): the LSTM reads (z - mean) / std, and the mixture's means and
+    standard deviations are in units of std, or of the changes' std. Inputs and outputs are in the units of z.
 
     Args:
-        z_dim: numbers in z.
-        num_actions: numbers in an action.
-        form: whether the mixture is of the next z itself, or of its change.
+        z_dim: number of latent dimensions.
+        num_actions: number of values of an action.
+        form: whether the mixture is that of the next z or that of its change.
     """
 
     mean: Tensor
@@ -91,10 +91,10 @@ class Memory(nn.Module):
         self.head = nn.Linear(HIDDEN, 3 * MIXTURES * z_dim)
 
     def standardise(self, episodes: Sequence[Recording]) -> None:
-        """Take the means and standard deviations of z, of actions and of z's changes from episodes.
+        """Set the means and standard deviations of z, of actions and of z's changes from episodes.
 
-        They are those of drawn z, not of mu alone: where a V model does not use a dimension, mu hardly moves, and z is
-        noise. What never changes gets a standard deviation of 1.
+        They are those of sampled z, not of mu. In a dimension that a V model does not use, mu is almost constant and z
+        is noise. A constant value gets a standard deviation of 1.
         """
         mu, actions = (torch.cat([getattr(episode, of) for episode in episodes]) for of in ("mu", "actions"))
         changes = torch.cat([episode.mu.diff(dim=0) for episode in episodes])
@@ -121,15 +121,15 @@ class Memory(nn.Module):
 
 
 def _std(rows: Float[Tensor, "rows values"], noise: Tensor | float = 0.0) -> Float[Tensor, " values"]:
-    """Standard deviation of rows with noise of that variance added; 1 where the sum does not vary."""
+    """Standard deviation of rows plus noise of variance `noise`; 1 if the sum is constant."""
     std = (rows.var(0, correction=0) + noise).sqrt()
     return torch.where(std > 1e-6, std, 1.0)
 
 
 class Sequences:
-    """Random training sequences from episodes, with z drawn anew each time, as the paper does.
+    """Random training sequences from episodes. As in the paper, z is sampled anew each time.
 
-    A sequence has 50 steps, or all steps of an episode that is shorter.
+    A sequence has 50 steps; if the episode is shorter, it has all its steps.
     """
 
     def __init__(self, episodes: Sequence[Recording], generator: torch.Generator):
@@ -144,7 +144,7 @@ class Sequences:
     def batch(
         self,
     ) -> tuple[Float[Tensor, "batch rows z"], Float[Tensor, "batch steps actions"], Bool[Tensor, "batch steps"]]:
-        """Z of all rows, the actions between them, and which steps lie within their episode."""
+        """Z of all rows, the actions between them, and whether each step is within its episode."""
         episode = torch.randint(len(self.steps), (BATCH,), generator=self.generator)
         steps = self.steps[episode]
         rows = self._rows(episode, steps)
@@ -154,7 +154,7 @@ class Sequences:
         return z, self.actions[rows[:, :-1]], within
 
     def _rows(self, episode: Int64[Tensor, " batch"], steps: Int64[Tensor, " batch"]) -> Int64[Tensor, "batch rows"]:
-        """Rows from a random start; behind the end of a short episode its last row is repeated."""
+        """Rows from a random start on. After the end of a short episode its last row is repeated."""
         num_starts = (steps - LENGTH).clamp_min(0) + 1
         start = (torch.rand(BATCH, generator=self.generator) * num_starts).long()
         offset = start[:, None] + torch.arange(min(LENGTH, int(self.steps.max())) + 1)
@@ -179,10 +179,10 @@ def fit(
 
     Args:
         memory: the model.
-        episodes: training ones.
-        seed: of the sequences and of z.
-        num_steps: training steps.
-        before_step: is called before each of them; what it raises ends the training.
+        episodes: training episodes.
+        seed: seed of the sequences and of z.
+        num_steps: number of training steps.
+        before_step: called before each step; an exception from it ends the training.
     """
     memory.standardise(episodes)
     sequences = Sequences(episodes, torch.Generator().manual_seed(seed))

@@ -1,9 +1,9 @@
-"""Foresight: what a memory model can make of latents, measured in frames.
+"""Foresight: how well memory models predict latents, measured as errors of frames.
 
-Memory models (`memory.py`) learn (z_t, a_t) -> z_{t+1} on training episodes. On held-out episodes they
-predict 1, 10 and 50 steps ahead: they are told the actions and see no further frame. The predictions are decoded and
-compared with the frames that came. So V models are compared by their use: sharp latents that are hard to predict lose,
-and so do latents that are easy to predict because they hold little.
+Memory models (`memory.py`) learn (z_t, a_t) -> z_{t+1} on training episodes. On held-out episodes they predict 1, 10
+and 50 steps ahead. They get the actions but no frame in between. The predictions are decoded and compared with the true
+frames. The error is large for sharp latents that are hard to predict. It is also large for latents that are easy to
+predict because they contain little.
 """
 
 import dataclasses
@@ -29,11 +29,11 @@ from world_models.vae.baselines import Baselines
 from world_models.vae.model import VAE
 
 STEPS_AHEAD = (1, 10, 50)
-WARM_UP = 20  # frames that the memory has seen before its predictions count
-START_EVERY = 10  # frames between those that predictions start from
-TRAINING_STEPS = 1800  # about six minutes on two cores; the error ten steps ahead still falls with more
-NUM_SAMPLES = 5  # futures drawn from each start
-SEEDS = (0, 1)  # of the memories on the V model's latents; PCA's have the first alone
+WARM_UP = 20  # number of frames that the memory model reads before its first scored prediction
+START_EVERY = 10  # predictions start at every tenth frame
+TRAINING_STEPS = 1800  # about six minutes on two cores; with more steps the error ten steps ahead still falls
+NUM_SAMPLES = 5  # number of futures that are sampled from each start
+SEEDS = (0, 1)  # seeds of the memory models on the V model's latents; those on PCA have only the first
 
 
 class Judge(NamedTuple):
@@ -46,11 +46,11 @@ class Judge(NamedTuple):
 
 
 def train(recordings: Mapping[str, Sequence[Recording]], num_steps: int) -> list[Judge]:
-    """Memory models of both forms for each code, trained side by side on a core each.
+    """Train memory models of both forms for each code, at the same time, each on one core.
 
     Args:
-        recordings: of training episodes, by code.
-        num_steps: training steps of each model.
+        recordings: training episodes, by code.
+        num_steps: number of training steps of each model.
     """
     seeds = {"vae": SEEDS, "pca": SEEDS[:1]}
     judges = [
@@ -75,7 +75,7 @@ def train(recordings: Mapping[str, Sequence[Recording]], num_steps: int) -> list
         try:
             list(pool.map(fit, judges))
         finally:
-            stopped.set()  # or whoever ends the command would wait until the memories are trained
+            stopped.set()  # otherwise an interrupted command would wait until all models are trained
     return judges
 
 
@@ -91,14 +91,14 @@ def predict(
     ahead: Sequence[int],
     num_draws: int = 0,
 ) -> Float[Tensor, "ahead draws starts z"]:
-    """The z some steps after each start. The model has seen all frames up to the start, and is told the actions.
+    """Predict z some steps after each start. The model reads all frames up to the start, and all actions.
 
     Args:
-        model: predicts.
-        episode: what the model has seen, and its actions.
-        starts: rows, ascending, from 1 on.
-        ahead: steps after the start, ascending.
-        num_draws: futures that are drawn from each start; 0 feeds back the expected z of each step, as one draw.
+        model: the memory model.
+        episode: the episode.
+        starts: rows from which predictions start, ascending, from 1 on.
+        ahead: numbers of steps after the start, ascending.
+        num_draws: number of futures that are sampled from each start; 0 feeds back the expected z, as one draw.
     """
     generator, draws = torch.Generator().manual_seed(0), max(1, num_draws)
     hidden, cell = (part.repeat(1, draws, 1) for part in _states_before(model, episode, starts))
@@ -125,30 +125,30 @@ def _states_before(model: Memory, episode: Recording, starts: Sequence[int]) -> 
 
 
 def min_steps() -> int:
-    """Steps of an episode in which anything can be foreseen."""
+    """The smallest number of steps of an episode for which predictions can be scored."""
     return WARM_UP + max(STEPS_AHEAD)
 
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """Memory models of a V model's latents and of principal components, and what they foresee.
+    """Trained memory models of a V model's latents and of principal components.
 
     Attributes:
-        codes: `vae` and `pca`.
-        judges: memory models of both.
+        codes: the codes `vae` and `pca`.
+        judges: memory models of both codes.
     """
 
     codes: Mapping[str, Code]
     judges: Sequence[Judge]
 
     def score(self, episodes: Iterable[Episode]) -> dict[str, dict[str, Foreseen]]:
-        """SSE of what was foreseen against what came, mean over starts; beside it the bounds that tell its worth.
+        """SSE of the predictions and of the baselines, mean over starts.
 
         Args:
-            episodes: held-out ones. Those shorter than `min_steps` are left out; one has to be as long.
+            episodes: held-out episodes. Those shorter than `min_steps` are left out; at least one must be long enough.
 
         Returns:
-            errors by form, then by steps ahead.
+            Errors by form, then by steps ahead.
         """
         long_enough = [episode for episode in episodes if len(episode) >= min_steps()]
         with threads.single_threaded(), ThreadPoolExecutor(available_cores()) as pool:
@@ -179,12 +179,12 @@ class Study:
 
     @torch.inference_mode()
     def dream(self, episode: Episode, start: int, num_frames: int) -> dict[str, UInt8[np.ndarray, "frames 64 64 3"]]:
-        """Frames after a start as they came, as the V model reconstructs them, and as each form's first memory dreams.
+        """The true frames after a start, their reconstructions, and the dreams of the first memory model of each form.
 
         Args:
-            episode: a held-out one.
-            start: the last frame that the memory sees.
-            num_frames: how many frames follow.
+            episode: a held-out episode.
+            start: the last frame that the memory models read.
+            num_frames: number of frames after it.
         """
         ahead, code = range(1, num_frames + 1), self.codes["vae"]
         recorded = record(code, episode)
@@ -208,9 +208,9 @@ def study(
     Args:
         vae: the V model.
         baselines: principal components of its training frames.
-        episodes: training ones, read once.
-        frames: some training frames, over which the components are scaled.
-        num_steps: training steps of each memory model.
+        episodes: training episodes, read once.
+        frames: some training frames; the components are scaled by their variance.
+        num_steps: number of training steps of each memory model.
     """
     codes = {"vae": code_of_vae(vae), "pca": code_of_pca(baselines, torch.from_numpy(frames))}
     recordings: dict[str, list[Recording]] = {name: [] for name in codes}
@@ -256,10 +256,10 @@ def _squared(images: Sequence[Images], came: Sequence[Images]) -> Float[Tensor, 
 def _sampled(
     code: Code, model: Memory, episode: Recording, starts: Sequence[int], came: Sequence[Images]
 ) -> Float[Tensor, " ahead"]:
-    """Squared error of the expected image, for which the mean of K decoded draws stands.
+    """Squared error of the expected image, which is estimated by the mean of K decoded samples.
 
-    The mean of K draws has a variance of its own. It is estimated from the draws and taken off, so the result does not
-    depend on K, but for chance.
+    The mean of K samples has a variance. It is estimated from the samples and subtracted. So the result does not depend
+    on K, except for chance.
     """
     errors = []
     for futures, images in zip(predict(model, episode, starts, STEPS_AHEAD, NUM_SAMPLES), came, strict=True):
