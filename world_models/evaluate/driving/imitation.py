@@ -116,7 +116,7 @@ def by(controller: Controller, read: Read, rows: int) -> Choose:
 
 
 class Lesson:
-    """One round of learning: the controller drives, and the expert labels its states. Far off the road the expert drives.
+    """One round of learning: the controller drives and the expert labels its states. Off the road, the expert drives.
 
     Args:
         controller: the controller that drives; None for the expert.
