@@ -1,14 +1,14 @@
 /* CarRacing-v3's 96x96 observation, drawn to the same bits as Gymnasium 1.4 draws it with pygame-ce 2.5.
  *
  * Gymnasium draws polygons on a 1000x800 canvas, turns it upside down, draws a panel over rows 700..799, and shrinks it
- * to 96x96, columns first. Here a row of the canvas is 96 cells, each the source pixels of one output column. Most cells
- * have one colour and are its number in a palette: a span of a polygon sets few of them, and a block of like cells
- * shrinks by one look-up. Only a mixed cell, where something begins or ends, has pixels of its own.
+ * to 96x96, columns first. Here a row of the canvas has 96 cells. A cell holds the source pixels of one output column.
+ * Most cells have one colour, and are stored as its number in a palette. So a span of a polygon sets few cells, and a
+ * block of equal cells shrinks by one look-up. Only a mixed cell, in which a shape begins or ends, has its own pixels.
  *
  * Every rounding below is one of pygame's: gfxdraw's fixed-point polygons and Wu lines, draw.polygon's float32
- * intersections, smoothscale's 14-bit weights. Where pygame's arithmetic wraps around, this wraps around alike.
+ * intersections, smoothscale's 14-bit weights. Where pygame's arithmetic wraps around, so does this.
  *
- * No state is kept from frame to frame but the palette, nothing is allocated, and one canvas serves one thread.
+ * Only the palette is kept from frame to frame. Nothing is allocated. Each thread needs its own canvas.
  */
 #include <math.h>
 #include <stddef.h>
@@ -40,7 +40,7 @@ typedef struct {
     int lo, hi;
 } Taps;
 
-/* What changes with every frame; car_renderer.py packs it as 37 doubles. */
+/* The values that change with every frame; car_renderer.py packs them as 37 doubles. */
 typedef struct {
     double cos, sin, zoom, shift_x, shift_y; /* from the world to the canvas */
     double body[5][4];                       /* wheels, then hull: x, y, cosine, sine of float32 */
@@ -53,7 +53,7 @@ typedef struct {
     uint32_t color;
 } Ink;
 
-/* The state, and what stays for an episode. */
+/* The state, and the values that do not change during an episode. */
 typedef struct {
     State state;
     const double *quads;  /* (2, 4, num_quads), x and y of four corners: the field, then grass, then road and borders */
@@ -80,18 +80,18 @@ typedef struct {
     uint32_t shrunk_across[MAX_COLORS][SIZE];
     uint16_t cell[HEIGHT][SIZE]; /* a colour's number, or MAX_COLORS + i where pixels[i] are the cell's own */
     uint32_t num_mixed, pixels[MAX_MIXED + 1][TAPS];
-    /* Of the quad being drawn: what was filled of each row. */
+    /* For the quad being drawn: the span that was filled in each row. */
     int32_t span_lo[HEIGHT], span_hi[HEIGHT];
 } Canvas;
 
-/* ---- arithmetic that wraps around where pygame's does ---- */
+/* ---- arithmetic that wraps around like pygame's ---- */
 
 static int32_t wrap32(uint32_t value) { return (int32_t)value; }
 static int32_t wrap_mul(int32_t a, int32_t b) { return wrap32((uint32_t)a * (uint32_t)b); }
 static int32_t wrap_add(int32_t a, int32_t b) { return wrap32((uint32_t)a + (uint32_t)b); }
 static int32_t wrap_sub(int32_t a, int32_t b) { return wrap32((uint32_t)a - (uint32_t)b); }
 
-/* What x86 makes of a conversion to int32; out of range is INT32_MIN. */
+/* A conversion to int32 as on x86: a value out of range becomes INT32_MIN. */
 static int32_t to_int32(double value) {
     return value > -2147483649.0 && value < 2147483648.0 ? (int32_t)value : INT32_MIN;
 }
@@ -172,7 +172,7 @@ static int color_number(Canvas *canvas, uint32_t color) {
 
 /* ---- cells ---- */
 
-/* The pixels of a cell, which becomes mixed. When there is no room left the last are shared, and canvas_draw fails. */
+/* The pixels of a cell, which becomes mixed. If there is no room, the last pixels are shared, and canvas_draw fails. */
 static inline uint32_t *mixed_pixels(Canvas *canvas, uint16_t *cell) {
     if (*cell >= MAX_COLORS) return canvas->pixels[*cell - MAX_COLORS];
     uint32_t *pixels = canvas->pixels[canvas->num_mixed], color = canvas->palette[*cell];
@@ -187,7 +187,7 @@ static inline void set_part(Canvas *canvas, int row, int c, int from, int to, in
     if (*cell == number) return;
     int first = from - canvas->first_pixel[c], last = to - canvas->first_pixel[c];
     uint32_t *pixels = mixed_pixels(canvas, cell), color = canvas->palette[number];
-    /* All of them, without a branch on their number: that is quicker than a loop of a length nobody can predict. */
+    /* Use all taps, without a branch on their number. A loop of varying length is slower, because of mispredictions. */
     for (int i = 0; i < TAPS; i++) pixels[i] = i >= first && i <= last ? color : pixels[i];
 }
 
@@ -231,10 +231,10 @@ typedef struct {
     int number, top, bottom; /* rows top..bottom were filled already, and hide the outline; -1 for none */
 } Quad;
 
-/* y counts upwards in the scene; the flip makes it a row. What the panel hides is not drawn. */
+/* y counts upwards in the scene; the flip turns it into a row. Rows that the panel hides are not drawn. */
 static int visible(int y) { return y >= PANEL && y < HEIGHT; }
 
-/* The columns of row y where the outline does not show: the span that was filled, or all of a row out of sight. */
+/* The columns of row y where the outline is hidden: the filled span, or the whole row if it is not visible. */
 typedef struct {
     int lo, hi;
 } Hidden;
@@ -566,7 +566,7 @@ static void add_body_point(Polygon *polygon, const State *state, const double *b
 
 static double sign(double x) { return (x > 0) - (x < 0); }
 
-/* The light stripe that shows how a wheel turns: none while it is below. */
+/* The light stripe that shows the rotation of a wheel; there is none while it is on the lower side. */
 static void draw_stripe(Canvas *canvas, const State *state, int wheel, int number) {
     double phase = state->phase[wheel], sin1 = sin(phase), sin2 = sin(phase + 1.2);
     double cos1 = cos(phase), cos2 = cos(phase + 1.2);
@@ -626,7 +626,7 @@ static int draw_sideways(Canvas *canvas, int place, double value, double scale, 
     return draw_rectangle(canvas, place * w, HEIGHT - 4 * h, (place + scale * value) * w, HEIGHT - 2 * h, color);
 }
 
-/* The text lies on black; its ink is the pixels of other colours, all within the canvas. */
+/* The text is drawn on black. Its ink are the pixels of other colours, all within the canvas. */
 static void draw_text(Canvas *canvas, const Scene *scene, int black) {
     for (int row = scene->text_top; row < scene->text_top + scene->text_height; row++) {
         int from = max_int(scene->text_left, 0), to = min_int(scene->text_left + scene->text_width, WIDTH) - 1;
@@ -662,7 +662,7 @@ static __m128i weighted(__m128i channels, const uint16_t *weight) {
     return _mm_mulhi_epu16(_mm_slli_epi16(channels, 2), _mm_load_si128((const __m128i *)weight));
 }
 
-/* A mixed cell's output pixel, before rows are put together. */
+/* The output pixel of a mixed cell, before rows are combined. */
 static uint32_t shrink_cell(const uint32_t *pixels, const Taps *taps, uint32_t recip) {
     __m128i zero = _mm_setzero_si128(), sum = zero;
     for (int i = 0; i < TAPS; i += 4) {
@@ -675,7 +675,7 @@ static uint32_t shrink_cell(const uint32_t *pixels, const Taps *taps, uint32_t r
     return (uint32_t)_mm_cvtsi128_si32(_mm_packus_epi16(sum, zero));
 }
 
-/* An output pixel of those of its rows. */
+/* An output pixel, combined from its rows. */
 static uint32_t shrink_rows(const uint32_t *pixels, const Taps *taps, uint32_t recip) {
     __m128i zero = _mm_setzero_si128(), sum = zero;
     for (int i = 0; i <= taps->hi - taps->lo; i++) {
@@ -744,7 +744,7 @@ static int all_finite(const State *state) {
     return 1;
 }
 
-/* Draw a scene; out is (96, 96, 3). Returns OK, or why there is no picture. */
+/* Draw a scene; out is (96, 96, 3). Returns OK, or the reason why there is no picture. */
 int canvas_draw(Canvas *canvas, const Scene *scene, uint8_t *out) {
     if (!all_finite(&scene->state)) return NOT_FINITE;
     if (scene->num_grass < 0 || scene->num_quads < scene->num_grass + 1) return TOO_COMPLEX;

@@ -2,13 +2,13 @@
  *
  * A convolution with a kernel of 2r x 2r and stride 2 is one with a kernel of r x r and stride 1 on blocks of 2 x 2
  * pixels, whose channels are the four pixels' channels. Winograd's F(m, r) (Winograd 1980; Lavin & Gray 2016) computes m
- * neighbouring outputs of that with m + r - 1 multiplications instead of m r; in two dimensions m x m outputs, a tile,
- * take 9 instead of 16 for F(2, 2), 16 instead of 36 for F(3, 2) and F(2, 3). What is left of a layer are
- * (m + r - 1)^2 matrix products, one a point, of (tiles, channels of a block) by (channels of a block, channels).
+ * neighbouring outputs of that with m + r - 1 multiplications instead of m r. In two dimensions a tile of m x m outputs
+ * takes 9 instead of 16 for F(2, 2), and 16 instead of 36 for F(3, 2) and F(2, 3). So a layer consists of
+ * (m + r - 1)^2 matrix products, one per point, of (tiles, channels of a block) by (channels of a block, channels).
  *
  * One layer has a wide side (blocks, `channels` each pixel) and a narrow side (`size` x `size` outputs, `features` each
- * pixel). A convolution goes from wide to narrow, a transposed convolution from narrow to wide, and each is what the
- * other's gradient needs. Four linear maps are all there is:
+ * pixel). A convolution goes from wide to narrow, a transposed convolution from narrow to wide. The gradient of each
+ * needs the other. There are only four linear maps:
  *
  *   spread   wide -> points      V = B' d B      collect   points -> wide, its adjoint
  *   mix      points -> narrow    Y = A' M A      unmix     narrow -> points, its adjoint
@@ -19,10 +19,10 @@
  *   F(2, 3)   B' d = d0 - d2, d1 + d2, d2 - d1, d1 - d3    A' m = m0 + m1 + m2, m1 - m2 - m3
  *   F(3, 2)   B' d = the same                              A' m = m0 + m1 + m2, m1 - m2, m1 + m2 - m3
  *
- * All pixels are channel-last. Everything is computed for few enough images at a time to stay in a core's cache. Sums
- * are taken in one fixed order, whatever the number of threads that call this, so results are the same bit for bit.
+ * All pixels are channel-last. Only as many images are computed at a time as fit into a core's cache. Sums are taken in
+ * a fixed order that does not depend on the number of calling threads, so results are the same bit for bit.
  *
- * The file includes itself once for each type of number and each instruction set that is worth a kernel of its own.
+ * The file includes itself once for each type of number and each instruction set that has its own kernel.
  */
 #ifndef REAL
 #include <stddef.h>
@@ -48,13 +48,13 @@ typedef struct {
     int64_t relu;     /* whether a ReLU follows a transposed convolution; one always follows a convolution */
 } Layer;
 
-/* Images and weights in memory, and where their gradients go. */
+/* Pointers to images and weights, and to their gradients. */
 typedef struct {
     void *wide, *narrow, *weights, *bias;
     void *wide_gradient, *narrow_gradient, *weights_gradient, *bias_gradient;
 } Arrays;
 
-/* What follows from a layer's sizes. */
+/* Sizes that are derived from a layer's sizes. */
 typedef struct {
     int64_t side;   /* tiles along a side of an image */
     int64_t tiles;  /* of an image */
@@ -132,7 +132,7 @@ static Plan plan_of(const Layer *layer, size_t number_bytes)
 #include "_winograd.c"
 #undef REAL
 
-/* The best instruction set here: 0 portable, 1 AVX2, 2 AVX-512. */
+/* The best instruction set of this processor: 0 portable, 1 AVX2, 2 AVX-512. */
 int winograd_best(void)
 {
 #if defined(__x86_64__)
@@ -142,7 +142,7 @@ int winograd_best(void)
     return 0;
 }
 
-/* Tells winograd.py whether it packs what this file reads. */
+/* Sizes of the structures, with which winograd.py checks that it belongs to this version. */
 int64_t winograd_struct_bytes(void) { return (int64_t)(sizeof(Layer) + 1000 * sizeof(Arrays)); }
 
 /* Bytes of working memory that a call needs, aligned to 64. */
@@ -224,7 +224,7 @@ INLINE TARGET void NAME(kernel)(const int vectors, int64_t rows, int64_t depth, 
             }
 }
 
-/* Columns of B to a kernel: two vectors where there are as many, one for a rest of GRAIN. */
+/* Number of columns of B for a kernel: two vectors, or one if only GRAIN columns are left. */
 INLINE int NAME(vectors_at)(int64_t column, int64_t columns) { return columns - column >= 2 * LANES ? 2 : 1; }
 
 /* B (depth, columns) with a stride each way, packed in panels as wide as a kernel. */
@@ -416,7 +416,7 @@ TARGET static void NAME(pixels)(const Layer *layer, const Plan *plan, int unmix,
         }
 }
 
-/* A line of wide pixels with their channels padded; to know that 3 are stored makes it faster. */
+/* A line of wide pixels with padded channels. A separate case for 3 stored channels makes it faster. */
 INLINE TARGET void NAME(widen)(const int known, const int bytes, const Layer *layer, int64_t pixels,
                                const void *restrict from, REAL *restrict to)
 {
@@ -441,7 +441,7 @@ INLINE TARGET void NAME(narrow_down)(const int known, const int relu, const Laye
         }
 }
 
-/* to = gradient, where the ReLU let something through if there is one; adds up the bias's gradient. */
+/* to = gradient, but 0 where a ReLU was 0; also adds up the gradient of the bias. */
 INLINE TARGET void NAME(pass)(const int relu, int64_t pixels, int64_t stored, int64_t channels, const REAL *restrict gradient,
                               const REAL *restrict value, REAL *restrict to, REAL *restrict bias)
 {
