@@ -1,4 +1,4 @@
-"""Data that tests share: made once a session, by the commands themselves where that is cheap."""
+"""Data that tests share. They are made once per session, by the commands themselves if that is cheap."""
 
 import contextlib
 import dataclasses

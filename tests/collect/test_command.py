@@ -1,4 +1,4 @@
-"""Collecting: what is stored is what happened, what cannot work is refused before work begins."""
+"""Collecting stores exactly what happened, and refuses bad input before the work begins."""
 
 import dataclasses
 import json

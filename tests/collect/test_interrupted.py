@@ -1,4 +1,4 @@
-"""A collection that is killed, interrupted or loses a worker goes on to the same bytes and leaves nothing behind."""
+"""A collection that is killed or interrupted, or that loses a worker, continues to the same bytes."""
 
 import contextlib
 import dataclasses

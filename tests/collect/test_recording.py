@@ -1,4 +1,4 @@
-"""A shard tells who drew it and how often that was checked; one drawn wrong is never kept."""
+"""A shard names its renderer and the number of checked frames. A shard with a wrong frame is never kept."""
 
 import dataclasses
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""An episode that ends in its warm-up is left out and said; the data set without it is whole, from end to end."""
+"""An episode that ends during its warm-up is left out and reported. The data set without it is complete."""
 
 import itertools
 import json

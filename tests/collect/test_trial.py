@@ -1,4 +1,4 @@
-"""What is stored is said and shown before it is stored."""
+"""The first frames are described and shown before anything is stored."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

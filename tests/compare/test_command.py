@@ -1,4 +1,4 @@
-"""Several runs in one table and one page."""
+"""Several runs in one table and on one page."""
 
 import json
 import re

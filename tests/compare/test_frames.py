@@ -1,4 +1,4 @@
-"""The same held-out frames as several runs give them back."""
+"""The same held-out frames, reconstructed by several runs."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""The page of several runs: complete in itself, and nothing in a run's files becomes markup."""
+"""The page of several runs: it is self-contained, and text in a run's files never becomes markup."""
 
 import re
 from pathlib import Path

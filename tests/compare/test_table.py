@@ -1,4 +1,4 @@
-"""What several runs say beside each other."""
+"""The table of several runs: their numbers, their settings, and conflicts between them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

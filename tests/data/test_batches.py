@@ -1,4 +1,4 @@
-"""Batches: one order whatever the memory, the device and the number of processes; none changes under its user."""
+"""Batches: their order depends neither on memory, nor on the device, nor on processes; no batch changes later."""
 
 import hashlib
 import itertools

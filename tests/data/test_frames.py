@@ -1,4 +1,4 @@
-"""Frames by position: what they are, how they are split, the order of an epoch, and the noise."""
+"""Frames by position: their values, their split, and the order of an epoch."""
 
 import hashlib
 import math

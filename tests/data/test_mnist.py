@@ -1,4 +1,4 @@
-"""MNIST is read as it is, fetched whole or not at all, and refused where the files hold something else."""
+"""MNIST is read unchanged, downloaded completely or not at all, and refused if the files hold something else."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Windows of latents: all transitions, the same z however they are asked for, in any process."""
+"""Windows of latents contain all transitions, and the same z for every way of reading and in every process."""
 
 import copy
 import doctest

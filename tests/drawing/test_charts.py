@@ -1,4 +1,4 @@
-"""Charts show what they were given."""
+"""Charts show the given values."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The pictures of digits show what they say."""
+"""The pictures of digits show what their docstrings say."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Grids, clips and PNG files show what they were given."""
+"""Grids, clips and PNG files show the given frames."""
 
 import base64
 import io

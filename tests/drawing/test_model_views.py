@@ -1,4 +1,4 @@
-"""What a V model sees and dreams."""
+"""Pictures of a V model: reconstructions, samples, interpolations, traversals, clips."""
 
 import io
 from collections.abc import Callable

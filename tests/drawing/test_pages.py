@@ -1,4 +1,4 @@
-"""HTML pages from templates: numbers as they are shown, names escaped, nothing missing in silence."""
+"""HTML pages from templates: numbers are formatted, text is escaped, and a missing name is an error."""
 
 import base64
 import io

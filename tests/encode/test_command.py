@@ -1,4 +1,4 @@
-"""Latents mirror their rollouts, say what made them, and are made once."""
+"""Latents mirror their rollouts, name their sources, and are made only once."""
 
 import dataclasses
 import itertools

@@ -1,4 +1,4 @@
-"""What latents.json says is true of what lies on disk, and a data set that does not decode is found out."""
+"""latents.json describes the shards correctly, and a data set that does not decode is found."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""What a policy gives becomes finite numbers of the action space, to the last bit, or is refused in one line."""
+"""A policy's action becomes finite numbers of the action space, exactly, or is refused in one line."""
 
 import warnings
 from typing import Any

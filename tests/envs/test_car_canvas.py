@@ -1,4 +1,4 @@
-"""The C renderer's own source: no compiler warns of it, no build draws otherwise, no numbers make it misbehave.
+"""The C renderer's source: no compiler warnings, the same pixels in every build, no errors by sanitizers.
 
 It is built anew here, so the installed library is not tried, and not touched. WORLD_MODELS_EXACT_FRAMES, see
 test_car_renderer.py, also says how many scenes the sanitizers watch: twice as many.

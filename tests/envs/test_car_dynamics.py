@@ -1,4 +1,4 @@
-"""The fast car gives the doubles of Gymnasium's car, every one, at every step; where it would not, it is left out."""
+"""The fast car computes the same numbers as Gymnasium's car, at every step. If it would not, it is not used."""
 
 import inspect
 import math

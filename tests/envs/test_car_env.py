@@ -1,4 +1,4 @@
-"""`world_models/CarRacing-v3` is CarRacing-v3 to everybody who looks, and a Gymnasium environment like any other."""
+"""`world_models/CarRacing-v3` equals CarRacing-v3, and obeys the rules of Gymnasium environments."""
 
 import copy
 import json

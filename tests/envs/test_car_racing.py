@@ -1,4 +1,4 @@
-"""What telemetry says of the car is what the simulator does: units, signs and geometry, measured another way."""
+"""CarRacing's telemetry has the right units, signs and geometry, measured in another way."""
 
 import math
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The fast renderers draw CarRacing's observation to Gymnasium's very bits, whatever state the car is in.
+"""The fast renderers draw CarRacing's observation with exactly Gymnasium's pixels, in every state of the car.
 
 Gymnasium is asked live for every frame. WORLD_MODELS_EXACT_FRAMES says on how many frames, about, the C renderer is
 compared: 1500 unless it is set, and 100000 is the full proof, a quarter of an hour. The pygame renderer is compared on

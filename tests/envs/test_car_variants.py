@@ -1,4 +1,4 @@
-"""CarRacing's variants, and classes made of it, keep telemetry, driver and fast renderer; a start at a random tile."""
+"""CarRacing's variants and subclasses keep telemetry, driver and fast renderer; a start at a random tile."""
 
 import math
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The environment's arguments are part of what a data set is: stored, agreed on, asked for again, never hiding data."""
+"""The environment's arguments are part of a data set: they are stored, compared, and needed to extend it."""
 
 import dataclasses
 import json

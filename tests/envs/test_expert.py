@@ -1,4 +1,4 @@
-"""The expert: what it does in each state, that it finishes laps, and where it is refused."""
+"""The expert: its actions in each kind of state, its finished laps, and the environments that it refuses."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""An episode under way ends by name: the policy, its line and the step, or the environment and the step."""
+"""Errors in an episode name the policy, its line and the step, or the environment and the step."""
 
 import dataclasses
 import os

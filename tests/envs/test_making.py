@@ -1,4 +1,4 @@
-"""From an id and arguments to an environment, or to one line that says what to do."""
+"""An id and arguments give an environment, or an error of one line that says what to do."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What looks like a picture and is none is never taken for RGB: it is drawn on purpose, or refused by name."""
+"""Observations that look like pictures but are not are never stored as RGB: `render()` is used, or they are refused."""
 
 from collections.abc import Callable, Iterator
 from typing import Any

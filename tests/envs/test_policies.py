@@ -1,4 +1,4 @@
-"""Who drives: each policy is a function of its seed and of what it sees, and every wrong name has a clear answer."""
+"""Each policy is a function of its seed and of its observations, and every wrong name has a clear message."""
 
 import math
 import sys

@@ -1,4 +1,4 @@
-"""Observations to frames: batches of any axes give what pictures give one by one, and nothing else passes for RGB."""
+"""Observations to frames: a batch of any shape gives the same frames as single pictures; others are refused."""
 
 import doctest
 from typing import Any

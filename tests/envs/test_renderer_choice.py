@@ -1,4 +1,4 @@
-"""The fastest renderer that draws Gymnasium's pixels on this machine is taken, and the reason is said in a line."""
+"""The fastest renderer with Gymnasium's pixels on this machine is chosen, and one line gives the reason."""
 
 import ctypes
 import importlib.util

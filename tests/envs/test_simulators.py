@@ -1,4 +1,4 @@
-"""What is special about a simulator is asked in one place; a new one is a module and a line in the registry."""
+"""Knowledge about simulators is in one place; a new one needs a module and a line in the registry."""
 
 import sys
 import types

@@ -1,4 +1,4 @@
-"""Where the error lies, on frames and telemetry whose answer is known."""
+"""The error by kind of frame and by telemetry, on frames and telemetry with known answers."""
 
 import numpy as np
 import pytest

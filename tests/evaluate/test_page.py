@@ -1,4 +1,4 @@
-"""The report page: complete in itself, and it says what the numbers say."""
+"""The report page is self-contained, and its text agrees with the numbers."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""Linear probes and small networks, on targets whose answer is known."""
+"""Linear probes and small networks, on targets with known answers."""
 
 from typing import Any
 

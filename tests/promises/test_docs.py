@@ -1,4 +1,4 @@
-"""README, guides and docstrings: commands are parsed, examples run, and every link, file, flag and name is there."""
+"""README, guides and docstrings: commands are parsed, examples run, and all links, files, flags and names exist."""
 
 import ast
 import dataclasses

@@ -1,4 +1,4 @@
-"""The examples run as they are told to, at a small scale."""
+"""The examples run as described, at a small scale."""
 
 import argparse
 import importlib.util

@@ -1,4 +1,4 @@
-"""A memory model learns from latents: a small LSTM tells where z goes, on episodes it never saw.
+"""A memory model learns from latents: a small LSTM predicts z on episodes that it has never seen.
 
 The world is a white square that moves as the actions say, at random, and stops at the walls; the V model sees where the
 square is, by weights set by hand. What comes next is in z and the action of the same row together, and in nothing else.

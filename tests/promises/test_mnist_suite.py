@@ -1,4 +1,4 @@
-"""MNIST through the same command: what training on digits writes, refuses, repeats; and on the real ones, learns."""
+"""MNIST by the same command: files, refusals, repeatability; and on the real images, that training works."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The way of the data, command by command, on real CarRacing."""
+"""The whole pipeline on real CarRacing, command by command."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Interrupted and resumed training gives what unbroken training gives, bit for bit."""
+"""Interrupted and resumed training gives the same bits as training without interruption."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The sweep is one that W&B's agent can run: its command parses, trains, and gives each trial a folder of its own."""
+"""W&B's agent can run the sweep: its command is parsed, trains, and gives each trial its own folder."""
 
 import os
 import subprocess

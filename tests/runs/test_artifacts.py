@@ -1,4 +1,4 @@
-"""What came of what: small artifacts that name data by its contents, and that may fail without harm."""
+"""W&B artifacts: they are small, are named by the contents of the data, and can fail without harm."""
 
 import threading
 from pathlib import Path

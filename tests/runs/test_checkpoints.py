@@ -1,4 +1,4 @@
-"""Models on disk: what was saved is what is loaded, and nothing else is."""
+"""Models on disk: a loaded model equals the saved one, and everything else is refused."""
 
 import json
 import os

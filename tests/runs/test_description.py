@@ -1,4 +1,4 @@
-"""model.json: its text stays as it was, what is missing or strange is None, and what is no model is refused."""
+"""model.json: its text does not change, missing or strange parts are None, and other files are refused."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""What a run's folder says of it, whoever wrote it."""
+"""Reading a run's folder, whoever wrote it."""
 
 import hashlib
 import math

@@ -1,4 +1,4 @@
-"""The state that a training goes on from: what was saved is what is loaded, by the run that it is of."""
+"""The state of a training: the loaded state equals the saved one, and it must belong to the same run."""
 
 import dataclasses
 import io

@@ -1,4 +1,4 @@
-"""What eval.json holds: read from anybody's file, written as ever."""
+"""eval.json: it is read from files by anybody, and its written form does not change."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Where numbers go: metrics.jsonl always, W&B and TensorBoard as asked, and no failure of theirs ends a run."""
+"""Metrics go to metrics.jsonl always, to W&B and TensorBoard on request, and their failures never end a run."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""The process that W&B works in: what it asks of W&B, what it tells it, and that no failure of it goes unsaid."""
+"""The process that runs W&B: its calls of W&B, its messages, and that every failure is reported."""
 
 import math
 import os

@@ -1,4 +1,4 @@
-"""No trouble of W&B's ends the work, changes it, or makes it wait; most of it by packages that stand in for W&B."""
+"""Failures of W&B neither end nor change the work, nor make it wait; most tests use packages that replace W&B."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""W&B itself, against servers of every kind: who is logged in, what reaches the server, and how long it may take."""
+"""W&B itself, with servers of every kind: the login, the data that reach the server, and the time limits."""
 
 import contextlib
 import gzip

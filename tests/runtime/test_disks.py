@@ -1,4 +1,4 @@
-"""What a disk can do is used, what it cannot do is said once."""
+"""A disk's functions are used, and missing ones are reported once."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Several processes that train one model: the same step in each, that of one process alone."""
+"""Several processes that train one model take the same steps as one process alone."""
 
 import json
 import os

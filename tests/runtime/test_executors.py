@@ -1,4 +1,4 @@
-"""One function over many inputs gives the same results everywhere, and outlives workers that do not."""
+"""One function over many inputs gives the same results with every executor, also if workers die."""
 
 import multiprocessing
 import os

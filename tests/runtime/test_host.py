@@ -1,4 +1,4 @@
-"""The machine: signals that ask a process to end act alike, and a container's quota counts as cores do."""
+"""Signals to end have the same effect, and a container's quota limits the number of cores."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""One writing process a folder, whatever the disk's own locks do; no lock outlives its holder for long."""
+"""One writing process per folder, independent of the disk's own locks; a lock soon ends with its holder."""
 
 import dataclasses
 import errno

@@ -1,4 +1,4 @@
-"""A path stands for one place from the moment it is given; what is no path is refused in one line."""
+"""A path means the same place from the start on; an impossible path is refused in one line."""
 
 import dataclasses
 import os

@@ -1,4 +1,4 @@
-"""YAML of settings says each thing once, and null as W&B's agents write it."""
+"""YAML of settings may have each name only once, and null as W&B's agents write it."""
 
 import math
 from typing import Any

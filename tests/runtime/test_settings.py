@@ -1,4 +1,4 @@
-"""Settings are taken by their types, and what is wrong with one is said in a line that names it."""
+"""Settings are read by their types, and a message names the wrong one."""
 
 import dataclasses
 from collections.abc import Callable

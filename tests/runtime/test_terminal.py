@@ -1,4 +1,4 @@
-"""What is said on the terminal: no words from a file steer it."""
+"""Text from a file cannot control the terminal."""
 
 import io
 import re

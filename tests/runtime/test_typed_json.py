@@ -1,4 +1,4 @@
-"""JSON objects that anybody may have written, as dataclasses."""
+"""JSON objects that anybody may have written are read as dataclasses."""
 
 import dataclasses
 import json

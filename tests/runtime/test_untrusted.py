@@ -1,4 +1,4 @@
-"""Files that anybody may have written: none makes a reader wait, and none takes much memory or time."""
+"""Files that anybody may have written cannot make a reader wait, nor take much memory or time."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""Worker processes: a killed one takes nothing with it but its task, none lives for ever, none waits for another."""
+"""Worker processes: a killed one loses only its task, each ends some day, and none waits for another."""
 
 import contextlib
 import multiprocessing

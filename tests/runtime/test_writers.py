@@ -1,4 +1,4 @@
-"""Who writes a file, and whether that process still runs."""
+"""The name of the process that writes a file, and whether this process still runs."""
 
 import dataclasses
 import os

@@ -1,4 +1,4 @@
-"""Training: what it leaves on disk, what it never trains on, how it ends, what it refuses."""
+"""Training: its files, its held-out data, its ends, and the input that it refuses."""
 
 import dataclasses
 import hashlib

@@ -1,4 +1,4 @@
-"""One step of training, and all that it takes to go on."""
+"""One step of training, and the state for resuming."""
 
 import copy
 import math

@@ -1,4 +1,4 @@
-"""The folder of a training run, as the process that writes it does."""
+"""Writing the folder of a training run."""
 
 import json
 from collections.abc import Callable, Iterator

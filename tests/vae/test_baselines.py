@@ -1,4 +1,4 @@
-"""What a V model has to beat, against SVD and sums by hand."""
+"""The baselines of a V model, compared with SVD and with sums by hand."""
 
 import functools
 

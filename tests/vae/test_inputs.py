@@ -1,4 +1,4 @@
-"""What the V model takes, and that everything else is refused before a layer, or C, looks at its memory."""
+"""The V model's inputs: all others are refused before a layer or C reads their memory."""
 
 import doctest
 import subprocess

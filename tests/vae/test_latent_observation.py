@@ -1,4 +1,4 @@
-"""Environments seen through a V model: z of the right frame, Gymnasium's rules, and refusals in one line."""
+"""Environments that observe z: z of the right frame, Gymnasium's rules, and refusals in one line."""
 
 import copy
 import dataclasses

@@ -1,4 +1,4 @@
-"""What is measured, against exact answers: linear-Gaussian models, SVD, NumPy, sums by hand."""
+"""The measures of a model, compared with exact answers: linear-Gaussian models, SVD, NumPy, sums by hand."""
 
 import math
 from collections.abc import Sequence

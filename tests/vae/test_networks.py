@@ -1,4 +1,4 @@
-"""The paper's architecture: its size, its shapes, its layers one after the other."""
+"""The paper's architecture: its size, its shapes, and its layers."""
 
 from itertools import pairwise
 from typing import Any, cast

@@ -1,4 +1,4 @@
-"""The change of variables that brings z to the prior's moments."""
+"""The change of variables that gives z the prior's mean and variance."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""latents.json: what a data set of latents holds, whether it decodes, and what it was made from. No torch in here.
+"""latents.json: counts and moments of a data set of latents, a check, and its sources. It imports no torch.
 
 `Contents` and `Sources` have a field for each key, in the file's order. So a new key is a new field.
 """
@@ -17,31 +17,31 @@ from world_models.runtime.typed_json import Json
 
 SUMMARY_FILE = "latents.json"
 MAX_BYTES = 10_000_000  # it holds a few numbers for each dimension
-LARGEST_MOMENT = float(np.finfo(np.float32).max)  # readers draw z in float32
+LARGEST_MOMENT = float(np.finfo(np.float32).max)  # readers sample z in float32
 
 PerDimension = Sequence[float | None]
-"""A number for each latent dimension; None where it is not finite."""
+"""A number for each latent dimension; None if it is not finite."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """Counts of the data set, and moments of each latent dimension over all rows, final frames among them.
+    """Counts of the data set, and moments of each latent dimension over all rows, final frames included.
 
-    Nothing clips logvar, in training or on disk. So there may be rows from which no z can be sampled. The moments leave
-    those rows out.
+    logvar is clipped neither in training nor on disk. So there may be rows from which no z can be sampled. The moments
+    leave those rows out.
 
     Attributes:
         format, format_version, dtype, preprocess: as in the shards.
-        episodes, rows, z_dim: how many there are.
-        terminated_episodes: how many the environment ended; the others were truncated.
-        transitions: rows with an action.
-        num_actions: columns of `actions`.
+        episodes, rows, z_dim: numbers of episodes, rows and latent dimensions.
+        terminated_episodes: number of episodes that the environment ended; the others were truncated.
+        transitions: number of rows with an action.
+        num_actions: number of columns of `actions`.
         unusable_share: share of rows with a number that is not finite (float16 ends at 65,504), or with a logvar whose
             variance float32 cannot hold.
-        mu_mean, mu_std, mu_variance: of mu.
-        sigma_mean, sigma_squared_mean: of the posterior's standard deviation and variance.
-        z_mean, z_variance: of the z that readers sample: E[mu], and Var[mu] + E[sigma^2].
-        kl_nats_per_dim, kl_nats: divergence from N(0, 1), mean over rows, and its sum over dimensions.
+        mu_mean, mu_std, mu_variance: mean, standard deviation and variance of mu.
+        sigma_mean, sigma_squared_mean: mean of the posterior's standard deviation and of its variance.
+        z_mean, z_variance: mean and variance of sampled z: E[mu], and Var[mu] + E[sigma^2].
+        kl_nats_per_dim, kl_nats: KL from N(0, 1), mean over rows, for each dimension and summed over dimensions.
     """
 
     format: str
@@ -68,12 +68,12 @@ class Contents:
 
 @dataclasses.dataclass(frozen=True)
 class Sources:
-    """The model and the rollouts that the latents were made from, each by its folder and its digest.
+    """The model and the rollouts that the latents were made from.
 
     Attributes:
-        vae, vae_sha256: the model.
-        data, rollouts_digest: the rollouts.
-        versions: of what made the file.
+        vae, vae_sha256: folder of the model, and sha256 of its weights.
+        data, rollouts_digest: folder of the rollouts, and their digest.
+        versions: versions of the programs that made the file.
     """
 
     vae: str
@@ -103,8 +103,8 @@ def read_z_moments(folder: Path, of: Identity) -> tuple[Float64[np.ndarray, " z"
     """Mean and variance of each dimension of a sampled z, over all rows.
 
     Args:
-        folder: of the latents.
-        of: the shards that the file has to sum up.
+        folder: folder of the latents.
+        of: counts and digests of the shards that the file must describe.
 
     Raises:
         ValueError: the file is missing or damaged, or describes other shards, or a dimension of z is constant.

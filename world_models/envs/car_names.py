@@ -1,4 +1,4 @@
-"""The names by which a person asks for our CarRacing: ids and renderers. In a module of their own that imports fast."""
+"""Names of our CarRacing: ids and renderers. They have a separate module, because it imports fast."""
 
 from typing import Literal
 

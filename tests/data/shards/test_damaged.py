@@ -1,4 +1,4 @@
-"""Shards with one place damaged, of today's style and of the older one: a line that names the file, or the data."""
+"""A shard with damage in one place, of the current or the older format, gives its data or an error with its name."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Shards are opened on every disk, and with HDF5's own locks where these work."""
+"""Shards can be opened on every disk. HDF5's own locks are used where they work."""
 
 import fcntl
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""HDF5 never sees a disk fail; whoever writes a shard does, in one line, and can write it later."""
+"""If a disk fails, HDF5 does not see it. The writer of the shard reports it in one line, and can write again later."""
 
 import contextlib
 import errno

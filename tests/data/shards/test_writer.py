@@ -1,4 +1,4 @@
-"""What is packed here is HDF5's own gzip, for any reader; rows gathered in blocks are the rows as they came."""
+"""Columns are packed in HDF5's own gzip format, for any reader. Gathering rows in blocks does not change them."""
 
 import contextlib
 import hashlib

@@ -1,4 +1,4 @@
-"""The evaluation of a model of digits: what eval.json, the figures and the report hold."""
+"""The evaluation of a model of digits: the contents of eval.json, of the figures and of the report."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Scores of models of digits against what they have to be."""
+"""Scores of models of digits, compared with known values."""
 
 import math
 from collections.abc import Callable

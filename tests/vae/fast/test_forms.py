@@ -1,4 +1,4 @@
-"""The fast forms of the networks: the definition's outputs and gradients, in any number of threads."""
+"""The fast forms of the networks give the definition's outputs and gradients, in any number of threads."""
 
 import copy
 import itertools

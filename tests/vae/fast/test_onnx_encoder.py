@@ -1,4 +1,4 @@
-"""The encoder by ONNX Runtime gives what PyTorch gives."""
+"""The encoder by ONNX Runtime gives PyTorch's results."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Weights are prepared once for a network, and again as soon as they change, however they change."""
+"""Weights are prepared once for a network, and again after every kind of change."""
 
 import copy
 import gc

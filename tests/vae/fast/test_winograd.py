@@ -1,4 +1,4 @@
-"""Convolutions by Winograd's algorithm: PyTorch's functions and gradients, whatever the sizes, types and processors."""
+"""Convolutions by Winograd's algorithm give PyTorch's results and gradients for all sizes, types and processors."""
 
 import ctypes
 import functools

@@ -1,4 +1,4 @@
-"""Layers one after the other, packed or not: bit for bit what `winograd.py` gives layer by layer."""
+"""Several layers in a row, packed or not, give the same bits as `winograd.py` layer by layer."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The C convolutions' own source: no compiler warns of it, and no sizes make it read or write beyond its arrays.
+"""The C convolutions' source: no compiler warnings, and no reads or writes beyond its arrays.
 
 It is built anew here, with AddressSanitizer and UBSan, so the installed library is not tried, and not touched. A Python
 without PyTorch calls it with arrays of exactly the bytes that each layer has, from the allocator that the sanitizer
