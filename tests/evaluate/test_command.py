@@ -660,7 +660,7 @@ def test_trained_episodes_are_known_where_the_training_data_is_gone(
 ):
     moved = train.rename(tmp_path / "moved")
     _evaluate(moved, small)
-    assert f"2 episodes of {moved} were trained on" in capsys.readouterr().err
+    assert f"the model was trained on 2 episodes of {moved}" in capsys.readouterr().err
     assert json.loads((small / "eval.json").read_text())["trained_on_episodes"] == 2
 
 

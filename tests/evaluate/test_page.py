@@ -214,8 +214,8 @@ def test_summary_is_one_line_of_the_main_numbers():
 
 
 def test_the_page_says_whether_the_model_was_trained_on_what_it_is_scored_on():
-    assert "none of them trained on" in report.page("vae", SCORES, SHOWN)
-    assert "3 of which it was trained on" in report.page("vae", _scores(trained_on_episodes=3), SHOWN)
+    assert "The model was trained on none of them" in report.page("vae", SCORES, SHOWN)
+    assert "The model was trained on 3 of these episodes" in report.page("vae", _scores(trained_on_episodes=3), SHOWN)
 
 
 def test_page_says_how_the_controller_drove():
