@@ -137,7 +137,7 @@ def test_page_of_other_telemetry_has_no_kinds():
 
 
 @pytest.mark.parametrize(
-    "said", ["means between -0.25 and 0.50", "deviations between 0.90 and 1.20", "moves by 0.020", "62% are plausible"]
+    "said", ["means between -0.25 and 0.50", "deviations between 0.90 and 1.20", "changes by 0.020", "62% are plausible"]
 )
 def test_page_says_how_latents_lie(said: str):
     assert said in _text(report.page("vae", SCORES, SHOWN))
@@ -145,7 +145,7 @@ def test_page_says_how_latents_lie(said: str):
 
 def test_page_of_a_collapsed_model_says_that_nothing_moves():
     page = _text(report.page("vae", _scores(kl_per_dim=[0.0, 0.0], plausible_share=None), SHOWN))
-    assert "mu moves by nothing" in page and "plausible" not in page
+    assert "mu changes by nothing" in page and "plausible" not in page
 
 
 def test_page_says_what_each_form_of_memory_foresees():
