@@ -219,7 +219,7 @@ def test_the_crop_is_recorded(gather: Callable[..., Rollouts]):
 
 def test_the_stored_config_makes_the_same_data_set(gather: Callable[..., Rollouts], out: Path, tmp_path: Path):
     data = gather("--seed 5")
-    (tmp_path / "config.yaml").write_text(data.shards[0].attributes["config"])
+    (tmp_path / "config.yaml").write_text(str(data.shards[0].attributes["config"]))
     collect.main(["--config", str(tmp_path / "config.yaml"), "--out", str(tmp_path / "again")])
     assert Rollouts(tmp_path / "again").digest() == data.digest()
 

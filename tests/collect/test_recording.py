@@ -314,7 +314,7 @@ def gather(out: Path) -> Callable[..., Rollouts]:
 
 
 def renderers(data: Rollouts) -> list[str]:
-    return [shard.attributes["renderer"] for shard in data.shards]
+    return [str(shard.attributes["renderer"]) for shard in data.shards]
 
 
 def test_collect_says_which_shard_was_made_again(

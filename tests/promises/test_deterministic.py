@@ -105,7 +105,7 @@ def test_stored_actions_replay_the_episode_bit_for_bit(rollouts_dir: Path, episo
 @pytest.mark.parametrize("episode", range(2))
 def test_stored_actions_replay_the_episode_after_its_warm_up(warmed_up_dir: Path, episode: int):
     data = Rollouts(warmed_up_dir)
-    replay(data, episode, warmup_steps=int(data.shards[0].attributes["warmup_steps"]))
+    replay(data, episode, warmup_steps=int(str(data.shards[0].attributes["warmup_steps"])))
 
 
 def replay(data: Rollouts, index: int, warmup_steps: int) -> None:

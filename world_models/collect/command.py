@@ -16,7 +16,6 @@ import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from world_models import envs
 from world_models.collect import overview, trial
@@ -203,7 +202,7 @@ def _check_same(config: CollectConfig, env: envs.FrameEnv, shards: Mapping[int, 
 
 def _config_of(shard: Shard) -> CollectConfig:
     try:
-        saved: dict[str, Any] = dict(untrusted.from_yaml(shard.attributes["config"]))
+        saved = dict(untrusted.from_yaml(str(shard.attributes["config"])))
         saved["out"] = str(shard.path.parent)  # the original folder may not exist on this machine
         config = CollectConfig(**saved)
         identity(config, {})  # checks values that the config does not check

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from world_models import envs
@@ -10,6 +9,7 @@ from world_models.envs import RendererName
 from world_models.runtime import executors
 from world_models.runtime.errors import require, require_bounds
 from world_models.runtime.paths import PATH, resolve_fields
+from world_models.runtime.typed_json import Json
 
 MAX_WEIGHT = 1_000_000_000
 IDENTITY = (
@@ -93,7 +93,7 @@ class CollectConfig:
         return self.mixture if self.policy == "mixture" else {self.policy: 1.0}
 
 
-def identity(config: CollectConfig, preprocess: Mapping[str, Any]) -> dict[str, Any]:
+def identity(config: CollectConfig, preprocess: Json) -> dict[str, Json]:
     """The settings that define a data set. Workers, executor and folder are not among them.
 
     Args:

@@ -5,7 +5,7 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from world_models.data.shards import SKIPPED_SEEDS
 from world_models.envs import live_episode
 from world_models.runtime import executors
 from world_models.runtime.errors import Stopped
+from world_models.runtime.typed_json import Json
 
 CHECKED_FRAMES = 4
 """Number of random frames of a shard that are compared with the environment's own. The first is compared too."""
@@ -35,7 +36,7 @@ class ShardTask:
 
     path: Path
     env: str
-    env_args: Mapping[str, Any]
+    env_args: Mapping[str, Json]
     crop: str
     renderer: str
     warmup_steps: int

@@ -12,7 +12,6 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64
@@ -101,12 +100,12 @@ def write_latents(
     with writer.write_shard(path, FORMAT, shapes, {"mu": dtype, "logvar": dtype}) as shard:
         shard.attributes.update(attributes)
         shard.attributes.update(
-            preprocess=source.attributes["preprocess"],
+            preprocess=str(source.attributes["preprocess"]),
             rollouts_digest=source.digest(),
             versions=json.dumps(files.versions()),
         )
         if SKIPPED_SEEDS in source.attributes:
-            shard.attributes[SKIPPED_SEEDS] = source.attributes[SKIPPED_SEEDS]
+            shard.attributes[SKIPPED_SEEDS] = str(source.attributes[SKIPPED_SEEDS])
         for start in range(0, source.num_rows, BLOCK_ROWS):
             shard.append(**{name: source.read(name, start, start + BLOCK_ROWS) for name in COPIED_COLUMNS})
         yield LatentWriter(shard)
@@ -145,7 +144,7 @@ class Latents(ShardedEpisodes[LatentEpisode]):
             raise ValueError(f"{first.path}: mu and logvar differ in width; delete the file and make it again")
         self.z_dim: int = first.row_shapes["mu"][0]
         self.num_actions: int = first.row_shapes["actions"][0]
-        self.preprocess: dict[str, Any] = first.json_object("preprocess")
+        self.preprocess = first.json_object("preprocess")
         self.vae_sha256 = str(first.attributes["vae_sha256"])
 
     def __repr__(self) -> str:

@@ -10,7 +10,6 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, UInt8
@@ -19,6 +18,7 @@ from world_models.data.shards import Column, Format, reader, writer
 from world_models.data.shards.episodes import ShardedEpisodes
 from world_models.runtime import files
 from world_models.runtime.terminal import printable
+from world_models.runtime.typed_json import Json
 
 FRAME_SHAPE = (64, 64, 3)
 FRAME_BYTES = 64 * 64 * 3
@@ -190,8 +190,8 @@ class Rollouts(ShardedEpisodes[Episode]):
         first = self.shards[0]
         self.env = environment(str(first.attributes["env"]))
         self.env_args = _env_args(first)
-        self.preprocess: dict[str, Any] = first.json_object("preprocess")
-        self.action_space: dict[str, Any] = first.json_object("action_space")
+        self.preprocess = first.json_object("preprocess")
+        self.action_space = first.json_object("action_space")
         self.num_actions: int = first.row_shapes["actions"][0]
         self.telemetry_names = telemetry_names(first)
         for shard in self.shards[1:]:
@@ -242,7 +242,7 @@ class Rollouts(ShardedEpisodes[Episode]):
 
 def telemetry_names(shard: reader.Shard) -> tuple[str, ...]:
     """Name of each telemetry column of a shard, with its unit."""
-    found: Any = shard.column_attributes["telemetry"].get("names", ())
+    found = shard.column_attributes["telemetry"].get("names", ())
     names = found if isinstance(found, tuple) else ()
     if np.shape(names) != shard.row_shapes["telemetry"] or not all(map(str.isprintable, names)):
         raise ValueError(
@@ -251,6 +251,6 @@ def telemetry_names(shard: reader.Shard) -> tuple[str, ...]:
     return names
 
 
-def _env_args(shard: reader.Shard) -> dict[str, Any]:
+def _env_args(shard: reader.Shard) -> dict[str, Json]:
     """The attribute `env_args`, sorted by name. Shards of early versions lack it and have no arguments."""
     return dict(sorted(shard.json_object("env_args").items())) if "env_args" in shard.attributes else {}

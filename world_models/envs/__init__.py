@@ -31,6 +31,7 @@ from world_models.envs.preprocessing import parse_crop as parse_crop
 from world_models.envs.preprocessing import preprocess as preprocess
 from world_models.envs.simulators import MismatchError as MismatchError
 from world_models.envs.simulators import Telemetry, simulator_of
+from world_models.runtime.typed_json import Json
 
 Frame = UInt8[np.ndarray, "64 64 3"]
 
@@ -125,7 +126,7 @@ class FrameEnv:
 
 
 def make_env(
-    env_id: str, crop: str = "auto", renderer: str = "auto", env_args: Mapping[str, Any] | None = None
+    env_id: str, crop: str = "auto", renderer: str = "auto", env_args: Mapping[str, Json] | None = None
 ) -> FrameEnv:
     """Make an environment by its Gymnasium id.
 
@@ -171,6 +172,6 @@ def make_env(
     return frames
 
 
-def spec(how: Preprocess) -> dict[str, Any]:
+def spec(how: Preprocess) -> dict[str, Json]:
     """The preprocessing as JSON values, for the attribute `preprocess`."""
     return dataclasses.asdict(how)

@@ -7,6 +7,8 @@ import numpy as np
 from gymnasium import spaces
 from jaxtyping import Float32
 
+from world_models.runtime.typed_json import Json
+
 NUMBERS = "biuf"
 """Kinds of NumPy dtypes that are real numbers: bool, signed, unsigned and floating point."""
 
@@ -114,7 +116,7 @@ def from_columns(space: spaces.Space, columns: Float32[np.ndarray, " A"]) -> Any
     return columns.reshape(space.shape or ()).astype(space.dtype)
 
 
-def describe_space(space: spaces.Space) -> dict[str, Any]:
+def describe_space(space: spaces.Space) -> dict[str, Json]:
     """The action space as JSON, for the attribute `action_space`."""
     kind = type(space).__name__
     if isinstance(space, spaces.Discrete):

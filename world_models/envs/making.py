@@ -19,6 +19,7 @@ from gymnasium.envs import registration
 
 from world_models.envs.car_names import FASTER
 from world_models.runtime.cli import TRACEBACK
+from world_models.runtime.typed_json import Json
 
 MAX_JSON_LETTERS = 16_384
 HOW_TO_FIX = f"fix it ({TRACEBACK}=1 shows the whole traceback)"
@@ -106,7 +107,7 @@ class Recipe:
             raise ValueError(f"env {self.env_id!r} cannot be made{given}: {fault(origin)}; {HOW_TO_FIX}") from error
 
 
-def recipe(env_id: str, renderer: str, env_args: Mapping[str, Any]) -> Recipe:
+def recipe(env_id: str, renderer: str, env_args: Mapping[str, Json]) -> Recipe:
     """The recipe of an environment. It makes our faster one, if there is one, unless `renderer` is gymnasium."""
     is_ours = env_id.removeprefix("world_models:") in FASTER.values()
     takes_renderer = is_ours or (env_id in FASTER and renderer != "gymnasium")
@@ -169,7 +170,9 @@ def _parameters(spec: registration.EnvSpec) -> Mapping[str, inspect.Parameter] |
     }
 
 
-def _check_taken(env_id: str, parameters: Mapping[str, inspect.Parameter] | None, arguments: Mapping[str, Any]) -> None:
+def _check_taken(
+    env_id: str, parameters: Mapping[str, inspect.Parameter] | None, arguments: Mapping[str, Json]
+) -> None:
     """Check that the environment takes the arguments.
 
     Raises:

@@ -9,7 +9,7 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -21,6 +21,7 @@ from world_models.drawing import digit_views, model_views
 from world_models.runs.description import TrainedOn
 from world_models.runtime.errors import require
 from world_models.runtime.paths import resolved
+from world_models.runtime.typed_json import Json
 from world_models.train_vae.run_writer import Pictures, Position
 from world_models.vae.labelled_frames import LabelledFrames
 from world_models.vae.model import VAE, VAEConfig
@@ -43,7 +44,7 @@ class TrainingData:
 
     train: FrameSource
     held_out: FrameSource
-    preprocess: dict[str, Any]
+    preprocess: dict[str, Json]
     trained_on: TrainedOn
 
 

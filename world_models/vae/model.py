@@ -5,7 +5,7 @@ It is the same for every network and data set. Images are float tensors of shape
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from world_models.runtime.errors import require, require_bounds
+from world_models.runtime.typed_json import Json
 from world_models.vae import inputs
 from world_models.vae.fast import forms
 from world_models.vae.likelihoods import PAPER_VARIANCE, cross_entropy, gaussian_error, log_likelihood, squared_error
@@ -116,7 +117,7 @@ class VAE(nn.Module):
 
     variance: Float[Tensor, ""]
 
-    def __init__(self, config: VAEConfig, preprocess: dict[str, Any] | None = None):
+    def __init__(self, config: VAEConfig, preprocess: dict[str, Json] | None = None):
         super().__init__()
         self.config, self.preprocess = config, preprocess or {}
         channels, height, width = IMAGE_SHAPES[config.network]

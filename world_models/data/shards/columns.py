@@ -4,7 +4,6 @@ import functools
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import deflate
 import h5py
@@ -21,7 +20,7 @@ class UnreadableError(Stopped, OSError):
     """A part of a shard that was not checked when it was opened cannot be read. The work ends."""
 
 
-def attributes_of(owner: h5py.File | h5py.Dataset) -> dict[str, Any]:
+def attributes_of(owner: h5py.File | h5py.Dataset) -> dict[str, strings.Attribute]:
     """The attributes of a file or a column, those of kinds that no shard has as None."""
     return {name: strings.read_attribute(owner, name) for name in owner.attrs}
 

@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import h5py
 import numpy as np
@@ -35,6 +35,7 @@ from world_models.data.shards.columns import (
 )
 from world_models.runtime import files, untrusted
 from world_models.runtime.terminal import printable
+from world_models.runtime.typed_json import Json
 
 MAX_CHUNK_BYTES = 1 << 26
 MAX_DEFLATE_RATIO = 1100  # deflate packs 1,032 bytes into one at the best
@@ -161,17 +162,18 @@ class Shard:
         self.column_attributes = {name: attributes_of(dataset) for name, dataset in datasets.items()}
         self.column_dtypes = {name: str(dataset.dtype) for name, dataset in datasets.items()}
         self._packed = {name for name, dataset in datasets.items() if is_plainly_packed(dataset)}
-        self.digests: dict[str, str] = self.json_object("digests")
+        self.digests = {name: str(digest) for name, digest in self.json_object("digests").items()}
         self._read_episodes(file)
 
-    def json_attribute(self, name: str) -> Any:
+    def json_attribute(self, name: str) -> Json:
         """A JSON attribute, decoded."""
+        text = self.attributes[name]
         try:
-            return untrusted.from_json(self.attributes[name])
-        except (TypeError, AttributeError, ValueError):
+            return untrusted.from_json(text if isinstance(text, str) else "")
+        except ValueError:
             self._refuse(f"attribute {name} is not JSON; {REMAKE}")
 
-    def json_object(self, name: str) -> dict[str, Any]:
+    def json_object(self, name: str) -> dict[str, Json]:
         """A JSON attribute that has to be an object."""
         value = self.json_attribute(name)
         if not isinstance(value, dict):
@@ -250,9 +252,11 @@ class Shard:
 
     def _read_skipped_seeds(self) -> tuple[int, ...]:
         skipped = self.json_attribute(SKIPPED_SEEDS) if SKIPPED_SEEDS in self.attributes else []
-        if not (isinstance(skipped, list) and all(type(seed) is int and 0 <= seed < 2**63 for seed in skipped)):
+        listed = skipped if isinstance(skipped, list) else []
+        seeds = [seed for seed in listed if type(seed) is int and 0 <= seed < 2**63]
+        if seeds != skipped:
             self._refuse(f"attribute {SKIPPED_SEEDS} is no list of seeds; {REMAKE}")
-        return tuple(skipped)
+        return tuple(seeds)
 
     def _verify(self, file: h5py.File) -> None:
         """Compare every column with its digest, and the end flags with the episode table."""

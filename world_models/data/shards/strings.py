@@ -12,7 +12,6 @@ import functools
 import os
 import struct
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import h5py
 import numpy as np
@@ -29,6 +28,10 @@ SIGNATURE = b"\x89HDF\r\n\x1a\n"
 CONTINUATION, ATTRIBUTE = 0x10, 0x0C
 REFERENCE = struct.Struct("<IQI")
 """What stands for a string of any length: its bytes, the address of a heap, its number there."""
+
+
+Attribute = str | int | float | bool | tuple[str, ...] | np.ndarray | None
+"""An attribute's value: a text, a number, or several of either. None where it is of a kind that no shard has."""
 
 
 def fixed(texts: str | Sequence[str]) -> np.ndarray:
@@ -53,8 +56,8 @@ class DamagedError(ValueError):
     """A place in the file that is not what it should be."""
 
 
-def read_attribute(owner: h5py.Group | h5py.Dataset, name: str) -> Any:
-    """An attribute's value: text, a number, or an array of either; None where it is of a kind that no shard has.
+def read_attribute(owner: h5py.Group | h5py.Dataset, name: str) -> Attribute:
+    """An attribute's value.
 
     Raises:
         DamagedError, OSError, UnicodeDecodeError: it is damaged.

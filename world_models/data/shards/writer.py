@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -105,7 +104,7 @@ class ShardWriter:
 
     def __init__(self, steady: SteadyFile, thread: ThreadPoolExecutor, fmt: Format):
         self.attributes: dict[str, str | int] = {}
-        self.column_attributes: dict[str, dict[str, Any]] = {}
+        self.column_attributes: dict[str, dict[str, list[str]]] = {}
         self._steady, self._thread, self._format = steady, thread, fmt
         self._file: h5py.File | None = None
         self._columns: dict[str, _ColumnWriter] = {}
@@ -185,11 +184,10 @@ class ShardWriter:
         _set(file, {"digests": json.dumps(digests, sort_keys=True), "complete": True})
 
 
-def _set(owner: h5py.File | h5py.Dataset, attributes: Mapping[str, Any]) -> None:
+def _set(owner: h5py.File | h5py.Dataset, attributes: Mapping[str, str | int | list[str]]) -> None:
     """Set attributes, text with a fixed length: one damaged byte in HDF5's heap for longer ones can hang its reader."""
     for name, value in attributes.items():
-        is_text = isinstance(value, str) or (isinstance(value, list | tuple) and len(value) > 0)
-        owner.attrs[name] = strings.fixed(value) if is_text else value
+        owner.attrs[name] = value if isinstance(value, int) or value == [] else strings.fixed(value)
 
 
 @contextlib.contextmanager

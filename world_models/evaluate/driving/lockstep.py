@@ -7,7 +7,6 @@ tracks at the same time.
 import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from jaxtyping import Bool, Float, Float32, Float64, UInt8
 
 from world_models import envs
 from world_models.envs.expert import Expert
+from world_models.runtime.typed_json import Json
 from world_models.runtime.workers import Report
 
 Read = Callable[[UInt8[torch.Tensor, "tracks 64 64 3"]], Float[torch.Tensor, "tracks z"]]
@@ -32,7 +32,7 @@ class Place:
     """
 
     env: str
-    env_args: Mapping[str, Any]
+    env_args: Mapping[str, Json]
     crop: str
 
     def make(self) -> envs.FrameEnv:

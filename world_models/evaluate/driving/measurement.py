@@ -14,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from world_models.data.rollouts import Rollouts
+from world_models.envs.preprocessing import Preprocess
 from world_models.evaluate.driving import imitation, lockstep
 from world_models.evaluate.driving.imitation import Controller, Plan
 from world_models.evaluate.driving.lockstep import Driven, Place, Read
@@ -70,7 +71,7 @@ class Scoring:
 
 def place_of(data: Rollouts) -> Place:
     """The environment of rollouts."""
-    crop = data.preprocess["crop"]
+    crop = Preprocess.from_spec(data.preprocess).crop
     return Place(data.env, data.env_args, "none" if crop is None else f"{crop[0]}:{crop[1]}")
 
 
