@@ -23,14 +23,14 @@ from world_models.runs.layout import BASELINES_FILE, DESCRIPTION_FILE, Weights, 
 from world_models.runs.records import Line, read_lines
 from world_models.runtime import files, untrusted
 from world_models.runtime.paths import resolved
-from world_models.runtime.typed_json import LARGEST
+from world_models.runtime.typed_json import LARGEST, Json
 from world_models.vae.likelihoods import PAPER_VARIANCE
 from world_models.vae.model import VAE, VAEConfig
 
 FACTS = "facts"
 
 
-def save_weights(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any] | None = None) -> None:
+def save_weights(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Json] | None = None) -> None:
     """Write tensors as a safetensors file, with `facts` as JSON in its header."""
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     header = {FACTS: json.dumps(facts)} if facts else None  # one entry, because the order of several entries varies
@@ -42,7 +42,7 @@ def save_vae(path: Path, vae: VAE, step: int = 0) -> None:
     save_weights(path, vae.state_dict(), {"variance": vae.variance.item(), "step": step})
 
 
-def _facts(path: Path) -> Mapping[str, Any]:
+def _facts(path: Path) -> Mapping[str, Json]:
     """The facts in the header of a file of weights.
 
     Raises:
@@ -174,8 +174,8 @@ def _variance(path: Path, config: VAEConfig) -> float:
     if config.variance is not None or config.likelihood != "gaussian":
         return config.variance or PAPER_VARIANCE
     try:
-        variance = float(_facts(path)["variance"])
-    except (KeyError, ValueError, TypeError):
+        variance = float(str(_facts(path)["variance"]))  # older files have it as text
+    except (KeyError, ValueError):
         variance = math.nan
     if not 0 < variance < math.inf:
         raise ValueError(

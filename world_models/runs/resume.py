@@ -20,6 +20,7 @@ from world_models.runs import description, layout, records
 from world_models.runs.description import TrainedOn
 from world_models.runs.layout import CONFIG_FILE, flatten
 from world_models.runtime import files, untrusted
+from world_models.runtime.typed_json import Json
 from world_models.vae.likelihoods import PAPER_VARIANCE
 from world_models.vae.model import VAE, VAEConfig
 
@@ -214,7 +215,7 @@ def load_run(out: Path, config: str, defaults: str, free: Sequence[str], trained
     return load_state(out)
 
 
-def _fixed(out: Path, text: str, free: Sequence[str]) -> dict[str, Any]:
+def _fixed(out: Path, text: str, free: Sequence[str]) -> dict[str, Json]:
     """The settings that must not change in a run, by their dotted names."""
     try:
         settings = untrusted.from_yaml(text)
