@@ -78,7 +78,7 @@ def test_page_of_one_run_has_its_name():
 
 def test_every_column_is_explained():
     text = _text(_page(_run("a")))
-    assert "val SSE : least squared error of a validation" in text
+    assert "val SSE : lowest squared error of a validation" in text
     assert "PSNR" not in text
 
 

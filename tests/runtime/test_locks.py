@@ -414,7 +414,7 @@ def test_a_holder_that_lost_its_lock_gives_no_file_its_name(tmp_path: Path, file
     with locks.only_writer(tmp_path), pytest.raises(Stopped) as caught, files.whole(tmp_path / "a") as temporary:
         temporary.write_text("new")
         taken_by_another(file)
-    assert f"the lock {file} was taken over by process 8 on node9 while this process was held up" in str(caught.value)
+    assert f"the lock {file} was taken over by process 8 on node9 while this process was suspended" in str(caught.value)
     assert (tmp_path / "a").read_text() == "old"
     assert names(tmp_path) == [locks.LOCK, "a"]
     assert file.read_bytes() == OTHER  # which is not its to remove
