@@ -137,7 +137,8 @@ def test_page_of_other_telemetry_has_no_kinds():
 
 
 @pytest.mark.parametrize(
-    "said", ["means between -0.25 and 0.50", "deviations between 0.90 and 1.20", "changes by 0.020", "62% are plausible"]
+    "said",
+    ["means between -0.25 and 0.50", "deviations between 0.90 and 1.20", "changes by 0.020", "62% are plausible"],
 )
 def test_page_says_how_latents_lie(said: str):
     assert said in _text(report.page("vae", SCORES, SHOWN))
