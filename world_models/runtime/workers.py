@@ -74,7 +74,7 @@ def run_processes(
     with held_signals():  # if it were started with the first worker, it would unblock signals for all of them
         resource_tracker.ensure_running()
     progress = context.RawArray("q", max(1, len(items)))  # a slot per item needs no lock, which could stay locked
-    waiting, deaths = deque(range(len(items))), Counter[int]()
+    waiting = _Waiting(len(items))
     team: dict[connection.Connection, _Worker] = {}
     with _killed_at_the_end(team):
         while waiting or team:
@@ -82,18 +82,19 @@ def run_processes(
                 while waiting and len(team) < num_workers:
                     worker = _Worker(context, task, progress)
                     team[worker.pipe] = worker
-                    index = waiting.popleft()
+                    index = waiting.take()
                     worker.give(index, items[index])
             for pipe in connection.wait(list(team), WATCH_EVERY_S):
                 worker = team[pipe]  # type: ignore[index]
                 try:
                     outcome = worker.pipe.recv()
                 except (EOFError, OSError):
-                    _bury(team, worker, waiting, deaths)
+                    team.pop(worker.pipe).dismiss()
+                    waiting.put_back(worker.index)
                     continue
                 index = worker.index
                 if waiting and worker.num_tasks < TASKS_OF_A_WORKER:
-                    following = waiting.popleft()
+                    following = waiting.take()
                     worker.give(following, items[following])
                 else:
                     team.pop(worker.pipe).dismiss()
@@ -108,15 +109,30 @@ def _result(result: Any, error: Exception | None, where: str) -> Any:
     return result
 
 
-def _bury(team: dict[connection.Connection, _Worker], worker: _Worker, waiting: deque[int], deaths: Counter) -> None:
-    """Remove a dead worker, and put its item at the front of the queue."""
-    team.pop(worker.pipe).dismiss()
-    waiting.appendleft(worker.index)
-    deaths[worker.index] += 1
-    if deaths[worker.index] == MAX_ATTEMPTS:
-        raise Stopped(
-            f"workers died {MAX_ATTEMPTS} times during the same task; too little memory? Give fewer --num_workers"
-        )
+class _Waiting:
+    """The numbers of the items that no worker has yet, the next one first."""
+
+    def __init__(self, num_items: int):
+        self._indices, self._deaths = deque(range(num_items)), Counter[int]()
+
+    def __bool__(self) -> bool:
+        return bool(self._indices)
+
+    def take(self) -> int:
+        return self._indices.popleft()
+
+    def put_back(self, index: int) -> None:
+        """Put an item to the front again, because its worker died.
+
+        Raises:
+            Stopped: `MAX_ATTEMPTS` workers died during its task.
+        """
+        self._indices.appendleft(index)
+        self._deaths[index] += 1
+        if self._deaths[index] == MAX_ATTEMPTS:
+            raise Stopped(
+                f"workers died {MAX_ATTEMPTS} times during the same task; too little memory? Give fewer --num_workers"
+            )
 
 
 @contextlib.contextmanager

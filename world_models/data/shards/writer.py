@@ -32,7 +32,7 @@ PACKING_LEVEL = 2
 class _ColumnWriter:
     """Appends to one dataset in whole chunks, and digests what passes."""
 
-    def __init__(
+    def __init__(  # all that HDF5 has to know of a dataset
         self, file: h5py.File, name: str, spec: Column, dtype: np.dtype, row_shape: tuple[int, ...], gzip: int | None
     ):
         self.rows = 0
