@@ -24,12 +24,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in the commands
 # Before our modules: what they import first, jaxtyping's hook compiles again in every process.
 import torch
 
-from world_models.collect import command as collect
+from world_models import collect, encode, train_vae
 from world_models.data.rollouts import write_rollouts
 from world_models.data.shards import shard_path
-from world_models.encode import command as encode
 from world_models.runtime import writers
-from world_models.train_vae import command as train_vae
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell has ignored by what it starts with &
 for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM):

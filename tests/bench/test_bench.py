@@ -13,8 +13,7 @@ import pytest
 import torch
 from gymnasium.envs.box2d import car_racing
 
-from world_models.bench import acting, digits, driving, measuring, result, sequences, stages
-from world_models.bench import command as bench
+from world_models.bench import acting, command, digits, driving, measuring, result, sequences, stages
 from world_models.data.rollouts import Rollouts
 from world_models.data.sequences import LatentSequences
 from world_models.vae.fast import forms
@@ -28,7 +27,7 @@ def rows(rollouts_dir, tmp_path_factory):
     """The JSON of a benchmark of the stages that do not drive."""
     path = tmp_path_factory.mktemp("bench") / "bench.json"
     argv = f"--stages read,load,train,encode,sequences --data {rollouts_dir} --repeats 1 --seconds 0.1 --json {path}"
-    bench.main(argv.split())
+    command.main(argv.split())
     return json.loads(path.read_text())
 
 
@@ -272,7 +271,7 @@ def test_the_collect_stage_says_where_the_time_goes(short, monkeypatch, capsys, 
     monkeypatch.setattr(
         driving, "comparisons", lambda folder: iter([{"slow": lambda: (1, 2.0), "fast": lambda: (1, 1.0)}])
     )
-    (found,) = bench.bench(bench.prepare(bench.BenchConfig(stages="collect", repeats=1)))
+    (found,) = command.bench(command.prepare(command.BenchConfig(stages="collect", repeats=1)))
     assert found.default and found.ratio == 2 and found.parts_us and found.parts_us["rendering"] > 0
     assert "rendering" in capsys.readouterr().out
 
@@ -280,24 +279,24 @@ def test_the_collect_stage_says_where_the_time_goes(short, monkeypatch, capsys, 
 def test_only_the_first_comparison_has_the_default(short, monkeypatch):
     pair = {"slow": lambda: (1, 2.0), "fast": lambda: (1, 1.0)}
     monkeypatch.setattr(driving, "comparisons", lambda folder: iter([pair, pair]))
-    results = bench.bench(bench.prepare(bench.BenchConfig(stages="collect", repeats=1)))
+    results = command.bench(command.prepare(command.BenchConfig(stages="collect", repeats=1)))
     assert [found.default for found in results] == [True, False]
     assert ["parts_us" in found.as_json() for found in results] == [True, False]
 
 
 def test_without_data_it_collects_its_own(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(driving, "STEPS", 40)
-    results = bench.bench(bench.prepare(bench.BenchConfig(stages="read", repeats=1)))
+    results = command.bench(command.prepare(command.BenchConfig(stages="read", repeats=1)))
     assert [found.stage for found in results] == ["read"]
     assert "collecting" in capsys.readouterr().out
 
 
 def test_digits_are_measured_when_asked_for_and_need_no_rollouts(tmp_path: Path):
     path = tmp_path / "bench.json"
-    bench.main(f"--stages digits --repeats 1 --seconds 0.1 --json {path}".split())
+    command.main(f"--stages digits --repeats 1 --seconds 0.1 --json {path}".split())
     (row,) = json.loads(path.read_text())
     assert (row["stage"], row["variant"], row["baseline"], row["default"]) == ("digits", "mlp", "tutorial", True)
-    assert row["ratio"] > 0 and "digits" not in bench.BenchConfig().stages
+    assert row["ratio"] > 0 and "digits" not in command.BenchConfig().stages
 
 
 def test_the_tutorials_loss_is_ours():
@@ -326,24 +325,24 @@ def test_the_tutorials_loss_is_ours():
 def test_a_file_that_is_no_result_is_not_written_over(tmp_path: Path, text: str):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(ValueError, match="holds no results of bench; choose another --json"):
-        bench.prepare(bench.BenchConfig(json=str(tmp_path / "a.json")))
+        command.prepare(command.BenchConfig(json=str(tmp_path / "a.json")))
 
 
 def test_a_folder_in_the_place_of_the_results_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="holds no results of bench"):
-        bench.prepare(bench.BenchConfig(json=str(tmp_path)))
+        command.prepare(command.BenchConfig(json=str(tmp_path)))
 
 
 @pytest.mark.parametrize("text", ["", '[{"stage": "train"}]'])
 def test_results_of_before_are_written_over(tmp_path: Path, text: str):
     (tmp_path / "a.json").write_text(text)
-    bench.prepare(bench.BenchConfig(json=str(tmp_path / "a.json")))
+    command.prepare(command.BenchConfig(json=str(tmp_path / "a.json")))
 
 
 def test_acting_is_measured_beside_the_plain_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(acting, "NUM_ENVS", 2)
     path = tmp_path / "bench.json"
-    bench.main(f"--stages act --repeats 1 --seconds 0.05 --json {path}".split())
+    command.main(f"--stages act --repeats 1 --seconds 0.05 --json {path}".split())
     rows = json.loads(path.read_text())
     suffixes = ["", "_2_envs", "_no_env", "_2_frames_no_env"]
     assert [row["variant"] for row in rows] == [f"encode{suffix}" for suffix in suffixes]

@@ -20,7 +20,7 @@ from gymnasium import spaces
 from gymnasium.envs.box2d import car_racing
 from PIL import Image
 
-from world_models.collect import command as collect
+from world_models.collect import command
 from world_models.collect.command import CollectConfig, Job, identity, prepare, shard_task
 from world_models.collect.recording import Recorded, ShardTask, record_shard
 from world_models.data.rollouts import Rollouts
@@ -93,7 +93,7 @@ def gather(out: Path) -> Callable[..., Rollouts]:
 
     def run(flags: str = "", env: str = "Pictures-v0", policy: str = "random") -> Rollouts:
         usual = f"--out {out} --env {env} --policy {policy} --num_episodes 2 --max_steps 10 --executor serial"
-        collect.main([*usual.split(), *flags.split()])
+        command.main([*usual.split(), *flags.split()])
         return Rollouts(out, verify=True)
 
     return run
@@ -220,7 +220,7 @@ def test_the_crop_is_recorded(gather: Callable[..., Rollouts]):
 def test_the_stored_config_makes_the_same_data_set(gather: Callable[..., Rollouts], out: Path, tmp_path: Path):
     data = gather("--seed 5")
     (tmp_path / "config.yaml").write_text(str(data.shards[0].attributes["config"]))
-    collect.main(["--config", str(tmp_path / "config.yaml"), "--out", str(tmp_path / "again")])
+    command.main(["--config", str(tmp_path / "config.yaml"), "--out", str(tmp_path / "again")])
     assert Rollouts(tmp_path / "again").digest() == data.digest()
 
 
@@ -265,13 +265,13 @@ def test_a_mixture_deals_the_policies_out_over_the_episodes(rollouts_dir: Path):
 
 def test_the_weights_of_a_mixture_are_a_flag(out: Path):
     flags = f"--out {out} --env SteeredPictures-v0 --num_episodes 4 --max_steps 2 --executor serial".split()
-    collect.main([*flags, "--mixture", '{"brownian": 3, "random": 1}'])
+    command.main([*flags, "--mixture", '{"brownian": 3, "random": 1}'])
     assert sorted(Rollouts(out).policies) == ["brownian"] * 3 + ["random"]
 
 
 def test_a_mixture_dealt_over_shards_is_the_mixture_dealt_over_episodes(out: Path):
     flags = f"--out {out} --env SteeredPictures-v0 --num_episodes 4 --episodes_per_shard 1 --max_steps 2".split()
-    collect.main([*flags, "--executor", "serial", "--mixture", '{"brownian": 1, "random": 1}'])
+    command.main([*flags, "--executor", "serial", "--mixture", '{"brownian": 1, "random": 1}'])
     assert Rollouts(out).policies == ("brownian", "random") * 2
 
 
@@ -438,12 +438,12 @@ def test_preparing_touches_nothing(out: Path):
 
 def test_running_again_makes_nothing(copied: CollectConfig):
     before = {path: path.stat().st_mtime_ns for path in Path(copied.out).iterdir()}
-    collect.collect(prepare(copied))
+    command.collect(prepare(copied))
     assert {path: path.stat().st_mtime_ns for path in Path(copied.out).iterdir()} == before
 
 
 def test_running_again_says_that_all_is_there(copied: CollectConfig, capsys: pytest.CaptureFixture[str]):
-    collect.collect(prepare(copied))
+    command.collect(prepare(copied))
     assert capsys.readouterr().out == f"{copied.out}: 6 episodes, 246 frames in 3 shards, all finished before\n"
 
 
@@ -474,7 +474,7 @@ def test_a_second_collector_leaves_the_first_ones_work_alone(
     job = prepare(dataclasses.replace(copied, num_episodes=7))
     partial = leave_partial(Path(copied.out) / "shard-00003.h5")
     with locks.only_writer(Path(copied.out)), pytest.raises(Stopped):
-        collect.collect(job)
+        command.collect(job)
     assert partial.exists()
 
 
@@ -483,7 +483,7 @@ def interrupted(
     gather: Callable[..., Rollouts], monkeypatch: pytest.MonkeyPatch, leave_partial: Callable[[Path], Path]
 ) -> None:
     """A collection of two shards during whose second one somebody presses Ctrl-C."""
-    make = collect.record_shard
+    make = command.record_shard
 
     def press(task: ShardTask, report: executors.Report) -> Recorded:
         if task.path.name == "shard-00001.h5":
@@ -491,7 +491,7 @@ def interrupted(
             raise KeyboardInterrupt
         return make(task, report)
 
-    monkeypatch.setattr(collect, "record_shard", press)
+    monkeypatch.setattr(command, "record_shard", press)
     with pytest.raises(KeyboardInterrupt):
         gather("--episodes_per_shard 1")
 
@@ -526,7 +526,7 @@ def test_a_shard_reports_its_steps_as_they_are_made(out: Path):
 
 
 def test_verify_says_what_a_data_set_holds(copied: CollectConfig, capsys: pytest.CaptureFixture[str]):
-    collect.main(["--verify", copied.out])
+    command.main(["--verify", copied.out])
     said = " ".join(capsys.readouterr().out.split())
     for words in (
         "CarRacing-v3, complete, every digest correct",
@@ -542,7 +542,7 @@ def test_verify_says_what_a_data_set_holds(copied: CollectConfig, capsys: pytest
 
 
 def test_verify_gives_least_median_and_greatest_return(copied: CollectConfig, capsys: pytest.CaptureFixture[str]):
-    collect.main(["--verify", copied.out])
+    command.main(["--verify", copied.out])
     low, middle, high = sorted(e.rewards.astype(float).sum() for e in Rollouts(copied.out) if e.policy == "driver")
     assert f"driver     3 episodes, return {low:.1f} .. {middle:.1f} .. {high:.1f}" in capsys.readouterr().out
 
@@ -551,20 +551,20 @@ def test_verify_says_none_where_there_is_no_telemetry(
     gather: Callable[..., Rollouts], out: Path, capsys: pytest.CaptureFixture[str]
 ):
     gather()
-    collect.main(["--verify", str(out)])
+    command.main(["--verify", str(out)])
     assert "  telemetry  none\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", [".", "shard-00000.h5"])
 def test_verify_draws_a_contact_sheet_beside_the_shards(copied: CollectConfig, name: str):
-    collect.main(["--verify", str(Path(copied.out) / name)])
+    command.main(["--verify", str(Path(copied.out) / name)])
     with Image.open(Path(copied.out) / "contact_sheet.png") as sheet:
         assert sheet.format == "PNG" and np.asarray(sheet.convert("L")).std() > 5
 
 
 def test_verify_changes_no_shard(copied: CollectConfig):
     before = {path: files.file_sha256(path) for path in Path(copied.out).glob("*.h5")}
-    collect.main(["--verify", copied.out])
+    command.main(["--verify", copied.out])
     assert {path: files.file_sha256(path) for path in Path(copied.out).glob("*.h5")} == before
 
 
@@ -574,12 +574,12 @@ def test_verify_refuses_damaged_data(copied: CollectConfig, column: str):
         data: Any = file[column]
         data[0] = data[0] + 1
     with pytest.raises(ValueError, match=f"{column} differs from its digest"):
-        collect.main(["--verify", copied.out])
+        command.main(["--verify", copied.out])
 
 
 def test_verify_of_nothing_is_refused(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match="nothing: no such file or folder"):
-        collect.main(["--verify", str(tmp_path / "nothing")])
+        command.main(["--verify", str(tmp_path / "nothing")])
 
 
 # --- a worker is light
@@ -633,7 +633,7 @@ def make(env, seed):
     (tmp_path / "reusing_policy.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
     out = tmp_path / "rollouts"
-    collect.main(f"--out {out} --num_episodes 1 --max_steps 4 --executor serial --policy reusing_policy:make".split())
+    command.main(f"--out {out} --num_episodes 1 --max_steps 4 --executor serial --policy reusing_policy:make".split())
     assert Rollouts(out)[0].actions[:, 1] == pytest.approx([0.01, 0.02, 0.03, 0.04])
 
 
@@ -643,13 +643,13 @@ def test_a_policy_that_fails_is_refused_before_any_work(tmp_path: Path, monkeypa
     (tmp_path / f"{name}.py").write_text(body)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ValueError, match=name):
-        collect.prepare(collect.CollectConfig(out=str(tmp_path / "rollouts"), policy=f"{name}:make"))
+        command.prepare(command.CollectConfig(out=str(tmp_path / "rollouts"), policy=f"{name}:make"))
 
 
 def test_a_warm_up_that_outlasts_the_episode_is_refused_before_any_work(tmp_path: Path):
-    asked = collect.CollectConfig(str(tmp_path / "x"), env="CartPole-v1", policy="random", warmup_steps=500)
+    asked = command.CollectConfig(str(tmp_path / "x"), env="CartPole-v1", policy="random", warmup_steps=500)
     with pytest.raises(ValueError, match="fewer --warmup_steps"):
-        collect.prepare(asked)
+        command.prepare(asked)
 
 
 def test_a_data_set_in_a_read_only_folder_is_shown_without_a_contact_sheet(
@@ -657,7 +657,7 @@ def test_a_data_set_in_a_read_only_folder_is_shown_without_a_contact_sheet(
 ):
     folder = make_rollouts([3, 3])
     monkeypatch.setattr("world_models.collect.overview.os.access", lambda path, mode: False)
-    collect.main(["--verify", str(folder)])
+    command.main(["--verify", str(folder)])
     assert "is not writable" in capsys.readouterr().out
     assert not (folder / "contact_sheet.png").exists()
 
@@ -665,11 +665,11 @@ def test_a_data_set_in_a_read_only_folder_is_shown_without_a_contact_sheet(
 def test_a_failing_policy_is_named_with_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "raising_policy.py").write_text("def make(env, seed):\n    raise ValueError('oops')\n")
     monkeypatch.syspath_prepend(tmp_path)
-    asked = collect.CollectConfig(out=str(tmp_path / "rollouts"), policy="raising_policy:make")
+    asked = command.CollectConfig(out=str(tmp_path / "rollouts"), policy="raising_policy:make")
     with pytest.raises(
         ValueError, match=r"'raising_policy:make' fails .* ValueError: oops \(.*raising_policy\.py, line 2\)"
     ):
-        collect.prepare(asked)
+        command.prepare(asked)
 
 
 # numbers beyond all use

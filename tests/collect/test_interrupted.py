@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from world_models.collect import command as collect
+from world_models import collect
 from world_models.data.rollouts import FORMAT, Rollouts
 from world_models.data.shards import shard_paths
 from world_models.data.shards.reader import Shard

@@ -14,8 +14,7 @@ from gymnasium import spaces
 from gymnasium.envs.box2d import car_racing
 
 from world_models import envs
-from world_models.collect import command as collect
-from world_models.collect import recording
+from world_models.collect import command, recording
 from world_models.collect.recording import CHECKED_FRAMES, Recorded, ShardTask, record_shard
 from world_models.data.rollouts import FORMAT, Rollouts
 from world_models.data.shards.reader import Shard
@@ -307,7 +306,7 @@ def gather(out: Path) -> Callable[..., Rollouts]:
 
     def run(flags: str = "", num_episodes: int = 2) -> Rollouts:
         usual = f"--out {out} --num_episodes {num_episodes} --max_steps {STEPS} --episodes_per_shard 2"
-        collect.main([*usual.split(), "--executor", "serial", *flags.split()])
+        command.main([*usual.split(), "--executor", "serial", *flags.split()])
         return Rollouts(out, verify=True)
 
     return run
@@ -344,7 +343,7 @@ def test_data_sets_of_different_renderers_extend_one_another(gather: Callable[..
     data = gather("--renderer pygame", num_episodes=6)
     assert renderers(data) == ["gymnasium", "c", "pygame"]
     flags = f"--num_episodes 6 --max_steps {STEPS} --episodes_per_shard 2 --executor serial"
-    collect.main(["--out", str(tmp_path / "one"), *flags.split()])
+    command.main(["--out", str(tmp_path / "one"), *flags.split()])
     assert data.digest() == Rollouts(tmp_path / "one").digest()
 
 
@@ -419,7 +418,7 @@ def test_our_own_environment_gives_the_rollouts_of_car_racing(tmp_path: Path, en
     collected = []
     for env_id in ("CarRacing-v3", env):
         out = tmp_path / str(len(collected))
-        collect.main(f"--out {out} --env {env_id} --num_episodes 1 --max_steps 3 --executor serial".split())
+        command.main(f"--out {out} --env {env_id} --num_episodes 1 --max_steps 3 --executor serial".split())
         collected.append(Rollouts(out))
     plain, ours = collected
     assert (ours.env, ours.preprocess) == (plain.env, plain.preprocess)
@@ -428,5 +427,5 @@ def test_our_own_environment_gives_the_rollouts_of_car_racing(tmp_path: Path, en
 
 def test_workers_draw_with_the_renderer_that_was_tried_here(out: Path, chosen_anew: None, monkeypatch: Any):
     monkeypatch.setattr(renderer_choice, "RENDERERS", {k: v for k, v in renderer_choice.RENDERERS.items() if k != "c"})
-    job = collect.prepare(collect.CollectConfig(str(out)))
-    assert isinstance(job, collect.Job) and {task.renderer for task in job.tasks} == {"pygame"}
+    job = command.prepare(command.CollectConfig(str(out)))
+    assert isinstance(job, command.Job) and {task.renderer for task in job.tasks} == {"pygame"}

@@ -11,7 +11,7 @@ from conftest import registered_envs
 from gymnasium import spaces
 from PIL import Image
 
-from world_models.collect import command as collect
+from world_models.collect import command
 from world_models.collect.command import CollectConfig, Job
 from world_models.collect.trial import FIRST_FRAMES
 
@@ -96,7 +96,7 @@ def out(tmp_path: Path) -> Path:
 def prepare(out: Path) -> Callable[..., Job]:
     def prepared(env: str = "Plain", **settings: Any) -> Job:
         usual = {"num_episodes": 2, "max_steps": 20, "policy": "random", "executor": "serial"}
-        job = collect.prepare(
+        job = command.prepare(
             CollectConfig(str(out), **{**usual, "env": env if "-" in env else f"{env}-v0", **settings})
         )
         assert isinstance(job, Job)
@@ -126,7 +126,7 @@ def test_a_line_says_what_frames_are_made_of(
     line: str,
     capsys: pytest.CaptureFixture[str],
 ):
-    collect.collect(prepare(env, **settings))
+    command.collect(prepare(env, **settings))
     said = f"{line}; the first ones are shown in {out / FIRST_FRAMES}"
     assert capsys.readouterr().out.splitlines()[0] == said
 
@@ -139,9 +139,9 @@ def test_the_line_of_car_racing_names_the_rows_that_are_kept(prepare: Callable[.
 def test_nothing_is_said_where_nothing_is_left_to_store(
     prepare: Callable[..., Job], capsys: pytest.CaptureFixture[str]
 ):
-    collect.collect(prepare())
+    command.collect(prepare())
     capsys.readouterr()
-    collect.collect(prepare())
+    command.collect(prepare())
     assert "frames:" not in capsys.readouterr().out
 
 
@@ -154,14 +154,14 @@ def test_the_first_frames_are_shown_before_any_is_stored(
     def crash(*args: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(collect, "record_shard", crash)
+    monkeypatch.setattr(command, "record_shard", crash)
     with pytest.raises(KeyboardInterrupt):
-        collect.collect(prepare())
+        command.collect(prepare())
     assert [path.name for path in out.iterdir()] == [FIRST_FRAMES]
 
 
 def test_the_picture_shows_the_observation_and_eight_frames(prepare: Callable[..., Job], out: Path):
-    collect.collect(prepare())
+    command.collect(prepare())
     drawn = np.asarray(Image.open(out / FIRST_FRAMES))
     coloured = (drawn == Plain.colour).all(axis=2)
     assert coloured.sum() == 107 * 128 + 8 * 128 * 128  # the observation in its proportions, frames twice as large
@@ -188,9 +188,9 @@ def test_grey_observations_are_shown(prepare: Callable[..., Job]):
 
 
 def test_a_picture_that_is_there_stays(prepare: Callable[..., Job], out: Path):
-    collect.collect(prepare())
+    command.collect(prepare())
     (out / FIRST_FRAMES).write_bytes(b"somebody's")
-    collect.collect(prepare(num_episodes=20))
+    command.collect(prepare(num_episodes=20))
     assert (out / FIRST_FRAMES).read_bytes() == b"somebody's"
 
 

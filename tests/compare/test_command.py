@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from world_models.compare import command as compare
+from world_models.compare import command
 
 MakeRun = Callable[..., Path]
 LINES = [
@@ -24,7 +24,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[str, str]]:
     """Runs the command, and returns what it printed and what it warned of."""
 
     def run(*argv: str | Path) -> tuple[str, str]:
-        compare.main([str(word) for word in argv])
+        command.main([str(word) for word in argv])
         return capsys.readouterr()
 
     return run
@@ -36,7 +36,7 @@ def refused() -> Callable[..., str]:
 
     def run(*argv: str | Path) -> str:
         with pytest.raises((ValueError, OSError)) as refusal:
-            compare.main([str(word) for word in argv])
+            command.main([str(word) for word in argv])
         return str(refusal.value)
 
     return run
@@ -78,7 +78,7 @@ def test_the_same_runs_give_the_same_page(two_runs: Path, tmp_path: Path, said: 
 
 
 def test_the_number_of_frames_is_as_asked(two_runs: Path):
-    job = compare.prepare(compare.CompareConfig(runs=(str(two_runs),), num_frames=3))
+    job = command.prepare(command.CompareConfig(runs=(str(two_runs),), num_frames=3))
     assert job.models is not None
     assert len(job.models.rows(job.num_frames).originals) == 3
 
@@ -89,7 +89,7 @@ def test_the_number_of_frames_is_as_asked(two_runs: Path):
 def test_runs_are_named_one_by_one_or_by_their_folder(make_run: MakeRun, tmp_path: Path):
     one, two = make_run("runs/a"), make_run("runs/b")
     by_folder, by_name = (
-        compare.prepare(compare.CompareConfig(runs=tuple(map(str, named))))
+        command.prepare(command.CompareConfig(runs=tuple(map(str, named))))
         for named in ([tmp_path / "runs"], [one, two])
     )
     assert [run.name for run in by_folder.runs] == [run.name for run in by_name.runs] == ["a", "b"]
@@ -98,7 +98,7 @@ def test_runs_are_named_one_by_one_or_by_their_folder(make_run: MakeRun, tmp_pat
 def test_a_run_that_is_named_twice_is_shown_once(make_run: MakeRun, tmp_path: Path):
     run = make_run("runs/a")
     (tmp_path / "runs/link").symlink_to(run)
-    job = compare.prepare(compare.CompareConfig(runs=(str(run), str(tmp_path / "runs"), str(run))))
+    job = command.prepare(command.CompareConfig(runs=(str(run), str(tmp_path / "runs"), str(run))))
     assert [run.name for run in job.runs] == ["a"]
 
 
@@ -129,7 +129,7 @@ def test_hundreds_of_runs_are_listed(make_run: MakeRun, said: Callable[..., tupl
 def test_runs_is_the_folder_by_default(make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     make_run("runs/a", lines=LINES)
     monkeypatch.chdir(tmp_path)
-    compare.main([])
+    command.main([])
     assert (tmp_path / "runs/compare.html").exists()
 
 
@@ -240,11 +240,11 @@ def test_the_page_goes_where_the_runs_have_a_folder_in_common(
     for name in ("runs/a", "runs/b", "runs/sweep/c", "else/d"):
         make_run(name)
     monkeypatch.chdir(tmp_path)
-    assert compare.prepare(compare.CompareConfig(runs=tuple(named))).out == (tmp_path / out)
+    assert command.prepare(command.CompareConfig(runs=tuple(named))).out == (tmp_path / out)
 
 
 def test_a_page_elsewhere_is_named_in_full(make_run: MakeRun, tmp_path: Path):
-    assert compare.prepare(compare.CompareConfig(runs=(str(make_run("runs/a")),))).out == tmp_path / "runs"
+    assert command.prepare(command.CompareConfig(runs=(str(make_run("runs/a")),))).out == tmp_path / "runs"
 
 
 # what it says

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from world_models.compare import frames as side_by_side
+from world_models.compare import frames
 from world_models.data.rollouts import Rollouts
 from world_models.data.split import split_episodes
 from world_models.runs import checkpoints, layout
@@ -43,8 +43,8 @@ def make_model(tmp_path: Path) -> MakeModel:
 
 def _load(
     *runs: RunRecord, data: Path | None = None, weights: layout.Weights = "best"
-) -> tuple[side_by_side.Models | None, list[str]]:
-    return side_by_side.load(runs, str(data) if data else None, weights, "cpu")
+) -> tuple[frames.Models | None, list[str]]:
+    return frames.load(runs, str(data) if data else None, weights, "cpu")
 
 
 def _edit(run: RunRecord, **changes: Any) -> RunRecord:

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
+from world_models import encode
 from world_models.data.latents import Latents, write_latents
 from world_models.data.rollouts import Rollouts
 from world_models.data.shards import shard_path
-from world_models.encode import command as encode
 from world_models.encode import summary as latent_summary
 from world_models.runs import checkpoints, layout
 from world_models.runs.description import TrainedOn

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from world_models.collect import command as collect
+from world_models.collect import command
 from world_models.collect.command import CollectConfig, prepare
 from world_models.compare import table
 from world_models.data.rollouts import Rollouts
@@ -54,7 +54,7 @@ def asked(tmp_path: Path) -> CollectConfig:
 
 
 def collected(config: CollectConfig) -> Rollouts:
-    collect.collect(prepare(config))
+    command.collect(prepare(config))
     return Rollouts(config.out)
 
 
@@ -182,10 +182,10 @@ def test_a_data_set_that_auto_would_crop_otherwise_now_is_extended_as_it_was_cro
 
 def test_a_data_set_without_the_telemetry_of_today_is_refused_in_one_line(asked: CollectConfig, rollouts_dir: Path):
     job = CollectConfig(str(rollouts_dir), 9, 40, episodes_per_shard=2, executor="serial")
-    env, *_ = collect._try_env(job)
+    env, *_ = command._try_env(job)
     env.telemetry_names = ()
     with pytest.raises(ValueError, match="has 19 columns of telemetry, and CarRacing-v3 now gives 0; choose another"):
-        collect._check_same(job, env, collect._finished_shards(job))
+        command._check_same(job, env, command._finished_shards(job))
 
 
 # --- never trained on and scored

@@ -5,8 +5,7 @@ import pytest
 from gymnasium import spaces
 from gymnasium.envs.box2d import car_racing
 
-from world_models import envs
-from world_models.collect import command as collect
+from world_models import collect, envs
 from world_models.envs import policies
 from world_models.envs.expert import Expert, Skill
 

@@ -16,7 +16,7 @@ from conftest import registered_envs
 from gymnasium import spaces
 from gymnasium.envs.classic_control import CartPoleEnv
 
-from world_models.collect import command as collect
+from world_models.collect import command
 from world_models.collect.command import CollectConfig, Job
 from world_models.collect.recording import record_shard
 from world_models.data.rollouts import Rollouts
@@ -83,7 +83,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Job]
         name = f"policy_{abs(hash((wrong, right, env)))}"
         body = SOURCE.format(name=name, wrong=right if wrong == "right" else wrong, right=right)
         (tmp_path / f"{name}.py").write_text(body)
-        job = collect.prepare(
+        job = command.prepare(
             CollectConfig(
                 str(tmp_path / "out"),
                 num_episodes=4,
@@ -118,13 +118,13 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Job]
 def test_an_action_that_cannot_be_stored_ends_the_collection_by_name(start: Callable[..., Job], wrong: str, said: str):
     name = r"^policy 'policy_\d+:policy_\d+' at step 17 of the episode of seed 5: .*"
     with pytest.raises(Stopped, match=name + said):
-        collect.collect(start(wrong))
+        command.collect(start(wrong))
 
 
 @pytest.mark.parametrize("wrong", ["0", "4", "1.5", "np.nan"])
 def test_a_discrete_action_outside_its_space_ends_the_collection_by_name(start: Callable[..., Job], wrong: str):
     with pytest.raises(Stopped, match=r"^policy '.*' at step 17 of the episode of seed 5: the policy gave"):
-        collect.collect(start(wrong, "1", "Chosen-v0"))
+        command.collect(start(wrong, "1", "Chosen-v0"))
 
 
 def test_a_shard_with_a_wrong_action_is_not_kept_and_finished_ones_stay(start: Callable[..., Job], tmp_path: Path):
@@ -133,7 +133,7 @@ def test_a_shard_with_a_wrong_action_is_not_kept_and_finished_ones_stay(start: C
     record_shard(job.tasks[1], lambda units: None)
     before = shard_path(tmp_path / "out", 1).read_bytes()
     with pytest.raises(Stopped):
-        collect.collect(job)
+        command.collect(job)
     assert not shard_path(tmp_path / "out", 0).exists() and not list((tmp_path / "out").glob("*.partial"))
     assert shard_path(tmp_path / "out", 1).read_bytes() == before
 
@@ -141,7 +141,7 @@ def test_a_shard_with_a_wrong_action_is_not_kept_and_finished_ones_stay(start: C
 def test_a_policy_that_raises_in_mid_collection_is_named_with_its_line(start: Callable[..., Job]):
     said = r"^policy '.*' fails at step 17 of the episode of seed 5: ZeroDivisionError: .* \(.*policy_\d+.py, line 8\)"
     with pytest.raises(Stopped, match=said + "; fix it"):
-        collect.collect(start("1 // 0"))
+        command.collect(start("1 // 0"))
 
 
 def test_a_policy_that_cannot_be_made_for_a_later_episode_is_named(
@@ -152,7 +152,7 @@ def test_a_policy_that_cannot_be_made_for_a_later_episode_is_named(
     with pytest.raises(
         Stopped, match=r"fails when it is made for the episode of seed 1: IndexError: .*fussy_policy.py, line 2\)"
     ):
-        collect.collect(collect.prepare(settings))
+        command.collect(command.prepare(settings))
 
 
 def test_an_error_of_our_own_policies_is_a_bug(start: Callable[..., Job], monkeypatch: pytest.MonkeyPatch):
@@ -162,7 +162,7 @@ def test_an_error_of_our_own_policies_is_a_bug(start: Callable[..., Job], monkey
     monkeypatch.setitem(live_episode.policies.BUILTIN, "random", random)
     settings = CollectConfig("unused", 2, 5, "Steered-v0", policy="random")
     with pytest.raises(ZeroDivisionError):
-        collect.prepare(settings)
+        command.prepare(settings)
 
 
 def test_a_wrong_action_in_a_worker_ends_the_command_in_one_line(tmp_path: Path):
@@ -185,7 +185,7 @@ def test_a_wrong_action_in_a_worker_ends_the_command_in_one_line(tmp_path: Path)
 
 
 def test_what_lies_outside_is_stored_as_it_was_handed_to_the_env(start: Callable[..., Job], tmp_path: Path):
-    collect.collect(start("[3, -0.5]", "[0.25, -7]"))
+    command.collect(start("[3, -0.5]", "[0.25, -7]"))
     data = Rollouts(tmp_path / "out")
     stored = np.concatenate([episode.actions for episode in data])
     np.testing.assert_array_equal(stored, Steered.taken[-80:])
@@ -196,12 +196,12 @@ def test_what_lies_outside_is_stored_as_it_was_handed_to_the_env(start: Callable
 
 
 def test_the_end_says_how_many_actions_were_clipped(start: Callable[..., Job], capsys: pytest.CaptureFixture[str]):
-    collect.collect(start("[0, 1.001]", "[-1, 1]"))
+    command.collect(start("[0, 1.001]", "[-1, 1]"))
     assert "1 of 80 actions lay outside the action space and were clipped to it" in capsys.readouterr().out
 
 
 def test_nothing_is_said_where_no_action_was_clipped(start: Callable[..., Job], capsys: pytest.CaptureFixture[str]):
-    collect.collect(start())
+    command.collect(start())
     assert "clipped" not in capsys.readouterr().out
 
 
@@ -214,7 +214,7 @@ def test_a_reward_that_float32_cannot_hold_ends_the_collection_by_name(
 ):
     monkeypatch.setattr(Steered, "rewards", {(6, 9): reward})
     with pytest.raises(Stopped, match=r"^Steered-v0: the reward is .* at step 9 of the episode of seed 6; "):
-        collect.collect(start())
+        command.collect(start())
 
 
 @pytest.mark.parametrize(("step", "when"), [(12, "step 12"), (0, "reset")])
@@ -224,7 +224,7 @@ def test_a_picture_of_another_size_ends_the_collection_by_name(
     monkeypatch.setattr(Steered, "sizes", {(6, step): 41})
     said = "Steered-v0: the observation gave 48x41x3, not 48x40x3; fix the environment"
     with pytest.raises(Stopped, match=f"^{when} of the episode of seed 6: {said}$"):
-        collect.collect(start())
+        command.collect(start())
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_an_env_that_raises_ends_the_collection_by_name_and_finished_shards_stay
     place = rf"\({re.escape(__file__)}, line \d+\)"
     line = rf"^{when} of the episode of seed 6: Steered-v0 fails, {said} {place}; fix it \(WORLD_MODELS_TRACEBACK=1 "
     with pytest.raises(Stopped, match=line):
-        collect.collect(start())
+        command.collect(start())
     assert [path.name for path in (tmp_path / "out").glob("*.h5")] == ["shard-00000.h5"]
 
 
@@ -257,14 +257,14 @@ def test_an_env_that_cannot_draw_is_named_with_the_step(monkeypatch: pytest.Monk
     monkeypatch.setattr(CartPoleEnv, "render", lambda self: 1 // 0)
     settings = CollectConfig(str(tmp_path / "out"), 1, 5, "CartPole-v1", policy="random")
     with pytest.raises(ValueError, match=r"^reset of the episode of seed 0: CartPole-v1 fails, ZeroDivisionError"):
-        collect.prepare(settings)
+        command.prepare(settings)
 
 
 def test_from_python_the_error_of_an_env_is_the_cause(start: Callable[..., Job], monkeypatch: pytest.MonkeyPatch):
     own = RuntimeError("no contact")
     monkeypatch.setattr(Steered, "errors", {(6, 3): own})
     with pytest.raises(Stopped) as stopped:
-        collect.collect(start())
+        command.collect(start())
     assert stopped.value.__cause__ is not None and stopped.value.__cause__.__cause__ is own
 
 
@@ -283,7 +283,7 @@ def test_an_env_that_raises_in_its_warm_up_is_named_with_the_step(
     settings = dataclasses.replace(start().config, warmup_steps=3)
     monkeypatch.setattr(Steered, "errors", {(4, 2): RuntimeError("no contact")})
     with pytest.raises(ValueError, match=r"^warm-up step 2 of the episode of seed 4: Steered-v0 fails, RuntimeError"):
-        collect.prepare(settings)
+        command.prepare(settings)
 
 
 def test_an_env_that_can_be_made_no_more_ends_the_collection_in_a_line(
@@ -296,7 +296,7 @@ def test_an_env_that_can_be_made_no_more_ends_the_collection_in_a_line(
 
     monkeypatch.setattr(Steered, "__init__", no_more)
     with pytest.raises(Stopped, match=r"^env 'Steered-v0' cannot be made: OSError: no display \("):
-        collect.collect(job)
+        command.collect(job)
 
 
 def test_an_env_that_cannot_be_closed_ends_the_collection_in_a_line(
@@ -305,7 +305,7 @@ def test_an_env_that_cannot_be_closed_ends_the_collection_in_a_line(
     job = start()
     monkeypatch.setattr(Steered, "close", lambda self: 1 // 0)
     with pytest.raises(Stopped, match=r"^the end of an episode: Steered-v0 fails, ZeroDivisionError"):
-        collect.collect(job)
+        command.collect(job)
 
 
 OWN_ENV = """
@@ -350,7 +350,7 @@ def test_the_traceback_of_an_env_in_a_worker_is_shown_where_it_is_asked_for(tmp_
 def test_an_action_space_without_zero_has_no_warm_up(tmp_path: Path):
     settings = CollectConfig(str(tmp_path / "out"), 2, 5, "Chosen-v0", policy="random", warmup_steps=1)
     with pytest.raises(ValueError, match="Chosen-v0 has no action 0 for the warm-up; give no --warmup_steps"):
-        collect.prepare(settings)
+        command.prepare(settings)
 
 
 # --- what was stored before
@@ -374,7 +374,7 @@ def test_verify_refuses_stored_numbers_that_are_not_finite(
 
     monkeypatch.setattr(live_episode.LiveEpisode, "act", acts)
     monkeypatch.setattr(live_episode.LiveEpisode, "step", steps)
-    collect.collect(job)
+    command.collect(job)
     said = rf"shard-00001.h5: {column} holds numbers that are not finite, the first in row 29 "
     with pytest.raises(ValueError, match=said + r"\(step 9 of the episode of seed 7, driven by policy_"):
-        collect.prepare(CollectConfig(verify=str(tmp_path / "out")))
+        command.prepare(CollectConfig(verify=str(tmp_path / "out")))

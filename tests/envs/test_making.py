@@ -253,7 +253,7 @@ def test_drivers_that_the_user_named_stay(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_the_screen_is_back_after_a_collection_for_windows_of_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    from world_models.collect import command as collect
+    from world_models import collect
 
     monkeypatch.delenv("SDL_VIDEODRIVER", raising=False)
     asked = "--env CartPole-v1 --policy random --num_episodes 1 --max_steps 1 --executor serial"

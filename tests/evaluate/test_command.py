@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from world_models.collect import command as collect
+from world_models import collect
 from world_models.data.rollouts import Rollouts
 from world_models.data.split import split_episodes
 from world_models.drawing import charts

@@ -11,13 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from world_models.bench import command as bench
-from world_models.collect import command as collect
-from world_models.compare import command as compare
-from world_models.encode import command as encode
-from world_models.evaluate import command as evaluate
+from world_models import bench, collect, compare, encode, evaluate, train_vae
 from world_models.runs import checkpoints
-from world_models.train_vae import command as train_vae
 from world_models.vae.fast import winograd
 from world_models.vae.model import VAE, VAEConfig
 

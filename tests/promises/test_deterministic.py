@@ -10,7 +10,7 @@ import pytest
 
 import world_models
 from world_models import envs
-from world_models.collect import command as collect
+from world_models.collect import command
 from world_models.collect.command import CollectConfig, shard_task
 from world_models.collect.recording import record_shard
 from world_models.data.rollouts import Rollouts
@@ -34,7 +34,7 @@ def config(out: Path, num_episodes: int = 6, executor: Executor = "serial", num_
 
 
 def gather(settings: CollectConfig) -> Path:
-    collect.collect(collect.prepare(settings))
+    command.collect(command.prepare(settings))
     return Path(settings.out)
 
 

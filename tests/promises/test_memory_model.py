@@ -12,10 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from world_models import LatentSequences
+from world_models import LatentSequences, encode
 from world_models.data.rollouts import write_rollouts
 from world_models.data.shards import shard_path
-from world_models.encode import command as encode
 from world_models.runs import checkpoints, layout
 from world_models.runs.description import TrainedOn
 from world_models.vae.model import VAE, VAEConfig

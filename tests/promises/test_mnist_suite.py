@@ -173,7 +173,7 @@ def test_memory_that_cannot_hold_the_digits_is_refused(mnist_dir: Path, tmp_path
 
 
 def test_a_model_of_digits_encodes_no_rollouts(mnist_dir: Path, rollouts_dir: Path, tmp_path: Path):
-    from world_models.encode import command as encode
+    from world_models import encode
 
     _train("vae", mnist_dir, tmp_path / "run", "--num_frames 64")
     with pytest.raises(ValueError, match="a model of MNIST's digits"):

@@ -7,7 +7,7 @@ import pytest
 
 from world_models import Latents, LatentSequences, Rollouts, load_vae
 from world_models.__main__ import PipelineConfig, main
-from world_models.encode import command as encode
+from world_models.encode import command
 from world_models.runtime.errors import Stopped
 
 pytestmark = pytest.mark.slow
@@ -77,7 +77,7 @@ def test_another_scale_under_the_same_name_is_refused_before_any_work(first, mor
 
 
 def test_what_goes_wrong_between_stages_is_said_in_one_line(first, monkeypatch):
-    monkeypatch.setattr(encode, "prepare", lambda config: (_ for _ in ()).throw(ValueError("no such latents")))
+    monkeypatch.setattr(command, "prepare", lambda config: (_ for _ in ()).throw(ValueError("no such latents")))
     with pytest.raises(Stopped, match=r"^no such latents$"):
         main(_argv(first))
 

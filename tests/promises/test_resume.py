@@ -17,7 +17,7 @@ from world_models.data.frames import BLOCK_FRAMES
 from world_models.data.rollouts import FRAME_BYTES
 from world_models.runs import resume
 from world_models.runtime import files
-from world_models.train_vae import command as train_vae
+from world_models.train_vae import command
 from world_models.train_vae.learner import Learner
 
 pytestmark = pytest.mark.slow
@@ -32,7 +32,7 @@ MEMORY = {"resident": "", "streamed": f"--memory_gb {STREAMED_GB!r}"}
 
 
 def _train(data: Path, out: Path, more: str = "") -> Path:
-    train_vae.main(f"--data {data} --out {out} {FLAGS} {more}".split())
+    command.main(f"--data {data} --out {out} {FLAGS} {more}".split())
     return out
 
 
@@ -90,7 +90,7 @@ def test_resumed_training_is_unbroken_training_bit_for_bit(
 
 KILL_AFTER_STEP = """
 import os, signal, sys
-from world_models.train_vae import command as train_vae
+from world_models.train_vae import command
 from world_models.train_vae.learner import Learner
 learn = Learner.learn
 def learn_and_die(self, *batch):
@@ -105,7 +105,7 @@ train_vae.main(sys.argv[1:])
 KILL_AT_A_SAVE = """
 import os, signal, sys
 from world_models.runs import resume
-from world_models.train_vae import command as train_vae
+from world_models.train_vae import command
 save = resume.save_state
 def save_and_die(run, state):
     save(run, state)
@@ -156,8 +156,8 @@ def test_resumed_training_of_the_optimal_variance_is_unbroken_training_bit_for_b
 def test_interruptions_are_in_the_middle_of_an_epoch(rollouts_dir: Path, tmp_path: Path):
     run = _broken(rollouts_dir, tmp_path / "run", 3, _stop)
     assert resume.load_state(run)["step"] == 3
-    config = train_vae.TrainConfig(data=str(rollouts_dir), out=str(tmp_path / "other"), batch_size=32)
-    assert train_vae.prepare(config).batches.steps_per_epoch == 7
+    config = command.TrainConfig(data=str(rollouts_dir), out=str(tmp_path / "other"), batch_size=32)
+    assert command.prepare(config).batches.steps_per_epoch == 7
 
 
 def test_streamed_training_is_resident_training_bit_for_bit(rollouts_dir: Path, tmp_path: Path, whole: Path):
@@ -173,10 +173,10 @@ def test_a_resident_run_may_be_resumed_streamed(rollouts_dir: Path, tmp_path: Pa
 
 
 def test_streaming_is_what_the_small_memory_means(rollouts_dir: Path, tmp_path: Path):
-    config = train_vae.TrainConfig(
+    config = command.TrainConfig(
         data=str(rollouts_dir), out=str(tmp_path / "run"), shuffle_frames=SHUFFLE_FRAMES, memory_gb=STREAMED_GB
     )
-    assert not train_vae.prepare(config).batches.is_resident
+    assert not command.prepare(config).batches.is_resident
 
 
 def test_a_run_broken_twice_is_unbroken_training_bit_for_bit(rollouts_dir: Path, tmp_path: Path, whole: Path):

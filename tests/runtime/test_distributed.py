@@ -14,10 +14,10 @@ import pytest
 import torch
 import torch.distributed
 
+from world_models import train_vae
 from world_models.runs import checkpoints, resume
 from world_models.runtime import distributed
 from world_models.runtime.distributed import World
-from world_models.train_vae import command as train_vae
 from world_models.train_vae.learner import Learner
 
 CPU = torch.device("cpu")

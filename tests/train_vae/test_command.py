@@ -23,7 +23,7 @@ from world_models.data.split import split_episodes
 from world_models.runs import checkpoints, description, resume
 from world_models.runtime import files, locks
 from world_models.runtime.errors import Stopped
-from world_models.train_vae import command as train_vae
+from world_models.train_vae import command
 from world_models.train_vae.command import TrainConfig
 from world_models.train_vae.learner import Learner
 from world_models.vae.labelled_frames import LabelledFrames
@@ -39,7 +39,7 @@ FILES = {"config.yaml", "model.safetensors", "model.json", "best.safetensors", "
 
 
 def _train(data: Path, out: Path, more: str = "") -> Path:
-    train_vae.main(f"--data {data} --out {out} {SMALL} {more}".split())
+    command.main(f"--data {data} --out {out} {SMALL} {more}".split())
     return out
 
 
@@ -95,7 +95,7 @@ def test_config_yaml_is_the_resolved_config(run: Path, rollouts_dir: Path):
 @pytest.mark.slow
 def test_config_yaml_repeats_the_run(run: Path, tmp_path: Path):
     out = tmp_path / "again"
-    train_vae.main(["--config", str(run / "config.yaml"), "--out", str(out)])
+    command.main(["--config", str(run / "config.yaml"), "--out", str(out)])
     assert files.file_sha256(out / "model.safetensors") == files.file_sha256(run / "model.safetensors")
 
 
@@ -115,7 +115,7 @@ def _from_state(run: Path) -> VAE:
 
 def test_the_last_weights_are_the_states_standardised_on_training_frames(run: Path, rollouts_dir: Path):
     data = Rollouts(rollouts_dir)
-    trained_on = FrameSet(data, split_episodes(data.seeds, 0).train).read_spread(train_vae.NUM_STANDARDISE_FRAMES)
+    trained_on = FrameSet(data, split_episodes(data.seeds, 0).train).read_spread(command.NUM_STANDARDISE_FRAMES)
     expected = standardised(_from_state(run), LabelledFrames.of_one_class(trained_on)).state_dict()
     weights = checkpoints.load_tensors(run / "model.safetensors")
     assert all(torch.equal(expected[name], tensor) for name, tensor in weights.items())

@@ -15,10 +15,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from world_models.compare import chart
-from world_models.compare import frames as side_by_side
-from world_models.compare import page as comparison_page
-from world_models.compare import table as comparison
+from world_models.compare import chart, frames, page, table
 from world_models.drawing import grids
 from world_models.runs import description, layout
 from world_models.runs.records import Found, RunRecord, is_run, read_run, read_runs
@@ -71,7 +68,7 @@ class Job:
     num_frames: int
     out: Path
     runs: list[RunRecord]
-    models: side_by_side.Models | None
+    models: frames.Models | None
     notes: list[str]
     is_finished = False
 
@@ -83,12 +80,12 @@ def prepare(config: CompareConfig) -> Job:
         ValueError, OSError: the input is bad. Nothing was written.
     """
     found = _read(config.runs)
-    runs = comparison.by_val_sse(found.runs)
+    runs = table.by_val_sse(found.runs)
     out = Path(config.out) if config.out else _common_folder(config.runs)
     for name in ("compare.html", "compare.png"):
         untrusted.is_file(out / name)
     files.check_room(out, 20_000_000)
-    models, why_not_shown = side_by_side.load(runs, config.data, config.weights, config.device)
+    models, why_not_shown = frames.load(runs, config.data, config.weights, config.device)
     return Job(config.num_frames, out, runs, models, [*found.notes, *why_not_shown])
 
 
@@ -115,27 +112,27 @@ def _common_folder(named: Sequence[str]) -> Path:
 
 def compare(job: Job) -> None:
     """Print the table, and write compare.png and compare.html."""
-    terminal.warn(*job.notes, *comparison.conflicts(job.runs))
-    terminal.say(*comparison.aligned(comparison.table(job.runs)).split("\n"))
+    terminal.warn(*job.notes, *table.conflicts(job.runs))
+    terminal.say(*table.aligned(table.table(job.runs)).split("\n"))
     terminal.say(*_settings(job.runs).split("\n"))
     curves = chart.draw(job.runs)
     rows = job.models.rows(job.num_frames) if job.models else None
     files.remove_partials(job.out, names=("compare.png", "compare.html"))
     grids.save(job.out / "compare.png", curves)
-    files.write_text(job.out / "compare.html", comparison_page.page(job.runs, curves, rows, job.notes))
+    files.write_text(job.out / "compare.html", page.page(job.runs, curves, rows, job.notes))
     terminal.say(f"{job.out / 'compare.html'} shows it")
 
 
 def _settings(runs: Sequence[RunRecord]) -> str:
     """The settings that differ, as lines. Runs that do not fit into the terminal's width are left out."""
-    rows = comparison.differences(runs)
+    rows = table.differences(runs)
     if not rows:
         return "The settings are the same."
     heads = ["setting", *(run.name for run in runs)]
     short = [[_short(cell) for cell in row] for row in rows]
-    shown = comparison.fitting([heads, *short], shutil.get_terminal_size((120, 24)).columns)
+    shown = table.fitting([heads, *short], shutil.get_terminal_size((120, 24)).columns)
     missing = len(heads) - len(shown[0])
-    return f"\n{comparison.aligned(shown)}\n" + (f"... and {missing} more runs, on the page\n" if missing else "")
+    return f"\n{table.aligned(shown)}\n" + (f"... and {missing} more runs, on the page\n" if missing else "")
 
 
 def _short(text: str, max_length: int = 32) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from world_models.compare import table as comparison
+from world_models.compare import table
 from world_models.compare.frames import FrameRows
 from world_models.drawing import grids, pages
 from world_models.runs.records import RunRecord
@@ -23,9 +23,9 @@ def page(runs: Sequence[RunRecord], curves: grids.Picture, frames: FrameRows | N
         curves=curves,
         frames=frames,
         notes=notes,
-        conflicts=comparison.conflicts(runs),
-        numbers=comparison.table(runs),
-        columns=comparison.known_columns(runs),
-        differences=comparison.differences(runs),
-        provenance=comparison.provenance,
+        conflicts=table.conflicts(runs),
+        numbers=table.table(runs),
+        columns=table.known_columns(runs),
+        differences=table.differences(runs),
+        provenance=table.provenance,
     )

@@ -20,8 +20,7 @@ from pathlib import Path
 import torch
 
 from world_models.data.batches import Batches
-from world_models.runs import resume as training_state
-from world_models.runs import tracking
+from world_models.runs import resume, tracking
 from world_models.runs.resume import TrainingState
 from world_models.runtime import distributed, files, progress
 from world_models.runtime.cli import run_command, to_yaml
@@ -93,14 +92,14 @@ def prepare(config: TrainConfig) -> Job:
     if config.compile and gradient.computes_in_c(device) and not config.bf16_on(device):
         raise ValueError("compile is for a GPU, but this is a CPU, whose code is compiled already; leave --compile out")
     config.bf16_on(device)  # checks that the GPU has this precision
-    training_state.check_new(Path(config.out), config.resume)
+    resume.check_new(Path(config.out), config.resume)
     data = KINDS[config.dataset].read(config.data, config.split_seed)
     memory_bytes = int(config.memory_gb * 1e9)
     order = (config.batch_size, config.seed, config.shuffle_frames)
     batches = Batches(data.train, *order, memory_bytes, world.rank, world.size)
     texts = to_yaml(config), to_yaml(TrainConfig(data=config.data, out=config.out))
-    saved = training_state.load_run(Path(config.out), *texts, FREE_ON_RESUME, data.trained_on)
-    state = None if saved is None else training_state.check_state(Path(config.out), saved, config.vae)
+    saved = resume.load_run(Path(config.out), *texts, FREE_ON_RESUME, data.trained_on)
+    state = None if saved is None else resume.check_state(Path(config.out), saved, config.vae)
     files.check_room(Path(config.out), 200_000_000)
     return Job(config, device, data, batches, state)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import html_faults
 
-from world_models.compare import command as compare
+from world_models import compare, train_vae
 from world_models.compare import frames as side_by_side
 from world_models.data import mnist
 from world_models.evaluate import command as evaluate
@@ -20,7 +20,6 @@ from world_models.evaluate.digits import scores as digit_scores
 from world_models.runs import layout, rate_distortion
 from world_models.runs import records as run_records
 from world_models.runtime import files
-from world_models.train_vae import command as train_vae
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,7 +11,7 @@ from world_models.data import mnist
 from world_models.drawing import charts, digit_views
 from world_models.evaluate import evaluation
 from world_models.evaluate.config import EvaluateConfig
-from world_models.evaluate.digits import page as digit_report
+from world_models.evaluate.digits import page
 from world_models.evaluate.digits import scores as digit_scores
 from world_models.evaluate.evaluation import Done, Evaluation, Found, Source
 from world_models.runs import checkpoints, description, layout, records
@@ -109,7 +109,7 @@ def measure(job: DigitJob, done: Done) -> Found:
     done()
     scores = _scores(job, train_mu, test_mu, done)
     draw = functools.partial(_draw, job, scores, test_mu)
-    return Found(scores, draw, functools.partial(digit_report.page, job.run.name, scores))
+    return Found(scores, draw, functools.partial(page.page, job.run.name, scores))
 
 
 def _labelled(digits: mnist.Digits) -> LabelledFrames:
@@ -161,9 +161,9 @@ def _draw(job: DigitJob, scores: DigitScores, test_mu: torch.Tensor) -> digit_vi
         (job.run / FIGURES / f"{name}.png").unlink(missing_ok=True)
     if job.models:
         shown["holes"] = digit_views.holes({job.record.name: job.vae, **job.models})
-    points = digit_report.beta_points(job.record, job.others)
+    points = page.beta_points(job.record, job.others)
     if len({point.beta for point in points}) > 1:
-        shown["trade_off"] = digit_report.trade_off(points)
+        shown["trade_off"] = page.trade_off(points)
     if scores.kl_per_dim is not None:
         order = torch.tensor(scores.kl_per_dim).argsort(descending=True).tolist()
         heights = torch.tensor(scores.kl_per_dim)[order].numpy()
