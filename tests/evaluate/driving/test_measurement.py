@@ -58,13 +58,11 @@ def test_pca_reads_the_coefficients_of_the_run(pca: Baselines):
     assert eyes.z_dim == 3
 
 
-def test_scored_and_practice_tracks_are_disjoint_for_every_seed():
-    plan, last = measurement.PRACTICE, 1_000_000
-    assert plan.num_rounds * plan.num_tracks <= measurement.PRACTICE_SEEDS_APART
-    practice = range(
-        measurement.FIRST_PRACTICE_SEED, measurement.FIRST_PRACTICE_SEED + (last + 1) * measurement.PRACTICE_SEEDS_APART
-    )
-    assert measurement.SCORED_TRACKS.stop <= practice.start and practice.stop < 2**63
+def test_no_learner_of_any_seed_practises_on_tracks_of_another_one_or_on_scored_ones():
+    plans = [plan for seed in (0, 1, 999_999, 1_000_000) for plan in measurement.plans(seed)]
+    tracks = [track for plan in plans for index in range(plan.num_rounds) for track in plan.seeds(index)]
+    assert len(plans) == 20 and len(set(tracks)) == len(tracks) == 20 * 80
+    assert measurement.SCORED_TRACKS.stop <= min(tracks) and max(tracks) < 2**63
     assert (len(measurement.SCORED_TRACKS), measurement.NUM_STEPS) == (100, 1000)
 
 
@@ -96,7 +94,7 @@ def test_another_seed_practises_on_other_tracks(vae: VAE, pca: Baselines, quick:
             [*measurement.SCORED_TRACKS] * 3
         )
         plans = [task.plan for task in tasks if isinstance(task, measurement.Learning)]
-        assert len(plans) == 2  # on mu, and on PCA's coefficients
+        assert len(plans) == 10  # five learners on mu, five on PCA's coefficients
         practised.append({track for plan in plans for index in range(2) for track in plan.seeds(index)})
     assert not practised[0] & practised[1]
 

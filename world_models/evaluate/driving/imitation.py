@@ -45,6 +45,11 @@ class Controller:
         wanted = np.einsum("nz,za->na", z.astype(np.float64), self.weights) + self.bias
         return np.clip(wanted, LOW, HIGH).astype(np.float32)
 
+    @classmethod
+    def mean(cls, controllers: Sequence["Controller"]) -> "Controller":
+        """The controller whose weights are the mean of the others'."""
+        return cls(np.mean([each.weights for each in controllers], 0), np.mean([each.bias for each in controllers], 0))
+
     def towards(self, other: "Controller", share: float) -> "Controller":
         """This controller moved that share of the way to another one."""
         return Controller(
@@ -168,9 +173,4 @@ def learn(place: Place, read: Read, z_dim: int, plan: Plan, report: Report) -> C
         drive(place, plan.seeds(index), plan.num_steps, lesson, lambda steps, before=before: report(before + steps))
         fitted = lessons.fit()
         controllers.append(controllers[-1].towards(fitted, STEP) if controllers else fitted)
-    return _mean(controllers[len(controllers) // 2 :])
-
-
-def _mean(controllers: Sequence[Controller]) -> Controller:
-    weights, bias = (np.mean([getattr(each, of) for each in controllers], 0) for of in ("weights", "bias"))
-    return Controller(weights, bias)
+    return Controller.mean(controllers[len(controllers) // 2 :])

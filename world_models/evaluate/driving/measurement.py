@@ -32,6 +32,9 @@ PRACTICE = Plan(num_rounds=4, num_tracks=20, num_steps=300, first_seed=FIRST_PRA
 
 With three times the practice, a controller on random weights comes within 75 of one on a trained model.
 """
+NUM_LEARNERS = 5
+"""Controllers that practise, each on tracks of its own. The mean of their weights drives, because one alone leans
+towards its tracks: other practice tracks change its score by up to 43."""
 AT_ONCE = 20
 """Scored tracks that a process drives side by side."""
 EXECUTOR: executors.Executor = "processes"
@@ -108,24 +111,31 @@ def measure(place: Place, vae: VAE, baselines: Baselines, seed: int) -> tuple[Dr
     Returns:
         the scores, and the tracks that the controller on mu drove.
     """
-    plan = dataclasses.replace(PRACTICE, first_seed=FIRST_PRACTICE_SEED + seed * PRACTICE_SEEDS_APART)
+    practice = plans(seed)
     groups = [SCORED_TRACKS[start : start + AT_ONCE] for start in range(0, len(SCORED_TRACKS), AT_ONCE)]
     all_eyes = [eyes_of_vae(vae), eyes_of_pca(baselines)]
-    total = len(all_eyes) * plan.total_steps + (len(all_eyes) + 1) * len(SCORED_TRACKS) * NUM_STEPS
-    with progress.bar(total, "steps", "drive") as bar:
-        on_mu, on_pca, *expert = _done(
-            [Learning(place, eyes, plan) for eyes in all_eyes] + [Scoring(place, group) for group in groups], bar
-        )
+    lessons = [Learning(place, eyes, plan) for eyes in all_eyes for plan in practice]
+    num_scored = (len(all_eyes) + 1) * len(SCORED_TRACKS)  # the expert drives too
+    with progress.bar(len(lessons) * PRACTICE.total_steps + num_scored * NUM_STEPS, "steps", "drive") as bar:
+        done = _done(lessons + [Scoring(place, group) for group in groups], bar)
+        learned, expert = done[: len(lessons)], done[len(lessons) :]
+        controllers = [Controller.mean(learned[: len(practice)]), Controller.mean(learned[len(practice) :])]
         driven = _done(
             [
                 Scoring(place, group, controller, eyes)
-                for controller, eyes in zip((on_mu, on_pca), all_eyes, strict=True)
+                for controller, eyes in zip(controllers, all_eyes, strict=True)
                 for group in groups
             ],
             bar,
         )
     mu, pca = (Driven.together(part) for part in (driven[: len(groups)], driven[len(groups) :]))
     return scores(mu, pca, Driven.together(expert)), mu
+
+
+def plans(seed: int) -> list[Plan]:
+    """The practice of each learner, on tracks that no other learner of any seed has."""
+    first = FIRST_PRACTICE_SEED + seed * NUM_LEARNERS * PRACTICE_SEEDS_APART
+    return [dataclasses.replace(PRACTICE, first_seed=first + n * PRACTICE_SEEDS_APART) for n in range(NUM_LEARNERS)]
 
 
 def _done(tasks: Sequence[Learning | Scoring], bar: tqdm) -> list[Any]:
