@@ -1,15 +1,20 @@
 """The paper's architecture: its size, its shapes, and its layers."""
 
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any, cast, get_args, get_type_hints
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from world_models.runs.description import ARCHITECTURES
 from world_models.vae.digit_networks import DigitEncoder
 from world_models.vae.model import VAE, VAEConfig, num_parameters
-from world_models.vae.networks import Decoder, Encoder, initialise_he
+from world_models.vae.networks import IMAGE_SHAPES, Decoder, Encoder, initialise_he
+
+
+def test_every_network_that_a_config_may_name_can_be_built_and_saved():
+    assert set(get_args(get_type_hints(VAEConfig)["network"])) == set(IMAGE_SHAPES) == set(ARCHITECTURES)
 
 
 def test_parameter_count_is_the_papers():

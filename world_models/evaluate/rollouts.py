@@ -95,7 +95,8 @@ def measure(job: RolloutJob, done: Done) -> Found:
 
 def _scores(job: RolloutJob, held_out: HeldOut, done: Done) -> RolloutScores:
     """All measures except `foresight` and `drive`."""
-    vae, scored, bounded = job.vae, held_out.scored, held_out.every.read_spread(job.config.num_iwae_frames)
+    vae, summary, scored = job.vae, held_out.summary, held_out.scored
+    bounded = held_out.every.read_spread(job.config.num_iwae_frames)
     iwae_nats = metrics.iwae_nats(vae, LabelledFrames.of_one_class(bounded))
     done()
     baseline_errors = job.baselines.measure(held_out.frames)
@@ -104,10 +105,19 @@ def _scores(job: RolloutJob, held_out: HeldOut, done: Done) -> RolloutScores:
     probe_r2, probe_r2_on_road = _probes(job, held_out.every)
     done()
     scores = RolloutScores(
-        **vars(held_out.summary),
+        sse=summary.sse,
+        psnr_db=summary.psnr_db,
+        ssim=summary.ssim,
+        kl_nats=summary.kl_nats,
+        kl_per_dim=summary.kl_per_dim,
+        active_units=summary.active_units,
+        dims_used=summary.dims_used,
+        elbo_nats=summary.elbo_nats,
         iwae_nats=iwae_nats,
         iwae_frames=len(bounded),
-        **vars(baseline_errors),
+        mean_sse=baseline_errors.mean_sse,
+        pca_sse=baseline_errors.pca_sse,
+        pca_sse_by_components=baseline_errors.pca_sse_by_components,
         previous_sse=previous_sse,
         probe_r2=None if probe_r2 is None else probe_r2["mu_linear"],
         probes=probe_r2,
@@ -121,7 +131,10 @@ def _scores(job: RolloutJob, held_out: HeldOut, done: Done) -> RolloutScores:
         frames=len(held_out.frames),
         episodes=len(job.data),
         trained_on_episodes=job.trained_on,
-        **vars(job.source),
+        data=job.source.data,
+        data_digest=job.source.data_digest,
+        weights=job.source.weights,
+        vae_sha256=job.source.vae_sha256,
         variance=vae.variance.item(),
         versions=files.versions(),
         foresight=None,

@@ -118,10 +118,8 @@ def _labelled(digits: mnist.Digits) -> LabelledFrames:
 
 def _scores(job: DigitJob, train_mu: torch.Tensor, test_mu: torch.Tensor, done: Done) -> DigitScores:
     vae, test, num_iwae_images = job.vae, job.data.test, job.config.num_iwae_frames
-    found = dict(vars(metrics.measure(vae, _labelled(test))))
-    elbo = found.pop("elbo_nats")  # DigitScores has another name for it
-    if vae.config.posterior == "point":  # a plain autoencoder has no distribution of z
-        elbo, found = None, found | dict.fromkeys(("kl_nats", "kl_per_dim", "dims_used"))
+    summary = metrics.measure(vae, _labelled(test))
+    has_kl = vae.config.posterior == "normal"  # a plain autoencoder has no distribution of z
     baseline_errors = job.baselines.measure(test.frames)
     done()
     likelihoods = digit_scores.likelihoods(vae, test, num_iwae_images)
@@ -133,10 +131,20 @@ def _scores(job: DigitJob, train_mu: torch.Tensor, test_mu: torch.Tensor, done: 
     classifier = digit_scores.fit_classifier(job.data.train)
     samples = digit_scores.sample_scores(vae, classifier, train_mu)
     scores = DigitScores(
-        **found,
-        elbo_grey_nats=elbo,
-        **vars(baseline_errors),
-        **likelihoods._asdict(),
+        sse=summary.sse,
+        psnr_db=summary.psnr_db,
+        ssim=summary.ssim,
+        kl_nats=summary.kl_nats if has_kl else None,
+        kl_per_dim=summary.kl_per_dim if has_kl else None,
+        active_units=summary.active_units,
+        dims_used=summary.dims_used if has_kl else None,
+        elbo_grey_nats=summary.elbo_nats if has_kl else None,
+        mean_sse=baseline_errors.mean_sse,
+        pca_sse=baseline_errors.pca_sse,
+        pca_sse_by_components=baseline_errors.pca_sse_by_components,
+        iwae_grey_nats=likelihoods.iwae_grey_nats,
+        elbo_binarised_nats=likelihoods.elbo_binarised_nats,
+        iwae_binarised_nats=likelihoods.iwae_binarised_nats,
         knn_accuracy=knn_accuracy,
         linear_accuracy=linear_accuracy,
         classifier_accuracy=digit_scores.accuracy(classifier, test),
@@ -146,7 +154,10 @@ def _scores(job: DigitJob, train_mu: torch.Tensor, test_mu: torch.Tensor, done: 
         pca_components=len(job.baselines.components),
         images=len(test.frames),
         iwae_images=min(num_iwae_images, len(test.frames)),
-        **vars(job.source),
+        data=job.source.data,
+        data_digest=job.source.data_digest,
+        weights=job.source.weights,
+        vae_sha256=job.source.vae_sha256,
         variance=vae.variance.item() if vae.config.likelihood == "gaussian" else None,
         versions=files.versions(),
     )
