@@ -192,7 +192,7 @@ def _kinkless(vae: VAE) -> VAE:
 def _vae(likelihood: Any = "gaussian") -> VAE:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return VAE(VAEConfig(z_dim=3, likelihood=likelihood, kl_tolerance=0.0))
+        return VAE(VAEConfig(z_dim=3, likelihood=likelihood, kl_tolerance=0.0, variance=0.5))
 
 
 def _gradients(vae: VAE) -> Tensor:

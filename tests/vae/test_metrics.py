@@ -40,7 +40,7 @@ class _Linear(VAE):
     WEIGHT = 0.01
 
     def __init__(self, exact: bool = True):
-        super().__init__(VAEConfig(z_dim=3))
+        super().__init__(VAEConfig(z_dim=3, variance=0.5))
         self._exact = exact
 
     def posterior(self, images: Tensor, labels: Tensor | None = None) -> Posterior:

@@ -19,7 +19,7 @@ NUM_VALUES = 12_288
 @pytest.fixture
 def model() -> VAE:
     torch.manual_seed(0)
-    return VAE(VAEConfig(z_dim=4)).eval()
+    return VAE(VAEConfig(z_dim=4, variance=0.5)).eval()
 
 
 def _posterior(batch: int = 5, z_dim: int = 3) -> Posterior:
@@ -162,7 +162,7 @@ def test_objective_is_the_error_and_beta_times_the_floored_kl(
     likelihood: Any, beta: float, kl_tolerance: float, beta_share: float
 ):
     torch.manual_seed(0)
-    model = VAE(VAEConfig(4, beta, kl_tolerance, likelihood))
+    model = VAE(VAEConfig(4, beta, kl_tolerance, likelihood, variance=0.5))
     images, noise = _images(), torch.randn(2, 4)
     mu, logvar = model.paper[0](images)
     logits = model.decoder(mu + torch.exp(0.5 * logvar) * noise)
