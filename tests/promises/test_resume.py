@@ -98,7 +98,7 @@ def learn_and_die(self, *batch):
     if self.step == 6:
         os.kill(os.getpid(), signal.SIGKILL)
 Learner.learn = learn_and_die
-train_vae.main(sys.argv[1:])
+command.main(sys.argv[1:])
 """
 
 
@@ -112,7 +112,7 @@ def save_and_die(run, state):
     if state.step == int(sys.argv[1]):
         os.kill(os.getpid(), signal.SIGKILL)
 resume.save_state = save_and_die
-train_vae.main(sys.argv[2:])
+command.main(sys.argv[2:])
 """
 
 
