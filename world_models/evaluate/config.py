@@ -23,9 +23,9 @@ class EvaluateConfig:
             and with samples of the same z.
         foresight: also train the paper's memory model on the latents, in two forms, and score its predictions as
             frames; takes about six minutes on two cores.
-        drive: also train a linear controller on mu, and let it drive 100 tracks of CarRacing; takes about three
-            minutes on two cores.
-        drive_seed: seed of the tracks on which the controller is trained.
+        drive: also train five linear controllers on mu, and let the mean of their weights drive 100 tracks of
+            CarRacing; takes three to four minutes on two cores.
+        drive_seed: seed of the tracks on which the controllers are trained.
         max_frames: largest number of frames that are scored, evenly spread; of digits all are scored.
         num_iwae_frames: number of frames for the importance-weighted bounds.
         device: auto takes a GPU if there is one.

@@ -1,4 +1,4 @@
-"""Measures how well a controller drives with a V model: a linear controller learns on mu, then drives new tracks.
+"""Measures how well a controller drives with a V model: linear controllers learn on mu, then their mean drives.
 
 The measurement is the same for every model: practice tracks, expert, regression, and the 100 scored tracks. For
 comparison, the same controller learns on PCA's coefficients, and the expert drives too.
