@@ -20,7 +20,7 @@ from world_models.envs.car_names import FAST_CAR_RACING as FAST_CAR_RACING
 from world_models.envs.car_names import RendererName as RendererName
 from world_models.envs.making import HOW_TO_FIX as HOW_TO_FIX
 from world_models.envs.making import check_arguments as check_arguments
-from world_models.envs.making import fault as fault
+from world_models.envs.making import describe_error as describe_error
 from world_models.envs.making import gymnasium_warnings as gymnasium_warnings
 from world_models.envs.making import off_screen as off_screen
 from world_models.envs.making import recipe
@@ -110,7 +110,7 @@ class FrameEnv:
         except MismatchError:  # raised by our own renderer
             raise
         except (Exception, SystemExit) as error:
-            raise EnvError(f"{self.name} fails, {fault(error)}; {HOW_TO_FIX}") from error
+            raise EnvError(f"{self.name} fails, {describe_error(error)}; {HOW_TO_FIX}") from error
 
     def _drawn(self) -> Any:
         with self._as_env_errors():

@@ -23,7 +23,7 @@ from world_models.runtime.typed_json import Json
 
 MAX_JSON_LETTERS = 16_384
 HOW_TO_FIX = f"fix it ({TRACEBACK}=1 shows the whole traceback)"
-"""The end of a message about an error in a user's code, see `fault`."""
+"""The end of a message about an error in a user's code, see `describe_error`."""
 NOT_FOR_ENV_ARGS = {
     "render_mode": "it is chosen here",
     "max_episode_steps": "give --max_steps",
@@ -104,7 +104,7 @@ class Recipe:
             # Gymnasium re-raises some errors. The cause names the user's file.
             cause = error.__cause__
             origin = cause if cause is not None and type(cause) is type(error) else error
-            raise ValueError(f"env {self.env_id!r} cannot be made{given}: {fault(origin)}; {HOW_TO_FIX}") from error
+            raise ValueError(f"env {self.env_id!r} cannot be made{given}: {describe_error(origin)}; {HOW_TO_FIX}") from error
 
 
 def recipe(env_id: str, renderer: str, env_args: Mapping[str, Json]) -> Recipe:
@@ -128,7 +128,7 @@ def find(env_id: str) -> registration.EnvSpec:
             if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
                 problem = f"{error}; give an id, or MODULE:ID with a module that Python finds"
             else:
-                problem = f"the import of {module} fails, {fault(error)}; {HOW_TO_FIX}"
+                problem = f"the import of {module} fails, {describe_error(error)}; {HOW_TO_FIX}"
             raise ValueError(f"env {env_id!r} cannot be made: {problem}") from error
     try:
         namespace, plain, version = registration.parse_env_id(name)
@@ -142,11 +142,11 @@ def find(env_id: str) -> registration.EnvSpec:
     raise ValueError(f"env {env_id!r} cannot be made: {reason}; {meant}{own}")
 
 
-def fault(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """An error of a user's code in one line: its type, the first line of its message, its file and its line number.
 
     Example:
-        >>> fault(ZeroDivisionError("division by zero"))
+        >>> describe_error(ZeroDivisionError("division by zero"))
         'ZeroDivisionError: division by zero (?, line 0)'
     """
     said = str(error).strip().partition("\n")[0]
