@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from world_models.runs.rate_distortion import flatters
+from world_models.runs.rate_distortion import was_scored_on_training_episodes
 from world_models.runs.records import RunRecord
 from world_models.runs.scores import Scores
 
@@ -155,7 +155,7 @@ def conflicts(runs: Sequence[RunRecord]) -> list[str]:
         for fact, read in facts.items()
         if len({_plain(value) for run in runs if (value := read(run)) is not None}) > 1
     ]
-    if too_good := [run.name for run in runs if flatters(run)]:
+    if too_good := [run.name for run in runs if was_scored_on_training_episodes(run)]:
         found.append(
             f"Some runs were evaluated on episodes that they were trained on, so their scores are too good: "
             f"{_listed(too_good)}."

@@ -38,7 +38,7 @@ def on_data(digest: str, runs: Sequence[RunRecord]) -> tuple[list[RunRecord], li
     comparable, notes = [], []
     for run in runs:
         is_other = run.scores is not None and run.scores.data_digest not in (None, digest)
-        if is_other or flatters(run):
+        if is_other or was_scored_on_training_episodes(run):
             data = "other data" if is_other else "data that it was trained on"
             notes.append(
                 f"{run.path} was evaluated on {data}, so its last validation is drawn; evaluate it on this data"
@@ -86,6 +86,6 @@ def pca_of(scores: Scores) -> dict[int, float]:
     return {int(k): sse for k, sse in (own | found).items() if k.isdecimal() and len(k) < 6 and sse > 0}
 
 
-def flatters(run: RunRecord) -> bool:
+def was_scored_on_training_episodes(run: RunRecord) -> bool:
     """Whether the run was evaluated on episodes that it was trained on."""
     return bool(run.scores and run.scores.trained_on_episodes)
