@@ -184,7 +184,7 @@ def test_scores_on_what_was_trained_on_are_said_to_flatter():
     runs = [_run("a", scores=SCORES | trained_on), _run("b", scores=SCORES | {"trained_on_episodes": 0}), _run("c")]
     (line,) = table.conflicts(runs)
     assert line == "Some runs were evaluated on episodes that they were trained on, so their scores are too good: a."
-    here, notes = rate_distortion.on_data("held", runs)
+    here, notes = rate_distortion.comparable_runs("held", runs)
     assert [run.scores is None for run in here] == [True, False, True]
     (note,) = notes
     assert "a was evaluated on data that it was trained on, so its last validation is drawn" in note

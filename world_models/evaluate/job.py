@@ -73,7 +73,7 @@ def prepare(config: EvaluateConfig) -> RolloutJob:
     training = provenance.load(run)
     fitted = baselines.Baselines(**checkpoints.load_baselines(run, vae))
     found = records.other_runs(run, "rollouts", [Path(folder) for folder in config.compare_with])
-    others, not_taken = rate_distortion.on_data(data.digest(), found.runs)
+    others, not_taken = rate_distortion.comparable_runs(data.digest(), found.runs)
     probe_data, why_no_probes = _probe_data(run, config.train_data, training, data, vae)
     telemetry, left_out = _usable_telemetry(data, probe_data)
     notes = [*found.notes, *not_taken, *why_no_probes, *left_out]

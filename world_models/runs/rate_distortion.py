@@ -25,7 +25,7 @@ class RatePoint(NamedTuple):
     evaluated: bool = True
 
 
-def on_data(digest: str, runs: Sequence[RunRecord]) -> tuple[list[RunRecord], list[str]]:
+def comparable_runs(digest: str, runs: Sequence[RunRecord]) -> tuple[list[RunRecord], list[str]]:
     """Remove scores that cannot be compared: those on other data, and those on training episodes.
 
     Args:
