@@ -491,7 +491,7 @@ def test_foresight_is_scored_where_it_is_asked_for(
 ):
     train, trained = study.train, []
 
-    def briefly(recordings: dict[str, list[Any]], num_steps: int) -> list[study.Judge]:
+    def briefly(recordings: dict[str, list[Any]], num_steps: int) -> list[study.TrainedMemory]:
         trained.append({code: len(of) for code, of in recordings.items()})
         return train(recordings, num_steps=1)
 

@@ -14,7 +14,7 @@ from world_models.evaluate.foresight import codes, memory
 from world_models.evaluate.foresight import study as foresight
 from world_models.evaluate.foresight.codes import Code
 from world_models.evaluate.foresight.memory import FORMS, Memory, Recording
-from world_models.evaluate.foresight.study import Judge, Study
+from world_models.evaluate.foresight.study import TrainedMemory, Study
 from world_models.vae.baselines import Baselines, fit_baselines
 from world_models.vae.model import VAE, VAEConfig, to_images
 
@@ -125,11 +125,11 @@ def test_a_memory_that_foresees_no_change_is_scored_by_hand(vae: VAE, baselines:
     num_actions, frames = episode.actions.shape[1], torch.from_numpy(episode.frames)
     both = {"vae": codes.code_of_vae(vae), "pca": codes.code_of_pca(baselines, frames)}
     pca = memory.untrained(3, num_actions, "predicts_z", seed=0)
-    judges = [Judge("vae", form, seed, _still(num_actions)) for form in FORMS for seed in foresight.SEEDS]
-    judges += [Judge("pca", form, 0, pca) for form in FORMS]
+    memories = [TrainedMemory("vae", form, seed, _still(num_actions)) for form in FORMS for seed in foresight.SEEDS]
+    memories += [TrainedMemory("pca", form, 0, pca) for form in FORMS]
     decoded = vae.logits(vae.encode(frames).mu).sigmoid().detach()
     starts = torch.arange(2, len(episode) - 2)
-    scores = Study(both, judges).score([episode])
+    scores = Study(both, memories).score([episode])
     assert list(scores) == ["predicts_z", "predicts_change"]
     for ahead, of in scores["predicts_z"].items():
         came = to_images(frames)[starts + int(ahead)]
@@ -164,7 +164,7 @@ def test_scores_hold_each_form_each_horizon_and_each_bound(study: Study, episode
 
 def test_memories_of_a_study_are_the_same_every_time(study: Study, vae: VAE, baselines: Baselines, episode: Episode):
     again = foresight.study(vae, baselines, [episode], episode.frames, num_steps=1)
-    for first, second in zip(study.judges, again.judges, strict=True):
+    for first, second in zip(study.memories, again.memories, strict=True):
         assert first[:3] == second[:3]
         assert torch.equal(first.model.head.weight, second.model.head.weight)
 

@@ -36,7 +36,7 @@ NUM_SAMPLES = 5  # number of futures that are sampled from each start
 SEEDS = (0, 1)  # seeds of the memory models on the V model's latents; those on PCA have only the first
 
 
-class Judge(NamedTuple):
+class TrainedMemory(NamedTuple):
     """A memory model that was trained on the latents of a code, `vae` or `pca`."""
 
     code: str
@@ -45,7 +45,7 @@ class Judge(NamedTuple):
     model: Memory
 
 
-def train(recordings: Mapping[str, Sequence[Recording]], num_steps: int) -> list[Judge]:
+def train(recordings: Mapping[str, Sequence[Recording]], num_steps: int) -> list[TrainedMemory]:
     """Train memory models of both forms for each code, at the same time, each on one core.
 
     Args:
@@ -53,14 +53,14 @@ def train(recordings: Mapping[str, Sequence[Recording]], num_steps: int) -> list
         num_steps: number of training steps of each model.
     """
     seeds = {"vae": SEEDS, "pca": SEEDS[:1]}
-    judges = [
-        Judge(code, form, seed, _untrained(recordings[code][0], form, seed))
+    memories = [
+        TrainedMemory(code, form, seed, _untrained(recordings[code][0], form, seed))
         for code, tried in seeds.items()
         for form in FORMS
         for seed in tried
     ]
     stopped, lock = threading.Event(), threading.Lock()
-    bar = progress.bar(len(judges) * num_steps, "steps", "memories")
+    bar = progress.bar(len(memories) * num_steps, "steps", "memories")
 
     def before_step() -> None:
         if stopped.is_set():
@@ -68,15 +68,15 @@ def train(recordings: Mapping[str, Sequence[Recording]], num_steps: int) -> list
         with lock:
             bar.update()
 
-    def fit(judge: Judge) -> None:
-        memory.fit(judge.model, recordings[judge.code], judge.seed, num_steps, before_step)
+    def fit(trained: TrainedMemory) -> None:
+        memory.fit(trained.model, recordings[trained.code], trained.seed, num_steps, before_step)
 
     with bar, threads.single_threaded(), ThreadPoolExecutor(available_cores()) as pool:
         try:
-            list(pool.map(fit, judges))
+            list(pool.map(fit, memories))
         finally:
             stopped.set()  # otherwise an interrupted command would wait until all models are trained
-    return judges
+    return memories
 
 
 def _untrained(example: Recording, form: Form, seed: int) -> Memory:
@@ -135,11 +135,11 @@ class Study:
 
     Attributes:
         codes: the codes `vae` and `pca`.
-        judges: memory models of both codes.
+        memories: memory models of both codes.
     """
 
     codes: Mapping[str, Code]
-    judges: Sequence[Judge]
+    memories: Sequence[TrainedMemory]
 
     def score(self, episodes: Iterable[Episode]) -> dict[str, dict[str, Foreseen]]:
         """SSE of the predictions and of the baselines, mean over starts.
@@ -170,7 +170,7 @@ class Study:
             "z_stays": _squared([decode(mu[rows])] * len(came), came),
             "reconstructed": _squared([decode(mu[rows + ahead]) for ahead in STEPS_AHEAD], came),
         }
-        for code, form, seed, model in self.judges:
+        for code, form, seed, model in self.memories:
             path = predict(model, recorded[code], starts, STEPS_AHEAD)[:, 0]
             errors[code, form, seed, "foreseen"] = _squared([self.codes[code].decode(z) for z in path], came)
             if code == "vae":
@@ -189,9 +189,9 @@ class Study:
         ahead, code = range(1, num_frames + 1), self.codes["vae"]
         recorded = record(code, episode)
         z = {"reconstructed": recorded.mu[start + 1 : start + 1 + num_frames]}
-        for judge in self.judges:
-            if judge.code == "vae" and judge.seed == SEEDS[0]:
-                z[judge.form] = predict(judge.model, recorded, [start], ahead)[:, 0, 0]
+        for trained in self.memories:
+            if trained.code == "vae" and trained.seed == SEEDS[0]:
+                z[trained.form] = predict(trained.model, recorded, [start], ahead)[:, 0, 0]
         came = episode.frames[start + 1 : start + 1 + num_frames]
         return {"came": came} | {name: _frames(code.decode(each), came.shape) for name, each in z.items()}
 
