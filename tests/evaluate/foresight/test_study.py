@@ -175,8 +175,8 @@ def test_a_study_leaves_the_number_of_threads_as_it_was(study: Study):
 
 def test_a_dream_is_shown_beside_what_came(study: Study, vae: VAE, episode: Episode):
     shown = study.dream(episode, start=5, num_frames=7)
-    assert list(shown) == ["came", "reconstructed", *FORMS]
-    np.testing.assert_array_equal(shown["came"], episode.frames[6:13])
+    assert list(shown) == ["true_frames", "reconstructed", *FORMS]
+    np.testing.assert_array_equal(shown["true_frames"], episode.frames[6:13])
     np.testing.assert_array_equal(shown["reconstructed"], vae.decode(vae.encode(episode.frames[6:13]).mu))
     assert {frames.shape for frames in shown.values()} == {(7, 64, 64, 3)}
 

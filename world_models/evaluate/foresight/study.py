@@ -162,19 +162,19 @@ class Study:
         """Squared errors by steps ahead, summed over an episode's starts."""
         starts = _starts(episode)
         frames, rows = torch.from_numpy(episode.frames), torch.tensor(starts)
-        came = [_images(frames[rows + ahead]) for ahead in STEPS_AHEAD]
+        true_images = [_images(frames[rows + ahead]) for ahead in STEPS_AHEAD]
         recorded = {name: record(code, episode) for name, code in self.codes.items()}
         mu, decode = recorded["vae"].mu, self.codes["vae"].decode
         errors: dict[Any, Tensor] = {
-            "stays": _squared([_images(frames[rows])] * len(came), came),
-            "z_stays": _squared([decode(mu[rows])] * len(came), came),
-            "reconstructed": _squared([decode(mu[rows + ahead]) for ahead in STEPS_AHEAD], came),
+            "stays": _squared([_images(frames[rows])] * len(true_images), true_images),
+            "z_stays": _squared([decode(mu[rows])] * len(true_images), true_images),
+            "reconstructed": _squared([decode(mu[rows + ahead]) for ahead in STEPS_AHEAD], true_images),
         }
         for code, form, seed, model in self.memories:
             path = predict(model, recorded[code], starts, STEPS_AHEAD)[:, 0]
-            errors[code, form, seed, "foreseen"] = _squared([self.codes[code].decode(z) for z in path], came)
+            errors[code, form, seed, "foreseen"] = _squared([self.codes[code].decode(z) for z in path], true_images)
             if code == "vae":
-                errors[code, form, seed, "sampled"] = _sampled(self.codes[code], model, recorded[code], starts, came)
+                errors[code, form, seed, "sampled"] = _sampled(self.codes[code], model, recorded[code], starts, true_images)
         return errors
 
     @torch.inference_mode()
@@ -192,8 +192,8 @@ class Study:
         for trained in self.memories:
             if trained.code == "vae" and trained.seed == SEEDS[0]:
                 z[trained.form] = predict(trained.model, recorded, [start], ahead)[:, 0, 0]
-        came = episode.frames[start + 1 : start + 1 + num_frames]
-        return {"came": came} | {name: _frames(code.decode(each), came.shape) for name, each in z.items()}
+        true_frames = episode.frames[start + 1 : start + 1 + num_frames]
+        return {"true_frames": true_frames} | {name: _frames(code.decode(each), true_frames.shape) for name, each in z.items()}
 
 
 def study(
@@ -249,12 +249,12 @@ def _images(frames: Frames) -> Images:
     return frames.flatten(1).float() / 255
 
 
-def _squared(images: Sequence[Images], came: Sequence[Images]) -> Float[Tensor, " ahead"]:
-    return torch.stack([(a - b).square().sum(dtype=torch.float64) for a, b in zip(images, came, strict=True)])
+def _squared(images: Sequence[Images], true_images: Sequence[Images]) -> Float[Tensor, " ahead"]:
+    return torch.stack([(a - b).square().sum(dtype=torch.float64) for a, b in zip(images, true_images, strict=True)])
 
 
 def _sampled(
-    code: Code, model: Memory, episode: Recording, starts: Sequence[int], came: Sequence[Images]
+    code: Code, model: Memory, episode: Recording, starts: Sequence[int], true_images: Sequence[Images]
 ) -> Float[Tensor, " ahead"]:
     """Squared error of the expected image, which is estimated by the mean of K decoded samples.
 
@@ -262,7 +262,7 @@ def _sampled(
     on K, except for chance.
     """
     errors = []
-    for futures, images in zip(predict(model, episode, starts, STEPS_AHEAD, NUM_SAMPLES), came, strict=True):
+    for futures, images in zip(predict(model, episode, starts, STEPS_AHEAD, NUM_SAMPLES), true_images, strict=True):
         drawn = code.decode(futures.flatten(0, 1)).unflatten(0, futures.shape[:2])
         excess = drawn.var(0).sum(dtype=torch.float64) / NUM_SAMPLES
         errors.append((drawn.mean(0) - images).square().sum(dtype=torch.float64) - excess)
