@@ -7,7 +7,7 @@ import torch
 from torch.distributions import Categorical, MixtureSameFamily, Normal
 
 from world_models.evaluate.foresight import memory
-from world_models.evaluate.foresight.memory import FORMS, Form, Memory, Mixture, Recording, Sequences
+from world_models.evaluate.foresight.memory import FORMS, Form, Memory, Mixture, EncodedEpisode, Sequences
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -18,18 +18,18 @@ def small(one_thread: None) -> Iterator[None]:
         yield
 
 
-def _pushed(steps: int = 60, count: int = 20, sigma: float = 0.05) -> list[Recording]:
+def _pushed(steps: int = 60, count: int = 20, sigma: float = 0.05) -> list[EncodedEpisode]:
     """Latents that each action moves by itself: z_{t+1} = z_t + 0.3 a_t."""
     generator = torch.Generator().manual_seed(0)
     recordings = []
     for _ in range(count):
         actions = torch.rand(steps, 2, generator=generator) * 2 - 1
         mu = torch.cat([torch.zeros(1, 2), 0.3 * actions]).cumsum(0)
-        recordings.append(Recording(mu, torch.full_like(mu, sigma), actions))
+        recordings.append(EncodedEpisode(mu, torch.full_like(mu, sigma), actions))
     return recordings
 
 
-def _fitted(recordings: list[Recording], form: Form = "predicts_change", num_steps: int = 300) -> Memory:
+def _fitted(recordings: list[EncodedEpisode], form: Form = "predicts_change", num_steps: int = 300) -> Memory:
     return memory.fit(memory.untrained(2, 2, form, seed=0), recordings, seed=0, num_steps=num_steps)
 
 
@@ -95,12 +95,12 @@ def test_short_episodes_are_learned_from_too():
     assert (foreseen - unseen.mu[1:8]).square().mean() < 0.5 * (unseen.mu[:7] - unseen.mu[1:8]).square().mean()
 
 
-def _numbered(*steps: int) -> list[Recording]:
+def _numbered(*steps: int) -> list[EncodedEpisode]:
     """Episodes whose z counts up from 1,000 times their number, and whose actions do, too."""
     recordings = []
     for number, length in enumerate(steps, 1):
         rows = 1000.0 * number + torch.arange(length + 1)[:, None]
-        recordings.append(Recording(rows, torch.zeros_like(rows), rows[:-1]))
+        recordings.append(EncodedEpisode(rows, torch.zeros_like(rows), rows[:-1]))
     return recordings
 
 
@@ -126,7 +126,7 @@ def test_what_lies_behind_a_short_episode_is_not_learned_from():
 
 
 def test_latents_are_drawn_anew_each_time():
-    recordings = [Recording(torch.zeros(4, 1), torch.ones(4, 1), torch.zeros(3, 1))]
+    recordings = [EncodedEpisode(torch.zeros(4, 1), torch.ones(4, 1), torch.zeros(3, 1))]
     sequences = Sequences(recordings, torch.Generator().manual_seed(0))
     drawn = torch.cat([sequences.batch()[0].flatten() for _ in range(20)])
     assert drawn.std() == pytest.approx(1, abs=0.05)
@@ -137,7 +137,7 @@ def test_latents_are_drawn_anew_each_time():
 def test_units_of_z_do_not_matter(form: Form):
     """Latents that are shifted and a thousand times as large are foreseen a thousand times as far."""
     episodes = _pushed(count=3)
-    large = [Recording(1000 * mu + 5, 1000 * std, actions) for mu, std, actions in episodes]
+    large = [EncodedEpisode(1000 * mu + 5, 1000 * std, actions) for mu, std, actions in episodes]
     foreseen = []
     for recordings in (episodes, large):
         model = _fitted(recordings, form, num_steps=3)
@@ -147,7 +147,7 @@ def test_units_of_z_do_not_matter(form: Form):
 
 
 def test_latents_and_actions_that_never_change_do_no_harm():
-    still = [Recording(torch.ones(31, 2), torch.zeros(31, 2), torch.ones(30, 2))]
+    still = [EncodedEpisode(torch.ones(31, 2), torch.zeros(31, 2), torch.ones(30, 2))]
     for form in FORMS:
         model = _fitted(still, form, num_steps=20)
         foreseen = model(still[0].mu[None, :-1], still[0].actions[None])[0].mean
@@ -156,7 +156,7 @@ def test_latents_and_actions_that_never_change_do_no_harm():
 
 def test_the_std_of_latents_and_of_their_changes_is_that_of_drawn_ones():
     """A V model that does not use a dimension has a mu there that stays near 0, and a z that is noise."""
-    noise = Recording(torch.zeros(101, 2), torch.ones(101, 2), torch.zeros(100, 2))
+    noise = EncodedEpisode(torch.zeros(101, 2), torch.ones(101, 2), torch.zeros(100, 2))
     model = memory.untrained(2, 2, "predicts_z", seed=0)
     model.standardise([noise])
     torch.testing.assert_close(model.std, torch.ones(4))

@@ -13,7 +13,7 @@ from world_models.data.rollouts import Episode, Rollouts
 from world_models.evaluate.foresight import codes, memory
 from world_models.evaluate.foresight import study as foresight
 from world_models.evaluate.foresight.codes import Code
-from world_models.evaluate.foresight.memory import FORMS, Memory, Recording
+from world_models.evaluate.foresight.memory import FORMS, Memory, EncodedEpisode
 from world_models.evaluate.foresight.study import TrainedMemory, Study
 from world_models.vae.baselines import Baselines, fit_baselines
 from world_models.vae.model import VAE, VAEConfig, to_images
@@ -54,10 +54,10 @@ def study(vae: VAE, baselines: Baselines, episode: Episode) -> Study:
     return foresight.study(vae, baselines, [episode], episode.frames, num_steps=1)
 
 
-def _recording(rows: int = 40) -> Recording:
+def _recording(rows: int = 40) -> EncodedEpisode:
     generator = torch.Generator().manual_seed(0)
     mu = torch.randn(rows, 2, generator=generator)
-    return Recording(mu, torch.zeros_like(mu), torch.randn(rows - 1, 3, generator=generator))
+    return EncodedEpisode(mu, torch.zeros_like(mu), torch.randn(rows - 1, 3, generator=generator))
 
 
 def _still(num_actions: int) -> Memory:
@@ -106,7 +106,7 @@ def test_drawn_futures_follow_the_start_that_they_were_drawn_from():
 
 
 def test_episodes_are_recorded_as_the_model_encodes_them(vae: VAE, episode: Episode):
-    recorded, posterior = codes.record(codes.code_of_vae(vae), episode), vae.encode(episode.frames)
+    recorded, posterior = codes.encode_episode(codes.code_of_vae(vae), episode), vae.encode(episode.frames)
     torch.testing.assert_close(recorded.mu, posterior.mu)
     torch.testing.assert_close(recorded.std, (posterior.logvar / 2).exp())
     np.testing.assert_array_equal(recorded.actions, episode.actions)

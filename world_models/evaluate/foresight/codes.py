@@ -8,7 +8,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from world_models.data.rollouts import Episode
-from world_models.evaluate.foresight.memory import Recording
+from world_models.evaluate.foresight.memory import EncodedEpisode
 from world_models.vae.baselines import Baselines
 from world_models.vae.metrics import batches
 from world_models.vae.model import VAE
@@ -57,8 +57,8 @@ def code_of_pca(baselines: Baselines, frames: Frames) -> Code:
     return Code(encode, decode)
 
 
-def record(code: Code, episode: Episode) -> Recording:
+def encode_episode(code: Code, episode: Episode) -> EncodedEpisode:
     """Encode an episode."""
     encoded = [code.encode(batch) for batch in batches(episode.frames)]
     mu, std = (torch.cat(part) for part in zip(*encoded, strict=True))
-    return Recording(mu, std, torch.from_numpy(episode.actions))
+    return EncodedEpisode(mu, std, torch.from_numpy(episode.actions))

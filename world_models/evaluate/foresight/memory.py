@@ -26,7 +26,7 @@ OPEN = 3.0  # bias of an open gate, whose sigmoid is 0.95; a closed one has -3
 State = tuple[Tensor, Tensor]
 
 
-class Recording(NamedTuple):
+class EncodedEpisode(NamedTuple):
     """An episode for a memory model: T + 1 latents, T actions.
 
     Attributes:
@@ -112,7 +112,7 @@ class Memory(nn.Module):
             means = self.head.weight.unflatten(0, (3, MIXTURES, -1))[1]
             means[:, :count, :count] += torch.eye(count) / (CARRIED * torch.tensor(OPEN).sigmoid())
 
-    def standardise(self, episodes: Sequence[Recording]) -> None:
+    def standardise(self, episodes: Sequence[EncodedEpisode]) -> None:
         """Set the means and standard deviations of z, of actions and of z's changes from episodes.
 
         They are those of sampled z, not of mu. In a dimension that a V model does not use, mu is almost constant and z
@@ -154,7 +154,7 @@ class Sequences:
     A sequence has 50 steps; if the episode is shorter, it has all its steps.
     """
 
-    def __init__(self, episodes: Sequence[Recording], generator: torch.Generator):
+    def __init__(self, episodes: Sequence[EncodedEpisode], generator: torch.Generator):
         self.mu = torch.cat([episode.mu for episode in episodes])
         self.std = torch.cat([episode.std for episode in episodes])
         last = torch.zeros(1, episodes[0].actions.shape[1])  # no action follows an episode's last frame
@@ -194,7 +194,7 @@ def untrained(z_dim: int, num_actions: int, form: Form, seed: int) -> Memory:
 
 def fit(
     memory: Memory,
-    episodes: Sequence[Recording],
+    episodes: Sequence[EncodedEpisode],
     seed: int,
     num_steps: int,
     before_step: Callable[[], object] = lambda: None,

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from world_models.data.rollouts import Episode
 from world_models.evaluate.foresight import memory
-from world_models.evaluate.foresight.codes import Code, Frames, Images, code_of_pca, code_of_vae, record
-from world_models.evaluate.foresight.memory import FORMS, Form, Memory, Recording, State
+from world_models.evaluate.foresight.codes import Code, Frames, Images, code_of_pca, code_of_vae, encode_episode
+from world_models.evaluate.foresight.memory import FORMS, Form, Memory, EncodedEpisode, State
 from world_models.runs.score_parts import Foreseen
 from world_models.runtime import progress, threads
 from world_models.runtime.host import available_cores
@@ -45,16 +45,16 @@ class TrainedMemory(NamedTuple):
     model: Memory
 
 
-def train(recordings: Mapping[str, Sequence[Recording]], num_steps: int) -> list[TrainedMemory]:
+def train(encoded_episodes: Mapping[str, Sequence[EncodedEpisode]], num_steps: int) -> list[TrainedMemory]:
     """Train memory models of both forms for each code, at the same time, each on one core.
 
     Args:
-        recordings: training episodes, by code.
+        encoded_episodes: training episodes, by code.
         num_steps: number of training steps of each model.
     """
     seeds = {"vae": SEEDS, "pca": SEEDS[:1]}
     memories = [
-        TrainedMemory(code, form, seed, _untrained(recordings[code][0], form, seed))
+        TrainedMemory(code, form, seed, _untrained(encoded_episodes[code][0], form, seed))
         for code, tried in seeds.items()
         for form in FORMS
         for seed in tried
@@ -69,7 +69,7 @@ def train(recordings: Mapping[str, Sequence[Recording]], num_steps: int) -> list
             bar.update()
 
     def fit(trained: TrainedMemory) -> None:
-        memory.fit(trained.model, recordings[trained.code], trained.seed, num_steps, before_step)
+        memory.fit(trained.model, encoded_episodes[trained.code], trained.seed, num_steps, before_step)
 
     with bar, threads.single_threaded(), ThreadPoolExecutor(available_cores()) as pool:
         try:
@@ -79,14 +79,14 @@ def train(recordings: Mapping[str, Sequence[Recording]], num_steps: int) -> list
     return memories
 
 
-def _untrained(example: Recording, form: Form, seed: int) -> Memory:
+def _untrained(example: EncodedEpisode, form: Form, seed: int) -> Memory:
     return memory.untrained(example.mu.shape[1], example.actions.shape[1], form, seed)
 
 
 @torch.inference_mode()
 def predict(
     model: Memory,
-    episode: Recording,
+    episode: EncodedEpisode,
     starts: Sequence[int],
     ahead: Sequence[int],
     num_draws: int = 0,
@@ -112,7 +112,7 @@ def predict(
     return torch.stack(path).unflatten(1, (draws, len(starts)))
 
 
-def _states_before(model: Memory, episode: Recording, starts: Sequence[int]) -> State:
+def _states_before(model: Memory, episode: EncodedEpisode, starts: Sequence[int]) -> State:
     """The LSTM's state before each start, in a batch."""
     states: list[State] = []
     state, done = None, 0
@@ -163,7 +163,7 @@ class Study:
         starts = _starts(episode)
         frames, rows = torch.from_numpy(episode.frames), torch.tensor(starts)
         true_images = [_images(frames[rows + ahead]) for ahead in STEPS_AHEAD]
-        recorded = {name: record(code, episode) for name, code in self.codes.items()}
+        recorded = {name: encode_episode(code, episode) for name, code in self.codes.items()}
         mu, decode = recorded["vae"].mu, self.codes["vae"].decode
         errors: dict[Any, Tensor] = {
             "stays": _squared([_images(frames[rows])] * len(true_images), true_images),
@@ -187,7 +187,7 @@ class Study:
             num_frames: number of frames after it.
         """
         ahead, code = range(1, num_frames + 1), self.codes["vae"]
-        recorded = record(code, episode)
+        recorded = encode_episode(code, episode)
         z = {"reconstructed": recorded.mu[start + 1 : start + 1 + num_frames]}
         for trained in self.memories:
             if trained.code == "vae" and trained.seed == SEEDS[0]:
@@ -213,11 +213,11 @@ def study(
         num_steps: number of training steps of each memory model.
     """
     codes = {"vae": code_of_vae(vae), "pca": code_of_pca(baselines, torch.from_numpy(frames))}
-    recordings: dict[str, list[Recording]] = {name: [] for name in codes}
+    encoded_episodes: dict[str, list[EncodedEpisode]] = {name: [] for name in codes}
     for episode in episodes:
         for name, code in codes.items():
-            recordings[name].append(record(code, episode))
-    return Study(codes, train(recordings, num_steps))
+            encoded_episodes[name].append(encode_episode(code, episode))
+    return Study(codes, train(encoded_episodes, num_steps))
 
 
 def _table(form: Form, mean: Mapping[Any, Sequence[float]]) -> dict[str, Foreseen]:
@@ -254,7 +254,7 @@ def _squared(images: Sequence[Images], true_images: Sequence[Images]) -> Float[T
 
 
 def _sampled(
-    code: Code, model: Memory, episode: Recording, starts: Sequence[int], true_images: Sequence[Images]
+    code: Code, model: Memory, episode: EncodedEpisode, starts: Sequence[int], true_images: Sequence[Images]
 ) -> Float[Tensor, " ahead"]:
     """Squared error of the expected image, which is estimated by the mean of K decoded samples.
 
