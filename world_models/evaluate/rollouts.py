@@ -178,7 +178,7 @@ def _study(job: RolloutJob) -> foresight.Study:
     """Train memory models on the latents of training episodes."""
     assert job.probe_data is not None
     episodes = job.probe_data.episodes(MEMORY_FRAMES)
-    return foresight.study(job.vae, job.baselines, episodes, job.probe_data.read_spread(SEEN_FRAMES))
+    return foresight.train_study(job.vae, job.baselines, episodes, job.probe_data.read_spread(SEEN_FRAMES))
 
 
 def _dream(job: RolloutJob, study: foresight.Study) -> bytes:

@@ -51,7 +51,7 @@ def baselines(episode: Episode) -> Baselines:
 @pytest.fixture(scope="module")
 def study(vae: VAE, baselines: Baselines, episode: Episode) -> Study:
     """Memories that were trained for one step."""
-    return foresight.study(vae, baselines, [episode], episode.frames, num_steps=1)
+    return foresight.train_study(vae, baselines, [episode], episode.frames, num_steps=1)
 
 
 def _recording(rows: int = 40) -> EncodedEpisode:
@@ -163,7 +163,7 @@ def test_scores_hold_each_form_each_horizon_and_each_bound(study: Study, episode
 
 
 def test_memories_of_a_study_are_the_same_every_time(study: Study, vae: VAE, baselines: Baselines, episode: Episode):
-    again = foresight.study(vae, baselines, [episode], episode.frames, num_steps=1)
+    again = foresight.train_study(vae, baselines, [episode], episode.frames, num_steps=1)
     for first, second in zip(study.memories, again.memories, strict=True):
         assert first[:3] == second[:3]
         assert torch.equal(first.model.head.weight, second.model.head.weight)

@@ -196,7 +196,7 @@ class Study:
         return {"true_frames": true_frames} | {name: _frames(code.decode(each), true_frames.shape) for name, each in z.items()}
 
 
-def study(
+def train_study(
     vae: VAE,
     baselines: Baselines,
     episodes: Iterable[Episode],
