@@ -20,8 +20,8 @@ MIXTURES = 5
 LENGTH = 50  # steps that one training sequence has
 BATCH = 16
 PEAK_LR = 4e-3
-CARRIED = 0.15  # weight of z in the units that carry it: up to three standard deviations, tanh is nearly linear
-OPEN = 3.0  # bias of an open gate, whose sigmoid is 0.95; a closed one has -3
+CARRY_WEIGHT = 0.15  # weight of z in the units that carry it: up to three standard deviations, tanh is nearly linear
+OPEN_GATE_BIAS = 3.0  # bias of an open gate, whose sigmoid is 0.95; a closed one has -3
 
 State = tuple[Tensor, Tensor]
 
@@ -106,11 +106,11 @@ class Memory(nn.Module):
         )  # of the input gate, the forget gate, the cell and the output gate
         for weights in (of_input, of_hidden, other_bias):
             weights.zero_()
-        of_input[2, :, :count] = CARRIED * torch.eye(count)
-        bias.copy_(torch.tensor([OPEN, -OPEN, 0.0, OPEN])[:, None])
+        of_input[2, :, :count] = CARRY_WEIGHT * torch.eye(count)
+        bias.copy_(torch.tensor([OPEN_GATE_BIAS, -OPEN_GATE_BIAS, 0.0, OPEN_GATE_BIAS])[:, None])
         if self.form == "predicts_z":
             means = self.head.weight.unflatten(0, (3, MIXTURES, -1))[1]
-            means[:, :count, :count] += torch.eye(count) / (CARRIED * torch.tensor(OPEN).sigmoid())
+            means[:, :count, :count] += torch.eye(count) / (CARRY_WEIGHT * torch.tensor(OPEN_GATE_BIAS).sigmoid())
 
     def standardise(self, episodes: Sequence[EncodedEpisode]) -> None:
         """Set the means and standard deviations of z, of actions and of z's changes from episodes.
