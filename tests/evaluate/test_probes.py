@@ -129,12 +129,12 @@ def test_strength_is_chosen_on_rows_that_are_not_fitted():
     assert weakest is not None and chosen is not None and chosen > weakest + 0.5
 
 
-def _seen(count: int, seed: int) -> probes.Seen:
+def _seen(count: int, seed: int) -> probes.Examples:
     rng = np.random.default_rng(seed)
     mu = rng.normal(size=(count, 4)).astype(np.float32)
     pixels = rng.integers(0, 256, (count, 12), np.uint8)
     telemetry = np.stack([mu[:, 0], mu[:, 1] * 0 + pixels[:, 0], np.ones(count)], 1).astype(np.float32)
-    return probes.Seen(mu, mu[:, 2:], pixels, telemetry)
+    return probes.Examples(mu, mu[:, 2:], pixels, telemetry)
 
 
 def test_each_probe_reads_its_own_features():

@@ -25,8 +25,8 @@ Rows = Float[np.ndarray, "_ _"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Seen:
-    """The features that probes read, and the telemetry that they predict, for some frames.
+class Examples:
+    """Examples for probes: the features that they read and the telemetry that they predict, for some frames.
 
     Attributes:
         mu: posterior means.
@@ -43,12 +43,12 @@ class Seen:
     def __len__(self) -> int:
         return len(self.mu)
 
-    def where(self, chosen: Bool[np.ndarray, " frames"]) -> "Seen":
+    def where(self, chosen: Bool[np.ndarray, " frames"]) -> "Examples":
         """Some of the frames."""
-        return Seen(self.mu[chosen], self.pca[chosen], self.pixels[chosen], self.telemetry[chosen])
+        return Examples(self.mu[chosen], self.pca[chosen], self.pixels[chosen], self.telemetry[chosen])
 
 
-def read(names: Sequence[str], fitted: Seen, scored: Seen) -> dict[str, dict[str, float | None]]:
+def read(names: Sequence[str], fitted: Examples, scored: Examples) -> dict[str, dict[str, float | None]]:
     """Fit all probes, and score them. Returns R2 by name of the probe, such as `mu_linear`, and by column of telemetry.
 
     Args:
@@ -181,4 +181,4 @@ PROBES: Mapping[str, tuple[Callable[..., list[float | None]], str]] = {
     "mu_linear": (linear_r2, "mu"),
     "pca_linear": (linear_r2, "pca"),
 }
-"""Each probe and the attribute of `Seen` that it reads."""
+"""Each probe and the attribute of `Examples` that it reads."""

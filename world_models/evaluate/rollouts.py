@@ -197,25 +197,25 @@ def _probes(job: RolloutJob, held_out: FrameSet) -> tuple[Probes | None, Probes 
     names = job.telemetry
     if job.probe_data is None or not names:
         return None, None
-    both = [_seen(job, frames) for frames in (job.probe_data, held_out)]
+    both = [_examples(job, frames) for frames in (job.probe_data, held_out)]
     found = probes.read(names, *both)
-    on_road = [_along_the_road(names, seen) for seen in both]
-    enough = all(seen is not None and len(seen) >= 2 for seen in on_road)
+    on_road = [_along_the_road(names, examples) for examples in both]
+    enough = all(examples is not None and len(examples) >= 2 for examples in on_road)
     return found, probes.read(names, *filter(None, on_road)) if enough else None
 
 
-def _along_the_road(names: Sequence[str], seen: probes.Seen) -> probes.Seen | None:
-    chosen = breakdown.along_the_road(dict(zip(names, seen.telemetry.T, strict=True)))
-    return None if chosen is None else seen.where(chosen)
+def _along_the_road(names: Sequence[str], examples: probes.Examples) -> probes.Examples | None:
+    chosen = breakdown.along_the_road(dict(zip(names, examples.telemetry.T, strict=True)))
+    return None if chosen is None else examples.where(chosen)
 
 
-def _seen(job: RolloutJob, frames: FrameSet) -> probes.Seen:
+def _examples(job: RolloutJob, frames: FrameSet) -> probes.Examples:
     chosen, telemetry = frames.read_spread(PROBE_FRAMES), frames.read_spread(PROBE_FRAMES, "telemetry")
     read = threads.in_threads(
         lambda batch: (job.vae.encode(batch).mu.cpu(), job.baselines.coefficients(batch)), [*metrics.batches(chosen)]
     )
     mu, pca = (torch.cat(features).numpy() for features in zip(*read, strict=True))
-    return probes.Seen(mu, pca, chosen.reshape(len(chosen), -1), _of_columns(job, telemetry))
+    return probes.Examples(mu, pca, chosen.reshape(len(chosen), -1), _of_columns(job, telemetry))
 
 
 def _of_columns(job: RolloutJob, telemetry: np.ndarray) -> np.ndarray:
