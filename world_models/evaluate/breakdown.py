@@ -103,18 +103,18 @@ def aggregate_posterior(
     return AggregatePosterior(mu.mean(0, dtype=np.float64).tolist(), np.sqrt(total).tolist())
 
 
-def plausible_share(dreams: AnyFrames, seen: AnyFrames, held_out: AnyFrames) -> float:
+def plausible_share(dreams: AnyFrames, training: AnyFrames, held_out: AnyFrames) -> float:
     """Share of dreamed frames that are like held-out frames in two ways.
 
-    First, they are as close to the nearest seen frame as 99 of 100 held-out frames are. Second, their edges are as
+    First, they are as close to the nearest training frame as 99 of 100 held-out frames are. Second, their edges are as
     strong as those of the middle 98 of 100 held-out frames. This excludes blurred frames, which are close to all.
 
     Args:
         dreams: frames decoded from samples of the prior.
-        seen: training frames.
+        training: training frames.
         held_out: frames that were not trained on.
     """
-    dream_sse, held_out_sse = np.split(_nearest_sse(np.concatenate([dreams, held_out]), seen), [len(dreams)])
+    dream_sse, held_out_sse = np.split(_nearest_sse(np.concatenate([dreams, held_out]), training), [len(dreams)])
     near = dream_sse <= np.quantile(held_out_sse, 0.99)
     least, most = np.quantile(_edges(held_out), [0.01, 0.99])
     edges = _edges(dreams)

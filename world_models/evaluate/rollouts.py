@@ -27,7 +27,7 @@ from world_models.runtime.errors import Stopped
 from world_models.vae import baselines, metrics
 from world_models.vae.labelled_frames import LabelledFrames
 
-SEEN_FRAMES, HELD_OUT_FRAMES = 4000, 1000  # numbers of frames that dreams are compared with
+NUM_TRAINING_FRAMES, NUM_HELD_OUT_FRAMES = 4000, 1000  # numbers of frames that dreams are compared with
 MEMORY_FRAMES = 150_000  # largest number of training frames for memory models
 DREAM_FRAMES = 100  # number of frames of the clip that shows a memory model's dream
 
@@ -170,15 +170,15 @@ def _plausible_share(job: RolloutJob, frames: metrics.Frames) -> float | None:
     if job.probe_data is None:
         return None
     dreams = model_views.dreams(job.vae, breakdown.NUM_DREAMS)
-    held_out = frames[np.linspace(0, len(frames) - 1, min(len(frames), HELD_OUT_FRAMES)).astype(int)]
-    return breakdown.plausible_share(dreams, job.probe_data.read_spread(SEEN_FRAMES), held_out)
+    held_out = frames[np.linspace(0, len(frames) - 1, min(len(frames), NUM_HELD_OUT_FRAMES)).astype(int)]
+    return breakdown.plausible_share(dreams, job.probe_data.read_spread(NUM_TRAINING_FRAMES), held_out)
 
 
 def _study(job: RolloutJob) -> foresight.Study:
     """Train memory models on the latents of training episodes."""
     assert job.probe_data is not None
     episodes = job.probe_data.episodes(MEMORY_FRAMES)
-    return foresight.train_study(job.vae, job.baselines, episodes, job.probe_data.read_spread(SEEN_FRAMES))
+    return foresight.train_study(job.vae, job.baselines, episodes, job.probe_data.read_spread(NUM_TRAINING_FRAMES))
 
 
 def _dream(job: RolloutJob, study: foresight.Study) -> bytes:
