@@ -198,11 +198,11 @@ def record(**facts: Any) -> TrainingRecord:
 @pytest.mark.parametrize("env", ["Shades-v0", "Shades-v7", "Shades"])
 @pytest.mark.parametrize("env_args", [{}, {"shade": 90}, {"shade": 1}], ids=str)
 def test_arguments_and_versions_hide_no_episode_trained_on(asked: CollectConfig, env: str, env_args: dict[str, Any]):
-    assert record(env=env, env_args=env_args).seen(collected(asked)) == {0}
+    assert record(env=env, env_args=env_args).trained_seeds(collected(asked)) == {0}
 
 
 def test_an_episode_of_another_environment_was_not_trained_on(asked: CollectConfig):
-    assert record(env="Shades2-v0").seen(collected(asked)) == set()
+    assert record(env="Shades2-v0").trained_seeds(collected(asked)) == set()
 
 
 def test_a_model_knows_the_arguments_of_its_training_data(run_dir: Path):

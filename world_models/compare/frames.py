@@ -210,6 +210,6 @@ def _load(run: RunRecord, data: Rollouts, weights: layout.Weights, device: torch
 
 def _held_out(data: Rollouts, runs: Sequence[RunRecord]) -> FrameSet | None:
     """The frames of the episodes that no run was trained on; None if there are none."""
-    trained_on = set[int]().union(*(provenance.load(run.path).seen(data) for run in runs))
+    trained_on = set[int]().union(*(provenance.load(run.path).trained_seeds(data) for run in runs))
     chosen = [episode for episode, seed in enumerate(data.seeds.tolist()) if seed not in trained_on]
     return FrameSet(data, chosen) if chosen else None

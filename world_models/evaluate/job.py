@@ -77,7 +77,7 @@ def prepare(config: EvaluateConfig) -> RolloutJob:
     probe_data, why_no_probes = _probe_data(run, config.train_data, training, data, vae)
     telemetry, left_out = _usable_telemetry(data, probe_data)
     notes = [*found.notes, *not_taken, *why_no_probes, *left_out]
-    trained_on = len(training.seen(data))
+    trained_on = len(training.trained_seeds(data))
     if trained_on:
         notes.append(
             f"the model was trained on {trained_on} episodes of {data.path}, so its scores are too good; collect with "

@@ -32,7 +32,7 @@ class TrainingRecord:
     seeds: frozenset[int]
     env_args: Mapping[str, Json] = dataclasses.field(default_factory=dict)
 
-    def seen(self, data: Rollouts) -> set[int]:
+    def trained_seeds(self, data: Rollouts) -> set[int]:
         """The seeds of those episodes of `data` that the model was trained on.
 
         Versions and arguments of the environment are ignored, because the same seed may still give the same track, in

@@ -92,9 +92,9 @@ def check(data: Rollouts, *seeds: frozenset[int]) -> None:
         place_of(data).check()
     except ValueError as error:
         raise ValueError(f"--drive cannot drive {data.env} of {data.path}: {error}; or leave --drive out") from None
-    if seen := sum(len(each.intersection(SCORED_TRACKS)) for each in seeds):
+    if num_taken := sum(len(each.intersection(SCORED_TRACKS)) for each in seeds):
         raise ValueError(
-            f"--drive drives the tracks of seeds {SCORED_TRACKS.start} to {SCORED_TRACKS.stop - 1}, and {seen} of them "
+            f"--drive drives the tracks of seeds {SCORED_TRACKS.start} to {SCORED_TRACKS.stop - 1}, and {num_taken} of them "
             "are among the episodes for training or scoring; collect with other seeds"
         )
 
