@@ -229,7 +229,7 @@ class PygameRenderer:
         if not (np.abs((x[:, 0], y[:, 0])) < 9e18).all():  # NaN fails this test too
             raise ValueError(NOT_FINITE)
         corners = np.stack([x, y], axis=2).transpose(1, 0, 2)
-        for index in np.flatnonzero(_seen(x, y)).tolist():
+        for index in np.flatnonzero(_visible(x, y)).tolist():
             points: Int64[np.ndarray, "4 2"] = corners[index].astype(np.int64)
             first_road = ground.num_grass + 1
             row = 0 if index == 0 else 1 if index < first_road else index - first_road + 2
@@ -238,11 +238,11 @@ class PygameRenderer:
             gfxdraw.filled_polygon(self._canvas, points.tolist(), color)
 
 
-def _seen(x: Float64[np.ndarray, "4 quads"], y: Float64[np.ndarray, "4 quads"]) -> np.ndarray:
+def _visible(x: Float64[np.ndarray, "4 quads"], y: Float64[np.ndarray, "4 quads"]) -> np.ndarray:
     """Which quads may be visible: those that Gymnasium draws, except those that the panel hides."""
     margin = car_racing.MAX_SHAPE_DIM
     near = (x >= -margin) & (x <= WIDTH + margin) & (y >= -margin) & (y <= HEIGHT + margin)
     on_canvas = (x.max(0) >= -2) & (x.min(0) <= WIDTH + 1) & (y.max(0) >= PANEL_HEIGHT - 2) & (y.min(0) <= HEIGHT + 1)
-    seen = near.any(0) & on_canvas
-    seen[0] = True  # the field is always drawn
-    return seen
+    visible = near.any(0) & on_canvas
+    visible[0] = True  # the field is always drawn
+    return visible

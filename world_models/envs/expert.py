@@ -50,7 +50,7 @@ class Skill:
         require(self.max_brake < 0.9, f"max_brake is {self.max_brake}; give less than 0.9, where the wheels block")
 
 
-SEEN_AHEAD_M = {"curvature_ahead_10m_per_m": 0, "curvature_ahead_25m_per_m": 10, "curvature_ahead_50m_per_m": 35}
+BRAKING_ROOM_M = {"curvature_ahead_10m_per_m": 0, "curvature_ahead_25m_per_m": 10, "curvature_ahead_50m_per_m": 35}
 """Columns of curvature, and the distance in metres that is left for braking before each."""
 STRAIGHT_PER_M = 1e-3
 LARGEST_OFFSET_M = 6.0
@@ -79,7 +79,7 @@ class Expert:
         "center_distance_m",
         "relative_heading_rad",
         "yaw_rate_rad_per_s",
-        *SEEN_AHEAD_M,
+        *BRAKING_ROOM_M,
     )
 
     def __init__(self, env: Any, seed: int, skill: Skill | None = None):
@@ -115,7 +115,7 @@ class Expert:
     def _target_speed(self, curvatures: list[float]) -> float:
         """The highest speed, in m/s, from which the car can still brake to the speed that each curve ahead allows."""
         skill, squares = self._skill, [self._skill.top_speed_m_per_s**2]
-        for curvature, room_m in zip(curvatures, SEEN_AHEAD_M.values(), strict=True):
+        for curvature, room_m in zip(curvatures, BRAKING_ROOM_M.values(), strict=True):
             in_curve = skill.grip_m_per_s2 / (abs(curvature) + STRAIGHT_PER_M)
             squares.append(in_curve + 2 * skill.braking_m_per_s2 * room_m)
         return math.sqrt(min(squares))

@@ -61,7 +61,7 @@ class Layer:
         return self.kernel // 2
 
     @property
-    def seen(self) -> int:
+    def covered_pixels(self) -> int:
         """Pixels along a side of a wide image that the tiles read or write."""
         return 2 * (-(-self.narrow // self.tile) * self.tile + self.taps - 1)
 
@@ -110,9 +110,9 @@ def check_arrays(
     is_conv, function = function.startswith("conv"), function.removesuffix("_packed")
     if dtype not in DTYPES:
         raise ValueError(f"weights are {dtype}; C computes in float32 and float64")
-    misfits = layer.wide < layer.seen if is_conv else layer.wide > layer.seen
+    misfits = layer.wide < layer.covered_pixels if is_conv else layer.wide > layer.covered_pixels
     if misfits and function != "pack":  # packed weights do not depend on the width of images
-        raise ValueError(f"wide images of {layer.wide} pixels a side, and the tiles see {layer.seen}")
+        raise ValueError(f"wide images of {layer.wide} pixels a side, and the tiles see {layer.covered_pixels}")
     needs_wide = function == "deconv_backward" and layer.relu
     missing = {*_NEEDED[function], *(["wide"] if needs_wide else [])} - {
         name for name in arrays if arrays[name] is not None
