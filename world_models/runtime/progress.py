@@ -53,14 +53,14 @@ def bar(total: int, unit: str, label: str, start: int = 0, shown: bool = True) -
 class Meter:
     """Measures frames/s of training, without the time of validations."""
 
-    def __init__(self, seen: int):
-        self._seen, self._since = seen, time.perf_counter()
+    def __init__(self, frames_seen: int):
+        self._frames_seen, self._since = frames_seen, time.perf_counter()
 
-    def frames_per_s(self, seen: int) -> float:
-        """The rate since the last call, where `seen` is the number of frames so far."""
+    def frames_per_s(self, frames_seen: int) -> float:
+        """The rate since the last call, where `frames_seen` is the number of frames so far."""
         now = time.perf_counter()
-        rate = (seen - self._seen) / (now - self._since)
-        self._seen, self._since = seen, now
+        rate = (frames_seen - self._frames_seen) / (now - self._since)
+        self._frames_seen, self._since = frames_seen, now
         return rate
 
     @contextlib.contextmanager

@@ -44,10 +44,10 @@ VAL_NOISE_SEED = 0x7A1
 NUM_STANDARDISE_FRAMES = 4096
 RESULT = (
     "SSE {scores.sse:.2f}, {kl}{scores.active_units} active units, loss {scores.loss_nats:,.2f} nats, on held-out "
-    "frames, after {seen:,} frames; pictures are in figures/"
+    "frames, after {frames_seen:,} frames; pictures are in figures/"
 )
 COLLAPSED = (
-    "posterior collapse after {seen:,} frames: no latent dimension is used, so z has no information about the frame; "
+    "posterior collapse after {frames_seen:,} frames: no latent dimension is used, so z has no information about the frame; "
     "lower --vae.beta, or give --beta_warmup_frames"
 )
 
@@ -160,8 +160,8 @@ def _learner(job: Job) -> Learner:
 def _begin(job: Job, learner: Learner, run: Run) -> None:
     """Write a new run's first files, and begin to log."""
     if job.saved:
-        seen = job.batches.frames_at(learner.step)
-        run.say(f"continuing from step {learner.step:,}, {seen:,} frames seen")
+        frames_seen = job.batches.frames_at(learner.step)
+        run.say(f"continuing from step {learner.step:,}, {frames_seen:,} frames seen")
     else:
         run.begin(learner, job.batches.frames.read_spread)
     run.track(learner)
@@ -185,39 +185,39 @@ class Training:
     held_out: LabelledFrames
     as_saved: Callable[[VAE], VAE]
 
-    def position(self, seen: int) -> Position:
-        """The position after `seen` frames."""
-        return Position(self.learner.step, seen, seen / len(self.job.batches.frames))
+    def position(self, frames_seen: int) -> Position:
+        """The position after `frames_seen` frames."""
+        return Position(self.learner.step, frames_seen, frames_seen / len(self.job.batches.frames))
 
 
 def _loop(training: Training) -> None:
     """Train batch after batch, from the learner's step on, until `num_frames` frames were seen."""
     job, learner, config = training.job, training.learner, training.job.config
-    seen, scores = job.batches.frames_at(learner.step), None
-    meter = progress.Meter(seen)
+    frames_seen, scores = job.batches.frames_at(learner.step), None
+    meter = progress.Meter(frames_seen)
     stream = job.batches(job.device, learner.step)
     shown = distributed.world().is_first
-    with progress.bar(config.num_frames, "frames", "train", seen, shown) as bar, stop_requests() as stop:
-        while seen < config.num_frames:
-            batch = next(stream).cut(config.num_frames - seen)
-            learner.learn(batch, config.lr_at(seen), config.beta_share_at(seen))
-            validate = seen // config.val_every_frames < (seen + batch.size) // config.val_every_frames
-            seen += batch.size
+    with progress.bar(config.num_frames, "frames", "train", frames_seen, shown) as bar, stop_requests() as stop:
+        while frames_seen < config.num_frames:
+            batch = next(stream).cut(config.num_frames - frames_seen)
+            learner.learn(batch, config.lr_at(frames_seen), config.beta_share_at(frames_seen))
+            validate = frames_seen // config.val_every_frames < (frames_seen + batch.size) // config.val_every_frames
+            frames_seen += batch.size
             bar.update(batch.size)
-            is_last = seen >= config.num_frames
+            is_last = frames_seen >= config.num_frames
             if learner.step % config.log_every_steps == 0 or is_last:
-                _log(training, seen, meter)
+                _log(training, frames_seen, meter)
             if validate or is_last:
                 with meter.paused():
-                    scores = _validate(training, seen)
+                    scores = _validate(training, frames_seen)
             if distributed.asked(stop.is_set(), learner.step, job.device) and not is_last:
                 _save(training, training.as_saved(learner.vae))
                 command = "the same command" if config.resume else "the same command with --resume true"
-                raise Stopped(f"stopped at {seen:,} frames; {command} continues from there")
+                raise Stopped(f"stopped at {frames_seen:,} frames; {command} continues from there")
     if scores and training.run:
         training.run.log_final_model()
         kl = "" if scores.kl_nats is None else f"KL {scores.kl_nats:.1f} nats, "
-        training.run.say(RESULT.format(seen=seen, kl=kl, scores=scores))
+        training.run.say(RESULT.format(frames_seen=frames_seen, kl=kl, scores=scores))
 
 
 def _binarise_seed(config: TrainConfig) -> int | None:
@@ -232,44 +232,44 @@ def _as_saved(job: Job) -> Callable[[VAE], VAE]:
     return lambda vae: standardised(vae, sample)
 
 
-def _log(training: Training, seen: int, meter: progress.Meter) -> None:
+def _log(training: Training, frames_seen: int, meter: progress.Meter) -> None:
     """Log the mean training metrics since the last call."""
     means, config = training.learner.means(), training.job.config
-    _check_finite(means["loss_nats"], seen, config.out)
-    rates = {"frames_per_s": meter.frames_per_s(seen), "lr": config.lr_at(seen)}
+    _check_finite(means["loss_nats"], frames_seen, config.out)
+    rates = {"frames_per_s": meter.frames_per_s(frames_seen), "lr": config.lr_at(frames_seen)}
     if training.run:
-        training.run.log(training.position(seen), "train", means | rates)
+        training.run.log(training.position(frames_seen), "train", means | rates)
 
 
-def _check_finite(loss: float, seen: int, out: str) -> None:
+def _check_finite(loss: float, frames_seen: int, out: str) -> None:
     if not math.isfinite(loss):
         raise Stopped(
-            f"the loss is {loss} after {seen:,} frames; lower --lr or --grad_clip. {out} keeps its last checkpoint"
+            f"the loss is {loss} after {frames_seen:,} frames; lower --lr or --grad_clip. {out} keeps its last checkpoint"
         )
 
 
-def _validate(training: Training, seen: int) -> metrics.Validation:
+def _validate(training: Training, frames_seen: int) -> metrics.Validation:
     """Score the current model on held-out frames, draw its pictures, and save the run."""
     learner, run, config, held_out = training.learner, training.run, training.job.config, training.held_out
     vae = training.as_saved(learner.vae)
     eps = noise(VAL_NOISE_SEED, 0, len(held_out), config.vae.noise_dim)
     scores = metrics.validate(vae, held_out, eps)
-    _check_finite(scores.loss_nats, seen, config.out)
-    warm = seen >= min(config.num_frames, max(config.beta_warmup_frames, config.lr_warmup_frames))
+    _check_finite(scores.loss_nats, frames_seen, config.out)
+    warm = frames_seen >= min(config.num_frames, max(config.beta_warmup_frames, config.lr_warmup_frames))
     is_best = warm and scores.loss_nats < learner.best_loss_nats
     if is_best:
         learner.best_loss_nats = scores.loss_nats
-    position = training.position(seen)
+    position = training.position(frames_seen)
     if run:
         if is_best:
             run.save_best(learner, vae)
         if warm and scores.dims_used == 0:
-            run.warn(COLLAPSED.format(seen=seen))
+            run.warn(COLLAPSED.format(frames_seen=frames_seen))
         run.log(position, "val", scores.known())
     _check_weights(training, vae)
     if run:  # before the state is saved, so that a run that is killed in between draws these pictures again
-        finished = seen >= config.num_frames
-        run.draw(KINDS[config.dataset].draw(vae, held_out, position, finished), seen)
+        finished = frames_seen >= config.num_frames
+        run.draw(KINDS[config.dataset].draw(vae, held_out, position, finished), frames_seen)
     _save(training, vae)
     return scores
 
