@@ -146,8 +146,8 @@ def _scores(job: RolloutJob, held_out: HeldOut, done: Done) -> RolloutScores:
 
 def _drive(job: RolloutJob) -> tuple[Drive, Driven]:
     """Train a controller on mu, and let it drive."""
-    place = measurement.place_of(job.data)
-    return measurement.measure(place, job.vae, job.baselines, job.config.drive_seed)
+    env_settings = measurement.env_settings_of(job.data)
+    return measurement.measure(env_settings, job.vae, job.baselines, job.config.drive_seed)
 
 
 def _draw(job: RolloutJob, held_out: HeldOut, scores: RolloutScores) -> Shown:

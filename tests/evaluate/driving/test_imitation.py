@@ -6,11 +6,11 @@ import torch
 
 from world_models.evaluate.driving import imitation, lockstep
 from world_models.evaluate.driving.imitation import Controller, Lesson, Lessons, Plan
-from world_models.evaluate.driving.lockstep import Place
+from world_models.evaluate.driving.lockstep import EnvSettings
 
 RNG = np.random.default_rng(0)
 NOBODY = Controller(np.zeros((1, 3)), np.zeros(3))
-SLOPE = Place("Slope", {}, "none")
+SLOPE = EnvSettings("Slope", {}, "none")
 
 
 def ignore(steps: int) -> None:
@@ -24,7 +24,7 @@ class Car(lockstep.Car):
     after 40 steps.
     """
 
-    def __init__(self, place: Place, seed: int, drawn: bool = True):
+    def __init__(self, place: EnvSettings, seed: int, drawn: bool = True):
         self.at_m, self.total = seed % 3 - 1.0, 0.0
         self.ended = self.finished = False
         self.path_m = [(self.at_m, 0.0)]

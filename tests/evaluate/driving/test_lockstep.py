@@ -9,9 +9,9 @@ import torch
 
 from world_models import envs
 from world_models.evaluate.driving import lockstep
-from world_models.evaluate.driving.lockstep import Car, Driven, Place
+from world_models.evaluate.driving.lockstep import Car, Driven, EnvSettings
 
-CAR_RACING = Place("CarRacing-v3", {}, "0:84")
+CAR_RACING = EnvSettings("CarRacing-v3", {}, "0:84")
 GAS = np.array([0.1, 0.8, 0.0], np.float32)
 
 
@@ -131,7 +131,7 @@ def test_as_many_frames_are_read_at_once_whatever_the_number_of_cars():
 
 def test_a_place_without_an_expert_is_refused():
     with pytest.raises(ValueError, match="no expert for this environment"):
-        Place("CarRacing-v3", {"continuous": False}, "0:84").check()
+        EnvSettings("CarRacing-v3", {"continuous": False}, "0:84").check()
 
 
 def test_a_place_with_an_expert_is_not_refused():
@@ -140,4 +140,4 @@ def test_a_place_with_an_expert_is_not_refused():
 
 def test_arguments_that_the_environment_does_not_take_are_refused():
     with pytest.raises(ValueError, match="env_args holds colour"):
-        Place("CarRacing-v3", {"colour": 1}, "0:84").check()
+        EnvSettings("CarRacing-v3", {"colour": 1}, "0:84").check()

@@ -11,13 +11,13 @@ import torch
 from world_models.data.rollouts import Rollouts
 from world_models.evaluate.driving import imitation, measurement, track_map
 from world_models.evaluate.driving.imitation import Plan
-from world_models.evaluate.driving.lockstep import Driven, Place
+from world_models.evaluate.driving.lockstep import Driven, EnvSettings
 from world_models.runs.score_parts import Drive
 from world_models.runtime import executors
 from world_models.vae.baselines import Baselines
 from world_models.vae.model import VAE, VAEConfig
 
-CAR_RACING = Place("CarRacing-v3", {}, "0:84")
+CAR_RACING = EnvSettings("CarRacing-v3", {}, "0:84")
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_scores_are_those_of_the_tracks():
 
 
 def test_the_environment_driven_is_that_of_the_data(rollouts_dir: Path):
-    assert measurement.place_of(Rollouts(rollouts_dir)) == CAR_RACING
+    assert measurement.env_settings_of(Rollouts(rollouts_dir)) == CAR_RACING
 
 
 def test_carracing_is_not_refused(rollouts_dir: Path):

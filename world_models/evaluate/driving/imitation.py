@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Float32
 
-from world_models.evaluate.driving.lockstep import Car, Choose, Place, Read, drive, look
+from world_models.evaluate.driving.lockstep import Car, Choose, EnvSettings, Read, drive, look
 from world_models.runtime.workers import Report
 
 LOW, HIGH = np.array([-1.0, 0.0, 0.0]), np.ones(3)
@@ -152,11 +152,11 @@ class Lesson:
         return True
 
 
-def learn(place: Place, read: Read, z_dim: int, plan: Plan, report: Report) -> Controller:
+def learn(env_settings: EnvSettings, read: Read, z_dim: int, plan: Plan, report: Report) -> Controller:
     """Train a controller, round by round. The expert drives the first round.
 
     Args:
-        place: the environment.
+        env_settings: the environment.
         read: gives the features of frames.
         z_dim: number of features.
         plan: rounds, tracks and steps.
@@ -170,7 +170,7 @@ def learn(place: Place, read: Read, z_dim: int, plan: Plan, report: Report) -> C
     for index in range(plan.num_rounds):
         lesson = Lesson(controllers[-1] if controllers else None, read, lessons, plan.num_tracks)
         before = index * plan.num_tracks * plan.num_steps
-        drive(place, plan.seeds(index), plan.num_steps, lesson, lambda steps, before=before: report(before + steps))
+        drive(env_settings, plan.seeds(index), plan.num_steps, lesson, lambda steps, before=before: report(before + steps))
         fitted = lessons.fit()
         controllers.append(controllers[-1].towards(fitted, STEP) if controllers else fitted)
     return Controller.mean(controllers[len(controllers) // 2 :])

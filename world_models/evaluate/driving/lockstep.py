@@ -22,8 +22,8 @@ Read = Callable[[UInt8[torch.Tensor, "tracks 64 64 3"]], Float[torch.Tensor, "tr
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
-    """The environment that is driven.
+class EnvSettings:
+    """How to make the environment that is driven.
 
     Attributes:
         env: its id, CarRacing or one like it.
@@ -57,7 +57,7 @@ class Car:
     """A car on its track, with the advice of the expert.
 
     Args:
-        place: the environment.
+        env_settings: the environment.
         seed: seed of the episode, which determines the track.
         drawn: whether frames are drawn. Otherwise they are black, which is much faster.
 
@@ -69,8 +69,8 @@ class Car:
         path_m: positions of the car, x and y after each step.
     """
 
-    def __init__(self, place: Place, seed: int, drawn: bool = True):
-        self._env = place.make()
+    def __init__(self, env_settings: EnvSettings, seed: int, drawn: bool = True):
+        self._env = env_settings.make()
         if not drawn:
             self._env.simulator.stop_drawing()
         self.frame = self._env.reset(seed)
@@ -143,12 +143,12 @@ class Driven:
 @envs.off_screen()
 @envs.gymnasium_warnings()  # the collection of the training data has printed them
 def drive(  # the environment, the tracks, the steps, the driver; the last two are for progress and speed
-    place: Place, seeds: Sequence[int], num_steps: int, choose: Choose, report: Report, drawn: bool = True
+    env_settings: EnvSettings, seeds: Sequence[int], num_steps: int, choose: Choose, report: Report, drawn: bool = True
 ) -> Driven:
     """Drive the tracks of these seeds, each until its episode ends, or for `num_steps` steps.
 
     Args:
-        place: the environment.
+        env_settings: the environment.
         seeds: seeds of the episodes.
         num_steps: number of steps after which an episode is cut off.
         choose: chooses the actions.
@@ -157,7 +157,7 @@ def drive(  # the environment, the tracks, the steps, the driver; the last two a
     """
     with contextlib.ExitStack() as opened:
         # Each car has a new environment, because a simulator may carry state over from one episode to the next.
-        cars = [opened.enter_context(contextlib.closing(Car(place, seed, drawn))) for seed in seeds]
+        cars = [opened.enter_context(contextlib.closing(Car(env_settings, seed, drawn))) for seed in seeds]
         for step in range(num_steps):
             going = [car for car in cars if not car.ended]
             for car, action in zip(going, choose(going) if going else (), strict=True):

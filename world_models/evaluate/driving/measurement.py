@@ -17,7 +17,7 @@ from world_models.data.rollouts import Rollouts
 from world_models.envs.preprocessing import Preprocess
 from world_models.evaluate.driving import imitation, lockstep
 from world_models.evaluate.driving.imitation import Controller, Plan
-from world_models.evaluate.driving.lockstep import Driven, Place, Read
+from world_models.evaluate.driving.lockstep import Driven, EnvSettings, Read
 from world_models.runs.score_parts import Drive
 from world_models.runtime import executors, progress, threads
 from world_models.runtime.workers import Report
@@ -57,7 +57,7 @@ class Eyes:
 class Learning:
     """A task: train a controller on these features."""
 
-    place: Place
+    env_settings: EnvSettings
     eyes: Eyes
     plan: Plan
 
@@ -66,16 +66,16 @@ class Learning:
 class Scoring:
     """A task: drive the tracks of these seeds by a controller, or by the expert if there is no controller."""
 
-    place: Place
+    env_settings: EnvSettings
     seeds: Sequence[int]
     controller: Controller | None = None
     eyes: Eyes | None = None
 
 
-def place_of(data: Rollouts) -> Place:
+def env_settings_of(data: Rollouts) -> EnvSettings:
     """The environment of rollouts."""
     crop = Preprocess.from_spec(data.preprocess).crop
-    return Place(data.env, data.env_args, "none" if crop is None else f"{crop[0]}:{crop[1]}")
+    return EnvSettings(data.env, data.env_args, "none" if crop is None else f"{crop[0]}:{crop[1]}")
 
 
 def check(data: Rollouts, *seeds: frozenset[int]) -> None:
@@ -89,7 +89,7 @@ def check(data: Rollouts, *seeds: frozenset[int]) -> None:
         ValueError: there is no expert, or a scored track is in the data.
     """
     try:
-        place_of(data).check()
+        env_settings_of(data).check()
     except ValueError as error:
         raise ValueError(f"--drive cannot drive {data.env} of {data.path}: {error}; or leave --drive out") from None
     if num_taken := sum(len(each.intersection(SCORED_TRACKS)) for each in seeds):
@@ -99,11 +99,11 @@ def check(data: Rollouts, *seeds: frozenset[int]) -> None:
         )
 
 
-def measure(place: Place, vae: VAE, baselines: Baselines, seed: int) -> tuple[Drive, Driven]:
+def measure(env_settings: EnvSettings, vae: VAE, baselines: Baselines, seed: int) -> tuple[Drive, Driven]:
     """Have controllers learn and drive.
 
     Args:
-        place: the environment.
+        env_settings: the environment.
         vae: the model whose mu the controller sees.
         baselines: PCA, for a controller to compare with.
         seed: of the tracks to practise on.
@@ -114,15 +114,15 @@ def measure(place: Place, vae: VAE, baselines: Baselines, seed: int) -> tuple[Dr
     practice = plans(seed)
     groups = [SCORED_TRACKS[start : start + AT_ONCE] for start in range(0, len(SCORED_TRACKS), AT_ONCE)]
     all_eyes = [eyes_of_vae(vae), eyes_of_pca(baselines)]
-    lessons = [Learning(place, eyes, plan) for eyes in all_eyes for plan in practice]
+    lessons = [Learning(env_settings, eyes, plan) for eyes in all_eyes for plan in practice]
     num_scored = (len(all_eyes) + 1) * len(SCORED_TRACKS)  # the expert drives too
     with progress.bar(len(lessons) * PRACTICE.total_steps + num_scored * NUM_STEPS, "steps", "drive") as bar:
-        done = _done(lessons + [Scoring(place, group) for group in groups], bar)
+        done = _done(lessons + [Scoring(env_settings, group) for group in groups], bar)
         learned, expert = done[: len(lessons)], done[len(lessons) :]
         controllers = [Controller.mean(learned[: len(practice)]), Controller.mean(learned[len(practice) :])]
         driven = _done(
             [
-                Scoring(place, group, controller, eyes)
+                Scoring(env_settings, group, controller, eyes)
                 for controller, eyes in zip(controllers, all_eyes, strict=True)
                 for group in groups
             ],
@@ -153,11 +153,11 @@ def carry_out(task: Learning | Scoring, report: Report) -> Controller | Driven:
     """Do a task, in a process that uses one core."""
     with threads.single_threaded():
         if isinstance(task, Learning):
-            return imitation.learn(task.place, task.eyes.read, task.eyes.z_dim, task.plan, report)
+            return imitation.learn(task.env_settings, task.eyes.read, task.eyes.z_dim, task.plan, report)
         if task.controller is None or task.eyes is None:
-            return lockstep.drive(task.place, task.seeds, NUM_STEPS, lockstep.by_expert, report, drawn=False)
+            return lockstep.drive(task.env_settings, task.seeds, NUM_STEPS, lockstep.by_expert, report, drawn=False)
         choose = imitation.by(task.controller, task.eyes.read, len(task.seeds))
-        return lockstep.drive(task.place, task.seeds, NUM_STEPS, choose, report)
+        return lockstep.drive(task.env_settings, task.seeds, NUM_STEPS, choose, report)
 
 
 def scores(on_mu: Driven, on_pca: Driven, by_expert: Driven) -> Drive:
