@@ -47,15 +47,15 @@ def _frames(count: int) -> torch.Tensor:
 
 
 def test_mu_is_the_models_own(vae: VAE):
-    frames, eyes = _frames(11), measurement.eyes_of_vae(vae)
-    np.testing.assert_allclose(eyes.read(frames), vae.encode(frames.numpy()).mu, atol=1e-5)
-    assert eyes.z_dim == 4
+    frames, reader = _frames(11), measurement.mu_reader(vae)
+    np.testing.assert_allclose(reader.read(frames), vae.encode(frames.numpy()).mu, atol=1e-5)
+    assert reader.z_dim == 4
 
 
 def test_pca_reads_the_coefficients_of_the_run(pca: Baselines):
-    frames, eyes = _frames(11), measurement.eyes_of_pca(pca)
-    np.testing.assert_array_equal(eyes.read(frames), pca.coefficients(frames))
-    assert eyes.z_dim == 3
+    frames, reader = _frames(11), measurement.pca_reader(pca)
+    np.testing.assert_array_equal(reader.read(frames), pca.coefficients(frames))
+    assert reader.z_dim == 3
 
 
 def test_no_learner_of_any_seed_practises_on_tracks_of_another_one_or_on_scored_ones():
@@ -74,7 +74,7 @@ def test_measuring_twice_gives_the_same_numbers_bit_for_bit(vae: VAE, pca: Basel
 
 @pytest.mark.slow
 def test_a_process_learns_what_this_process_learns(vae: VAE, quick: None):
-    task = measurement.Learning(CAR_RACING, measurement.eyes_of_vae(vae), measurement.PRACTICE)
+    task = measurement.Learning(CAR_RACING, measurement.mu_reader(vae), measurement.PRACTICE)
     ((_, there),) = executors.run(measurement.carry_out, [task], "processes", 1, lambda steps: None)
     here = measurement.carry_out(task, lambda steps: None)
     assert isinstance(here, imitation.Controller) and isinstance(there, imitation.Controller)

@@ -41,7 +41,7 @@ EXECUTOR: executors.Executor = "processes"
 
 
 @dataclasses.dataclass(frozen=True)
-class Eyes:
+class FeatureReader:
     """The features that a controller reads from frames. They can be sent to another process.
 
     Attributes:
@@ -58,7 +58,7 @@ class Learning:
     """A task: train a controller on these features."""
 
     env_settings: EnvSettings
-    eyes: Eyes
+    reader: FeatureReader
     plan: Plan
 
 
@@ -69,7 +69,7 @@ class Scoring:
     env_settings: EnvSettings
     seeds: Sequence[int]
     controller: Controller | None = None
-    eyes: Eyes | None = None
+    reader: FeatureReader | None = None
 
 
 def env_settings_of(data: Rollouts) -> EnvSettings:
@@ -113,17 +113,17 @@ def measure(env_settings: EnvSettings, vae: VAE, baselines: Baselines, seed: int
     """
     practice = plans(seed)
     groups = [SCORED_TRACKS[start : start + AT_ONCE] for start in range(0, len(SCORED_TRACKS), AT_ONCE)]
-    all_eyes = [eyes_of_vae(vae), eyes_of_pca(baselines)]
-    lessons = [Learning(env_settings, eyes, plan) for eyes in all_eyes for plan in practice]
-    num_scored = (len(all_eyes) + 1) * len(SCORED_TRACKS)  # the expert drives too
+    readers = [mu_reader(vae), pca_reader(baselines)]
+    lessons = [Learning(env_settings, reader, plan) for reader in readers for plan in practice]
+    num_scored = (len(readers) + 1) * len(SCORED_TRACKS)  # the expert drives too
     with progress.bar(len(lessons) * PRACTICE.total_steps + num_scored * NUM_STEPS, "steps", "drive") as bar:
         done = _done(lessons + [Scoring(env_settings, group) for group in groups], bar)
         learned, expert = done[: len(lessons)], done[len(lessons) :]
         controllers = [Controller.mean(learned[: len(practice)]), Controller.mean(learned[len(practice) :])]
         driven = _done(
             [
-                Scoring(env_settings, group, controller, eyes)
-                for controller, eyes in zip(controllers, all_eyes, strict=True)
+                Scoring(env_settings, group, controller, reader)
+                for controller, reader in zip(controllers, readers, strict=True)
                 for group in groups
             ],
             bar,
@@ -153,10 +153,10 @@ def carry_out(task: Learning | Scoring, report: Report) -> Controller | Driven:
     """Do a task, in a process that uses one core."""
     with threads.single_threaded():
         if isinstance(task, Learning):
-            return imitation.learn(task.env_settings, task.eyes.read, task.eyes.z_dim, task.plan, report)
-        if task.controller is None or task.eyes is None:
+            return imitation.learn(task.env_settings, task.reader.read, task.reader.z_dim, task.plan, report)
+        if task.controller is None or task.reader is None:
             return lockstep.drive(task.env_settings, task.seeds, NUM_STEPS, lockstep.by_expert, report, drawn=False)
-        choose = imitation.by(task.controller, task.eyes.read, len(task.seeds))
+        choose = imitation.by(task.controller, task.reader.read, len(task.seeds))
         return lockstep.drive(task.env_settings, task.seeds, NUM_STEPS, choose, report)
 
 
@@ -175,18 +175,18 @@ def scores(on_mu: Driven, on_pca: Driven, by_expert: Driven) -> Drive:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Mu:
+class _ReadMu:
     vae: VAE
 
     def __call__(self, frames: torch.Tensor) -> torch.Tensor:
         return self.vae.encode(frames).mu
 
 
-def eyes_of_vae(vae: VAE) -> Eyes:
+def mu_reader(vae: VAE) -> FeatureReader:
     """Features: mu of frames, computed on the CPU."""
-    return Eyes(_Mu(copy.deepcopy(vae).cpu()), vae.config.z_dim)
+    return FeatureReader(_ReadMu(copy.deepcopy(vae).cpu()), vae.config.z_dim)
 
 
-def eyes_of_pca(baselines: Baselines) -> Eyes:
+def pca_reader(baselines: Baselines) -> FeatureReader:
     """Features: PCA's coefficients of frames."""
-    return Eyes(baselines.coefficients, len(baselines.components))
+    return FeatureReader(baselines.coefficients, len(baselines.components))
