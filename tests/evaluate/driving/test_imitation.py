@@ -118,7 +118,7 @@ def test_every_state_that_is_come_into_is_a_lesson_until_the_track_ends():
 
 def test_a_controller_learns_to_drive_as_the_expert_does():
     controller = imitation.learn(SLOPE, read, 1, Plan(3, 6, 40, 0), ignore)
-    driven = lockstep.drive(SLOPE, range(9), 40, imitation.by(controller, read, 9), ignore)
+    driven = lockstep.drive(SLOPE, range(9), 40, imitation.controller_actions(controller, read, 9), ignore)
     np.testing.assert_array_equal(driven.returns, 40)
 
 

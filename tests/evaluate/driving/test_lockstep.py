@@ -122,7 +122,7 @@ def test_as_many_frames_are_read_at_once_whatever_the_number_of_cars():
         sizes.append(len(frames))
         return frames[:, 40, 40].float()
 
-    z = lockstep.look(cars, read, 5)
+    z = lockstep.features_of(cars, read, 5)
     np.testing.assert_array_equal(z, np.stack([car.frame[40, 40] for car in cars]))
     assert sizes == [5]
     for car in cars:

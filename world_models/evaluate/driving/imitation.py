@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Float32
 
-from world_models.evaluate.driving.lockstep import Car, Choose, EnvSettings, Read, drive, look
+from world_models.evaluate.driving.lockstep import Car, ChooseActions, EnvSettings, ReadFeatures, drive, features_of
 from world_models.runtime.workers import Report
 
 LOW, HIGH = np.array([-1.0, 0.0, 0.0]), np.ones(3)
@@ -115,9 +115,9 @@ class Lessons:
         return Controller(weights, mean_action - mean @ weights)
 
 
-def by(controller: Controller, read: Read, rows: int) -> Choose:
-    """A `Choose` with which the controller drives; it reads `rows` frames at once."""
-    return lambda cars: list(controller.act(look(cars, read, rows)))
+def controller_actions(controller: Controller, read: ReadFeatures, rows: int) -> ChooseActions:
+    """A `ChooseActions` with which the controller drives; it reads `rows` frames at once."""
+    return lambda cars: list(controller.act(features_of(cars, read, rows)))
 
 
 class Lesson:
@@ -130,13 +130,13 @@ class Lesson:
         rows: number of cars.
     """
 
-    def __init__(self, controller: Controller | None, read: Read, lessons: Lessons, rows: int):
+    def __init__(self, controller: Controller | None, read: ReadFeatures, lessons: Lessons, rows: int):
         self._controller, self._read, self._lessons, self._rows = controller, read, lessons, rows
         self._helped: set[Car] = set()
 
     def __call__(self, cars: Sequence[Car]) -> list[Float32[np.ndarray, " 3"]]:
         """The actions of the cars. The features and the expert's actions are added to the lessons."""
-        z, advice = look(cars, self._read, self._rows), [car.advice() for car in cars]
+        z, advice = features_of(cars, self._read, self._rows), [car.advice() for car in cars]
         self._lessons.add(z, np.stack(advice))
         if self._controller is None:
             return advice
@@ -152,7 +152,7 @@ class Lesson:
         return True
 
 
-def learn(env_settings: EnvSettings, read: Read, z_dim: int, plan: Plan, report: Report) -> Controller:
+def learn(env_settings: EnvSettings, read: ReadFeatures, z_dim: int, plan: Plan, report: Report) -> Controller:
     """Train a controller, round by round. The expert drives the first round.
 
     Args:

@@ -17,7 +17,7 @@ from world_models.envs.expert import Expert
 from world_models.runtime.typed_json import Json
 from world_models.runtime.workers import Report
 
-Read = Callable[[UInt8[torch.Tensor, "tracks 64 64 3"]], Float[torch.Tensor, "tracks z"]]
+ReadFeatures = Callable[[UInt8[torch.Tensor, "tracks 64 64 3"]], Float[torch.Tensor, "tracks z"]]
 """Gives the features of frames that a controller reads: mu of a V model, or PCA's coefficients."""
 
 
@@ -109,7 +109,7 @@ class Car:
         return float(state[self._x]), float(state[self._y])
 
 
-Choose = Callable[[Sequence[Car]], Sequence[Float32[np.ndarray, " 3"]]]
+ChooseActions = Callable[[Sequence[Car]], Sequence[Float32[np.ndarray, " 3"]]]
 """Chooses an action for each of the cars that still drive."""
 
 
@@ -143,7 +143,7 @@ class Driven:
 @envs.off_screen()
 @envs.gymnasium_warnings()  # the collection of the training data has printed them
 def drive(  # the environment, the tracks, the steps, the driver; the last two are for progress and speed
-    env_settings: EnvSettings, seeds: Sequence[int], num_steps: int, choose: Choose, report: Report, drawn: bool = True
+    env_settings: EnvSettings, seeds: Sequence[int], num_steps: int, choose: ChooseActions, report: Report, drawn: bool = True
 ) -> Driven:
     """Drive the tracks of these seeds, each until its episode ends, or for `num_steps` steps.
 
@@ -171,12 +171,12 @@ def drive(  # the environment, the tracks, the steps, the driver; the last two a
         )
 
 
-def by_expert(cars: Sequence[Car]) -> list[Float32[np.ndarray, " 3"]]:
-    """A `Choose` with which the expert drives."""
+def expert_actions(cars: Sequence[Car]) -> list[Float32[np.ndarray, " 3"]]:
+    """A `ChooseActions` with which the expert drives."""
     return [car.advice() for car in cars]
 
 
-def look(cars: Sequence[Car], read: Read, rows: int) -> Float[np.ndarray, "tracks z"]:
+def features_of(cars: Sequence[Car], read: ReadFeatures, rows: int) -> Float[np.ndarray, "tracks z"]:
     """The features of the cars' frames.
 
     Args:

@@ -17,7 +17,7 @@ from world_models.data.rollouts import Rollouts
 from world_models.envs.preprocessing import Preprocess
 from world_models.evaluate.driving import imitation, lockstep
 from world_models.evaluate.driving.imitation import Controller, Plan
-from world_models.evaluate.driving.lockstep import Driven, EnvSettings, Read
+from world_models.evaluate.driving.lockstep import Driven, EnvSettings, ReadFeatures
 from world_models.runs.score_parts import Drive
 from world_models.runtime import executors, progress, threads
 from world_models.runtime.workers import Report
@@ -49,7 +49,7 @@ class FeatureReader:
         z_dim: number of features.
     """
 
-    read: Read
+    read: ReadFeatures
     z_dim: int
 
 
@@ -155,8 +155,8 @@ def carry_out(task: Learning | Scoring, report: Report) -> Controller | Driven:
         if isinstance(task, Learning):
             return imitation.learn(task.env_settings, task.reader.read, task.reader.z_dim, task.plan, report)
         if task.controller is None or task.reader is None:
-            return lockstep.drive(task.env_settings, task.seeds, NUM_STEPS, lockstep.by_expert, report, drawn=False)
-        choose = imitation.by(task.controller, task.reader.read, len(task.seeds))
+            return lockstep.drive(task.env_settings, task.seeds, NUM_STEPS, lockstep.expert_actions, report, drawn=False)
+        choose = imitation.controller_actions(task.controller, task.reader.read, len(task.seeds))
         return lockstep.drive(task.env_settings, task.seeds, NUM_STEPS, choose, report)
 
 
