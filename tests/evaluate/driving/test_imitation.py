@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from world_models.evaluate.driving import imitation, lockstep
-from world_models.evaluate.driving.imitation import Controller, Lesson, Lessons, Plan
+from world_models.evaluate.driving.imitation import Controller, PracticeRound, RegressionSums, PracticePlan
 from world_models.evaluate.driving.lockstep import EnvSettings
 
 RNG = np.random.default_rng(0)
@@ -66,19 +66,19 @@ def read(frames: torch.Tensor) -> torch.Tensor:
 def test_regression_finds_the_linear_law_that_made_the_actions():
     z = RNG.normal(3, 2, (500, 4))
     weights, bias = RNG.normal(size=(4, 3)), RNG.normal(size=3)
-    lessons = Lessons(4)
+    sums = RegressionSums(4)
     for part in np.array_split(z, 7):
-        lessons.add(part, (part @ weights + bias).astype(np.float32))
-    fitted = lessons.fit()
+        sums.add(part, (part @ weights + bias).astype(np.float32))
+    fitted = sums.fit()
     np.testing.assert_allclose(fitted.weights, weights, rtol=0.01, atol=0.01)
     np.testing.assert_allclose(z @ fitted.weights + fitted.bias, z @ weights + bias, atol=0.05)
 
 
 def test_a_feature_that_never_varies_gets_no_weight():
     z = np.concatenate([RNG.normal(size=(50, 1)), np.full((50, 1), 7.3)], 1)
-    lessons = Lessons(2)
-    lessons.add(z, np.repeat(z[:, :1], 3, 1).astype(np.float32))
-    fitted = lessons.fit()
+    sums = RegressionSums(2)
+    sums.add(z, np.repeat(z[:, :1], 3, 1).astype(np.float32))
+    fitted = sums.fit()
     np.testing.assert_array_equal(fitted.weights[1], 0)
     np.testing.assert_allclose(fitted.weights[0], 1, rtol=0.01)
 
@@ -98,26 +98,26 @@ def test_moving_towards_another_controller_takes_a_share_of_the_difference():
     assert (moved.weights.tolist(), moved.bias.tolist()) == ([[1.0] * 3], [2.0] * 3)
 
 
-def _held(lesson: Lesson, car: Car, offset_m: float) -> bool:
+def _held(practice_round: PracticeRound, car: Car, offset_m: float) -> bool:
     """Whether the expert holds the wheel at this distance from the middle."""
     car.at_m = offset_m
-    return bool(lesson([car])[0][0] != 0)
+    return bool(practice_round([car])[0][0] != 0)
 
 
 def test_the_expert_takes_the_wheel_off_the_road_and_gives_it_back_near_the_middle():
-    lesson, car = Lesson(NOBODY, read, Lessons(1), 1), Car(SLOPE, 1)
-    held = [_held(lesson, car, at) for at in (0.0, 4.0, -5.5, -4.0, -2.0, -4.0)]
+    practice_round, car = PracticeRound(NOBODY, read, RegressionSums(1), 1), Car(SLOPE, 1)
+    held = [_held(practice_round, car, at) for at in (0.0, 4.0, -5.5, -4.0, -2.0, -4.0)]
     assert held == [False, False, True, True, False, False]
 
 
 def test_every_state_that_is_come_into_is_a_lesson_until_the_track_ends():
-    lessons = Lessons(1)
-    lockstep.drive(SLOPE, range(4), 60, Lesson(None, read, lessons, 4), ignore)
-    assert lessons.count == 4 * 40
+    sums = RegressionSums(1)
+    lockstep.drive(SLOPE, range(4), 60, PracticeRound(None, read, sums, 4), ignore)
+    assert sums.count == 4 * 40
 
 
 def test_a_controller_learns_to_drive_as_the_expert_does():
-    controller = imitation.learn(SLOPE, read, 1, Plan(3, 6, 40, 0), ignore)
+    controller = imitation.train_controller(SLOPE, read, 1, PracticePlan(3, 6, 40, 0), ignore)
     driven = lockstep.drive(SLOPE, range(9), 40, imitation.controller_actions(controller, read, 9), ignore)
     np.testing.assert_array_equal(driven.returns, 40)
 
@@ -127,21 +127,21 @@ def test_each_round_practises_on_tracks_of_its_own(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(
         imitation, "drive", lambda place, seeds, *rest: begun.append(seeds) or drive(place, seeds, *rest)
     )
-    imitation.learn(SLOPE, read, 1, Plan(3, 2, 5, 100), ignore)
+    imitation.train_controller(SLOPE, read, 1, PracticePlan(3, 2, 5, 100), ignore)
     assert [list(seeds) for seeds in begun] == [[100, 101], [102, 103], [104, 105]]
 
 
 def test_progress_goes_on_from_round_to_round():
     told: list[int] = []
-    plan = Plan(3, 2, 4, 0)
-    imitation.learn(SLOPE, read, 1, plan, told.append)
+    plan = PracticePlan(3, 2, 4, 0)
+    imitation.train_controller(SLOPE, read, 1, plan, told.append)
     assert told == list(range(2, 25, 2)) and plan.total_steps == 24
 
 
 def test_what_is_learned_is_the_mean_of_the_second_half_of_the_rounds(monkeypatch: pytest.MonkeyPatch):
     fitted = iter([Controller(np.full((1, 3), value), np.full(3, -value)) for value in (8.0, 0.0, 8.0, 0.0)])
-    monkeypatch.setattr(Lessons, "fit", lambda self: next(fitted))
-    learned = imitation.learn(SLOPE, read, 1, Plan(4, 2, 5, 0), ignore)
+    monkeypatch.setattr(RegressionSums, "fit", lambda self: next(fitted))
+    learned = imitation.train_controller(SLOPE, read, 1, PracticePlan(4, 2, 5, 0), ignore)
     # Half-way to each fit: 8, 4, 6, 3. The last two count.
     np.testing.assert_array_equal(learned.weights, np.full((1, 3), 4.5))
     np.testing.assert_array_equal(learned.bias, np.full(3, -4.5))

@@ -110,7 +110,7 @@ def test_parts_are_put_together_in_their_order():
     one, other = (
         Driven(np.array([value]), np.array([value > 1]), [np.zeros((1, 2))], [np.ones((1, 2))]) for value in (1.0, 2.0)
     )
-    both = Driven.together([one, other])
+    both = Driven.concatenated([one, other])
     assert (both.returns.tolist(), both.finished.tolist()) == ([1, 2], [False, True])
     assert len(both.paths_m) == len(both.outlines_m) == 2
 

@@ -10,7 +10,7 @@ import torch
 
 from world_models.data.rollouts import Rollouts
 from world_models.evaluate.driving import imitation, measurement, track_map
-from world_models.evaluate.driving.imitation import Plan
+from world_models.evaluate.driving.imitation import PracticePlan
 from world_models.evaluate.driving.lockstep import Driven, EnvSettings
 from world_models.runs.score_parts import Drive
 from world_models.runtime import executors
@@ -36,10 +36,10 @@ def pca() -> Baselines:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two rounds on two tracks of three steps, then three tracks of four, two at once; in this process."""
     monkeypatch.setattr(measurement, "EXECUTOR", "serial")
-    monkeypatch.setattr(measurement, "PRACTICE", Plan(2, 2, 3, measurement.FIRST_PRACTICE_SEED))
+    monkeypatch.setattr(measurement, "PRACTICE", PracticePlan(2, 2, 3, measurement.FIRST_PRACTICE_SEED))
     monkeypatch.setattr(measurement, "SCORED_TRACKS", range(2**40, 2**40 + 3))
     monkeypatch.setattr(measurement, "NUM_STEPS", 4)
-    monkeypatch.setattr(measurement, "AT_ONCE", 2)
+    monkeypatch.setattr(measurement, "TRACKS_PER_PROCESS", 2)
 
 
 def _frames(count: int) -> torch.Tensor:
@@ -59,7 +59,7 @@ def test_pca_reads_the_coefficients_of_the_run(pca: Baselines):
 
 
 def test_no_learner_of_any_seed_practises_on_tracks_of_another_one_or_on_scored_ones():
-    plans = [plan for seed in (0, 1, 999_999, 1_000_000) for plan in measurement.plans(seed)]
+    plans = [plan for seed in (0, 1, 999_999, 1_000_000) for plan in measurement.practice_plans(seed)]
     tracks = [track for plan in plans for index in range(plan.num_rounds) for track in plan.seeds(index)]
     assert len(plans) == 20 and len(set(tracks)) == len(tracks) == 20 * 80
     assert measurement.SCORED_TRACKS.stop <= min(tracks) and max(tracks) < 2**63
@@ -74,9 +74,9 @@ def test_measuring_twice_gives_the_same_numbers_bit_for_bit(vae: VAE, pca: Basel
 
 @pytest.mark.slow
 def test_a_process_learns_what_this_process_learns(vae: VAE, quick: None):
-    task = measurement.Learning(CAR_RACING, measurement.mu_reader(vae), measurement.PRACTICE)
-    ((_, there),) = executors.run(measurement.carry_out, [task], "processes", 1, lambda steps: None)
-    here = measurement.carry_out(task, lambda steps: None)
+    task = measurement.TrainTask(CAR_RACING, measurement.mu_reader(vae), measurement.PRACTICE)
+    ((_, there),) = executors.run(measurement.run_task, [task], "processes", 1, lambda steps: None)
+    here = measurement.run_task(task, lambda steps: None)
     assert isinstance(here, imitation.Controller) and isinstance(there, imitation.Controller)
     np.testing.assert_array_equal(there.weights, here.weights)
 
@@ -89,11 +89,11 @@ def test_another_seed_practises_on_other_tracks(vae: VAE, pca: Baselines, quick:
         asked.clear()
         measurement.measure(CAR_RACING, vae, pca, seed)
         tasks = [task for items in asked for task in items]
-        scored = [task.seeds for task in tasks if isinstance(task, measurement.Scoring)]
+        scored = [task.seeds for task in tasks if isinstance(task, measurement.DriveTask)]
         assert sorted(scored_seed for seeds in scored for scored_seed in seeds) == sorted(
             [*measurement.SCORED_TRACKS] * 3
         )
-        plans = [task.plan for task in tasks if isinstance(task, measurement.Learning)]
+        plans = [task.plan for task in tasks if isinstance(task, measurement.TrainTask)]
         assert len(plans) == 10  # five learners on mu, five on PCA's coefficients
         practised.append({track for plan in plans for index in range(2) for track in plan.seeds(index)})
     assert not practised[0] & practised[1]

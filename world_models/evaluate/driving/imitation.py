@@ -17,7 +17,7 @@ from world_models.runtime.workers import Report
 LOW, HIGH = np.array([-1.0, 0.0, 0.0]), np.ones(3)
 RIDGE = 1e-3
 """Weight of the penalty, in units of a standardised feature's variance."""
-LEAVES_M, RETURNS_M = 5.0, 3.0
+EXPERT_TAKES_OVER_M, EXPERT_HANDS_BACK_M = 5.0, 3.0
 """In training, the expert drives from the first distance from the centre line on, until the second is reached."""
 
 STEP = 0.5
@@ -58,7 +58,7 @@ class Controller:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class PracticePlan:
     """The practice of a controller.
 
     Attributes:
@@ -84,7 +84,7 @@ class Plan:
         return range(first, first + self.num_tracks)
 
 
-class Lessons:
+class RegressionSums:
     """Features of states and the expert's actions in them, kept as the sums that a regression needs."""
 
     def __init__(self, z_dim: int):
@@ -120,39 +120,39 @@ def controller_actions(controller: Controller, read: ReadFeatures, rows: int) ->
     return lambda cars: list(controller.act(features_of(cars, read, rows)))
 
 
-class Lesson:
-    """One round of learning: the controller drives and the expert labels its states. Off the road, the expert drives.
+class PracticeRound:
+    """One round of practice: the controller drives, and the expert labels its states. Off the road, the expert drives.
 
     Args:
         controller: the controller that drives; None for the expert.
         read: gives the features of frames.
-        lessons: gets every state.
+        sums: every state is added to them.
         rows: number of cars.
     """
 
-    def __init__(self, controller: Controller | None, read: ReadFeatures, lessons: Lessons, rows: int):
-        self._controller, self._read, self._lessons, self._rows = controller, read, lessons, rows
+    def __init__(self, controller: Controller | None, read: ReadFeatures, sums: RegressionSums, rows: int):
+        self._controller, self._read, self._sums, self._rows = controller, read, sums, rows
         self._helped: set[Car] = set()
 
     def __call__(self, cars: Sequence[Car]) -> list[Float32[np.ndarray, " 3"]]:
-        """The actions of the cars. The features and the expert's actions are added to the lessons."""
+        """The actions of the cars. The features and the expert's actions are added to the sums."""
         z, advice = features_of(cars, self._read, self._rows), [car.advice() for car in cars]
-        self._lessons.add(z, np.stack(advice))
+        self._sums.add(z, np.stack(advice))
         if self._controller is None:
             return advice
         driven = self._controller.act(z)
         return [advice[row] if self._helps(car) else driven[row] for row, car in enumerate(cars)]
 
     def _helps(self, car: Car) -> bool:
-        """Whether the expert drives this car: from `LEAVES_M` off the centre line until it is within `RETURNS_M`."""
-        if car.distance_m() <= (RETURNS_M if car in self._helped else LEAVES_M):
+        """Whether the expert drives this car: it takes over far from the centre line, and hands back near to it."""
+        if car.distance_m() <= (EXPERT_HANDS_BACK_M if car in self._helped else EXPERT_TAKES_OVER_M):
             self._helped.discard(car)
             return False
         self._helped.add(car)
         return True
 
 
-def learn(env_settings: EnvSettings, read: ReadFeatures, z_dim: int, plan: Plan, report: Report) -> Controller:
+def train_controller(env_settings: EnvSettings, read: ReadFeatures, z_dim: int, plan: PracticePlan, report: Report) -> Controller:
     """Train a controller, round by round. The expert drives the first round.
 
     Args:
@@ -166,11 +166,11 @@ def learn(env_settings: EnvSettings, read: ReadFeatures, z_dim: int, plan: Plan,
         The mean of the controllers of the second half of the rounds. Each of them is fitted too much to the tracks of
         its rounds, most of all in its speed. Their mean is less so.
     """
-    lessons, controllers = Lessons(z_dim), list[Controller]()
+    sums, controllers = RegressionSums(z_dim), list[Controller]()
     for index in range(plan.num_rounds):
-        lesson = Lesson(controllers[-1] if controllers else None, read, lessons, plan.num_tracks)
+        practice_round = PracticeRound(controllers[-1] if controllers else None, read, sums, plan.num_tracks)
         before = index * plan.num_tracks * plan.num_steps
-        drive(env_settings, plan.seeds(index), plan.num_steps, lesson, lambda steps, before=before: report(before + steps))
-        fitted = lessons.fit()
+        drive(env_settings, plan.seeds(index), plan.num_steps, practice_round, lambda steps, before=before: report(before + steps))
+        fitted = sums.fit()
         controllers.append(controllers[-1].towards(fitted, STEP) if controllers else fitted)
     return Controller.mean(controllers[len(controllers) // 2 :])

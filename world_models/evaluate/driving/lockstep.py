@@ -130,7 +130,7 @@ class Driven:
     outlines_m: Sequence[Float64[np.ndarray, "_ 2"]]
 
     @staticmethod
-    def together(parts: Sequence["Driven"]) -> "Driven":
+    def concatenated(parts: Sequence["Driven"]) -> "Driven":
         """Join several results in their order."""
         return Driven(
             np.concatenate([part.returns for part in parts]),

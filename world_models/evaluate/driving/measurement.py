@@ -16,7 +16,7 @@ from tqdm import tqdm
 from world_models.data.rollouts import Rollouts
 from world_models.envs.preprocessing import Preprocess
 from world_models.evaluate.driving import imitation, lockstep
-from world_models.evaluate.driving.imitation import Controller, Plan
+from world_models.evaluate.driving.imitation import Controller, PracticePlan
 from world_models.evaluate.driving.lockstep import Driven, EnvSettings, ReadFeatures
 from world_models.runs.score_parts import Drive
 from world_models.runtime import executors, progress, threads
@@ -27,16 +27,18 @@ from world_models.vae.model import VAE
 NUM_STEPS = 1000
 SCORED_TRACKS = range(2**40, 2**40 + 100)
 FIRST_PRACTICE_SEED, PRACTICE_SEEDS_APART = 2**41, 10**6
-PRACTICE = Plan(num_rounds=4, num_tracks=20, num_steps=300, first_seed=FIRST_PRACTICE_SEED)
-"""Short on purpose. After little practice, a controller drives much better on a trained V model than on random weights.
+PRACTICE = PracticePlan(num_rounds=4, num_tracks=20, num_steps=300, first_seed=FIRST_PRACTICE_SEED)
+"""Short on purpose: after little practice, a controller on a trained V model drives much better than one on random weights.
 
-With three times the practice, a controller on random weights comes within 75 of one on a trained model.
+With three times the practice, the difference is only 75.
 """
 NUM_LEARNERS = 5
-"""Controllers that practise, each on tracks of its own. The mean of their weights drives, because one alone leans
-towards its tracks: other practice tracks change its score by up to 43."""
-AT_ONCE = 20
-"""Scored tracks that a process drives side by side."""
+"""Number of controllers that practise, each on its own tracks. The mean of their weights drives.
+
+A single controller is fitted too much to its tracks: other practice tracks change its score by up to 43.
+"""
+TRACKS_PER_PROCESS = 20
+"""Number of scored tracks that a process drives at the same time."""
 EXECUTOR: executors.Executor = "processes"
 
 
@@ -54,16 +56,16 @@ class FeatureReader:
 
 
 @dataclasses.dataclass(frozen=True)
-class Learning:
+class TrainTask:
     """A task: train a controller on these features."""
 
     env_settings: EnvSettings
     reader: FeatureReader
-    plan: Plan
+    plan: PracticePlan
 
 
 @dataclasses.dataclass(frozen=True)
-class Scoring:
+class DriveTask:
     """A task: drive the tracks of these seeds by a controller, or by the expert if there is no controller."""
 
     env_settings: EnvSettings
@@ -100,60 +102,60 @@ def check(data: Rollouts, *seeds: frozenset[int]) -> None:
 
 
 def measure(env_settings: EnvSettings, vae: VAE, baselines: Baselines, seed: int) -> tuple[Drive, Driven]:
-    """Have controllers learn and drive.
+    """Train controllers on mu and on PCA's coefficients, and let them drive.
 
     Args:
         env_settings: the environment.
-        vae: the model whose mu the controller sees.
-        baselines: PCA, for a controller to compare with.
-        seed: of the tracks to practise on.
+        vae: the model whose mu the controllers read.
+        baselines: PCA, for the comparison.
+        seed: seed of the practice tracks.
 
     Returns:
-        the scores, and the tracks that the controller on mu drove.
+        The scores, and the drives of the controller on mu.
     """
-    practice = plans(seed)
-    groups = [SCORED_TRACKS[start : start + AT_ONCE] for start in range(0, len(SCORED_TRACKS), AT_ONCE)]
+    practice = practice_plans(seed)
+    groups = [SCORED_TRACKS[start : start + TRACKS_PER_PROCESS] for start in range(0, len(SCORED_TRACKS), TRACKS_PER_PROCESS)]
     readers = [mu_reader(vae), pca_reader(baselines)]
-    lessons = [Learning(env_settings, reader, plan) for reader in readers for plan in practice]
+    train_tasks = [TrainTask(env_settings, reader, plan) for reader in readers for plan in practice]
     num_scored = (len(readers) + 1) * len(SCORED_TRACKS)  # the expert drives too
-    with progress.bar(len(lessons) * PRACTICE.total_steps + num_scored * NUM_STEPS, "steps", "drive") as bar:
-        done = _done(lessons + [Scoring(env_settings, group) for group in groups], bar)
-        learned, expert = done[: len(lessons)], done[len(lessons) :]
+    with progress.bar(len(train_tasks) * PRACTICE.total_steps + num_scored * NUM_STEPS, "steps", "drive") as bar:
+        done = _run_tasks(train_tasks + [DriveTask(env_settings, group) for group in groups], bar)
+        learned, expert = done[: len(train_tasks)], done[len(train_tasks) :]
         controllers = [Controller.mean(learned[: len(practice)]), Controller.mean(learned[len(practice) :])]
-        driven = _done(
+        driven = _run_tasks(
             [
-                Scoring(env_settings, group, controller, reader)
+                DriveTask(env_settings, group, controller, reader)
                 for controller, reader in zip(controllers, readers, strict=True)
                 for group in groups
             ],
             bar,
         )
-    mu, pca = (Driven.together(part) for part in (driven[: len(groups)], driven[len(groups) :]))
-    return scores(mu, pca, Driven.together(expert)), mu
+    mu, pca = (Driven.concatenated(part) for part in (driven[: len(groups)], driven[len(groups) :]))
+    return scores(mu, pca, Driven.concatenated(expert)), mu
 
 
-def plans(seed: int) -> list[Plan]:
+def practice_plans(seed: int) -> list[PracticePlan]:
     """The practice of each learner, on tracks that no other learner of any seed has."""
     first = FIRST_PRACTICE_SEED + seed * NUM_LEARNERS * PRACTICE_SEEDS_APART
     return [dataclasses.replace(PRACTICE, first_seed=first + n * PRACTICE_SEEDS_APART) for n in range(NUM_LEARNERS)]
 
 
-def _done(tasks: Sequence[Learning | Scoring], bar: tqdm) -> list[Any]:
+def _run_tasks(tasks: Sequence[TrainTask | DriveTask], bar: tqdm) -> list[Any]:
     """Do the tasks. Returns their results in order."""
     before = bar.n
 
     def watch(steps: int) -> None:
         bar.update(before + steps - bar.n)
 
-    results = dict(executors.run(carry_out, tasks, EXECUTOR, 0, watch))
+    results = dict(executors.run(run_task, tasks, EXECUTOR, 0, watch))
     return [results[index] for index in range(len(tasks))]
 
 
-def carry_out(task: Learning | Scoring, report: Report) -> Controller | Driven:
+def run_task(task: TrainTask | DriveTask, report: Report) -> Controller | Driven:
     """Do a task, in a process that uses one core."""
     with threads.single_threaded():
-        if isinstance(task, Learning):
-            return imitation.learn(task.env_settings, task.reader.read, task.reader.z_dim, task.plan, report)
+        if isinstance(task, TrainTask):
+            return imitation.train_controller(task.env_settings, task.reader.read, task.reader.z_dim, task.plan, report)
         if task.controller is None or task.reader is None:
             return lockstep.drive(task.env_settings, task.seeds, NUM_STEPS, lockstep.expert_actions, report, drawn=False)
         choose = imitation.controller_actions(task.controller, task.reader.read, len(task.seeds))
