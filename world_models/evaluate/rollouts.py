@@ -20,7 +20,7 @@ from world_models.evaluate.evaluation import Done, Evaluation, Found, Shown
 from world_models.evaluate.foresight import study as foresight
 from world_models.evaluate.job import PROBE_FRAMES, RolloutJob, spread_episodes
 from world_models.runs import rate_distortion
-from world_models.runs.score_parts import R2, Drive
+from world_models.runs.score_parts import R2, DriveScores
 from world_models.runs.scores import RolloutScores
 from world_models.runtime import files, threads
 from world_models.runtime.errors import Stopped
@@ -144,7 +144,7 @@ def _scores(job: RolloutJob, held_out: HeldOut, done: Done) -> RolloutScores:
     return scores
 
 
-def _drive(job: RolloutJob) -> tuple[Drive, Driven]:
+def _drive(job: RolloutJob) -> tuple[DriveScores, Driven]:
     """Train a controller on mu, and let it drive."""
     env_settings = measurement.env_settings_of(job.data)
     return measurement.measure(env_settings, job.vae, job.baselines, job.config.drive_seed)

@@ -60,7 +60,7 @@ class Foreseen:
 
 
 @dataclasses.dataclass(frozen=True)
-class Drive:
+class DriveScores:
     """Returns (sums of rewards) of a linear controller that reads mu.
 
     Attributes:

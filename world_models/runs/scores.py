@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from world_models.runs.layout import SCORES_FILE, WEIGHT_FILES
-from world_models.runs.score_parts import R2, AggregatePosterior, Bins, Drive, Foreseen, KindError, SampleQuality
+from world_models.runs.score_parts import R2, AggregatePosterior, Bins, DriveScores, Foreseen, KindError, SampleQuality
 from world_models.runtime import files, typed_json, untrusted
 from world_models.runtime.typed_json import Json
 
@@ -65,7 +65,7 @@ class Scores(abc.ABC):
     frames: int | None
     trained_on_episodes: int | None
     foresight: Mapping[str, Mapping[str, Foreseen]] | None
-    drive: Drive | None
+    drive: DriveScores | None
 
     @abc.abstractmethod
     def summary(self) -> str | None:
@@ -133,7 +133,7 @@ class RolloutScores(Scores):
     variance: float | None
     versions: Mapping[str, str] | None
     foresight: Mapping[str, Mapping[str, Foreseen]] | None
-    drive: Drive | None
+    drive: DriveScores | None
 
     def summary(self) -> str | None:
         """The result in a line; None where a number of it is missing."""

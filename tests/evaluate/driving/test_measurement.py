@@ -12,7 +12,7 @@ from world_models.data.rollouts import Rollouts
 from world_models.evaluate.driving import imitation, measurement, track_map
 from world_models.evaluate.driving.imitation import PracticePlan
 from world_models.evaluate.driving.lockstep import Driven, EnvSettings
-from world_models.runs.score_parts import Drive
+from world_models.runs.score_parts import DriveScores
 from world_models.runtime import executors
 from world_models.vae.baselines import Baselines
 from world_models.vae.model import VAE, VAEConfig
@@ -104,7 +104,7 @@ def test_scores_are_those_of_the_tracks():
     on_pca, by_expert = (Driven(np.array([score]), np.array([True]), [], []) for score in (300.0, 900.0))
     scores = measurement.scores(driven, on_pca, by_expert)
     assert scores.std == pytest.approx(355.9026)
-    assert dataclasses.replace(scores, std=None) == Drive(400.0, None, 200.0, 1, 3, 300.0, 900.0)
+    assert dataclasses.replace(scores, std=None) == DriveScores(400.0, None, 200.0, 1, 3, 300.0, 900.0)
 
 
 def test_the_environment_driven_is_that_of_the_data(rollouts_dir: Path):

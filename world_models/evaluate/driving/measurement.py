@@ -18,7 +18,7 @@ from world_models.envs.preprocessing import Preprocess
 from world_models.evaluate.driving import imitation, lockstep
 from world_models.evaluate.driving.imitation import Controller, PracticePlan
 from world_models.evaluate.driving.lockstep import Driven, EnvSettings, ReadFeatures
-from world_models.runs.score_parts import Drive
+from world_models.runs.score_parts import DriveScores
 from world_models.runtime import executors, progress, threads
 from world_models.runtime.workers import Report
 from world_models.vae.baselines import Baselines
@@ -101,7 +101,7 @@ def check(data: Rollouts, *seeds: frozenset[int]) -> None:
         )
 
 
-def measure(env_settings: EnvSettings, vae: VAE, baselines: Baselines, seed: int) -> tuple[Drive, Driven]:
+def measure(env_settings: EnvSettings, vae: VAE, baselines: Baselines, seed: int) -> tuple[DriveScores, Driven]:
     """Train controllers on mu and on PCA's coefficients, and let them drive.
 
     Args:
@@ -162,10 +162,10 @@ def run_task(task: TrainTask | DriveTask, report: Report) -> Controller | Driven
         return lockstep.drive(task.env_settings, task.seeds, NUM_STEPS, choose, report)
 
 
-def scores(on_mu: Driven, on_pca: Driven, by_expert: Driven) -> Drive:
+def scores(on_mu: Driven, on_pca: Driven, by_expert: Driven) -> DriveScores:
     """The scores for eval.json: of the controller on mu, of that on PCA's coefficients, and of the expert."""
     returns = on_mu.returns
-    return Drive(
+    return DriveScores(
         mean=float(returns.mean()),
         std=float(returns.std()),
         median=float(np.median(returns)),
