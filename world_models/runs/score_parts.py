@@ -37,7 +37,7 @@ class AggregatePosterior:
 
 
 @dataclasses.dataclass(frozen=True)
-class Foreseen:
+class ForesightErrors:
     """SSE of a memory model's predictions some steps ahead, and of baselines.
 
     Attributes:

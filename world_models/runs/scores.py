@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from world_models.runs.layout import SCORES_FILE, WEIGHT_FILES
-from world_models.runs.score_parts import R2, AggregatePosterior, Bins, DriveScores, Foreseen, KindError, SampleQuality
+from world_models.runs.score_parts import R2, AggregatePosterior, Bins, DriveScores, ForesightErrors, KindError, SampleQuality
 from world_models.runtime import files, typed_json, untrusted
 from world_models.runtime.typed_json import Json
 
@@ -64,7 +64,7 @@ class Scores(abc.ABC):
     versions: Mapping[str, str] | None
     frames: int | None
     trained_on_episodes: int | None
-    foresight: Mapping[str, Mapping[str, Foreseen]] | None
+    foresight: Mapping[str, Mapping[str, ForesightErrors]] | None
     drive: DriveScores | None
 
     @abc.abstractmethod
@@ -132,7 +132,7 @@ class RolloutScores(Scores):
     vae_sha256: str | None
     variance: float | None
     versions: Mapping[str, str] | None
-    foresight: Mapping[str, Mapping[str, Foreseen]] | None
+    foresight: Mapping[str, Mapping[str, ForesightErrors]] | None
     drive: DriveScores | None
 
     def summary(self) -> str | None:

@@ -22,7 +22,7 @@ from world_models.data.rollouts import Episode
 from world_models.evaluate.foresight import memory
 from world_models.evaluate.foresight.codes import Code, Frames, Images, code_of_pca, code_of_vae, encode_episode
 from world_models.evaluate.foresight.memory import FORMS, Form, Memory, EncodedEpisode, State
-from world_models.runs.score_parts import Foreseen
+from world_models.runs.score_parts import ForesightErrors
 from world_models.runtime import progress, threads
 from world_models.runtime.host import available_cores
 from world_models.vae.baselines import Baselines
@@ -141,7 +141,7 @@ class Study:
     codes: Mapping[str, Code]
     memories: Sequence[TrainedMemory]
 
-    def score(self, episodes: Iterable[Episode]) -> dict[str, dict[str, Foreseen]]:
+    def score(self, episodes: Iterable[Episode]) -> dict[str, dict[str, ForesightErrors]]:
         """SSE of the predictions and of the baselines, mean over starts.
 
         Args:
@@ -220,11 +220,11 @@ def train_study(
     return Study(codes, train(encoded_episodes, num_steps))
 
 
-def _table(form: Form, mean: Mapping[Any, Sequence[float]]) -> dict[str, Foreseen]:
+def _table(form: Form, mean: Mapping[Any, Sequence[float]]) -> dict[str, ForesightErrors]:
     table = {}
     for index, ahead in enumerate(STEPS_AHEAD):
         by_seed = [mean["vae", form, seed, "foreseen"][index] for seed in SEEDS]
-        table[str(ahead)] = Foreseen(
+        table[str(ahead)] = ForesightErrors(
             foreseen=statistics.mean(by_seed),
             foreseen_by_seed=by_seed,
             sampled=statistics.mean(mean["vae", form, seed, "sampled"][index] for seed in SEEDS),
