@@ -18,7 +18,7 @@ from pathlib import Path
 from world_models.compare import chart, frames, page, table
 from world_models.drawing import grids
 from world_models.runs import description, layout
-from world_models.runs.records import Found, RunRecord, is_run, read_run, read_runs
+from world_models.runs.records import FoundRuns, RunRecord, is_run, read_run, read_runs
 from world_models.runtime import cli, files, terminal, untrusted
 from world_models.runtime.cli import run_command
 from world_models.runtime.distributed import Device
@@ -89,7 +89,7 @@ def prepare(config: CompareConfig) -> Job:
     return Job(config.num_frames, out, runs, models, [*found.notes, *why_not_shown])
 
 
-def _read(named: Sequence[str]) -> Found:
+def _read(named: Sequence[str]) -> FoundRuns:
     found = read_runs([Path(name) for name in named], read=_checked)
     if not found.runs:
         raise ValueError(f"{', '.join(named)}: no run that can be read; {found.notes[-1]}")

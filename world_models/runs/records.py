@@ -159,7 +159,7 @@ def read_run(folder: Path, name: str | None = None) -> RunRecord:
     )
 
 
-class Found(NamedTuple):
+class FoundRuns(NamedTuple):
     """Runs that were found.
 
     Attributes:
@@ -175,7 +175,7 @@ class Found(NamedTuple):
 
 def read_runs(
     named: Sequence[Path], own: Path | None = None, read: Callable[[Path, str], RunRecord] = read_run
-) -> Found:
+) -> FoundRuns:
     """Read the named runs and the runs in named folders, each once.
 
     Args:
@@ -202,7 +202,7 @@ def read_runs(
                 raise
             notes.append(f"left out: {error}")
     notes += [run.why_ignored for run in runs if run.why_ignored]
-    return Found(own_name, runs, notes)
+    return FoundRuns(own_name, runs, notes)
 
 
 def _runs_in(folder: Path) -> list[Path]:
@@ -211,7 +211,7 @@ def _runs_in(folder: Path) -> list[Path]:
     raise ValueError(f"{folder}: no run in it (no model.json, no metrics.jsonl); name the --out of train_vae runs")
 
 
-def other_runs(own: Path, dataset: str, folders: Sequence[Path]) -> Found:
+def other_runs(own: Path, dataset: str, folders: Sequence[Path]) -> FoundRuns:
     """Read other runs on the same kind of data.
 
     Args:
