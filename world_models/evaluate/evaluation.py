@@ -44,7 +44,7 @@ class Source:
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class Results:
     """The results of an evaluation.
 
     Attributes:
@@ -76,7 +76,7 @@ class Evaluation:
     num_frames: int
     notes: Sequence[str]
     num_parts: int
-    measure: Callable[[Done], Found]
+    measure: Callable[[Done], Results]
 
 
 def source(run: Path, weights: layout.Weights, data: str, data_digest: str) -> Source:
@@ -98,14 +98,14 @@ def evaluate(of: Evaluation, config: EvaluateConfig) -> None:
     terminal.warn(*of.notes)
     with progress.bar(of.num_parts + 1, "parts", "evaluate") as bar, locks.only_writer(run):
         files.remove_partials(run, run / FIGURES)
-        found = of.measure(bar.update)
-        shown = found.draw()
+        results = of.measure(bar.update)
+        shown = results.draw()
         grids.save_all(run / FIGURES, shown)
-        files.write_text(run / REPORT_FILE, found.page(shown))
-        found.scores.save(run)  # last, because eval.json marks the evaluation as complete
+        files.write_text(run / REPORT_FILE, results.page(shown))
+        results.scores.save(run)  # last, because eval.json marks the evaluation as complete
         bar.update()
-    terminal.say(found.scores.summary() or "", f"{run / REPORT_FILE} shows it, {run / SCORES_FILE} has the numbers")
-    _log_to_wandb(of, config, found.scores, shown)
+    terminal.say(results.scores.summary() or "", f"{run / REPORT_FILE} shows it, {run / SCORES_FILE} has the numbers")
+    _log_to_wandb(of, config, results.scores, shown)
 
 
 def _log_to_wandb(of: Evaluation, config: EvaluateConfig, scores: Scores, shown: Shown) -> None:

@@ -16,7 +16,7 @@ from world_models.evaluate import job as rollout_job
 from world_models.evaluate.config import EvaluateConfig
 from world_models.evaluate.driving import measurement, track_map
 from world_models.evaluate.driving.lockstep import Driven
-from world_models.evaluate.evaluation import Done, Evaluation, Found, Shown
+from world_models.evaluate.evaluation import Done, Evaluation, Results, Shown
 from world_models.evaluate.foresight import study as foresight
 from world_models.evaluate.job import PROBE_FRAMES, RolloutJob, spread_episodes
 from world_models.runs import rate_distortion
@@ -73,7 +73,7 @@ def _held_out(job: RolloutJob) -> HeldOut:
     return HeldOut(every, frames, columns, scored, metrics.summary(scored, job.vae.num_values))
 
 
-def measure(job: RolloutJob, done: Done) -> Found:
+def measure(job: RolloutJob, done: Done) -> Results:
     """Score the model."""
     held_out = _held_out(job)
     done()
@@ -90,7 +90,7 @@ def measure(job: RolloutJob, done: Done) -> Found:
         shown |= {"drive": track_map.draw(driven)} if driven else {}
         return shown | ({"dream": _dream(job, study)} if study else {})
 
-    return Found(scores, draw, functools.partial(page.page, job.run.name, scores))
+    return Results(scores, draw, functools.partial(page.page, job.run.name, scores))
 
 
 def _scores(job: RolloutJob, held_out: HeldOut, done: Done) -> RolloutScores:

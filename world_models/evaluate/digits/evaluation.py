@@ -13,7 +13,7 @@ from world_models.evaluate import evaluation
 from world_models.evaluate.config import EvaluateConfig
 from world_models.evaluate.digits import page
 from world_models.evaluate.digits import scores as digit_scores
-from world_models.evaluate.evaluation import Done, Evaluation, Found, Source
+from world_models.evaluate.evaluation import Done, Evaluation, Results, Source
 from world_models.runs import checkpoints, description, layout, records
 from world_models.runs.layout import FIGURES
 from world_models.runs.scores import DigitScores
@@ -103,13 +103,13 @@ def find(config: EvaluateConfig) -> DigitJob:
     )
 
 
-def measure(job: DigitJob, done: Done) -> Found:
+def measure(job: DigitJob, done: Done) -> Results:
     """Score the model."""
     train_mu, test_mu = (digit_views.encoded(job.vae, _labelled(digits)) for digits in (job.data.train, job.data.test))
     done()
     scores = _scores(job, train_mu, test_mu, done)
     draw = functools.partial(_draw, job, scores, test_mu)
-    return Found(scores, draw, functools.partial(page.page, job.run.name, scores))
+    return Results(scores, draw, functools.partial(page.page, job.run.name, scores))
 
 
 def _labelled(digits: mnist.Digits) -> LabelledFrames:
