@@ -22,7 +22,7 @@ from world_models.runtime.cli import to_yaml
 Shown = Mapping[str, grids.Picture | bytes]
 """Figures by name: pictures as arrays, and clips as the bytes of a GIF."""
 
-Done = Callable[[], object]
+PartDone = Callable[[], object]
 """Called each time that a part is measured."""
 
 
@@ -76,7 +76,7 @@ class Evaluation:
     num_frames: int
     notes: Sequence[str]
     num_parts: int
-    measure: Callable[[Done], Results]
+    measure: Callable[[PartDone], Results]
 
 
 def source(run: Path, weights: layout.Weights, data: str, data_digest: str) -> Source:

@@ -16,7 +16,7 @@ from world_models.evaluate import job as rollout_job
 from world_models.evaluate.config import EvaluateConfig
 from world_models.evaluate.driving import measurement, track_map
 from world_models.evaluate.driving.lockstep import Driven
-from world_models.evaluate.evaluation import Done, Evaluation, Results, Shown
+from world_models.evaluate.evaluation import PartDone, Evaluation, Results, Shown
 from world_models.evaluate.foresight import study as foresight
 from world_models.evaluate.job import PROBE_FRAMES, RolloutJob, spread_episodes
 from world_models.runs import rate_distortion
@@ -73,17 +73,17 @@ def _held_out(job: RolloutJob) -> HeldOut:
     return HeldOut(every, frames, columns, scored, metrics.summary(scored, job.vae.num_values))
 
 
-def measure(job: RolloutJob, done: Done) -> Results:
+def measure(job: RolloutJob, part_done: PartDone) -> Results:
     """Score the model."""
     held_out = _held_out(job)
-    done()
+    part_done()
     study = _study(job) if job.config.foresight else None
-    done()
+    part_done()
     drive, driven = _drive(job) if job.config.drive else (None, None)
-    done()
-    scores = _scores(job, held_out, done)
+    part_done()
+    scores = _scores(job, held_out, part_done)
     scores = dataclasses.replace(scores, foresight=study.score(_walked(job)) if study else None, drive=drive)
-    done()
+    part_done()
 
     def draw() -> Shown:
         shown = dict(_draw(job, held_out, scores))
@@ -93,17 +93,17 @@ def measure(job: RolloutJob, done: Done) -> Results:
     return Results(scores, draw, functools.partial(page.page, job.run.name, scores))
 
 
-def _scores(job: RolloutJob, held_out: HeldOut, done: Done) -> RolloutScores:
+def _scores(job: RolloutJob, held_out: HeldOut, part_done: PartDone) -> RolloutScores:
     """All measures except `foresight` and `drive`."""
     vae, summary, scored = job.vae, held_out.summary, held_out.scored
     bounded = held_out.every.read_spread(job.config.num_iwae_frames)
     iwae_nats = metrics.iwae_nats(vae, LabelledFrames.of_one_class(bounded))
-    done()
+    part_done()
     baseline_errors = job.baselines.measure(held_out.frames)
     previous_sse = baselines.previous_sse(each.frames for each in _walked(job))
-    done()
+    part_done()
     probe_r2, probe_r2_on_road = _probes(job, held_out.every)
-    done()
+    part_done()
     scores = RolloutScores(
         sse=summary.sse,
         psnr_db=summary.psnr_db,
@@ -140,7 +140,7 @@ def _scores(job: RolloutJob, held_out: HeldOut, done: Done) -> RolloutScores:
         foresight=None,
         drive=None,
     )
-    done()
+    part_done()
     return scores
 
 

@@ -13,7 +13,7 @@ from world_models.evaluate import evaluation
 from world_models.evaluate.config import EvaluateConfig
 from world_models.evaluate.digits import page
 from world_models.evaluate.digits import scores as digit_scores
-from world_models.evaluate.evaluation import Done, Evaluation, Results, Source
+from world_models.evaluate.evaluation import PartDone, Evaluation, Results, Source
 from world_models.runs import checkpoints, description, layout, records
 from world_models.runs.layout import FIGURES
 from world_models.runs.scores import DigitScores
@@ -103,11 +103,11 @@ def find(config: EvaluateConfig) -> DigitJob:
     )
 
 
-def measure(job: DigitJob, done: Done) -> Results:
+def measure(job: DigitJob, part_done: PartDone) -> Results:
     """Score the model."""
     train_mu, test_mu = (digit_views.encoded(job.vae, _labelled(digits)) for digits in (job.data.train, job.data.test))
-    done()
-    scores = _scores(job, train_mu, test_mu, done)
+    part_done()
+    scores = _scores(job, train_mu, test_mu, part_done)
     draw = functools.partial(_draw, job, scores, test_mu)
     return Results(scores, draw, functools.partial(page.page, job.run.name, scores))
 
@@ -116,18 +116,18 @@ def _labelled(digits: mnist.Digits) -> LabelledFrames:
     return LabelledFrames(digits.frames, digits.labels)
 
 
-def _scores(job: DigitJob, train_mu: torch.Tensor, test_mu: torch.Tensor, done: Done) -> DigitScores:
+def _scores(job: DigitJob, train_mu: torch.Tensor, test_mu: torch.Tensor, part_done: PartDone) -> DigitScores:
     vae, test, num_iwae_images = job.vae, job.data.test, job.config.num_iwae_frames
     summary = metrics.measure(vae, _labelled(test))
     has_kl = vae.config.posterior == "normal"  # a plain autoencoder has no distribution of z
     baseline_errors = job.baselines.measure(test.frames)
-    done()
+    part_done()
     likelihoods = digit_scores.likelihoods(vae, test, num_iwae_images)
-    done()
+    part_done()
     labels, test_labels = (torch.from_numpy(digits.labels) for digits in (job.data.train, test))
     knn_accuracy = digit_scores.knn_accuracy(train_mu, labels, test_mu, test_labels)
     linear_accuracy = digit_scores.linear_accuracy(train_mu, labels, test_mu, test_labels)
-    done()
+    part_done()
     classifier = digit_scores.fit_classifier(job.data.train)
     samples = digit_scores.sample_scores(vae, classifier, train_mu)
     scores = DigitScores(
@@ -161,7 +161,7 @@ def _scores(job: DigitJob, train_mu: torch.Tensor, test_mu: torch.Tensor, done: 
         variance=vae.variance.item() if vae.config.likelihood == "gaussian" else None,
         versions=files.versions(),
     )
-    done()
+    part_done()
     return scores
 
 
