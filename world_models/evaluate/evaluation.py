@@ -27,7 +27,7 @@ PartDone = Callable[[], object]
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class ScoredInputs:
     """The weights that are scored, and the data, by their names in eval.json.
 
     Attributes:
@@ -64,7 +64,7 @@ class Evaluation:
 
     Attributes:
         run: the model's folder, where the results go.
-        source: the weights and the data.
+        inputs: the weights and the data.
         num_frames: number of scored frames.
         notes: warnings: what is left out, which scores are too good, and why.
         num_parts: number of times that `measure` calls its argument.
@@ -72,22 +72,22 @@ class Evaluation:
     """
 
     run: Path
-    source: Source
+    inputs: ScoredInputs
     num_frames: int
     notes: Sequence[str]
     num_parts: int
     measure: Callable[[PartDone], Results]
 
 
-def source(run: Path, weights: layout.Weights, data: str, data_digest: str) -> Source:
-    """Make the `Source` of a run's weights, `best` or `last`, and data."""
-    return Source(data, data_digest, weights, files.file_sha256(layout.weights_path(run, weights)))
+def scored_inputs(run: Path, weights: layout.Weights, data: str, data_digest: str) -> ScoredInputs:
+    """Make the `ScoredInputs` of a run's weights, `best` or `last`, and data."""
+    return ScoredInputs(data, data_digest, weights, files.file_sha256(layout.weights_path(run, weights)))
 
 
 def is_finished(of: Evaluation) -> bool:
     """Whether eval.json has the scores of these weights on this data."""
-    scores, source = read_scores(of.run)[0], of.source
-    if scores is None or (scores.vae_sha256, scores.data_digest) != (source.vae_sha256, source.data_digest):
+    scores, inputs = read_scores(of.run)[0], of.inputs
+    if scores is None or (scores.vae_sha256, scores.data_digest) != (inputs.vae_sha256, inputs.data_digest):
         return False
     return scores.summary() is not None  # None if the file was damaged or edited; then it is made again
 
@@ -110,10 +110,10 @@ def evaluate(of: Evaluation, config: EvaluateConfig) -> None:
 
 def _log_to_wandb(of: Evaluation, config: EvaluateConfig, scores: Scores, shown: Shown) -> None:
     read = (
-        Product("dataset", of.source.data, of.source.data_digest),
-        Product("model", config.vae, of.source.vae_sha256),
+        Product("dataset", of.inputs.data, of.inputs.data_digest),
+        Product("model", config.vae, of.inputs.vae_sha256),
     )
-    settings = yaml.safe_load(to_yaml(config)) | {"data": of.source.data}
+    settings = yaml.safe_load(to_yaml(config)) | {"data": of.inputs.data}
     drawn = {name: picture for name, picture in shown.items() if isinstance(picture, np.ndarray)}
     outcome = tracking.Outcome(read, scores=scores.plain(), pictures=drawn)
     tracking.record(of.run, settings, config.wandb, "evaluate", outcome)

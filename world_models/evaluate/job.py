@@ -13,7 +13,7 @@ from world_models.data.split import split_episodes
 from world_models.evaluate import evaluation
 from world_models.evaluate.config import EvaluateConfig
 from world_models.evaluate.driving import measurement
-from world_models.evaluate.evaluation import Source
+from world_models.evaluate.evaluation import ScoredInputs
 from world_models.evaluate.foresight import study
 from world_models.runs import checkpoints, provenance, rate_distortion, records
 from world_models.runs.provenance import TrainingRecord
@@ -34,7 +34,7 @@ class RolloutJob:
     Attributes:
         config: its settings.
         run: the model's folder, where the results go.
-        source: the weights and the data.
+        inputs: the weights and the data.
         name: short name of the model, for charts with other runs.
         vae: the model.
         data: the rollouts that it is scored on.
@@ -49,7 +49,7 @@ class RolloutJob:
 
     config: EvaluateConfig
     run: Path
-    source: Source
+    inputs: ScoredInputs
     name: str
     vae: VAE
     data: Rollouts
@@ -89,7 +89,7 @@ def prepare(config: EvaluateConfig) -> RolloutJob:
     job = RolloutJob(
         config=config,
         run=run,
-        source=evaluation.source(run, config.weights, str(data.path), data.digest()),
+        inputs=evaluation.scored_inputs(run, config.weights, str(data.path), data.digest()),
         name=found.own_name,
         vae=vae,
         data=data,

@@ -42,7 +42,7 @@ def prepare(config: EvaluateConfig) -> Evaluation:
     """
     job = rollout_job.prepare(config)
     num_frames = min(config.max_frames, job.data.num_rows)
-    return Evaluation(job.run, job.source, num_frames, job.notes, 8, functools.partial(measure, job))
+    return Evaluation(job.run, job.inputs, num_frames, job.notes, 8, functools.partial(measure, job))
 
 
 class HeldOut(NamedTuple):
@@ -131,10 +131,10 @@ def _scores(job: RolloutJob, held_out: HeldOut, part_done: PartDone) -> RolloutS
         frames=len(held_out.frames),
         episodes=len(job.data),
         trained_on_episodes=job.trained_on,
-        data=job.source.data,
-        data_digest=job.source.data_digest,
-        weights=job.source.weights,
-        vae_sha256=job.source.vae_sha256,
+        data=job.inputs.data,
+        data_digest=job.inputs.data_digest,
+        weights=job.inputs.weights,
+        vae_sha256=job.inputs.vae_sha256,
         variance=vae.variance.item(),
         versions=files.versions(),
         foresight=None,

@@ -13,7 +13,7 @@ from world_models.evaluate import evaluation
 from world_models.evaluate.config import EvaluateConfig
 from world_models.evaluate.digits import page
 from world_models.evaluate.digits import scores as digit_scores
-from world_models.evaluate.evaluation import PartDone, Evaluation, Results, Source
+from world_models.evaluate.evaluation import PartDone, Evaluation, Results, ScoredInputs
 from world_models.runs import checkpoints, description, layout, records
 from world_models.runs.layout import FIGURES
 from world_models.runs.scores import DigitScores
@@ -35,7 +35,7 @@ class DigitJob:
     Attributes:
         config: its settings.
         run: the model's folder, where the results go.
-        source: the weights and the data.
+        inputs: the weights and the data.
         record: the record of the run, with a name that differs from those of other runs.
         vae: the model.
         data: training images and test images.
@@ -47,7 +47,7 @@ class DigitJob:
 
     config: EvaluateConfig
     run: Path
-    source: Source
+    inputs: ScoredInputs
     record: records.RunRecord
     vae: VAE
     data: mnist.Mnist
@@ -64,7 +64,7 @@ def prepare(config: EvaluateConfig) -> Evaluation:
         FileNotFoundError, ValueError: something is missing or damaged, or a setting is only for rollouts.
     """
     job = find(config)
-    return Evaluation(job.run, job.source, len(job.data.test.frames), job.notes, 5, functools.partial(measure, job))
+    return Evaluation(job.run, job.inputs, len(job.data.test.frames), job.notes, 5, functools.partial(measure, job))
 
 
 def find(config: EvaluateConfig) -> DigitJob:
@@ -92,7 +92,7 @@ def find(config: EvaluateConfig) -> DigitJob:
     return DigitJob(
         config=config,
         run=run,
-        source=evaluation.source(run, weights, path, data.digest),
+        inputs=evaluation.scored_inputs(run, weights, path, data.digest),
         record=records.read_run(run, name),
         vae=vae,
         data=data,
@@ -154,10 +154,10 @@ def _scores(job: DigitJob, train_mu: torch.Tensor, test_mu: torch.Tensor, part_d
         pca_components=len(job.baselines.components),
         images=len(test.frames),
         iwae_images=min(num_iwae_images, len(test.frames)),
-        data=job.source.data,
-        data_digest=job.source.data_digest,
-        weights=job.source.weights,
-        vae_sha256=job.source.vae_sha256,
+        data=job.inputs.data,
+        data_digest=job.inputs.data_digest,
+        weights=job.inputs.weights,
+        vae_sha256=job.inputs.vae_sha256,
         variance=vae.variance.item() if vae.config.likelihood == "gaussian" else None,
         versions=files.versions(),
     )
