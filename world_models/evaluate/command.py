@@ -30,17 +30,17 @@ class Job:
     """A checked evaluation, of a model of rollouts or of digits."""
 
     config: EvaluateConfig
-    of: Evaluation
+    checked: Evaluation
 
     @property
     def is_finished(self) -> bool:
         """Whether eval.json has the scores of these weights on this data."""
-        return evaluation.is_finished(self.of)
+        return evaluation.is_finished(self.checked)
 
     @property
     def num_frames(self) -> int:
         """Number of frames, or images of digits, that are scored."""
-        return self.of.num_frames
+        return self.checked.num_frames
 
 
 def prepare(config: EvaluateConfig) -> Job:
@@ -52,14 +52,14 @@ def prepare(config: EvaluateConfig) -> Job:
     run = Path(config.vae)
     records.check_files(run)
     is_of_digits = description.load(run).trained_on.dataset == "mnist"
-    of = digits.prepare(config) if is_of_digits else rollouts.prepare(config)
+    checked = digits.prepare(config) if is_of_digits else rollouts.prepare(config)
     files.check_room(run, 50_000_000, "copy the run to a disk with room and give that as --vae")
-    return Job(config, of)
+    return Job(config, checked)
 
 
 def evaluate(job: Job) -> None:
     """Score the model, write eval.json, the figures and the report, and log to W&B if `config.wandb` says so."""
-    evaluation.evaluate(job.of, job.config)
+    evaluation.evaluate(job.checked, job.config)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -84,36 +84,36 @@ def scored_inputs(run: Path, weights: layout.Weights, data: str, data_digest: st
     return ScoredInputs(data, data_digest, weights, files.file_sha256(layout.weights_path(run, weights)))
 
 
-def is_finished(of: Evaluation) -> bool:
+def is_finished(evaluation: Evaluation) -> bool:
     """Whether eval.json has the scores of these weights on this data."""
-    scores, inputs = read_scores(of.run)[0], of.inputs
+    scores, inputs = read_scores(evaluation.run)[0], evaluation.inputs
     if scores is None or (scores.vae_sha256, scores.data_digest) != (inputs.vae_sha256, inputs.data_digest):
         return False
     return scores.summary() is not None  # None if the file was damaged or edited; then it is made again
 
 
-def evaluate(of: Evaluation, config: EvaluateConfig) -> None:
+def evaluate(evaluation: Evaluation, config: EvaluateConfig) -> None:
     """Score the model, write the results, and log to W&B if `config.wandb` says so."""
-    run = of.run
-    terminal.warn(*of.notes)
-    with progress.bar(of.num_parts + 1, "parts", "evaluate") as bar, locks.only_writer(run):
+    run = evaluation.run
+    terminal.warn(*evaluation.notes)
+    with progress.bar(evaluation.num_parts + 1, "parts", "evaluate") as bar, locks.only_writer(run):
         files.remove_partials(run, run / FIGURES)
-        results = of.measure(bar.update)
+        results = evaluation.measure(bar.update)
         shown = results.draw()
         grids.save_all(run / FIGURES, shown)
         files.write_text(run / REPORT_FILE, results.page(shown))
         results.scores.save(run)  # last, because eval.json marks the evaluation as complete
         bar.update()
     terminal.say(results.scores.summary() or "", f"{run / REPORT_FILE} shows it, {run / SCORES_FILE} has the numbers")
-    _log_to_wandb(of, config, results.scores, shown)
+    _log_to_wandb(evaluation, config, results.scores, shown)
 
 
-def _log_to_wandb(of: Evaluation, config: EvaluateConfig, scores: Scores, shown: Shown) -> None:
+def _log_to_wandb(evaluation: Evaluation, config: EvaluateConfig, scores: Scores, shown: Shown) -> None:
     read = (
-        Product("dataset", of.inputs.data, of.inputs.data_digest),
-        Product("model", config.vae, of.inputs.vae_sha256),
+        Product("dataset", evaluation.inputs.data, evaluation.inputs.data_digest),
+        Product("model", config.vae, evaluation.inputs.vae_sha256),
     )
-    settings = yaml.safe_load(to_yaml(config)) | {"data": of.inputs.data}
+    settings = yaml.safe_load(to_yaml(config)) | {"data": evaluation.inputs.data}
     drawn = {name: picture for name, picture in shown.items() if isinstance(picture, np.ndarray)}
     outcome = tracking.Outcome(read, scores=scores.plain(), pictures=drawn)
-    tracking.record(of.run, settings, config.wandb, "evaluate", outcome)
+    tracking.record(evaluation.run, settings, config.wandb, "evaluate", outcome)
