@@ -22,15 +22,15 @@ MAX_POINTS = 5000
 STEPS = 12
 STROKE_SHARE = 0.3  # share of a digit's images that count as thick, and share that count as thin
 
-Shown = dict[str, grids.Picture]
+Figures = dict[str, grids.Picture]
 
 
-def in_training(vae: VAE, images: LabelledFrames) -> Shown:
+def in_training(vae: VAE, images: LabelledFrames) -> Figures:
     """The pictures of each validation: test images over their reconstructions, and samples of the prior."""
     return {"recon": reconstructions(vae, images), "samples": model_views.samples(vae)}
 
 
-def finished(vae: VAE, mu: Float[Tensor, "frames z"], images: LabelledFrames) -> Shown:
+def finished(vae: VAE, mu: Float[Tensor, "frames z"], images: LabelledFrames) -> Figures:
     """The pictures at the end of a training: those that make sense for this model and this number of images."""
     shown = {}
     if len(_digits_with(images.labels, 2)) > 1:

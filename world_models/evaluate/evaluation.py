@@ -19,7 +19,7 @@ from world_models.runs.scores import Scores, read_scores
 from world_models.runtime import files, locks, progress, terminal
 from world_models.runtime.cli import to_yaml
 
-Shown = Mapping[str, grids.Picture | bytes]
+Figures = Mapping[str, grids.Picture | bytes]
 """Figures by name: pictures as arrays, and clips as the bytes of a GIF."""
 
 PartDone = Callable[[], object]
@@ -54,8 +54,8 @@ class Results:
     """
 
     scores: Scores
-    draw: Callable[[], Shown]
-    page: Callable[[Shown], str]
+    draw: Callable[[], Figures]
+    page: Callable[[Figures], str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,21 +99,21 @@ def evaluate(evaluation: Evaluation, config: EvaluateConfig) -> None:
     with progress.bar(evaluation.num_parts + 1, "parts", "evaluate") as bar, locks.only_writer(run):
         files.remove_partials(run, run / FIGURES)
         results = evaluation.measure(bar.update)
-        shown = results.draw()
-        grids.save_all(run / FIGURES, shown)
-        files.write_text(run / REPORT_FILE, results.page(shown))
+        figures = results.draw()
+        grids.save_all(run / FIGURES, figures)
+        files.write_text(run / REPORT_FILE, results.page(figures))
         results.scores.save(run)  # last, because eval.json marks the evaluation as complete
         bar.update()
     terminal.say(results.scores.summary() or "", f"{run / REPORT_FILE} shows it, {run / SCORES_FILE} has the numbers")
-    _log_to_wandb(evaluation, config, results.scores, shown)
+    _log_to_wandb(evaluation, config, results.scores, figures)
 
 
-def _log_to_wandb(evaluation: Evaluation, config: EvaluateConfig, scores: Scores, shown: Shown) -> None:
+def _log_to_wandb(evaluation: Evaluation, config: EvaluateConfig, scores: Scores, figures: Figures) -> None:
     read = (
         Product("dataset", evaluation.inputs.data, evaluation.inputs.data_digest),
         Product("model", config.vae, evaluation.inputs.vae_sha256),
     )
     settings = yaml.safe_load(to_yaml(config)) | {"data": evaluation.inputs.data}
-    drawn = {name: picture for name, picture in shown.items() if isinstance(picture, np.ndarray)}
+    drawn = {name: picture for name, picture in figures.items() if isinstance(picture, np.ndarray)}
     outcome = tracking.Outcome(read, scores=scores.plain(), pictures=drawn)
     tracking.record(evaluation.run, settings, config.wandb, "evaluate", outcome)

@@ -8,7 +8,7 @@ import numpy as np
 from world_models.data.rollouts import Rollouts
 from world_models.drawing import charts, grids, model_views, pages
 from world_models.evaluate import breakdown
-from world_models.evaluate.evaluation import Shown
+from world_models.evaluate.evaluation import Figures
 from world_models.runs.records import read_lines
 from world_models.runs.scores import RolloutScores
 from world_models.vae.baselines import Baselines
@@ -16,7 +16,7 @@ from world_models.vae.metrics import Frames, Scored, Summary
 from world_models.vae.model import USED_KL_NATS, VAE
 
 
-def draw(vae: VAE, data: Rollouts, frames: Frames, baselines: Baselines, summary: Summary) -> Shown:
+def draw(vae: VAE, data: Rollouts, frames: Frames, baselines: Baselines, summary: Summary) -> Figures:
     """Draw most of the report's figures: pictures as arrays, the clip as the bytes of a GIF."""
     order = np.argsort(summary.kl_per_dim)[::-1]
     return {
@@ -32,9 +32,9 @@ def draw(vae: VAE, data: Rollouts, frames: Frames, baselines: Baselines, summary
 
 def draw_breakdown(
     vae: VAE, frames: Frames, scored: Scored, columns: breakdown.Columns, scores: RolloutScores
-) -> Shown:
+) -> Figures:
     """Draw the figures that break down the error, and those of mu along the telemetry."""
-    shown = {
+    figures = {
         "error_map": charts.heat_map(scored.error_map, "squared error per pixel"),
         "worst": model_views.worst(vae, frames[breakdown.worst(scored.sse)]),
     }
@@ -42,12 +42,12 @@ def draw_breakdown(
     most = sorted(binned, key=lambda name: min(binned[name].sse) - max(binned[name].sse))[:6]
     drawn = [charts.bins(binned[name].edges, binned[name].sse, name, "SSE") for name in most]
     if drawn:
-        shown["telemetry"] = np.concatenate([np.concatenate(row, 1) for row in _rows_of_3(drawn)])
+        figures["telemetry"] = np.concatenate([np.concatenate(row, 1) for row in _rows_of_3(drawn)])
     known = {name: r2 for name, r2 in (scores.probe_r2 or {}).items() if r2 is not None}
     best = sorted(known, key=lambda name: -known[name])[:6]
     if best:
-        shown["arithmetic"] = model_views.along_telemetry(vae, scored.mu, {name: columns[name] for name in best})
-    return shown
+        figures["arithmetic"] = model_views.along_telemetry(vae, scored.mu, {name: columns[name] for name in best})
+    return figures
 
 
 def _rows_of_3(drawn: Sequence[grids.Picture]) -> list[list[grids.Picture]]:
@@ -56,7 +56,7 @@ def _rows_of_3(drawn: Sequence[grids.Picture]) -> list[list[grids.Picture]]:
     return [padded[start : start + 3] for start in range(0, len(padded), 3)]
 
 
-def draw_curves(run: Path, scores: RolloutScores) -> Shown:
+def draw_curves(run: Path, scores: RolloutScores) -> Figures:
     """Draw the curves of the run's validations, if there are any."""
     names = ("val/sse", "val/kl_nats")
     lines = [line for line in read_lines(run) if line.keys() >= set(names)]
@@ -64,14 +64,14 @@ def draw_curves(run: Path, scores: RolloutScores) -> Shown:
     return {"curves": charts.curves(lines, names, {"val/sse": levels})} if lines else {}
 
 
-def page(name: str, scores: RolloutScores, shown: Shown) -> str:
+def page(name: str, scores: RolloutScores, figures: Figures) -> str:
     """Make the report as HTML."""
     return pages.render(
         "report.html",
         name=name,
         scores=scores,
         summary=scores.summary(),
-        shown=shown,
+        figures=figures,
         median_unsteadiness=_median_unsteadiness,
         num_dreams=breakdown.NUM_DREAMS,
     )

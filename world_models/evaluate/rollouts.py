@@ -16,7 +16,7 @@ from world_models.evaluate import job as rollout_job
 from world_models.evaluate.config import EvaluateConfig
 from world_models.evaluate.driving import measurement, track_map
 from world_models.evaluate.driving.lockstep import Driven
-from world_models.evaluate.evaluation import PartDone, Evaluation, Results, Shown
+from world_models.evaluate.evaluation import PartDone, Evaluation, Results, Figures
 from world_models.evaluate.foresight import study as foresight
 from world_models.evaluate.job import PROBE_FRAMES, RolloutJob, spread_episodes
 from world_models.runs import rate_distortion
@@ -85,10 +85,10 @@ def measure(job: RolloutJob, part_done: PartDone) -> Results:
     scores = dataclasses.replace(scores, foresight=study.score(_walked(job)) if study else None, drive=drive)
     part_done()
 
-    def draw() -> Shown:
-        shown = dict(_draw(job, held_out, scores))
-        shown |= {"drive": track_map.draw(driven)} if driven else {}
-        return shown | ({"dream": _dream(job, study)} if study else {})
+    def draw() -> Figures:
+        figures = dict(_draw(job, held_out, scores))
+        figures |= {"drive": track_map.draw(driven)} if driven else {}
+        return figures | ({"dream": _dream(job, study)} if study else {})
 
     return Results(scores, draw, functools.partial(page.page, job.run.name, scores))
 
@@ -150,7 +150,7 @@ def _drive(job: RolloutJob) -> tuple[DriveScores, Driven]:
     return measurement.measure(env_settings, job.vae, job.baselines, job.config.drive_seed)
 
 
-def _draw(job: RolloutJob, held_out: HeldOut, scores: RolloutScores) -> Shown:
+def _draw(job: RolloutJob, held_out: HeldOut, scores: RolloutScores) -> Figures:
     own = rate_distortion.RatePoint(job.name, held_out.summary.kl_nats, held_out.summary.sse)
     return {
         **page.draw(job.vae, job.data, held_out.frames, job.baselines, held_out.summary),

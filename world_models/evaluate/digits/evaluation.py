@@ -165,18 +165,18 @@ def _scores(job: DigitJob, train_mu: torch.Tensor, test_mu: torch.Tensor, part_d
     return scores
 
 
-def _draw(job: DigitJob, scores: DigitScores, test_mu: torch.Tensor) -> digit_views.Shown:
+def _draw(job: DigitJob, scores: DigitScores, test_mu: torch.Tensor) -> digit_views.Figures:
     test = _labelled(job.data.test)
-    shown = digit_views.in_training(job.vae, test) | digit_views.finished(job.vae, test_mu, test)
+    figures = digit_views.in_training(job.vae, test) | digit_views.finished(job.vae, test_mu, test)
     for name in ("holes", "trade_off"):  # remove those of an earlier evaluation with other runs
         (job.run / FIGURES / f"{name}.png").unlink(missing_ok=True)
     if job.models:
-        shown["holes"] = digit_views.holes({job.record.name: job.vae, **job.models})
+        figures["holes"] = digit_views.holes({job.record.name: job.vae, **job.models})
     points = page.beta_points(job.record, job.others)
     if len({point.beta for point in points}) > 1:
-        shown["trade_off"] = page.trade_off(points)
+        figures["trade_off"] = page.trade_off(points)
     if scores.kl_per_dim is not None:
         order = torch.tensor(scores.kl_per_dim).argsort(descending=True).tolist()
         heights = torch.tensor(scores.kl_per_dim)[order].numpy()
-        shown["kl_per_dim"] = charts.bars(heights, order, "latent dimension", "KL (nats)")
-    return shown
+        figures["kl_per_dim"] = charts.bars(heights, order, "latent dimension", "KL (nats)")
+    return figures

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from world_models.drawing import charts, grids, pages
-from world_models.evaluate.evaluation import Shown
+from world_models.evaluate.evaluation import Figures
 from world_models.runs.records import RunRecord, number
 from world_models.runs.scores import DigitScores
 from world_models.runtime.typed_json import Json
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def page(name: str, scores: DigitScores, shown: Shown) -> str:
+def page(name: str, scores: DigitScores, figures: Figures) -> str:
     """Make the report as HTML."""
-    return pages.render("digits.html", name=name, scores=scores, summary=scores.summary(), shown=shown)
+    return pages.render("digits.html", name=name, scores=scores, summary=scores.summary(), figures=figures)
 
 
 class BetaPoint(NamedTuple):
