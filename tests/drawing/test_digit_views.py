@@ -49,7 +49,7 @@ def test_a_finished_training_draws_what_makes_sense(
     config: dict[str, Any], names: set[str], test_images: LabelledFrames
 ):
     vae = _model(**config)
-    shown = digit_views.finished(vae, digit_views.encoded(vae, test_images), test_images)
+    shown = digit_views.final_pictures(vae, digit_views.encoded(vae, test_images), test_images)
     assert shown.keys() == names
     assert all(picture.dtype == np.uint8 and picture.shape[2] == 3 for picture in shown.values())
 

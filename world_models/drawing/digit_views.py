@@ -25,25 +25,25 @@ STROKE_SHARE = 0.3  # share of a digit's images that count as thick, and share t
 Figures = dict[str, grids.Picture]
 
 
-def in_training(vae: VAE, images: LabelledFrames) -> Figures:
+def validation_pictures(vae: VAE, images: LabelledFrames) -> Figures:
     """The pictures of each validation: test images over their reconstructions, and samples of the prior."""
     return {"recon": reconstructions(vae, images), "samples": model_views.samples(vae)}
 
 
-def finished(vae: VAE, mu: Float[Tensor, "frames z"], images: LabelledFrames) -> Figures:
+def final_pictures(vae: VAE, mu: Float[Tensor, "frames z"], images: LabelledFrames) -> Figures:
     """The pictures at the end of a training: those that make sense for this model and this number of images."""
-    shown = {}
+    figures = {}
     if len(_digits_with(images.labels, 2)) > 1:
-        shown = {
+        figures = {
             "latents": latents(mu, images.labels),
             "interpolation": interpolation(vae, mu, images.labels),
             "arithmetic": latent_arithmetic(vae, mu, images),
         }
     if vae.config.num_classes:
-        shown["chosen_digits"] = chosen_digits(vae)
+        figures["chosen_digits"] = chosen_digits(vae)
     elif vae.config.z_dim == 2:
-        shown["manifold"] = manifold(vae, mu)
-    return shown
+        figures["manifold"] = manifold(vae, mu)
+    return figures
 
 
 def encoded(vae: VAE, images: LabelledFrames) -> Float[Tensor, "frames z"]:

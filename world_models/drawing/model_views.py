@@ -30,7 +30,7 @@ def _decoded(vae: VAE, z: Float[Tensor, "batch z"], labels: Int64[Tensor, " batc
     return vae.decode(z, labels).cpu().numpy()
 
 
-def in_training(vae: VAE, frames: Frames) -> dict[str, grids.Picture]:
+def validation_pictures(vae: VAE, frames: Frames) -> dict[str, grids.Picture]:
     """The pictures of each validation."""
     return {
         "reconstructions": reconstructions(vae, frames),

@@ -107,7 +107,7 @@ class _Rollouts(Kind):
         return TrainingData(FrameSet(data, split.train), FrameSet(data, split.val), data.preprocess, trained_on)
 
     def draw(self, vae: VAE, held_out: LabelledFrames, position: Position, finished: bool) -> Pictures:
-        return Pictures(f"{position.frames_seen:09d}", model_views.in_training(vae, held_out.frames))
+        return Pictures(f"{position.frames_seen:09d}", model_views.validation_pictures(vae, held_out.frames))
 
 
 class _Mnist(Kind):
@@ -132,8 +132,8 @@ class _Mnist(Kind):
         return TrainingData(data.train.as_frames(), data.test.as_frames(), {"dataset": "mnist"}, trained_on)
 
     def draw(self, vae: VAE, held_out: LabelledFrames, position: Position, finished: bool) -> Pictures:
-        last = digit_views.finished(vae, digit_views.encoded(vae, held_out), held_out) if finished else {}
-        return Pictures(f"epoch_{_number(position.epoch)}", digit_views.in_training(vae, held_out), last)
+        last = digit_views.final_pictures(vae, digit_views.encoded(vae, held_out), held_out) if finished else {}
+        return Pictures(f"epoch_{_number(position.epoch)}", digit_views.validation_pictures(vae, held_out), last)
 
 
 KINDS: Mapping[Dataset, Kind] = {"rollouts": _Rollouts(), "mnist": _Mnist()}

@@ -167,7 +167,7 @@ def _scores(job: DigitJob, train_mu: torch.Tensor, test_mu: torch.Tensor, part_d
 
 def _draw(job: DigitJob, scores: DigitScores, test_mu: torch.Tensor) -> digit_views.Figures:
     test = _labelled(job.data.test)
-    figures = digit_views.in_training(job.vae, test) | digit_views.finished(job.vae, test_mu, test)
+    figures = digit_views.validation_pictures(job.vae, test) | digit_views.final_pictures(job.vae, test_mu, test)
     for name in ("holes", "trade_off"):  # remove those of an earlier evaluation with other runs
         (job.run / FIGURES / f"{name}.png").unlink(missing_ok=True)
     if job.models:
