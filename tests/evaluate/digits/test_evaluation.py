@@ -71,7 +71,7 @@ def _evaluate(run: Path, *more: str) -> dict[str, Any]:
 
 def _found(run: Path, *others: Path) -> evaluation.DigitJob:
     compare_with = tuple(str(other) for other in others)
-    return evaluation.find(
+    return evaluation.load_job(
         evaluate.EvaluateConfig(vae=str(run), weights="last", compare_with=compare_with, device="cpu")
     )
 

@@ -63,11 +63,11 @@ def prepare(config: EvaluateConfig) -> Evaluation:
     Raises:
         FileNotFoundError, ValueError: something is missing or damaged, or a setting is only for rollouts.
     """
-    job = find(config)
+    job = load_job(config)
     return Evaluation(job.run, job.inputs, len(job.data.test.frames), job.notes, 5, functools.partial(measure, job))
 
 
-def find(config: EvaluateConfig) -> DigitJob:
+def load_job(config: EvaluateConfig) -> DigitJob:
     """Load the model, the images, and the other runs.
 
     Raises:
