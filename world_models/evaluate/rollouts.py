@@ -49,14 +49,14 @@ class HeldOut(NamedTuple):
     """The held-out frames, and the scores that most measures need.
 
     Attributes:
-        every: all held-out frames.
+        all_frames: all held-out frames.
         frames: the frames that are scored.
         columns: telemetry of the scored frames.
         scored: scores of each scored frame.
         summary: scores over all scored frames.
     """
 
-    every: FrameSet
+    all_frames: FrameSet
     frames: metrics.Frames
     columns: breakdown.Columns
     scored: metrics.Scored
@@ -64,13 +64,13 @@ class HeldOut(NamedTuple):
 
 
 def _held_out(job: RolloutJob) -> HeldOut:
-    every = FrameSet(job.data, range(len(job.data)))
-    frames, telemetry = (every.read_spread(job.config.max_frames, of) for of in ("frames", "telemetry"))
+    all_frames = FrameSet(job.data, range(len(job.data)))
+    frames, telemetry = (all_frames.read_spread(job.config.max_frames, of) for of in ("frames", "telemetry"))
     scored = metrics.score_frames(job.vae, LabelledFrames.of_one_class(frames))
     if not all(np.isfinite(part).all() for part in scored):
         raise Stopped(f"{job.run}: the model gives numbers that are not finite for some frames; train it again")
-    columns = dict(zip(job.telemetry, _of_columns(job, telemetry).T, strict=True))
-    return HeldOut(every, frames, columns, scored, metrics.summary(scored, job.vae.num_values))
+    columns = dict(zip(job.telemetry, _usable_columns(job, telemetry).T, strict=True))
+    return HeldOut(all_frames, frames, columns, scored, metrics.summary(scored, job.vae.num_values))
 
 
 def measure(job: RolloutJob, part_done: PartDone) -> Results:
@@ -82,7 +82,7 @@ def measure(job: RolloutJob, part_done: PartDone) -> Results:
     drive, driven = _drive(job) if job.config.drive else (None, None)
     part_done()
     scores = _scores(job, held_out, part_done)
-    scores = dataclasses.replace(scores, foresight=study.score(_walked(job)) if study else None, drive=drive)
+    scores = dataclasses.replace(scores, foresight=study.score(_whole_episodes(job)) if study else None, drive=drive)
     part_done()
 
     def draw() -> Figures:
@@ -96,13 +96,13 @@ def measure(job: RolloutJob, part_done: PartDone) -> Results:
 def _scores(job: RolloutJob, held_out: HeldOut, part_done: PartDone) -> RolloutScores:
     """All measures except `foresight` and `drive`."""
     vae, summary, scored = job.vae, held_out.summary, held_out.scored
-    bounded = held_out.every.read_spread(job.config.num_iwae_frames)
+    bounded = held_out.all_frames.read_spread(job.config.num_iwae_frames)
     iwae_nats = metrics.iwae_nats(vae, LabelledFrames.of_one_class(bounded))
     part_done()
     baseline_errors = job.baselines.measure(held_out.frames)
-    previous_sse = baselines.previous_sse(each.frames for each in _walked(job))
+    previous_sse = baselines.previous_sse(each.frames for each in _whole_episodes(job))
     part_done()
-    probe_r2, probe_r2_on_road = _probes(job, held_out.every)
+    probe_r2, probe_r2_on_road = _probes(job, held_out.all_frames)
     part_done()
     scores = RolloutScores(
         sse=summary.sse,
@@ -125,7 +125,7 @@ def _scores(job: RolloutJob, held_out: HeldOut, part_done: PartDone) -> RolloutS
         sse_by_kind=breakdown.by_kind(scored.sse, held_out.columns),
         sse_by_telemetry=breakdown.by_telemetry(scored.sse, held_out.columns),
         aggregate_posterior=breakdown.aggregate_posterior(scored.mu, scored.variance),
-        unsteadiness=breakdown.unsteadiness([vae.encode(each.frames).mu.cpu().numpy() for each in _walked(job)]),
+        unsteadiness=breakdown.unsteadiness([vae.encode(each.frames).mu.cpu().numpy() for each in _whole_episodes(job)]),
         plausible_share=_plausible_share(job, held_out.frames),
         pca_components=len(job.baselines.components),
         frames=len(held_out.frames),
@@ -160,7 +160,7 @@ def _draw(job: RolloutJob, held_out: HeldOut, scores: RolloutScores) -> Figures:
     }
 
 
-def _walked(job: RolloutJob) -> Iterator[Episode]:
+def _whole_episodes(job: RolloutJob) -> Iterator[Episode]:
     """Whole episodes, evenly spread over the data."""
     return map(job.data.__getitem__, spread_episodes(job.data))
 
@@ -215,9 +215,9 @@ def _examples(job: RolloutJob, frames: FrameSet) -> probes.Examples:
         lambda batch: (job.vae.encode(batch).mu.cpu(), job.baselines.coefficients(batch)), [*metrics.batches(chosen)]
     )
     mu, pca = (torch.cat(features).numpy() for features in zip(*read, strict=True))
-    return probes.Examples(mu, pca, chosen.reshape(len(chosen), -1), _of_columns(job, telemetry))
+    return probes.Examples(mu, pca, chosen.reshape(len(chosen), -1), _usable_columns(job, telemetry))
 
 
-def _of_columns(job: RolloutJob, telemetry: np.ndarray) -> np.ndarray:
+def _usable_columns(job: RolloutJob, telemetry: np.ndarray) -> np.ndarray:
     """The columns that are used."""
     return telemetry[:, [job.data.telemetry_names.index(name) for name in job.telemetry]]
