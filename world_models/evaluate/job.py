@@ -42,7 +42,7 @@ class RolloutJob:
         probe_data: training frames of tracks that are not scored. Probes and memory models are fitted on them, and
             dreams are compared with them. None if there are none.
         telemetry: the columns of telemetry with finite numbers in all frames; the others are left out.
-        trained_on: number of episodes of `data` that the model was trained on.
+        num_trained_episodes: number of episodes of `data` that the model was trained on.
         others: other runs for the rate-distortion chart.
         notes: warnings: what is left out, which scores are too good, and why.
     """
@@ -56,7 +56,7 @@ class RolloutJob:
     baselines: baselines.Baselines
     probe_data: FrameSet | None
     telemetry: tuple[str, ...]
-    trained_on: int
+    num_trained_episodes: int
     others: Sequence[rate_distortion.RatePoint]
     notes: Sequence[str]
 
@@ -77,10 +77,10 @@ def prepare(config: EvaluateConfig) -> RolloutJob:
     probe_data, why_no_probes = _probe_data(run, config.train_data, training, data, vae)
     telemetry, left_out = _usable_telemetry(data, probe_data)
     notes = [*found.notes, *not_taken, *why_no_probes, *left_out]
-    trained_on = len(training.trained_seeds(data))
-    if trained_on:
+    num_trained_episodes = len(training.trained_seeds(data))
+    if num_trained_episodes:
         notes.append(
-            f"the model was trained on {trained_on} episodes of {data.path}, so its scores are too good; collect with "
+            f"the model was trained on {num_trained_episodes} episodes of {data.path}, so its scores are too good; collect with "
             "another --seed"
         )
     if training.env_args != data.env_args:
@@ -96,7 +96,7 @@ def prepare(config: EvaluateConfig) -> RolloutJob:
         baselines=fitted,
         probe_data=probe_data,
         telemetry=telemetry,
-        trained_on=trained_on,
+        num_trained_episodes=num_trained_episodes,
         others=rate_distortion.rate_points(others),
         notes=notes,
     )

@@ -130,7 +130,7 @@ def _scores(job: RolloutJob, held_out: HeldOut, part_done: PartDone) -> RolloutS
         pca_components=len(job.baselines.components),
         frames=len(held_out.frames),
         episodes=len(job.data),
-        trained_on_episodes=job.trained_on,
+        trained_on_episodes=job.num_trained_episodes,
         data=job.inputs.data,
         data_digest=job.inputs.data_digest,
         weights=job.inputs.weights,
