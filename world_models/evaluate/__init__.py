@@ -1,16 +1,16 @@
 """Score a V model on data it has never seen: eval.json, figures, and report.html in the run's folder.
 
-command     the command
-config      its settings
-evaluation  the steps of every evaluation: measure, draw, write, log
-rollouts    the evaluation on rollouts: its measures and figures
-job         the input of an evaluation on rollouts, opened and checked before the work begins
-breakdown   the error by kind of frame, by state of the simulator and by part of the image
-probes      how well the simulator's state can be predicted from mu
-foresight/  how well a memory model predicts z
-driving/    how well a controller drives with mu
-page        report.html
-digits/     the evaluation of a model of MNIST
+command      the command
+config       its settings
+evaluation   the steps of every evaluation: measure, draw, write, log
+rollouts     the evaluation on rollouts: its measures and figures
+rollout_job  the input of an evaluation on rollouts, opened and checked before the work begins
+breakdown    the error by kind of frame, by state of the simulator and by part of the image
+probes       how well the simulator's state can be predicted from mu
+foresight/   how well a memory model predicts z
+driving/     how well a controller drives with mu
+page         report.html
+digits/      the evaluation of a model of MNIST
 """
 
 from collections.abc import Sequence

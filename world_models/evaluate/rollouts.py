@@ -11,14 +11,13 @@ import torch
 from world_models.data.frames import FrameSet
 from world_models.data.rollouts import Episode
 from world_models.drawing import charts, grids, model_views
-from world_models.evaluate import breakdown, page, probes
-from world_models.evaluate import job as rollout_job
+from world_models.evaluate import breakdown, page, probes, rollout_job
 from world_models.evaluate.config import EvaluateConfig
 from world_models.evaluate.driving import measurement, track_map
 from world_models.evaluate.driving.lockstep import Driven
 from world_models.evaluate.evaluation import PartDone, Evaluation, Results, Figures
 from world_models.evaluate.foresight import study as foresight
-from world_models.evaluate.job import PROBE_FRAMES, RolloutJob, spread_episodes
+from world_models.evaluate.rollout_job import PROBE_FRAMES, RolloutJob, spread_episodes
 from world_models.runs import rate_distortion
 from world_models.runs.score_parts import R2, DriveScores
 from world_models.runs.scores import RolloutScores
