@@ -12,31 +12,31 @@ from world_models.evaluate.evaluation import Figures
 from world_models.runs.records import read_lines
 from world_models.runs.scores import RolloutScores
 from world_models.vae.baselines import Baselines
-from world_models.vae.metrics import Frames, Scored, Summary
+from world_models.vae.metrics import Frames, FrameScores, MeanScores
 from world_models.vae.model import USED_KL_NATS, VAE
 
 
-def draw(vae: VAE, data: Rollouts, frames: Frames, baselines: Baselines, summary: Summary) -> Figures:
+def draw(vae: VAE, data: Rollouts, frames: Frames, baselines: Baselines, mean_scores: MeanScores) -> Figures:
     """Draw most of the report's figures: pictures as arrays, the clip as the bytes of a GIF."""
-    order = np.argsort(summary.kl_per_dim)[::-1]
+    order = np.argsort(mean_scores.kl_per_dim)[::-1]
     return {
         "reconstructions": model_views.reconstructions(vae, frames),
         "comparison": model_views.comparison(vae, baselines, frames),
         "clip": model_views.clip(vae, data),
         "samples": model_views.samples(vae),
-        "traversal": model_views.traversal(vae, frames, summary.kl_per_dim, min(12, max(1, summary.dims_used))),
+        "traversal": model_views.traversal(vae, frames, mean_scores.kl_per_dim, min(12, max(1, mean_scores.dims_used))),
         "interpolation": model_views.interpolation(vae, frames),
-        "kl_per_dim": charts.bars(np.array(summary.kl_per_dim)[order], order.tolist(), "latent dimension", "KL (nats)"),
+        "kl_per_dim": charts.bars(np.array(mean_scores.kl_per_dim)[order], order.tolist(), "latent dimension", "KL (nats)"),
     }
 
 
 def draw_breakdown(
-    vae: VAE, frames: Frames, scored: Scored, columns: breakdown.Columns, scores: RolloutScores
+    vae: VAE, frames: Frames, frame_scores: FrameScores, columns: breakdown.Columns, scores: RolloutScores
 ) -> Figures:
     """Draw the figures that break down the error, and those of mu along the telemetry."""
     figures = {
-        "error_map": charts.heat_map(scored.error_map, "squared error per pixel"),
-        "worst": model_views.worst(vae, frames[breakdown.worst(scored.sse)]),
+        "error_map": charts.heat_map(frame_scores.error_map, "squared error per pixel"),
+        "worst": model_views.worst(vae, frames[breakdown.worst(frame_scores.sse)]),
     }
     binned = scores.sse_by_telemetry or {}
     most = sorted(binned, key=lambda name: min(binned[name].sse) - max(binned[name].sse))[:6]
@@ -46,7 +46,7 @@ def draw_breakdown(
     known = {name: r2 for name, r2 in (scores.probe_r2 or {}).items() if r2 is not None}
     best = sorted(known, key=lambda name: -known[name])[:6]
     if best:
-        figures["arithmetic"] = model_views.along_telemetry(vae, scored.mu, {name: columns[name] for name in best})
+        figures["arithmetic"] = model_views.along_telemetry(vae, frame_scores.mu, {name: columns[name] for name in best})
     return figures
 
 

@@ -51,25 +51,25 @@ class HeldOut(NamedTuple):
         all_frames: all held-out frames.
         frames: the frames that are scored.
         columns: telemetry of the scored frames.
-        scored: scores of each scored frame.
-        summary: scores over all scored frames.
+        frame_scores: scores of each scored frame.
+        mean_scores: scores over all scored frames.
     """
 
     all_frames: FrameSet
     frames: metrics.Frames
     columns: breakdown.Columns
-    scored: metrics.Scored
-    summary: metrics.Summary
+    frame_scores: metrics.FrameScores
+    mean_scores: metrics.MeanScores
 
 
 def _held_out(job: RolloutJob) -> HeldOut:
     all_frames = FrameSet(job.data, range(len(job.data)))
     frames, telemetry = (all_frames.read_spread(job.config.max_frames, of) for of in ("frames", "telemetry"))
-    scored = metrics.score_frames(job.vae, LabelledFrames.of_one_class(frames))
-    if not all(np.isfinite(part).all() for part in scored):
+    frame_scores = metrics.score_frames(job.vae, LabelledFrames.of_one_class(frames))
+    if not all(np.isfinite(part).all() for part in frame_scores):
         raise Stopped(f"{job.run}: the model gives numbers that are not finite for some frames; train it again")
     columns = dict(zip(job.telemetry, _usable_columns(job, telemetry).T, strict=True))
-    return HeldOut(all_frames, frames, columns, scored, metrics.summary(scored, job.vae.num_values))
+    return HeldOut(all_frames, frames, columns, frame_scores, metrics.mean_scores(frame_scores, job.vae.num_values))
 
 
 def measure(job: RolloutJob, part_done: PartDone) -> Results:
@@ -94,7 +94,7 @@ def measure(job: RolloutJob, part_done: PartDone) -> Results:
 
 def _scores(job: RolloutJob, held_out: HeldOut, part_done: PartDone) -> RolloutScores:
     """All measures except `foresight` and `drive`."""
-    vae, summary, scored = job.vae, held_out.summary, held_out.scored
+    vae, mean_scores, frame_scores = job.vae, held_out.mean_scores, held_out.frame_scores
     bounded = held_out.all_frames.read_spread(job.config.num_iwae_frames)
     iwae_nats = metrics.iwae_nats(vae, LabelledFrames.of_one_class(bounded))
     part_done()
@@ -104,14 +104,14 @@ def _scores(job: RolloutJob, held_out: HeldOut, part_done: PartDone) -> RolloutS
     probe_r2, probe_r2_on_road = _probes(job, held_out.all_frames)
     part_done()
     scores = RolloutScores(
-        sse=summary.sse,
-        psnr_db=summary.psnr_db,
-        ssim=summary.ssim,
-        kl_nats=summary.kl_nats,
-        kl_per_dim=summary.kl_per_dim,
-        active_units=summary.active_units,
-        dims_used=summary.dims_used,
-        elbo_nats=summary.elbo_nats,
+        sse=mean_scores.sse,
+        psnr_db=mean_scores.psnr_db,
+        ssim=mean_scores.ssim,
+        kl_nats=mean_scores.kl_nats,
+        kl_per_dim=mean_scores.kl_per_dim,
+        active_units=mean_scores.active_units,
+        dims_used=mean_scores.dims_used,
+        elbo_nats=mean_scores.elbo_nats,
         iwae_nats=iwae_nats,
         iwae_frames=len(bounded),
         mean_sse=baseline_errors.mean_sse,
@@ -121,9 +121,9 @@ def _scores(job: RolloutJob, held_out: HeldOut, part_done: PartDone) -> RolloutS
         probe_r2=None if probe_r2 is None else probe_r2["mu_linear"],
         probes=probe_r2,
         probes_on_road=probe_r2_on_road,
-        sse_by_kind=breakdown.by_kind(scored.sse, held_out.columns),
-        sse_by_telemetry=breakdown.by_telemetry(scored.sse, held_out.columns),
-        aggregate_posterior=breakdown.aggregate_posterior(scored.mu, scored.variance),
+        sse_by_kind=breakdown.by_kind(frame_scores.sse, held_out.columns),
+        sse_by_telemetry=breakdown.by_telemetry(frame_scores.sse, held_out.columns),
+        aggregate_posterior=breakdown.aggregate_posterior(frame_scores.mu, frame_scores.variance),
         unsteadiness=breakdown.unsteadiness([vae.encode(each.frames).mu.cpu().numpy() for each in _whole_episodes(job)]),
         plausible_share=_plausible_share(job, held_out.frames),
         pca_components=len(job.baselines.components),
@@ -150,10 +150,10 @@ def _drive(job: RolloutJob) -> tuple[DriveScores, Driven]:
 
 
 def _draw(job: RolloutJob, held_out: HeldOut, scores: RolloutScores) -> Figures:
-    own = rate_distortion.RatePoint(job.name, held_out.summary.kl_nats, held_out.summary.sse)
+    own = rate_distortion.RatePoint(job.name, held_out.mean_scores.kl_nats, held_out.mean_scores.sse)
     return {
-        **page.draw(job.vae, job.data, held_out.frames, job.baselines, held_out.summary),
-        **page.draw_breakdown(job.vae, held_out.frames, held_out.scored, held_out.columns, scores),
+        **page.draw(job.vae, job.data, held_out.frames, job.baselines, held_out.mean_scores),
+        **page.draw_breakdown(job.vae, held_out.frames, held_out.frame_scores, held_out.columns, scores),
         "rate_distortion": charts.rate_distortion([own, *job.others], rate_distortion.pca_of(scores)),
         **page.draw_curves(job.run, scores),
     }

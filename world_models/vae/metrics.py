@@ -127,7 +127,7 @@ def validate(vae: VAE, held_out: LabelledFrames, noise: Float[Tensor, "frames no
     )
 
 
-class Scored(NamedTuple):
+class FrameScores(NamedTuple):
     """The scores and the posterior of each frame.
 
     Attributes:
@@ -149,7 +149,7 @@ class Scored(NamedTuple):
     kl: Float[np.ndarray, "frames z"]
 
 
-def score_frames(vae: VAE, data: LabelledFrames, seed: int = 0) -> Scored:
+def score_frames(vae: VAE, data: LabelledFrames, seed: int = 0) -> FrameScores:
     """Encode and decode frames, and score each of them. `seed` determines the sampled z of the ELBO."""
     # Imported here because the import takes seconds and training does not need it.
     from torchmetrics.functional.image import structural_similarity_index_measure
@@ -172,11 +172,11 @@ def score_frames(vae: VAE, data: LabelledFrames, seed: int = 0) -> Scored:
     with torch.inference_mode():
         parts = threads.in_threads(score, [*zip(data.batches(), noise.split(BATCH), strict=False)])
         errors, *columns = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
-    return Scored(errors.sum(0) / len(data), *columns)
+    return FrameScores(errors.sum(0) / len(data), *columns)
 
 
 @dataclasses.dataclass(frozen=True)
-class Summary:
+class MeanScores:
     """Scores of a model, mean over some frames.
 
     Attributes:
@@ -200,24 +200,26 @@ class Summary:
     elbo_nats: float
 
 
-def summary(scored: Scored, num_values: int) -> Summary:
+def mean_scores(frame_scores: FrameScores, num_values: int) -> MeanScores:
     """Average the scores of frames that have `num_values` values each."""
-    sse, ssim, elbo, kl = (part.mean(0, dtype=np.float64) for part in (scored.sse, scored.ssim, scored.elbo, scored.kl))
-    return Summary(
+    sse, ssim, elbo, kl = (
+        getattr(frame_scores, name).mean(0, dtype=np.float64) for name in ("sse", "ssim", "elbo", "kl")
+    )
+    return MeanScores(
         sse=float(sse),
         psnr_db=psnr_db(float(sse), num_values),
         ssim=float(ssim),
         kl_nats=float(kl.sum()),
         kl_per_dim=kl.tolist(),
-        active_units=int((scored.mu.var(0, dtype=np.float64) > ACTIVE_VARIANCE).sum()),
+        active_units=int((frame_scores.mu.var(0, dtype=np.float64) > ACTIVE_VARIANCE).sum()),
         dims_used=int((kl > USED_KL_NATS).sum()),
         elbo_nats=float(elbo),
     )
 
 
-def measure(vae: VAE, data: LabelledFrames, seed: int = 0) -> Summary:
-    """Score frames and return the `summary`. `seed` determines the sampled z of the ELBO."""
-    return summary(score_frames(vae, data, seed), vae.num_values)
+def measure(vae: VAE, data: LabelledFrames, seed: int = 0) -> MeanScores:
+    """Score frames and return the `mean_scores`. `seed` determines the sampled z of the ELBO."""
+    return mean_scores(score_frames(vae, data, seed), vae.num_values)
 
 
 @torch.inference_mode()

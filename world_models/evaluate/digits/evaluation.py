@@ -118,7 +118,7 @@ def _labelled(digits: mnist.Digits) -> LabelledFrames:
 
 def _scores(job: DigitJob, train_mu: torch.Tensor, test_mu: torch.Tensor, part_done: PartDone) -> DigitScores:
     vae, test, num_iwae_images = job.vae, job.data.test, job.config.num_iwae_frames
-    summary = metrics.measure(vae, _labelled(test))
+    mean_scores = metrics.measure(vae, _labelled(test))
     has_kl = vae.config.posterior == "normal"  # a plain autoencoder has no distribution of z
     baseline_errors = job.baselines.measure(test.frames)
     part_done()
@@ -131,14 +131,14 @@ def _scores(job: DigitJob, train_mu: torch.Tensor, test_mu: torch.Tensor, part_d
     classifier = digit_scores.fit_classifier(job.data.train)
     samples = digit_scores.sample_scores(vae, classifier, train_mu)
     scores = DigitScores(
-        sse=summary.sse,
-        psnr_db=summary.psnr_db,
-        ssim=summary.ssim,
-        kl_nats=summary.kl_nats if has_kl else None,
-        kl_per_dim=summary.kl_per_dim if has_kl else None,
-        active_units=summary.active_units,
-        dims_used=summary.dims_used if has_kl else None,
-        elbo_grey_nats=summary.elbo_nats if has_kl else None,
+        sse=mean_scores.sse,
+        psnr_db=mean_scores.psnr_db,
+        ssim=mean_scores.ssim,
+        kl_nats=mean_scores.kl_nats if has_kl else None,
+        kl_per_dim=mean_scores.kl_per_dim if has_kl else None,
+        active_units=mean_scores.active_units,
+        dims_used=mean_scores.dims_used if has_kl else None,
+        elbo_grey_nats=mean_scores.elbo_nats if has_kl else None,
         mean_sse=baseline_errors.mean_sse,
         pca_sse=baseline_errors.pca_sse,
         pca_sse_by_components=baseline_errors.pca_sse_by_components,
