@@ -16,7 +16,7 @@ POWERS_OF_TWO = tuple(2**power for power in range(13))
 
 
 @dataclasses.dataclass(frozen=True)
-class Errors:
+class BaselineErrors:
     """SSE of the baselines, mean over the frames.
 
     Attributes:
@@ -51,7 +51,7 @@ class Baselines:
         """Reconstruct frames from their components; values in [0, 1]."""
         return self.mean + ((_flat(frames) - self.mean) @ self.components.T) @ self.components
 
-    def measure(self, frames: Frames) -> Errors:
+    def measure(self, frames: Frames) -> BaselineErrors:
         """Measure the SSE of the baselines on frames."""
         mean_sse = pca_sse = 0.0
         explained = torch.zeros(len(self.components), dtype=torch.float64)
@@ -64,7 +64,7 @@ class Baselines:
         unexplained = (mean_sse - explained.cumsum(0)) / len(frames)
         counts = [count for count in POWERS_OF_TWO if count <= len(self.components)]
         by_components = {str(count): float(unexplained[count - 1]) for count in counts}
-        return Errors(mean_sse / len(frames), pca_sse / len(frames), by_components)
+        return BaselineErrors(mean_sse / len(frames), pca_sse / len(frames), by_components)
 
     def coefficients(self, frames: UInt8[Tensor, "batch height width channels"]) -> Float[Tensor, "batch k"]:
         """The coefficients of each frame in the basis of the components."""
