@@ -14,7 +14,7 @@ from torch import Tensor
 from world_models.data.batches import Batch
 from world_models.train_vae.learner import Learner, cudnn_mode
 from world_models.vae.fast import forms, winograd
-from world_models.vae.gradient import NAMES, backward
+from world_models.vae.gradient import LOSS_NAMES, backward
 from world_models.vae.model import MIN_VARIANCE, VAE, VAEConfig, to_images
 from world_models.vae.noise import binarised, noise
 
@@ -230,8 +230,8 @@ def test_gradient_is_that_of_the_plain_objective(form: str, threads: int, size: 
     expected, expected_sums = _plainly(_kinkless(_vae(likelihood)), size)
     gradient, sums = _backward(_kinkless(_vae(likelihood)), slice(None), size)
     assert _relative(gradient, expected) < 1e-5
-    assert dict(zip(NAMES, sums.tolist(), strict=True)) == pytest.approx(
-        dict(zip(NAMES, expected_sums.tolist(), strict=True)), rel=1e-5
+    assert dict(zip(LOSS_NAMES, sums.tolist(), strict=True)) == pytest.approx(
+        dict(zip(LOSS_NAMES, expected_sums.tolist(), strict=True)), rel=1e-5
     )
 
 

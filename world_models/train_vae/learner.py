@@ -10,7 +10,7 @@ import torch
 from world_models.data.batches import Batch
 from world_models.runs.resume import TrainingState
 from world_models.runtime import distributed
-from world_models.vae.gradient import NAMES, backward, mean_loss
+from world_models.vae.gradient import LOSS_NAMES, backward, mean_loss
 from world_models.vae.model import MIN_VARIANCE, VAE
 from world_models.vae.noise import binarised, noise
 
@@ -47,7 +47,7 @@ class Learner:
         self._compiled_size = compiled_size
         if compiled_size:  # otherwise do not import PyTorch's compiler, which takes seconds
             self._compiled = torch.compile(mean_loss, mode="reduce-overhead", dynamic=False)
-        self._sums = torch.zeros(len(NAMES) + 1, dtype=torch.float64, device=vae.device)
+        self._sums = torch.zeros(len(LOSS_NAMES) + 1, dtype=torch.float64, device=vae.device)
         self.step, self.best_loss_nats = 0, math.inf
         self.wandb_id: str | None = None
 
@@ -65,7 +65,7 @@ class Learner:
                 loss.backward()
             else:
                 sums = backward(self.vae, frames, eps, beta_share, batch.size, batch.labels)
-        error = sums[NAMES.index("sse")].float()[None]
+        error = sums[LOSS_NAMES.index("sse")].float()[None]
         distributed.sum_up([*(weight.grad for weight in self.vae.parameters() if weight.grad is not None), error])
         if self._grad_clip:
             torch.nn.utils.clip_grad_norm_(self.vae.parameters(), self._grad_clip)
@@ -83,7 +83,7 @@ class Learner:
         distributed.sum_up([self._sums])
         *sums, frames = self._sums.tolist()
         self._sums.zero_()
-        return {name: value / frames for name, value in zip(NAMES, sums, strict=True)}
+        return {name: value / frames for name, value in zip(LOSS_NAMES, sums, strict=True)}
 
     def gather(self) -> None:
         """Add up the sums of all processes in the first one, which saves the state."""

@@ -8,7 +8,7 @@ from world_models.runtime import threads
 from world_models.vae.fast import forms
 from world_models.vae.model import VAE, Posterior, Terms, to_images
 
-NAMES = ("loss_nats", "sse", "kl_nats")
+LOSS_NAMES = ("loss_nats", "sse", "kl_nats")
 
 
 def computes_in_c(device: torch.device) -> bool:
@@ -35,7 +35,7 @@ def backward(  # the model, and what the loss of a batch depends on
         labels: the frames' classes, 0 if there are none.
 
     Returns:
-        The values that `NAMES` names, each summed over the frames; float64.
+        The values that `LOSS_NAMES` names, each summed over the frames; float64.
     """
     if vae.config.network == "paper" and computes_in_c(frames.device):
         return _backward_in_threads(vae, frames, noise, beta_share, size)
@@ -58,7 +58,7 @@ def mean_loss(  # as `backward`; torch.compile traces it, so it takes plain tens
 
 
 def _sums(terms: Terms) -> Float[Tensor, " names"]:
-    return torch.stack([getattr(terms, name).detach().double().sum() for name in NAMES])
+    return torch.stack([getattr(terms, name).detach().double().sum() for name in LOSS_NAMES])
 
 
 def _backward_in_threads(vae: VAE, frames: Tensor, noise: Tensor, beta_share: float, size: int) -> Tensor:
