@@ -106,7 +106,7 @@ def test_reconstruction_through_the_components_has_the_measured_sse():
 def test_baselines_without_components_leave_the_mean():
     bare = Baselines(torch.zeros(12_288), torch.zeros(0, 12_288))
     frames = np.full((2, 64, 64, 3), 255, np.uint8)
-    assert bare.measure(frames) == baselines.Errors(12_288.0, 12_288.0, {})
+    assert bare.measure(frames) == baselines.BaselineErrors(12_288.0, 12_288.0, {})
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 8])

@@ -322,8 +322,8 @@ def test_an_autoencoders_gradient_is_finite():
 
 def test_a_posterior_repeated_has_each_frames_side_by_side():
     mu = torch.arange(4.0).reshape(2, 2)
-    repeated = v.Point(mu, torch.full_like(mu, -math.inf)).repeated(2)
-    assert repeated.mu.tolist() == [[0, 1], [0, 1], [2, 3], [2, 3]] and isinstance(repeated, v.Point)
+    repeated = v.PointPosterior(mu, torch.full_like(mu, -math.inf)).repeated(2)
+    assert repeated.mu.tolist() == [[0, 1], [0, 1], [2, 3], [2, 3]] and isinstance(repeated, v.PointPosterior)
 
 
 @pytest.mark.parametrize("samples", [1, 2])

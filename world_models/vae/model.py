@@ -18,7 +18,7 @@ from world_models.vae import inputs
 from world_models.vae.fast import forms
 from world_models.vae.likelihoods import PAPER_VARIANCE, cross_entropy, gaussian_error, log_likelihood, squared_error
 from world_models.vae.networks import IMAGE_SHAPES, Decoder, Encoder, build
-from world_models.vae.posterior import Point
+from world_models.vae.posterior import PointPosterior
 from world_models.vae.posterior import Posterior as Posterior
 from world_models.vae.posterior import prior_log_prob as prior_log_prob
 
@@ -140,7 +140,7 @@ class VAE(nn.Module):
             inputs.check_batch("images", images, (channels, height, width), self.encoder.mu.weight)
             mu, logvar = self.encoder(images, self._one_hot(labels, len(images)))
         if logvar is None:
-            return Point(mu.float(), torch.full_like(mu, -math.inf, dtype=torch.float32))
+            return PointPosterior(mu.float(), torch.full_like(mu, -math.inf, dtype=torch.float32))
         return _float_posterior(mu, logvar)
 
     def logits(

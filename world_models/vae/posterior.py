@@ -83,7 +83,7 @@ class Posterior:
 
 
 @dataclasses.dataclass(frozen=True)
-class Point(Posterior):
+class PointPosterior(Posterior):
     """The posterior of a plain autoencoder: z is mu, without noise, and the loss has no KL."""
 
     def kl_nats_per_dim(self) -> Float[Tensor, "batch z"]:
