@@ -63,7 +63,7 @@ def test_strange_versions_are_none(strange: Any):
 
 def test_a_part_that_is_lacking_is_named():
     assert (
-        str(description.lacks("runs/a", "data"))
+        str(description.missing_parts_error("runs/a", "data"))
         == "runs/a/model.json: lacks data, or it has another type; train the model again"
     )
 

@@ -126,7 +126,7 @@ def load(run: str | Path) -> Description:
     return found
 
 
-def lacks(run: str | Path, *names: str) -> ValueError:
+def missing_parts_error(run: str | Path, *names: str) -> ValueError:
     """The error for parts that are None but needed: model.json lacks them, or they have another type."""
     listed = ", ".join(names)
     return ValueError(f"{Path(run) / DESCRIPTION_FILE}: lacks {listed}, or it has another type; train the model again")

@@ -67,7 +67,7 @@ def load(run: str | Path) -> TrainingRecord:
     if (found.data is None or found.data_digest is None or found.env is None) or (
         found.env_args is None or found.split_seed is None or found.train_seeds is None
     ):
-        raise description.lacks(run, *(name for name, value in vars(found).items() if value is None))
+        raise description.missing_parts_error(run, *(name for name, value in vars(found).items() if value is None))
     seeds = frozenset(found.train_seeds)
     return TrainingRecord(
         found.data, found.data_digest, environment(found.env), found.split_seed, seeds, found.env_args

@@ -209,7 +209,7 @@ def load_run(out: Path, config: str, defaults: str, free: Sequence[str], trained
     if not untrusted.is_file(out / layout.STATE_FILE):
         return None
     if (digest := description.load(out).trained_on.data_digest) is None:
-        raise description.lacks(out, "data_digest")
+        raise description.missing_parts_error(out, "data_digest")
     if digest != trained_on.data_digest:
         raise ValueError(f"{out}: its training data have changed since (were they extended?); choose another --out")
     return load_state(out)

@@ -80,7 +80,7 @@ def load_job(config: EvaluateConfig) -> DigitJob:
         )
     vae = checkpoints.load_digits_vae(run, weights, device)
     if (folder := config.data or description.load(run).trained_on.data) is None:
-        raise description.lacks(run, "data")
+        raise description.missing_parts_error(run, "data")
     path = str(resolved(folder, "data"))
     data = mnist.load(path)
     name, others, notes = records.other_runs(run, "mnist", [Path(folder) for folder in config.compare_with])
