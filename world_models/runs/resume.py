@@ -26,7 +26,7 @@ from world_models.vae.model import VAE, VAEConfig
 
 MAX_STEPS = 10**12
 NUM_SUMS = 4  # sums of the three losses of a `Learner`, and their number of frames
-OF_OLDER_RUNS = {"vae.variance": PAPER_VARIANCE, "standardise": False, "init": "torch"}
+OLDER_RUN_DEFAULTS = {"vae.variance": PAPER_VARIANCE, "standardise": False, "init": "torch"}
 """Values in force before these settings existed; used for older configs that lack them."""
 
 
@@ -198,7 +198,7 @@ def load_run(out: Path, config: str, defaults: str, free: Sequence[str], trained
         _fixed(out, text, free)
         for text in (untrusted.read_text(out / CONFIG_FILE, untrusted.MAX_YAML_BYTES) or "", config, defaults)
     )
-    old = usual | OF_OLDER_RUNS | saved
+    old = usual | OLDER_RUN_DEFAULTS | saved
     changed = [name for name, value in new.items() if old.get(name) != value]
     if changed:
         found = "; ".join(f"{name} {old.get(name)}, not {new[name]}" for name in changed)
