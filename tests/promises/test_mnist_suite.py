@@ -13,7 +13,7 @@ import torch
 from world_models.data import mnist
 from world_models.evaluate.digits import scores
 from world_models.runs import checkpoints, description
-from world_models.runs.records import Line, read_lines
+from world_models.runs.records import MetricsLine, read_lines
 from world_models.train_vae import command as train_vae
 from world_models.vae.labelled_frames import LabelledFrames
 from world_models.vae.noise import binarised
@@ -27,7 +27,7 @@ real = pytest.mark.skipif(
 )
 
 
-def _train(name: str, data: Path | str, out: Path, more: str = "", small: str = SMALL) -> list[Line]:
+def _train(name: str, data: Path | str, out: Path, more: str = "", small: str = SMALL) -> list[MetricsLine]:
     train_vae.main(f"--config {CONFIGS / name}.yaml --data {data} --out {out} {small} {more}".split())
     return [line for line in read_lines(out) if "val/sse" in line]
 

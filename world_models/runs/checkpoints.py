@@ -20,7 +20,7 @@ from world_models.data.mnist import NUM_DIGITS
 from world_models.runs import description
 from world_models.runs.description import ARCHITECTURES, Description, TrainedOn
 from world_models.runs.layout import BASELINES_FILE, DESCRIPTION_FILE, Weights, weights_path
-from world_models.runs.records import Line, read_lines
+from world_models.runs.records import MetricsLine, read_lines
 from world_models.runtime import files, untrusted
 from world_models.runtime.paths import resolved
 from world_models.runtime.typed_json import LARGEST, Json
@@ -57,7 +57,7 @@ def _facts(path: Path) -> Mapping[str, Json]:
     return facts if isinstance(facts, dict) else header  # older files have a header entry for the variance
 
 
-def validation(run: Path, weights: Weights) -> Line:
+def validation(run: Path, weights: Weights) -> MetricsLine:
     """The metrics that the run logged when it validated these weights; empty if they are not found."""
     try:
         step = _facts(weights_path(run, weights)).get("step")

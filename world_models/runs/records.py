@@ -25,7 +25,7 @@ from world_models.runtime.typed_json import Json, is_number
 SEARCH_DEPTH = 3  # runs, runs/sweep, runs/sweep/a
 MAX_BYTES = 100_000_000  # the paper's own training logs 30,000 lines, 10 MB
 
-Line = Mapping[str, float]
+MetricsLine = Mapping[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class RunRecord:
     path: Path
     name: str
     config: Mapping[str, Json]
-    lines: tuple[Line, ...]
+    lines: tuple[MetricsLine, ...]
     scores: Scores | None
     description: Description | None
     why_ignored: str = ""
@@ -54,11 +54,11 @@ class RunRecord:
         """(frames seen, value) for each line that has the metric."""
         return [(line["frames_seen"], line[metric]) for line in self.lines if metric in line]
 
-    def best_line(self) -> Line:
+    def best_line(self) -> MetricsLine:
         """The validation with the lowest SSE; empty if there was none."""
         return min((line for line in self.lines if "val/sse" in line), key=lambda line: line["val/sse"], default={})
 
-    def last_validation(self) -> Line:
+    def last_validation(self) -> MetricsLine:
         """The latest validation; empty if there was none."""
         return next((line for line in reversed(self.lines) if "val/sse" in line), {})
 
@@ -262,7 +262,7 @@ def _parsed(text: str) -> Json:
         return None
 
 
-def read_lines(run: Path) -> tuple[Line, ...]:
+def read_lines(run: Path) -> tuple[MetricsLine, ...]:
     """Read the finite numbers of each line of a run's metrics. Invalid and half-written lines are left out.
 
     Raises:
