@@ -246,5 +246,5 @@ def test_rounding_to_float16_is_no_damage(data: Path, run: Path, tmp_path: Path)
 
 
 def test_summary_has_the_runs_own_error(run_dir: Path, latents_dir: Path):
-    sse = checkpoints.validation(run_dir, "best")["val/sse"]
+    sse = checkpoints.validation_metrics(run_dir, "best")["val/sse"]
     assert _summary(latents_dir)["check"]["run_val_sse"] == sse

@@ -328,25 +328,25 @@ def validated(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(("weights", "sse"), [("best", 6), ("last", 8)])
 def test_a_validation_is_that_of_the_weights(validated: Path, weights: layout.Weights, sse: int):
-    assert checkpoints.validation(validated, weights)["val/sse"] == sse
+    assert checkpoints.validation_metrics(validated, weights)["val/sse"] == sse
 
 
 def test_weights_saved_between_validations_have_none(validated: Path):
     checkpoints.save_vae(layout.weights_path(validated, "last"), VAE(VAEConfig(z_dim=1)), step=5)
-    assert checkpoints.validation(validated, "last") == {}
+    assert checkpoints.validation_metrics(validated, "last") == {}
 
 
 def test_weights_that_do_not_say_their_step_have_none(validated: Path):
     with (validated / "metrics.jsonl").open("a") as file:
         file.write('{"frames_seen": 1, "val/sse": 3}\n')  # without a step either
     checkpoints.save_weights(layout.weights_path(validated, "best"), {"x": torch.zeros(1)})
-    assert checkpoints.validation(validated, "best") == {}
+    assert checkpoints.validation_metrics(validated, "best") == {}
 
 
 @pytest.mark.parametrize("gone", ["best.safetensors", "metrics.jsonl"])
 def test_a_folder_that_does_not_tell_has_none(validated: Path, gone: str):
     (validated / gone).unlink()
-    assert checkpoints.validation(validated, "best") == {}
+    assert checkpoints.validation_metrics(validated, "best") == {}
 
 
 # files from strangers

@@ -131,7 +131,7 @@ def prepare(config: EncodeConfig) -> Job:
     vae = checkpoints.load_vae(config.vae, config.weights, device)
     provenance.check_preprocess(data.preprocess, data.path, vae, config.vae)
     vae_sha256 = files.file_sha256(layout.weights_path(config.vae, config.weights))
-    val_sse = checkpoints.validation(Path(config.vae), config.weights).get("val/sse")
+    val_sse = checkpoints.validation_metrics(Path(config.vae), config.weights).get("val/sse")
     job = Job(config, data, vae, vae_sha256, val_sse, todo=())
     finished = _finished_shards(job)
     todo = tuple(index for index in range(len(data.shards)) if index not in finished)

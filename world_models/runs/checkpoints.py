@@ -57,7 +57,7 @@ def _facts(path: Path) -> Mapping[str, Json]:
     return facts if isinstance(facts, dict) else header  # older files have a header entry for the variance
 
 
-def validation(run: Path, weights: Weights) -> MetricsLine:
+def validation_metrics(run: Path, weights: Weights) -> MetricsLine:
     """The metrics that the run logged when it validated these weights; empty if they are not found."""
     try:
         step = _facts(weights_path(run, weights)).get("step")

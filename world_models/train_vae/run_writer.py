@@ -108,7 +108,7 @@ class Run:
         """Log the finished model to W&B: the digest of its best weights (or else its last) and their validation."""
         weights = "best" if layout.weights_path(self._out, "best").exists() else "last"
         digest = files.file_sha256(layout.weights_path(self._out, weights))
-        line = checkpoints.validation(self._out, weights)
+        line = checkpoints.validation_metrics(self._out, weights)
         scores = {name.removeprefix("val/"): value for name, value in line.items() if name.startswith("val/")}
         self._tracker.made(Product("model", str(self._out), digest, {"weights": weights, **scores}))
 
