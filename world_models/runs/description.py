@@ -69,23 +69,23 @@ class Description:
     @classmethod
     def from_json(cls, values: Mapping[str, Json]) -> "Description":
         """Read the JSON object. If it does not name the kind of data it is rollouts; missing `env_args` are empty."""
-        seeds = _of(list, values.get("train_seeds"))
+        seeds = _value_of_type(list, values.get("train_seeds"))
         return cls(
-            architecture=_of(str, values.get("architecture")),
-            vae=_of(dict, values.get("vae")),
-            preprocess=_of(dict, values.get("preprocess")),
-            versions={name: str(version) for name, version in (_of(dict, values.get("versions")) or {}).items()},
+            architecture=_value_of_type(str, values.get("architecture")),
+            vae=_value_of_type(dict, values.get("vae")),
+            preprocess=_value_of_type(dict, values.get("preprocess")),
+            versions={name: str(version) for name, version in (_value_of_type(dict, values.get("versions")) or {}).items()},
             trained_on=TrainedOn(
-                dataset=_of(str, values.get("dataset")) or TrainedOn.dataset,
-                data=_of(str, values.get("data")),
-                data_digest=_of(str, values.get("data_digest")),
-                env=_of(str, values.get("env")),
-                env_args=_of(dict, values.get("env_args", {})),
+                dataset=_value_of_type(str, values.get("dataset")) or TrainedOn.dataset,
+                data=_value_of_type(str, values.get("data")),
+                data_digest=_value_of_type(str, values.get("data_digest")),
+                env=_value_of_type(str, values.get("env")),
+                env_args=_value_of_type(dict, values.get("env_args", {})),
                 train_seeds=seeds if seeds is None or {type(seed) for seed in seeds} <= {int} else None,
-                split_seed=_of(int, values.get("split_seed")),
+                split_seed=_value_of_type(int, values.get("split_seed")),
             ),
-            step=_of(int, values.get("step")) or 0,
-            format=_of(str, values.get("format")),
+            step=_value_of_type(int, values.get("step")) or 0,
+            format=_value_of_type(str, values.get("format")),
         )
 
     def save(self, run: Path) -> None:
@@ -95,7 +95,7 @@ class Description:
         files.write_json(run / DESCRIPTION_FILE, {**head, **data, "step": self.step})
 
 
-def _of(kind: type[Kind], value: Json) -> Kind | None:
+def _value_of_type(kind: type[Kind], value: Json) -> Kind | None:
     """The value if it has exactly that type, else None. So a bool is not an int."""
     return value if type(value) is kind else None
 
