@@ -195,7 +195,7 @@ def test_wandb_is_told_what_the_latents_were_made_from(
     out = _encode(data, run, tmp_path / "latents", "--wandb.mode offline")
     ((folder, config, options, job_type, outcome),) = told
     assert (folder, config["data"], options.mode, job_type) == (out, str(data), "offline", "encode")
-    digests = [(product.kind, product.digest) for product in (*outcome.read, outcome.made)]
+    digests = [(product.kind, product.digest) for product in (*outcome.inputs, outcome.output)]
     sources = [("dataset", Rollouts(data).digest()), ("model", files.file_sha256(run / "best.safetensors"))]
     assert digests == [*sources, ("latents", Latents(out).digest())]
 

@@ -85,7 +85,7 @@ def test_wandb_is_told_the_scores_the_figures_and_what_was_scored(
     ((folder, config, options, job_type, outcome),) = told
     assert (folder, config["data"], options.mode, job_type) == (run, str(heldout), "offline", "evaluate")
     sources = [("dataset", Rollouts(heldout).digest()), ("model", files.file_sha256(run / "best.safetensors"))]
-    assert [(product.kind, product.digest) for product in outcome.read] == sources
+    assert [(product.kind, product.digest) for product in outcome.inputs] == sources
     assert outcome.scores == _scores(run)
     assert {path.stem for path in (run / "figures").glob("*.png")} == set(outcome.pictures)
 

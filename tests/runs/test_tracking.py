@@ -147,7 +147,7 @@ def test_wandb_is_told_the_pictures_with_the_step_that_was_logged_last(tmp_path:
     assert pictures["samples"] is picture
 
 
-@pytest.mark.parametrize("verb", ["read", "made"])
+@pytest.mark.parametrize("verb", ["log_input", "log_output"])
 def test_wandb_is_told_what_was_read_and_made(tmp_path: Path, run: _Run, verb: str):
     tracker = Tracker(tmp_path, {}, ON, "train")
     getattr(tracker, verb)(DATA)
@@ -167,8 +167,8 @@ def test_disabled_wandb_is_not_even_imported(tmp_path: Path, monkeypatch: pytest
     tracker = Tracker(tmp_path, {}, OFF, "train")
     tracker.log({"step": 1, "frames_seen": 10})
     tracker.images({"x": np.zeros((2, 2, 3), np.uint8)}, 10)
-    tracker.read(DATA)
-    tracker.made(MODEL)
+    tracker.log_input(DATA)
+    tracker.log_output(MODEL)
     tracker.finish()
     assert tracker.run_id is None
 
@@ -181,8 +181,8 @@ def _record(folder: Path, options: WandbConfig, **results: Any) -> None:
 
 
 def test_work_without_metrics_tells_what_it_read_and_made(tmp_path: Path, run: _Run):
-    _record(tmp_path, ON, made=LATENTS)
-    assert run.told[:3] == [("read", DATA), ("read", MODEL), ("made", LATENTS)]
+    _record(tmp_path, ON, output=LATENTS)
+    assert run.told[:3] == [("log_input", DATA), ("log_input", MODEL), ("log_output", LATENTS)]
     assert run.told[-1] == ("finish",)
 
 

@@ -325,13 +325,13 @@ def test_pictures_are_in_the_row_of_their_step(tmp_path: Path, library: Install)
 def test_hashes_of_what_was_read_and_made_are_in_the_config(tmp_path: Path, library: Install):
     run = _Run(tmp_path)
     library(run)
-    _served(_request(tmp_path), ("read", DATA), ("made", MODEL), FINISH)
+    _served(_request(tmp_path), ("log_input", DATA), ("log_output", MODEL), FINISH)
     assert run.config == {"data_digest": "abc", "vae_sha256": "def"}
 
 
 def test_an_artifact_that_is_not_taken_is_said(tmp_path: Path, library: Install):
     library(_Run(tmp_path, offline=False))  # has no use_artifact
-    note = _served(_request(tmp_path), ("read", DATA), FINISH)[1]
+    note = _served(_request(tmp_path), ("log_input", DATA), FINISH)[1]
     assert isinstance(note, Note) and note.text.startswith("rollouts/a could not be declared as an artifact")
 
 

@@ -159,11 +159,11 @@ class _Tracker:
         self.products: list[tuple[str, Product]] = []
         _Tracker.made_last = self
 
-    def read(self, product: Product) -> None:
-        self.products.append(("read", product))
+    def log_input(self, product: Product) -> None:
+        self.products.append(("log_input", product))
 
-    def made(self, product: Product) -> None:
-        self.products.append(("made", product))
+    def log_output(self, product: Product) -> None:
+        self.products.append(("log_output", product))
 
     def finish(self) -> None:
         pass
@@ -173,7 +173,7 @@ def test_a_run_says_which_data_it_reads(run: Run, learner: Learner, monkeypatch:
     monkeypatch.setattr(tracking, "Tracker", _Tracker)
     run.track(learner)
     ((verb, product),) = _Tracker.made_last.products
-    assert (verb, product.kind, product.path, product.digest) == ("read", "dataset", "here", "abc")
+    assert (verb, product.kind, product.path, product.digest) == ("log_input", "dataset", "here", "abc")
 
 
 @pytest.mark.parametrize(("weights", "name"), [("last", "model.safetensors"), ("best", "best.safetensors")])
@@ -190,7 +190,7 @@ def test_a_finished_run_offers_its_best_weights_or_else_its_last(
     run.log_final_model()
     verb, product = _Tracker.made_last.products[-1]
     scores = {"weights": weights, "sse": learner.step + 0.5}  # of these weights, though later ones were validated too
-    assert (verb, product.kind, product.facts) == ("made", "model", scores)
+    assert (verb, product.kind, product.facts) == ("log_output", "model", scores)
     assert product.digest == files.file_sha256(tmp_path / "runs" / "a" / name)
 
 

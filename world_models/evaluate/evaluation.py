@@ -109,11 +109,11 @@ def evaluate(evaluation: Evaluation, config: EvaluateConfig) -> None:
 
 
 def _log_to_wandb(evaluation: Evaluation, config: EvaluateConfig, scores: Scores, figures: Figures) -> None:
-    read = (
+    products = (
         Product("dataset", evaluation.inputs.data, evaluation.inputs.data_digest),
         Product("model", config.vae, evaluation.inputs.vae_sha256),
     )
     settings = yaml.safe_load(to_yaml(config)) | {"data": evaluation.inputs.data}
     drawn = {name: picture for name, picture in figures.items() if isinstance(picture, np.ndarray)}
-    outcome = tracking.Outcome(read, scores=scores.plain(), pictures=drawn)
+    outcome = tracking.Outcome(products, scores=scores.plain(), pictures=drawn)
     tracking.record(evaluation.run, settings, config.wandb, "evaluate", outcome)

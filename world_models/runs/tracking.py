@@ -78,13 +78,13 @@ class Tracker:
 
         self._to_board(send)
 
-    def read(self, product: Product) -> None:
+    def log_input(self, product: Product) -> None:
         """Log a product that the run reads: its digest in W&B's config, and online an artifact."""
-        self._to_wandb("read", product)
+        self._to_wandb("log_input", product)
 
-    def made(self, product: Product) -> None:
+    def log_output(self, product: Product) -> None:
         """Log a product that the run has made: its digest in W&B's config, and online an artifact."""
-        self._to_wandb("made", product)
+        self._to_wandb("log_output", product)
 
     def finish(self) -> None:
         """Close W&B and TensorBoard."""
@@ -112,14 +112,14 @@ class Outcome:
     """The outcome of finished work.
 
     Attributes:
-        read: the products that it read.
-        made: the product that it made, if any.
+        inputs: the products that it read.
+        output: the product that it made, if any.
         scores: its results; the numbers among them go to W&B's summary.
         pictures: its figures.
     """
 
-    read: Sequence[Product]
-    made: Product | None = None
+    inputs: Sequence[Product]
+    output: Product | None = None
     scores: Mapping[str, Json] = dataclasses.field(default_factory=dict)
     pictures: Mapping[str, Picture] = dataclasses.field(default_factory=dict)
 
@@ -137,10 +137,10 @@ def record(folder: Path, config: Mapping[str, Json], wandb: WandbConfig, job_typ
     run = wandb_run.begin(folder, config, wandb, job_type, apart=True)
     if run is None:
         return
-    for product in outcome.read:
-        run.tell("read", product)
-    if outcome.made:
-        run.tell("made", outcome.made)
+    for product in outcome.inputs:
+        run.tell("log_input", product)
+    if outcome.output:
+        run.tell("log_output", outcome.output)
     results = flatten({job_type: outcome.scores}, "/")
     run.tell("summary", {name: value for name, value in results.items() if _is_finite(value)})
     if outcome.pictures:

@@ -179,11 +179,11 @@ class Session:
         """Log the results of the work."""
         self._run.summary.update(dict(values))
 
-    def read(self, product: Product) -> None:
+    def log_input(self, product: Product) -> None:
         """Log a product that the run reads."""
         self._declaring.append(declare(self._run, product, "use_artifact", self._say))
 
-    def made(self, product: Product) -> None:
+    def log_output(self, product: Product) -> None:
         """Log a product that the run has made."""
         self._declaring.append(declare(self._run, product, "log_artifact", self._say))
 

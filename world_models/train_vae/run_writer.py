@@ -81,7 +81,7 @@ class Run:
         learner.wandb_id = self._tracker.run_id or learner.wandb_id
         assert data.data is not None and data.data_digest is not None, data
         facts = {"env": data.env, "env_args": data.env_args}
-        self._tracker.read(Product("dataset", data.data, data.data_digest, facts))
+        self._tracker.log_input(Product("dataset", data.data, data.data_digest, facts))
 
     def log(self, position: Position, part: Literal["train", "val"], values: Mapping[str, float]) -> None:
         """Log one line of metrics, from training or from a validation."""
@@ -110,7 +110,7 @@ class Run:
         digest = files.file_sha256(layout.weights_path(self._out, weights))
         line = checkpoints.validation_metrics(self._out, weights)
         scores = {name.removeprefix("val/"): value for name, value in line.items() if name.startswith("val/")}
-        self._tracker.made(Product("model", str(self._out), digest, {"weights": weights, **scores}))
+        self._tracker.log_output(Product("model", str(self._out), digest, {"weights": weights, **scores}))
 
     def say(self, line: str) -> None:
         """Print a line about the run."""
