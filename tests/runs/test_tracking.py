@@ -29,7 +29,7 @@ class _Run:
         self.told: list[tuple[Any, ...]] = []
         self.begun: list[tuple[Any, ...]] = []
 
-    def tell(self, *message: Any) -> None:
+    def call(self, *message: Any) -> None:
         self.told.append(message)
 
     def finish(self) -> None:

@@ -93,7 +93,7 @@ def _logged(folder: Path) -> list[str]:
 
 def _ended(folder: Path) -> None:
     run = _begin(folder)
-    run.tell("log", {"x": 1}, 1)
+    run.call("log", {"x": 1}, 1)
     run.finish()
 
 
@@ -104,7 +104,7 @@ def test_everything_is_told_in_its_order(tmp_path: Path, package: Callable[..., 
     package()
     run = _begin(tmp_path)
     for step in range(50):
-        run.tell("log", {"x": step}, step)
+        run.call("log", {"x": step}, step)
     run.finish()
     assert _logged(tmp_path) == [f"{step} {{'x': {step}}}" for step in range(50)]
 
@@ -200,7 +200,7 @@ def test_a_failure_while_logging_leaves_wandb_out_in_one_line(
     package("def log(self, values, step): raise ConnectionError('its service is gone')\nRun.log = log")
     run = _begin(tmp_path)
     for step in range(3):
-        run.tell("log", {"x": step}, step)
+        run.call("log", {"x": step}, step)
     run.finish()
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("W&B: its service is gone. W&B is not used any more")
@@ -231,7 +231,7 @@ def test_a_wandb_that_hangs_holds_the_end_no_longer_than_is_allowed(
 ):
     package(instead=HANGS[where])
     run = _begin(tmp_path)
-    run.tell("log", {"x": 1}, 1)
+    run.call("log", {"x": 1}, 1)
     begun = time.monotonic()
     run.finish()
     assert time.monotonic() - begun < wandb_run.END_S + wandb_run.KILL_S + 5
@@ -248,7 +248,7 @@ def test_a_wandb_that_does_not_end_is_said_with_what_is_left_to_do(
 ):
     package(instead=HANGS["finish"])
     run = _begin(tmp_path)
-    run.tell("log", {"x": 1}, 1)
+    run.call("log", {"x": 1}, 1)
     while not (tmp_path / "logged").exists():
         time.sleep(0.01)
     run.finish()
@@ -302,7 +302,7 @@ def test_telling_never_waits(tmp_path: Path, package: Callable[..., None], short
     run = _begin(tmp_path)
     begun = time.monotonic()
     for step in range(1000):
-        run.tell("log", {"x": step}, step)
+        run.call("log", {"x": step}, step)
     assert time.monotonic() - begun < 1
     run.finish()
 
@@ -318,7 +318,7 @@ def test_what_waits_is_bounded_in_memory(
     package(instead=HANGS["init"])
     run = _begin(tmp_path)
     for step in range(100):
-        run.tell("log", {"x": b"x" * 100_000}, step)
+        run.call("log", {"x": b"x" * 100_000}, step)
     assert run._waiting._num_bytes <= 2_000_000
     assert capsys.readouterr().err.startswith("W&B: more than 2 MB wait to be sent. W&B is not used any more")
     run.finish()

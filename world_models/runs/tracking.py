@@ -94,7 +94,7 @@ class Tracker:
 
     def _to_wandb(self, name: str, *values: Any) -> None:
         if self._wandb:
-            self._wandb.tell(name, *values)
+            self._wandb.call(name, *values)
 
     def _to_board(self, send: Callable[[], Any]) -> None:
         """Send to TensorBoard if it is used. After the first failure it is not used any more."""
@@ -138,13 +138,13 @@ def record(folder: Path, config: Mapping[str, Json], wandb: WandbConfig, job_typ
     if run is None:
         return
     for product in outcome.inputs:
-        run.tell("log_input", product)
+        run.call("log_input", product)
     if outcome.output:
-        run.tell("log_output", outcome.output)
+        run.call("log_output", outcome.output)
     results = flatten({job_type: outcome.scores}, "/")
-    run.tell("summary", {name: value for name, value in results.items() if _is_finite(value)})
+    run.call("summary", {name: value for name, value in results.items() if _is_finite(value)})
     if outcome.pictures:
-        run.tell("images", {f"{job_type}/{name}": picture for name, picture in outcome.pictures.items()}, {}, None)
+        run.call("images", {f"{job_type}/{name}": picture for name, picture in outcome.pictures.items()}, {}, None)
     run.finish()
 
 

@@ -106,7 +106,7 @@ def _program() -> str | None:
 
 
 class WandbRun:
-    """A W&B run. `tell` returns at once; messages are handled in the order of the calls.
+    """A W&B run. `call` returns at once; messages are handled in the order of the calls.
 
     Args:
         request: the run to begin.
@@ -122,7 +122,7 @@ class WandbRun:
         self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
         self._thread.start()
 
-    def tell(self, name: str, *values: Any) -> None:
+    def call(self, name: str, *values: Any) -> None:
         """Call a method of `Session` in W&B's process."""
         if not self._is_left_out and not self._waiting.put(_packed(name, *values)):
             self._leave_out(f"more than {MAX_WAITING_BYTES // 1_000_000} MB wait to be sent.")
