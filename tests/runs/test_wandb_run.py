@@ -380,7 +380,7 @@ def test_work_after_a_trial_of_a_sweep_is_a_run_of_its_own(
     package()
     monkeypatch.setenv("WANDB_RUN_ID", "x7")
     monkeypatch.setenv("WANDB_SWEEP_ID", "s1")
-    run = _begin(tmp_path, apart=True)
+    run = _begin(tmp_path, is_separate=True)
     run.finish()
     assert run.id != "x7"
     assert not {"WANDB_RUN_ID", "WANDB_SWEEP_ID"} & run._environment.keys()

@@ -134,7 +134,7 @@ def record(folder: Path, config: Mapping[str, Json], wandb: WandbConfig, job_typ
         job_type: kind of work. The names of scores begin with it, such as `evaluate/sse`.
         outcome: the outcome of the work.
     """
-    run = wandb_run.begin(folder, config, wandb, job_type, apart=True)
+    run = wandb_run.begin(folder, config, wandb, job_type, is_separate=True)
     if run is None:
         return
     for product in outcome.inputs:

@@ -52,7 +52,7 @@ def begin(  # the last two are for a resumed run, and for work that is not the t
     options: WandbConfig,
     job_type: str,
     run_id: str | None = None,
-    apart: bool = False,
+    is_separate: bool = False,
 ) -> "WandbRun | None":
     """Begin a run; None if W&B is turned off. Returns at once.
 
@@ -62,9 +62,9 @@ def begin(  # the last two are for a resumed run, and for work that is not the t
         options: how to use W&B.
         job_type: kind of work.
         run_id: id of a run to continue; WANDB_RUN_ID has priority.
-        apart: whether the run is separate from the sweep's trial. Then the trial's id in the environment is ignored.
+        is_separate: whether the run is separate from the sweep's trial. Then the trial's id in the environment is ignored.
     """
-    environment = _environment(apart)
+    environment = _environment(is_separate)
     mode = environment.get("WANDB_MODE") if options.mode == "auto" else options.mode
     if mode == "disabled":
         return None
@@ -83,9 +83,9 @@ def begin(  # the last two are for a resumed run, and for work that is not the t
     return WandbRun(request, environment)
 
 
-def _environment(apart: bool) -> dict[str, str]:
+def _environment(is_separate: bool) -> dict[str, str]:
     """The environment of W&B's process. Empty variables of W&B are left out, so they count as not set."""
-    left_out = {"WANDB_SERVICE", *(TRIAL if apart and os.environ.get("WANDB_SWEEP_ID") else ())}
+    left_out = {"WANDB_SERVICE", *(TRIAL if is_separate and os.environ.get("WANDB_SWEEP_ID") else ())}
     environment = {
         name: value
         for name, value in os.environ.items()
