@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from world_models.runs import wandb_link, wandb_run
-from world_models.runs.wandb_link import Waiting
+from world_models.runs.wandb_link import MessageQueue
 from world_models.runs.wandb_messages import WandbConfig
 
 GOOD = """
@@ -195,8 +195,8 @@ def test_a_failure_while_logging_leaves_wandb_out_in_one_line(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ):
-    get = Waiting.get
-    monkeypatch.setattr(Waiting, "get", lambda *arguments: time.sleep(pause_s) or get(*arguments))
+    get = MessageQueue.get
+    monkeypatch.setattr(MessageQueue, "get", lambda *arguments: time.sleep(pause_s) or get(*arguments))
     package("def log(self, values, step): raise ConnectionError('its service is gone')\nRun.log = log")
     run = _begin(tmp_path)
     for step in range(3):
@@ -412,20 +412,20 @@ def test_a_run_is_tagged_with_its_data_set_as_far_as_wandb_allows(
 
 
 def test_messages_wait_in_their_order():
-    waiting = Waiting(100)
+    waiting = MessageQueue(100)
     assert waiting.put(b"a") and waiting.put(b"b")
     assert (waiting.get(0.0), waiting.get(0.0), waiting.get(0.0)) == (b"a", b"b", None)
 
 
 def test_a_message_that_was_taken_makes_room():
-    waiting = Waiting(10)
+    waiting = MessageQueue(10)
     assert waiting.put(b"x" * 8) and not waiting.put(b"y" * 8)
     waiting.get(0.0)
     assert waiting.put(b"y" * 8)
 
 
 def test_the_last_message_always_has_room():
-    waiting = Waiting(1)
+    waiting = MessageQueue(1)
     waiting.put(b"a")
     waiting.close(b"the end")
     assert (waiting.get(0.0), waiting.get(0.0)) == (b"a", b"the end")

@@ -22,7 +22,7 @@ main(int(sys.argv[2]))
 """
 
 
-class Waiting:
+class MessageQueue:
     """A queue of messages, with a limit on its bytes."""
 
     def __init__(self, max_bytes: int):

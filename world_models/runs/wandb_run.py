@@ -18,7 +18,7 @@ from multiprocessing import reduction
 from pathlib import Path
 from typing import Any
 
-from world_models.runs.wandb_link import Process, Waiting
+from world_models.runs.wandb_link import Process, MessageQueue
 from world_models.runs.wandb_messages import Answer, Failed, Finished, Note, Off, Request, Started, WandbConfig
 from world_models.runtime import terminal
 from world_models.runtime.typed_json import Json
@@ -116,7 +116,7 @@ class WandbRun:
     def __init__(self, request: Request, environment: Mapping[str, str]):
         self.id = request.run_id
         self._request, self._environment = request, environment
-        self._waiting, self._is_left_out = Waiting(MAX_WAITING_BYTES), False
+        self._waiting, self._is_left_out = MessageQueue(MAX_WAITING_BYTES), False
         self._finished_at, self._is_over = math.inf, False
         self._process: Process | None = None
         self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)

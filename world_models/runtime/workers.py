@@ -74,7 +74,7 @@ def run_processes(
     with held_signals():  # if it were started with the first worker, it would unblock signals for all of them
         resource_tracker.ensure_running()
     progress = context.RawArray("q", max(1, len(items)))  # a slot per item needs no lock, which could stay locked
-    waiting = _Waiting(len(items))
+    waiting = _WaitingItems(len(items))
     team: dict[connection.Connection, _Worker] = {}
     with _killed_at_the_end(team):
         while waiting or team:
@@ -109,7 +109,7 @@ def _result(result: Any, error: Exception | None, where: str) -> Any:
     return result
 
 
-class _Waiting:
+class _WaitingItems:
     """The numbers of the items that no worker has yet, the next one first."""
 
     def __init__(self, num_items: int):
