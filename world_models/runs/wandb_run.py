@@ -40,9 +40,9 @@ KILL_S = 2.0
 WATCH_EVERY_S = 0.2
 MAX_WAITING_BYTES = 256_000_000
 LONGEST_TAG = 64
-GONE = Failed("its process has ended.")
+PROCESS_HAS_ENDED = Failed("its process has ended.")
 FINISH = _packed("finish")
-TRIAL = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH")
+TRIAL_VARIABLES = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH")
 """Environment variables that `wandb agent` sets for each trial of a sweep."""
 
 
@@ -85,7 +85,7 @@ def begin(  # the last two are for a resumed run, and for work that is not the t
 
 def _environment(is_separate: bool) -> dict[str, str]:
     """The environment of W&B's process. Empty variables of W&B are left out, so they count as not set."""
-    left_out = {"WANDB_SERVICE", *(TRIAL if is_separate and os.environ.get("WANDB_SWEEP_ID") else ())}
+    left_out = {"WANDB_SERVICE", *(TRIAL_VARIABLES if is_separate and os.environ.get("WANDB_SWEEP_ID") else ())}
     environment = {
         name: value
         for name, value in os.environ.items()
@@ -173,7 +173,7 @@ class WandbRun:
                 if (answer := process.answer(WATCH_EVERY_S)) is not None:
                     return answer
         except (EOFError, OSError):
-            return GONE
+            return PROCESS_HAS_ENDED
         return Failed("it does not start.")
 
     def _converse(self, process: Process, started: Started, why_offline: str) -> None:
@@ -185,7 +185,7 @@ class WandbRun:
         try:
             ended = self._last_answer(process)
         except (EOFError, OSError):
-            ended = GONE
+            ended = PROCESS_HAS_ENDED
         if self._is_over:
             _say(f"it has not ended within {END_S:.0f} s. `{started.command}` uploads the run.")
         elif isinstance(ended, Failed):
