@@ -56,7 +56,7 @@ def sample(source: FrameSource, count: int, binarise_seed: int | None) -> Labell
     return LabelledFrames(frames, source.labels[source.spread(count)])
 
 
-class Kind(abc.ABC):
+class DataKind(abc.ABC):
     """A kind of data that a model can be trained on.
 
     Attributes:
@@ -89,7 +89,7 @@ class Kind(abc.ABC):
         """Draw the pictures of a validation, such as reconstructions and samples."""
 
 
-class _Rollouts(Kind):
+class _Rollouts(DataKind):
     """Frames of an environment. Some of the episodes are held out."""
 
     frame_shape = FRAME_SHAPE
@@ -110,7 +110,7 @@ class _Rollouts(Kind):
         return Pictures(f"{position.frames_seen:09d}", model_views.validation_pictures(vae, held_out.frames))
 
 
-class _Mnist(Kind):
+class _Mnist(DataKind):
     """Images of digits. The test images are held out."""
 
     frame_shape = mnist.FRAME_SHAPE
@@ -136,7 +136,7 @@ class _Mnist(Kind):
         return Pictures(f"epoch_{_number(position.epoch)}", digit_views.validation_pictures(vae, held_out), last)
 
 
-KINDS: Mapping[Dataset, Kind] = {"rollouts": _Rollouts(), "mnist": _Mnist()}
+KINDS: Mapping[Dataset, DataKind] = {"rollouts": _Rollouts(), "mnist": _Mnist()}
 """The kinds of data, by their names in `--dataset`."""
 
 
