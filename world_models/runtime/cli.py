@@ -125,7 +125,7 @@ def _ends_of_process(prog: str) -> Iterator[None]:
         _show_traceback(stopped)
         sys.exit(terminal.printable(f"{prog}: {stopped}"))
     except KeyboardInterrupt as interrupt:
-        if host.speaks():
+        if host.prints_messages():
             terminal.warn("", f"{prog}: interrupted; what is finished stays")
         sys.exit(interrupt.status if isinstance(interrupt, host.Interrupted) else 128 + signal.SIGINT)
     except BrokenPipeError:

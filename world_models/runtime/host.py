@@ -203,7 +203,7 @@ def print_into_nothing() -> None:
         os.close(nothing)
 
 
-def speaks() -> bool:
+def prints_messages() -> bool:
     """Whether this process prints. If torchrun has started several processes, the first of each machine prints."""
     return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("LOCAL_RANK", "0") == "0"
 
@@ -213,7 +213,7 @@ def wait_for_the_first() -> None:
 
     If this process still runs after `FIRST_PRINTS_WITHIN_S`, the first one has no error. Then this one prints its own.
     """
-    if not speaks():
+    if not prints_messages():
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(FIRST_PRINTS_WITHIN_S)
 
