@@ -202,7 +202,7 @@ def test_a_signal_in_a_destructor_ends_the_command_and_prints_nothing(
 
 
 def test_a_second_signal_ends_the_command_once_where_the_first_was_lost(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(host, "AGAIN_S", 0.2)
+    monkeypatch.setattr(host, "RESEND_DELAY_S", 0.2)
     with pytest.raises(host.Interrupted), host.interrupts():
         ended = Ended()
         del ended
@@ -212,7 +212,7 @@ def test_a_second_signal_ends_the_command_once_where_the_first_was_lost(monkeypa
 
 
 def test_work_that_ends_before_a_lost_signal_comes_again_has_ended(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(host, "AGAIN_S", 0.1)
+    monkeypatch.setattr(host, "RESEND_DELAY_S", 0.1)
     with host.interrupts():
         ended = Ended()
         del ended

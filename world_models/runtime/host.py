@@ -21,7 +21,7 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")
 FIRST_PRINTS_WITHIN_S = 30.0
-AGAIN_S = 0.05  # longer than a destructor takes
+RESEND_DELAY_S = 0.05  # a lost signal is sent again after this time, which is longer than a destructor takes
 
 
 class Interrupted(KeyboardInterrupt):
@@ -94,7 +94,7 @@ def _raised_again() -> Iterator[None]:
             return
         number = lost.exc_value.status - 128
         signal.signal(number, again)
-        timer = threading.Timer(AGAIN_S, send, (number,))
+        timer = threading.Timer(RESEND_DELAY_S, send, (number,))
         timer.daemon = True
         timer.start()
 
