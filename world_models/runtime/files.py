@@ -40,7 +40,7 @@ DISK_ENDS = {
     errno.ESTALE: "mount the disk again",
 }
 """Errors of a disk that end the work, and what to do about each."""
-AGAIN = "run the same command again"
+RUN_AGAIN = "run the same command again"
 
 
 @contextlib.contextmanager
@@ -56,7 +56,7 @@ def writing(path: Path) -> Iterator[None]:
         if error.errno not in DISK_ENDS:
             raise
         raise Stopped(
-            f"{path}: {os.strerror(error.errno).lower()}; what is finished stays: {DISK_ENDS[error.errno]} and {AGAIN}"
+            f"{path}: {os.strerror(error.errno).lower()}; what is finished stays: {DISK_ENDS[error.errno]} and {RUN_AGAIN}"
         ) from None
 
 

@@ -135,7 +135,7 @@ def _with_resume_hint(config: TrainConfig) -> Iterator[None]:
     try:
         yield
     except Stopped as stopped:
-        if config.resume or not str(stopped).endswith(files.AGAIN):
+        if config.resume or not str(stopped).endswith(files.RUN_AGAIN):
             raise
         raise Stopped(f"{stopped}, with --resume true") from None
 
