@@ -452,7 +452,7 @@ def test_a_disk_that_takes_no_more_ends_work_in_one_line_and_leaves_the_old_file
 
 
 def test_another_error_of_the_system_is_shown_as_it_is(tmp_path: Path):
-    with pytest.raises(OSError) as error, files.writing(tmp_path):
+    with pytest.raises(OSError) as error, files.disk_errors_as_stopped(tmp_path):
         raise OSError(errno.ENOTCONN, "of the system")
     assert error.value.errno == errno.ENOTCONN
 

@@ -31,7 +31,7 @@ ABANDONED_S = 3600.0
 
 PACKAGES = ("numpy", "h5py", "gymnasium", "box2d", "pygame-ce", "opencv-python", "torch")
 
-DISK_ENDS = {
+DISK_ERROR_REMEDIES = {
     errno.ENOSPC: "make room",
     errno.EDQUOT: "make room",
     errno.EFBIG: "allow larger files (ulimit -f)",
@@ -39,12 +39,12 @@ DISK_ENDS = {
     errno.EROFS: "make the disk writable",
     errno.ESTALE: "mount the disk again",
 }
-"""Errors of a disk that end the work, and what to do about each."""
+"""What to do about each error of a disk that ends the work."""
 RUN_AGAIN = "run the same command again"
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
+def disk_errors_as_stopped(path: Path) -> Iterator[None]:
     """Turn errors of the disk in this block, such as a full disk, into `Stopped`.
 
     Raises:
@@ -53,10 +53,10 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in DISK_ENDS:
+        if error.errno not in DISK_ERROR_REMEDIES:
             raise
         raise Stopped(
-            f"{path}: {os.strerror(error.errno).lower()}; what is finished stays: {DISK_ENDS[error.errno]} and {RUN_AGAIN}"
+            f"{path}: {os.strerror(error.errno).lower()}; what is finished stays: {DISK_ERROR_REMEDIES[error.errno]} and {RUN_AGAIN}"
         ) from None
 
 
@@ -89,7 +89,7 @@ def whole(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f"{path.name[:LONGEST_NAME]}.{writers.new()}{PARTIAL}")
     lock = locks.over(path.parent)
     try:
-        with writing(path):
+        with disk_errors_as_stopped(path):
             yield temporary
             disks.flush(temporary)
             lock.check()
@@ -108,14 +108,14 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
 def append_text(path: Path, text: str) -> None:
     """Append to a text file. If the disk gets full, only a part of the text may be written."""
     rest = memoryview(text.encode())
-    with writing(path), path.open("ab", buffering=0) as file:
+    with disk_errors_as_stopped(path), path.open("ab", buffering=0) as file:
         while rest:
             rest = rest[file.write(rest) :]
 
 
 def make_folder(path: Path) -> None:
     """Make a folder and its parents, unless they exist."""
-    with writing(path):
+    with disk_errors_as_stopped(path):
         path.mkdir(parents=True, exist_ok=True)
 
 
