@@ -34,7 +34,7 @@ def raises(error: Exception) -> Callable[..., Any]:
 
 
 def test_a_file_appears_under_its_name_when_the_block_ends(tmp_path: Path):
-    with files.whole(tmp_path / "a") as temporary:
+    with files.atomic_path(tmp_path / "a") as temporary:
         temporary.write_text("new")
         assert [path.suffix for path in tmp_path.iterdir()] == [".partial"]
     assert names(tmp_path) == ["a"]
@@ -43,7 +43,7 @@ def test_a_file_appears_under_its_name_when_the_block_ends(tmp_path: Path):
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
 def test_an_exception_in_the_block_leaves_no_file(tmp_path: Path, error: type[BaseException]):
-    with pytest.raises(error), files.whole(tmp_path / "a") as temporary:
+    with pytest.raises(error), files.atomic_path(tmp_path / "a") as temporary:
         temporary.write_text("half")
         raise error
     assert names(tmp_path) == []
@@ -51,7 +51,7 @@ def test_an_exception_in_the_block_leaves_no_file(tmp_path: Path, error: type[Ba
 
 def test_an_exception_in_the_block_leaves_the_old_file(tmp_path: Path):
     (tmp_path / "a").write_text("old")
-    with pytest.raises(RuntimeError), files.whole(tmp_path / "a") as temporary:
+    with pytest.raises(RuntimeError), files.atomic_path(tmp_path / "a") as temporary:
         temporary.write_text("half")
         raise RuntimeError
     assert names(tmp_path) == ["a"]
@@ -60,7 +60,7 @@ def test_an_exception_in_the_block_leaves_the_old_file(tmp_path: Path):
 
 def test_a_block_that_writes_nothing_is_an_error_and_leaves_the_old_file(tmp_path: Path):
     (tmp_path / "a").write_text("old")
-    with pytest.raises(FileNotFoundError), files.whole(tmp_path / "a"):
+    with pytest.raises(FileNotFoundError), files.atomic_path(tmp_path / "a"):
         pass
     assert (tmp_path / "a").read_text() == "old"
 
@@ -74,7 +74,7 @@ def test_contents_reach_the_disk_before_the_name_does(tmp_path: Path, monkeypatc
         sync(descriptor)
 
     monkeypatch.setattr(disks.os, "fsync", spy)
-    with files.whole(tmp_path / "a") as temporary:
+    with files.atomic_path(tmp_path / "a") as temporary:
         temporary.write_text("x")
     assert synced == [(temporary.name, False), (tmp_path.name, True)]
 
@@ -108,7 +108,7 @@ def test_what_lies_at_a_temporary_name_is_never_opened(tmp_path: Path, monkeypat
 
 
 def test_two_may_write_one_file_at_once_and_the_last_one_gives_it_its_contents(tmp_path: Path):
-    with files.whole(tmp_path / "a") as one, files.whole(tmp_path / "a") as other:
+    with files.atomic_path(tmp_path / "a") as one, files.atomic_path(tmp_path / "a") as other:
         one.write_text("one")
         other.write_text("other")
     assert (tmp_path / "a").read_text() == "one"
@@ -192,7 +192,7 @@ def test_only_partial_files_of_the_names_given_are_removed(tmp_path: Path, leave
 
 def test_what_another_process_is_writing_stays(tmp_path: Path):
     write = "import sys; from pathlib import Path; from world_models.runtime import files\n"
-    write += "with files.whole(Path(sys.argv[1])) as t:\n  t.touch(); print(t, flush=True); sys.stdin.read()"
+    write += "with files.atomic_path(Path(sys.argv[1])) as t:\n  t.touch(); print(t, flush=True); sys.stdin.read()"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", write, tmp_path / "a"], text=True, **pipes) as process:  # type: ignore[call-overload]
         assert process.stdout is not None
@@ -443,7 +443,7 @@ def test_a_disk_that_takes_no_more_ends_work_in_one_line_and_leaves_the_old_file
     tmp_path: Path, number: int, advice: str
 ):
     (tmp_path / "a").write_text("old")
-    with pytest.raises(Stopped) as stopped, files.whole(tmp_path / "a") as temporary:
+    with pytest.raises(Stopped) as stopped, files.atomic_path(tmp_path / "a") as temporary:
         temporary.write_text("half")
         raise OSError(number, "of the system")
     assert str(stopped.value) == f"{tmp_path / 'a'}: {advice} and run the same command again"

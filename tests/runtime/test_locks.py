@@ -411,7 +411,7 @@ def taken_by_another(file: Path) -> None:
 
 def test_a_holder_that_lost_its_lock_gives_no_file_its_name(tmp_path: Path, file: Path):
     files.write_text(tmp_path / "a", "old")
-    with locks.only_writer(tmp_path), pytest.raises(Stopped) as caught, files.whole(tmp_path / "a") as temporary:
+    with locks.only_writer(tmp_path), pytest.raises(Stopped) as caught, files.atomic_path(tmp_path / "a") as temporary:
         temporary.write_text("new")
         taken_by_another(file)
     assert f"the lock {file} was taken over by process 8 on node9 while this process was suspended" in str(caught.value)
@@ -470,7 +470,7 @@ def test_a_process_that_was_suspended_and_lost_its_folder_ends_and_writes_nothin
 
 def test_a_worker_gives_no_file_its_name_when_its_parents_lock_was_taken_over(tmp_path: Path, file: Path):
     file.write_bytes(ELSEWHERE)
-    with pytest.raises(Stopped, match="taken over by process 8 on node9"), files.whole(tmp_path / "a") as temporary:
+    with pytest.raises(Stopped, match="taken over by process 8 on node9"), files.atomic_path(tmp_path / "a") as temporary:
         temporary.touch()
         taken_by_another(file)
     assert names(tmp_path) == [locks.LOCK]
@@ -478,10 +478,10 @@ def test_a_worker_gives_no_file_its_name_when_its_parents_lock_was_taken_over(tm
 
 def test_who_writes_one_file_without_a_lock_is_not_stopped_by_those_that_come_and_go(tmp_path: Path, file: Path):
     file.write_bytes(ELSEWHERE)
-    with files.whole(tmp_path / "a") as temporary:
+    with files.atomic_path(tmp_path / "a") as temporary:
         temporary.touch()
         file.unlink()
-    with files.whole(tmp_path / "b") as temporary:
+    with files.atomic_path(tmp_path / "b") as temporary:
         temporary.touch()
         file.write_bytes(ELSEWHERE)
     assert names(tmp_path) == [locks.LOCK, "a", "b"]

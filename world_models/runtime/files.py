@@ -77,7 +77,7 @@ def temporary_folder(parent: Path, prefix: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary path in the folder of `path`. It is renamed to `path` only if the block succeeds.
 
     The contents are flushed to the disk before the renaming, so a crash leaves either the old file or the new one. The
@@ -101,7 +101,7 @@ def whole(path: Path) -> Iterator[Path]:
 
 def write_bytes(path: Path, data: bytes | memoryview) -> None:
     """Write a file completely or not at all."""
-    with whole(path) as temporary, temporary.open("xb") as file:
+    with atomic_path(path) as temporary, temporary.open("xb") as file:
         file.write(data)
 
 

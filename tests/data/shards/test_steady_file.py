@@ -163,7 +163,7 @@ def test_what_is_written_after_the_end_goes_nowhere(tmp_path: Path):
 
 
 def test_plain_hdf5_reads_what_was_written_through_it(tmp_path: Path):
-    with steady_file.whole(tmp_path / "a.h5") as steady, h5py.File(steady, "w") as file:
+    with steady_file.atomic_file(tmp_path / "a.h5") as steady, h5py.File(steady, "w") as file:
         file["x"] = np.arange(5)
     with h5py.File(tmp_path / "a.h5") as file:
         assert file["x"][:].tolist() == [0, 1, 2, 3, 4]  # type: ignore[index]

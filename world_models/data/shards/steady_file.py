@@ -103,12 +103,12 @@ def _write_all(descriptor: int, view: memoryview, position: int) -> None:
 
 
 @contextlib.contextmanager
-def whole(path: Path) -> Iterator[SteadyFile]:
+def atomic_file(path: Path) -> Iterator[SteadyFile]:
     """Give a file for a library to write; it takes its name only if the block succeeds and no write has failed.
 
     Raises:
         Stopped: the disk took no more.
     """
-    with files.whole(path) as temporary, contextlib.closing(SteadyFile(temporary)) as file:
+    with files.atomic_path(path) as temporary, contextlib.closing(SteadyFile(temporary)) as file:
         yield file
         file.check()

@@ -205,7 +205,7 @@ def write_shard(
     Raises:
         Stopped: the disk took no more.
     """
-    with steady_file.whole(path) as steady, ThreadPoolExecutor(1, "hdf5") as thread:
+    with steady_file.atomic_file(path) as steady, ThreadPoolExecutor(1, "hdf5") as thread:
         writer = ShardWriter(steady, thread, fmt)
         try:
             writer.open(shapes, dtypes or {})
