@@ -327,7 +327,7 @@ def test_of_many_that_find_a_stale_lock_one_gets_it(tmp_path: Path, file: Path):
 
 def test_a_taker_that_was_held_up_leaves_the_lock_of_the_one_that_was_faster(tmp_path: Path, file: Path):
     file.write_bytes(killed_here())
-    stale = locks._look(file)
+    stale = locks._read(file)
     assert stale is not None
     with locks.only_writer(tmp_path):
         contents = file.read_bytes()
@@ -337,7 +337,7 @@ def test_a_taker_that_was_held_up_leaves_the_lock_of_the_one_that_was_faster(tmp
 
 def test_a_taker_that_was_held_up_leaves_a_free_folder_free(tmp_path: Path, file: Path):
     file.write_bytes(killed_here())
-    stale = locks._look(file)
+    stale = locks._read(file)
     assert stale is not None
     with locks.only_writer(tmp_path):
         pass
@@ -348,7 +348,7 @@ def test_a_taker_that_was_held_up_leaves_a_free_folder_free(tmp_path: Path, file
 def test_a_holder_that_gives_a_sign_of_life_in_time_keeps_its_lock(tmp_path: Path, file: Path):
     file.write_bytes(ELSEWHERE)
     age(file, 301)
-    stale = locks._look(file)
+    stale = locks._read(file)
     assert stale is not None
     age(file, 1)
     assert not locks._take_over(tmp_path, file, stale, OTHER)
@@ -386,7 +386,7 @@ def test_a_taker_whose_claim_was_cleared_away_does_not_hold_the_folder(
     tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
 ):
     file.write_bytes(killed_here())
-    stale = locks._look(file)
+    stale = locks._read(file)
     assert stale is not None
     claim = claim_of(file, stale.contents)
     monkeypatch.setattr(locks, "_is_stale", lambda *args: claim.unlink() is None)

@@ -87,7 +87,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         Stopped: the disk failed, or another process took over the folder's lock in the meantime.
     """
     temporary = path.with_name(f"{path.name[:LONGEST_NAME]}.{writers.new()}{PARTIAL}")
-    lock = locks.over(path.parent)
+    lock = locks.lock_of(path.parent)
     try:
         with disk_errors_as_stopped(path):
             yield temporary

@@ -57,7 +57,7 @@ class Lock:
         Raises:
             Stopped: another process took over the lock, for example because this process was suspended for a long time.
         """
-        found = _look(self.file)
+        found = _read(self.file)
         contents = found.contents if found else None
         if self.contents != contents and (self.is_own or None not in (self.contents, contents)):
             who = f"taken over by {_holder(contents)}" if contents is not None else "removed"
@@ -92,17 +92,17 @@ def only_writer(folder: Path) -> Iterator[Lock]:
             del _held[file]
             ended.set()
             beating.join()
-            if (found := _look(file)) and found.contents == contents:
+            if (found := _read(file)) and found.contents == contents:
                 file.unlink(missing_ok=True)
 
 
-def over(folder: Path) -> Lock:
+def lock_of(folder: Path) -> Lock:
     """The lock of a folder: one that this process holds on it or on a parent of it, else the one in the folder."""
     folder = folder.resolve()
     for each in (folder, *folder.parents):
         if (file := each / LOCK) in _held:
             return Lock(file, _held[file], is_own=True)
-    found = _look(folder / LOCK)
+    found = _read(folder / LOCK)
     return Lock(folder / LOCK, found.contents if found else None, is_own=False)
 
 
@@ -110,7 +110,7 @@ def over(folder: Path) -> Lock:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Found:
+class _LockFile:
     """A lock file that was found: its contents, and the time of its last write by the disk's clock."""
 
     contents: bytes
@@ -119,31 +119,31 @@ class _Found:
 
 def _acquire(folder: Path, file: Path, contents: bytes) -> None:
     while not _create(file, contents):
-        if found := _look(file):  # None if it was released in the meantime
+        if found := _read(file):  # None if it was released in the meantime
             _check_stale(folder, file, found)
             if _take_over(folder, file, found, contents):
                 return
 
 
-def _take_over(folder: Path, file: Path, stale: _Found, contents: bytes) -> bool:
+def _take_over(folder: Path, file: Path, stale: _LockFile, contents: bytes) -> bool:
     """Replace a stale lock by our own. Returns whether this process holds the lock now."""
     claim = file.with_name(f"{file.name}.{hashlib.sha256(stale.contents).hexdigest()[:16]}")
     if not _create(claim, contents):
-        if other := _look(claim):
+        if other := _read(claim):
             _check_stale(folder, claim, other)
             claim.unlink(missing_ok=True)
         return False
-    now = _look(file)
+    now = _read(file)
     if now and now.contents == stale.contents and _is_stale(file, now):
         with contextlib.suppress(FileNotFoundError):  # another process removed the claim; it is checked below
             claim.replace(file)
     else:
         claim.unlink(missing_ok=True)
-    now = _look(file)
+    now = _read(file)
     return now is not None and now.contents == contents
 
 
-def _check_stale(folder: Path, file: Path, found: _Found) -> None:
+def _check_stale(folder: Path, file: Path, found: _LockFile) -> None:
     """Check that a lock is stale.
 
     Raises:
@@ -160,17 +160,17 @@ def _check_stale(folder: Path, file: Path, found: _Found) -> None:
     )
 
 
-def _is_stale(file: Path, found: _Found) -> bool:
+def _is_stale(file: Path, found: _LockFile) -> bool:
     running = _is_running(found)
     return _silent_s(file, found) > SILENCE_S if running is None else not running
 
 
-def _is_running(found: _Found) -> bool | None:
+def _is_running(found: _LockFile) -> bool | None:
     writer = writers.find(found.contents.decode(errors="replace"))
     return writer.is_running() if writer else None
 
 
-def _silent_s(file: Path, found: _Found) -> float:
+def _silent_s(file: Path, found: _LockFile) -> float:
     return disks.now(file.parent) - found.written_s
 
 
@@ -230,7 +230,7 @@ def _rewrite(file: Path, contents: bytes) -> bool:
     return True
 
 
-def _look(file: Path) -> _Found | None:
+def _read(file: Path) -> _LockFile | None:
     """Read the file; None if it does not exist.
 
     Raises:
@@ -241,11 +241,11 @@ def _look(file: Path) -> _Found | None:
     except FileNotFoundError:
         return None
     except PermissionError:  # it belongs to another user and is not readable
-        return _Found(b"", file.stat().st_mtime)
+        return _LockFile(b"", file.stat().st_mtime)
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise FileExistsError(errno.EEXIST, "it has the name of a lock but is not one; remove it", str(file))
-        return _Found(os.read(descriptor, MAX_BYTES), status.st_mtime)
+        return _LockFile(os.read(descriptor, MAX_BYTES), status.st_mtime)
     finally:
         os.close(descriptor)
