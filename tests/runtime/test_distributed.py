@@ -96,7 +96,7 @@ def test_processes_share_the_cpu(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_one_process_meets_nobody():
-    with distributed.joined(CPU) as here:
+    with distributed.connected(CPU) as here:
         assert here == World(0, 1, 0)
         assert not torch.distributed.is_initialized()
 
@@ -122,7 +122,7 @@ from pathlib import Path
 import torch
 from world_models.runtime import distributed
 
-with distributed.joined(torch.device("cpu")) as here:
+with distributed.connected(torch.device("cpu")) as here:
     generator = torch.Generator().manual_seed(here.rank)
     tensors = [torch.randn(shape, generator=generator) for shape in ((3, 5, 2), (), (1000,), (0, 4), (2, 7))]
     mine = [tensor.clone() for tensor in tensors]

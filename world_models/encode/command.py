@@ -177,7 +177,7 @@ def encode(job: Job) -> None:
             files.make_folder(out)
             stack.enter_context(locks.only_writer(out))
             files.remove_partials(out)
-        stack.enter_context(distributed.joined(job.vae.device))
+        stack.enter_context(distributed.connected(job.vae.device))
         mine = job.todo[world.rank :: world.size]
         rows = sum(job.data.shards[index].num_rows for index in mine)
         bar = stack.enter_context(progress.bar(rows, "frames", "encode", shown=world.is_first))

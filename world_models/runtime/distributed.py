@@ -93,7 +93,7 @@ def own_device(device: torch.device) -> torch.device:
 
 
 @contextlib.contextmanager
-def joined(device: torch.device) -> Iterator[World]:
+def connected(device: torch.device) -> Iterator[World]:
     """Connect the processes. No process enters the block before all of them are connected."""
     processes = world()
     if processes.size > 1:

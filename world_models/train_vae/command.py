@@ -113,7 +113,7 @@ def train(job: Job) -> None:
     config = job.config
     with (
         _with_resume_hint(config),
-        distributed.joined(job.device) as world,
+        distributed.connected(job.device) as world,
         cudnn_mode(job.device, config.deterministic),
         contextlib.ExitStack() as stack,
     ):
