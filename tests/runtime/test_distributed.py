@@ -111,7 +111,7 @@ def test_a_sum_over_one_process_is_the_tensor_itself():
 @pytest.mark.parametrize("step", [0, 1, 15, 16, 17])
 @pytest.mark.parametrize("asked", [False, True])
 def test_one_process_answers_at_every_step(step: int, asked: bool):
-    assert distributed.asked(asked, step, CPU) is asked
+    assert distributed.is_true_anywhere(asked, step, CPU) is asked
 
 
 # two processes
@@ -129,8 +129,8 @@ with distributed.connected(torch.device("cpu")) as here:
     distributed.sum_up(tensors)
     doubles = [torch.tensor([here.rank + 0.5], dtype=torch.float64)]
     distributed.sum_up(tensor for tensor in doubles)
-    answers = [distributed.asked(here.rank == 1 and step >= 20, step, torch.device("cpu")) for step in range(40)]
-    nobody = [distributed.asked(False, step, torch.device("cpu")) for step in range(20)]
+    answers = [distributed.is_true_anywhere(here.rank == 1 and step >= 20, step, torch.device("cpu")) for step in range(40)]
+    nobody = [distributed.is_true_anywhere(False, step, torch.device("cpu")) for step in range(20)]
     met = torch.distributed.is_initialized()
 answer = {"mine": mine, "sums": tensors, "doubles": doubles, "answers": answers, "nobody": nobody, "met": met}
 answer["left"] = not torch.distributed.is_initialized()

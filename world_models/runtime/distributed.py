@@ -116,14 +116,14 @@ def sum_up(tensors: Iterable[Tensor]) -> None:
         tensor.copy_(total.view_as(tensor))
 
 
-def asked(asked_here: bool, step: int, device: torch.device) -> bool:
-    """Whether `asked_here` is true in any process. All processes get the same answer.
+def is_true_anywhere(is_true_here: bool, step: int, device: torch.device) -> bool:
+    """Whether `is_true_here` is true in any process. All processes get the same answer.
 
     Several processes exchange it only at every 16th step; at other steps the answer is False.
     """
     if world().size == 1 or step % ASK_EVERY_STEPS:
-        return asked_here and world().size == 1
-    votes = torch.tensor([float(asked_here)], device=device)
+        return is_true_here and world().size == 1
+    votes = torch.tensor([float(is_true_here)], device=device)
     sum_up([votes])
     return bool(votes)
 

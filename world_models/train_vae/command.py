@@ -210,7 +210,7 @@ def _loop(training: Training) -> None:
             if validate or is_last:
                 with meter.paused():
                     scores = _validate(training, frames_seen)
-            if distributed.asked(stop.is_set(), learner.step, job.device) and not is_last:
+            if distributed.is_true_anywhere(stop.is_set(), learner.step, job.device) and not is_last:
                 _save(training, training.as_saved(learner.vae))
                 command = "the same command" if config.resume else "the same command with --resume true"
                 raise Stopped(f"stopped at {frames_seen:,} frames; {command} continues from there")
