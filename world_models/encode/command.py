@@ -232,7 +232,7 @@ def encode_shards(job: Job, indices: Sequence[int]) -> Generator[int, None, None
     with (
         threads.single_threaded(),
         ThreadPoolExecutor(cores) as readers,
-        threads.threads(cores if on_cpu else 1) as encoders,
+        threads.pool(cores if on_cpu else 1) as encoders,
     ):
         shards = [job.data.shards[index] for index in indices]
         batches = ((shard, start) for shard in shards for start in range(0, shard.num_rows, batch_size))

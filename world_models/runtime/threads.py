@@ -26,14 +26,14 @@ def in_threads(function: Callable[[Part], Result], parts: Sequence[Part]) -> lis
         with torch.inference_mode(inference), torch.set_grad_enabled(grad and not inference):
             return function(part)
 
-    pool = _pool(min(len(parts), torch.get_num_threads()))
+    pool = _cached_pool(min(len(parts), torch.get_num_threads()))
     with single_threaded():
         return list(pool.map(run, parts))
 
 
 @contextlib.contextmanager
 def single_threaded() -> Iterator[None]:
-    """Keep PyTorch from using several threads for one operation in this block, for matrix products in all threads."""
+    """In this block, PyTorch computes an operation with one thread. Matrix products do so in all threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -42,9 +42,9 @@ def single_threaded() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def threads(count: int) -> ThreadPoolExecutor:
+def pool(count: int) -> ThreadPoolExecutor:
     """A pool of threads that each compute on one core. Use it while PyTorch is `single_threaded`."""
     return ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
 
 
-_pool = functools.cache(threads)
+_cached_pool = functools.cache(pool)

@@ -33,7 +33,7 @@ def test_many_threads_may_encode_at_once():
     encode = onnx_encoder.encoder_of_frames(Encoder(4))
     parts = _frames(24).split(8)
     alone = [encode(part)[0] for part in parts]
-    with threads.threads(3) as pool:
+    with threads.pool(3) as pool:
         together = [mu for mu, _ in pool.map(encode, parts)]
     assert all(map(torch.equal, alone, together))
 
