@@ -20,7 +20,7 @@ class Driver:
         ValueError: the environment is not CarRacing with continuous actions or with its five keys.
     """
 
-    NEEDS = (
+    NEEDED_COLUMNS = (
         "velocity_along_m_per_s",
         "center_distance_m",
         "relative_heading_rad",
@@ -32,7 +32,7 @@ class Driver:
     MAX_WHEEL_ANGLE_RAD = 0.4
 
     def __init__(self, env: Drivable, seed: int):
-        missing = [name for name in self.NEEDS if name not in env.telemetry_names]
+        missing = [name for name in self.NEEDED_COLUMNS if name not in env.telemetry_names]
         space = env.action_space
         has_pedals, has_keys = isinstance(space, spaces.Box) and space.shape == (3,), space == spaces.Discrete(5)
         if missing or not (has_pedals or has_keys):
@@ -42,7 +42,7 @@ class Driver:
             )
         self._keys = Keys() if has_keys else None
         self._env = env
-        self._columns = [env.telemetry_names.index(name) for name in self.NEEDS]
+        self._columns = [env.telemetry_names.index(name) for name in self.NEEDED_COLUMNS]
         self._rng = generator(seed)
         self._lane_m = self._rng.uniform(-3.0, 3.0)
         self._top_speed_m_per_s = self._rng.uniform(25.0, 65.0)

@@ -74,7 +74,7 @@ class Expert:
         ValueError: the environment is another one.
     """
 
-    NEEDS = (
+    NEEDED_COLUMNS = (
         "velocity_along_m_per_s",
         "center_distance_m",
         "relative_heading_rad",
@@ -84,13 +84,13 @@ class Expert:
 
     def __init__(self, env: Any, seed: int, skill: Skill | None = None):
         names, space = env.telemetry_names, env.action_space
-        if not (set(self.NEEDS) <= set(names) and isinstance(space, spaces.Box) and space.shape == (3,)):
+        if not (set(self.NEEDED_COLUMNS) <= set(names) and isinstance(space, spaces.Box) and space.shape == (3,)):
             raise ValueError(
                 f"no expert for this environment: it drives CarRacing with continuous actions, this env has {space}; "
                 "choose another policy, such as random, or CarRacing-v3"
             )
         self._env, self._skill = env, skill or Skill()
-        self._columns = [names.index(name) for name in self.NEEDS]
+        self._columns = [names.index(name) for name in self.NEEDED_COLUMNS]
 
     def __call__(self, frame: Any) -> Float32[np.ndarray, " 3"]:
         """Steer, gas and brake for the current state of the simulator; the frame is ignored."""
