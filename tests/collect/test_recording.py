@@ -213,8 +213,8 @@ def test_checks_are_spread_over_a_shards_episodes(task: ShardTask):
 def test_versions_that_were_never_tested_are_checked_more_often(task: ShardTask, monkeypatch: pytest.MonkeyPatch):
     long = dataclasses.replace(task, max_steps=100_000)
     monkeypatch.setattr(renderer_choice, "_version", lambda package: "99.0")
-    checked = recording._frames_to_check(long, envs.make_env("CarRacing-v3").simulator.caution)
-    assert len(checked) == 1 + CHECKED_FRAMES * renderer_choice.CAUTION
+    checked = recording._frames_to_check(long, envs.make_env("CarRacing-v3").simulator.check_factor)
+    assert len(checked) == 1 + CHECKED_FRAMES * renderer_choice.UNTESTED_CHECK_FACTOR
 
 
 def test_the_first_frame_is_checked_before_the_warm_up(record: Callable[..., Shard], compared: list[Any]):

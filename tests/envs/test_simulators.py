@@ -127,7 +127,7 @@ def test_an_environment_that_draws_itself_has_nothing_to_compare_or_to_stop():
     env.simulator.check_next_frame()
     env.simulator.stop_drawing()
     assert env.reset(0).any()
-    assert (env.simulator.num_checked, env.simulator.caution) == (0, 1)
+    assert (env.simulator.num_checked, env.simulator.check_factor) == (0, 1)
 
 
 def test_an_object_that_is_drawn_fast_keeps_its_class_and_gets_a_fast_car():

@@ -100,7 +100,7 @@ def _write(task: ShardTask, report: executors.Report) -> Recorded:
         "config": task.config,
         "renderer": env.simulator.renderer,
     }
-    total, checks = _Counts(), _frames_to_check(task, env.simulator.caution)
+    total, checks = _Counts(), _frames_to_check(task, env.simulator.check_factor)
     skipped: list[int] = []
     with write_rollouts(task.path, envs.num_columns(env.action_space), env.telemetry_names, attributes) as rollouts:
         for episode in range(len(task.policies)):
@@ -115,10 +115,10 @@ def _write(task: ShardTask, report: executors.Report) -> Recorded:
     return Recorded(total.steps, num_clipped=total.num_clipped)
 
 
-def _frames_to_check(task: ShardTask, caution: int) -> set[tuple[int, int]]:
-    """The frames to compare, as (episode, step): the shard's first, and `CHECKED_FRAMES * caution` random ones."""
+def _frames_to_check(task: ShardTask, check_factor: int) -> set[tuple[int, int]]:
+    """The frames to compare, as (episode, step): the shard's first, and `CHECKED_FRAMES * check_factor` random ones."""
     rng = np.random.default_rng([task.first_seed, 0x6672616D6573])  # "frames"
-    count = CHECKED_FRAMES * caution
+    count = CHECKED_FRAMES * check_factor
     episodes, steps = rng.integers(len(task.policies), size=count), rng.integers(task.max_steps, size=count)
     return {(0, 0), *zip(episodes.tolist(), steps.tolist(), strict=True)}
 

@@ -75,9 +75,9 @@ class CarSimulator(CopiedCarSimulator):
         return f"CarRacing is drawn by {self.renderer}: {self._reason}" if self._reason else ""
 
     @property
-    def caution(self) -> int:
+    def check_factor(self) -> int:
         """The usual number of compared frames is multiplied by this; above 1 for versions that were not tested."""
-        return renderer_choice.caution()
+        return renderer_choice.check_factor()
 
     @property
     def num_checked(self) -> int:

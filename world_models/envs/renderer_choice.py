@@ -32,7 +32,7 @@ TESTED = {"gymnasium": ("1.1.", "1.2.", "1.3.", "1.4."), "pygame-ce": ("2.5.",)}
 """Prefixes of the versions that the renderers were tested with. With other versions more frames are compared."""
 
 TRIAL_FRAMES = 8
-CAUTION = 8
+UNTESTED_CHECK_FACTOR = 8
 """With untested versions, this many times as many frames are compared."""
 
 
@@ -43,10 +43,10 @@ def versions() -> str:
     return ", ".join([*found, f"SDL {sdl}", f"smoothscale {pygame.transform.get_smoothscale_backend()}"])
 
 
-def caution() -> int:
-    """The usual number of compared frames is multiplied by this: 1 for tested versions, `CAUTION` for others."""
+def check_factor() -> int:
+    """The usual number of compared frames is multiplied by this. It is 1 for tested versions."""
     tested = all((_version(name) or "").startswith(prefixes) for name, prefixes in TESTED.items())
-    return 1 if tested else CAUTION
+    return 1 if tested else UNTESTED_CHECK_FACTOR
 
 
 def _version(package: str) -> str | None:
@@ -104,7 +104,7 @@ def choose(name: RendererName, make: Callable[[], gymnasium.Env] = _car_racing) 
     for candidate in RENDERERS:
         problem = _problem(candidate, make)
         if problem is None:
-            frames = "" if candidate == "gymnasium" else f", {TRIAL_FRAMES * caution()} trial frames like Gymnasium's"
+            frames = "" if candidate == "gymnasium" else f", {TRIAL_FRAMES * check_factor()} trial frames like Gymnasium's"
             return candidate, "; ".join([f"the fastest here{frames}", *problems])
         problems.append(f"not {candidate}: {problem}")
     raise AssertionError("Gymnasium's renderer is always there")
@@ -121,7 +121,7 @@ def _problem(name: str, make: Callable[[], gymnasium.Env]) -> str | None:
             env.reset(seed=0)
             car: Any = env.unwrapped
             rng = np.random.default_rng(0)
-            for _ in range(TRIAL_FRAMES * caution()):
+            for _ in range(TRIAL_FRAMES * check_factor()):
                 scatter(car, rng)
                 compare(renderer, renderer.draw(car), car)
     except Exception as problem:  # another version of a library may fail in any way

@@ -97,7 +97,7 @@ class Simulator:
             raise ValueError(f"renderer {renderer} draws {known}, not {make.env_id}; leave it out, or give gymnasium")
 
     @property
-    def caution(self) -> int:
+    def check_factor(self) -> int:
         """The usual number of frames to compare with the environment's own is multiplied by this."""
         return 1
 
