@@ -168,7 +168,7 @@ def make_env(
     num_columns(env.action_space)
     frames = FrameEnv(env, bool(no_pictures), how)
     if not make.renderer:  # otherwise `make` has passed it to the environment
-        frames.simulator.draw_by(renderer, make)
+        frames.simulator.use_renderer(renderer, make)
     return frames
 
 

@@ -22,7 +22,7 @@ CURVATURE_AHEAD_M = (10, 25, 50)
 CURVATURE_SPAN = 2  # a curvature is measured from this many points behind to this many ahead
 
 
-class Drawing:
+class ObservationDrawer:
     """Draws the observations of one CarRacing, and compares some of them with those that its class draws.
 
     Attributes:
@@ -37,7 +37,7 @@ class Drawing:
     check_next_frame = False
     num_checked = 0
 
-    def draw_with(self, name: str, reason: str) -> None:
+    def set_renderer(self, name: str, reason: str) -> None:
         """Draw with the renderer of this name from now on."""
         self.renderer, self.renderer_reason = renderer_choice.RENDERERS[name](), reason
 
@@ -87,7 +87,7 @@ def free(car: Any) -> None:
     car._destroy()
 
 
-class CarRacing(car_racing.CarRacing, Drawing):
+class CarRacing(car_racing.CarRacing, ObservationDrawer):
     """A faster CarRacing-v3. Observations, rewards, ends and random numbers are Gymnasium's, bit for bit.
 
     With `random_start` the car starts at rest on a random tile of the track, in the direction of the track. A lap then
@@ -125,7 +125,7 @@ class CarRacing(car_racing.CarRacing, Drawing):
         options = {"renderer": renderer, "random_start": random_start}
         EzPickle.__init__(self, render_mode, verbose, lap_complete_percent, domain_randomize, continuous, **options)
         self.random_start = random_start
-        self.draw_with(*renderer_choice.choose(renderer))
+        self.set_renderer(*renderer_choice.choose(renderer))
 
     def step(self, action: Any):
         """Take a step, as in Gymnasium. `reset` ends with a step without an action, None."""

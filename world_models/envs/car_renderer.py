@@ -48,7 +48,7 @@ class GymnasiumRenderer:
         """Draw the observation."""
         if hasattr(env, "plain_picture"):
             return env.plain_picture()
-        return type(env)._render(env, "state_pixels")  # `Drawing.take_over` replaces `_render` on the object
+        return type(env)._render(env, "state_pixels")  # `ObservationDrawer.take_over` replaces `_render` on the object
 
 
 class NoRenderer:

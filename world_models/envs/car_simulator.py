@@ -61,13 +61,13 @@ class CarSimulator(CopiedCarSimulator):
     def __init__(self, env: gymnasium.Env):
         super().__init__(env)
         car: Any = env.unwrapped
-        self._drawing: car_racing.Drawing | None = car if isinstance(car, car_racing.Drawing) else None
-        self._reason = self._drawing.renderer_reason if self._drawing else ""
+        self._drawer: car_racing.ObservationDrawer | None = car if isinstance(car, car_racing.ObservationDrawer) else None
+        self._reason = self._drawer.renderer_reason if self._drawer else ""
 
     @property
     def renderer(self) -> str:
         """Name of the renderer: `gymnasium`, or one of the fast renderers."""
-        return self._drawing.renderer.name if self._drawing else "gymnasium"
+        return self._drawer.renderer.name if self._drawer else "gymnasium"
 
     @property
     def renderer_note(self) -> str:
@@ -82,9 +82,9 @@ class CarSimulator(CopiedCarSimulator):
     @property
     def num_checked(self) -> int:
         """Number of observations that were compared with those that the class itself draws."""
-        return self._drawing.num_checked if self._drawing else 0
+        return self._drawer.num_checked if self._drawer else 0
 
-    def draw_by(self, renderer: str, make: Recipe) -> None:
+    def use_renderer(self, renderer: str, make: Recipe) -> None:
         """Use a renderer. A trial checks first that it gives the same pixels as the class itself.
 
         Raises:
@@ -92,25 +92,25 @@ class CarSimulator(CopiedCarSimulator):
         """
         car: Any = self.env.unwrapped
         name, reason = renderer_choice.choose(renderer, make)
-        if self._drawing:
-            self._drawing.draw_with(name, reason)
+        if self._drawer:
+            self._drawer.set_renderer(name, reason)
         elif name != "gymnasium":
-            self._drawing = car_racing.Drawing()
-            self._drawing.draw_with(name, reason)
-            self._drawing.take_over(car)
+            self._drawer = car_racing.ObservationDrawer()
+            self._drawer.set_renderer(name, reason)
+            self._drawer.take_over(car)
         elif renderer == "gymnasium":
             return
         self._reason = reason
 
     def check_next_frame(self) -> None:
         """Compare the next observation with the one that the class itself draws."""
-        if self._drawing:
-            self._drawing.check_next_frame = True
+        if self._drawer:
+            self._drawer.check_next_frame = True
 
     def stop_drawing(self) -> None:
         """Show black pictures from now on. Only a fast renderer can do so."""
-        if self._drawing:
-            self._drawing.stop_drawing()
+        if self._drawer:
+            self._drawer.stop_drawing()
 
     def free(self) -> None:
         """Free the simulator's memory."""

@@ -82,7 +82,7 @@ class Simulator:
         """Which renderer was chosen and why, in one line; empty if there was no choice."""
         return ""
 
-    def draw_by(self, renderer: str, make: Recipe) -> None:
+    def use_renderer(self, renderer: str, make: Recipe) -> None:
         """Use a renderer that gives the same pixels as the environment.
 
         Args:
