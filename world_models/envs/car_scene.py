@@ -15,7 +15,7 @@ from jaxtyping import Float64
 WIDTH, HEIGHT = car_racing.WINDOW_W, car_racing.WINDOW_H
 TEXT_CENTER = (60, HEIGHT - HEIGHT * 2.5 / 40.0)
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
-GYMNASIUM = tuple(int(part) for part in gymnasium.__version__.split(".")[:2])
+GYMNASIUM_VERSION = tuple(int(part) for part in gymnasium.__version__.split(".")[:2])
 
 
 def zoom_px_per_m(t: float) -> float:
@@ -99,9 +99,9 @@ def _grass() -> list[list[tuple[float, float]]]:
 
 def reward_string(reward: float) -> str:
     """The reward as text. Gymnasium 1.4 rounds it, 1.3 writes all digits, earlier versions truncate it."""
-    if GYMNASIUM >= (1, 4):
+    if GYMNASIUM_VERSION >= (1, 4):
         return f"{reward:04.0f}"
-    return f"{reward:04}" if GYMNASIUM == (1, 3) else f"{int(reward):04d}"
+    return f"{reward:04}" if GYMNASIUM_VERSION == (1, 3) else f"{int(reward):04d}"
 
 
 @functools.lru_cache(maxsize=256)
