@@ -79,7 +79,7 @@ class Recipe:
         Raises:
             ValueError: the environment cannot be made, or does not take its arguments.
         """
-        spec, arguments = find(self.env_id), json.loads(self.env_args)
+        spec, arguments = find_spec(self.env_id), json.loads(self.env_args)
         if arguments:
             with self._as_value_errors():
                 parameters = _parameters(spec)
@@ -114,7 +114,7 @@ def recipe(env_id: str, renderer: str, env_args: Mapping[str, Json]) -> Recipe:
     return Recipe(env_id, check_arguments(env_args), renderer if takes_renderer else None)
 
 
-def find(env_id: str) -> registration.EnvSpec:
+def find_spec(env_id: str) -> registration.EnvSpec:
     """Find the registered spec of an id. Imports the id's module first.
 
     Raises:
@@ -190,7 +190,7 @@ def _check_taken(
 def _unknown_argument(env_id: str, name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     instead = f"; did you mean {near[0]}?" if near else ""
-    if env_id in FASTER and name in (_parameters(find(FASTER[env_id])) or ()):
+    if env_id in FASTER and name in (_parameters(find_spec(FASTER[env_id])) or ()):
         instead = f"; --env {FASTER[env_id]} takes it too"
     return f"env_args holds {name}; {env_id} takes {', '.join(known) or 'no arguments'}{instead}"
 
