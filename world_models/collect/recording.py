@@ -164,5 +164,5 @@ def _new_env(task: ShardTask) -> Iterator[envs.FrameEnv]:
     except ValueError as error:
         raise Stopped(str(error)) from error
     yield env
-    with live_episode.at("the end of an episode"):
+    with live_episode.env_errors_at("the end of an episode"):
         env.close()

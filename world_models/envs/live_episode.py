@@ -60,7 +60,7 @@ class LiveEpisode:
         Raises:
             Stopped: the environment fails, shows no picture, or gives a reward that is not a finite float32 number.
         """
-        with at(self._now):
+        with env_errors_at(self._now):
             self.frame, reward, terminated, truncated = self.env.step(action)
         if not abs(reward) <= MAX_REWARD:  # true for NaN too
             raise Stopped(
@@ -88,10 +88,10 @@ def begin(env: envs.FrameEnv, policy_name: str, seed: int, warmup_steps: int) ->
             made.
     """
     idle = _idle_action(env) if warmup_steps else np.zeros(0, np.float32)
-    with at(f"reset of the episode of seed {seed}"):
+    with env_errors_at(f"reset of the episode of seed {seed}"):
         frame = env.reset(seed)
     for step in range(1, warmup_steps + 1):
-        with at(f"warm-up step {step} of the episode of seed {seed}"):
+        with env_errors_at(f"warm-up step {step} of the episode of seed {seed}"):
             frame, _, terminated, truncated = env.step(idle)
         if terminated or truncated:
             return None
@@ -99,7 +99,7 @@ def begin(env: envs.FrameEnv, policy_name: str, seed: int, warmup_steps: int) ->
 
 
 @contextlib.contextmanager
-def at(moment: str) -> Iterator[None]:
+def env_errors_at(moment: str) -> Iterator[None]:
     """Add the moment, such as `step 3 of the episode of seed 0`, to errors of the environment in this block.
 
     Raises:
