@@ -92,12 +92,12 @@ def test_the_indicator_bar_of_car_racing_is_cut_off():
 
 def test_a_spec_read_from_json_gives_the_same_frame():
     how = Preprocess((3, 70))
-    read_back = json.loads(json.dumps(envs.spec(how)))
+    read_back = json.loads(json.dumps(envs.preprocess_spec(how)))
     np.testing.assert_array_equal(preprocess(PICTURE, read_back), preprocess(PICTURE, how))
 
 
 def test_a_spec_read_from_json_is_the_preprocess_it_was_written_from():
-    assert Preprocess.from_spec(json.loads(json.dumps(envs.spec(Preprocess((3, 70)))))) == Preprocess((3, 70))
+    assert Preprocess.from_spec(json.loads(json.dumps(envs.preprocess_spec(Preprocess((3, 70)))))) == Preprocess((3, 70))
 
 
 @pytest.mark.parametrize("channels", [(), (1,)])

@@ -179,7 +179,7 @@ def _check_same(config: CollectConfig, env: envs.FrameEnv, shards: Mapping[int, 
     Raises:
         ValueError: the message says what differs.
     """
-    wanted = identity(config, envs.spec(env.preprocess))
+    wanted = identity(config, envs.preprocess_spec(env.preprocess))
     for index, shard in shards.items():
         found = identity(_config_of(shard), shard.json_attribute("preprocess"))
         differing = [f"{name} {found[name]}, not {wanted[name]}" for name in IDENTITY if found[name] != wanted[name]]

@@ -94,7 +94,7 @@ def _write(task: ShardTask, report: executors.Report) -> Recorded:
     attributes = {
         "env": task.env,
         "env_args": envs.check_arguments(task.env_args),
-        "preprocess": json.dumps(envs.spec(env.preprocess)),
+        "preprocess": json.dumps(envs.preprocess_spec(env.preprocess)),
         "action_space": json.dumps(envs.describe_space(env.action_space)),
         "warmup_steps": task.warmup_steps,
         "config": task.config,

@@ -49,8 +49,8 @@ class FrameEnv:
         picture: the picture that the current frame was made of; None before the first reset.
     """
 
-    def __init__(self, env: gymnasium.Env, from_render: bool, how: Preprocess):
-        self.env, self.preprocess = env, how
+    def __init__(self, env: gymnasium.Env, from_render: bool, preprocessing: Preprocess):
+        self.env, self.preprocess = env, preprocessing
         self.action_space: spaces.Space[Any] = env.action_space
         self.from_render = from_render
         self.picture: UInt8[np.ndarray, "height width *channels"] | None = None
@@ -154,7 +154,7 @@ def make_env(
     make = recipe(env_id, renderer, env_args or {})
     env = make()
     no_pictures = observations.why_no_pictures(env)
-    how = Preprocess(parse_crop(crop, None if no_pictures else simulator_of(env).auto_crop(make)))
+    preprocessing = Preprocess(parse_crop(crop, None if no_pictures else simulator_of(env).auto_crop(make)))
     if no_pictures:
         if "rgb_array" not in env.metadata.get("render_modes", ()):
             raise ValueError(
@@ -163,15 +163,15 @@ def make_env(
             )
         env.close()
         env = make(render_mode="rgb_array")
-    elif how.crop is not None and how.crop[1] > env.observation_space.shape[0]:  # type: ignore[index]
-        raise ValueError(f"crop {crop} keeps rows to {how.crop[1]}, {env_id} has {env.observation_space.shape[0]}")  # type: ignore[index]
+    elif preprocessing.crop is not None and preprocessing.crop[1] > env.observation_space.shape[0]:  # type: ignore[index]
+        raise ValueError(f"crop {crop} keeps rows to {preprocessing.crop[1]}, {env_id} has {env.observation_space.shape[0]}")  # type: ignore[index]
     num_columns(env.action_space)
-    frames = FrameEnv(env, bool(no_pictures), how)
+    frames = FrameEnv(env, bool(no_pictures), preprocessing)
     if not make.renderer:  # otherwise `make` has passed it to the environment
         frames.simulator.use_renderer(renderer, make)
     return frames
 
 
-def spec(how: Preprocess) -> dict[str, Json]:
+def preprocess_spec(preprocessing: Preprocess) -> dict[str, Json]:
     """The preprocessing as JSON values, for the attribute `preprocess`."""
-    return dataclasses.asdict(how)
+    return dataclasses.asdict(preprocessing)

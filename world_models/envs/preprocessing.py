@@ -89,24 +89,24 @@ def preprocess(frame: np.ndarray, spec: Preprocess | Mapping[str, Any]) -> UInt8
             than the crop keeps.
 
     Example:
-        >>> how = {"crop": [0, 84], "size": 64, "interpolation": "INTER_AREA"}
-        >>> preprocess(np.zeros((96, 96, 3), np.uint8), how).shape
+        >>> spec = {"crop": [0, 84], "size": 64, "interpolation": "INTER_AREA"}
+        >>> preprocess(np.zeros((96, 96, 3), np.uint8), spec).shape
         (64, 64, 3)
-        >>> preprocess(np.zeros((10, 96, 96, 3), np.uint8), how).shape
+        >>> preprocess(np.zeros((10, 96, 96, 3), np.uint8), spec).shape
         (10, 64, 64, 3)
     """
-    how = spec if isinstance(spec, Preprocess) else Preprocess.from_spec(spec)
+    preprocessing = spec if isinstance(spec, Preprocess) else Preprocess.from_spec(spec)
     pictures = _pictures(frame)
-    if how.crop is not None:
+    if preprocessing.crop is not None:
         height, axis = pictures.shape[-3], max(0, frame.ndim - 3)
-        if how.crop[1] > height:
-            raise ValueError(f"crop keeps rows to {how.crop[1]}, the picture has {height} (axis {axis}); crop fewer")
-        pictures = pictures[..., how.crop[0] : how.crop[1], :, :]
+        if preprocessing.crop[1] > height:
+            raise ValueError(f"crop keeps rows to {preprocessing.crop[1]}, the picture has {height} (axis {axis}); crop fewer")
+        pictures = pictures[..., preprocessing.crop[0] : preprocessing.crop[1], :, :]
     if pictures.ndim == 3:
-        return _frame(pictures, how.size)
-    frames = np.empty((*pictures.shape[:-3], how.size, how.size, 3), np.uint8)
+        return _frame(pictures, preprocessing.size)
+    frames = np.empty((*pictures.shape[:-3], preprocessing.size, preprocessing.size, 3), np.uint8)
     for index in np.ndindex(pictures.shape[:-3]):
-        frames[index] = _frame(pictures[index], how.size)
+        frames[index] = _frame(pictures[index], preprocessing.size)
     return frames
 
 

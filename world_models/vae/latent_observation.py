@@ -131,8 +131,8 @@ class _Latents:
                 f"the environment observes {no_pictures}; give one that observes {observations.WANTED}, or wrap it in "
                 "gymnasium.wrappers.AddRenderObservation"
             )
-        self._vae, self._how, self._sample = vae, Preprocess.from_spec(vae.preprocess), sample
-        rows, crop = (space.shape or (0,))[0], self._how.crop
+        self._vae, self._preprocessing, self._sample = vae, Preprocess.from_spec(vae.preprocess), sample
+        rows, crop = (space.shape or (0,))[0], self._preprocessing.crop
         if crop is not None and crop[1] > rows:
             raise ValueError(
                 f"the environment's pictures have {rows} rows, and the model's preprocess keeps rows {crop[0]}:"
@@ -151,7 +151,7 @@ class _Latents:
 
     def __call__(self, pictures: UInt8[np.ndarray, "batch ..."]) -> Float32[np.ndarray, "batch z"]:
         """Encode a batch of pictures."""
-        posterior = self._vae.encode(preprocess(pictures[..., None] if self._is_flat else pictures, self._how))
+        posterior = self._vae.encode(preprocess(pictures[..., None] if self._is_flat else pictures, self._preprocessing))
         z = posterior.mu
         if self._sample:
             z = posterior.sample(torch.from_numpy(self._rng.standard_normal(z.shape, np.float32)).to(z.device))
