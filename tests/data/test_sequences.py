@@ -486,7 +486,7 @@ def test_larger_latents_are_read_in_blocks_that_are_kept(make_latents: Make, rea
     assert reads == []
 
 
-@pytest.mark.parametrize(("gigabytes", "kind"), [(1.0, "HeldRows"), (0.999, "BlockedRows")])
+@pytest.mark.parametrize(("gigabytes", "kind"), [(1.0, "RowsInMemory"), (0.999, "RowsInBlocks")])
 def test_memory_gb_is_the_bytes_of_all_rows(make_latents: Make, gigabytes: float, kind: str):
     folder = make_latents([7, 4])
     num_bytes = 13 * (2 * 4 * Z_DIM + 4 * 3 + 4 + 2)
@@ -499,7 +499,7 @@ def test_processes_that_read_for_themselves_share_the_memory(windows: LatentSequ
     there = copy.deepcopy(windows)
     monkeypatch.setattr(sequences, "get_worker_info", lambda: type("Info", (), {"num_workers": 2}))
     assert same_bits(there[0], windows[0])
-    assert isinstance(windows._rows, latent_rows.HeldRows) and isinstance(there._rows, latent_rows.BlockedRows)
+    assert isinstance(windows._rows, latent_rows.RowsInMemory) and isinstance(there._rows, latent_rows.RowsInBlocks)
 
 
 def test_a_pickle_holds_no_rows(make_latents: Make):

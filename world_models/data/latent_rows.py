@@ -49,14 +49,14 @@ class Layout:
         return np.empty((*counts, *self.shapes[name]), self.dtypes[name])
 
 
-def open_rows(shards: Sequence[Shard], memory_bytes: float) -> "HeldRows | BlockedRows":
+def open_rows(shards: Sequence[Shard], memory_bytes: float) -> "RowsInMemory | RowsInBlocks":
     """Open the rows of a data set within a memory limit. At least one block is held, even if it exceeds the limit."""
     layout = Layout.of(shards)
     fits = sum(shard.num_rows for shard in shards) * layout.row_bytes <= memory_bytes
-    return HeldRows(shards, layout) if fits else BlockedRows(shards, layout, memory_bytes)
+    return RowsInMemory(shards, layout) if fits else RowsInBlocks(shards, layout, memory_bytes)
 
 
-class HeldRows:
+class RowsInMemory:
     """Rows that are read once and held in memory."""
 
     def __init__(self, shards: Sequence[Shard], layout: Layout, names: Sequence[str] = tuple(FORMAT.columns)):
@@ -77,7 +77,7 @@ class HeldRows:
         return {name: np.take(column, chosen, axis=0) for name, column in self._columns.items()}
 
 
-class BlockedRows:
+class RowsInBlocks:
     """Reads rows in blocks of 1,024 neighbours, and keeps the most recently used blocks.
 
     Args:
@@ -89,7 +89,7 @@ class BlockedRows:
     def __init__(self, shards: Sequence[Shard], layout: Layout, memory_bytes: float):
         self._layout = layout
         self._names = [name for name in FORMAT.columns if name not in FLAGS]
-        self._flags = HeldRows(shards, layout, FLAGS)
+        self._flags = RowsInMemory(shards, layout, FLAGS)
         self._blocks = [
             (shard, range(row, min(row + BLOCK_ROWS, shard.num_rows)))
             for shard in shards
@@ -104,7 +104,7 @@ class BlockedRows:
         return {name: shard.read(name, rows.start, rows.stop) for name in self._names}
 
     def windows(self, starts: Numbers, counts: Numbers, rows: int) -> Windows:
-        """As `HeldRows.windows`."""
+        """As `RowsInMemory.windows`."""
         found = {name: self._layout.empty(name, len(starts), rows) for name in self._names}
         for window, (start, count) in enumerate(zip(starts.tolist(), counts.tolist(), strict=True)):
             for place, columns, piece in self._pieces(start, count):

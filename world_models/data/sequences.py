@@ -97,7 +97,7 @@ class LatentSequences(Dataset[Window]):
             raise ValueError(
                 f"{path}: no episode has {length} steps, the longest has {longest}; give a smaller length, or pad=True"
             )
-        self._rows: latent_rows.HeldRows | latent_rows.BlockedRows | None = None
+        self._rows: latent_rows.RowsInMemory | latent_rows.RowsInBlocks | None = None
         self._rows = self._open_rows()  # now, so that processes that are forked later share it
 
     @property
@@ -131,7 +131,7 @@ class LatentSequences(Dataset[Window]):
         first_rows = np.cumsum(self.latents.lengths) - self.latents.lengths
         return first_rows[episodes] + np.minimum(within, last), np.minimum(steps, self.length)[episodes]
 
-    def _open_rows(self) -> latent_rows.HeldRows | latent_rows.BlockedRows:
+    def _open_rows(self) -> latent_rows.RowsInMemory | latent_rows.RowsInBlocks:
         worker = get_worker_info()
         return latent_rows.open_rows(self.latents.shards, self._memory_bytes / (worker.num_workers if worker else 1))
 
@@ -230,7 +230,7 @@ class LatentSequences(Dataset[Window]):
         return noise.numpy()
 
     @property
-    def _rows_here(self) -> latent_rows.HeldRows | latent_rows.BlockedRows:
+    def _rows_here(self) -> latent_rows.RowsInMemory | latent_rows.RowsInBlocks:
         """The rows in this process. A copy opens them when its first item is read."""
         if self._rows is None:
             self._rows = self._open_rows()
