@@ -475,7 +475,7 @@ def test_latents_that_fit_are_read_once(make_latents: Make, reads: list[tuple[st
 def test_larger_latents_are_read_in_blocks_that_are_kept(make_latents: Make, reads: list[tuple[str, int, int]]):
     folder = make_latents([1500], [400, 300], logvar=0.0)
     held = LatentSequences(folder, 30)
-    row_bytes = latent_rows.Layout.of(held.latents.shards).row_bytes
+    row_bytes = latent_rows.RowLayout.of(held.latents.shards).row_bytes
     blocks = LatentSequences(folder, 30, memory_gb=2048 * row_bytes / 1e9)  # two blocks of three
     reads.clear()
     assert all(map(same_bits, all_of(blocks), all_of(held)))
@@ -495,7 +495,7 @@ def test_memory_gb_is_the_bytes_of_all_rows(make_latents: Make, gigabytes: float
 
 
 def test_processes_that_read_for_themselves_share_the_memory(windows: LatentSequences, monkeypatch: pytest.MonkeyPatch):
-    windows._memory_bytes = windows.latents.num_rows * latent_rows.Layout.of(windows.latents.shards).row_bytes
+    windows._memory_bytes = windows.latents.num_rows * latent_rows.RowLayout.of(windows.latents.shards).row_bytes
     there = copy.deepcopy(windows)
     monkeypatch.setattr(sequences, "get_worker_info", lambda: type("Info", (), {"num_workers": 2}))
     assert same_bits(there[0], windows[0])

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
 from world_models.bench.measuring import Work, steps_for
-from world_models.data.latent_rows import Layout
+from world_models.data.latent_rows import RowLayout
 from world_models.data.latents import COPIED_COLUMNS, Latents, write_latents
 from world_models.data.rollouts import Rollouts
 from world_models.data.sequences import LatentSequences, Window
@@ -60,7 +60,7 @@ def works(data: Rollouts, folder: Path, seconds: float) -> dict[str, Work]:
     """
     path = write(data, folder)
     before, held = _WindowByWindow(path), LatentSequences(path, LENGTH)
-    num_bytes = held.latents.num_rows * Layout.of(held.latents.shards).row_bytes
+    num_bytes = held.latents.num_rows * RowLayout.of(held.latents.shards).row_bytes
     half = LatentSequences(path, LENGTH, memory_gb=num_bytes / 2e9)
 
     def epochs(batches: Iterable[Window]) -> Work:

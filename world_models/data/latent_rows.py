@@ -24,7 +24,7 @@ FLAGS = ("terminated", "truncated")
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class RowLayout:
     """Shape and dtype of a row of each column in memory.
 
     One shard may hold float16 and another float32. The dtype in memory is the wider one.
@@ -34,7 +34,7 @@ class Layout:
     dtypes: Mapping[str, np.dtype]
 
     @classmethod
-    def of(cls, shards: Sequence[Shard]) -> "Layout":
+    def of(cls, shards: Sequence[Shard]) -> "RowLayout":
         """The layout of a data set's rows."""
         dtypes = {name: np.result_type(*{shard.column_dtypes[name] for shard in shards}) for name in FORMAT.columns}
         return cls(shards[0].row_shapes, dtypes)
@@ -51,7 +51,7 @@ class Layout:
 
 def open_rows(shards: Sequence[Shard], memory_bytes: float) -> "RowsInMemory | RowsInBlocks":
     """Open the rows of a data set within a memory limit. At least one block is held, even if it exceeds the limit."""
-    layout = Layout.of(shards)
+    layout = RowLayout.of(shards)
     fits = sum(shard.num_rows for shard in shards) * layout.row_bytes <= memory_bytes
     return RowsInMemory(shards, layout) if fits else RowsInBlocks(shards, layout, memory_bytes)
 
@@ -59,7 +59,7 @@ def open_rows(shards: Sequence[Shard], memory_bytes: float) -> "RowsInMemory | R
 class RowsInMemory:
     """Rows that are read once and held in memory."""
 
-    def __init__(self, shards: Sequence[Shard], layout: Layout, names: Sequence[str] = tuple(FORMAT.columns)):
+    def __init__(self, shards: Sequence[Shard], layout: RowLayout, names: Sequence[str] = tuple(FORMAT.columns)):
         num_rows = sum(shard.num_rows for shard in shards)
         self._columns = {name: layout.empty(name, num_rows) for name in names}
         stop = 0
@@ -86,7 +86,7 @@ class RowsInBlocks:
         memory_bytes: upper bound on the memory of the kept blocks; one block is always kept.
     """
 
-    def __init__(self, shards: Sequence[Shard], layout: Layout, memory_bytes: float):
+    def __init__(self, shards: Sequence[Shard], layout: RowLayout, memory_bytes: float):
         self._layout = layout
         self._names = [name for name in FORMAT.columns if name not in FLAGS]
         self._flags = RowsInMemory(shards, layout, FLAGS)
