@@ -14,7 +14,7 @@ from world_models.data.latents import FORMAT
 from world_models.data.shards import BLOCK_ROWS
 from world_models.data.shards.reader import Shard
 
-Numbers = Int64[np.ndarray, " windows"]
+OnePerWindow = Int64[np.ndarray, " windows"]
 """One integer for each window."""
 Windows = dict[str, Shaped[np.ndarray, "windows rows *shape"]]
 """Columns by name; the first axis counts windows, the second counts rows of a window."""
@@ -68,7 +68,7 @@ class RowsInMemory:
             for name, column in self._columns.items():
                 column[start:stop] = shard.read(name)
 
-    def windows(self, starts: Numbers, counts: Numbers, rows: int) -> Windows:
+    def windows(self, starts: OnePerWindow, counts: OnePerWindow, rows: int) -> Windows:
         """Read the `counts[k]` rows from row `starts[k]` on into window k.
 
         Every window has room for `rows` rows. The values behind its last row are undefined.
@@ -103,7 +103,7 @@ class RowsInBlocks:
         shard, rows = self._blocks[block]
         return {name: shard.read(name, rows.start, rows.stop) for name in self._names}
 
-    def windows(self, starts: Numbers, counts: Numbers, rows: int) -> Windows:
+    def windows(self, starts: OnePerWindow, counts: OnePerWindow, rows: int) -> Windows:
         """As `RowsInMemory.windows`."""
         found = {name: self._layout.empty(name, len(starts), rows) for name in self._names}
         for window, (start, count) in enumerate(zip(starts.tolist(), counts.tolist(), strict=True)):
