@@ -324,7 +324,7 @@ def test_float16_latents_give_float32_windows(make_latents: Make):
 
 
 def write_summary(folder: Path, mean: list[float], variance: list[float]) -> None:
-    summary = {**Latents(folder)._identity()._asdict(), "z_mean": mean, "z_variance": variance}
+    summary = {**Latents(folder)._fingerprint()._asdict(), "z_mean": mean, "z_variance": variance}
     (folder / SUMMARY_FILE).write_text(json.dumps(summary))
 
 

@@ -83,7 +83,7 @@ class Sources:
     versions: Mapping[str, str]
 
 
-class Identity(NamedTuple):
+class Fingerprint(NamedTuple):
     """Counts and digests of shards. A summary of the same shards has the same values under these keys."""
 
     episodes: int
@@ -99,12 +99,12 @@ def save(folder: Path, contents: Contents, check: Mapping[str, float | int | Non
     files.write_json(folder / SUMMARY_FILE, found | {"check": check} | made_from)
 
 
-def read_z_moments(folder: Path, of: Identity) -> tuple[Float64[np.ndarray, " z"], Float64[np.ndarray, " z"]]:
+def read_z_moments(folder: Path, fingerprint: Fingerprint) -> tuple[Float64[np.ndarray, " z"], Float64[np.ndarray, " z"]]:
     """Mean and variance of each dimension of a sampled z, over all rows.
 
     Args:
         folder: folder of the latents.
-        of: counts and digests of the shards that the file must describe.
+        fingerprint: counts and digests of the shards that the file must describe.
 
     Raises:
         ValueError: the file is missing or damaged, or describes other shards, or a dimension of z is constant.
@@ -120,13 +120,13 @@ def read_z_moments(folder: Path, of: Identity) -> tuple[Float64[np.ndarray, " z"
         mean, variance = (np.array(summary.get(name), np.float64) for name in ("z_mean", "z_variance"))
     except (ValueError, TypeError, OverflowError):
         raise ValueError(f"{path}: damaged, or z_mean and z_variance are no lists of numbers; {again}") from None
-    for name, wanted in of._asdict().items():
+    for name, wanted in fingerprint._asdict().items():
         if (found := summary.get(name)) != wanted:
             said = printable(f"it sums up other shards ({name} is {found}, here {wanted})")
             raise ValueError(f"{path}: {said}; {again}")
     for name, values in {"z_mean": mean, "z_variance": variance}.items():
-        if values.shape != (of.z_dim,) or not (np.abs(values) < LARGEST_MOMENT).all():
-            raise ValueError(f"{path}: {name} is not {of.z_dim} finite numbers; {again}")
+        if values.shape != (fingerprint.z_dim,) or not (np.abs(values) < LARGEST_MOMENT).all():
+            raise ValueError(f"{path}: {name} is not {fingerprint.z_dim} finite numbers; {again}")
     if variance.min() <= 0:
         constant = np.flatnonzero(variance <= 0).tolist()
         raise ValueError(f"{path}: z never varies in dimension {constant[0]}, so it has no unit; use z as it is")

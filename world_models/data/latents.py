@@ -188,11 +188,11 @@ class Latents(ShardedEpisodes[LatentEpisode]):
             ((32,), (32,))
         """
         folder = self.path if self.path.is_dir() else self.path.parent
-        return latent_summary.read_z_moments(folder, self._identity())
+        return latent_summary.read_z_moments(folder, self._fingerprint())
 
-    def _identity(self) -> latent_summary.Identity:
+    def _fingerprint(self) -> latent_summary.Fingerprint:
         digests = (str(shard.attributes["rollouts_digest"]).encode() for shard in self.shards)
-        return latent_summary.Identity(
+        return latent_summary.Fingerprint(
             len(self), self.num_rows, self.z_dim, self.vae_sha256, rollouts_digest=files.sha256(*digests)
         )
 
