@@ -41,17 +41,17 @@ def is_written(dataset: h5py.Dataset) -> bool:
     return dataset.id.get_num_chunks() == wanted
 
 
-Identity = tuple[int, ...]
+FileStamp = tuple[int, ...]
 
 
-def identity_of(path: Path) -> Identity:
+def file_stamp(path: Path) -> FileStamp:
     """Identifies a file, so that a replaced file of the same name is noticed."""
     found = path.stat()
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 @functools.lru_cache(maxsize=32)
-def cached_columns(path: Path, identity: Identity, pid: int, names: tuple[str, ...]) -> dict[str, h5py.Dataset]:
+def cached_columns(path: Path, stamp: FileStamp, pid: int, names: tuple[str, ...]) -> dict[str, h5py.Dataset]:
     """Keep columns of recently read files open, because opening one takes 40 times as long as reading a few rows.
 
     Few files, since a data set may have more shards than a process may open. The process is part of the key, since an

@@ -27,7 +27,7 @@ from world_models.data.shards.columns import (
     attributes_of,
     cached_columns,
     first_not_finite,
-    identity_of,
+    file_stamp,
     is_plainly_packed,
     is_written,
     unpacked,
@@ -66,7 +66,7 @@ class Shard:
         self.path, self.format = path, fmt
         untrusted.is_file(path)
         try:
-            self._identity = identity_of(path)
+            self._stamp = file_stamp(path)
             with opening.open_for_reading(path) as file:
                 self._read_header(file)
                 if verify:
@@ -126,11 +126,11 @@ class Shard:
 
     def _columns(self) -> dict[str, h5py.Dataset]:
         """The open columns of the file that lies there now."""
-        identity = identity_of(self.path)
-        if identity != self._identity:
+        stamp = file_stamp(self.path)
+        if stamp != self._stamp:
             self._check_successor()
-            self._identity = identity
-        return cached_columns(self.path, identity, os.getpid(), tuple(self.format.columns))
+            self._stamp = stamp
+        return cached_columns(self.path, stamp, os.getpid(), tuple(self.format.columns))
 
     def _check_successor(self) -> None:
         """A file that took the place of this one has to begin with the same episodes, as an extended shard does."""
