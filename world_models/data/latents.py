@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Float32, Float64
 
 from world_models.data import latent_summary
 from world_models.data.rollouts import FORMAT as ROLLOUTS_FORMAT
-from world_models.data.shards import BLOCK_ROWS, SKIPPED_SEEDS, Column, Format, reader, unpacked_bytes, writer
+from world_models.data.shards import BLOCK_ROWS, SKIPPED_SEEDS, Column, Format, reader, max_bytes_unpacked, writer
 from world_models.data.shards.episodes import ShardedEpisodes
 from world_models.runtime import files
 from world_models.runtime.terminal import printable
@@ -88,7 +88,7 @@ def latents_bytes(source: reader.Shard, z_dim: int, dtype: str) -> int:
         for name in COPIED_COLUMNS
     }
     row_bytes |= dict.fromkeys(("mu", "logvar"), z_dim * np.dtype(dtype).itemsize)
-    return unpacked_bytes(FORMAT, row_bytes, source.num_rows)
+    return max_bytes_unpacked(FORMAT, row_bytes, source.num_rows)
 
 
 @contextlib.contextmanager

@@ -84,7 +84,7 @@ def shard_paths(folder: Path) -> list[Path]:
     return [p for _, p in sorted(numbered)]
 
 
-def unpacked_bytes(fmt: Format, row_bytes: Mapping[str, int], rows: int) -> int:
+def max_bytes_unpacked(fmt: Format, row_bytes: Mapping[str, int], rows: int) -> int:
     """Bytes that a shard of columns that are not packed takes, by the bytes of a row of each; errs upwards.
 
     A column is stored in whole chunks, so that 10 rows take as much as 1,024.
