@@ -55,7 +55,7 @@ def load(root: str | Path, download: bool = False) -> Mnist:
     if not (root / FOLDER / "raw").is_dir():
         if not download:
             raise FileNotFoundError(
-                f"{root}: no MNIST there (no {FOLDER}/raw); name the folder that has it with --data{_meant(root)}"
+                f"{root}: no MNIST there (no {FOLDER}/raw); name the folder that has it with --data{_parent_hint(root)}"
             )
         _download(root)
     train, test = (_read(root / FOLDER / "raw", part) for part in ("train", "t10k"))
@@ -79,11 +79,11 @@ def _download(root: Path) -> None:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise FileNotFoundError(
             f"{root}: no MNIST there (no {FOLDER}/raw), and it cannot be downloaded; put {FILES} into "
-            f"{root / FOLDER / 'raw'}, or name the folder that has them with --data{_meant(root)} ({reason})"
+            f"{root / FOLDER / 'raw'}, or name the folder that has them with --data{_parent_hint(root)} ({reason})"
         ) from None
 
 
-def _meant(root: Path) -> str:
+def _parent_hint(root: Path) -> str:
     """A hint for the message if --data names a folder inside the right one; else empty."""
     within = next((parent for parent in root.absolute().parents[:2] if (parent / FOLDER / "raw").is_dir()), None)
     return f", such as {within}" if within else ""

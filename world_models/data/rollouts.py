@@ -115,9 +115,9 @@ class RolloutWriter:
         self._rewards[row], self._ends[row] = reward, (terminated, truncated)
         self._count += 1
         if self._count == BLOCK_ROWS:
-            self._pass_on()
+            self._write_block()
 
-    def _pass_on(self) -> None:
+    def _write_block(self) -> None:
         rows = slice(self._count)
         self._shard.append(
             frames=self._frames[rows],
@@ -132,7 +132,7 @@ class RolloutWriter:
     def end_episode(self, frame: Frame, telemetry: Float32[np.ndarray, " S"], seed: int, policy: str) -> None:
         """Append row T, the final frame, and close the episode."""
         self.step(frame, telemetry, np.zeros(self._num_actions, np.float32), 0.0, False, False)
-        self._pass_on()
+        self._write_block()
         self._shard.end_episode(seed, policy)
 
     def finish(self) -> None:
