@@ -109,7 +109,7 @@ def write_latents(
         for start in range(0, source.num_rows, BLOCK_ROWS):
             shard.append(**{name: source.read(name, start, start + BLOCK_ROWS) for name in COPIED_COLUMNS})
         yield LatentWriter(shard)
-        shard.tile_episodes(source.lengths.tolist(), source.seeds.tolist(), source.policies)
+        shard.set_episodes(source.lengths.tolist(), source.seeds.tolist(), source.policies)
 
 
 class Latents(ShardedEpisodes[LatentEpisode]):

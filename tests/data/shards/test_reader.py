@@ -188,7 +188,7 @@ def test_a_table_given_at_once_is_that_of_the_episodes_one_by_one(tmp_path: Path
         shard.attributes.update(place="here", note="a")
         flags = np.concatenate([end_flags(3), end_flags(4)])
         shard.append(value=values(7), terminated=flags, truncated=np.zeros(7, bool))
-        shard.tile_episodes([3, 4], [10, 11], ["a", "b"])
+        shard.set_episodes([3, 4], [10, 11], ["a", "b"])
     opened = Shard(tmp_path / "a.h5", TINY, verify=True)
     assert (opened.starts.tolist(), opened.lengths.tolist()) == ([0, 3], [3, 4])
     assert (opened.seeds.tolist(), opened.policies) == ([10, 11], ("a", "b"))

@@ -35,7 +35,7 @@ def write_latents(path: Path) -> None:
             some = {name: column[start : start + 100] for name, column in columns.items()}
             flags = ends[start : start + 100]
             shard.append(**some, terminated=flags, truncated=np.zeros(len(flags), bool))
-        shard.tile_episodes([ROWS], [0], ["random"])
+        shard.set_episodes([ROWS], [0], ["random"])
 
 
 @pytest.mark.parametrize("share", [0, 0.01, 0.1, 0.5, 0.9, 0.999])

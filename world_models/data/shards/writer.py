@@ -145,7 +145,7 @@ class ShardWriter:
         assert rows > start + 1, "an episode has a transition and a final row"
         self._episodes.append((start, rows - start, seed, policy))
 
-    def tile_episodes(self, lengths: Sequence[int], seeds: Sequence[int], policies: Sequence[str]) -> None:
+    def set_episodes(self, lengths: Sequence[int], seeds: Sequence[int], policies: Sequence[str]) -> None:
         """Give the whole episode table at once."""
         starts = np.cumsum([0, *lengths])[:-1].tolist()
         self._episodes = list(zip(starts, map(int, lengths), map(int, seeds), policies, strict=True))
