@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from world_models.data.batches import Batch, Batches, Resident, Streamed, _ResidentWindow
+from world_models.data.batches import Batch, Batches, ResidentLoader, StreamingLoader, _ResidentWindow
 from world_models.data.frames import BLOCK_FRAMES, FrameSet, ImageSet, Window
 from world_models.data.rollouts import FRAME_BYTES, FRAME_SHAPE, Rollouts
 
@@ -329,11 +329,11 @@ def test_gpu_gets_the_batches_that_the_cpu_gets(
 
 def test_frames_too_many_for_the_gpu_stay_on_the_host(frames: FrameSet, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 0))
-    loaded = Resident(frames, torch.device("cuda")).load(frames.windows(0, 0, 30))
+    loaded = ResidentLoader(frames, torch.device("cuda")).load(frames.windows(0, 0, 30))
     assert next(loaded).frames.device == CPU
 
 
-@pytest.mark.parametrize("kind", [Resident, Streamed])
+@pytest.mark.parametrize("kind", [ResidentLoader, StreamingLoader])
 def test_a_source_hands_out_its_windows_in_order(frames: FrameSet, kind: Any):
     windows = list(frames.windows(0, 0, 30))
     loaded = kind(frames, CPU).load(iter(windows))

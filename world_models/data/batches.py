@@ -53,7 +53,7 @@ class Batch(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class WindowLoader:
     """Where a process's frames come from.
 
     Attributes:
@@ -91,7 +91,7 @@ class _ResidentWindow(NamedTuple):
         return self.frames.index_select(0, self.rows[start:stop]).to(self.device, non_blocking=True)
 
 
-class Resident(Source):
+class ResidentLoader(WindowLoader):
     """Holds all frames of a process: in the device's memory if they fit into a share of it, else in the host's."""
 
     def load(self, windows: Iterator[Window]) -> Iterator[_ResidentWindow]:
@@ -125,7 +125,7 @@ class _StreamedWindow(NamedTuple):
         return part.clone() if self.is_buffer else part  # the buffer is written again while the batch is in use
 
 
-class Streamed(Source):
+class StreamingLoader(WindowLoader):
     """Reads frames from disk, window by window. The next window is read while this one is used."""
 
     def load(self, windows: Iterator[Window]) -> Iterator[_StreamedWindow]:
@@ -211,11 +211,11 @@ class Batches:
 
     def __call__(self, device: torch.device, start_step: int = 0) -> Iterator[Batch]:
         """Endless batches on the device, from any step on."""
-        kind = Resident if self.is_resident else Streamed
+        kind = ResidentLoader if self.is_resident else StreamingLoader
         first_epoch, step = divmod(start_step, self.steps_per_epoch)
         windows, skip = _skip_windows(self._windows(first_epoch), step * self.batch_size)
-        source = kind(self.frames, device, self.rank, self.world)
-        return _rebatch(source.load(windows), self.batch_size, skip, self.frames.labels)
+        loader = kind(self.frames, device, self.rank, self.world)
+        return _rebatch(loader.load(windows), self.batch_size, skip, self.frames.labels)
 
     def _windows(self, first_epoch: int) -> Iterator[Window]:
         for epoch in itertools.count(first_epoch):
