@@ -79,7 +79,7 @@ class Episode:
         return f"Episode(steps={len(self)}, return={self.rewards.sum():.1f}, seed={self.seed}, policy={self.policy!r})"
 
 
-def environment(env_id: str) -> str:
+def env_name(env_id: str) -> str:
     """The environment's name without module and package: our CarRacing-v3 has the same frames as Gymnasium's."""
     return env_id.rpartition(":")[2].removeprefix("world_models/")
 
@@ -188,7 +188,7 @@ class Rollouts(ShardedEpisodes[Episode]):
     def __init__(self, path: str | Path, verify: bool = False):
         super().__init__(path, FORMAT, verify)
         first = self.shards[0]
-        self.env = environment(str(first.attributes["env"]))
+        self.env = env_name(str(first.attributes["env"]))
         self.env_args = _env_args(first)
         self.preprocess = first.json_object("preprocess")
         self.action_space = first.json_object("action_space")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from world_models.data.rollouts import FRAME_SHAPE, Rollouts, environment
+from world_models.data.rollouts import FRAME_SHAPE, Rollouts, env_name
 from world_models.runs import description
 from world_models.runtime.typed_json import Json
 from world_models.vae.model import VAE
@@ -19,7 +19,7 @@ class TrainingRecord:
     Attributes:
         data: folder of the rollouts.
         data_digest: digest of its contents.
-        env: name of the environment, as `rollouts.environment` returns it.
+        env: name of the environment, as `rollouts.env_name` returns it.
         env_args: the arguments of the environment.
         split_seed: seed of the split into training and validation episodes.
         seeds: seeds of the training episodes.
@@ -70,7 +70,7 @@ def load(run: str | Path) -> TrainingRecord:
         raise description.missing_parts_error(run, *(name for name, value in vars(found).items() if value is None))
     seeds = frozenset(found.train_seeds)
     return TrainingRecord(
-        found.data, found.data_digest, environment(found.env), found.split_seed, seeds, found.env_args
+        found.data, found.data_digest, env_name(found.env), found.split_seed, seeds, found.env_args
     )
 
 
