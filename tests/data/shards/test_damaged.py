@@ -102,7 +102,7 @@ def test_policies_of_any_letters_come_back(tmp_path: Path, make_rollouts: Make, 
     path = shard_path(make_rollouts([3, 4]), 0)
     with h5py.File(path, "r+") as file:
         del file["episode_policy"]
-        file["episode_policy"] = strings.fixed(texts)
+        file["episode_policy"] = strings.fixed_length(texts)
     assert Rollouts(path).policies == texts
 
 

@@ -34,7 +34,7 @@ Attribute = str | int | float | bool | tuple[str, ...] | np.ndarray | None
 """An attribute's value: a text, a number, or several of either. None where it is of a kind that no shard has."""
 
 
-def fixed(texts: str | Sequence[str]) -> np.ndarray:
+def fixed_length(texts: str | Sequence[str]) -> np.ndarray:
     """A text, or a list of texts, as HDF5's fixed-length UTF-8."""
     data = np.array([text.encode() for text in texts] if not isinstance(texts, str) else texts.encode())
     length = max(1, data.dtype.itemsize)  # HDF5 has no strings of length 0
@@ -47,7 +47,7 @@ def check_size(name: str, texts: str | Sequence[str]) -> None:
     Raises:
         ValueError: it is.
     """
-    size = fixed(texts).nbytes
+    size = fixed_length(texts).nbytes
     if size > MAX_ATTRIBUTE_BYTES:
         raise ValueError(f"{name} takes {size:,} bytes, and a shard has room for {MAX_ATTRIBUTE_BYTES:,}; shorten it")
 

@@ -174,7 +174,7 @@ class ShardWriter:
             data = np.array(values, dtype)
             file[name] = data
             digests[name] = files.sha256(little_endian(data))
-        file.create_dataset("episode_policy", data=strings.fixed(policies))
+        file.create_dataset("episode_policy", data=strings.fixed_length(policies))
         digests["episode_policy"] = files.sha256(strings_bytes(policies))
         for name, attributes in self.column_attributes.items():
             _set(file[name], attributes)  # pyright: ignore[reportArgumentType]: it is a dataset
@@ -187,7 +187,7 @@ class ShardWriter:
 def _set(owner: h5py.File | h5py.Dataset, attributes: Mapping[str, str | int | list[str]]) -> None:
     """Set attributes, text with a fixed length: one damaged byte in HDF5's heap for longer ones can hang its reader."""
     for name, value in attributes.items():
-        owner.attrs[name] = value if isinstance(value, int) or value == [] else strings.fixed(value)
+        owner.attrs[name] = value if isinstance(value, int) or value == [] else strings.fixed_length(value)
 
 
 @contextlib.contextmanager
