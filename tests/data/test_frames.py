@@ -251,8 +251,8 @@ def test_images_are_read_by_position(digits: ImageSet):
 
 
 def test_evenly_spread_frames_are_those_at_the_spread_positions(digits: ImageSet):
-    assert np.array_equal(digits.spread(7), np.linspace(0, 149, 7).round().astype(int))
-    assert np.array_equal(digits.read_spread(7), digits.read_all()[digits.spread(7)])
+    assert np.array_equal(digits.spread_positions(7), np.linspace(0, 149, 7).round().astype(int))
+    assert np.array_equal(digits.read_spread(7), digits.read_all()[digits.spread_positions(7)])
 
 
 def test_images_go_to_the_places_given(digits: ImageSet):

@@ -53,7 +53,7 @@ class Models:
         spread = self.frames.read_spread(num_frames + 2)
         inner = slice(1, -1) if len(spread) > 2 else slice(None)  # the first frame shows CarRacing's opening zoom
         frames = spread[inner]
-        labels = torch.from_numpy(self.frames.labels[self.frames.spread(num_frames + 2)][inner])
+        labels = torch.from_numpy(self.frames.labels[self.frames.spread_positions(num_frames + 2)][inner])
         made = {
             name: vae.decode(vae.encode(frames, labels).mu, labels).cpu().numpy() for name, vae in self.by_run.items()
         }

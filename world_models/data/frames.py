@@ -88,13 +88,13 @@ class FrameSource(abc.ABC):
         self.read_into(frames, np.arange(len(self.block_lengths)), np.arange(len(self)))
         return frames
 
-    def spread(self, count: int) -> Int64[np.ndarray, " frames"]:
+    def spread_positions(self, count: int) -> Int64[np.ndarray, " frames"]:
         """Up to `count` positions, evenly spread."""
         return np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(np.int64)
 
     def read_spread(self, count: int, column: str = "frames") -> np.ndarray:
-        """Read the frames at the positions of `spread`, or the same rows of another column."""
-        chosen = self.spread(count)
+        """Read the frames at the positions of `spread_positions`, or the same rows of another column."""
+        chosen = self.spread_positions(count)
         blocks = np.searchsorted(self.block_offsets, chosen, side="right") - 1
         rows = (
             self.read_block(block, column)[chosen[blocks == block] - self.block_offsets[block]]

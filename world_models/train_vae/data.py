@@ -53,7 +53,7 @@ def sample(source: FrameSource, count: int, binarise_seed: int | None) -> Labell
     frames = source.read_spread(count)
     if binarise_seed is not None:
         frames = binarised(torch.from_numpy(frames), binarise_seed, 0).numpy()
-    return LabelledFrames(frames, source.labels[source.spread(count)])
+    return LabelledFrames(frames, source.labels[source.spread_positions(count)])
 
 
 class DataKind(abc.ABC):
