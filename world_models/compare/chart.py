@@ -52,4 +52,4 @@ def _draw_curves(axes: "Axes", runs: Sequence[RunRecord], metric: str, colour: M
     axes.set_xlim(0)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20k, 1.5M
     axes.grid(alpha=0.3)
-    charts.spread_values(axes, [value for points in series.values() for _, value in points])
+    charts.fit_y_axis(axes, [value for points in series.values() for _, value in points])

@@ -151,7 +151,7 @@ def draw_rate_distortion(
     axes.set(xlabel="KL (nats per frame)", ylabel="SSE per frame")
     axes.set_xlim(0, 1.08 * max([point.kl_nats for point in points], default=0) or 1)
     axes.grid(alpha=0.3)
-    spread_values(axes, errors)
+    fit_y_axis(axes, errors)
     _label_levels(axes, {f"PCA-{k}": sse for k, sse in pca.items()})
 
 
@@ -164,7 +164,7 @@ def _label_levels(axes: "Axes", levels: Mapping[str, float], apart: float = 0.05
         axes.text(1.01, lowest, label, transform=axes.transAxes, va="center", fontsize=8, color="dimgray")
 
 
-def spread_values(axes: "Axes", values: Sequence[float], log_from: float = 3.0) -> None:
+def fit_y_axis(axes: "Axes", values: Sequence[float], log_from: float = 3.0) -> None:
     """Fit the y axis to the values. It is logarithmic if the largest is more than `log_from` times the smallest."""
     low, high = min(values, default=0.0), max(values, default=1.0)
     if low > 0 and high > log_from * low:

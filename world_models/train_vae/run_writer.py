@@ -61,15 +61,15 @@ class Run:
         self._open.enter_context(locks.only_writer(out))
         files.remove_partials(out, out / FIGURES)
 
-    def begin(self, learner: Learner, spread: Callable[[int], metrics.Frames]) -> None:
+    def begin(self, learner: Learner, read_spread: Callable[[int], metrics.Frames]) -> None:
         """Write a new run's first files: its config and its baselines.
 
         Args:
             learner: the learner, for the model's z_dim.
-            spread: returns a number of evenly spread training frames, on which the baselines are fitted.
+            read_spread: returns a number of evenly spread training frames, on which the baselines are fitted.
         """
         files.write_text(self._out / CONFIG_FILE, self._config)
-        fitted = baselines.fit_baselines(spread(baselines.PCA_MAX_FRAMES), learner.vae.config.z_dim)
+        fitted = baselines.fit_baselines(read_spread(baselines.PCA_MAX_FRAMES), learner.vae.config.z_dim)
         checkpoints.save_weights(self._out / layout.BASELINES_FILE, dataclasses.asdict(fitted))
 
     def track(self, learner: Learner) -> None:

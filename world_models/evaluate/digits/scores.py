@@ -80,21 +80,21 @@ def accuracy(classifier: Classifier, digits: Digits) -> float:
 
 
 def samples(
-    vae: VAE, mean: Float[Tensor, " z"] | float = 0.0, spread: Float[Tensor, "z z"] | None = None, seed: int = 0
+    vae: VAE, mean: Float[Tensor, " z"] | float = 0.0, covariance_root: Float[Tensor, "z z"] | None = None, seed: int = 0
 ) -> tuple[UInt8[Tensor, "samples 28 28 1"], Int64[Tensor, " samples"]]:
     """Decode normally distributed z; by default z has the prior's distribution.
 
     Args:
         vae: the model. A conditional model gets the digits 0 to 9 in turn.
         mean: mean of z.
-        spread: a square root of z's covariance; None for the identity.
+        covariance_root: a square root of z's covariance; None for the identity.
         seed: seed of the random numbers.
 
     Returns:
         The images, and the digits that a conditional model was asked for.
     """
     z = torch.randn(NUM_SAMPLES, vae.config.z_dim, generator=torch.Generator().manual_seed(seed))
-    z = mean + (z if spread is None else z @ spread.T)
+    z = mean + (z if covariance_root is None else z @ covariance_root.T)
     asked = torch.arange(len(z)) % NUM_DIGITS
     pairs = zip(z.split(1024), asked.split(1024), strict=True)
     return torch.cat([vae.decode(part, digits).cpu() for part, digits in pairs]), asked
