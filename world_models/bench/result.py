@@ -13,7 +13,7 @@ from world_models.runtime import files, host
 GFLOP_PER_FRAME = {"train": 0.2297, "encode": 0.0296}
 """Multiplications and additions of the paper's layers, for the stages that matrix products limit."""
 
-Spread = tuple[float, float, float]
+MinMedianMax = tuple[float, float, float]
 """Minimum, median and maximum."""
 
 
@@ -43,8 +43,8 @@ class Result:
     stage: str
     variant: str
     baseline: str
-    frames_per_s: Spread
-    baseline_frames_per_s: Spread
+    frames_per_s: MinMedianMax
+    baseline_frames_per_s: MinMedianMax
     ratio: float
     gflop_per_s: float | None
     limit_fraction: float | None
@@ -89,8 +89,8 @@ def of_samples(names: tuple[str, str, str], samples: Samples, limit: float | Non
         stage=stage,
         variant=variant,
         baseline=baseline,
-        frames_per_s=_spread(ours),
-        baseline_frames_per_s=_spread(theirs),
+        frames_per_s=_min_median_max(ours),
+        baseline_frames_per_s=_min_median_max(theirs),
         ratio=statistics.median(s.ours / s.theirs for s in samples.pairs),
         gflop_per_s=statistics.median(ours) * gflop if gflop else None,
         limit_fraction=statistics.median(ours) / limit if limit else None,
@@ -119,5 +119,5 @@ def _peak_memory_gb(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
-def _spread(values: Sequence[float]) -> Spread:
+def _min_median_max(values: Sequence[float]) -> MinMedianMax:
     return min(values), statistics.median(values), max(values)

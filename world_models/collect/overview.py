@@ -27,7 +27,7 @@ def show(data: Rollouts) -> None:
     say(f"  telemetry  {', '.join(data.telemetry_names) or 'none'}")
     for name in sorted(set(data.policies)):
         is_driver = np.array([policy == name for policy in data.policies])
-        say(f"  {name:10} {is_driver.sum()} episodes, return {_spread(returns[is_driver])}")
+        say(f"  {name:10} {is_driver.sum()} episodes, return {_min_median_max(returns[is_driver])}")
     sheet = sheet_path(data)
     if os.access(sheet.parent, os.W_OK):
         grids.save(sheet, contact_sheet(data))
@@ -57,7 +57,7 @@ def sheet_path(data: Rollouts) -> Path:
     return (data.path if data.path.is_dir() else data.path.parent) / "contact_sheet.png"
 
 
-def _spread(values: Sequence[float] | np.ndarray) -> str:
+def _min_median_max(values: Sequence[float] | np.ndarray) -> str:
     """Minimum, median and maximum, as text."""
     low, middle, high = np.percentile(values, [0, 50, 100])
     return f"{low:.1f} .. {middle:.1f} .. {high:.1f}"
