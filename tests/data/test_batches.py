@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from world_models.data.batches import Batch, Batches, ResidentLoader, StreamingLoader, _ResidentWindow
-from world_models.data.frames import BLOCK_FRAMES, FrameSet, ImageSet, Window
+from world_models.data.frames import BLOCK_FRAMES, FrameSet, ImageSet, ShuffleWindow
 from world_models.data.rollouts import FRAME_BYTES, FRAME_SHAPE, Rollouts
 
 CPU = torch.device("cpu")
@@ -205,7 +205,7 @@ def test_frames_beyond_two_gigabytes_are_found():
         pytest.skip("needs 4 GB of free memory")
     frames, rows = torch.empty(180_000, *FRAME_SHAPE, dtype=torch.uint8), torch.tensor([179_999, 0, 174_763, 89_999])
     nothing = np.empty(0, np.int64)
-    window = _ResidentWindow(Window(nothing, nothing, nothing, True), np.ones(4, bool), frames, rows, CPU)
+    window = _ResidentWindow(ShuffleWindow(nothing, nothing, nothing, True), np.ones(4, bool), frames, rows, CPU)
     for value, row in enumerate(rows):
         frames[row] = value + 1
     assert [taken.unique().tolist() for taken in window.take(1, 4)] == [[2], [3], [4]]

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
-from world_models.data.frames import BLOCK_FRAMES, FrameSource, Window
+from world_models.data.frames import BLOCK_FRAMES, FrameSource, ShuffleWindow
 
 WINDOWS_IN_MEMORY = 2  # the one that batches come from and the one being read
 DEVICE_SHARE = 0.5  # of a GPU's free memory, for resident frames
@@ -71,7 +71,7 @@ class WindowLoader:
         """Which blocks are read by this process."""
         return blocks % self.world == self.rank
 
-    def is_mine(self, window: Window) -> Bool[np.ndarray, " frames"]:
+    def is_mine(self, window: ShuffleWindow) -> Bool[np.ndarray, " frames"]:
         """Whether a frame of the window, in its order, is this process's."""
         return np.repeat(self.my_blocks(window.blocks), self.frames.block_lengths[window.blocks])[window.order]
 
@@ -79,7 +79,7 @@ class WindowLoader:
 class _ResidentWindow(NamedTuple):
     """A window of frames that are held in memory. `is_mine` marks, in the window's order, those of this process."""
 
-    window: Window
+    window: ShuffleWindow
     is_mine: Bool[np.ndarray, " frames"]
     frames: UInt8[Tensor, "_ height width channels"]
     rows: Int64[Tensor, " part"]
@@ -94,7 +94,7 @@ class _ResidentWindow(NamedTuple):
 class ResidentLoader(WindowLoader):
     """Holds all frames of a process: in the device's memory if they fit into a share of it, else in the host's."""
 
-    def load(self, windows: Iterator[Window]) -> Iterator[_ResidentWindow]:
+    def load(self, windows: Iterator[ShuffleWindow]) -> Iterator[_ResidentWindow]:
         """Windows, as soon as all frames have been read."""
         lengths, mine = self.frames.block_lengths, self.my_blocks(np.arange(len(self.frames.block_lengths)))
         blocks = np.flatnonzero(mine)
@@ -114,7 +114,7 @@ class ResidentLoader(WindowLoader):
 class _StreamedWindow(NamedTuple):
     """A window that was read from disk. The frames of this process are neighbours in its buffer."""
 
-    window: Window
+    window: ShuffleWindow
     is_mine: Bool[np.ndarray, " frames"]
     frames: UInt8[Tensor, "part height width channels"]
     is_buffer: bool
@@ -128,7 +128,7 @@ class _StreamedWindow(NamedTuple):
 class StreamingLoader(WindowLoader):
     """Reads frames from disk, window by window. The next window is read while this one is used."""
 
-    def load(self, windows: Iterator[Window]) -> Iterator[_StreamedWindow]:
+    def load(self, windows: Iterator[ShuffleWindow]) -> Iterator[_StreamedWindow]:
         """Windows, each as soon as its frames have been read. A window may be used until the next one is asked for."""
         buffers = itertools.cycle(_Buffer(self.device, self.frames.frame_shape) for _ in range(WINDOWS_IN_MEMORY))
         with ThreadPoolExecutor(1) as reader:
@@ -141,7 +141,7 @@ class StreamingLoader(WindowLoader):
                 current = following
             yield current.result()
 
-    def _read(self, window: Window, buffer: "_Buffer") -> _StreamedWindow:
+    def _read(self, window: ShuffleWindow, buffer: "_Buffer") -> _StreamedWindow:
         mine, is_mine = self.my_blocks(window.blocks), self.is_mine(window)
         place = np.empty_like(window.order)  # in this process's order, of each of the window's frames
         place[window.order] = np.cumsum(is_mine) - 1
@@ -217,12 +217,12 @@ class Batches:
         loader = kind(self.frames, device, self.rank, self.world)
         return _rebatch(loader.load(windows), self.batch_size, skip, self.frames.labels)
 
-    def _windows(self, first_epoch: int) -> Iterator[Window]:
+    def _windows(self, first_epoch: int) -> Iterator[ShuffleWindow]:
         for epoch in itertools.count(first_epoch):
             yield from self.frames.windows(self.seed, epoch, self.shuffle_frames)
 
 
-def _skip_windows(windows: Iterator[Window], frames: int) -> tuple[Iterator[Window], int]:
+def _skip_windows(windows: Iterator[ShuffleWindow], frames: int) -> tuple[Iterator[ShuffleWindow], int]:
     """The windows from the one with this frame on, and the frame's place in it. Earlier windows are never read."""
     for window in windows:
         if frames < len(window.order):

@@ -24,7 +24,7 @@ BLOCK_FRAMES = 64
 
 
 @dataclasses.dataclass(frozen=True)
-class Window:
+class ShuffleWindow:
     """The frames that are shuffled together.
 
     Attributes:
@@ -108,7 +108,7 @@ class FrameSource(abc.ABC):
             spread[start:stop] = block
         return spread
 
-    def windows(self, seed: int, epoch: int, shuffle_frames: int) -> Iterator[Window]:
+    def windows(self, seed: int, epoch: int, shuffle_frames: int) -> Iterator[ShuffleWindow]:
         """The windows of an epoch, in order. Every position is in exactly one of them."""
         rng = np.random.default_rng([seed, epoch])
         blocks = rng.permutation(len(self.block_lengths))
@@ -117,7 +117,7 @@ class FrameSource(abc.ABC):
         for chosen in np.split(blocks, np.flatnonzero(np.diff(group)) + 1):
             positions = np.concatenate([np.arange(*self.block_offsets[block : block + 2]) for block in chosen])
             seen += len(positions)
-            yield Window(chosen, positions, rng.permutation(len(positions)), ends_epoch=seen == len(self))
+            yield ShuffleWindow(chosen, positions, rng.permutation(len(positions)), ends_epoch=seen == len(self))
 
 
 class FrameSet(FrameSource):
