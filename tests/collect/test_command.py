@@ -22,7 +22,7 @@ from PIL import Image
 
 from world_models.collect import command
 from world_models.collect.command import CollectConfig, Job, identity, prepare, shard_task
-from world_models.collect.recording import Recorded, ShardTask, record_shard
+from world_models.collect.recording import ShardResult, ShardTask, record_shard
 from world_models.data.rollouts import Rollouts
 from world_models.data.shards import shard_path
 from world_models.envs import Preprocess, policies, preprocess
@@ -485,7 +485,7 @@ def interrupted(
     """A collection of two shards during whose second one somebody presses Ctrl-C."""
     make = command.record_shard
 
-    def press(task: ShardTask, report: executors.Report) -> Recorded:
+    def press(task: ShardTask, report: executors.Report) -> ShardResult:
         if task.path.name == "shard-00001.h5":
             leave_partial(task.path)  # as a worker that is killed
             raise KeyboardInterrupt
@@ -519,7 +519,7 @@ def test_a_shard_reports_its_steps_as_they_are_made(out: Path):
     seen: list[int] = []
     config = CollectConfig(str(out), env="Pictures-v0", policy="random", max_steps=20)
     recorded = record_shard(shard_task(config, 0, ("random", "random"), "auto"), seen.append)
-    assert (recorded, seen) == (Recorded(40), [16, 20, 36, 40])
+    assert (recorded, seen) == (ShardResult(40), [16, 20, 36, 40])
 
 
 # --- verify

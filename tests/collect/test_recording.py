@@ -15,7 +15,7 @@ from gymnasium.envs.box2d import car_racing
 
 from world_models import envs
 from world_models.collect import command, recording
-from world_models.collect.recording import CHECKED_FRAMES, Recorded, ShardTask, record_shard
+from world_models.collect.recording import CHECKED_FRAMES, ShardResult, ShardTask, record_shard
 from world_models.data.rollouts import FORMAT, Rollouts
 from world_models.data.shards.reader import Shard
 from world_models.envs import car_renderer, renderer_choice
@@ -246,13 +246,13 @@ def test_a_mismatch_is_told_with_versions(task: ShardTask, wrong_later: None):
 
 
 def test_no_mismatch_is_told_where_all_frames_are_right(task: ShardTask, every_frame_checked: None):
-    assert record_shard(task, ignore) == Recorded(2 * STEPS, None)
+    assert record_shard(task, ignore) == ShardResult(2 * STEPS, None)
 
 
 def test_nothing_of_a_wrong_shard_is_kept(task: ShardTask, wrong_later: None, monkeypatch: pytest.MonkeyPatch):
     write, there = recording._write, []
 
-    def watched(task: ShardTask, report: Any) -> Recorded:
+    def watched(task: ShardTask, report: Any) -> ShardResult:
         there.append([path.name for path in task.path.parent.iterdir()])
         return write(task, report)
 

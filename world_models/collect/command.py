@@ -20,7 +20,7 @@ from pathlib import Path
 from world_models import envs
 from world_models.collect import overview, trial
 from world_models.collect.config import IDENTITY, CollectConfig, identity
-from world_models.collect.recording import Recorded, ShardTask, record_shard
+from world_models.collect.recording import ShardResult, ShardTask, record_shard
 from world_models.data.rollouts import FORMAT, Rollouts, telemetry_names
 from world_models.data.shards import shard_path, shard_paths, strings
 from world_models.data.shards.reader import Shard
@@ -233,9 +233,9 @@ def _record(job: Job) -> None:
     _report(job, recorded)
 
 
-def _make_shards(job: Job, lock: locks.Lock) -> list[Recorded]:
+def _make_shards(job: Job, lock: locks.Lock) -> list[ShardResult]:
     planned = [len(task.policies) * job.config.max_steps for task in job.tasks]
-    made: list[Recorded] = []
+    made: list[ShardResult] = []
     with progress.bar(sum(planned), "frames", "collect") as bar:
 
         def watch(frames: int) -> None:
@@ -255,7 +255,7 @@ def _make_shards(job: Job, lock: locks.Lock) -> list[Recorded]:
     return made
 
 
-def _report(job: Job, recorded: Sequence[Recorded]) -> None:
+def _report(job: Job, recorded: Sequence[ShardResult]) -> None:
     """Print what the data set holds, how many episodes were left out, and how many actions were clipped."""
     try:
         data = Rollouts(job.config.out)

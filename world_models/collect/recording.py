@@ -47,7 +47,7 @@ class ShardTask:
 
 
 @dataclasses.dataclass(frozen=True)
-class Recorded:
+class ShardResult:
     """The result of a task.
 
     Attributes:
@@ -63,7 +63,7 @@ class Recorded:
 
 @envs.off_screen()
 @envs.gymnasium_warnings()  # `prepare` has printed them already
-def record_shard(task: ShardTask, report: executors.Report) -> Recorded:
+def record_shard(task: ShardTask, report: executors.Report) -> ShardResult:
     """Record one shard. Its contents are a pure function of the task.
 
     Args:
@@ -88,7 +88,7 @@ class _Counts(NamedTuple):
     num_clipped: int = 0
 
 
-def _write(task: ShardTask, report: executors.Report) -> Recorded:
+def _write(task: ShardTask, report: executors.Report) -> ShardResult:
     with _new_env(task) as env:
         pass  # only needed for the attributes below
     attributes = {
@@ -112,7 +112,7 @@ def _write(task: ShardTask, report: executors.Report) -> Recorded:
         rollouts.set_attribute("renderer_frames_checked", total.num_checked)
         if skipped:
             rollouts.set_attribute(SKIPPED_SEEDS, json.dumps(skipped))
-    return Recorded(total.steps, num_clipped=total.num_clipped)
+    return ShardResult(total.steps, num_clipped=total.num_clipped)
 
 
 def _frames_to_check(task: ShardTask, check_factor: int) -> set[tuple[int, int]]:
