@@ -20,7 +20,7 @@ SHOWN_HEIGHT = 128
 
 
 @dataclasses.dataclass(frozen=True)
-class Trial:
+class TrialResult:
     """The result of a trial.
 
     Attributes:
@@ -32,7 +32,7 @@ class Trial:
     first_frames: grids.Picture
 
 
-def drive(env: envs.FrameEnv, policies: Sequence[str], seeds: range, warmup_steps: int, max_steps: int) -> Trial:
+def drive(env: envs.FrameEnv, policies: Sequence[str], seeds: range, warmup_steps: int, max_steps: int) -> TrialResult:
     """Let every policy drive a few steps of the first episode that does not end during its warm-up.
 
     Raises:
@@ -54,7 +54,7 @@ def drive(env: envs.FrameEnv, policies: Sequence[str], seeds: range, warmup_step
         rows.append(np.stack(frames))
     _check_colours(env, shown)
     labels = [f"{name}\nseed {seeds.start}" for name in policies]
-    return Trial(_frames_line(env), _sheet(shown[0], grids.labelled(grids.grid(rows), labels)))
+    return TrialResult(_frames_line(env), _sheet(shown[0], grids.labelled(grids.grid(rows), labels)))
 
 
 def _first_episode(
