@@ -17,7 +17,7 @@ from world_models.runtime import files, locks
 from world_models.runtime.errors import Stopped
 from world_models.train_vae.data import KINDS
 from world_models.train_vae.learner import Learner
-from world_models.train_vae.run_writer import Position, Run
+from world_models.train_vae.run_writer import Position, RunWriter
 from world_models.vae import baselines
 from world_models.vae.labelled_frames import LabelledFrames
 from world_models.vae.model import VAE, VAEConfig
@@ -40,12 +40,12 @@ def frames() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (20, 64, 64, 3), np.uint8)
 
 
-def _open(out: Path, tensorboard: bool = False) -> Run:
-    return Run(out, CONFIG, TRAINED_ON, WandbConfig("disabled"), tensorboard)
+def _open(out: Path, tensorboard: bool = False) -> RunWriter:
+    return RunWriter(out, CONFIG, TRAINED_ON, WandbConfig("disabled"), tensorboard)
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Iterator[Run]:
+def run(tmp_path: Path) -> Iterator[RunWriter]:
     run = _open(tmp_path / "runs" / "a")
     yield run
     run.close()
@@ -58,7 +58,7 @@ def _written(folder: Path) -> set[str]:
 # the process that writes
 
 
-def test_a_run_makes_its_folder(run: Run, tmp_path: Path):
+def test_a_run_makes_its_folder(run: RunWriter, tmp_path: Path):
     assert (tmp_path / "runs" / "a").is_dir()
 
 
@@ -87,7 +87,7 @@ def test_a_run_that_could_not_be_tracked_lets_its_folder_go(tmp_path: Path, lear
     _open(tmp_path).close()
 
 
-def test_a_run_begins_with_its_config_and_its_baselines(run: Run, tmp_path: Path, learner: Learner, frames: np.ndarray):
+def test_a_run_begins_with_its_config_and_its_baselines(run: RunWriter, tmp_path: Path, learner: Learner, frames: np.ndarray):
     run.begin(learner, lambda count: frames[:count])
     out = tmp_path / "runs" / "a"
     assert _written(out) == {"config.yaml", "baselines.safetensors"}
@@ -97,7 +97,7 @@ def test_a_run_begins_with_its_config_and_its_baselines(run: Run, tmp_path: Path
     assert torch.equal(saved["mean"], torch.as_tensor(expected.mean))
 
 
-def test_lines_are_logged_in_order(run: Run, tmp_path: Path, learner: Learner):
+def test_lines_are_logged_in_order(run: RunWriter, tmp_path: Path, learner: Learner):
     lines = [{"step": step, "frames_seen": 8 * step, "epoch": 0.25 * step, "train/sse": 0.5 * step} for step in (1, 2)]
     run.track(learner)
     for step in (1, 2):
@@ -115,7 +115,7 @@ def test_what_was_logged_after_the_learners_step_is_dropped(tmp_path: Path, lear
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 0, "frames_seen": 0}\n'
 
 
-def test_pictures_are_drawn_under_the_frames_seen(run: Run, tmp_path: Path, learner: Learner, frames: np.ndarray):
+def test_pictures_are_drawn_under_the_frames_seen(run: RunWriter, tmp_path: Path, learner: Learner, frames: np.ndarray):
     run.track(learner)
     held_out, position = LabelledFrames.of_one_class(frames), Position(9, 1234, 0.5)
     run.draw(KINDS["rollouts"].draw(learner.vae, held_out, position, finished=True), 1234)
@@ -123,7 +123,7 @@ def test_pictures_are_drawn_under_the_frames_seen(run: Run, tmp_path: Path, lear
     assert drawn == {f"{name}_000001234.png" for name in ("reconstructions", "samples", "interpolation")}
 
 
-def test_a_saved_run_is_the_learners(run: Run, tmp_path: Path, learner: Learner):
+def test_a_saved_run_is_the_learners(run: RunWriter, tmp_path: Path, learner: Learner):
     run.save(learner, learner.vae)
     out = tmp_path / "runs" / "a"
     assert _written(out) == {"model.safetensors", "model.json", "state.pt"}
@@ -132,13 +132,13 @@ def test_a_saved_run_is_the_learners(run: Run, tmp_path: Path, learner: Learner)
     assert all(torch.equal(weights[name], tensor) for name, tensor in learner.vae.state_dict().items())
 
 
-def test_a_saved_run_says_what_it_was_trained_on(run: Run, tmp_path: Path, learner: Learner):
+def test_a_saved_run_says_what_it_was_trained_on(run: RunWriter, tmp_path: Path, learner: Learner):
     run.save(learner, learner.vae)
     found = description.load(tmp_path / "runs" / "a")
     assert (found.trained_on, found.step) == (TRAINED_ON, learner.step)
 
 
-def test_the_best_weights_are_saved_beside_the_last(run: Run, tmp_path: Path, learner: Learner):
+def test_the_best_weights_are_saved_beside_the_last(run: RunWriter, tmp_path: Path, learner: Learner):
     run.save_best(learner, learner.vae)
     out = tmp_path / "runs" / "a"
     assert _written(out) == {"best.safetensors"}
@@ -169,7 +169,7 @@ class _Tracker:
         pass
 
 
-def test_a_run_says_which_data_it_reads(run: Run, learner: Learner, monkeypatch: pytest.MonkeyPatch):
+def test_a_run_says_which_data_it_reads(run: RunWriter, learner: Learner, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(tracking, "Tracker", _Tracker)
     run.track(learner)
     ((verb, product),) = _Tracker.made_last.products
@@ -178,7 +178,7 @@ def test_a_run_says_which_data_it_reads(run: Run, learner: Learner, monkeypatch:
 
 @pytest.mark.parametrize(("weights", "name"), [("last", "model.safetensors"), ("best", "best.safetensors")])
 def test_a_finished_run_offers_its_best_weights_or_else_its_last(
-    run: Run, tmp_path: Path, learner: Learner, monkeypatch: pytest.MonkeyPatch, weights: str, name: str
+    run: RunWriter, tmp_path: Path, learner: Learner, monkeypatch: pytest.MonkeyPatch, weights: str, name: str
 ):
     monkeypatch.setattr(tracking, "Tracker", _Tracker)
     run.track(learner)
@@ -202,7 +202,7 @@ def test_tensorboard_is_written_where_it_is_asked_for(tmp_path: Path, learner: L
 
 
 def test_what_a_run_came_to_is_printed_and_warnings_go_to_stderr(
-    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: RunWriter, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     run.say("done")
     run.warn("collapse")

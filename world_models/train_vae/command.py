@@ -31,7 +31,7 @@ from world_models.train_vae import data as training_data
 from world_models.train_vae.config import TrainConfig
 from world_models.train_vae.data import KINDS, TrainingData
 from world_models.train_vae.learner import Learner, cudnn_mode
-from world_models.train_vae.run_writer import Position, Run
+from world_models.train_vae.run_writer import Position, RunWriter
 from world_models.vae import gradient, metrics
 from world_models.vae.labelled_frames import LabelledFrames
 from world_models.vae.model import VAE
@@ -117,7 +117,7 @@ def train(job: Job) -> None:
         cudnn_mode(job.device, config.deterministic),
         contextlib.ExitStack() as stack,
     ):
-        run = _run(job) if world.is_first else None
+        run = _open_run(job) if world.is_first else None
         if run:
             stack.callback(run.close)
         learner = _learner(job)
@@ -140,9 +140,9 @@ def _with_resume_hint(config: TrainConfig) -> Iterator[None]:
         raise Stopped(f"{stopped}, with --resume true") from None
 
 
-def _run(job: Job) -> Run:
+def _open_run(job: Job) -> RunWriter:
     config = job.config
-    return Run(Path(config.out), to_yaml(config), job.data.trained_on, config.wandb, config.tensorboard)
+    return RunWriter(Path(config.out), to_yaml(config), job.data.trained_on, config.wandb, config.tensorboard)
 
 
 def _learner(job: Job) -> Learner:
@@ -157,7 +157,7 @@ def _learner(job: Job) -> Learner:
     return Learner(vae.to(job.device), config.seed, config.grad_clip, bf16, compiled_size, config.binarise)
 
 
-def _begin(job: Job, learner: Learner, run: Run) -> None:
+def _begin(job: Job, learner: Learner, run: RunWriter) -> None:
     """Write a new run's first files, and begin to log."""
     if job.saved:
         frames_seen = job.batches.frames_at(learner.step)
@@ -181,7 +181,7 @@ class Training:
 
     job: Job
     learner: Learner
-    run: Run | None
+    run: RunWriter | None
     held_out: LabelledFrames
     as_saved: Callable[[VAE], VAE]
 

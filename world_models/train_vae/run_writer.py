@@ -42,7 +42,7 @@ class Pictures(NamedTuple):
     at_end: Mapping[str, grids.Picture] = types.MappingProxyType({})
 
 
-class Run:
+class RunWriter:
     """A run's folder. It is locked against other writers until `close`. Only the first process has one.
 
     Args:
