@@ -61,24 +61,24 @@ class Job:
         device: the device that computes.
         data: frames for training and for validation.
         batches: makes batches of the training frames.
-        saved: the state to resume from; None for a new run.
+        saved_state: the state to resume from; None for a new run.
     """
 
     config: TrainConfig
     device: torch.device
     data: TrainingData
     batches: Batches
-    saved: TrainingState | None
+    saved_state: TrainingState | None
 
     @property
     def is_finished(self) -> bool:
         """Whether the saved run has seen all frames."""
-        return self.saved is not None and self.num_frames <= 0
+        return self.saved_state is not None and self.num_frames <= 0
 
     @property
     def num_frames(self) -> int:
         """Number of frames that training still has to see."""
-        return self.config.num_frames - (self.batches.frames_at(self.saved.step) if self.saved else 0)
+        return self.config.num_frames - (self.batches.frames_at(self.saved_state.step) if self.saved_state else 0)
 
 
 def prepare(config: TrainConfig) -> Job:
@@ -121,8 +121,8 @@ def train(job: Job) -> None:
         if run:
             stack.callback(run.close)
         learner = _learner(job)
-        if job.saved:
-            learner.restore(job.saved)
+        if job.saved_state:
+            learner.restore(job.saved_state)
         if run:
             _begin(job, learner, run)
         held_out = training_data.sample(job.data.held_out, config.num_val_frames, _binarise_seed(config))
@@ -159,7 +159,7 @@ def _learner(job: Job) -> Learner:
 
 def _begin(job: Job, learner: Learner, run: RunWriter) -> None:
     """Write a new run's first files, and begin to log."""
-    if job.saved:
+    if job.saved_state:
         frames_seen = job.batches.frames_at(learner.step)
         run.say(f"continuing from step {learner.step:,}, {frames_seen:,} frames seen")
     else:
