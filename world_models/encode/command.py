@@ -97,7 +97,7 @@ class Job:
         vae: the model, on its device.
         vae_sha256: sha256 of its weights.
         val_sse: the run's `val/sse` for these weights, on other frames; None if it is not found in the run's folder.
-        todo: numbers of the missing shards, for all processes together.
+        missing_shards: numbers of the missing shards, for all processes together.
     """
 
     config: EncodeConfig
@@ -105,17 +105,17 @@ class Job:
     vae: VAE
     vae_sha256: str
     val_sse: float | None
-    todo: tuple[int, ...]
+    missing_shards: tuple[int, ...]
 
     @property
     def is_finished(self) -> bool:
         """Whether all shards and their summary exist."""
-        return not self.todo and (Path(self.config.out) / latent_summary.SUMMARY_FILE).exists()
+        return not self.missing_shards and (Path(self.config.out) / latent_summary.SUMMARY_FILE).exists()
 
     @property
     def num_frames(self) -> int:
         """Number of frames that have to be encoded."""
-        return sum(self.data.shards[index].num_rows for index in self.todo)
+        return sum(self.data.shards[index].num_rows for index in self.missing_shards)
 
 
 def prepare(config: EncodeConfig) -> Job:
@@ -132,15 +132,15 @@ def prepare(config: EncodeConfig) -> Job:
     provenance.check_preprocess(data.preprocess, data.path, vae, config.vae)
     vae_sha256 = files.file_sha256(layout.weights_path(config.vae, config.weights))
     val_sse = checkpoints.validation_metrics(Path(config.vae), config.weights).get("val/sse")
-    job = Job(config, data, vae, vae_sha256, val_sse, todo=())
+    job = Job(config, data, vae, vae_sha256, val_sse, missing_shards=())
     finished = _finished_shards(job)
-    todo = tuple(index for index in range(len(data.shards)) if index not in finished)
-    for index in todo:
+    missing_shards = tuple(index for index in range(len(data.shards)) if index not in finished)
+    for index in missing_shards:
         data.shards[index].check_finite()
     untrusted.is_file(Path(config.out) / latent_summary.SUMMARY_FILE)
-    need_bytes = sum(latents_bytes(data.shards[index], vae.config.z_dim, config.dtype) for index in todo)
+    need_bytes = sum(latents_bytes(data.shards[index], vae.config.z_dim, config.dtype) for index in missing_shards)
     files.check_room(Path(config.out), need_bytes)
-    return dataclasses.replace(job, todo=todo)
+    return dataclasses.replace(job, missing_shards=missing_shards)
 
 
 def _finished_shards(job: Job) -> set[int]:
@@ -178,7 +178,7 @@ def encode(job: Job) -> None:
             stack.enter_context(locks.only_writer(out))
             files.remove_partials(out)
         stack.enter_context(distributed.connected(job.vae.device))
-        mine = job.todo[world.rank :: world.size]
+        mine = job.missing_shards[world.rank :: world.size]
         rows = sum(job.data.shards[index].num_rows for index in mine)
         bar = stack.enter_context(progress.bar(rows, "frames", "encode", shown=world.is_first))
         for count in stack.enter_context(contextlib.closing(encode_shards(job, mine))):
@@ -198,7 +198,7 @@ def _finish(job: Job, latents: Latents) -> None:
     latent_summary.save(out, contents, check.as_json() | {"run_val_sse": job.val_sse}, sources)
     terminal.say(
         f"{out}: {len(latents)} episodes, {latents.num_rows:,} latents of {latents.z_dim} dimensions, "
-        f"{contents.terminated_episodes} episodes terminated" + ("" if job.todo else ", all finished before")
+        f"{contents.terminated_episodes} episodes terminated" + ("" if job.missing_shards else ", all finished before")
     )
     for warning in summary.warnings(contents, check):
         terminal.warn(f"{out}: {warning}")
