@@ -282,7 +282,7 @@ def _check_weights(training: Training, vae: VAE) -> None:
 
 def _save(training: Training, vae: VAE) -> None:
     _check_weights(training, vae)
-    training.learner.gather()
+    training.learner.gather_sums()
     if training.run:
         training.run.save(training.learner, vae)
 

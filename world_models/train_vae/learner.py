@@ -85,7 +85,7 @@ class Learner:
         self._sums.zero_()
         return {name: value / frames for name, value in zip(LOSS_NAMES, sums, strict=True)}
 
-    def gather(self) -> None:
+    def gather_sums(self) -> None:
         """Add up the sums of all processes in the first one, which saves the state."""
         distributed.sum_up([self._sums])
         if not distributed.world().is_first:
