@@ -60,17 +60,17 @@ class LatentObservation(gymnasium.ObservationWrapper[Any, Any, Any], RecordConst
     ):
         RecordConstructorArgs.__init__(self, _disable_deepcopy=True, vae=vae, normalise=normalise, sample=sample)
         super().__init__(env)
-        self._latents_of = _Latents(observations.why_no_pictures(env), env.observation_space, vae, normalise, sample)
-        self.observation_space = self._latents_of.space
+        self._encode = _PictureEncoder(observations.why_no_pictures(env), env.observation_space, vae, normalise, sample)
+        self.observation_space = self._encode.space
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin an episode. The seed determines the environment and the noise of z."""
-        self._latents_of.seed(seed)
+        self._encode.seed(seed)
         return super().reset(seed=seed, options=options)
 
     def observation(self, observation: UInt8[np.ndarray, "..."]) -> Float32[np.ndarray, " z"]:
         """The latent of a picture."""
-        return self._latents_of(observation[None])[0]
+        return self._encode(observation[None])[0]
 
 
 class LatentVectorObservation(VectorWrapper[Any, Any, Any, Any, Any]):
@@ -88,17 +88,17 @@ class LatentVectorObservation(VectorWrapper[Any, Any, Any, Any, Any]):
     ):
         super().__init__(env)
         space = env.single_observation_space
-        self._latents_of = _Latents(observations.why_no_picture_space(space), space, vae, normalise, sample)
-        self.single_observation_space = self._latents_of.space
-        self.observation_space = gymnasium.vector.utils.batch_space(self._latents_of.space, env.num_envs)
+        self._encode = _PictureEncoder(observations.why_no_picture_space(space), space, vae, normalise, sample)
+        self.single_observation_space = self._encode.space
+        self.observation_space = gymnasium.vector.utils.batch_space(self._encode.space, env.num_envs)
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Float32[np.ndarray, "envs z"], dict[str, Any]]:
         """Begin an episode in each environment."""
-        self._latents_of.seed(seed)
+        self._encode.seed(seed)
         pictures, infos = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]: it takes lists, too
-        return self._latents_of(pictures), infos
+        return self._encode(pictures), infos
 
     def step(self, actions: Any) -> tuple[Float32[np.ndarray, "envs z"], Any, Any, Any, dict[str, Any]]:
         """Take an action in each environment."""
@@ -106,12 +106,12 @@ class LatentVectorObservation(VectorWrapper[Any, Any, Any, Any, Any]):
         if "final_obs" in infos:
             ended = np.flatnonzero(infos["_final_obs"])
             final = np.empty(self.num_envs, object)
-            final[ended] = list(self._latents_of(np.stack(infos["final_obs"][ended])))
+            final[ended] = list(self._encode(np.stack(infos["final_obs"][ended])))
             infos = infos | {"final_obs": final}
-        return self._latents_of(pictures), rewards, terminations, truncations, infos
+        return self._encode(pictures), rewards, terminations, truncations, infos
 
 
-class _Latents:
+class _PictureEncoder:
     """Turns pictures into latents.
 
     Args:
