@@ -43,7 +43,7 @@ def make_model(tmp_path: Path) -> MakeModel:
 
 def _load(
     *runs: RunRecord, data: Path | None = None, weights: layout.Weights = "best"
-) -> tuple[frames.Models | None, list[str]]:
+) -> tuple[frames.ShownModels | None, list[str]]:
     return frames.load(runs, str(data) if data else None, weights, "cpu")
 
 

@@ -68,7 +68,7 @@ class Job:
     num_frames: int
     out: Path
     runs: list[RunRecord]
-    models: frames.Models | None
+    models: frames.ShownModels | None
     notes: list[str]
     is_finished = False
 

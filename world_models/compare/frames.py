@@ -35,7 +35,7 @@ class FrameRows(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Models:
+class ShownModels:
     """Models, and frames that none of them was trained on.
 
     Attributes:
@@ -62,7 +62,7 @@ class Models:
 
 def load(
     runs: Sequence[RunRecord], data: str | None, weights: layout.Weights, device: Device
-) -> tuple[Models | None, list[str]]:
+) -> tuple[ShownModels | None, list[str]]:
     """Load the models of the first twelve runs, and frames to show.
 
     Args:
@@ -97,7 +97,7 @@ class _NothingShownError(Exception):
 
 def _of_rollouts(
     saved: Sequence[RunRecord], data: str | None, weights: layout.Weights, device: torch.device
-) -> tuple[Models, list[str]]:
+) -> tuple[ShownModels, list[str]]:
     """Held-out frames of rollouts, and the models that take such frames."""
     rollouts = Rollouts(data) if data else _trained_on(saved)
     models, left_out = _models(saved, lambda run: _load(run, rollouts, weights, device))
@@ -105,12 +105,12 @@ def _of_rollouts(
     if frames is None:
         why = f"no frames are shown: a run was trained on each episode of {rollouts.path}; name others with --data"
         raise _NothingShownError(*left_out, why)
-    return Models(str(rollouts.path), frames, models), left_out
+    return ShownModels(str(rollouts.path), frames, models), left_out
 
 
 def _of_digits(
     saved: Sequence[RunRecord], data: str | None, weights: layout.Weights, device: torch.device
-) -> tuple[Models, list[str]]:
+) -> tuple[ShownModels, list[str]]:
     """Test images of MNIST, and the models that take such images."""
     path = data or str(saved[0].trained_on.data)
     try:
@@ -124,7 +124,7 @@ def _of_digits(
             f"no frames are shown: {path} has changed since the training; name MNIST's folder with --data"
         )
     models, left_out = _models(saved, lambda run: checkpoints.load_digits_vae(run.path, weights, device))
-    return Models(path, digits.test.as_frames(), models), left_out
+    return ShownModels(path, digits.test.as_frames(), models), left_out
 
 
 def _models(saved: Sequence[RunRecord], load: Callable[[RunRecord], VAE]) -> tuple[dict[str, VAE], list[str]]:
@@ -155,7 +155,7 @@ class _Kind(NamedTuple):
     dataset: str
     name: str
     is_in: Callable[[str], bool]
-    load: Callable[[Sequence[RunRecord], str | None, layout.Weights, torch.device], tuple[Models, list[str]]]
+    load: Callable[[Sequence[RunRecord], str | None, layout.Weights, torch.device], tuple[ShownModels, list[str]]]
 
 
 MNIST = _Kind("mnist", "MNIST", lambda folder: Path(folder, mnist.FOLDER).is_dir(), _of_digits)
