@@ -19,17 +19,16 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium
 
-from world_models.version import __version__ as __version__
+from world_models.version import __version__
 
 if TYPE_CHECKING:
-    from world_models.data.latents import Latents as Latents
-    from world_models.data.rollouts import Episode as Episode
-    from world_models.data.rollouts import Rollouts as Rollouts
-    from world_models.data.sequences import LatentSequences as LatentSequences
-    from world_models.envs.preprocessing import preprocess as preprocess
-    from world_models.envs.telemetry_info import TelemetryInfo as TelemetryInfo
-    from world_models.runs.checkpoints import load_vae as load_vae
-    from world_models.vae.latent_observation import LatentObservation as LatentObservation
+    from world_models.data.latents import Latents
+    from world_models.data.rollouts import Episode, Rollouts
+    from world_models.data.sequences import LatentSequences
+    from world_models.envs.preprocessing import preprocess
+    from world_models.envs.telemetry_info import TelemetryInfo
+    from world_models.runs.checkpoints import load_vae
+    from world_models.vae.latent_observation import LatentObservation
 
 _PUBLIC = {
     "Episode": "data.rollouts",

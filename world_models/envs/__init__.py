@@ -11,27 +11,45 @@ from gymnasium import spaces
 from jaxtyping import Float32, UInt8
 
 from world_models.envs import observations
-from world_models.envs.action_columns import clipped as clipped
-from world_models.envs.action_columns import describe_space as describe_space
-from world_models.envs.action_columns import from_columns as from_columns
-from world_models.envs.action_columns import num_columns as num_columns
-from world_models.envs.action_columns import to_columns as to_columns
-from world_models.envs.car_names import FAST_CAR_RACING as FAST_CAR_RACING
-from world_models.envs.car_names import RendererName as RendererName
-from world_models.envs.making import HOW_TO_FIX as HOW_TO_FIX
-from world_models.envs.making import check_arguments as check_arguments
-from world_models.envs.making import describe_error as describe_error
-from world_models.envs.making import gymnasium_warnings as gymnasium_warnings
-from world_models.envs.making import off_screen as off_screen
-from world_models.envs.making import recipe
-from world_models.envs.observations import EnvError as EnvError
-from world_models.envs.observations import PictureError as PictureError
-from world_models.envs.preprocessing import Preprocess as Preprocess
-from world_models.envs.preprocessing import parse_crop as parse_crop
-from world_models.envs.preprocessing import preprocess as preprocess
-from world_models.envs.simulators import MismatchError as MismatchError
-from world_models.envs.simulators import Telemetry, simulator_of
+from world_models.envs.action_columns import clipped, describe_space, from_columns, num_columns, to_columns
+from world_models.envs.car_names import FAST_CAR_RACING, RendererName
+from world_models.envs.making import (
+    HOW_TO_FIX,
+    check_arguments,
+    describe_error,
+    gymnasium_warnings,
+    off_screen,
+    recipe,
+)
+from world_models.envs.observations import EnvError, PictureError
+from world_models.envs.preprocessing import Preprocess, parse_crop, preprocess
+from world_models.envs.simulators import MismatchError, Telemetry, simulator_of
 from world_models.runtime.typed_json import Json
+
+__all__ = [
+    "FAST_CAR_RACING",
+    "HOW_TO_FIX",
+    "EnvError",
+    "Frame",
+    "FrameEnv",
+    "MismatchError",
+    "PictureError",
+    "Preprocess",
+    "RendererName",
+    "check_arguments",
+    "clipped",
+    "describe_error",
+    "describe_space",
+    "from_columns",
+    "gymnasium_warnings",
+    "make_env",
+    "num_columns",
+    "off_screen",
+    "parse_crop",
+    "preprocess",
+    "preprocess_spec",
+    "to_columns",
+]
 
 Frame = UInt8[np.ndarray, "64 64 3"]
 
