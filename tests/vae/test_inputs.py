@@ -15,7 +15,7 @@ from torch import Tensor
 from world_models.vae import inputs
 from world_models.vae import model as vae
 from world_models.vae.fast import forms, winograd, winograd_chain
-from world_models.vae.fast.winograd import Layer
+from world_models.vae.fast.winograd_layer import Layer
 from world_models.vae.model import VAE, VAEConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -363,7 +363,7 @@ import sys
 import torch
 from world_models.vae.fast import forms, winograd, winograd_chain
 from world_models.vae.model import VAE, VAEConfig
-from world_models.vae.fast.winograd import Layer
+from world_models.vae.fast.winograd_layer import Layer
 assert not __debug__ or sys.exit("this is to run by python -O")
 vae, layer = VAE(VAEConfig(z_dim=4)), Layer(4, 14, 8, 6, 16)
 weights, bias = torch.rand(layer.shapes(1)["weights"]), torch.rand(16)

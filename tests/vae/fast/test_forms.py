@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from world_models.runtime import threads
-from world_models.vae.fast import forms, winograd
+from world_models.vae.fast import forms, winograd, winograd_layer
 from world_models.vae.model import VAE, VAEConfig, num_parameters
 from world_models.vae.networks import Decoder, Encoder
 
@@ -313,7 +313,7 @@ def test_threads_are_usable_after_a_part_raised():
 
 
 @pytest.mark.parametrize("layers", [forms.CONVS, forms.DECONVS])
-def test_each_layer_takes_what_the_one_before_it_gives(layers: tuple[winograd.Layer, ...]):
+def test_each_layer_takes_what_the_one_before_it_gives(layers: tuple[winograd_layer.Layer, ...]):
     narrowing = layers if layers is forms.CONVS else layers[::-1]
     for wider, narrower in itertools.pairwise(narrowing):
         assert (wider.narrow, wider.features) == (narrower.wide, narrower.channels)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from world_models.vae.fast import winograd
-from world_models.vae.fast.winograd import Layer
+from world_models.vae.fast.winograd_layer import Layer
 
 BUILT = winograd.is_available()
 needs_library = pytest.mark.skipif(not BUILT, reason="the C convolutions were not built")

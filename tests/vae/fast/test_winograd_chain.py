@@ -8,7 +8,8 @@ from torch import Tensor
 
 from world_models.vae.fast import winograd, winograd_chain
 from world_models.vae.fast.forms import CONVS, DECONVS
-from world_models.vae.fast.winograd import Layer, Packed
+from world_models.vae.fast.winograd import Packed
+from world_models.vae.fast.winograd_layer import Layer
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from world_models.runtime.threads import in_threads
 from world_models.vae import inputs
-from world_models.vae.fast import winograd, winograd_chain
+from world_models.vae.fast import winograd, winograd_chain, winograd_layer
 from world_models.vae.fast.prepared import PreparedOnce
-from world_models.vae.fast.winograd import Layer
+from world_models.vae.fast.winograd_layer import Layer
 from world_models.vae.networks import IMAGE_SHAPES, Decoder, Encoder
 
 CONVS = (
@@ -51,7 +51,7 @@ def choose(device: torch.device) -> Literal["winograd", "rewritten"]:
 
 def _by_winograd(weight: Tensor) -> bool:
     """Whether layers with such weights are computed in C, which supports float32 and float64."""
-    return choose(weight.device) == "winograd" and weight.dtype in winograd.DTYPES
+    return choose(weight.device) == "winograd" and weight.dtype in winograd_layer.DTYPES
 
 
 def encode(encoder: Encoder, images: Tensor) -> tuple[Float[Tensor, "batch z"], Float[Tensor, "batch z"]]:

@@ -19,9 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from world_models.vae.fast.winograd_layer import DTYPES as DTYPES
-from world_models.vae.fast.winograd_layer import LINES, check_arrays
-from world_models.vae.fast.winograd_layer import Layer as Layer
+from world_models.vae.fast.winograd_layer import LINES, Layer, check_arrays
 
 
 class _Layer(ctypes.Structure):

@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from world_models.vae.fast import winograd
-from world_models.vae.fast.winograd import Layer, Packed
+from world_models.vae.fast.winograd import Packed
+from world_models.vae.fast.winograd_layer import Layer
 
 Weights = Sequence[Tensor | Packed]
 """For each layer in order: transformed weights, packed or not, and a bias."""
