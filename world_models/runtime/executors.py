@@ -4,6 +4,7 @@ The results do not depend on the executor. The function is `task(item, report) -
 It calls `report(n)` with the number of units of work so far.
 """
 
+import importlib
 from collections.abc import Generator, Iterator, Sequence
 from typing import Literal
 
@@ -44,7 +45,7 @@ def check(executor: Executor) -> None:
     """
     if executor == "ray":
         try:
-            import ray as ray  # type: ignore[import-not-found]
+            importlib.import_module("ray")
         except ImportError:
             raise ValueError("executor ray needs ray; pip install 'world_models[ray]', or use processes") from None
 

@@ -1,5 +1,6 @@
 """The encoder as an ONNX graph, computed by ONNX Runtime, for CPUs where the C convolutions were not built."""
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -20,8 +21,8 @@ def check() -> None:
         ValueError: a package is missing.
     """
     try:
-        import onnx as onnx
-        import onnxruntime as onnxruntime
+        for package in ("onnx", "onnxruntime"):
+            importlib.import_module(package)
     except ImportError:
         raise ValueError(
             "backend onnx needs onnx and onnxruntime; pip install 'world_models[onnx]', or use torch"
