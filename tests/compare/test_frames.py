@@ -17,7 +17,8 @@ from world_models.data.split import split_episodes
 from world_models.runs import checkpoints, layout
 from world_models.runs.description import TrainedOn
 from world_models.runs.records import RunRecord, read_run
-from world_models.vae.model import VAE, VAEConfig
+from world_models.vae.config import VAEConfig
+from world_models.vae.model import VAE
 
 PREPROCESS = {"crop": [0, 84], "size": 64, "interpolation": "INTER_AREA"}
 FACTS = {"data": "nowhere", "data_digest": "d", "split_seed": 0, "env": "Synthetic-v0", "train_seeds": [0, 1]}

@@ -12,7 +12,8 @@ from PIL import Image, ImageSequence
 from world_models.data.rollouts import Rollouts
 from world_models.drawing import grids, model_views
 from world_models.vae.baselines import fit_baselines
-from world_models.vae.model import VAE, VAEConfig
+from world_models.vae.config import VAEConfig
+from world_models.vae.model import VAE
 
 CELL = 2 * 64 + 2
 

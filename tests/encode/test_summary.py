@@ -19,7 +19,9 @@ from world_models.data.shards import shard_path
 from world_models.encode import summary as latent_summary
 from world_models.runs import checkpoints, layout
 from world_models.runs.description import TrainedOn
-from world_models.vae.model import VAE, Posterior, VAEConfig
+from world_models.vae.config import VAEConfig
+from world_models.vae.model import VAE
+from world_models.vae.posterior import Posterior
 from world_models.vae.noise import noise
 
 PREPROCESS = {"crop": [0, 84], "size": 64, "interpolation": "INTER_AREA"}

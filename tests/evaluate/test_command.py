@@ -28,7 +28,8 @@ from world_models.runs.description import TrainedOn
 from world_models.runtime import files, locks
 from world_models.runtime.errors import Stopped
 from world_models.vae import baselines, metrics
-from world_models.vae.model import VAE, VAEConfig, to_images
+from world_models.vae.config import VAEConfig
+from world_models.vae.model import VAE, to_images
 
 PREPROCESS = {"crop": [0, 84], "size": 64, "interpolation": "INTER_AREA"}
 SCORES = {

@@ -11,7 +11,7 @@ from world_models.evaluate import command as evaluate
 from world_models.runs.tracking import WandbConfig
 from world_models.runtime import cli
 from world_models.train_vae import command as train_vae
-from world_models.vae.model import VAEConfig
+from world_models.vae.config import VAEConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SCHEMAS = {

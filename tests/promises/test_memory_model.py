@@ -17,7 +17,8 @@ from world_models.data.rollouts import write_rollouts
 from world_models.data.shards import shard_path
 from world_models.runs import checkpoints, layout
 from world_models.runs.description import TrainedOn
-from world_models.vae.model import VAE, VAEConfig
+from world_models.vae.config import VAEConfig
+from world_models.vae.model import VAE
 
 EPISODES, STEPS, LENGTH, EPOCHS = 60, 40, 10, 40
 PREPROCESS = {"crop": None, "size": 64, "interpolation": "INTER_AREA"}

@@ -17,7 +17,8 @@ from world_models.runs import checkpoints, description, layout, provenance
 from world_models.runs.checkpoints import load_tensors, load_vae
 from world_models.runs.description import TrainedOn
 from world_models.runtime import files
-from world_models.vae.model import VAE, VAEConfig
+from world_models.vae.config import VAEConfig
+from world_models.vae.model import VAE
 
 PREPROCESS = {"crop": [0, 84], "size": 64, "interpolation": "INTER_AREA"}
 

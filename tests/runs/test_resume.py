@@ -18,7 +18,8 @@ from world_models.runs import resume
 from world_models.runs.description import TrainedOn
 from world_models.runs.resume import TrainingState, load_state
 from world_models.train_vae.learner import Learner
-from world_models.vae.model import VAE, VAEConfig
+from world_models.vae.config import VAEConfig
+from world_models.vae.model import VAE
 
 SMALL = VAEConfig(z_dim=2, network="mlp", hidden=(4,), likelihood="bernoulli")
 

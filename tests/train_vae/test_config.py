@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from world_models.train_vae.config import TrainConfig
-from world_models.vae.model import VAEConfig
+from world_models.vae.config import VAEConfig
 
 
 def _config(**changes: Any) -> TrainConfig:

@@ -20,7 +20,8 @@ from world_models.train_vae.learner import Learner
 from world_models.train_vae.run_writer import Position, RunWriter
 from world_models.vae import baselines
 from world_models.vae.labelled_frames import LabelledFrames
-from world_models.vae.model import VAE, VAEConfig
+from world_models.vae.config import VAEConfig
+from world_models.vae.model import VAE
 
 CONFIG = "num_frames: 7\nlr: 0.5\n"
 TRAINED_ON = TrainedOn("rollouts", "here", "abc", "Synthetic-v0", {}, [1, 2], 0)

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from world_models.vae import inputs
-from world_models.vae import model as vae
 from world_models.vae.fast import forms, winograd, winograd_chain
 from world_models.vae.fast.winograd_layer import Layer
-from world_models.vae.model import VAE, VAEConfig
+from world_models.vae.config import VAEConfig
+from world_models.vae.model import VAE, to_images
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 needs_library = pytest.mark.skipif(not winograd.is_available(), reason="the C convolutions were not built")
@@ -77,7 +77,7 @@ def test_a_batch_has_the_latents_of_its_frames(paper: VAE):
 def test_a_model_of_another_dtype_gives_its_own_latents(dtype: torch.dtype):
     torch.manual_seed(0)
     model = VAE(VAEConfig(z_dim=4))
-    expected, pixels = model.encode(frames()).mu, vae.to_images(torch.from_numpy(frames()), dtype)
+    expected, pixels = model.encode(frames()).mu, to_images(torch.from_numpy(frames()), dtype)
     model = model.to(dtype)
     posterior = model.encode(frames())
     assert posterior.mu.dtype == torch.float32
@@ -362,7 +362,8 @@ ODD_CALLS = """
 import sys
 import torch
 from world_models.vae.fast import forms, winograd, winograd_chain
-from world_models.vae.model import VAE, VAEConfig
+from world_models.vae.config import VAEConfig
+from world_models.vae.model import VAE
 from world_models.vae.fast.winograd_layer import Layer
 assert not __debug__ or sys.exit("this is to run by python -O")
 vae, layer = VAE(VAEConfig(z_dim=4)), Layer(4, 14, 8, 6, 16)

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Independent, Normal, kl_divergence
 
-from world_models.vae import model as v
-from world_models.vae.model import VAE, Posterior, VAEConfig
+from world_models.vae.config import VAEConfig
+from world_models.vae.likelihoods import cross_entropy
+from world_models.vae.model import VAE, to_frames, to_images
+from world_models.vae.posterior import PointPosterior, Posterior, prior_log_prob
 
 NUM_VALUES = 12_288
 
@@ -72,7 +74,7 @@ def test_kl_is_what_samples_say():
     torch.manual_seed(0)
     posterior = Posterior(torch.tensor([[0.5, -1.0]]), torch.tensor([[-1.0, 0.4]])).repeated(200_000)
     z = posterior.sample()
-    estimate = posterior.log_prob(z) - v.prior_log_prob(z)
+    estimate = posterior.log_prob(z) - prior_log_prob(z)
     error = float(estimate.std()) / math.sqrt(len(z))
     assert float(estimate.mean()) == pytest.approx(float(posterior.kl_nats()[0]), abs=4 * error)
 
@@ -93,7 +95,7 @@ def test_log_prob_is_that_of_torch_distributions():
 
 def test_prior_log_prob_is_that_of_torch_distributions():
     z = torch.randn(5, 3, dtype=torch.float64)
-    torch.testing.assert_close(v.prior_log_prob(z), _standard_normal(z).log_prob(z))
+    torch.testing.assert_close(prior_log_prob(z), _standard_normal(z).log_prob(z))
 
 
 def test_sample_is_mu_plus_sigma_times_noise():
@@ -135,7 +137,7 @@ def test_gradient_of_the_loss_by_mu_and_sigma_is_that_of_finite_differences():
 
     def loss(mu: Tensor, sigma: Tensor) -> Tensor:
         posterior = Posterior(mu, 2 * sigma.log())
-        return (v.cross_entropy(images, model.decoder(posterior.sample(noise))) + posterior.kl_nats()).sum()
+        return (cross_entropy(images, model.decoder(posterior.sample(noise))) + posterior.kl_nats()).sum()
 
     inputs = torch.randn(3, 2).double(), torch.rand(3, 2).double() + 0.5
     assert torch.autograd.gradcheck(loss, tuple(each.requires_grad_() for each in inputs))
@@ -247,20 +249,20 @@ def test_decode_gives_the_rounded_means(model: VAE):
 
 def test_frames_survive_the_way_through_images():
     every_value = torch.arange(256, dtype=torch.uint8).repeat(48).reshape(1, 64, 64, 3)
-    assert torch.equal(v.to_frames(v.to_images(every_value)), every_value)
+    assert torch.equal(to_frames(to_images(every_value)), every_value)
 
 
 def test_images_are_channel_first_in_zero_to_one():
     frame = torch.zeros(1, 64, 64, 3, dtype=torch.uint8)
     frame[0, 5, 9, 2] = 255
-    images = v.to_images(frame)
+    images = to_images(frame)
     assert images.shape == (1, 3, 64, 64)
     assert images[0, 2, 5, 9] == 1
     assert images.sum() == 1
 
 
 def test_to_frames_keeps_values_in_range():
-    assert v.to_frames(torch.tensor([-0.5, 0.5, 1.5]).reshape(1, 3, 1, 1)).flatten().tolist() == [0, 128, 255]
+    assert to_frames(torch.tensor([-0.5, 0.5, 1.5]).reshape(1, 3, 1, 1)).flatten().tolist() == [0, 128, 255]
 
 
 def test_model_knows_what_it_was_made_for():
@@ -322,8 +324,8 @@ def test_an_autoencoders_gradient_is_finite():
 
 def test_a_posterior_repeated_has_each_frames_side_by_side():
     mu = torch.arange(4.0).reshape(2, 2)
-    repeated = v.PointPosterior(mu, torch.full_like(mu, -math.inf)).repeated(2)
-    assert repeated.mu.tolist() == [[0, 1], [0, 1], [2, 3], [2, 3]] and isinstance(repeated, v.PointPosterior)
+    repeated = PointPosterior(mu, torch.full_like(mu, -math.inf)).repeated(2)
+    assert repeated.mu.tolist() == [[0, 1], [0, 1], [2, 3], [2, 3]] and isinstance(repeated, PointPosterior)
 
 
 @pytest.mark.parametrize("samples", [1, 2])

@@ -17,7 +17,8 @@ from torch import Tensor
 from world_models import envs
 from world_models.bench.measuring import Work
 from world_models.envs.preprocessing import preprocess
-from world_models.vae.model import VAE, VAEConfig, to_images
+from world_models.vae.config import VAEConfig
+from world_models.vae.model import VAE, to_images
 
 NUM_ENVS = 16
 PREPROCESS = {"crop": [0, 84], "size": 64, "interpolation": "INTER_AREA"}

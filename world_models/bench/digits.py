@@ -17,7 +17,8 @@ from world_models.bench.measuring import Work, steps_for
 from world_models.data.batches import Batches
 from world_models.data.frames import ImageSet
 from world_models.train_vae.learner import Learner
-from world_models.vae.model import VAE, VAEConfig
+from world_models.vae.config import VAEConfig
+from world_models.vae.model import VAE
 
 NUM_IMAGES = 10_000
 BATCH = 128

@@ -19,7 +19,8 @@ from world_models.data.shards.episodes import ShardedEpisodes
 from world_models.vae import metrics
 from world_models.vae.likelihoods import squared_error
 from world_models.vae.metrics import Moments
-from world_models.vae.model import VAE, Posterior, to_images
+from world_models.vae.model import VAE, to_images
+from world_models.vae.posterior import Posterior
 from world_models.vae.noise import noise
 
 CHECKED_ROWS = 512

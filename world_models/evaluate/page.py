@@ -13,7 +13,8 @@ from world_models.runs.records import read_lines
 from world_models.runs.scores import RolloutScores
 from world_models.vae.baselines import Baselines
 from world_models.vae.metrics import Frames, FrameScores, MeanScores
-from world_models.vae.model import USED_KL_NATS, VAE
+from world_models.vae.metrics import USED_KL_NATS
+from world_models.vae.model import VAE
 
 
 def draw(vae: VAE, data: Rollouts, frames: Frames, baselines: Baselines, mean_scores: MeanScores) -> Figures:

@@ -11,7 +11,7 @@ from world_models.runtime.distributed import Device
 from world_models.runtime.errors import require, require_bounds
 from world_models.runtime.paths import PATH, resolve_fields
 from world_models.train_vae.data import DEFAULT_FOLDER, KINDS, Dataset
-from world_models.vae.model import VAEConfig
+from world_models.vae.config import VAEConfig
 from world_models.vae.networks import IMAGE_SHAPES
 
 MAX_FRAMES, MAX_BATCH = 1_000_000_000_000, 1_048_576

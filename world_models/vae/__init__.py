@@ -1,5 +1,6 @@
 """The V model.
 
+config              the settings of the model and its objective
 model               the variational autoencoder
 networks            the paper's encoder and decoder
 digit_networks      encoders and decoders for MNIST

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from world_models.runtime import threads
 from world_models.vae.fast import forms
-from world_models.vae.model import VAE, Posterior, Terms, to_images
+from world_models.vae.model import VAE, Terms, to_images
+from world_models.vae.posterior import Posterior
 
 LOSS_NAMES = ("loss_nats", "sse", "kl_nats")
 

@@ -14,14 +14,11 @@ from torch import Tensor
 from world_models.runtime import distributed, threads
 from world_models.vae.labelled_frames import BATCH, Frames, LabelledFrames
 from world_models.vae.likelihoods import squared_error
-from world_models.vae.model import (
-    ACTIVE_VARIANCE,
-    USED_KL_NATS,
-    VAE,
-    Posterior,
-    prior_log_prob,
-    to_images,
-)
+from world_models.vae.model import VAE, to_images
+from world_models.vae.posterior import Posterior, prior_log_prob
+
+USED_KL_NATS = 0.05  # a latent dimension with more KL than this counts as used
+ACTIVE_VARIANCE = 0.01  # a dimension whose mu has more variance than this is active (Burda et al. 2016)
 
 
 def batches(frames: Frames, size: int = BATCH) -> Iterator[UInt8[Tensor, "batch height width channels"]]:

@@ -18,7 +18,7 @@ from world_models.vae.labelled_frames import LabelledFrames
 from world_models.vae.metrics import Moments
 from world_models.vae.model import VAE
 
-MIN_VARIANCE = 1e-12
+MIN_Z_VARIANCE = 1e-12
 
 
 @torch.no_grad()
@@ -38,7 +38,7 @@ def standardised(vae: VAE, data: LabelledFrames) -> VAE:
         mus.add(posterior.mu)
         variances.add(posterior.logvar.double().exp())
     shift = mus.mean.to(vae.device)
-    scale = (mus.variance + variances.mean).clamp(min=MIN_VARIANCE).rsqrt().to(vae.device)
+    scale = (mus.variance + variances.mean).clamp(min=MIN_Z_VARIANCE).rsqrt().to(vae.device)
     mu, logvar, first = vae.encoder.mu, vae.encoder.logvar, vae.decoder.linear
     columns = first.weight[:, : len(scale)]  # a conditional decoder has more columns, for the class
     first.bias.copy_(first.bias + columns.double() @ shift)

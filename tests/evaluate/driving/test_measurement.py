@@ -15,7 +15,8 @@ from world_models.evaluate.driving.lockstep import Driven, EnvSettings
 from world_models.runs.score_parts import DriveScores
 from world_models.runtime import executors
 from world_models.vae.baselines import Baselines
-from world_models.vae.model import VAE, VAEConfig
+from world_models.vae.config import VAEConfig
+from world_models.vae.model import VAE
 
 CAR_RACING = EnvSettings("CarRacing-v3", {}, "0:84")
 

@@ -16,7 +16,8 @@ from world_models.evaluate.foresight.codes import Code
 from world_models.evaluate.foresight.memory import FORMS, Memory, EncodedEpisode
 from world_models.evaluate.foresight.study import TrainedMemory, Study
 from world_models.vae.baselines import Baselines, fit_baselines
-from world_models.vae.model import VAE, VAEConfig, to_images
+from world_models.vae.config import VAEConfig
+from world_models.vae.model import VAE, to_images
 
 AHEAD = (1, 3)
 
