@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64
 
-from world_models.data import latent_summary
-from world_models.data.rollouts import FORMAT as ROLLOUTS_FORMAT
+from world_models.data import latent_summary, rollouts
 from world_models.data.shards import BLOCK_ROWS, SKIPPED_SEEDS, Column, Format, reader, max_bytes_unpacked, writer
 from world_models.data.shards.episodes import ShardedEpisodes
 from world_models.runtime import files
@@ -29,7 +28,7 @@ FORMAT = Format(
     columns={
         "mu": Column(("float32", "float16"), (None,)),
         "logvar": Column(("float32", "float16"), (None,)),
-        **{name: ROLLOUTS_FORMAT.columns[name] for name in ("actions", "rewards", "terminated", "truncated")},
+        **{name: rollouts.FORMAT.columns[name] for name in ("actions", "rewards", "terminated", "truncated")},
     },
     common=("preprocess", "vae_sha256"),
     attributes=("rollouts_digest", "config", "versions"),

@@ -6,7 +6,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.envs.box2d import car_racing as gymnasiums
+from gymnasium.envs.box2d import car_racing as gymnasium_car_racing
 from jaxtyping import Float64
 
 from world_models.envs import car_racing, renderer_choice
@@ -25,7 +25,7 @@ def simulator(env: gymnasium.Env) -> Simulator | None:
     """The `Simulator` of this environment; None if it is not CarRacing but has a class of the same name."""
     if not hasattr(env.unwrapped, "car"):
         return None
-    return CarSimulator(env) if isinstance(env.unwrapped, gymnasiums.CarRacing) else CopiedCarSimulator(env)
+    return CarSimulator(env) if isinstance(env.unwrapped, gymnasium_car_racing.CarRacing) else CopiedCarSimulator(env)
 
 
 class CopiedCarSimulator(Simulator):
