@@ -72,10 +72,15 @@ def first_not_finite(blocks: Iterable[np.ndarray]) -> int | None:
     return None
 
 
+def filters_of(dataset: h5py.Dataset) -> set[int]:
+    """The numbers of the filters that HDF5 applies to the chunks of a column."""
+    plist = dataset.id.get_create_plist()
+    return {plist.get_filter(i)[0] for i in range(plist.get_nfilters())}
+
+
 def is_plainly_packed(dataset: h5py.Dataset) -> bool:
     """Whether chunks are whole rows that only deflate changed: shuffling leaves single bytes where they are."""
-    plist = dataset.id.get_create_plist()
-    filters = {plist.get_filter(i)[0] for i in range(plist.get_nfilters())}
+    filters = filters_of(dataset)
     whole_rows = dataset.chunks is not None and dataset.chunks[1:] == dataset.shape[1:]
     return whole_rows and dataset.dtype.itemsize == 1 and DEFLATE in filters <= {DEFLATE, SHUFFLE}
 
