@@ -1,13 +1,13 @@
 """Data on disk, and from there into batches.
 
-shards/      HDF5 files of flat columns: the format, its reader and its writer
-rollouts     frames, actions, rewards, ends, telemetry
-latents      mu and logvar in the frames' place
-latent_rows  rows of latents by number, in memory or in blocks
+shards/         HDF5 files of flat columns: the format, its reader and its writer
+rollouts        shards of frames, actions, rewards, ends and telemetry
+latents         shards of mu and logvar instead of frames
+latent_rows     rows of latents by number, in memory or in blocks
 latent_summary  latents.json: the counts and moments of latents
-sequences    windows of latents, as a memory model reads them
-mnist        handwritten digits
-split        episodes for training and for validation
-frames       frames by position, in the order of training
-batches      batches of frames on the device
+sequences       windows of latents, as a memory model reads them
+mnist           handwritten digits
+split           episodes for training and for validation
+frames          frames by position, in the order of training
+batches         batches of frames on the device
 """

@@ -1,8 +1,9 @@
-"""Batches of frames on the device: from its own memory, from the host's, or streamed from disk; always the same.
+"""Batches of frames on the device. The frames are held in the device's memory, or in the host's, or read from disk.
 
-Several processes may train together. Each reads its own blocks and no others (the n-th block is that of process n
-modulo their number), and its part of a batch is what lies in those blocks; together they hold the batch that one
-process alone would see. So the order never depends on memory, device, or number of processes.
+Several processes may train together. Each of them reads only its own blocks: block n belongs to process n modulo the
+number of processes. Its part of a batch are the frames of the batch that are in its blocks. All parts together are the
+batch that a single process would get. So the batches depend neither on the memory, nor on the device, nor on the number
+of processes.
 """
 
 import dataclasses
@@ -19,18 +20,18 @@ from torch import Tensor
 
 from world_models.data.frames import BLOCK_FRAMES, FrameSource, ShuffleWindow
 
-WINDOWS_IN_MEMORY = 2  # the one that batches come from and the one being read
-DEVICE_SHARE = 0.5  # of a GPU's free memory, for resident frames
+WINDOWS_IN_MEMORY = 2  # batches are cut from one window while the next one is read
+DEVICE_SHARE = 0.5  # share of a GPU's free memory that frames may take
 
 
 class Batch(NamedTuple):
     """This process's part of a batch.
 
     Attributes:
-        frames: on the device.
-        rows: where they stand in the whole batch, ascending.
-        size: frames of the whole batch.
-        labels: the frames' classes, 0 of all where there are no classes; on the device.
+        frames: the frames, on the device.
+        rows: positions of these frames in the whole batch, ascending.
+        size: number of frames of the whole batch.
+        labels: classes of the frames, on the device; all 0 if the data set has no classes.
     """
 
     frames: UInt8[Tensor, "part height width channels"]
@@ -45,7 +46,7 @@ class Batch(NamedTuple):
         return cls(frames, rows, len(frames), torch.zeros_like(rows, device=frames.device))
 
     def cut(self, size: int) -> "Batch":
-        """The batch without its frames from position `size` on."""
+        """The batch with only its first `size` frames."""
         if size >= self.size:
             return self
         kept = int((self.rows < size).sum())
@@ -54,12 +55,13 @@ class Batch(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class WindowLoader:
-    """Where a process's frames come from.
+    """Loads the frames of this process, window by window. Subclasses hold them in memory, or read them from disk.
 
     Attributes:
-        frames: those of all processes.
-        device: where batches go.
-        rank: number of this process among `world` of them.
+        frames: the frames of all processes.
+        device: the device of the batches.
+        rank: number of this process.
+        world: number of processes.
     """
 
     frames: FrameSource
@@ -68,16 +70,24 @@ class WindowLoader:
     world: int = 1
 
     def my_blocks(self, blocks: Int64[np.ndarray, " blocks"]) -> Bool[np.ndarray, " blocks"]:
-        """Which blocks are read by this process."""
+        """Whether each of these blocks belongs to this process."""
         return blocks % self.world == self.rank
 
     def is_mine(self, window: ShuffleWindow) -> Bool[np.ndarray, " frames"]:
-        """Whether a frame of the window, in its order, is this process's."""
+        """Whether each frame of the window belongs to this process, in the window's order of training."""
         return np.repeat(self.my_blocks(window.blocks), self.frames.block_lengths[window.blocks])[window.order]
 
 
 class _ResidentWindow(NamedTuple):
-    """A window of frames that are held in memory. `is_mine` marks, in the window's order, those of this process."""
+    """A window whose frames are held in memory.
+
+    Attributes:
+        window: the window.
+        is_mine: whether each frame belongs to this process, in the window's order.
+        frames: all frames of this process, of all windows.
+        rows: positions in `frames` of this process's frames of the window, in order.
+        device: the device of the batches.
+    """
 
     window: ShuffleWindow
     is_mine: Bool[np.ndarray, " frames"]
@@ -86,16 +96,16 @@ class _ResidentWindow(NamedTuple):
     device: torch.device
 
     def take(self, start: int, stop: int) -> Tensor:
-        """Frames start..stop of this process's frames of the window, in order, on the device."""
-        # Six times as fast as frames[rows]; rows are 64-bit, since 10 million frames have more than 2^31 bytes.
+        """The frames start..stop among this process's frames of the window, in order, on the device."""
+        # Six times as fast as frames[rows]. The rows are 64-bit numbers, because 10 million frames exceed 2^31 bytes.
         return self.frames.index_select(0, self.rows[start:stop]).to(self.device, non_blocking=True)
 
 
 class ResidentLoader(WindowLoader):
-    """Holds all frames of a process: in the device's memory if they fit into a share of it, else in the host's."""
+    """Holds all frames of this process: in the device's memory if they fit into a share of it, else in the host's."""
 
     def load(self, windows: Iterator[ShuffleWindow]) -> Iterator[_ResidentWindow]:
-        """Windows, as soon as all frames have been read."""
+        """Read all frames, then yield the windows."""
         lengths, mine = self.frames.block_lengths, self.my_blocks(np.arange(len(self.frames.block_lengths)))
         blocks = np.flatnonzero(mine)
         frames = np.empty((int(lengths[blocks].sum()), *self.frames.frame_shape), np.uint8)
@@ -103,7 +113,7 @@ class ResidentLoader(WindowLoader):
         held = torch.from_numpy(frames)
         if self.device.type == "cuda" and frames.nbytes < DEVICE_SHARE * torch.cuda.mem_get_info(self.device)[0]:
             held = held.to(self.device)
-        # From a position to where its frame is held: blocks of others are skipped.
+        # The number of earlier frames that belong to other processes, for each position. They are not held here.
         skipped = np.repeat(self.frames.block_offsets[:-1] - np.cumsum(lengths * mine) + lengths * mine, lengths)
         for window in windows:
             is_mine, positions = self.is_mine(window), window.positions[window.order]
@@ -112,7 +122,14 @@ class ResidentLoader(WindowLoader):
 
 
 class _StreamedWindow(NamedTuple):
-    """A window that was read from disk. The frames of this process are neighbours in its buffer."""
+    """A window that was read from disk.
+
+    Attributes:
+        window: the window.
+        is_mine: whether each frame belongs to this process, in the window's order.
+        frames: this process's frames of the window, in order.
+        is_buffer: whether `frames` is in a buffer that is used again for a later window.
+    """
 
     window: ShuffleWindow
     is_mine: Bool[np.ndarray, " frames"]
@@ -120,30 +137,30 @@ class _StreamedWindow(NamedTuple):
     is_buffer: bool
 
     def take(self, start: int, stop: int) -> Tensor:
-        """Frames start..stop of this process's frames of the window, in order, on the device."""
+        """The frames start..stop among this process's frames of the window, in order, on the device."""
         part = self.frames[start:stop]
-        return part.clone() if self.is_buffer else part  # the buffer is written again while the batch is in use
+        return part.clone() if self.is_buffer else part  # the buffer may be overwritten while the batch is still used
 
 
 class StreamingLoader(WindowLoader):
-    """Reads frames from disk, window by window. The next window is read while this one is used."""
+    """Reads frames from disk, window by window. The next window is read while the current one is used."""
 
     def load(self, windows: Iterator[ShuffleWindow]) -> Iterator[_StreamedWindow]:
-        """Windows, each as soon as its frames have been read. A window may be used until the next one is asked for."""
+        """Yield each window after its frames were read. A window is valid until the next one is requested."""
         buffers = itertools.cycle(_Buffer(self.device, self.frames.frame_shape) for _ in range(WINDOWS_IN_MEMORY))
         with ThreadPoolExecutor(1) as reader:
             pending = (
                 reader.submit(self._read, window, buffer) for window, buffer in zip(windows, buffers, strict=False)
             )
             current = next(pending)
-            for following in pending:  # is being read from here on
+            for following in pending:  # it is read in the background from now on
                 yield current.result()
                 current = following
             yield current.result()
 
     def _read(self, window: ShuffleWindow, buffer: "_Buffer") -> _StreamedWindow:
         mine, is_mine = self.my_blocks(window.blocks), self.is_mine(window)
-        place = np.empty_like(window.order)  # in this process's order, of each of the window's frames
+        place = np.empty_like(window.order)  # position of each frame of the window among this process's frames, in order
         place[window.order] = np.cumsum(is_mine) - 1
         frames = buffer.room_for(int(is_mine.sum()))
         rows = np.repeat(mine, self.frames.block_lengths[window.blocks])
@@ -153,7 +170,7 @@ class StreamingLoader(WindowLoader):
 
 
 class _Buffer:
-    """Memory for one window. It is reused, because touching fresh memory takes longer than unpacking the frames."""
+    """Memory for one window. It is reused, because the first access to memory takes longer than unpacking the frames."""
 
     def __init__(self, device: torch.device, frame_shape: tuple[int, int, int]):
         self._pinned = device.type == "cuda"  # for fast transfers
@@ -167,15 +184,19 @@ class _Buffer:
 
 @dataclasses.dataclass(frozen=True)
 class Batches:
-    """The batches of a training run, epoch after epoch; an epoch's last batch may be smaller.
+    """The batches of a training run, epoch after epoch. The last batch of an epoch may be smaller.
 
     Attributes:
-        frames: what to train on.
-        batch_size: frames of a batch, in all processes together.
-        seed: decides the order.
-        shuffle_frames: size of the shuffle buffer.
-        memory_bytes: bound on the memory that frames take on the host, in all processes together.
-        rank: number of this process among `world` of them.
+        frames: the training frames.
+        batch_size: number of frames of a batch, all processes together.
+        seed: seed of the order.
+        shuffle_frames: size of the shuffle buffer, in frames.
+        memory_bytes: upper bound on the host's memory for frames, all processes together.
+        rank: number of this process.
+        world: number of processes.
+
+    Raises:
+        ValueError: the memory holds neither all frames nor two shuffle buffers.
     """
 
     frames: FrameSource
@@ -196,21 +217,21 @@ class Batches:
 
     @property
     def is_resident(self) -> bool:
-        """Whether all frames fit into the memory bound."""
+        """Whether all frames fit into `memory_bytes`."""
         return self.frames.num_bytes <= self.memory_bytes
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches of an epoch."""
+        """Number of batches of an epoch."""
         return -(-len(self.frames) // self.batch_size)
 
     def frames_at(self, step: int) -> int:
-        """Frames seen after so many steps."""
+        """Number of frames seen after this number of steps."""
         epochs, steps = divmod(step, self.steps_per_epoch)
         return epochs * len(self.frames) + steps * self.batch_size
 
     def __call__(self, device: torch.device, start_step: int = 0) -> Iterator[Batch]:
-        """Endless batches on the device, from any step on."""
+        """Endless batches on the device, from `start_step` on."""
         kind = ResidentLoader if self.is_resident else StreamingLoader
         first_epoch, step = divmod(start_step, self.steps_per_epoch)
         windows, skip = _skip_windows(self._windows(first_epoch), step * self.batch_size)
@@ -223,7 +244,11 @@ class Batches:
 
 
 def _skip_windows(windows: Iterator[ShuffleWindow], frames: int) -> tuple[Iterator[ShuffleWindow], int]:
-    """The windows from the one with this frame on, and the frame's place in it. Earlier windows are never read."""
+    """Skip a number of frames without reading them.
+
+    Returns:
+        The windows from the first one that has a frame left, and the number of frames to skip in that window.
+    """
     for window in windows:
         if frames < len(window.order):
             return itertools.chain([window], windows), frames
@@ -258,5 +283,5 @@ def _rebatch(
 
 
 def _joined(pieces: Sequence[tuple[Tensor, ...]]) -> Iterable[Tensor]:
-    """Each column of all pieces."""
+    """Concatenate each column of all pieces."""
     return pieces[0] if len(pieces) == 1 else map(torch.cat, zip(*pieces, strict=True))

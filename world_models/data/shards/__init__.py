@@ -1,8 +1,17 @@
-"""Shards: HDF5 files of flat columns with an episode table, the mechanism under rollouts and latents.
+"""Shards: HDF5 files of flat columns with an episode table. Rollouts and latents are stored in them.
 
-A shard holds *row* columns (one entry a frame) and the episode columns `episode_start`, `episode_length`,
-`episode_seed`, `episode_policy`, which tile the rows. `rollouts.py` and `latents.py` say which row columns there are
-and what they mean; `writer` writes them whole or not at all, `reader` checks a file before anybody trusts it.
+A shard has row columns, with one entry for each frame. Its episode columns are `episode_start`, `episode_length`,
+`episode_seed` and `episode_policy`. Every row belongs to exactly one episode. `rollouts.py` and `latents.py` define
+which row columns there are and what they mean.
+
+writer       writes a shard completely or not at all
+reader       reads the rows of a shard
+header       reads and checks everything else in a shard
+episodes     the episodes of a folder of shards, as a sequence
+columns      columns as HDF5 stores them
+strings      texts, which are stored with a fixed length
+opening      opens a file, also on disks without file locks
+steady_file  a file that HDF5 can always write, even if the disk is full
 """
 
 import dataclasses
@@ -14,24 +23,24 @@ import numpy as np
 
 SHARD_NAME = re.compile(r"shard-(\d{5,})\.h5")
 EPISODE_COLUMNS = {"episode_start": np.int64, "episode_length": np.int32, "episode_seed": np.int64}
-"""The numeric episode columns and their dtypes; `episode_policy`, a string, is the fourth."""
+"""The numeric episode columns and their dtypes. The fourth episode column, `episode_policy`, holds texts."""
 
 SKIPPED_SEEDS = "skipped_seeds"
-"""Attribute of a shard that lacks planned episodes, since they ended in their warm-up: a JSON list of their seeds."""
+"""Attribute of a shard from which episodes were left out, because they ended during their warm-up: their seeds as JSON."""
 
 BLOCK_ROWS = 1024
-INDEX_BYTES, HEADER_BYTES = 100, 50_000  # of a chunk, and of the attributes and all else in a file
+INDEX_BYTES, HEADER_BYTES = 100, 50_000  # upper bounds: for the index entry of a chunk, and for everything but columns
 
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """What one row column holds.
+    """The kind of a row column.
 
     Attributes:
-        dtypes: the dtypes it may have; the first is what is written by default.
-        row_shape: shape of one row, None where any length goes.
-        chunk_rows: rows of an HDF5 chunk, the least that a read decompresses.
-        finite: whether every number has to be finite; `verify` and `encode` refuse others.
+        dtypes: the allowed dtypes; the first one is the default for writing.
+        row_shape: shape of one row; None for an axis of any length.
+        chunk_rows: number of rows of an HDF5 chunk, the smallest part that can be unpacked.
+        finite: whether every number has to be finite; `verify` and `encode` refuse other numbers.
     """
 
     dtypes: tuple[str, ...]
@@ -45,13 +54,13 @@ class Format:
     """A kind of shard.
 
     Attributes:
-        name: the attribute `format` of its files.
-        version: their `format_version`.
-        columns: the row columns.
-        common: attributes that every shard of a data set has, with one value.
-        attributes: attributes that a shard has for itself.
-        gzip: compression level of the row columns, None for none.
-        whole_numbers: which of the attributes are whole numbers; the others are text.
+        name: value of the attribute `format`.
+        version: value of the attribute `format_version`.
+        columns: the row columns, by name.
+        common: attributes with the same value in all shards of a data set.
+        attributes: attributes that may differ between the shards of a data set.
+        gzip: compression level of the row columns; None for no compression.
+        whole_numbers: those attributes that are whole numbers; the others are texts.
     """
 
     name: str
@@ -64,7 +73,7 @@ class Format:
 
     @property
     def required(self) -> tuple[str, ...]:
-        """The attributes without which a file is refused."""
+        """The attributes that every file must have."""
         return (*self.common, *self.attributes)
 
     @property
@@ -74,7 +83,7 @@ class Format:
 
 
 def shard_path(folder: Path, index: int) -> Path:
-    """Where shard `index` of a data set lies."""
+    """The path of shard `index` of a data set."""
     return folder / f"shard-{index:05d}.h5"
 
 
@@ -85,9 +94,14 @@ def shard_paths(folder: Path) -> list[Path]:
 
 
 def max_bytes_unpacked(fmt: Format, row_bytes: Mapping[str, int], rows: int) -> int:
-    """Bytes that a shard of columns that are not packed takes, by the bytes of a row of each; errs upwards.
+    """Upper bound on the bytes of a shard without compression.
 
-    A column is stored in whole chunks, so that 10 rows take as much as 1,024.
+    A column is stored in complete chunks. So 10 rows may take as much as 1,024 rows.
+
+    Args:
+        fmt: the kind of shard.
+        row_bytes: bytes of one row of each column.
+        rows: number of rows.
     """
     chunks = {name: -(-rows // column.chunk_rows) for name, column in fmt.columns.items()}
     held = sum(count * fmt.columns[name].chunk_rows * row_bytes[name] for name, count in chunks.items())
@@ -95,11 +109,11 @@ def max_bytes_unpacked(fmt: Format, row_bytes: Mapping[str, int], rows: int) -> 
 
 
 def little_endian(array: np.ndarray) -> memoryview:
-    """The raw bytes that a digest is taken of: little-endian, C order."""
+    """The raw bytes of an array, for its digest: little-endian, C order."""
     ordered = np.ascontiguousarray(array)
     return ordered.astype(ordered.dtype.newbyteorder("<"), copy=False).reshape(-1).view(np.uint8).data
 
 
 def strings_bytes(strings: tuple[str, ...]) -> bytes:
-    """What the digest of a string column is taken of: UTF-8, joined by NUL."""
+    """The bytes of a column of texts, for its digest: UTF-8, joined by NUL."""
     return "\0".join(strings).encode()

@@ -1,4 +1,4 @@
-"""The columns of a shard as HDF5 has them on disk: whether they were written, how they are packed, and their rows."""
+"""Columns as HDF5 stores them: whether they were written, how they are packed, and how to unpack them."""
 
 import functools
 import math
@@ -13,26 +13,26 @@ from world_models.data.shards import opening, strings
 from world_models.runtime.errors import Stopped
 
 DEFLATE, SHUFFLE, FLETCHER32 = 1, 2, 3
-HARMLESS_FILTERS = {DEFLATE, SHUFFLE, FLETCHER32}  # what every HDF5 build decodes without a plugin
+HARMLESS_FILTERS = {DEFLATE, SHUFFLE, FLETCHER32}  # every HDF5 build can apply them without a plugin
 
 
 class UnreadableError(Stopped, OSError):
-    """A part of a shard that was not checked when it was opened cannot be read. The work ends."""
+    """Rows of a shard cannot be read. Opening a shard does not read its rows, so this is noticed later and ends the work."""
 
 
 def attributes_of(owner: h5py.File | h5py.Dataset) -> dict[str, strings.Attribute]:
-    """The attributes of a file or a column, those of kinds that no shard has as None."""
+    """The attributes of a file or a column. An attribute of a kind that shards do not have is None."""
     return {name: strings.read_attribute(owner, name) for name in owner.attrs}
 
 
 def unpacked_bytes(dataset: h5py.Dataset) -> int:
-    """What the rows take on disk where nothing is packed."""
+    """Number of bytes of all rows without compression."""
     is_reference = h5py.check_string_dtype(dataset.dtype) is not None and dataset.dtype == object
     return math.prod(dataset.shape) * (strings.REFERENCE.size if is_reference else dataset.dtype.itemsize)
 
 
 def is_written(dataset: h5py.Dataset) -> bool:
-    """Whether all rows are on disk: HDF5 reads zeros where nothing was ever written."""
+    """Whether all rows were written. HDF5 would read zeros for rows that were not."""
     if dataset.size == 0:
         return True
     if dataset.chunks is None:
@@ -45,24 +45,25 @@ FileStamp = tuple[int, ...]
 
 
 def file_stamp(path: Path) -> FileStamp:
-    """Identifies a file, so that a replaced file of the same name is noticed."""
+    """Numbers that identify a file and its last change. They differ if another file has got its name."""
     found = path.stat()
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 @functools.lru_cache(maxsize=32)
 def cached_columns(path: Path, stamp: FileStamp, pid: int, names: tuple[str, ...]) -> dict[str, h5py.Dataset]:
-    """Keep columns of recently read files open, because opening one takes 40 times as long as reading a few rows.
+    """Open the columns of a file, and keep those of the 32 files that were read last open.
 
-    Few files, since a data set may have more shards than a process may open. The process is part of the key, since an
-    HDF5 handle must not cross a fork.
+    Opening a file takes 40 times as long as reading a few rows. Not all files are kept open, because a data set may have
+    more shards than a process can open. The process id is an argument because a forked process must not use the HDF5
+    handles of its parent.
     """
     file = opening.open_for_reading(path)
     return {name: file[name] for name in names}  # type: ignore[misc]
 
 
 def first_not_finite(blocks: Iterable[np.ndarray]) -> int | None:
-    """The first row that holds an infinite number or NaN, of blocks of rows one after the other; None if none does."""
+    """The number of the first row with an infinite number or NaN, in consecutive blocks of rows; None if all are finite."""
     start = 0
     for block in blocks:
         wrong = np.flatnonzero(~np.isfinite(block).all(axis=tuple(range(1, block.ndim))))
@@ -79,14 +80,14 @@ def filters_of(dataset: h5py.Dataset) -> set[int]:
 
 
 def is_plainly_packed(dataset: h5py.Dataset) -> bool:
-    """Whether chunks are whole rows that only deflate changed: shuffling leaves single bytes where they are."""
+    """Whether a chunk is a number of complete rows, compressed by deflate alone. Shuffling does not change single bytes."""
     filters = filters_of(dataset)
     whole_rows = dataset.chunks is not None and dataset.chunks[1:] == dataset.shape[1:]
     return whole_rows and dataset.dtype.itemsize == 1 and DEFLATE in filters <= {DEFLATE, SHUFFLE}
 
 
 def unpacked(dataset: h5py.Dataset, start: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Rows start..stop chunk by chunk, unpacked here, each with the number of its first row."""
+    """Unpack the rows start..stop, chunk by chunk. Yields (number of first row, rows)."""
     shape = dataset.chunks
     assert shape is not None
     height, chunk_bytes = shape[0], math.prod(shape)
@@ -96,7 +97,7 @@ def unpacked(dataset: h5py.Dataset, start: int, stop: int) -> Iterator[tuple[int
         if skipped_filters:
             yield low, dataset[low:high]
             continue
-        try:  # never into more memory than a chunk takes, whatever the file says
+        try:  # limit the memory to the size of a chunk, because a damaged file may hold more
             chunk = deflate.zlib_decompress(packed, chunk_bytes)
         except deflate.DeflateError:
             chunk = b""

@@ -14,11 +14,11 @@ from world_models.runtime.terminal import printable
 
 
 def open_shards(path: str | Path, fmt: Format, verify: bool = False) -> tuple[Shard, ...]:
-    """Open a folder of shards, or a single one, checked.
+    """Open and check a folder of shards, or a single shard.
 
     Raises:
         FileNotFoundError: there is nothing at the path, or no shard in the folder.
-        ValueError: a shard is refused, one is missing among its neighbours, or two disagree on what they hold.
+        ValueError: a shard is damaged, a shard between others is missing, or shards belong to different data sets.
     """
     path = resolved(path)
     if not path.exists():
@@ -57,17 +57,17 @@ AnyEpisode = TypeVar("AnyEpisode")
 
 
 class ShardedEpisodes(Sequence[AnyEpisode]):
-    """The episodes of a folder of shards under one index, in the order of the files, read when asked for.
+    """The episodes of a folder of shards as one sequence, in the order of the files. Each is read when it is indexed.
 
     Attributes:
-        path: what was opened.
-        shards: its shards.
-        lengths, seeds: rows and env seed of each episode, int64 (E,).
-        policies: which policy drove each episode.
-        skipped_seeds: seeds of the episodes that were left out, since they ended in their warm-up.
+        path: the folder or the shard that was opened.
+        shards: the shards.
+        lengths, seeds: number of rows and environment's seed of each episode, int64 (E,).
+        policies: name of the policy that drove each episode.
+        skipped_seeds: seeds of the episodes that were left out, because they ended during their warm-up.
 
     Raises:
-        FileNotFoundError, ValueError: as `open_shards`; or all episodes were left out.
+        FileNotFoundError, ValueError: as in `open_shards`, or all episodes were left out.
     """
 
     def __init__(self, path: str | Path, fmt: Format, verify: bool = False):
@@ -90,18 +90,18 @@ class ShardedEpisodes(Sequence[AnyEpisode]):
     @overload
     def __getitem__(self, index: slice) -> list[AnyEpisode]: ...
     def __getitem__(self, index: int | slice) -> AnyEpisode | list[AnyEpisode]:
-        """Read one episode (or several) from disk."""
+        """Read an episode from disk; a slice reads several."""
         if isinstance(index, slice):
             return [self.read_episode(i) for i in range(len(self))[index]]
         return self.read_episode(range(len(self))[index])
 
     def read_episode(self, episode: int) -> AnyEpisode:
-        """Read the episode of this number."""
-        raise AssertionError("a format says what its episodes are")
+        """Read the episode of this number from disk. Subclasses implement it."""
+        raise AssertionError("a subclass for each format implements this")
 
     @property
     def num_rows(self) -> int:
-        """Rows of all shards: T transitions and one final frame of each episode.
+        """Number of rows of all shards: T transitions and one final frame for each episode.
 
         Example:
             >>> world_models.Rollouts("rollouts/carracing").num_rows  # 6 episodes of 40 steps
@@ -120,7 +120,7 @@ class ShardedEpisodes(Sequence[AnyEpisode]):
         return self.shards[self._shard_of[episode]], int(self._starts[episode]), int(self.lengths[episode])
 
     def digest(self) -> str:
-        """Sha256 of the columns of all shards: data sets with equal digests have equal columns.
+        """Sha256 of the columns of all shards. Data sets with equal digests have equal columns.
 
         Example:
             >>> len(world_models.Rollouts("rollouts/carracing").digest())

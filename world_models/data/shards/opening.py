@@ -1,4 +1,4 @@
-"""Opening shards with HDF5, also on disks that refuse its file locks."""
+"""Opens files with HDF5, also on disks without file locks."""
 
 import errno
 from pathlib import Path
@@ -7,15 +7,16 @@ import h5py
 
 
 def open_for_reading(path: Path) -> h5py.File:
-    """Open a file as HDF5 does by itself, but without its file lock where the disk has none.
+    """Open a file as HDF5 does by default. If the disk has no file locks, open it without a lock.
 
-    Shards get their names when they are whole and never change, so the lock protects nothing. It is left in place where
-    it works, because HDF5 refuses to open a file in one process both with and without it, and others may have it open.
+    The lock protects nothing: a shard gets its name when it is complete, and never changes. But it is used where it
+    works. HDF5 refuses to open a file both with and without a lock in one process, and other code may have the file
+    open with a lock.
     """
     try:
         return h5py.File(path, "r")
     except OSError as error:
-        # Without a lock also where this process has the file open so already, which is another error of HDF5's.
-        if "lock" not in str(error) or error.errno == errno.EAGAIN:  # that is: somebody writes into the file
+        # HDF5 also raises an error about locks if this process has already opened the file without a lock.
+        if "lock" not in str(error) or error.errno == errno.EAGAIN:  # EAGAIN: another process writes into the file
             raise
     return h5py.File(path, "r", locking=False)
