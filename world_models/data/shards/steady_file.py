@@ -1,6 +1,7 @@
-"""A file for HDF5 that hides a disk's failures: after one, HDF5 cannot close its file and crashes the process.
+"""A file for HDF5 whose writes never fail, even if the disk is full.
 
-So HDF5 writes on as if nothing had happened, and closes its file. Then the first failure is raised here.
+After a failed write, HDF5 cannot close its file and crashes the process. So this file hides the failure: HDF5 continues
+to write and closes its file. Then the first failure is raised here.
 """
 
 import contextlib
@@ -15,11 +16,12 @@ from world_models.runtime import files
 
 
 class SteadyFile:
-    """A new file that HDF5 writes and reads back, whose writes never fail.
+    """A new file that HDF5 writes and reads. Its writes never fail.
 
-    From the first failure on, what is written is held in memory, so that HDF5 reads back what it wrote. Ask `check`
-    often: nothing else ends the work. Let HDF5 use it in a thread that is not the main one: Python's signal handlers
-    run in the main thread, inside these functions too, and what they raise would come up in the middle of HDF5.
+    After the first failure, all data are held in memory, so that HDF5 reads back what it wrote. Call `check` often,
+    because it is the only function that raises the failure. HDF5 has to use the file in a thread other than the main
+    thread. Python runs signal handlers in the main thread, also inside these functions. An exception from a handler
+    would then be raised in the middle of HDF5's code.
     """
 
     def __init__(self, path: Path):
@@ -34,7 +36,7 @@ class SteadyFile:
             raise self._failure
 
     def write(self, data: Any) -> int:
-        """Write at the position. A failure is kept for `check`."""
+        """Write at the current position. `check` raises a failure later."""
         view = memoryview(data).cast("B")
         if self._failure is None:
             try:
@@ -48,13 +50,13 @@ class SteadyFile:
         return len(view)
 
     def read(self, size: int) -> bytes:
-        """Read so many bytes of what was written; zeros where nothing was."""
+        """Read this number of bytes. Bytes that were never written are zeros."""
         buffer = bytearray(size)
         self.readinto(buffer)
         return bytes(buffer)
 
     def readinto(self, buffer: Any) -> int:
-        """Fill a buffer in the same way."""
+        """Fill a buffer, as `read` does. Returns its size."""
         view, start = memoryview(buffer).cast("B"), self._position
         try:
             found = os.pread(self._descriptor, len(view), start)
@@ -69,16 +71,16 @@ class SteadyFile:
         return len(view)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move the position."""
+        """Move the current position. Returns it."""
         self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
         return self._position
 
     def tell(self) -> int:
-        """The position."""
+        """The current position."""
         return self._position
 
     def truncate(self, size: int | None = None) -> int:
-        """Give the file this size, whatever becomes of it."""
+        """Set the size of the file. `check` raises a failure later."""
         self._size = self._position if size is None else size
         if self._failure is None:
             try:
@@ -88,7 +90,7 @@ class SteadyFile:
         return self._size
 
     def flush(self) -> None:
-        """Does nothing, because writes are not buffered here."""
+        """Do nothing, because writes are not buffered."""
 
     def close(self) -> None:
         """Close the file. Later writes are ignored."""
@@ -104,10 +106,10 @@ def _write_all(descriptor: int, view: memoryview, position: int) -> None:
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[SteadyFile]:
-    """Give a file for a library to write; it takes its name only if the block succeeds and no write has failed.
+    """Give a file for HDF5 to write. It gets its name only if the block succeeds and no write has failed.
 
     Raises:
-        Stopped: the disk took no more.
+        Stopped: the disk failed.
     """
     with files.atomic_path(path) as temporary, contextlib.closing(SteadyFile(temporary)) as file:
         yield file

@@ -1,11 +1,11 @@
-"""Strings in shards: written with a fixed length, and read without HDF5 where an older file has them of any length.
+"""Texts in shards. They are written with a fixed length. Older files have texts of variable length.
 
-HDF5 keeps strings of any length in a heap that it trusts: one damaged byte there makes it loop for ever or crash. So
-such strings are decoded here, where every address is checked against the size of the file. It is done for the layout
-that all shards have: HDF5's oldest, with object headers of version 1.
+HDF5 stores texts of variable length in a heap, and does not check it. One damaged byte there can make HDF5 loop without
+end, or crash. So such texts are not read with HDF5. They are decoded here, and every address is checked against the size
+of the file. Only the file layout that all shards have is supported: HDF5's oldest, with object headers of version 1.
 
-The layout is that of the HDF5 File Format Specification 3.0, sections II.A (superblock), III.E (global heap),
-IV.A.1.a (object header) and IV.A.2.m (attribute).
+Source: HDF5 File Format Specification 3.0, sections II.A (superblock), III.E (global heap), IV.A.1.a (object header)
+and IV.A.2.m (attribute).
 """
 
 import functools
@@ -17,35 +17,35 @@ import h5py
 import numpy as np
 
 MAX_ATTRIBUTE_BYTES = 64_000
-"""HDF5 keeps an attribute in the object's header, of which a part has 65,536 bytes at most."""
+"""HDF5 stores an attribute in a part of the object's header, which has at most 65,536 bytes."""
 
 MAX_STRING_BYTES = 10_000_000
 MAX_HEADER_PARTS = 1000
 OTHER_LAYOUT = "strings of variable length in a layout that no shard has"
 SUPERBLOCK = struct.Struct("<8sB4xBB")
-"""Signature, version, bytes of an address, bytes of a length."""
+"""Signature, version, size of an address in bytes, size of a length in bytes."""
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 CONTINUATION, ATTRIBUTE = 0x10, 0x0C
 REFERENCE = struct.Struct("<IQI")
-"""What stands for a string of any length: its bytes, the address of a heap, its number there."""
+"""A reference to a text of variable length: its length in bytes, the address of a heap, its number in the heap."""
 
 
 Attribute = str | int | float | bool | tuple[str, ...] | np.ndarray | None
-"""An attribute's value: a text, a number, or several of either. None where it is of a kind that no shard has."""
+"""An attribute's value: a text, a number, or several of them. None if it is of a kind that shards do not have."""
 
 
 def fixed_length(texts: str | Sequence[str]) -> np.ndarray:
-    """A text, or a list of texts, as HDF5's fixed-length UTF-8."""
+    """Convert a text or a list of texts to HDF5's fixed-length UTF-8."""
     data = np.array([text.encode() for text in texts] if not isinstance(texts, str) else texts.encode())
     length = max(1, data.dtype.itemsize)  # HDF5 has no strings of length 0
     return data.astype(h5py.string_dtype("utf-8", length))
 
 
 def check_size(name: str, texts: str | Sequence[str]) -> None:
-    """Refuse a text that is too long for an attribute.
+    """Check that a text fits into an attribute.
 
     Raises:
-        ValueError: it is.
+        ValueError: it is too long.
     """
     size = fixed_length(texts).nbytes
     if size > MAX_ATTRIBUTE_BYTES:
@@ -53,11 +53,11 @@ def check_size(name: str, texts: str | Sequence[str]) -> None:
 
 
 class DamagedError(ValueError):
-    """A place in the file that is not what it should be."""
+    """A part of the file is not what the file format requires."""
 
 
 def read_attribute(owner: h5py.Group | h5py.Dataset, name: str) -> Attribute:
-    """An attribute's value.
+    """Read an attribute.
 
     Raises:
         DamagedError, OSError, UnicodeDecodeError: it is damaged.
@@ -81,10 +81,10 @@ def read_attribute(owner: h5py.Group | h5py.Dataset, name: str) -> Attribute:
 
 
 def read_column(dataset: h5py.Dataset) -> tuple[str, ...]:
-    """The texts of a column.
+    """Read a column of texts.
 
     Raises:
-        DamagedError, OSError, UnicodeDecodeError: it is damaged, or holds no texts.
+        DamagedError, OSError, UnicodeDecodeError: it is damaged, or does not hold texts.
     """
     kind = dataset.id.get_type()
     if not isinstance(kind, h5py.h5t.TypeStringID):
@@ -95,7 +95,7 @@ def read_column(dataset: h5py.Dataset) -> tuple[str, ...]:
 
 
 class _RawFile:
-    """The bytes of an open file in HDF5's oldest layout, every read within its bounds."""
+    """The bytes of an open file in HDF5's oldest layout. Every read is checked against the size of the file."""
 
     def __init__(self, file: h5py.File):
         self._descriptor: int = file.id.get_vfd_handle()
@@ -111,7 +111,13 @@ class _RawFile:
         return os.pread(self._descriptor, count, address)
 
     def attribute(self, header: int, name: str, count: int) -> list[bytes]:
-        """The strings of an attribute of the object whose header is there."""
+        """The texts of an attribute.
+
+        Args:
+            header: address of the object's header.
+            name: name of the attribute.
+            count: number of texts.
+        """
         for body in self._messages(header):
             found, data = _attribute(body)
             if found == name.encode():
@@ -119,7 +125,7 @@ class _RawFile:
         raise DamagedError(f"no attribute {name} in its header")
 
     def column(self, dataset: h5py.Dataset) -> list[bytes]:
-        """The strings of a dataset."""
+        """The texts of a dataset."""
         address = dataset.id.get_offset()
         if address is None:
             raise DamagedError("strings of variable length in chunks, or never written")
@@ -131,7 +137,7 @@ class _RawFile:
         if version != 1:
             raise DamagedError(OTHER_LAYOUT)
         parts = [(header + 16, size)]
-        for part, (address, length) in enumerate(parts):  # which grows on the way
+        for part, (address, length) in enumerate(parts):  # the loop appends further parts
             if part > MAX_HEADER_PARTS:
                 raise DamagedError("an object header without end")
             data, at = self._bytes(address, length), 0
@@ -161,7 +167,7 @@ class _RawFile:
         return self._bytes(place[0], length).split(b"\0")[0]
 
     def _read_heap(self, address: int) -> dict[int, tuple[int, int]]:
-        """Address and length of each object of a heap, by number."""
+        """Address and length of each object of a heap, by the object's number."""
         signature, version, size = struct.unpack("<4sB3xQ", self._bytes(address, 16))
         if signature != b"GCOL" or version != 1 or address + size > self._size:
             raise DamagedError(f"no heap at {address}")
@@ -178,11 +184,11 @@ class _RawFile:
 
 
 def _attribute(body: bytes) -> tuple[bytes, bytes]:
-    """Name and data of an attribute message; both empty where it is none."""
+    """Name and data of an attribute message; both are empty if it is not one."""
     if len(body) < 9:
         return b"", b""
     version, _, name_size, type_size, space_size = struct.unpack_from("<BBHHH", body)
-    step = 8 if version == 1 else 1  # what each part is padded to
+    step = 8 if version == 1 else 1  # each part is padded to a multiple of this
     start = 9 if version == 3 else 8
     ends = [start + -(-name_size // step) * step]
     for size in (type_size, space_size):

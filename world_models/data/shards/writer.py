@@ -1,4 +1,4 @@
-"""Writing a shard: columns streamed in whole chunks, digested on the way, renamed when complete."""
+"""Writes shards. Columns are written in complete chunks, with a digest of each. A file gets its name when it is complete."""
 
 import contextlib
 import functools
@@ -26,13 +26,13 @@ from world_models.data.shards.steady_file import SteadyFile
 from world_models.runtime import files
 
 PACKING_LEVEL = 2
-"""Of isal: 12 us and 1,460 bytes a frame of CarRacing, where zlib at its level 4 takes 73 us and 1,315 bytes."""
+"""Level of isal. A frame of CarRacing takes 12 us and 1,460 bytes. With zlib at level 4 it takes 73 us and 1,315 bytes."""
 
 
 class _ColumnWriter:
-    """Appends to one dataset in whole chunks, and digests what passes."""
+    """Appends rows to one dataset in complete chunks, and computes their digest."""
 
-    def __init__(  # all that HDF5 has to know of a dataset
+    def __init__(  # the arguments are everything that HDF5 has to know about a dataset
         self, file: h5py.File, name: str, spec: Column, dtype: np.dtype, row_shape: tuple[int, ...], gzip: int | None
     ):
         self.rows = 0
@@ -40,10 +40,10 @@ class _ColumnWriter:
         self._pending: list[np.ndarray] = []
         self._pending_rows = 0
         self._chunk_rows = spec.chunk_rows
-        self._flush_rows = -(-64 // spec.chunk_rows) * spec.chunk_rows  # whole chunks
-        # HDF5 has no chunks for rows without width; such a column stays empty and is laid out at the end.
+        self._flush_rows = -(-64 // spec.chunk_rows) * spec.chunk_rows  # complete chunks
+        # HDF5 has no chunks for rows without width. So such a column is created at the end.
         self._empty = 0 in row_shape
-        # The shuffle filter leaves columns of single bytes as they are, so a chunk is its bytes, packed.
+        # The shuffle filter does not change columns of single bytes. So a chunk on disk is its compressed bytes.
         self._packs = gzip is not None and dtype.itemsize == 1
         self._create = functools.partial(file.create_dataset, name, dtype=dtype)
         self._row_shape = row_shape
@@ -76,11 +76,11 @@ class _ColumnWriter:
             self._dataset[start:] = written
 
     def _write_packed(self, start: int, rows: np.ndarray) -> None:
-        """Write whole chunks packed here, in the format of HDF5's own gzip filter but six times as fast."""
+        """Compress complete chunks and write them. The format is that of HDF5's gzip filter, but this is six times as fast."""
         height = self._chunk_rows
         for first in range(0, len(rows), height):
             chunk = rows[first : first + height]
-            missing = bytes((height - len(chunk)) * chunk[0].nbytes)  # the last chunk is whole on disk, too
+            missing = bytes((height - len(chunk)) * chunk[0].nbytes)  # on disk the last chunk is complete, too
             packed = isal_zlib.compress(chunk.tobytes() + missing, PACKING_LEVEL)
             self._dataset.id.write_direct_chunk((start + first,) + (0,) * (rows.ndim - 1), packed)
 
@@ -93,13 +93,13 @@ class _ColumnWriter:
 
 
 class ShardWriter:
-    """Streams the columns of one shard; made by `write_shard`.
+    """Writes the columns of one shard, block by block; made by `write_shard`.
 
-    HDF5 works in a thread of its own, see `SteadyFile`; every function waits for it.
+    HDF5 runs in a separate thread, see `SteadyFile`. Every function waits for it.
 
     Attributes:
-        attributes: what the format wants said of the file; fill it in before the block ends.
-        column_attributes: the same for single columns, by name.
+        attributes: attributes of the file, which the format requires. Set them before the block ends.
+        column_attributes: attributes of columns, by the column's name.
     """
 
     def __init__(self, steady: SteadyFile, thread: ThreadPoolExecutor, fmt: Format):
@@ -115,7 +115,7 @@ class ShardWriter:
         self._steady.check()
 
     def open(self, shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, str]) -> None:
-        """Begin the file."""
+        """Begin the file and its columns."""
 
         def begin() -> None:
             self._file = file = h5py.File(self._steady, "w")
@@ -126,10 +126,10 @@ class ShardWriter:
         self._in_thread(begin)
 
     def append(self, **rows: np.ndarray) -> None:
-        """Append rows to the named columns; by the end of an episode all columns have to be of one length.
+        """Append rows to the named columns. At the end of an episode all columns must have the same length.
 
         Raises:
-            OSError: the disk took no more.
+            OSError: the disk failed.
         """
 
         def write() -> None:
@@ -139,36 +139,36 @@ class ShardWriter:
         self._in_thread(write)
 
     def end_episode(self, seed: int, policy: str) -> None:
-        """Say that every row since the last call is one episode."""
+        """Make one episode of all rows since the last call."""
         start = sum(self._episodes[-1][:2]) if self._episodes else 0
         (rows,) = {column.rows for column in self._columns.values()}
         assert rows > start + 1, "an episode has a transition and a final row"
         self._episodes.append((start, rows - start, seed, policy))
 
     def set_episodes(self, lengths: Sequence[int], seeds: Sequence[int], policies: Sequence[str]) -> None:
-        """Give the whole episode table at once."""
+        """Set the whole episode table at once, instead of calling `end_episode`."""
         starts = np.cumsum([0, *lengths])[:-1].tolist()
         self._episodes = list(zip(starts, map(int, lengths), map(int, seeds), policies, strict=True))
 
     def finish(self) -> None:
-        """Write what is pending, the episode table, digests and attributes; `complete` comes last."""
+        """Write the pending rows, the episode table, the digests and the attributes; `complete` is written last."""
         assert self._file is not None
         self._in_thread(functools.partial(self._finish, self._file))
 
     def close(self) -> None:
-        """Close the file, finished or not."""
+        """Close the file, whether it is finished or not."""
 
         def end() -> None:
             if self._file is not None:
                 self._file.close()
 
-        self._in_thread(end)  # after whatever Ctrl-C did not let this one wait for
+        self._in_thread(end)  # it runs after work that is still pending because Ctrl-C has ended the waiting
 
     def _finish(self, file: h5py.File) -> None:
         digests = {name: column.finish() for name, column in self._columns.items()}
         rows = {column.rows for column in self._columns.values()}
         assert rows == {sum(self._episodes[-1][:2]) if self._episodes else 0}, "every row belongs to an episode"
-        assert self._episodes or SKIPPED_SEEDS in self.attributes, "an empty shard says why"
+        assert self._episodes or SKIPPED_SEEDS in self.attributes, "a shard is empty only if its episodes were left out"
         starts, lengths, seeds, policies = zip(*self._episodes, strict=True) if self._episodes else ((),) * 4
         for (name, dtype), values in zip(EPISODE_COLUMNS.items(), (starts, lengths, seeds), strict=True):
             data = np.array(values, dtype)
@@ -185,7 +185,7 @@ class ShardWriter:
 
 
 def _set(owner: h5py.File | h5py.Dataset, attributes: Mapping[str, str | int | list[str]]) -> None:
-    """Set attributes, text with a fixed length: one damaged byte in HDF5's heap for longer ones can hang its reader."""
+    """Set attributes. Texts get a fixed length, see `strings`."""
     for name, value in attributes.items():
         owner.attrs[name] = value if isinstance(value, int) or value == [] else strings.fixed_length(value)
 
@@ -194,16 +194,16 @@ def _set(owner: h5py.File | h5py.Dataset, attributes: Mapping[str, str | int | l
 def write_shard(
     path: Path, fmt: Format, shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, str] | None = None
 ) -> Iterator[ShardWriter]:
-    """Write a shard in a block: whole if the block succeeds, nothing if it raises.
+    """Write a shard in a `with` block. If the block raises, no shard is written.
 
     Args:
-        path: the shard's final name.
-        fmt: which kind of shard.
-        shapes: the shape of one row of each column that is not a scalar.
-        dtypes: dtypes that differ from a column's default.
+        path: the path of the shard.
+        fmt: the kind of shard.
+        shapes: shape of one row, for each column whose rows are not single numbers.
+        dtypes: dtypes of columns that do not have the default dtype.
 
     Raises:
-        Stopped: the disk took no more.
+        Stopped: the disk failed.
     """
     with steady_file.atomic_file(path) as steady, ThreadPoolExecutor(1, "hdf5") as thread:
         writer = ShardWriter(steady, thread, fmt)
