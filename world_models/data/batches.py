@@ -160,7 +160,7 @@ class StreamingLoader(WindowLoader):
 
     def _read(self, window: ShuffleWindow, buffer: "_Buffer") -> _StreamedWindow:
         mine, is_mine = self.my_blocks(window.blocks), self.is_mine(window)
-        place = np.empty_like(window.order)  # position of each frame of the window among this process's frames, in order
+        place = np.empty_like(window.order)  # position of each frame among this process's frames, in the window's order
         place[window.order] = np.cumsum(is_mine) - 1
         frames = buffer.room_for(int(is_mine.sum()))
         rows = np.repeat(mine, self.frames.block_lengths[window.blocks])
@@ -170,7 +170,7 @@ class StreamingLoader(WindowLoader):
 
 
 class _Buffer:
-    """Memory for one window. It is reused, because the first access to memory takes longer than unpacking the frames."""
+    """Memory for one window. It is reused, because the first access to memory takes longer than unpacking frames."""
 
     def __init__(self, device: torch.device, frame_shape: tuple[int, int, int]):
         self._pinned = device.type == "cuda"  # for fast transfers

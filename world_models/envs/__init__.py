@@ -181,8 +181,10 @@ def make_env(
             )
         env.close()
         env = make(render_mode="rgb_array")
-    elif preprocessing.crop is not None and preprocessing.crop[1] > env.observation_space.shape[0]:  # type: ignore[index]
-        raise ValueError(f"crop {crop} keeps rows to {preprocessing.crop[1]}, {env_id} has {env.observation_space.shape[0]}")  # type: ignore[index]
+    elif preprocessing.crop is not None:
+        rows, last = env.observation_space.shape[0], preprocessing.crop[1]  # type: ignore[index]
+        if last > rows:
+            raise ValueError(f"crop {crop} keeps rows to {last}, {env_id} has {rows}")
     num_columns(env.action_space)
     frames = FrameEnv(env, bool(no_pictures), preprocessing)
     if not make.renderer:  # otherwise `make` has passed it to the environment

@@ -77,7 +77,8 @@ class LiveEpisode:
         """Raise a policy's error with the policy's name and line. An error of a built-in policy is raised unchanged."""
         if self.policy_name in policies.BUILTIN:
             raise error
-        raise Stopped(f"policy {self.policy_name!r} fails {when}: {envs.describe_error(error)}; {envs.HOW_TO_FIX}") from error
+        problem = f"policy {self.policy_name!r} fails {when}: {envs.describe_error(error)}"
+        raise Stopped(f"{problem}; {envs.HOW_TO_FIX}") from error
 
 
 def begin(env: envs.FrameEnv, policy_name: str, seed: int, warmup_steps: int) -> LiveEpisode | None:

@@ -104,7 +104,8 @@ class Recipe:
             # Gymnasium re-raises some errors. The cause names the user's file.
             cause = error.__cause__
             origin = cause if cause is not None and type(cause) is type(error) else error
-            raise ValueError(f"env {self.env_id!r} cannot be made{given}: {describe_error(origin)}; {HOW_TO_FIX}") from error
+            problem = f"env {self.env_id!r} cannot be made{given}: {describe_error(origin)}"
+            raise ValueError(f"{problem}; {HOW_TO_FIX}") from error
 
 
 def recipe(env_id: str, renderer: str, env_args: Mapping[str, Json]) -> Recipe:

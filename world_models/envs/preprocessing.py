@@ -99,9 +99,10 @@ def preprocess(frame: np.ndarray, spec: Preprocess | Mapping[str, Any]) -> UInt8
     pictures = _pictures(frame)
     if preprocessing.crop is not None:
         height, axis = pictures.shape[-3], max(0, frame.ndim - 3)
-        if preprocessing.crop[1] > height:
-            raise ValueError(f"crop keeps rows to {preprocessing.crop[1]}, the picture has {height} (axis {axis}); crop fewer")
-        pictures = pictures[..., preprocessing.crop[0] : preprocessing.crop[1], :, :]
+        first, last = preprocessing.crop
+        if last > height:
+            raise ValueError(f"crop keeps rows to {last}, the picture has {height} (axis {axis}); crop fewer")
+        pictures = pictures[..., first:last, :, :]
     if pictures.ndim == 3:
         return _frame(pictures, preprocessing.size)
     frames = np.empty((*pictures.shape[:-3], preprocessing.size, preprocessing.size, 3), np.uint8)

@@ -104,7 +104,8 @@ def choose(name: RendererName, make: Callable[[], gymnasium.Env] = _car_racing) 
     for candidate in RENDERERS:
         problem = _problem(candidate, make)
         if problem is None:
-            frames = "" if candidate == "gymnasium" else f", {TRIAL_FRAMES * check_factor()} trial frames like Gymnasium's"
+            count = TRIAL_FRAMES * check_factor()
+            frames = "" if candidate == "gymnasium" else f", {count} trial frames like Gymnasium's"
             return candidate, "; ".join([f"the fastest here{frames}", *problems])
         problems.append(f"not {candidate}: {problem}")
     raise AssertionError("Gymnasium's renderer is always there")

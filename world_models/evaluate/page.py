@@ -19,7 +19,8 @@ from world_models.vae.model import VAE
 
 def draw(vae: VAE, data: Rollouts, frames: Frames, baselines: Baselines, mean_scores: MeanScores) -> Figures:
     """Draw most of the report's figures: pictures as arrays, the clip as the bytes of a GIF."""
-    order = np.argsort(mean_scores.kl_per_dim)[::-1]
+    kl = np.array(mean_scores.kl_per_dim)
+    order = np.argsort(kl)[::-1]
     return {
         "reconstructions": model_views.reconstructions(vae, frames),
         "comparison": model_views.comparison(vae, baselines, frames),
@@ -27,7 +28,7 @@ def draw(vae: VAE, data: Rollouts, frames: Frames, baselines: Baselines, mean_sc
         "samples": model_views.samples(vae),
         "traversal": model_views.traversal(vae, frames, mean_scores.kl_per_dim, min(12, max(1, mean_scores.dims_used))),
         "interpolation": model_views.interpolation(vae, frames),
-        "kl_per_dim": charts.bars(np.array(mean_scores.kl_per_dim)[order], order.tolist(), "latent dimension", "KL (nats)"),
+        "kl_per_dim": charts.bars(kl[order], order.tolist(), "latent dimension", "KL (nats)"),
     }
 
 

@@ -80,8 +80,8 @@ def prepare(config: EvaluateConfig) -> RolloutJob:
     num_trained_episodes = len(training.trained_seeds(data))
     if num_trained_episodes:
         notes.append(
-            f"the model was trained on {num_trained_episodes} episodes of {data.path}, so its scores are too good; collect with "
-            "another --seed"
+            f"the model was trained on {num_trained_episodes} episodes of {data.path}, so its scores are too good; "
+            "collect with another --seed"
         )
     if training.env_args != data.env_args:
         scored, trained = (json.dumps(args, sort_keys=True) for args in (data.env_args, training.env_args))

@@ -70,11 +70,12 @@ class Description:
     def from_json(cls, values: Mapping[str, Json]) -> "Description":
         """Read the JSON object. If it does not name the kind of data it is rollouts; missing `env_args` are empty."""
         seeds = _value_of_type(list, values.get("train_seeds"))
+        versions = _value_of_type(dict, values.get("versions")) or {}
         return cls(
             architecture=_value_of_type(str, values.get("architecture")),
             vae=_value_of_type(dict, values.get("vae")),
             preprocess=_value_of_type(dict, values.get("preprocess")),
-            versions={name: str(version) for name, version in (_value_of_type(dict, values.get("versions")) or {}).items()},
+            versions={name: str(version) for name, version in versions.items()},
             trained_on=TrainedOn(
                 dataset=_value_of_type(str, values.get("dataset")) or TrainedOn.dataset,
                 data=_value_of_type(str, values.get("data")),

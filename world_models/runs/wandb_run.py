@@ -62,7 +62,8 @@ def begin(  # the last two are for a resumed run, and for work that is not the t
         options: how to use W&B.
         job_type: kind of work.
         run_id: id of a run to continue; WANDB_RUN_ID has priority.
-        is_separate: whether the run is separate from the sweep's trial. Then the trial's id in the environment is ignored.
+        is_separate: whether the run is separate from the sweep's trial. Then the trial's id in the environment is
+            ignored.
     """
     environment = _environment(is_separate)
     mode = environment.get("WANDB_MODE") if options.mode == "auto" else options.mode

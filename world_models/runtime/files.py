@@ -56,7 +56,8 @@ def disk_errors_as_stopped(path: Path) -> Iterator[None]:
         if error.errno not in DISK_ERROR_REMEDIES:
             raise
         raise Stopped(
-            f"{path}: {os.strerror(error.errno).lower()}; what is finished stays: {DISK_ERROR_REMEDIES[error.errno]} and {RUN_AGAIN}"
+            f"{path}: {os.strerror(error.errno).lower()}; what is finished stays: {DISK_ERROR_REMEDIES[error.errno]} "
+            f"and {RUN_AGAIN}"
         ) from None
 
 

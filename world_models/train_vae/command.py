@@ -47,8 +47,8 @@ RESULT = (
     "frames, after {frames_seen:,} frames; pictures are in figures/"
 )
 COLLAPSED = (
-    "posterior collapse after {frames_seen:,} frames: no latent dimension is used, so z has no information about the frame; "
-    "lower --vae.beta, or give --beta_warmup_frames"
+    "posterior collapse after {frames_seen:,} frames: no latent dimension is used, so z has no information about the "
+    "frame; lower --vae.beta, or give --beta_warmup_frames"
 )
 
 
@@ -244,7 +244,8 @@ def _log(training: Training, frames_seen: int, meter: progress.Meter) -> None:
 def _check_finite(loss: float, frames_seen: int, out: str) -> None:
     if not math.isfinite(loss):
         raise Stopped(
-            f"the loss is {loss} after {frames_seen:,} frames; lower --lr or --grad_clip. {out} keeps its last checkpoint"
+            f"the loss is {loss} after {frames_seen:,} frames; lower --lr or --grad_clip. {out} keeps its last "
+            "checkpoint"
         )
 
 

@@ -151,7 +151,8 @@ class _PictureEncoder:
 
     def __call__(self, pictures: UInt8[np.ndarray, "batch ..."]) -> Float32[np.ndarray, "batch z"]:
         """Encode a batch of pictures."""
-        posterior = self._vae.encode(preprocess(pictures[..., None] if self._is_flat else pictures, self._preprocessing))
+        pictures = pictures[..., None] if self._is_flat else pictures
+        posterior = self._vae.encode(preprocess(pictures, self._preprocessing))
         z = posterior.mu
         if self._sample:
             z = posterior.sample(torch.from_numpy(self._rng.standard_normal(z.shape, np.float32)).to(z.device))

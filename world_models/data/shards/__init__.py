@@ -26,7 +26,7 @@ EPISODE_COLUMNS = {"episode_start": np.int64, "episode_length": np.int32, "episo
 """The numeric episode columns and their dtypes. The fourth episode column, `episode_policy`, holds texts."""
 
 SKIPPED_SEEDS = "skipped_seeds"
-"""Attribute of a shard from which episodes were left out, because they ended during their warm-up: their seeds as JSON."""
+"""Attribute of a shard that lacks episodes because they ended during their warm-up: a JSON list of their seeds."""
 
 BLOCK_ROWS = 1024
 INDEX_BYTES, HEADER_BYTES = 100, 50_000  # upper bounds: for the index entry of a chunk, and for everything but columns

@@ -17,7 +17,7 @@ HARMLESS_FILTERS = {DEFLATE, SHUFFLE, FLETCHER32}  # every HDF5 build can apply 
 
 
 class UnreadableError(Stopped, OSError):
-    """Rows of a shard cannot be read. Opening a shard does not read its rows, so this is noticed later and ends the work."""
+    """Rows of a shard cannot be read. Opening a shard does not read its rows, so this error comes later."""
 
 
 def attributes_of(owner: h5py.File | h5py.Dataset) -> dict[str, strings.Attribute]:
@@ -54,16 +54,16 @@ def file_stamp(path: Path) -> FileStamp:
 def cached_columns(path: Path, stamp: FileStamp, pid: int, names: tuple[str, ...]) -> dict[str, h5py.Dataset]:
     """Open the columns of a file, and keep those of the 32 files that were read last open.
 
-    Opening a file takes 40 times as long as reading a few rows. Not all files are kept open, because a data set may have
-    more shards than a process can open. The process id is an argument because a forked process must not use the HDF5
-    handles of its parent.
+    Opening a file takes 40 times as long as reading a few rows. Not all files are kept open, because a data set may
+    have more shards than a process can open. The process id is an argument because a forked process must not use the
+    HDF5 handles of its parent.
     """
     file = opening.open_for_reading(path)
     return {name: file[name] for name in names}  # type: ignore[misc]
 
 
 def first_not_finite(blocks: Iterable[np.ndarray]) -> int | None:
-    """The number of the first row with an infinite number or NaN, in consecutive blocks of rows; None if all are finite."""
+    """The first row with an infinite number or NaN, in consecutive blocks of rows; None if all numbers are finite."""
     start = 0
     for block in blocks:
         wrong = np.flatnonzero(~np.isfinite(block).all(axis=tuple(range(1, block.ndim))))
@@ -80,7 +80,7 @@ def filters_of(dataset: h5py.Dataset) -> set[int]:
 
 
 def is_plainly_packed(dataset: h5py.Dataset) -> bool:
-    """Whether a chunk is a number of complete rows, compressed by deflate alone. Shuffling does not change single bytes."""
+    """Whether chunks are complete rows that only deflate has changed. Shuffling does not change single bytes."""
     filters = filters_of(dataset)
     whole_rows = dataset.chunks is not None and dataset.chunks[1:] == dataset.shape[1:]
     return whole_rows and dataset.dtype.itemsize == 1 and DEFLATE in filters <= {DEFLATE, SHUFFLE}

@@ -1,8 +1,8 @@
 """Texts in shards. They are written with a fixed length. Older files have texts of variable length.
 
 HDF5 stores texts of variable length in a heap, and does not check it. One damaged byte there can make HDF5 loop without
-end, or crash. So such texts are not read with HDF5. They are decoded here, and every address is checked against the size
-of the file. Only the file layout that all shards have is supported: HDF5's oldest, with object headers of version 1.
+end, or crash. So such texts are not read with HDF5. They are decoded here, and every address is checked against the
+size of the file. Only the layout that all shards have is supported: HDF5's oldest, with object headers of version 1.
 
 Source: HDF5 File Format Specification 3.0, sections II.A (superblock), III.E (global heap), IV.A.1.a (object header)
 and IV.A.2.m (attribute).

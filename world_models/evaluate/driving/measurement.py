@@ -28,9 +28,9 @@ NUM_STEPS = 1000
 SCORED_TRACKS = range(2**40, 2**40 + 100)
 FIRST_PRACTICE_SEED, PRACTICE_SEEDS_APART = 2**41, 10**6
 PRACTICE = PracticePlan(num_rounds=4, num_tracks=20, num_steps=300, first_seed=FIRST_PRACTICE_SEED)
-"""Short on purpose: after little practice, a controller on a trained V model drives much better than one on random weights.
+"""Short on purpose. After little practice, a controller drives much better on a trained V model than on random weights.
 
-With three times the practice, the difference is only 75.
+With three times the practice, the difference of the scores is only 75.
 """
 NUM_LEARNERS = 5
 """Number of controllers that practise, each on its own tracks. The mean of their weights drives.
@@ -96,8 +96,8 @@ def check(data: Rollouts, *seeds: frozenset[int]) -> None:
         raise ValueError(f"--drive cannot drive {data.env} of {data.path}: {error}; or leave --drive out") from None
     if num_taken := sum(len(each.intersection(SCORED_TRACKS)) for each in seeds):
         raise ValueError(
-            f"--drive drives the tracks of seeds {SCORED_TRACKS.start} to {SCORED_TRACKS.stop - 1}, and {num_taken} of them "
-            "are among the episodes for training or scoring; collect with other seeds"
+            f"--drive drives the tracks of seeds {SCORED_TRACKS.start} to {SCORED_TRACKS.stop - 1}, and {num_taken} of "
+            "them are among the episodes for training or scoring; collect with other seeds"
         )
 
 

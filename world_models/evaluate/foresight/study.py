@@ -193,7 +193,8 @@ class Study:
             if trained.code == "vae" and trained.seed == SEEDS[0]:
                 z[trained.form] = predict(trained.model, recorded, [start], ahead)[:, 0, 0]
         true_frames = episode.frames[start + 1 : start + 1 + num_frames]
-        return {"true_frames": true_frames} | {name: _frames(code.decode(each), true_frames.shape) for name, each in z.items()}
+        decoded = {name: _frames(code.decode(each), true_frames.shape) for name, each in z.items()}
+        return {"true_frames": true_frames} | decoded
 
 
 def train_study(
