@@ -6,7 +6,7 @@
  * block of equal cells shrinks by one look-up. Only a mixed cell, in which a shape begins or ends, has its own pixels.
  *
  * Every rounding below is one of pygame's: gfxdraw's fixed-point polygons and Wu lines, draw.polygon's float32
- * intersections, smoothscale's 14-bit weights. Where pygame's arithmetic wraps around, so does this.
+ * intersections, smoothscale's 14-bit weights. Where pygame's integers wrap around, these integers wrap around too.
  *
  * Only the palette is kept from frame to frame. Nothing is allocated. Each thread needs its own canvas.
  */
@@ -24,19 +24,19 @@
 enum {
     WIDTH = 1000,
     HEIGHT = 800,
-    PANEL = 100, /* rows of the panel: the lowest of the picture, the first before the flip */
-    SIZE = 96,   /* of the observation, both ways */
-    TAPS = 12,   /* source pixels of an output pixel, at most */
+    PANEL = 100, /* rows of the panel; they are the lowest rows of the picture, and the first ones before the flip */
+    SIZE = 96,   /* width and height of the observation */
+    TAPS = 12,   /* largest number of source pixels of an output pixel, in one direction */
     ONE = 0x4000,
     MAX_COLORS = 256,
-    MAX_MIXED = 40000, /* cells with pixels of their own; pictures have some 5,000, and cells are 76,800 in all */
-    MAX_POINTS = 8, /* of a polygon of the car */
+    MAX_MIXED = 40000, /* largest number of mixed cells; pictures have about 5,000, and a canvas has 76,800 cells */
+    MAX_POINTS = 8, /* largest number of points of a polygon of the car */
 };
 
 enum { OK = 0, NOT_FINITE = 1, TOO_COMPLEX = 2 };
 
 typedef struct {
-    _Alignas(16) uint16_t weight[TAPS][4]; /* of the source pixels lo, ... hi, once a channel; ONE is a whole pixel */
+    _Alignas(16) uint16_t weight[TAPS][4]; /* weights of the pixels lo..hi, the same for each channel; ONE is a whole */
     int lo, hi;
 } Taps;
 
@@ -44,7 +44,7 @@ typedef struct {
 typedef struct {
     double cos, sin, zoom, shift_x, shift_y; /* from the world to the canvas */
     double body[5][4];                       /* wheels, then hull: x, y, cosine, sine of float32 */
-    double phase[4], wheel_speed[4];         /* of the wheels, radians and radians/s */
+    double phase[4], wheel_speed[4];         /* rotation of each wheel in radians, and its speed in radians/s */
     double velocity[2], steering, yaw_rate;
 } State;
 
@@ -57,8 +57,8 @@ typedef struct {
 typedef struct {
     State state;
     const double *quads;  /* (2, 4, num_quads), x and y of four corners: the field, then grass, then road and borders */
-    const double *colors; /* (num_quads - num_grass + 1, 3): of the field, of all grass, of each road quad */
-    double margin;        /* quads with no corner this near to the canvas are left out, as in Gymnasium */
+    const double *colors; /* (num_quads - num_grass + 1, 3): colours of the field, of all grass, of each road quad */
+    double margin;        /* a quad is drawn if one of its corners is this near to the canvas, as in Gymnasium */
     double wheel[4][2];   /* corners of a wheel in its own frame, float32 */
     double hull[4][MAX_POINTS][2];
     const Ink *ink;
@@ -71,14 +71,14 @@ typedef struct {
 typedef struct {
     Taps across[SIZE], down[SIZE];
     uint32_t recip_across, recip_down;
-    int16_t first_pixel[SIZE + 1]; /* of each cell; it is also the last of the cell before */
-    int16_t left_cell[WIDTH + 1];  /* the cell that a span from x covers in part, before those it covers whole */
-    int16_t right_cell[WIDTH + 1]; /* the same for a span that ends at x */
+    int16_t first_pixel[SIZE + 1]; /* first pixel of each cell; it is also the last pixel of the cell before */
+    int16_t left_cell[WIDTH + 1];  /* a span that begins at x covers this cell in part; -1 if there is none */
+    int16_t right_cell[WIDTH + 1]; /* a span that ends at x covers this cell in part; SIZE if there is none */
     uint8_t shrunk_down[SIZE][256];
     int num_colors;
     uint32_t palette[MAX_COLORS];
     uint32_t shrunk_across[MAX_COLORS][SIZE];
-    uint16_t cell[HEIGHT][SIZE]; /* a colour's number, or MAX_COLORS + i where pixels[i] are the cell's own */
+    uint16_t cell[HEIGHT][SIZE]; /* number of a colour, or MAX_COLORS + i for a mixed cell with the pixels pixels[i] */
     uint32_t num_mixed, pixels[MAX_MIXED + 1][TAPS];
     /* For the quad being drawn: the span that was filled in each row. */
     int32_t span_lo[HEIGHT], span_hi[HEIGHT];
@@ -172,7 +172,7 @@ static int color_number(Canvas *canvas, uint32_t color) {
 
 /* ---- cells ---- */
 
-/* The pixels of a cell, which becomes mixed. If there is no room, the last pixels are shared, and canvas_draw fails. */
+/* Make a cell mixed, and return its pixels. If there is no room, cells share the last pixels, and canvas_draw fails. */
 static inline uint32_t *mixed_pixels(Canvas *canvas, uint16_t *cell) {
     if (*cell >= MAX_COLORS) return canvas->pixels[*cell - MAX_COLORS];
     uint32_t *pixels = canvas->pixels[canvas->num_mixed], color = canvas->palette[*cell];
@@ -182,6 +182,7 @@ static inline uint32_t *mixed_pixels(Canvas *canvas, uint16_t *cell) {
     return pixels;
 }
 
+/* Give the pixels from..to of a cell a colour. */
 static inline void set_part(Canvas *canvas, int row, int c, int from, int to, int number) {
     uint16_t *cell = &canvas->cell[row][c];
     if (*cell == number) return;
@@ -195,7 +196,7 @@ static void set_all(uint16_t *cells, int count, int number) {
     for (int c = 0; c < count; c++) cells[c] = (uint16_t)number;
 }
 
-/* Pixels from..to of a row, both within the canvas. */
+/* Give the pixels from..to of a row a colour. Both are within the canvas. */
 static void set_span(Canvas *canvas, int row, int from, int to, int number) {
     int left = canvas->left_cell[from], right = canvas->right_cell[to];
     if (left == right) {
@@ -217,7 +218,7 @@ static void blend_in_cell(Canvas *canvas, int row, int c, int x, int number, uin
     *pixel = red_blue | green;
 }
 
-/* A pixel within the canvas, of alpha in 0..254. */
+/* Blend a colour into a pixel within the canvas; alpha is 0 to 254. */
 static void blend(Canvas *canvas, int row, int x, int number, uint32_t alpha) {
     int left = canvas->left_cell[x], right = canvas->right_cell[x];
     if (left >= 0) blend_in_cell(canvas, row, left, x, number, alpha);
@@ -228,10 +229,10 @@ static void blend(Canvas *canvas, int row, int x, int number, uint32_t alpha) {
 
 typedef struct {
     int16_t x[4], y[4];
-    int number, top, bottom; /* rows top..bottom were filled already, and hide the outline; -1 for none */
+    int number, top, bottom; /* colour; the rows top..bottom are filled already and hide the outline, -1 for none */
 } Quad;
 
-/* y counts upwards in the scene; the flip turns it into a row. Rows that the panel hides are not drawn. */
+/* Whether y is on the canvas and not hidden by the panel. y counts upwards; the flip turns it into a row. */
 static int visible(int y) { return y >= PANEL && y < HEIGHT; }
 
 /* The columns of row y where the outline is hidden: the filled span, or the whole row if it is not visible. */
@@ -261,7 +262,7 @@ static int side(int x, int y) {
     return (x < 0 ? 1 : x > WIDTH - 1 ? 2 : 0) | (y < 0 ? 8 : y > HEIGHT - 1 ? 4 : 0);
 }
 
-/* Cohen and Sutherland's clipping in float32; it moves end points, and with them the slope. */
+/* Cohen and Sutherland's clipping in float32. It moves the end points, which changes the slope. 0 if none is left. */
 static int clip_line(int16_t p[4]) {
     for (int turn = 0; turn < 16; turn++) {
         int code1 = side(p[0], p[1]), code2 = side(p[2], p[3]);
@@ -330,7 +331,8 @@ static void outline_edge(Canvas *canvas, const Quad *quad, int from, int to) {
     }
 }
 
-/* An edge on its way down: row y crosses it at share * dx + 65536 * x1 in 16.16, share = 65536 * (y - y1) / height. */
+/* An edge that is followed row by row. In row y it is at share * dx + 65536 * x1, in 16.16 fixed point, where share is
+ * 65536 * (y - y1) / height. */
 typedef struct {
     int x1, y1, y2, dx, height, quotient, remainder, share, over;
 } Edge;
@@ -353,7 +355,7 @@ static void start_edge(Edge *edge, int y) {
 }
 
 static inline int32_t next_crossing(Edge *edge, int y) {
-    if (edge->height >= 32768) edge->share = wrap_mul(65536, y - edge->y1) / edge->height; /* no way to advance it */
+    if (edge->height >= 32768) edge->share = wrap_mul(65536, y - edge->y1) / edge->height; /* the product wraps */
     int32_t crossing = wrap_add(wrap_mul(edge->share, edge->dx), wrap_mul(65536, edge->x1));
     edge->over += edge->remainder;
     int carry = edge->over >= edge->height;
@@ -396,7 +398,7 @@ static void fill_row(Canvas *canvas, int y, const int32_t *crossing, int number)
         set_span(canvas, HEIGHT - 1 - y, max_int(from, 0), min_int(to, WIDTH - 1), number);
 }
 
-/* The rows low..high, which the same two or four edges cross. */
+/* Fill the rows low..high, which are crossed by the same two or four edges. */
 static void fill_slab(Canvas *canvas, const Quad *quad, Edge *edges, int count, int low, int high) {
     for (int i = 0; i < count; i++) start_edge(&edges[i], low);
     if (count == 2) {
@@ -417,7 +419,7 @@ static void fill_slab(Canvas *canvas, const Quad *quad, Edge *edges, int count, 
     }
 }
 
-/* The edges that row y crosses; the lowest row is crossed by those that end in it. */
+/* Collect the edges that cross row y, and return their number. An edge that ends in the last row crosses it. */
 static int active_edges(const Edge *all, int y, int bottom, Edge *active) {
     int count = 0;
     for (int i = 0; i < 4; i++) {
@@ -427,7 +429,7 @@ static int active_edges(const Edge *all, int y, int bottom, Edge *active) {
     return count;
 }
 
-/* From one vertex down to the next the active edges stay the same. */
+/* Fill a quad, in parts from one vertex to the next. Within a part the active edges stay the same. */
 static void fill_quad(Canvas *canvas, const Quad *quad, const Edge *all, int top, int bottom) {
     for (int y = top, next; y <= bottom; y = next) {
         Edge active[4];
@@ -451,11 +453,11 @@ static void draw_quad(Canvas *canvas, Quad *quad) {
         left = min_int(left, quad->x[i]), right = max_int(right, quad->x[i]);
     }
     if (bottom < PANEL - 1 || top >= HEIGHT) return;
-    if ((right < 0 || left >= WIDTH) && bottom - top < 32768) return; /* else crossings may wrap around into view */
+    if ((right < 0 || left >= WIDTH) && bottom - top < 32768) return; /* crossings of a taller quad may wrap around */
     Edge all[4], active[4];
     for (int i = 0; i < 4; i++) all[i] = make_edge(quad, (i + 3) & 3, i);
     for (int i = 0; i < 4; i++) most = max_int(most, active_edges(all, quad->y[i], bottom, active));
-    if (most == 2) { /* a row is one span: filled first, it tells the outline what not to draw */
+    if (most == 2) { /* each row is one span. It is filled first, so that the outline under it is not drawn */
         fill_quad(canvas, quad, all, top, bottom);
         quad->top = top, quad->bottom = bottom;
         draw_outline(canvas, quad);
@@ -547,7 +549,7 @@ static void draw_polygon(Canvas *canvas, const Polygon *polygon) {
         return;
     }
     for (int32_t y = max_int(top, 0); y <= min_int(bottom, HEIGHT - 1); y++) polygon_row(canvas, polygon, y, bottom);
-    for (int i = 0; i < polygon->count; i++) { /* a horizontal edge amid the others may be left out by the rows */
+    for (int i = 0; i < polygon->count; i++) { /* polygon_row may leave out a horizontal edge between top and bottom */
         int before = i ? i - 1 : polygon->count - 1;
         int32_t y = polygon->y[i];
         if (top < y && polygon->y[before] == y && y < bottom)
@@ -555,7 +557,7 @@ static void draw_polygon(Canvas *canvas, const Polygon *polygon) {
     }
 }
 
-/* A point of a body: Box2D's float32 transform, then the camera's in double. */
+/* Add a point of a body: transform it as Box2D does, in float32, then as the camera does, in double. */
 static void add_body_point(Polygon *polygon, const State *state, const double *body, double x, double y) {
     float px = (float)x, py = (float)y, cosine = (float)body[2], sine = (float)body[3];
     double world_x = (cosine * px - sine * py) + (float)body[0], world_y = (sine * px + cosine * py) + (float)body[1];
@@ -566,7 +568,7 @@ static void add_body_point(Polygon *polygon, const State *state, const double *b
 
 static double sign(double x) { return (x > 0) - (x < 0); }
 
-/* The light stripe that shows the rotation of a wheel; there is none while it is on the lower side. */
+/* Draw the light stripe that shows the rotation of a wheel. It is not drawn while it is on the lower side. */
 static void draw_stripe(Canvas *canvas, const State *state, int wheel, int number) {
     double phase = state->phase[wheel], sin1 = sin(phase), sin2 = sin(phase + 1.2);
     double cos1 = cos(phase), cos2 = cos(phase + 1.2);
@@ -626,7 +628,7 @@ static int draw_sideways(Canvas *canvas, int place, double value, double scale, 
     return draw_rectangle(canvas, place * w, HEIGHT - 4 * h, (place + scale * value) * w, HEIGHT - 2 * h, color);
 }
 
-/* The text is drawn on black. Its ink are the pixels of other colours, all within the canvas. */
+/* Draw the text: a black rectangle, and on it the ink, which are the pixels of other colours. */
 static void draw_text(Canvas *canvas, const Scene *scene, int black) {
     for (int row = scene->text_top; row < scene->text_top + scene->text_height; row++) {
         int from = max_int(scene->text_left, 0), to = min_int(scene->text_left + scene->text_width, WIDTH) - 1;

@@ -13,14 +13,15 @@
  *   spread   wide -> points      V = B' d B      collect   points -> wide, its adjoint
  *   mix      points -> narrow    Y = A' M A      unmix     narrow -> points, its adjoint
  *
- * with, on a line of blocks d and of points m (which evaluate polynomials at 0, 1, -1 if there are four, and infinity),
+ * They are given by these formulas, for a line of blocks d and a line of points m. Three points are 0, 1 and infinity,
+ * four points are 0, 1, -1 and infinity; at these a polynomial is evaluated.
  *
  *   F(2, 2)   B' d = d0 - d1, d1, d1 - d2                  A' m = m0 + m1, m1 - m2
  *   F(2, 3)   B' d = d0 - d2, d1 + d2, d2 - d1, d1 - d3    A' m = m0 + m1 + m2, m1 - m2 - m3
  *   F(3, 2)   B' d = the same                              A' m = m0 + m1 + m2, m1 - m2, m1 + m2 - m3
  *
- * All pixels are channel-last. Only as many images are computed at a time as fit into a core's cache. Sums are taken in
- * a fixed order that does not depend on the number of calling threads, so results are the same bit for bit.
+ * All pixels are channel-last. Images are computed in groups that fit into a core's cache. Sums are taken in a fixed
+ * order that does not depend on the number of calling threads, so results are the same bit for bit.
  *
  * The file includes itself once for each type of number and each instruction set that has its own kernel.
  */
@@ -30,9 +31,9 @@
 #include <string.h>
 
 enum {
-    SLACK = 16,            /* rows that a kernel may read behind the last */
-    CACHE_BYTES = 1 << 21, /* what the images that are computed at a time may take; best of 2^18 .. 2^22 */
-    MAX_IMAGES = 64,       /* computed at a time */
+    SLACK = 16,            /* number of rows that a kernel may read after the last one */
+    CACHE_BYTES = 1 << 21, /* memory of a group of images; the fastest of 2^18 .. 2^22 */
+    MAX_IMAGES = 64,       /* largest number of images of a group */
 };
 
 /* One layer, as winograd.py packs it. */
@@ -40,11 +41,11 @@ typedef struct {
     int64_t taps;     /* r: 2 or 3 */
     int64_t tile;     /* m: 2, or 3 where r is 2 */
     int64_t width;    /* pixels along a side of a wide image */
-    int64_t channels; /* of a wide pixel, a multiple of 4 */
-    int64_t stored;   /* of them in memory; the others are zero */
+    int64_t channels; /* channels of a wide pixel, padded to a multiple of 4 */
+    int64_t stored;   /* channels that are in memory; the others are zero */
     int64_t bytes;    /* whether wide images are uint8, which only a convolution can take */
     int64_t size;     /* pixels along a side of a narrow image */
-    int64_t features; /* of a narrow pixel, a multiple of 16 */
+    int64_t features; /* channels of a narrow pixel, a multiple of 16 */
     int64_t relu;     /* whether a ReLU follows a transposed convolution; one always follows a convolution */
 } Layer;
 
@@ -57,12 +58,12 @@ typedef struct {
 /* Sizes that are derived from a layer's sizes. */
 typedef struct {
     int64_t side;   /* tiles along a side of an image */
-    int64_t tiles;  /* of an image */
+    int64_t tiles;  /* tiles of an image */
     int64_t points; /* (m + r - 1)^2 */
     int64_t depth;  /* numbers of a block of 2 x 2 wide pixels */
-    int64_t padded; /* wide pixels along a side that the tiles see */
-    int64_t images; /* computed at a time */
-    int64_t image, spread, mixed, weights; /* numbers of: an image, V and M of `images` images, U */
+    int64_t padded; /* wide pixels along a side that the tiles read or write */
+    int64_t images; /* images of a group */
+    int64_t image, spread, mixed, weights; /* sizes in numbers: of an image, of V and M of a group, of U */
 } Plan;
 
 static Plan plan_of(const Layer *layer, size_t number_bytes)
@@ -259,21 +260,21 @@ TARGET static void NAME(product)(int64_t rows, int64_t columns, int64_t depth, c
     }
 }
 
-/* B' on a line of so many points. */
+/* Apply B' on a line, which gives 3 or 4 points. */
 INLINE TARGET void NAME(to_points)(const int points, const REAL *d, REAL *v)
 {
     if (points == 3) v[0] = d[0] - d[1], v[1] = d[1], v[2] = d[1] - d[2];
     else v[0] = d[0] - d[2], v[1] = d[1] + d[2], v[2] = d[2] - d[1], v[3] = d[1] - d[3];
 }
 
-/* Its adjoint, B. */
+/* Apply the adjoint, B. */
 INLINE TARGET void NAME(from_points)(const int points, const REAL *v, REAL *d)
 {
     if (points == 3) d[0] = v[0], d[1] = v[1] + v[2] - v[0], d[2] = -v[2];
     else d[0] = v[0], d[1] = v[1] - v[2] + v[3], d[2] = v[1] + v[2] - v[0], d[3] = -v[3];
 }
 
-/* A' on a line of m outputs. */
+/* Apply A' on a line of points, which gives m outputs. */
 INLINE TARGET void NAME(to_outputs)(const int points, const int m, const REAL *v, REAL *y)
 {
     if (points == 3) y[0] = v[0] + v[1], y[1] = v[1] - v[2];
@@ -281,7 +282,7 @@ INLINE TARGET void NAME(to_outputs)(const int points, const int m, const REAL *v
     else y[0] = v[0] + v[1] + v[2], y[1] = v[1] - v[2], y[2] = v[1] + v[2] - v[3];
 }
 
-/* Its adjoint, A. */
+/* Apply the adjoint, A. */
 INLINE TARGET void NAME(from_outputs)(const int points, const int m, const REAL *y, REAL *v)
 {
     if (points == 3) v[0] = y[0], v[1] = y[0] + y[1], v[2] = -y[1];
@@ -289,7 +290,7 @@ INLINE TARGET void NAME(from_outputs)(const int points, const int m, const REAL 
     else v[0] = y[0], v[1] = y[0] + y[1] + y[2], v[2] = y[0] - y[1] + y[2], v[3] = -y[2];
 }
 
-/* One tile, one row of pixels in each block, two pixels of `run / 2` channels each: `spread` or, adding, `collect`. */
+/* `spread`, or `collect` (which adds), for one tile and one row of each block: two pixels of `run / 2` channels each. */
 INLINE TARGET void NAME(tile_of_blocks)(const int P, const int collect, int64_t run, REAL *restrict wide, int64_t line,
                                         int64_t block, REAL *restrict points, int64_t point)
 {
@@ -323,8 +324,8 @@ INLINE TARGET void NAME(tile_of_blocks)(const int P, const int collect, int64_t 
     }
 }
 
-/* `spread` or, adding, `collect` for one image of `width` pixels a side: its tiles are rows of `points`, and its points
- * are `point` numbers apart. */
+/* `spread`, or `collect` (which adds), for one image of `width` pixels along a side. Its tiles are rows of `points`, and
+ * its points are `point` numbers apart. */
 TARGET static void NAME(blocks)(const Layer *layer, const Plan *plan, int collect, REAL *wide, int64_t width, REAL *points,
                                 int64_t point)
 {
@@ -341,7 +342,7 @@ TARGET static void NAME(blocks)(const Layer *layer, const Plan *plan, int collec
             }
 }
 
-/* `mix` for one tile into m x m narrow pixels, with a bias and a ReLU if there is a bias. */
+/* `mix` for one tile into m x m narrow pixels. If there is a bias, it is added, and a ReLU follows. */
 INLINE TARGET void NAME(tile_mix)(const int P, const int m, const int biased, int64_t features, const REAL *restrict points,
                                   int64_t point, const REAL *restrict bias, REAL *const *pixels)
 {
@@ -392,7 +393,7 @@ INLINE TARGET void NAME(tile_unmix)(const int P, const int m, int64_t features, 
     }
 }
 
-/* `mix`, or `unmix` of what lies in `narrow`, for one image; pixels beyond its edge are all the one at `beyond`. */
+/* `mix` for one image, or `unmix` of the pixels in `narrow`. All pixels beyond the edge are the one at `beyond`. */
 TARGET static void NAME(pixels)(const Layer *layer, const Plan *plan, int unmix, REAL *points, int64_t point,
                                 const REAL *bias, REAL *narrow, REAL *beyond)
 {
@@ -416,8 +417,8 @@ TARGET static void NAME(pixels)(const Layer *layer, const Plan *plan, int unmix,
         }
 }
 
-/* A line of wide pixels with padded channels. A separate case for 3 stored channels makes it faster. */
-INLINE TARGET void NAME(widen)(const int known, const int bytes, const Layer *layer, int64_t pixels,
+/* Copy a line of wide pixels, and pad the channels with zeros. A separate case for 3 stored channels is faster. */
+INLINE TARGET void NAME(pad_line)(const int known, const int bytes, const Layer *layer, int64_t pixels,
                                const void *restrict from, REAL *restrict to)
 {
     const int64_t stored = known ? known : layer->stored, channels = known ? 4 : layer->channels;
@@ -428,8 +429,8 @@ INLINE TARGET void NAME(widen)(const int known, const int bytes, const Layer *la
     }
 }
 
-/* A line of wide pixels out of a padded one, with their bias and perhaps a ReLU. */
-INLINE TARGET void NAME(narrow_down)(const int known, const int relu, const Layer *layer, const REAL *restrict from,
+/* Copy a line of padded wide pixels without the padding; add the bias, and apply the ReLU if there is one. */
+INLINE TARGET void NAME(unpad_line)(const int known, const int relu, const Layer *layer, const REAL *restrict from,
                                      const REAL *restrict bias, REAL *restrict to)
 {
     const int64_t stored = known ? known : layer->stored, channels = known ? 4 : layer->channels;
@@ -441,8 +442,8 @@ INLINE TARGET void NAME(narrow_down)(const int known, const int relu, const Laye
         }
 }
 
-/* to = gradient, but 0 where a ReLU was 0; also adds up the gradient of the bias. */
-INLINE TARGET void NAME(pass)(const int relu, int64_t pixels, int64_t stored, int64_t channels, const REAL *restrict gradient,
+/* Copy a gradient, with 0 where the ReLU gave 0, and add its sum to the gradient of the bias. */
+INLINE TARGET void NAME(mask)(const int relu, int64_t pixels, int64_t stored, int64_t channels, const REAL *restrict gradient,
                               const REAL *restrict value, REAL *restrict to, REAL *restrict bias)
 {
     for (int64_t pixel = 0; pixel < pixels; pixel++)
@@ -455,7 +456,7 @@ INLINE TARGET void NAME(pass)(const int relu, int64_t pixels, int64_t stored, in
         }
 }
 
-/* `spread` for image `index` as it lies in memory; `padded` has room for one. */
+/* `spread` for the image `index` in memory. `padded` has room for one padded image. */
 TARGET static void NAME(spread_image)(const Layer *layer, const Plan *plan, const void *wide, int64_t index, REAL *padded,
                                       REAL *points, int64_t point)
 {
@@ -467,9 +468,9 @@ TARGET static void NAME(spread_image)(const Layer *layer, const Plan *plan, cons
     for (int64_t y = 0; y < lines; y++) {
         const int64_t from = (index * layer->width + y) * line;
         REAL *to = padded + y * plan->padded * layer->channels;
-        if (layer->bytes && layer->stored == 3) NAME(widen)(3, 1, layer, lines, (const uint8_t *)wide + from, to);
-        else if (layer->bytes) NAME(widen)(0, 1, layer, lines, (const uint8_t *)wide + from, to);
-        else NAME(widen)(0, 0, layer, lines, (const REAL *)wide + from, to);
+        if (layer->bytes && layer->stored == 3) NAME(pad_line)(3, 1, layer, lines, (const uint8_t *)wide + from, to);
+        else if (layer->bytes) NAME(pad_line)(0, 1, layer, lines, (const uint8_t *)wide + from, to);
+        else NAME(pad_line)(0, 0, layer, lines, (const REAL *)wide + from, to);
     }
     NAME(blocks)(layer, plan, 0, padded, plan->padded, points, point);
 }
@@ -490,7 +491,7 @@ static NAME(Work) NAME(work_of)(const Plan *plan, void *memory)
     return work;
 }
 
-/* The weights of all points, packed for V U, or transposed for M U'. */
+/* Pack the weights of all points: for V U, or transposed, for M U'. */
 TARGET static void NAME(pack_weights)(const Layer *layer, const Plan *plan, int transposed, const REAL *weights, REAL *packed)
 {
     const int64_t depth = plan->depth, features = layer->features;
@@ -500,7 +501,7 @@ TARGET static void NAME(pack_weights)(const Layer *layer, const Plan *plan, int 
     }
 }
 
-/* At every point M = V U; with `transposed`, V = M U'. */
+/* Compute M = V U at every point; with `transposed`, V = M U'. */
 TARGET static void NAME(apply)(const Layer *layer, const Plan *plan, int transposed, int64_t rows, const REAL *from,
                                const REAL *packed, REAL *to)
 {
@@ -510,7 +511,7 @@ TARGET static void NAME(apply)(const Layer *layer, const Plan *plan, int transpo
                       to + p * rows * columns, columns, 0);
 }
 
-/* U's gradient = V' M at every point, or adds to it. */
+/* Compute the gradient of U, V' M at every point. With `add`, add it to what is there. */
 TARGET static void NAME(weight_gradient)(const Layer *layer, const Plan *plan, int add, int64_t rows, const REAL *spread,
                                          const REAL *mixed, REAL *packed, REAL *gradient)
 {
@@ -522,7 +523,8 @@ TARGET static void NAME(weight_gradient)(const Layer *layer, const Plan *plan, i
     }
 }
 
-INLINE int64_t NAME(group)(const Plan *plan, int64_t rest) { return rest < plan->images ? rest : plan->images; }
+/* Number of images of the next group. */
+INLINE int64_t NAME(group_size)(const Plan *plan, int64_t rest) { return rest < plan->images ? rest : plan->images; }
 
 /* narrow = relu(conv(wide, weights) + bias). */
 TARGET static void NAME(conv_packed)(const Layer *layer, int64_t images, void *memory, Arrays *arrays)
@@ -531,7 +533,7 @@ TARGET static void NAME(conv_packed)(const Layer *layer, int64_t images, void *m
     const NAME(Work) work = NAME(work_of)(&plan, memory);
     const int64_t narrow_size = layer->size * layer->size * layer->features;
     for (int64_t done = 0, count; done < images; done += count) {
-        count = NAME(group)(&plan, images - done);
+        count = NAME(group_size)(&plan, images - done);
         const int64_t rows = count * plan.tiles;
         for (int64_t i = 0; i < count; i++)
             NAME(spread_image)(layer, &plan, arrays->wide, done + i, work.padded, work.spread + i * plan.tiles * plan.depth,
@@ -553,7 +555,8 @@ TARGET static void NAME(conv)(const Layer *layer, int64_t images, void *memory, 
     NAME(conv_packed)(layer, images, memory, &packed);
 }
 
-/* From the narrow images' gradient that of the weights, of the bias (added to), and of wide images if it is wanted. */
+/* From the gradient of the narrow images, compute the gradients of the weights, of the bias (added to what is there),
+ * and of the wide images, if it is wanted. */
 TARGET static void NAME(conv_backward)(const Layer *layer, int64_t images, void *memory, Arrays *arrays)
 {
     const Plan plan = plan_of(layer, sizeof(REAL));
@@ -567,11 +570,11 @@ TARGET static void NAME(conv_backward)(const Layer *layer, int64_t images, void 
         memset(wide_gradient, 0, (size_t)(images * wide_size) * sizeof(REAL));
     }
     for (int64_t done = 0, count; done < images; done += count) {
-        count = NAME(group)(&plan, images - done);
+        count = NAME(group_size)(&plan, images - done);
         const int64_t rows = count * plan.tiles;
         for (int64_t i = 0; i < count; i++) {
             const int64_t at = (done + i) * narrow_size;
-            NAME(pass)(1, layer->size * layer->size, layer->features, layer->features, (REAL *)arrays->narrow_gradient + at,
+            NAME(mask)(1, layer->size * layer->size, layer->features, layer->features, (REAL *)arrays->narrow_gradient + at,
                        (REAL *)arrays->narrow + at, passed, arrays->bias_gradient);
             NAME(pixels)(layer, &plan, 1, work.mixed + i * plan.tiles * layer->features, rows * layer->features, NULL, passed,
                          beyond);
@@ -597,7 +600,7 @@ TARGET static void NAME(deconv_packed)(const Layer *layer, int64_t images, void 
     REAL *beyond = work.image;
     memset(beyond, 0, (size_t)layer->features * sizeof(REAL));
     for (int64_t done = 0, count; done < images; done += count) {
-        count = NAME(group)(&plan, images - done);
+        count = NAME(group_size)(&plan, images - done);
         const int64_t rows = count * plan.tiles;
         for (int64_t i = 0; i < count; i++)
             NAME(pixels)(layer, &plan, 1, work.mixed + i * plan.tiles * layer->features, rows * layer->features, NULL,
@@ -610,9 +613,9 @@ TARGET static void NAME(deconv_packed)(const Layer *layer, int64_t images, void 
             for (int64_t y = 0; y < layer->width; y++) {
                 const REAL *from = work.padded + y * plan.padded * layer->channels;
                 REAL *to = (REAL *)arrays->wide + ((done + i) * layer->width + y) * line;
-                if (layer->relu) NAME(narrow_down)(0, 1, layer, from, arrays->bias, to);
-                else if (layer->stored == 3) NAME(narrow_down)(3, 0, layer, from, arrays->bias, to);
-                else NAME(narrow_down)(0, 0, layer, from, arrays->bias, to);
+                if (layer->relu) NAME(unpad_line)(0, 1, layer, from, arrays->bias, to);
+                else if (layer->stored == 3) NAME(unpad_line)(3, 0, layer, from, arrays->bias, to);
+                else NAME(unpad_line)(0, 0, layer, from, arrays->bias, to);
             }
         }
     }
@@ -628,7 +631,8 @@ TARGET static void NAME(deconv)(const Layer *layer, int64_t images, void *memory
     NAME(deconv_packed)(layer, images, memory, &packed);
 }
 
-/* From the wide images' gradient that of the weights, of the bias (added to), and of narrow images. */
+/* From the gradient of the wide images, compute the gradients of the weights, of the bias (added to what is there), and
+ * of the narrow images. */
 TARGET static void NAME(deconv_backward)(const Layer *layer, int64_t images, void *memory, Arrays *arrays)
 {
     const Plan plan = plan_of(layer, sizeof(REAL));
@@ -638,7 +642,7 @@ TARGET static void NAME(deconv_backward)(const Layer *layer, int64_t images, voi
     memset(work.padded, 0, (size_t)plan.image * sizeof(REAL));
     NAME(pack_weights)(layer, &plan, 0, arrays->weights, work.weights);
     for (int64_t done = 0, count; done < images; done += count) {
-        count = NAME(group)(&plan, images - done);
+        count = NAME(group_size)(&plan, images - done);
         const int64_t rows = count * plan.tiles;
         for (int64_t i = 0; i < count; i++) {
             for (int64_t y = 0; y < layer->width; y++) {
@@ -646,9 +650,9 @@ TARGET static void NAME(deconv_backward)(const Layer *layer, int64_t images, voi
                 const REAL *gradient = (REAL *)arrays->wide_gradient + at;
                 const REAL *value = layer->relu ? (REAL *)arrays->wide + at : NULL;
                 REAL *to = work.padded + y * plan.padded * layer->channels;
-                if (layer->relu) NAME(pass)(1, layer->width, layer->stored, layer->channels, gradient, value, to, bias);
-                else if (layer->stored == 3) NAME(pass)(0, layer->width, 3, 4, gradient, value, to, bias);
-                else NAME(pass)(0, layer->width, layer->stored, layer->channels, gradient, value, to, bias);
+                if (layer->relu) NAME(mask)(1, layer->width, layer->stored, layer->channels, gradient, value, to, bias);
+                else if (layer->stored == 3) NAME(mask)(0, layer->width, 3, 4, gradient, value, to, bias);
+                else NAME(mask)(0, layer->width, layer->stored, layer->channels, gradient, value, to, bias);
             }
             NAME(blocks)(layer, &plan, 0, work.padded, plan.padded, work.spread + i * plan.tiles * plan.depth,
                          rows * plan.depth);
