@@ -16,8 +16,8 @@ from gymnasium.envs.box2d import car_racing
 from world_models.bench import acting, command, digits, driving, measuring, result, sequences, stages
 from world_models.data.rollouts import Rollouts
 from world_models.data.sequences import LatentSequences
-from world_models.vae.fast import forms
 from world_models.vae.config import VAEConfig
+from world_models.vae.fast import forms
 from world_models.vae.model import VAE
 
 pytestmark = pytest.mark.slow

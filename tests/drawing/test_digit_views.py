@@ -11,8 +11,8 @@ from torch import Tensor
 
 from world_models.data import mnist
 from world_models.drawing import digit_views
-from world_models.vae.labelled_frames import LabelledFrames
 from world_models.vae.config import VAEConfig
+from world_models.vae.labelled_frames import LabelledFrames
 from world_models.vae.model import VAE
 
 pytestmark = pytest.mark.usefixtures("one_thread")

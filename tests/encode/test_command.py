@@ -24,8 +24,8 @@ from world_models.runs import checkpoints, layout, tracking
 from world_models.runs.description import TrainedOn
 from world_models.runtime import files, host, locks
 from world_models.runtime.errors import Stopped
-from world_models.vae.fast import forms
 from world_models.vae.config import VAEConfig
+from world_models.vae.fast import forms
 from world_models.vae.model import VAE
 
 EXACT = ("episodes", "rows", "mu_mean", "mu_variance", "sigma_squared_mean", "z_variance", "kl_nats_per_dim")

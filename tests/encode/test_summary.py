@@ -21,8 +21,8 @@ from world_models.runs import checkpoints, layout
 from world_models.runs.description import TrainedOn
 from world_models.vae.config import VAEConfig
 from world_models.vae.model import VAE
-from world_models.vae.posterior import Posterior
 from world_models.vae.noise import noise
+from world_models.vae.posterior import Posterior
 
 PREPROCESS = {"crop": [0, 84], "size": 64, "interpolation": "INTER_AREA"}
 

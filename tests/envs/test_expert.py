@@ -15,7 +15,9 @@ CAR_ACTIONS = spaces.Box(np.array([-1, 0, 0], np.float32), np.ones(3, np.float32
 class Stub:
     """An environment whose state is what the test says."""
 
-    def __init__(self, action_space: spaces.Space = CAR_ACTIONS, names: tuple[str, ...] = Expert.NEEDED_COLUMNS, **state: float):
+    def __init__(
+        self, action_space: spaces.Space = CAR_ACTIONS, names: tuple[str, ...] = Expert.NEEDED_COLUMNS, **state: float
+    ):
         self.action_space, self.telemetry_names = action_space, names
         self._state = dict.fromkeys(names, 0.0) | state
 

@@ -97,7 +97,9 @@ def test_a_spec_read_from_json_gives_the_same_frame():
 
 
 def test_a_spec_read_from_json_is_the_preprocess_it_was_written_from():
-    assert Preprocess.from_spec(json.loads(json.dumps(envs.preprocess_spec(Preprocess((3, 70)))))) == Preprocess((3, 70))
+    assert Preprocess.from_spec(json.loads(json.dumps(envs.preprocess_spec(Preprocess((3, 70)))))) == Preprocess(
+        (3, 70)
+    )
 
 
 @pytest.mark.parametrize("channels", [(), (1,)])

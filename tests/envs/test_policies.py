@@ -24,7 +24,9 @@ class Stub:
 
     def __init__(self, action_space: spaces.Space = CAR_ACTIONS, **state: float):
         self.action_space, self.env = action_space, None
-        self.telemetry_names: tuple[str, ...] = tuple(dict.fromkeys((*car_driver.Driver.NEEDED_COLUMNS, *Expert.NEEDED_COLUMNS)))
+        self.telemetry_names: tuple[str, ...] = tuple(
+            dict.fromkeys((*car_driver.Driver.NEEDED_COLUMNS, *Expert.NEEDED_COLUMNS))
+        )
         self.state = dict.fromkeys(self.telemetry_names, 0.0) | state
 
     def telemetry(self) -> np.ndarray:

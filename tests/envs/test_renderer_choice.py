@@ -14,7 +14,7 @@ from gymnasium.envs.box2d import car_racing
 from world_models.envs import car_renderer, renderer_choice
 from world_models.envs.car_racing import CarRacing
 from world_models.envs.car_renderer import CRenderer, GymnasiumRenderer, PygameRenderer, load_library
-from world_models.envs.renderer_choice import UNTESTED_CHECK_FACTOR, TESTED, TRIAL_FRAMES, MismatchError, choose
+from world_models.envs.renderer_choice import TESTED, TRIAL_FRAMES, UNTESTED_CHECK_FACTOR, MismatchError, choose
 
 pytestmark = pytest.mark.skipif(
     find_spec("world_models.envs._car_canvas") is None, reason="the C renderer is not built"
@@ -218,7 +218,10 @@ def test_versions_that_were_never_tested_are_tried_on_more_frames(
 ):
     installed = renderer_choice._version
     monkeypatch.setattr(renderer_choice, "_version", lambda name: version if name == package else installed(name))
-    assert choose("auto") == ("c", f"the fastest here, {TRIAL_FRAMES * UNTESTED_CHECK_FACTOR} trial frames like Gymnasium's")
+    assert choose("auto") == (
+        "c",
+        f"the fastest here, {TRIAL_FRAMES * UNTESTED_CHECK_FACTOR} trial frames like Gymnasium's",
+    )
     assert len(compared) == TRIAL_FRAMES * UNTESTED_CHECK_FACTOR
 
 

@@ -19,8 +19,7 @@ from world_models.data.rollouts import Rollouts
 from world_models.data.split import split_episodes
 from world_models.drawing import charts
 from world_models.evaluate import command as evaluate
-from world_models.evaluate import rollout_job
-from world_models.evaluate import probes
+from world_models.evaluate import probes, rollout_job
 from world_models.evaluate.driving import lockstep, measurement
 from world_models.evaluate.foresight import study
 from world_models.runs import checkpoints, layout, rate_distortion, tracking

@@ -13,8 +13,8 @@ import torch
 
 from world_models import bench, collect, compare, encode, evaluate, train_vae
 from world_models.runs import checkpoints
-from world_models.vae.fast import winograd
 from world_models.vae.config import VAEConfig
+from world_models.vae.fast import winograd
 from world_models.vae.model import VAE
 
 COMMANDS = {

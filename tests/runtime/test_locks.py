@@ -470,7 +470,10 @@ def test_a_process_that_was_suspended_and_lost_its_folder_ends_and_writes_nothin
 
 def test_a_worker_gives_no_file_its_name_when_its_parents_lock_was_taken_over(tmp_path: Path, file: Path):
     file.write_bytes(ELSEWHERE)
-    with pytest.raises(Stopped, match="taken over by process 8 on node9"), files.atomic_path(tmp_path / "a") as temporary:
+    with (
+        pytest.raises(Stopped, match="taken over by process 8 on node9"),
+        files.atomic_path(tmp_path / "a") as temporary,
+    ):
         temporary.touch()
         taken_by_another(file)
     assert names(tmp_path) == [locks.LOCK]

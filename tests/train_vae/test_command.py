@@ -26,8 +26,8 @@ from world_models.runtime.errors import Stopped
 from world_models.train_vae import command
 from world_models.train_vae.command import TrainConfig
 from world_models.train_vae.learner import Learner
-from world_models.vae.labelled_frames import LabelledFrames
 from world_models.vae.config import VAEConfig
+from world_models.vae.labelled_frames import LabelledFrames
 from world_models.vae.model import VAE
 from world_models.vae.networks import initialise_he
 from world_models.vae.standardise import standardised

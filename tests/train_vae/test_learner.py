@@ -13,9 +13,9 @@ from torch import Tensor
 
 from world_models.data.batches import Batch
 from world_models.train_vae.learner import Learner, cudnn_mode
+from world_models.vae.config import MIN_VARIANCE, VAEConfig
 from world_models.vae.fast import forms, winograd
 from world_models.vae.gradient import LOSS_NAMES, backward
-from world_models.vae.config import MIN_VARIANCE, VAEConfig
 from world_models.vae.model import VAE, to_images
 from world_models.vae.noise import binarised, noise
 

@@ -19,8 +19,8 @@ from world_models.train_vae.data import KINDS
 from world_models.train_vae.learner import Learner
 from world_models.train_vae.run_writer import Position, RunWriter
 from world_models.vae import baselines
-from world_models.vae.labelled_frames import LabelledFrames
 from world_models.vae.config import VAEConfig
+from world_models.vae.labelled_frames import LabelledFrames
 from world_models.vae.model import VAE
 
 CONFIG = "num_frames: 7\nlr: 0.5\n"
@@ -88,7 +88,9 @@ def test_a_run_that_could_not_be_tracked_lets_its_folder_go(tmp_path: Path, lear
     _open(tmp_path).close()
 
 
-def test_a_run_begins_with_its_config_and_its_baselines(run: RunWriter, tmp_path: Path, learner: Learner, frames: np.ndarray):
+def test_a_run_begins_with_its_config_and_its_baselines(
+    run: RunWriter, tmp_path: Path, learner: Learner, frames: np.ndarray
+):
     run.begin(learner, lambda count: frames[:count])
     out = tmp_path / "runs" / "a"
     assert _written(out) == {"config.yaml", "baselines.safetensors"}

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from world_models.vae import inputs
+from world_models.vae.config import VAEConfig
 from world_models.vae.fast import forms, winograd, winograd_chain
 from world_models.vae.fast.winograd_layer import Layer
-from world_models.vae.config import VAEConfig
 from world_models.vae.model import VAE, to_images
 
 pytestmark = pytest.mark.usefixtures("one_thread")

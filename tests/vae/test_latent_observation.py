@@ -19,8 +19,8 @@ from gymnasium.wrappers import Autoreset
 
 from world_models import LatentObservation, Latents, LatentSequences, TelemetryInfo, load_vae, preprocess
 from world_models.envs.car_racing import CarTelemetry
-from world_models.vae.latent_observation import LatentVectorObservation
 from world_models.vae.config import VAEConfig
+from world_models.vae.latent_observation import LatentVectorObservation
 from world_models.vae.model import VAE
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.distributions import LowRankMultivariateNormal
 
 from world_models.vae import metrics
+from world_models.vae.config import VAEConfig
 from world_models.vae.labelled_frames import LabelledFrames
 from world_models.vae.metrics import Moments
-from world_models.vae.config import VAEConfig
 from world_models.vae.model import VAE, to_images
 from world_models.vae.posterior import Posterior
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from world_models.runs.description import ARCHITECTURES
-from world_models.vae.digit_networks import DigitEncoder
 from world_models.vae.config import VAEConfig
+from world_models.vae.digit_networks import DigitEncoder
 from world_models.vae.model import VAE, num_parameters
 from world_models.vae.networks import IMAGE_SHAPES, Decoder, Encoder, initialise_he
 

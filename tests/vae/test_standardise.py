@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from world_models.vae import metrics
-from world_models.vae.labelled_frames import LabelledFrames
 from world_models.vae.config import VAEConfig
+from world_models.vae.labelled_frames import LabelledFrames
 from world_models.vae.model import VAE
 from world_models.vae.standardise import standardised
 

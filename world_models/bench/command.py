@@ -117,7 +117,10 @@ def _holds_results(path: Path) -> bool:
 def bench(job: Job) -> list[Result]:
     """Measure, print a table, and write the JSON. Returns the results."""
     results = []
-    with tempfile.TemporaryDirectory(prefix="world_models_bench_") as folder, files.disk_errors_as_stopped(Path(folder)):
+    with (
+        tempfile.TemporaryDirectory(prefix="world_models_bench_") as folder,
+        files.disk_errors_as_stopped(Path(folder)),
+    ):
         stages_asked = job.config.stages.split(",")
         if not {*stages_asked} <= {"collect", "act", "digits"} and not job.data:
             data = _own_data(Path(folder))

@@ -20,8 +20,8 @@ from world_models.data.shards import opening
 from world_models.encode import command as encode
 from world_models.train_vae.command import TrainConfig
 from world_models.train_vae.learner import Learner
-from world_models.vae.fast import forms
 from world_models.vae.config import VAEConfig
+from world_models.vae.fast import forms
 from world_models.vae.model import VAE
 from world_models.vae.posterior import Posterior
 

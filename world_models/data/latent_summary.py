@@ -99,7 +99,9 @@ def save(folder: Path, contents: Contents, check: Mapping[str, float | int | Non
     files.write_json(folder / SUMMARY_FILE, found | {"check": check} | made_from)
 
 
-def read_z_moments(folder: Path, fingerprint: Fingerprint) -> tuple[Float64[np.ndarray, " z"], Float64[np.ndarray, " z"]]:
+def read_z_moments(
+    folder: Path, fingerprint: Fingerprint
+) -> tuple[Float64[np.ndarray, " z"], Float64[np.ndarray, " z"]]:
     """Mean and variance of each dimension of a sampled z, over all rows.
 
     Args:

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64
 
 from world_models.data import latent_summary, rollouts
-from world_models.data.shards import BLOCK_ROWS, SKIPPED_SEEDS, Column, Format, reader, max_bytes_unpacked, writer
+from world_models.data.shards import BLOCK_ROWS, SKIPPED_SEEDS, Column, Format, max_bytes_unpacked, reader, writer
 from world_models.data.shards.episodes import ShardedEpisodes
 from world_models.runtime import files
 from world_models.runtime.terminal import printable

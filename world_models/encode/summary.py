@@ -20,8 +20,8 @@ from world_models.vae import metrics
 from world_models.vae.likelihoods import squared_error
 from world_models.vae.metrics import Moments
 from world_models.vae.model import VAE, to_images
-from world_models.vae.posterior import Posterior
 from world_models.vae.noise import noise
+from world_models.vae.posterior import Posterior
 
 CHECKED_ROWS = 512
 CHECK_SEED = 0xC4EC

@@ -61,7 +61,9 @@ class CarSimulator(CopiedCarSimulator):
     def __init__(self, env: gymnasium.Env):
         super().__init__(env)
         car: Any = env.unwrapped
-        self._drawer: car_racing.ObservationDrawer | None = car if isinstance(car, car_racing.ObservationDrawer) else None
+        self._drawer: car_racing.ObservationDrawer | None = (
+            car if isinstance(car, car_racing.ObservationDrawer) else None
+        )
         self._reason = self._drawer.renderer_reason if self._drawer else ""
 
     @property

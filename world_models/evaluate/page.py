@@ -12,8 +12,7 @@ from world_models.evaluate.evaluation import Figures
 from world_models.runs.records import read_lines
 from world_models.runs.scores import RolloutScores
 from world_models.vae.baselines import Baselines
-from world_models.vae.metrics import Frames, FrameScores, MeanScores
-from world_models.vae.metrics import USED_KL_NATS
+from world_models.vae.metrics import USED_KL_NATS, Frames, FrameScores, MeanScores
 from world_models.vae.model import VAE
 
 
@@ -48,7 +47,9 @@ def draw_breakdown(
     known = {name: r2 for name, r2 in (scores.probe_r2 or {}).items() if r2 is not None}
     best = sorted(known, key=lambda name: -known[name])[:6]
     if best:
-        figures["arithmetic"] = model_views.along_telemetry(vae, frame_scores.mu, {name: columns[name] for name in best})
+        figures["arithmetic"] = model_views.along_telemetry(
+            vae, frame_scores.mu, {name: columns[name] for name in best}
+        )
     return figures
 
 

@@ -15,7 +15,7 @@ from world_models.evaluate import breakdown, page, probes, rollout_job
 from world_models.evaluate.config import EvaluateConfig
 from world_models.evaluate.driving import measurement, track_map
 from world_models.evaluate.driving.lockstep import Driven
-from world_models.evaluate.evaluation import PartDone, Evaluation, Results, Figures
+from world_models.evaluate.evaluation import Evaluation, Figures, PartDone, Results
 from world_models.evaluate.foresight import study as foresight
 from world_models.evaluate.rollout_job import PROBE_FRAMES, RolloutJob, spread_episodes
 from world_models.runs import rate_distortion

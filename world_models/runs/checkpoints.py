@@ -24,8 +24,8 @@ from world_models.runs.records import MetricsLine, read_lines
 from world_models.runtime import files, untrusted
 from world_models.runtime.paths import resolved
 from world_models.runtime.typed_json import LARGEST, Json
-from world_models.vae.likelihoods import PAPER_VARIANCE
 from world_models.vae.config import VAEConfig
+from world_models.vae.likelihoods import PAPER_VARIANCE
 from world_models.vae.model import VAE
 
 FACTS = "facts"

@@ -69,9 +69,7 @@ def load(run: str | Path) -> TrainingRecord:
     ):
         raise description.missing_parts_error(run, *(name for name, value in vars(found).items() if value is None))
     seeds = frozenset(found.train_seeds)
-    return TrainingRecord(
-        found.data, found.data_digest, env_name(found.env), found.split_seed, seeds, found.env_args
-    )
+    return TrainingRecord(found.data, found.data_digest, env_name(found.env), found.split_seed, seeds, found.env_args)
 
 
 def _without_version(env: str) -> str:

@@ -21,8 +21,8 @@ from world_models.runs.description import TrainedOn
 from world_models.runs.layout import CONFIG_FILE, flatten
 from world_models.runtime import files, untrusted
 from world_models.runtime.typed_json import Json
-from world_models.vae.likelihoods import PAPER_VARIANCE
 from world_models.vae.config import VAEConfig
+from world_models.vae.likelihoods import PAPER_VARIANCE
 from world_models.vae.model import VAE
 
 MAX_STEPS = 10**12

@@ -11,7 +11,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from world_models.runs.layout import SCORES_FILE, WEIGHT_FILES
-from world_models.runs.score_parts import R2, AggregatePosterior, Bins, DriveScores, ForesightErrors, KindError, SampleQuality
+from world_models.runs.score_parts import (
+    R2,
+    AggregatePosterior,
+    Bins,
+    DriveScores,
+    ForesightErrors,
+    KindError,
+    SampleQuality,
+)
 from world_models.runtime import files, typed_json, untrusted
 from world_models.runtime.typed_json import Json
 

@@ -18,7 +18,7 @@ from multiprocessing import reduction
 from pathlib import Path
 from typing import Any
 
-from world_models.runs.wandb_link import Process, MessageQueue
+from world_models.runs.wandb_link import MessageQueue, Process
 from world_models.runs.wandb_messages import Answer, Failed, Finished, Note, Off, Request, Started, WandbConfig
 from world_models.runtime import terminal
 from world_models.runtime.typed_json import Json

@@ -23,8 +23,8 @@ from world_models.runtime.errors import require
 from world_models.runtime.paths import resolved
 from world_models.runtime.typed_json import Json
 from world_models.train_vae.run_writer import Pictures, Position
-from world_models.vae.labelled_frames import LabelledFrames
 from world_models.vae.config import VAEConfig
+from world_models.vae.labelled_frames import LabelledFrames
 from world_models.vae.model import VAE
 from world_models.vae.noise import binarised
 

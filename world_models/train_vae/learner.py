@@ -10,8 +10,8 @@ import torch
 from world_models.data.batches import Batch
 from world_models.runs.resume import TrainingState
 from world_models.runtime import distributed
-from world_models.vae.gradient import LOSS_NAMES, backward, mean_loss
 from world_models.vae.config import MIN_VARIANCE
+from world_models.vae.gradient import LOSS_NAMES, backward, mean_loss
 from world_models.vae.model import VAE
 from world_models.vae.noise import binarised, noise
 

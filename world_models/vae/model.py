@@ -19,6 +19,7 @@ from world_models.vae.likelihoods import PAPER_VARIANCE, cross_entropy, gaussian
 from world_models.vae.networks import IMAGE_SHAPES, Decoder, Encoder, build
 from world_models.vae.posterior import PointPosterior, Posterior
 
+
 @dataclasses.dataclass(frozen=True)
 class Terms:
     """The objective, the squared error and the KL of each frame."""

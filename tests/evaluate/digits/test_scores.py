@@ -15,8 +15,8 @@ from world_models.data.mnist import Digits
 from world_models.evaluate.digits import scores as digit_scores
 from world_models.evaluate.digits.scores import Classifier
 from world_models.vae import metrics
-from world_models.vae.labelled_frames import LabelledFrames
 from world_models.vae.config import VAEConfig
+from world_models.vae.labelled_frames import LabelledFrames
 from world_models.vae.model import VAE
 from world_models.vae.noise import binarised
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from world_models.evaluate.driving import imitation, lockstep
-from world_models.evaluate.driving.imitation import Controller, PracticeRound, RegressionSums, PracticePlan
+from world_models.evaluate.driving.imitation import Controller, PracticePlan, PracticeRound, RegressionSums
 from world_models.evaluate.driving.lockstep import EnvSettings
 
 RNG = np.random.default_rng(0)

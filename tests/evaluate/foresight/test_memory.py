@@ -7,7 +7,7 @@ import torch
 from torch.distributions import Categorical, MixtureSameFamily, Normal
 
 from world_models.evaluate.foresight import memory
-from world_models.evaluate.foresight.memory import FORMS, Form, Memory, Mixture, EncodedEpisode, Sequences
+from world_models.evaluate.foresight.memory import FORMS, EncodedEpisode, Form, Memory, Mixture, Sequences
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -13,8 +13,8 @@ from world_models.data.rollouts import Episode, Rollouts
 from world_models.evaluate.foresight import codes, memory
 from world_models.evaluate.foresight import study as foresight
 from world_models.evaluate.foresight.codes import Code
-from world_models.evaluate.foresight.memory import FORMS, Memory, EncodedEpisode
-from world_models.evaluate.foresight.study import TrainedMemory, Study
+from world_models.evaluate.foresight.memory import FORMS, EncodedEpisode, Memory
+from world_models.evaluate.foresight.study import Study, TrainedMemory
 from world_models.vae.baselines import Baselines, fit_baselines
 from world_models.vae.config import VAEConfig
 from world_models.vae.model import VAE, to_images

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from world_models.runtime import threads
-from world_models.vae.fast import forms, winograd, winograd_layer
 from world_models.vae.config import VAEConfig
+from world_models.vae.fast import forms, winograd, winograd_layer
 from world_models.vae.model import VAE, num_parameters
 from world_models.vae.networks import Decoder, Encoder
 

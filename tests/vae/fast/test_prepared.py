@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from world_models.vae.fast.prepared import PreparedOnce
 from world_models.vae.config import VAEConfig
+from world_models.vae.fast.prepared import PreparedOnce
 from world_models.vae.model import VAE
 
 pytestmark = pytest.mark.usefixtures("one_thread")

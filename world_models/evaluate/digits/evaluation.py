@@ -13,7 +13,7 @@ from world_models.evaluate import evaluation
 from world_models.evaluate.config import EvaluateConfig
 from world_models.evaluate.digits import page
 from world_models.evaluate.digits import scores as digit_scores
-from world_models.evaluate.evaluation import PartDone, Evaluation, Results, ScoredInputs
+from world_models.evaluate.evaluation import Evaluation, PartDone, Results, ScoredInputs
 from world_models.runs import checkpoints, description, layout, records
 from world_models.runs.layout import FIGURES
 from world_models.runs.scores import DigitScores

@@ -80,7 +80,10 @@ def accuracy(classifier: Classifier, digits: Digits) -> float:
 
 
 def samples(
-    vae: VAE, mean: Float[Tensor, " z"] | float = 0.0, covariance_root: Float[Tensor, "z z"] | None = None, seed: int = 0
+    vae: VAE,
+    mean: Float[Tensor, " z"] | float = 0.0,
+    covariance_root: Float[Tensor, "z z"] | None = None,
+    seed: int = 0,
 ) -> tuple[UInt8[Tensor, "samples 28 28 1"], Int64[Tensor, " samples"]]:
     """Decode normally distributed z; by default z has the prior's distribution.
 

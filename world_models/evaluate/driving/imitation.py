@@ -152,7 +152,9 @@ class PracticeRound:
         return True
 
 
-def train_controller(env_settings: EnvSettings, read: ReadFeatures, z_dim: int, plan: PracticePlan, report: Report) -> Controller:
+def train_controller(
+    env_settings: EnvSettings, read: ReadFeatures, z_dim: int, plan: PracticePlan, report: Report
+) -> Controller:
     """Train a controller, round by round. The expert drives the first round.
 
     Args:
@@ -170,7 +172,13 @@ def train_controller(env_settings: EnvSettings, read: ReadFeatures, z_dim: int, 
     for index in range(plan.num_rounds):
         practice_round = PracticeRound(controllers[-1] if controllers else None, read, sums, plan.num_tracks)
         before = index * plan.num_tracks * plan.num_steps
-        drive(env_settings, plan.seeds(index), plan.num_steps, practice_round, lambda steps, before=before: report(before + steps))
+        drive(
+            env_settings,
+            plan.seeds(index),
+            plan.num_steps,
+            practice_round,
+            lambda steps, before=before: report(before + steps),
+        )
         fitted = sums.fit()
         controllers.append(controllers[-1].towards(fitted, STEP) if controllers else fitted)
     return Controller.mean(controllers[len(controllers) // 2 :])

@@ -143,7 +143,12 @@ class Driven:
 @envs.off_screen()
 @envs.gymnasium_warnings()  # the collection of the training data has printed them
 def drive(  # the environment, the tracks, the steps, the driver; the last two are for progress and speed
-    env_settings: EnvSettings, seeds: Sequence[int], num_steps: int, choose: ChooseActions, report: Report, drawn: bool = True
+    env_settings: EnvSettings,
+    seeds: Sequence[int],
+    num_steps: int,
+    choose: ChooseActions,
+    report: Report,
+    drawn: bool = True,
 ) -> Driven:
     """Drive the tracks of these seeds, each until its episode ends, or for `num_steps` steps.
 

@@ -114,7 +114,9 @@ def measure(env_settings: EnvSettings, vae: VAE, baselines: Baselines, seed: int
         The scores, and the drives of the controller on mu.
     """
     practice = practice_plans(seed)
-    groups = [SCORED_TRACKS[start : start + TRACKS_PER_PROCESS] for start in range(0, len(SCORED_TRACKS), TRACKS_PER_PROCESS)]
+    groups = [
+        SCORED_TRACKS[start : start + TRACKS_PER_PROCESS] for start in range(0, len(SCORED_TRACKS), TRACKS_PER_PROCESS)
+    ]
     readers = [mu_reader(vae), pca_reader(baselines)]
     train_tasks = [TrainTask(env_settings, reader, plan) for reader in readers for plan in practice]
     num_scored = (len(readers) + 1) * len(SCORED_TRACKS)  # the expert drives too
@@ -157,7 +159,9 @@ def run_task(task: TrainTask | DriveTask, report: Report) -> Controller | Driven
         if isinstance(task, TrainTask):
             return imitation.train_controller(task.env_settings, task.reader.read, task.reader.z_dim, task.plan, report)
         if task.controller is None or task.reader is None:
-            return lockstep.drive(task.env_settings, task.seeds, NUM_STEPS, lockstep.expert_actions, report, drawn=False)
+            return lockstep.drive(
+                task.env_settings, task.seeds, NUM_STEPS, lockstep.expert_actions, report, drawn=False
+            )
         choose = imitation.controller_actions(task.controller, task.reader.read, len(task.seeds))
         return lockstep.drive(task.env_settings, task.seeds, NUM_STEPS, choose, report)
 

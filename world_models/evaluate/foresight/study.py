@@ -21,7 +21,7 @@ from torch import Tensor
 from world_models.data.rollouts import Episode
 from world_models.evaluate.foresight import memory
 from world_models.evaluate.foresight.codes import Code, Frames, Images, code_of_pca, code_of_vae, encode_episode
-from world_models.evaluate.foresight.memory import FORMS, Form, Memory, EncodedEpisode, State
+from world_models.evaluate.foresight.memory import FORMS, EncodedEpisode, Form, Memory, State
 from world_models.runs.score_parts import ForesightErrors
 from world_models.runtime import progress, threads
 from world_models.runtime.host import available_cores
@@ -174,7 +174,9 @@ class Study:
             path = predict(model, recorded[code], starts, STEPS_AHEAD)[:, 0]
             errors[code, form, seed, "foreseen"] = _squared([self.codes[code].decode(z) for z in path], true_images)
             if code == "vae":
-                errors[code, form, seed, "sampled"] = _sampled(self.codes[code], model, recorded[code], starts, true_images)
+                errors[code, form, seed, "sampled"] = _sampled(
+                    self.codes[code], model, recorded[code], starts, true_images
+                )
         return errors
 
     @torch.inference_mode()
