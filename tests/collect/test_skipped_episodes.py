@@ -238,7 +238,7 @@ def test_the_summary_of_latents_counts_what_is_there(encoded: Path):
 
 def test_nothing_is_left_to_encode(made: Path, run_dir: Path, encoded: Path):
     job = encode.prepare(encode.EncodeConfig(str(made), str(run_dir), str(encoded)))
-    assert job.todo == () and job.is_finished
+    assert job.missing_shards == () and job.is_finished
 
 
 @pytest.mark.parametrize("before", [3])

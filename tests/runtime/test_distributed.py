@@ -129,8 +129,9 @@ with distributed.connected(torch.device("cpu")) as here:
     distributed.sum_up(tensors)
     doubles = [torch.tensor([here.rank + 0.5], dtype=torch.float64)]
     distributed.sum_up(tensor for tensor in doubles)
-    answers = [distributed.is_true_anywhere(here.rank == 1 and step >= 20, step, torch.device("cpu")) for step in range(40)]
-    nobody = [distributed.is_true_anywhere(False, step, torch.device("cpu")) for step in range(20)]
+    cpu = torch.device("cpu")
+    answers = [distributed.is_true_anywhere(here.rank == 1 and step >= 20, step, cpu) for step in range(40)]
+    nobody = [distributed.is_true_anywhere(False, step, cpu) for step in range(20)]
     met = torch.distributed.is_initialized()
 answer = {"mine": mine, "sums": tensors, "doubles": doubles, "answers": answers, "nobody": nobody, "met": met}
 answer["left"] = not torch.distributed.is_initialized()

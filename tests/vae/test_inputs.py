@@ -402,5 +402,5 @@ def test_odd_calls_are_refused_by_a_python_that_leaves_assertions_out():
 
 def test_the_examples_run():
     for method in (VAE.encode, VAE.decode):
-        (example,) = doctest.DocTestFinder(recurse=False).find(method, globs={**vars(vae)})
+        (example,) = doctest.DocTestFinder(recurse=False).find(method, globs={**globals()})
         assert example.examples and not doctest.DocTestRunner().run(example).failed

@@ -63,7 +63,7 @@ class Header:
     row_shapes: Mapping[str, tuple[int, ...]]
     packed: frozenset[str]
     num_rows: int
-    digests: Mapping[str, str]
+    digests: dict[str, str]
     starts: Int64[np.ndarray, " episodes"]
     lengths: Int64[np.ndarray, " episodes"]
     seeds: Int64[np.ndarray, " episodes"]

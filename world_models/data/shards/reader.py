@@ -103,7 +103,7 @@ class Shard:
 
     def digest(self) -> str:
         """Sha256 of the `digests` attribute with sorted keys. Shards with equal columns have equal digests."""
-        return files.sha256(json.dumps(dict(self.digests), sort_keys=True).encode())
+        return files.sha256(json.dumps(self.digests, sort_keys=True).encode())
 
     # ---- rows ----
 
