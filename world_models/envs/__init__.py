@@ -1,4 +1,23 @@
-"""Any Gymnasium environment as one that yields 64x64x3 uint8 frames and a named telemetry vector."""
+"""Makes any Gymnasium environment one that gives 64x64x3 uint8 frames and a telemetry vector with names.
+
+`FrameEnv` and `make_env` are in this file. The other files are:
+
+making           makes an environment from its id and arguments
+observations     tells which observations are pictures
+preprocessing    turns an observation into a frame
+action_columns   turns actions into columns of numbers, and back
+simulators       what is known about a simulator: telemetry, renderers, a bar in the picture
+policies         the policies that drive; drivable has their types, car_driver and expert drive CarRacing
+live_episode     one episode while it is driven
+telemetry_info   a wrapper that puts the simulator's state into `info`
+car_racing       CarRacing with a fast renderer, and its telemetry
+car_simulator    the `Simulator` of CarRacing
+car_dynamics     a faster car
+car_scene        what the renderers draw
+car_renderer     the renderers: in C (`_car_canvas.c`), by pygame, by Gymnasium
+renderer_choice  chooses the renderer for this machine
+car_names        names of our CarRacing
+"""
 
 import contextlib
 import dataclasses
