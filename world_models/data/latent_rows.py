@@ -71,7 +71,7 @@ class RowsInMemory:
     def windows(self, starts: OnePerWindow, counts: OnePerWindow, rows: int) -> Windows:
         """Read the `counts[k]` rows from row `starts[k]` on into window k.
 
-        Every window has room for `rows` rows. The values behind its last row are undefined.
+        Every window has room for `rows` rows. The values after its last row are undefined.
         """
         chosen = starts[:, None] + np.minimum(np.arange(rows), counts[:, None] - 1)
         return {name: np.take(column, chosen, axis=0) for name, column in self._columns.items()}

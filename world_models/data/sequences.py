@@ -33,7 +33,7 @@ class LatentSequences(Dataset[Window]):
     A window begins every `stride` transitions. No window crosses the end of an episode: the last window is moved back
     to end with the episode. Every transition of an episode of at least `length` steps is in a window, unless `stride`
     is larger than `length`. Shorter episodes are left out, and the `repr` counts them. `pad` includes them: every
-    column, also `z` and `next_z`, is zero behind their end, and each item has a `mask` (length,) that is true for
+    column, also `z` and `next_z`, is zero after their end, and each item has a `mask` (length,) that is true for
     transitions.
 
     `data[[4, 0, 9]]` is a batch: the same dict, with an axis of windows in front. A `DataLoader` also gathers a whole

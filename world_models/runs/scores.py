@@ -144,7 +144,7 @@ class RolloutScores(Scores):
     drive: DriveScores | None
 
     def summary(self) -> str | None:
-        """The result in a line; None where a number of it is missing."""
+        """The main scores in one line; None if one of them is missing."""
         errors, used = (self.sse, self.pca_components, self.pca_sse, self.mean_sse), (self.kl_nats, self.active_units)
         if None in (*errors, *used) or self.kl_per_dim is None:
             return None
@@ -207,7 +207,7 @@ class DigitScores(Scores):
     frames = trained_on_episodes = foresight = drive = None
 
     def summary(self) -> str | None:
-        """The result in a line; None where a number of it is missing."""
+        """The main scores in one line; None if one of them is missing."""
         elbo, samples = self.elbo_grey_nats, self.prior_samples
         needed = (self.sse, self.pca_components, self.pca_sse, 0.0 if elbo is None else self.kl_nats)
         if None in needed or samples is None:

@@ -44,7 +44,7 @@ EXECUTOR: executors.Executor = "processes"
 
 @dataclasses.dataclass(frozen=True)
 class FeatureReader:
-    """The features that a controller reads from frames. They can be sent to another process.
+    """Reads the features of frames for a controller. It can be sent to another process.
 
     Attributes:
         read: gives the features of frames.
