@@ -192,7 +192,7 @@ def test_driving_is_scored_and_drawn_where_it_is_asked_for(
     quick: None, run_dir: Path, heldout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     outline = np.array([[0.0, 0.0], [90.0, 0.0], [0.0, 90.0]])
-    driven = lockstep.Driven(np.array([800.0]), np.array([True]), [np.zeros((2, 2))], [outline])
+    driven = lockstep.DriveResult(np.array([800.0]), np.array([True]), [np.zeros((2, 2))], [outline])
     scores = measurement.scores(driven, driven, driven)
     asked: list[tuple[Any, ...]] = []
     told: list[tracking.Outcome] = []

@@ -14,7 +14,7 @@ from world_models.drawing import charts, grids, model_views
 from world_models.evaluate import breakdown, page, probes, rollout_job
 from world_models.evaluate.config import EvaluateConfig
 from world_models.evaluate.driving import measurement, track_map
-from world_models.evaluate.driving.lockstep import Driven
+from world_models.evaluate.driving.lockstep import DriveResult
 from world_models.evaluate.evaluation import Evaluation, Figures, PartDone, Results
 from world_models.evaluate.foresight import study as foresight
 from world_models.evaluate.rollout_job import PROBE_FRAMES, RolloutJob, spread_episodes
@@ -144,7 +144,7 @@ def _scores(job: RolloutJob, held_out: HeldOut, part_done: PartDone) -> RolloutS
     return scores
 
 
-def _drive(job: RolloutJob) -> tuple[DriveScores, Driven]:
+def _drive(job: RolloutJob) -> tuple[DriveScores, DriveResult]:
     """Train a controller on mu, and let it drive."""
     env_settings = measurement.env_settings_of(job.data)
     return measurement.measure(env_settings, job.vae, job.baselines, job.config.drive_seed)

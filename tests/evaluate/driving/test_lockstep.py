@@ -9,7 +9,7 @@ import torch
 
 from world_models import envs
 from world_models.evaluate.driving import lockstep
-from world_models.evaluate.driving.lockstep import Car, Driven, EnvSettings
+from world_models.evaluate.driving.lockstep import Car, DriveResult, EnvSettings
 
 CAR_RACING = EnvSettings("CarRacing-v3", {}, "0:84")
 GAS = np.array([0.1, 0.8, 0.0], np.float32)
@@ -108,9 +108,9 @@ def test_outlines_are_the_centre_lines_of_the_tracks():
 
 def test_parts_are_put_together_in_their_order():
     one, other = (
-        Driven(np.array([value]), np.array([value > 1]), [np.zeros((1, 2))], [np.ones((1, 2))]) for value in (1.0, 2.0)
+        DriveResult(np.array([value]), np.array([value > 1]), [np.zeros((1, 2))], [np.ones((1, 2))]) for value in (1.0, 2.0)
     )
-    both = Driven.concatenated([one, other])
+    both = DriveResult.concatenated([one, other])
     assert (both.returns.tolist(), both.finished.tolist()) == ([1, 2], [False, True])
     assert len(both.paths_m) == len(both.outlines_m) == 2
 

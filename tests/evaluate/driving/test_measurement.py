@@ -11,7 +11,7 @@ import torch
 from world_models.data.rollouts import Rollouts
 from world_models.evaluate.driving import imitation, measurement, track_map
 from world_models.evaluate.driving.imitation import PracticePlan
-from world_models.evaluate.driving.lockstep import Driven, EnvSettings
+from world_models.evaluate.driving.lockstep import DriveResult, EnvSettings
 from world_models.runs.score_parts import DriveScores
 from world_models.runtime import executors
 from world_models.vae.baselines import Baselines
@@ -101,8 +101,8 @@ def test_another_seed_practises_on_other_tracks(vae: VAE, pca: Baselines, quick:
 
 
 def test_scores_are_those_of_the_tracks():
-    driven = Driven(np.array([900.0, 100.0, 200.0]), np.array([True, False, False]), [], [])
-    on_pca, by_expert = (Driven(np.array([score]), np.array([True]), [], []) for score in (300.0, 900.0))
+    driven = DriveResult(np.array([900.0, 100.0, 200.0]), np.array([True, False, False]), [], [])
+    on_pca, by_expert = (DriveResult(np.array([score]), np.array([True]), [], []) for score in (300.0, 900.0))
     scores = measurement.scores(driven, on_pca, by_expert)
     assert scores.std == pytest.approx(355.9026)
     assert dataclasses.replace(scores, std=None) == DriveScores(400.0, None, 200.0, 1, 3, 300.0, 900.0)
@@ -144,7 +144,7 @@ def _circle(radius_m: float) -> np.ndarray:
 
 def test_map_shows_each_road_and_path():
     paths = [_circle(100.0)[:40], _circle(100.0)[:1]]
-    driven = Driven(np.array([850.0, 20.0]), np.array([True, False]), paths, [_circle(100.0), _circle(120.0)])
+    driven = DriveResult(np.array([850.0, 20.0]), np.array([True, False]), paths, [_circle(100.0), _circle(120.0)])
     picture = track_map.draw(driven)
     road = (picture == 211).all(2)  # lightgray
     blue = (picture[..., 2] > picture[..., 0].astype(int) + 60).sum()
@@ -153,7 +153,7 @@ def test_map_shows_each_road_and_path():
 
 def test_map_shows_twenty_tracks_at_most():
     many, few = (
-        Driven(
+        DriveResult(
             np.arange(count) * 1.0,
             np.zeros(count, bool),
             [_circle(100.0)[:9]] * count,

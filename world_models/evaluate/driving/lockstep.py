@@ -114,7 +114,7 @@ ChooseActions = Callable[[Sequence[Car]], Sequence[Float32[np.ndarray, " 3"]]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Driven:
+class DriveResult:
     """The result of driving some tracks.
 
     Attributes:
@@ -130,9 +130,9 @@ class Driven:
     outlines_m: Sequence[Float64[np.ndarray, "_ 2"]]
 
     @staticmethod
-    def concatenated(parts: Sequence["Driven"]) -> "Driven":
+    def concatenated(parts: Sequence["DriveResult"]) -> "DriveResult":
         """Join several results in their order."""
-        return Driven(
+        return DriveResult(
             np.concatenate([part.returns for part in parts]),
             np.concatenate([part.finished for part in parts]),
             [path for part in parts for path in part.paths_m],
@@ -149,7 +149,7 @@ def drive(  # the environment, the tracks, the steps, the driver; the last two a
     choose: ChooseActions,
     report: Report,
     drawn: bool = True,
-) -> Driven:
+) -> DriveResult:
     """Drive the tracks of these seeds, each until its episode ends, or for `num_steps` steps.
 
     Args:
@@ -168,7 +168,7 @@ def drive(  # the environment, the tracks, the steps, the driver; the last two a
             for car, action in zip(going, choose(going) if going else (), strict=True):
                 car.step(action)
             report((step + 1) * len(cars))
-        return Driven(
+        return DriveResult(
             np.array([car.total for car in cars]),
             np.array([car.finished for car in cars]),
             [np.array(car.path_m) for car in cars],

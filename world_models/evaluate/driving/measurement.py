@@ -17,7 +17,7 @@ from world_models.data.rollouts import Rollouts
 from world_models.envs.preprocessing import Preprocess
 from world_models.evaluate.driving import imitation, lockstep
 from world_models.evaluate.driving.imitation import Controller, PracticePlan
-from world_models.evaluate.driving.lockstep import Driven, EnvSettings, ReadFeatures
+from world_models.evaluate.driving.lockstep import DriveResult, EnvSettings, ReadFeatures
 from world_models.runs.score_parts import DriveScores
 from world_models.runtime import executors, progress, threads
 from world_models.runtime.workers import Report
@@ -101,7 +101,7 @@ def check(data: Rollouts, *seeds: frozenset[int]) -> None:
         )
 
 
-def measure(env_settings: EnvSettings, vae: VAE, baselines: Baselines, seed: int) -> tuple[DriveScores, Driven]:
+def measure(env_settings: EnvSettings, vae: VAE, baselines: Baselines, seed: int) -> tuple[DriveScores, DriveResult]:
     """Train controllers on mu and on PCA's coefficients, and let them drive.
 
     Args:
@@ -132,8 +132,8 @@ def measure(env_settings: EnvSettings, vae: VAE, baselines: Baselines, seed: int
             ],
             bar,
         )
-    mu, pca = (Driven.concatenated(part) for part in (driven[: len(groups)], driven[len(groups) :]))
-    return scores(mu, pca, Driven.concatenated(expert)), mu
+    mu, pca = (DriveResult.concatenated(part) for part in (driven[: len(groups)], driven[len(groups) :]))
+    return scores(mu, pca, DriveResult.concatenated(expert)), mu
 
 
 def practice_plans(seed: int) -> list[PracticePlan]:
@@ -153,7 +153,7 @@ def _run_tasks(tasks: Sequence[TrainTask | DriveTask], bar: tqdm) -> list[Any]:
     return [results[index] for index in range(len(tasks))]
 
 
-def run_task(task: TrainTask | DriveTask, report: Report) -> Controller | Driven:
+def run_task(task: TrainTask | DriveTask, report: Report) -> Controller | DriveResult:
     """Do a task, in a process that uses one core."""
     with threads.single_threaded():
         if isinstance(task, TrainTask):
@@ -166,7 +166,7 @@ def run_task(task: TrainTask | DriveTask, report: Report) -> Controller | Driven
         return lockstep.drive(task.env_settings, task.seeds, NUM_STEPS, choose, report)
 
 
-def scores(on_mu: Driven, on_pca: Driven, by_expert: Driven) -> DriveScores:
+def scores(on_mu: DriveResult, on_pca: DriveResult, by_expert: DriveResult) -> DriveScores:
     """The scores for eval.json: of the controller on mu, of that on PCA's coefficients, and of the expert."""
     returns = on_mu.returns
     return DriveScores(

@@ -6,7 +6,7 @@ import numpy as np
 
 from world_models.drawing.charts import rendered
 from world_models.drawing.grids import Picture
-from world_models.evaluate.driving.lockstep import Driven
+from world_models.evaluate.driving.lockstep import DriveResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +19,7 @@ SIDE_IN = 1.9
 POINTS_PER_IN = 72
 
 
-def draw(driven: Driven) -> Picture:
+def draw(driven: DriveResult) -> Picture:
     """Draw up to 20 tracks, evenly spread from the worst to the best."""
     returns = driven.returns
     order = np.argsort(returns, kind="stable")
@@ -36,7 +36,7 @@ def draw(driven: Driven) -> Picture:
     return rendered(draw_all, COLUMNS * SIDE_IN, rows * (SIDE_IN + 0.25))
 
 
-def _draw_track(axes: "Axes", driven: Driven, track: int) -> None:
+def _draw_track(axes: "Axes", driven: DriveResult, track: int) -> None:
     """Draw the road in grey with its true width, the path over it, a dot at the start and a cross at the end."""
     outline, path = driven.outlines_m[track], driven.paths_m[track]
     closed = np.concatenate([outline, outline[:1]])
