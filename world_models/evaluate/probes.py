@@ -48,7 +48,7 @@ class Examples:
         return Examples(self.mu[chosen], self.pca[chosen], self.pixels[chosen], self.telemetry[chosen])
 
 
-def read(names: Sequence[str], fitted: Examples, scored: Examples) -> dict[str, dict[str, float | None]]:
+def fit_and_score(names: Sequence[str], fitted: Examples, scored: Examples) -> dict[str, dict[str, float | None]]:
     """Fit all probes, and score them. Returns R2 by name of the probe, such as `mu_linear`, and by column of telemetry.
 
     Args:

@@ -198,10 +198,10 @@ def _probes(job: RolloutJob, held_out: FrameSet) -> tuple[Probes | None, Probes 
     if job.probe_data is None or not names:
         return None, None
     both = [_examples(job, frames) for frames in (job.probe_data, held_out)]
-    found = probes.read(names, *both)
+    found = probes.fit_and_score(names, *both)
     on_road = [_along_the_road(names, examples) for examples in both]
     enough = all(examples is not None and len(examples) >= 2 for examples in on_road)
-    return found, probes.read(names, *filter(None, on_road)) if enough else None
+    return found, probes.fit_and_score(names, *filter(None, on_road)) if enough else None
 
 
 def _along_the_road(names: Sequence[str], examples: probes.Examples) -> probes.Examples | None:
