@@ -16,7 +16,7 @@ import pytest
 
 from world_models.runs import wandb_process
 from world_models.runs.artifacts import Product
-from world_models.runs.wandb_messages import Failed, Finished, Note, Off, Request, Started, WandbConfig
+from world_models.runs.wandb_messages import Failed, Finished, Note, TurnedOff, Request, Started, WandbConfig
 
 DATA = Product("dataset", "rollouts/a", "abc")
 MODEL = Product("model", "runs/a", "def")
@@ -271,7 +271,7 @@ def test_the_command_uploads_the_parts_that_were_written_offline_before(
 
 def test_where_wandb_is_turned_off_the_answer_says_so(tmp_path: Path, library: Install):
     library(_Run(tmp_path, disabled=True))
-    assert _served(_request(tmp_path)) == [Off()]
+    assert _served(_request(tmp_path)) == [TurnedOff()]
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ class Started(NamedTuple):
     is_silent: bool
 
 
-class Off(NamedTuple):
+class TurnedOff(NamedTuple):
     """The environment or W&B's settings turn W&B off."""
 
 
@@ -96,4 +96,4 @@ class Finished(NamedTuple):
     is_uploaded: bool
 
 
-Answer = Started | Off | Failed | Note | Finished
+Answer = Started | TurnedOff | Failed | Note | Finished

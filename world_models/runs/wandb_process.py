@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from world_models.runs.artifacts import Product, declare
-from world_models.runs.wandb_messages import Failed, Finished, Note, Off, Request, Started
+from world_models.runs.wandb_messages import Failed, Finished, Note, TurnedOff, Request, Started
 
 PROJECT = "world_models"
 INIT_TIMEOUT_S = 20
@@ -54,7 +54,7 @@ def serve(pipe: Any, request: Request) -> None:
         pipe.send(Failed(_line(error)))
         return
     pipe.send(started)
-    if isinstance(started, Off):
+    if isinstance(started, TurnedOff):
         return
     try:
         exit_code = _work(run, pipe)
@@ -66,7 +66,7 @@ def serve(pipe: Any, request: Request) -> None:
         pipe.send(Finished(is_uploaded))
 
 
-def _begin(request: Request) -> tuple[Any, Started | Off]:
+def _begin(request: Request) -> tuple[Any, Started | TurnedOff]:
     """Begin the W&B run. Returns it and the answer to send."""
     import wandb
 
@@ -74,7 +74,7 @@ def _begin(request: Request) -> tuple[Any, Started | Off]:
     mode = "offline" if refused else request.options.mode
     run = _init(wandb, request, settings, None if mode == "auto" else mode)
     if run.disabled:
-        return run, Off()
+        return run, TurnedOff()
     command = sync_command(Path(run.settings.sync_dir), run.id)
     return run, Started(not run.offline, run.url or "", command, refused, bool(settings.silent))
 

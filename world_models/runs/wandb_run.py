@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from world_models.runs.wandb_link import MessageQueue, Process
-from world_models.runs.wandb_messages import Answer, Failed, Finished, Note, Off, Request, Started, WandbConfig
+from world_models.runs.wandb_messages import Answer, Failed, Finished, Note, TurnedOff, Request, Started, WandbConfig
 from world_models.runtime import terminal
 from world_models.runtime.typed_json import Json
 
@@ -161,7 +161,7 @@ class WandbRun:
             if isinstance(answer, Started):
                 self._converse(process, answer, why_offline)
                 patience_s = EXIT_S
-            self._is_left_out |= isinstance(answer, Off)
+            self._is_left_out |= isinstance(answer, TurnedOff)
             return answer.reason if isinstance(answer, Failed) else ""
         finally:
             process.close(patience_s)
