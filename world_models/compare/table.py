@@ -18,7 +18,7 @@ MAX_LENGTH = 1000
 Cell = int | float | str | None
 
 
-class Column(NamedTuple):
+class TableColumn(NamedTuple):
     """A column of the table: its head, its meaning, a function that reads it from a run, and its number format."""
 
     head: str
@@ -61,40 +61,40 @@ def _done(run: RunRecord) -> Cell:
 
 
 COLUMNS = (
-    Column("frames", "frames seen in training", lambda run: run.frames_seen(), "{:,.0f}"),
-    Column("done", "whether training is finished, else its share", _done, "{}"),
-    Column("frames/s", "median rate of training", _frames_per_s, "{:,.0f}"),
-    Column("val SSE", "lowest squared error of a validation on held-out data", _of_best("val/sse")),
-    Column("val KL", "KL in nats per frame in that validation", _of_best("val/kl_nats"), "{:,.1f}"),
-    Column("SSE", "squared error, by evaluate", _of_scores(lambda scores: scores.sse)),
-    Column(
+    TableColumn("frames", "frames seen in training", lambda run: run.frames_seen(), "{:,.0f}"),
+    TableColumn("done", "whether training is finished, else its share", _done, "{}"),
+    TableColumn("frames/s", "median rate of training", _frames_per_s, "{:,.0f}"),
+    TableColumn("val SSE", "lowest squared error of a validation on held-out data", _of_best("val/sse")),
+    TableColumn("val KL", "KL in nats per frame in that validation", _of_best("val/kl_nats"), "{:,.1f}"),
+    TableColumn("SSE", "squared error, by evaluate", _of_scores(lambda scores: scores.sse)),
+    TableColumn(
         "SSE/PCA",
         "that error divided by PCA's with as many components, on the same frames",
         _of_scores(_of_pca),
         "{:.3f}",
     ),
-    Column("PSNR dB", "peak signal-to-noise ratio, by evaluate", _of_scores(lambda scores: scores.psnr_db)),
-    Column("KL", "KL in nats per frame, by evaluate", _of_scores(lambda scores: scores.kl_nats), "{:,.1f}"),
-    Column(
+    TableColumn("PSNR dB", "peak signal-to-noise ratio, by evaluate", _of_scores(lambda scores: scores.psnr_db)),
+    TableColumn("KL", "KL in nats per frame, by evaluate", _of_scores(lambda scores: scores.kl_nats), "{:,.1f}"),
+    TableColumn(
         "10 ahead, z",
         "squared error, ten steps ahead, of a memory model that predicts z, by evaluate --foresight",
         _of_scores(_foreseen("predicts_z")),
     ),
-    Column(
+    TableColumn(
         "10 ahead, change",
         "squared error, ten steps ahead, of a memory model that predicts the change of z, by evaluate --foresight",
         _of_scores(_foreseen("predicts_change")),
     ),
-    Column(
+    TableColumn(
         "active",
         "number of dimensions whose mu has variance above 0.01",
         _of_scores(lambda scores: scores.active_units),
         "{:,.0f}",
     ),
-    Column(
+    TableColumn(
         "used", "number of dimensions with KL above 0.05 nats", _of_scores(lambda scores: scores.dims_used), "{:,.0f}"
     ),
-    Column(
+    TableColumn(
         "drive",
         "mean score of a linear controller on mu that drives 100 tracks",
         _of_scores(lambda scores: scores.drive and scores.drive.mean),
@@ -108,7 +108,7 @@ def by_val_sse(runs: Sequence[RunRecord]) -> list[RunRecord]:
     return sorted(runs, key=lambda run: run.best_line().get("val/sse", float("inf")))
 
 
-def known_columns(runs: Sequence[RunRecord]) -> list[Column]:
+def known_columns(runs: Sequence[RunRecord]) -> list[TableColumn]:
     """The columns in which at least one run has a value."""
     return [column for column in COLUMNS if any(column.read(run) is not None for run in runs)]
 
@@ -120,7 +120,7 @@ def table(runs: Sequence[RunRecord]) -> list[list[str]]:
     return [["run", *(column.head for column in columns)], *rows]
 
 
-def _shown(column: Column, value: Cell) -> str:
+def _shown(column: TableColumn, value: Cell) -> str:
     return NOTHING if value is None else column.form.format(value)
 
 
