@@ -105,7 +105,7 @@ class _ShowsZ(VAE):
 
 @pytest.mark.parametrize(("mean", "spread"), [(0.0, None), (torch.tensor([2.0]), torch.tensor([[0.5]]))])
 def test_samples_have_the_mean_and_spread_asked_for(mean: Any, spread: Tensor | None):
-    z = (digit_scores.samples(_ShowsZ(), mean, spread)[0][:, 0, 0, 0].float() - 128) / 20
+    z = (digit_scores.decode_samples(_ShowsZ(), mean, spread)[0][:, 0, 0, 0].float() - 128) / 20
     assert float(z.mean()) == pytest.approx(float(mean), abs=0.05)
     assert float(z.std()) == pytest.approx(1.0 if spread is None else 0.5, abs=0.05)
 

@@ -79,7 +79,7 @@ def accuracy(classifier: Classifier, digits: Digits) -> float:
     return float((found == torch.from_numpy(digits.labels)).float().mean())
 
 
-def samples(
+def decode_samples(
     vae: VAE,
     mean: Float[Tensor, " z"] | float = 0.0,
     covariance_root: Float[Tensor, "z z"] | None = None,
@@ -133,8 +133,8 @@ def sample_scores(vae: VAE, classifier: Classifier, train_mu: Float[Tensor, "ima
     """Measure the quality of a model's samples."""
     mean, covariance = train_mu.mean(0), torch.cov(train_mu.T).reshape(2 * [vae.config.z_dim])
     values, vectors = torch.linalg.eigh(covariance)
-    of_prior, asked = samples(vae)
-    of_fitted, _ = samples(vae, mean, vectors * values.clamp(min=0).sqrt())
+    of_prior, asked = decode_samples(vae)
+    of_fitted, _ = decode_samples(vae, mean, vectors * values.clamp(min=0).sqrt())
     found = classifier.shares(of_prior).argmax(1)
     asked_share = float((found == asked).float().mean()) if vae.config.num_classes else None
     return SampleScores(quality(classifier, of_prior), quality(classifier, of_fitted), asked_share)
