@@ -16,7 +16,7 @@ import pytest
 
 from world_models.runs import wandb_process
 from world_models.runs.artifacts import Product
-from world_models.runs.wandb_messages import Failed, Finished, Note, TurnedOff, Request, Started, WandbConfig
+from world_models.runs.wandb_messages import Failed, Finished, Note, Request, Started, TurnedOff, WandbConfig
 
 DATA = Product("dataset", "rollouts/a", "abc")
 MODEL = Product("model", "runs/a", "def")

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from world_models.runs.artifacts import Product, declare
-from world_models.runs.wandb_messages import Failed, Finished, Note, TurnedOff, Request, Started
+from world_models.runs.wandb_messages import Failed, Finished, Note, Request, Started, TurnedOff
 
 PROJECT = "world_models"
 INIT_TIMEOUT_S = 20

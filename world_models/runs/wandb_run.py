@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from world_models.runs.wandb_link import MessageQueue, Process
-from world_models.runs.wandb_messages import Answer, Failed, Finished, Note, TurnedOff, Request, Started, WandbConfig
+from world_models.runs.wandb_messages import Answer, Failed, Finished, Note, Request, Started, TurnedOff, WandbConfig
 from world_models.runtime import terminal
 from world_models.runtime.typed_json import Json
 

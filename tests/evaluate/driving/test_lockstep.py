@@ -108,7 +108,8 @@ def test_outlines_are_the_centre_lines_of_the_tracks():
 
 def test_parts_are_put_together_in_their_order():
     one, other = (
-        DriveResult(np.array([value]), np.array([value > 1]), [np.zeros((1, 2))], [np.ones((1, 2))]) for value in (1.0, 2.0)
+        DriveResult(np.array([value]), np.array([value > 1]), [np.zeros((1, 2))], [np.ones((1, 2))])
+        for value in (1.0, 2.0)
     )
     both = DriveResult.concatenated([one, other])
     assert (both.returns.tolist(), both.finished.tolist()) == ([1, 2], [False, True])
