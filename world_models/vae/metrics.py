@@ -22,6 +22,7 @@ from world_models.vae.model import (
     prior_log_prob,
     to_images,
 )
+from world_models.vae.ssim import ssim
 
 
 def batches(frames: Frames, size: int = BATCH) -> Iterator[UInt8[Tensor, "batch height width channels"]]:
@@ -151,9 +152,6 @@ class Scored(NamedTuple):
 
 def score_frames(vae: VAE, data: LabelledFrames, seed: int = 0) -> Scored:
     """Encode and decode frames, and score each of them. `seed` determines the sampled z of the ELBO."""
-    # Imported here because the import takes seconds and training does not need it.
-    from torchmetrics.functional.image import structural_similarity_index_measure
-
     noise = torch.randn(len(data), vae.config.z_dim, generator=torch.Generator().manual_seed(seed))
 
     def score(part: tuple[tuple[Tensor, Tensor], Tensor]) -> tuple[Tensor, ...]:
@@ -163,11 +161,10 @@ def score_frames(vae: VAE, data: LabelledFrames, seed: int = 0) -> Scored:
         means = vae.logits(posterior.mu, labels).sigmoid()
         z = posterior.sample(eps.to(vae.device))
         elbo = vae.log_likelihood(images, vae.logits(z, labels)) - posterior.kl_nats()
-        ssim = structural_similarity_index_measure(means, images, reduction="none", data_range=1.0)
-        assert isinstance(ssim, Tensor)
         errors = (images - means).square_().sum(1).double()
-        kl = posterior.kl_nats_per_dim()
-        return errors.sum(0, keepdim=True), errors.sum((1, 2)), ssim, elbo, posterior.mu, posterior.logvar.exp(), kl
+        similarity, kl = ssim(means, images), posterior.kl_nats_per_dim()
+        error_map = errors.sum(0, keepdim=True)
+        return error_map, errors.sum((1, 2)), similarity, elbo, posterior.mu, posterior.logvar.exp(), kl
 
     with torch.inference_mode():
         parts = threads.in_threads(score, [*zip(data.batches(), noise.split(BATCH), strict=False)])
@@ -202,11 +199,11 @@ class Summary:
 
 def summary(scored: Scored, num_values: int) -> Summary:
     """Average the scores of frames that have `num_values` values each."""
-    sse, ssim, elbo, kl = (part.mean(0, dtype=np.float64) for part in (scored.sse, scored.ssim, scored.elbo, scored.kl))
+    sse, elbo, kl = (part.mean(0, dtype=np.float64) for part in (scored.sse, scored.elbo, scored.kl))
     return Summary(
         sse=float(sse),
         psnr_db=psnr_db(float(sse), num_values),
-        ssim=float(ssim),
+        ssim=float(scored.ssim.mean(dtype=np.float64)),
         kl_nats=float(kl.sum()),
         kl_per_dim=kl.tolist(),
         active_units=int((scored.mu.var(0, dtype=np.float64) > ACTIVE_VARIANCE).sum()),
