@@ -1,6 +1,7 @@
 """Probes: regressions that predict the simulator's state from features of a frame. They are scored on new tracks."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -48,21 +49,26 @@ class Seen:
         return Seen(self.mu[chosen], self.pca[chosen], self.pixels[chosen], self.telemetry[chosen])
 
 
-def read(names: Sequence[str], fitted: Seen, scored: Seen) -> dict[str, dict[str, float | None]]:
-    """Fit all probes, and score them. Returns R2 by name of the probe, such as `mu_linear`, and by column of telemetry.
+def read(names: Sequence[str], *samples: tuple[Seen, Seen]) -> list[dict[str, dict[str, float | None]]]:
+    """Fit all probes on each sample and score them. All fits share one pool of threads.
 
     Args:
         names: names of the columns of telemetry.
-        fitted: the frames to fit the probes on.
-        scored: the frames to score them on.
+        samples: the frames to fit the probes on, and the frames to score them on.
+
+    Returns:
+        For each sample, R2 by name of the probe, such as `mu_linear`, and by column of telemetry.
     """
 
-    def r2(name: str) -> dict[str, float | None]:
+    def r2(fit: tuple[str, tuple[Seen, Seen]]) -> dict[str, float | None]:
+        name, (fitted, scored) = fit
         probe, features = PROBES[name]
         rows = getattr(fitted, features), fitted.telemetry, getattr(scored, features), scored.telemetry
         return dict(zip(names, probe(*rows), strict=True))
 
-    return dict(zip(PROBES, threads.in_threads(r2, [*PROBES]), strict=True))
+    fits = list(itertools.product(PROBES, samples))  # the longest fits come first, so that no thread ends much later
+    found = dict(zip([*itertools.product(PROBES, range(len(samples)))], threads.in_threads(r2, fits), strict=True))
+    return [{name: found[name, index] for name in PROBES} for index in range(len(samples))]
 
 
 def _pixels_r2(
@@ -82,7 +88,7 @@ def linear_r2(train_x: Rows, train_y: Rows, test_x: Rows, test_y: Rows) -> list[
     for x in (train, tests):  # in place, because raw pixels take much memory
         x -= center
         x /= scale
-    products = train @ train.T if wide else None  # most of the work, so it is done once for all fits
+    products = _products(train) if wide else None  # most of the work, so it is done once for all fits
     num_fitted = len(train) - len(train) // 5
     part = None if products is None else products[:num_fitted, :num_fitted]
     trials = _ridge(train[:num_fitted], train_y[:num_fitted], train[num_fitted:], part)
@@ -90,6 +96,16 @@ def linear_r2(train_x: Rows, train_y: Rows, test_x: Rows, test_y: Rows) -> list[
     chosen, which = np.unique(best, return_inverse=True)
     predicted = _ridge(train, train_y, tests, products, [RIDGES[index] for index in chosen])
     return _r2(predicted[which, :, np.arange(len(which))].T, test_y)
+
+
+def _products(rows: Rows) -> Rows:
+    """`rows @ rows.T`. It is symmetric, so only the blocks on and below the diagonal are multiplied."""
+    products = np.empty((len(rows), len(rows)), rows.dtype)
+    borders = np.linspace(0, len(rows), 9).astype(int)
+    for start, stop in itertools.pairwise(borders):
+        products[start:stop, :stop] = rows[start:stop] @ rows[:stop].T
+        products[:start, start:stop] = products[start:stop, :start].T
+    return products
 
 
 def _ridge(

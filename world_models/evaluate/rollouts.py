@@ -102,7 +102,7 @@ def _scores(job: RolloutJob, held_out: HeldOut, done: Done) -> RolloutScores:
     baseline_errors = job.baselines.measure(held_out.frames)
     previous_sse = baselines.previous_sse(each.frames for each in _walked(job))
     done()
-    probe_r2, probe_r2_on_road = _probes(job, held_out.every)
+    probe_r2, probe_r2_on_road = _probes(job, held_out)
     done()
     scores = RolloutScores(
         sse=summary.sse,
@@ -189,19 +189,20 @@ def _dream(job: RolloutJob, study: foresight.Study) -> bytes:
     return grids.clip_gif(*study.dream(episode, start, num_frames).values())
 
 
-def _probes(job: RolloutJob, held_out: FrameSet) -> tuple[Probes | None, Probes | None]:
-    """R2 on held-out episodes of probes to each telemetry column, fitted on training episodes.
+def _probes(job: RolloutJob, held_out: HeldOut) -> tuple[Probes | None, Probes | None]:
+    """R2 on held-out frames of probes to each telemetry column, fitted on training episodes.
 
     The second is of probes fitted and scored on frames that show the car driving along the road.
     """
     names = job.telemetry
     if job.probe_data is None or not names:
         return None, None
-    both = [_seen(job, frames) for frames in (job.probe_data, held_out)]
-    found = probes.read(names, *both)
-    on_road = [_along_the_road(names, seen) for seen in both]
-    enough = all(seen is not None and len(seen) >= 2 for seen in on_road)
-    return found, probes.read(names, *filter(None, on_road)) if enough else None
+    fitted, scored = _seen_in_training(job, job.probe_data), _seen_held_out(job, held_out)
+    fitted_on_road, scored_on_road = (_along_the_road(names, seen) for seen in (fitted, scored))
+    if fitted_on_road and scored_on_road and min(len(fitted_on_road), len(scored_on_road)) >= 2:
+        found, found_on_road = probes.read(names, (fitted, scored), (fitted_on_road, scored_on_road))
+        return found, found_on_road
+    return probes.read(names, (fitted, scored))[0], None
 
 
 def _along_the_road(names: Sequence[str], seen: probes.Seen) -> probes.Seen | None:
@@ -209,13 +210,23 @@ def _along_the_road(names: Sequence[str], seen: probes.Seen) -> probes.Seen | No
     return None if chosen is None else seen.where(chosen)
 
 
-def _seen(job: RolloutJob, frames: FrameSet) -> probes.Seen:
+def _seen_in_training(job: RolloutJob, frames: FrameSet) -> probes.Seen:
     chosen, telemetry = frames.read_spread(PROBE_FRAMES), frames.read_spread(PROBE_FRAMES, "telemetry")
-    read = threads.in_threads(
-        lambda batch: (job.vae.encode(batch).mu.cpu(), job.baselines.coefficients(batch)), [*metrics.batches(chosen)]
-    )
-    mu, pca = (torch.cat(features).numpy() for features in zip(*read, strict=True))
-    return probes.Seen(mu, pca, chosen.reshape(len(chosen), -1), _of_columns(job, telemetry))
+    mu = threads.in_threads(lambda batch: job.vae.encode(batch).mu.cpu(), [*metrics.batches(chosen)])
+    return _seen(job, chosen, torch.cat(mu).numpy(), _of_columns(job, telemetry))
+
+
+def _seen_held_out(job: RolloutJob, held_out: HeldOut) -> probes.Seen:
+    """Some of the scored frames, which are encoded already."""
+    count = min(len(held_out.frames), PROBE_FRAMES)
+    chosen = np.linspace(0, len(held_out.frames) - 1, count).astype(int)
+    telemetry = np.stack([held_out.columns[name][chosen] for name in job.telemetry], 1)
+    return _seen(job, held_out.frames[chosen], held_out.scored.mu[chosen], telemetry)
+
+
+def _seen(job: RolloutJob, frames: metrics.Frames, mu: np.ndarray, telemetry: np.ndarray) -> probes.Seen:
+    pca = threads.in_threads(job.baselines.coefficients, [*metrics.batches(frames)])
+    return probes.Seen(mu, torch.cat(pca).numpy(), frames.reshape(len(frames), -1), telemetry)
 
 
 def _of_columns(job: RolloutJob, telemetry: np.ndarray) -> np.ndarray:
