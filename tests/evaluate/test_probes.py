@@ -74,9 +74,9 @@ def test_a_network_is_the_same_every_time():
 
 
 def test_networks_do_not_depend_on_the_number_of_threads(two_threads: None):
-    by_two = probes.fit_and_score(("in_mu", "in_pixels", "constant"), _seen(500, 0), _seen(200, 1))
+    (by_two,) = probes.fit_and_score(("in_mu", "in_pixels", "constant"), (_seen(500, 0), _seen(200, 1)))
     torch.set_num_threads(1)
-    by_one = probes.fit_and_score(("in_mu", "in_pixels", "constant"), _seen(500, 0), _seen(200, 1))
+    (by_one,) = probes.fit_and_score(("in_mu", "in_pixels", "constant"), (_seen(500, 0), _seen(200, 1)))
     assert [by_two[name] for name in ("mu_mlp", "pca_mlp")] == [by_one[name] for name in ("mu_mlp", "pca_mlp")]
 
 
@@ -138,7 +138,7 @@ def _seen(count: int, seed: int) -> probes.Examples:
 
 
 def test_each_probe_reads_its_own_features():
-    found = probes.fit_and_score(("in_mu", "in_pixels", "constant"), _seen(500, 0), _seen(200, 1))
+    (found,) = probes.fit_and_score(("in_mu", "in_pixels", "constant"), (_seen(500, 0), _seen(200, 1)))
     assert {name: [r2 is not None and r2 > 0.9 for r2 in list(of.values())[:2]] for name, of in found.items()} == {
         "mu_linear": [True, False],
         "mu_mlp": [True, False],
@@ -149,7 +149,7 @@ def test_each_probe_reads_its_own_features():
 
 
 def test_each_probe_has_all_targets_by_name():
-    found = probes.fit_and_score(("in_mu", "in_pixels", "constant"), _seen(50, 0), _seen(20, 1))
+    (found,) = probes.fit_and_score(("in_mu", "in_pixels", "constant"), (_seen(50, 0), _seen(20, 1)))
     assert {tuple(of) for of in found.values()} == {("in_mu", "in_pixels", "constant")}
     assert {of["constant"] for of in found.values()} == {None}
 

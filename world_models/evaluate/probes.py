@@ -1,6 +1,7 @@
 """Probes: regressions that predict the simulator's state from features of a frame. They are scored on new tracks."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -48,21 +49,28 @@ class Examples:
         return Examples(self.mu[chosen], self.pca[chosen], self.pixels[chosen], self.telemetry[chosen])
 
 
-def fit_and_score(names: Sequence[str], fitted: Examples, scored: Examples) -> dict[str, dict[str, float | None]]:
-    """Fit all probes, and score them. Returns R2 by name of the probe, such as `mu_linear`, and by column of telemetry.
+def fit_and_score(
+    names: Sequence[str], *samples: tuple[Examples, Examples]
+) -> list[dict[str, dict[str, float | None]]]:
+    """Fit all probes on each sample and score them. All fits share one pool of threads.
 
     Args:
         names: names of the columns of telemetry.
-        fitted: the frames to fit the probes on.
-        scored: the frames to score them on.
+        samples: the frames to fit the probes on, and the frames to score them on.
+
+    Returns:
+        For each sample, R2 by name of the probe, such as `mu_linear`, and by column of telemetry.
     """
 
-    def r2(name: str) -> dict[str, float | None]:
+    def r2(fit: tuple[str, tuple[Examples, Examples]]) -> dict[str, float | None]:
+        name, (fitted, scored) = fit
         probe, features = PROBES[name]
         rows = getattr(fitted, features), fitted.telemetry, getattr(scored, features), scored.telemetry
         return dict(zip(names, probe(*rows), strict=True))
 
-    return dict(zip(PROBES, threads.in_threads(r2, [*PROBES]), strict=True))
+    fits = list(itertools.product(PROBES, samples))  # the longest fits come first, so that no thread ends much later
+    found = dict(zip([*itertools.product(PROBES, range(len(samples)))], threads.in_threads(r2, fits), strict=True))
+    return [{name: found[name, index] for name in PROBES} for index in range(len(samples))]
 
 
 def _pixels_r2(

@@ -101,7 +101,7 @@ def _scores(job: RolloutJob, held_out: HeldOut, part_done: PartDone) -> RolloutS
     baseline_errors = job.baselines.measure(held_out.frames)
     previous_sse = baselines.previous_sse(each.frames for each in _whole_episodes(job))
     part_done()
-    probe_r2, probe_r2_on_road = _probes(job, held_out.all_frames)
+    probe_r2, probe_r2_on_road = _probes(job, held_out)
     part_done()
     mu_by_episode = [vae.encode(episode.frames).mu.cpu().numpy() for episode in _whole_episodes(job)]
     scores = RolloutScores(
@@ -189,19 +189,20 @@ def _dream(job: RolloutJob, study: foresight.Study) -> bytes:
     return grids.clip_gif(*study.dream(episode, start, num_frames).values())
 
 
-def _probes(job: RolloutJob, held_out: FrameSet) -> tuple[Probes | None, Probes | None]:
-    """R2 on held-out episodes of probes to each telemetry column, fitted on training episodes.
+def _probes(job: RolloutJob, held_out: HeldOut) -> tuple[Probes | None, Probes | None]:
+    """R2 on held-out frames of probes to each telemetry column, fitted on training episodes.
 
     The second is of probes fitted and scored on frames that show the car driving along the road.
     """
     names = job.telemetry
     if job.probe_data is None or not names:
         return None, None
-    both = [_examples(job, frames) for frames in (job.probe_data, held_out)]
-    found = probes.fit_and_score(names, *both)
-    on_road = [_along_the_road(names, examples) for examples in both]
-    enough = all(examples is not None and len(examples) >= 2 for examples in on_road)
-    return found, probes.fit_and_score(names, *filter(None, on_road)) if enough else None
+    fitted, scored = _training_examples(job, job.probe_data), _held_out_examples(job, held_out)
+    fitted_on_road, scored_on_road = (_along_the_road(names, examples) for examples in (fitted, scored))
+    if fitted_on_road and scored_on_road and min(len(fitted_on_road), len(scored_on_road)) >= 2:
+        found, found_on_road = probes.fit_and_score(names, (fitted, scored), (fitted_on_road, scored_on_road))
+        return found, found_on_road
+    return probes.fit_and_score(names, (fitted, scored))[0], None
 
 
 def _along_the_road(names: Sequence[str], examples: probes.Examples) -> probes.Examples | None:
@@ -209,13 +210,23 @@ def _along_the_road(names: Sequence[str], examples: probes.Examples) -> probes.E
     return None if chosen is None else examples.where(chosen)
 
 
-def _examples(job: RolloutJob, frames: FrameSet) -> probes.Examples:
+def _training_examples(job: RolloutJob, frames: FrameSet) -> probes.Examples:
     chosen, telemetry = frames.read_spread(PROBE_FRAMES), frames.read_spread(PROBE_FRAMES, "telemetry")
-    read = threads.in_threads(
-        lambda batch: (job.vae.encode(batch).mu.cpu(), job.baselines.coefficients(batch)), [*metrics.batches(chosen)]
-    )
-    mu, pca = (torch.cat(features).numpy() for features in zip(*read, strict=True))
-    return probes.Examples(mu, pca, chosen.reshape(len(chosen), -1), _usable_columns(job, telemetry))
+    mu = threads.in_threads(lambda batch: job.vae.encode(batch).mu.cpu(), [*metrics.batches(chosen)])
+    return _examples(job, chosen, torch.cat(mu).numpy(), _usable_columns(job, telemetry))
+
+
+def _held_out_examples(job: RolloutJob, held_out: HeldOut) -> probes.Examples:
+    """Some of the scored frames, which are encoded already."""
+    count = min(len(held_out.frames), PROBE_FRAMES)
+    chosen = np.linspace(0, len(held_out.frames) - 1, count).astype(int)
+    telemetry = np.stack([held_out.columns[name][chosen] for name in job.telemetry], 1)
+    return _examples(job, held_out.frames[chosen], held_out.frame_scores.mu[chosen], telemetry)
+
+
+def _examples(job: RolloutJob, frames: metrics.Frames, mu: np.ndarray, telemetry: np.ndarray) -> probes.Examples:
+    pca = threads.in_threads(job.baselines.coefficients, [*metrics.batches(frames)])
+    return probes.Examples(mu, torch.cat(pca).numpy(), frames.reshape(len(frames), -1), telemetry)
 
 
 def _usable_columns(job: RolloutJob, telemetry: np.ndarray) -> np.ndarray:

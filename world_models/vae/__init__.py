@@ -11,6 +11,7 @@ noise               random numbers of a training step
 inputs              checks of the model's inputs
 labelled_frames     frames and their classes as one value
 metrics             measures of a model: SSE, KL, ELBO, IWAE, ...
+ssim                structural similarity of images
 baselines           simple predictions to compare with: the mean frame, principal components
 standardise         changes a model so that z has mean 0 and variance 1
 latent_observation  Gymnasium environments that observe z

@@ -16,6 +16,7 @@ from world_models.vae.labelled_frames import BATCH, Frames, LabelledFrames
 from world_models.vae.likelihoods import squared_error
 from world_models.vae.model import VAE, to_images
 from world_models.vae.posterior import Posterior, prior_log_prob
+from world_models.vae.ssim import ssim
 
 USED_KL_NATS = 0.05  # a latent dimension with more KL than this counts as used
 ACTIVE_VARIANCE = 0.01  # a dimension whose mu has more variance than this is active (Burda et al. 2016)
@@ -148,9 +149,6 @@ class FrameScores(NamedTuple):
 
 def score_frames(vae: VAE, data: LabelledFrames, seed: int = 0) -> FrameScores:
     """Encode and decode frames, and score each of them. `seed` determines the sampled z of the ELBO."""
-    # Imported here because the import takes seconds and training does not need it.
-    from torchmetrics.functional.image import structural_similarity_index_measure
-
     noise = torch.randn(len(data), vae.config.z_dim, generator=torch.Generator().manual_seed(seed))
 
     def score(part: tuple[tuple[Tensor, Tensor], Tensor]) -> tuple[Tensor, ...]:
@@ -160,11 +158,10 @@ def score_frames(vae: VAE, data: LabelledFrames, seed: int = 0) -> FrameScores:
         means = vae.logits(posterior.mu, labels).sigmoid()
         z = posterior.sample(eps.to(vae.device))
         elbo = vae.log_likelihood(images, vae.logits(z, labels)) - posterior.kl_nats()
-        ssim = structural_similarity_index_measure(means, images, reduction="none", data_range=1.0)
-        assert isinstance(ssim, Tensor)
         errors = (images - means).square_().sum(1).double()
-        kl = posterior.kl_nats_per_dim()
-        return errors.sum(0, keepdim=True), errors.sum((1, 2)), ssim, elbo, posterior.mu, posterior.logvar.exp(), kl
+        similarity, kl = ssim(means, images), posterior.kl_nats_per_dim()
+        error_map = errors.sum(0, keepdim=True)
+        return error_map, errors.sum((1, 2)), similarity, elbo, posterior.mu, posterior.logvar.exp(), kl
 
     with torch.inference_mode():
         parts = threads.in_threads(score, [*zip(data.batches(), noise.split(BATCH), strict=False)])
@@ -199,13 +196,11 @@ class MeanScores:
 
 def mean_scores(frame_scores: FrameScores, num_values: int) -> MeanScores:
     """Average the scores of frames that have `num_values` values each."""
-    sse, ssim, elbo, kl = (
-        getattr(frame_scores, name).mean(0, dtype=np.float64) for name in ("sse", "ssim", "elbo", "kl")
-    )
+    sse, elbo, kl = (getattr(frame_scores, name).mean(0, dtype=np.float64) for name in ("sse", "elbo", "kl"))
     return MeanScores(
         sse=float(sse),
         psnr_db=psnr_db(float(sse), num_values),
-        ssim=float(ssim),
+        ssim=float(frame_scores.ssim.mean(dtype=np.float64)),
         kl_nats=float(kl.sum()),
         kl_per_dim=kl.tolist(),
         active_units=int((frame_scores.mu.var(0, dtype=np.float64) > ACTIVE_VARIANCE).sum()),

@@ -68,6 +68,25 @@ def test_an_untrained_memory_that_predicts_change_starts_from_any_z_and_the_othe
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_an_untrained_memory_predicts_that_z_stays(form: Form):
+    z = 2 * torch.rand(1, 30, 2, generator=torch.Generator().manual_seed(0)) - 1
+    model = memory.untrained(2, 2, form, seed=0)
+    model.change_std.fill_(0.1)
+    with torch.inference_mode():
+        error = (model(z, torch.zeros(1, 30, 2))[0].mean - z).abs().max()
+    assert error < 0.15
+
+
+def test_more_latent_dimensions_than_units_are_carried_as_far_as_they_go():
+    z = torch.full((1, 1, 40), 0.5)  # 32 units
+    model = memory.untrained(40, 1, "predicts_z", seed=0)
+    model.change_std.fill_(0.01)
+    with torch.inference_mode():
+        mean = model(z, torch.zeros(1, 1, 1))[0].mean[0, 0]
+    torch.testing.assert_close(mean, torch.cat([z[0, 0, :32], torch.zeros(8)]), atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_a_memory_learns_what_actions_do(form: Form):
     (unseen,) = _pushed(count=21)[20:]
     model = _fitted(_pushed(), form)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
@@ -71,7 +72,7 @@ class Memory(nn.Module):
     """An LSTM of 256 units whose output is a mixture of five normal distributions for each latent dimension.
 
     Inside, numbers are standardised (see `standardise`): the LSTM reads (z - mean) / std, and the mixture's means and
-    standard deviations are in units of std, or of the changes' std. Inputs and outputs are in the units of z.
+    standard deviations are in units of the changes' std. Inputs and outputs are in the units of z.
 
     Args:
         z_dim: number of latent dimensions.
@@ -94,11 +95,10 @@ class Memory(nn.Module):
 
     @torch.no_grad()
     def carry_z(self) -> None:
-        """Set some initial weights so that the LSTM passes z on, and `predicts_z` begins by predicting that z stays.
+        """Set some initial weights so that the LSTM passes z on, see `_carried`.
 
         One unit for each dimension of z reads this dimension alone. Its input and output gates are open, and its forget
-        gate is closed. A model with random weights has to learn this first: after 1,800 steps, its error ten frames
-        ahead is a ninth higher.
+        gate is closed.
         """
         count = min(len(self.change_std), HIDDEN)
         of_input, of_hidden, bias, other_bias = (
@@ -108,9 +108,19 @@ class Memory(nn.Module):
             weights.zero_()
         of_input[2, :, :count] = CARRY_WEIGHT * torch.eye(count)
         bias.copy_(torch.tensor([OPEN_GATE_BIAS, -OPEN_GATE_BIAS, 0.0, OPEN_GATE_BIAS])[:, None])
-        if self.form == "predicts_z":
-            means = self.head.weight.unflatten(0, (3, MIXTURES, -1))[1]
-            means[:, :count, :count] += torch.eye(count) / (CARRY_WEIGHT * torch.tensor(OPEN_GATE_BIAS).sigmoid())
+
+    def _carried(self, hidden: Float[Tensor, "batch steps hidden"]) -> Float[Tensor, "batch steps z"]:
+        """The z that the LSTM's units carry, before training the z that was read.
+
+        `predicts_z` adds its output to this. So before training it predicts that z stays, and it learns in units of z's
+        changes. The sum is still one linear layer on the LSTM's output, as in the paper. With random weights, a memory
+        model first has to learn that z hardly changes, and ten steps ahead it never catches up within our steps.
+        """
+        z_dim = len(self.change_std)
+        units = F.pad(hidden[..., : min(z_dim, HIDDEN)], (0, max(0, z_dim - HIDDEN)))
+        return self.mean[:z_dim] + self.std[:z_dim] * units / (
+            CARRY_WEIGHT * torch.tensor(OPEN_GATE_BIAS).sigmoid() ** 2
+        )
 
     def standardise(self, episodes: Sequence[EncodedEpisode]) -> None:
         """Set the means and standard deviations of z, of actions and of z's changes from episodes.
@@ -134,12 +144,9 @@ class Memory(nn.Module):
         """The distribution of the next z after each step, and the LSTM's state after the last one."""
         hidden, after = self.lstm((torch.cat([z, actions], 2) - self.mean) / self.std, state)
         logits, means, log_stds = self.head(hidden).unflatten(2, (3, MIXTURES, -1)).unbind(2)
-        z_dim = z.shape[2]
-        if self.form == "predicts_change":
-            centre, unit = z[:, :, None], self.change_std
-        else:
-            centre, unit = self.mean[:z_dim], self.std[:z_dim]
-        return Mixture(logits.log_softmax(2), centre + unit * means, log_stds.clamp(-7, 7) + unit.log()), after
+        centre = z if self.form == "predicts_change" else self._carried(hidden)
+        means = centre[:, :, None] + self.change_std * means
+        return Mixture(logits.log_softmax(2), means, log_stds.clamp(-7, 7) + self.change_std.log()), after
 
 
 def _std(rows: Float[Tensor, "rows values"], noise: Tensor | float = 0.0) -> Float[Tensor, " values"]:
