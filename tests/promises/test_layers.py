@@ -1,3 +1,4 @@
+import ast
 import os
 import subprocess
 import sys
@@ -7,9 +8,12 @@ import pytest
 
 import world_models
 
-PACKAGE = Path(__file__).parents[2] / "world_models"
+TESTS = Path(__file__).parents[1]
+PACKAGE = TESTS.parent / "world_models"
 VERBS = ("train_vae", "encode", "evaluate", "compare", "bench")
 """Commands that import PyTorch; collect never does."""
+ALLOWED = {"_replace", "_asdict", "_fields_", "_exit", "_C", "_render"}
+"""Names with an underscore that tests may use: those of other packages that are public there, and Gymnasium's."""
 
 
 def test_imports_keep_the_contracts():
@@ -71,3 +75,39 @@ def test_a_command_sets_openmp_before_pytorch_is_imported(command, tmp_path):
     path = os.pathsep.join([str(tmp_path), str(PACKAGE.parent)])
     env = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | {"PYTHONPATH": path}
     assert subprocess.check_output([sys.executable, "-m", command], env=env, text=True) == "PASSIVE\n"
+
+
+def modules_of(test: Path) -> list[Path]:
+    """The files that a test file may be named for: a module, a C library, or the package itself."""
+    folder, name = PACKAGE / test.parent.relative_to(TESTS), test.stem.removeprefix("test_")
+    library = name.removesuffix("_library")
+    found = [folder / f"{name}.py"]
+    found += [folder / f"_{library}.c"] if library != name else []
+    return found + ([folder / "__init__.py"] if name == folder.name else [])
+
+
+def test_each_test_file_is_named_for_a_module_or_lies_in_promises():
+    tests = [test for test in sorted(TESTS.rglob("test_*.py")) if test.parent != TESTS / "promises"]
+    assert len(tests) > 80
+    misplaced = [str(test) for test in tests if not any(module.exists() for module in modules_of(test))]
+    assert misplaced == [], "name each for the module that it tests, or move it to tests/promises"
+
+
+def private_names(test: Path) -> set[str]:
+    """Private names of other objects that a test reads, imports or replaces."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(test.read_text())):
+        match node:
+            case ast.Attribute(value=ast.Name(id="self" | "cls")):
+                pass
+            case ast.Attribute(attr=name):
+                found.add(name)
+            case ast.ImportFrom(names=names):
+                found |= {alias.name for alias in names}
+            case ast.Call(func=ast.Attribute(attr="setattr"), args=[_, ast.Constant(value=str(name)), *_]):
+                found.add(name)
+    return {name for name in found if name.startswith("_") and not name.startswith("__")} - ALLOWED
+
+
+def test_tests_use_public_names_only():
+    assert {str(test): names for test in sorted(TESTS.rglob("*.py")) if (names := private_names(test))} == {}
