@@ -162,7 +162,7 @@ def test_own_work_does_not_count_as_a_busy_machine(monkeypatch):
 def test_the_plain_vae_is_the_same_function(run_dir):
     from world_models import load_vae
 
-    vae, plain = load_vae(run_dir), stages._PlainVAE(VAEConfig())
+    vae, plain = load_vae(run_dir), stages.PlainVAE(VAEConfig())
     plain.load_state_dict(vae.state_dict())
     z, images = torch.randn(4, 32), torch.rand(4, 3, 64, 64)
     assert torch.allclose(plain.logits(z), vae.logits(z), atol=1e-4)
@@ -172,7 +172,7 @@ def test_the_plain_vae_is_the_same_function(run_dir):
 def test_the_baseline_runs_the_layers_as_they_are_written(monkeypatch):
     monkeypatch.setattr(forms, "encode", None)
     monkeypatch.setattr(forms, "decode", None)
-    step = stages._plain_step(torch.device("cpu"))
+    step = stages.plain_step(torch.device("cpu"))
     step(np.zeros((2, 64, 64, 3), np.uint8))
 
 
@@ -185,7 +185,7 @@ def test_all_loads_give_the_same_number_of_frames_an_epoch(rollouts_dir, tmp_pat
 def test_the_baseline_of_sequences_hands_out_the_same_windows(rollouts_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(sequences, "LENGTH", 10)
     path = sequences.write(Rollouts(rollouts_dir), tmp_path)
-    theirs, ours = sequences._WindowByWindow(path), LatentSequences(path, 10)
+    theirs, ours = sequences.WindowByWindow(path), LatentSequences(path, 10)
     shared = [index for index in range(len(ours)) if index < len(theirs)]
     assert len(shared) == len(theirs) == len(ours)  # episodes of 40 steps
     for one, other in zip(map(theirs.__getitem__, shared), map(ours.__getitem__, shared), strict=True):
@@ -305,7 +305,7 @@ def test_the_tutorials_loss_is_ours():
     weights = vae.state_dict()
     ours = ("encoder.layers.0", "encoder.mu", "encoder.logvar", "decoder.layers.0", "decoder.pixels")
     theirs = ("hidden", "mu", "logvar", "up", "out")
-    tutorial = digits._Tutorial()
+    tutorial = digits.Tutorial()
     tutorial.load_state_dict(
         {
             f"{b}.{kind}": weights[f"{a}.{kind}"]

@@ -89,7 +89,7 @@ class Canvas:
         library.canvas_init(self._memory.ctypes.data + self._at)
         self.longest_s = 0.0  # of the processor, which others use too
 
-    def draw(self, scene: car_renderer._Scene) -> int:
+    def draw(self, scene: car_renderer.Scene) -> int:
         canvas, picture = self._memory.ctypes.data + self._at, self._picture.ctypes.data + self._out
         began = time.thread_time()
         code = self._draw(canvas, ctypes.addressof(scene), picture)
@@ -136,9 +136,9 @@ def corners(rng: np.random.Generator, count: int) -> np.ndarray:
     return np.ascontiguousarray(quads)
 
 
-def garbage(rng: np.random.Generator) -> tuple[car_renderer._Scene, list[np.ndarray]]:
+def garbage(rng: np.random.Generator) -> tuple[car_renderer.Scene, list[np.ndarray]]:
     """A scene that no environment makes, and the arrays that it points to."""
-    scene = car_renderer._Scene()
+    scene = car_renderer.Scene()
     state = np.concatenate([(1, 0, 1, 0, 0) if rng.random() < 0.6 else numbers(rng, 5), numbers(rng, 32)])
     if rng.random() < 0.1:
         state[rng.integers(37)] = rng.choice(NO_NUMBERS)
@@ -178,7 +178,7 @@ def real_states(rng: np.random.Generator) -> Iterator[car_racing.CarRacing]:
         yield env
 
 
-def spoiled(scene: car_renderer._Scene, rng: np.random.Generator) -> None:
+def spoiled(scene: car_renderer.Scene, rng: np.random.Generator) -> None:
     """Some numbers of a real scene's state become others."""
     for index in rng.integers(0, 37, rng.integers(1, 4)):
         scene.state[index] = rng.choice([numbers(rng, 1)[0], rng.choice(ODD), scene.state[index] * 1000])
@@ -246,7 +246,7 @@ def torment(path: Path, scenes: int, seconds: float, seed: int) -> dict[str, Any
             scene, _arrays = garbage(rng)
         else:
             renderer.draw(next(states))
-            scene = renderer._scene
+            scene = renderer.scene
             if rng.random() < 0.7:
                 spoiled(scene, rng)
         codes[canvas.draw(scene)] += 1

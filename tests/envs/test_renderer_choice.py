@@ -2,9 +2,11 @@
 
 import ctypes
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError
 from importlib.util import find_spec
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pygame
@@ -24,11 +26,22 @@ NOT_BUILT = "the C renderer was not built; install a C compiler, then the packag
 FASTEST = f"the fastest here, {TRIAL_FRAMES} trial frames like Gymnasium's"
 
 
+def install(monkeypatch: pytest.MonkeyPatch, versions: Mapping[str, str]) -> None:
+    """Let exactly these packages be installed, with these versions."""
+
+    def version(package: str) -> str:
+        if package not in versions:
+            raise PackageNotFoundError(package)
+        return versions[package]
+
+    monkeypatch.setattr(renderer_choice.metadata, "version", version)
+
+
 @pytest.fixture(autouse=True)
 def chosen_anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Forgets what was chosen before, and what a test made the choice; all versions are tested ones."""
-    caches: list[Any] = [choose, renderer_choice._problem, load_library]
-    monkeypatch.setattr(renderer_choice, "_version", {name: f"{found[0]}0" for name, found in TESTED.items()}.get)
+    caches: list[Any] = [choose, renderer_choice.problem_of, load_library]
+    install(monkeypatch, {name: f"{found[0]}0" for name, found in TESTED.items()})
     for cache in caches:
         cache.cache_clear()
     yield
@@ -192,10 +205,7 @@ def test_a_library_that_was_not_built_says_how_to_get_it(monkeypatch: pytest.Mon
 
 
 def test_a_library_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatch):
-    class Longer(car_renderer._Scene):
-        _fields_ = (("one_more", ctypes.c_double),)
-
-    monkeypatch.setattr(car_renderer, "_Scene", Longer)
+    monkeypatch.setattr(ctypes, "CDLL", lambda path: Mock(scene_size=Mock(return_value=1)))
     with pytest.raises(ImportError, match="belongs to another version; install the package again"):
         load_library()
 
@@ -216,8 +226,8 @@ def test_a_damaged_library_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_p
 def test_versions_that_were_never_tested_are_tried_on_more_frames(
     monkeypatch: pytest.MonkeyPatch, compared: list[Any], package: str, version: str | None
 ):
-    installed = renderer_choice._version
-    monkeypatch.setattr(renderer_choice, "_version", lambda name: version if name == package else installed(name))
+    others = {name: f"{found[0]}0" for name, found in TESTED.items() if name != package}
+    install(monkeypatch, others | ({package: version} if version else {}))
     assert choose("auto") == ("c", f"the fastest here, {TRIAL_FRAMES * CAUTION} trial frames like Gymnasium's")
     assert len(compared) == TRIAL_FRAMES * CAUTION
 
@@ -227,14 +237,9 @@ def test_versions_that_were_tested_need_no_caution():
 
 
 def test_versions_are_those_that_a_report_needs(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(renderer_choice, "_version", {"gymnasium": "7.0", "pygame-ce": "8.1"}.get)
+    install(monkeypatch, {"gymnasium": "7.0", "pygame-ce": "8.1"})
     sdl = ".".join(map(str, pygame.get_sdl_version()))
     assert renderer_choice.versions().startswith(f"gymnasium 7.0, pygame-ce 8.1, SDL {sdl}, smoothscale ")
-
-
-def test_a_package_that_is_not_installed_has_no_version(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.undo()
-    assert renderer_choice._version("no-such-package") is None and renderer_choice._version("gymnasium")
 
 
 # --- comparing

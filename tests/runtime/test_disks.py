@@ -34,7 +34,7 @@ def fsync_gives(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 @pytest.fixture(autouse=True)
 def nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disks, "_warned", set())
+    monkeypatch.setattr(disks, "warned", set())
 
 
 @pytest.fixture

@@ -299,12 +299,19 @@ def test_signals_while_workers_start_are_heard_afterwards():
     assert reached
 
 
-def test_a_closed_terminal_is_known_from_an_open_one():
+def test_output_has_no_reader_once_its_terminal_is_closed():
     ours, theirs = pty.openpty()
-    assert not host._is_gone(theirs)
-    os.close(ours)
-    assert host._is_gone(theirs)
+    stdout = os.dup(1)
+    os.dup2(theirs, 1)
+    try:
+        before = host.reader_is_gone()
+        os.close(ours)
+        after = host.reader_is_gone()
+    finally:
+        os.dup2(stdout, 1)
     os.close(theirs)
+    os.close(stdout)
+    assert (before, after) == (False, True)
 
 
 @pytest.mark.parametrize(
@@ -389,12 +396,15 @@ def test_a_containers_quota_counts(
 
 
 @pytest.mark.parametrize(
-    ("quota", "own", "threads"), [(None, None, None), (2.0, None, "2"), (2.0, "7", "7"), (100.0, None, None)]
+    ("quota", "own", "threads"), [("max", None, None), ("200000", None, "2"), ("200000", "7", "7"), ("10000000", None, None)]
 )
-def test_threads_are_no_more_than_the_quota_unless_a_person_says_so(
-    monkeypatch: pytest.MonkeyPatch, quota: float | None, own: str | None, threads: str | None
+def test_threads_do_not_exceed_the_quota_unless_the_user_sets_their_number(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quota: str, own: str | None, threads: str | None
 ):
-    monkeypatch.setattr(host, "_quota", lambda: quota)
+    (tmp_path / "cpu.max").write_text(f"{quota} 100000\n")
+    (tmp_path / "own").write_text("0::/\n")
+    monkeypatch.setattr(host, "CGROUPS", tmp_path)
+    monkeypatch.setattr(host, "OWN_CGROUPS", tmp_path / "own")
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)))
     monkeypatch.setenv("OMP_NUM_THREADS", own or "")
     if not own:

@@ -240,24 +240,24 @@ def test_a_holder_writes_a_sign_of_life_by_the_clock_of_the_disk(
         assert file.read_bytes() == contents
 
 
-def test_a_sign_of_life_that_the_disk_does_not_take_is_made_up_for(
-    tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
-):
-    beats: list[bool] = []
-    rewrite, third = locks._rewrite, threading.Event()
+def test_a_heartbeat_that_the_disk_refuses_is_repeated(tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch):
+    opened, beats = os.open, []
 
-    def with_trouble(file: Path, contents: bytes) -> bool:
-        beats.append(True)
-        if len(beats) == 3:
-            third.set()
-        if len(beats) < 3:
-            raise OSError(errno.EIO, "server away")
-        return rewrite(file, contents)
+    def out_of_order(path: Any, flags: int, *args: Any, **kwargs: Any) -> int:
+        if path == file and flags & os.O_RDWR:
+            beats.append(path)
+            if len(beats) < 3:
+                raise OSError(errno.EIO, "server away")
+        return opened(path, flags, *args, **kwargs)
 
-    monkeypatch.setattr(locks, "_rewrite", with_trouble)
+    monkeypatch.setattr(locks.os, "open", out_of_order)
     monkeypatch.setattr(locks, "SILENCE_S", 0.05)
     with locks.only_writer(tmp_path):
-        assert third.wait(PATIENCE_S)
+        os.utime(file, (0, 0))
+        give_up = time.monotonic() + PATIENCE_S
+        while not file.stat().st_mtime and time.monotonic() < give_up:
+            time.sleep(0.01)
+        assert file.stat().st_mtime
 
 
 @pytest.mark.parametrize("contents", [b"", b"\0\xff" * 5000, b"written by process 7 on \x1b[31mnode9: ffff\n"])
@@ -300,6 +300,20 @@ def claim_of(file: Path, contents: bytes) -> Path:
     return file.with_name(f"{file.name}.{hashlib.sha256(contents).hexdigest()[:16]}")
 
 
+@pytest.fixture
+def before_the_claim(file: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
+    """Holds up the next process that claims a stale lock: what is given happens just before it makes its claim."""
+    opened, waiting = os.open, []
+
+    def held_up(path: Any, flags: int, *args: Any, **kwargs: Any) -> int:
+        if waiting and flags & os.O_CREAT and Path(path).name.startswith(f"{file.name}."):
+            waiting.pop()()
+        return opened(path, flags, *args, **kwargs)
+
+    monkeypatch.setattr(locks.os, "open", held_up)
+    return waiting.append
+
+
 def test_of_many_that_find_a_stale_lock_one_gets_it(tmp_path: Path, file: Path):
     for _ in range(40):
         file.write_bytes(killed_here())
@@ -325,33 +339,32 @@ def test_of_many_that_find_a_stale_lock_one_gets_it(tmp_path: Path, file: Path):
         assert (len(got), names(tmp_path)) == (1, [])
 
 
-def test_a_taker_that_was_held_up_leaves_the_lock_of_the_one_that_was_faster(tmp_path: Path, file: Path):
+def test_a_process_that_claims_too_late_leaves_the_lock_of_the_faster_one(
+    tmp_path: Path, file: Path, before_the_claim: Callable[..., None]
+):
     file.write_bytes(killed_here())
-    stale = locks._look(file)
-    assert stale is not None
-    with locks.only_writer(tmp_path):
-        contents = file.read_bytes()
-        assert not locks._take_over(tmp_path, file, stale, OTHER)
-        assert (file.read_bytes(), names(tmp_path)) == (contents, [locks.LOCK])
+    before_the_claim(lambda: taken_by_another(file))
+    assert "process 8 on node9" in refusal(tmp_path)
+    assert (file.read_bytes(), names(tmp_path)) == (OTHER, [locks.LOCK])
 
 
-def test_a_taker_that_was_held_up_leaves_a_free_folder_free(tmp_path: Path, file: Path):
+def test_a_folder_that_became_free_before_the_claim_is_locked_and_freed_again(
+    tmp_path: Path, file: Path, before_the_claim: Callable[..., None]
+):
     file.write_bytes(killed_here())
-    stale = locks._look(file)
-    assert stale is not None
+    before_the_claim(file.unlink)
     with locks.only_writer(tmp_path):
-        pass
-    assert not locks._take_over(tmp_path, file, stale, OTHER)
+        assert names(tmp_path) == [locks.LOCK]
     assert names(tmp_path) == []
 
 
-def test_a_holder_that_gives_a_sign_of_life_in_time_keeps_its_lock(tmp_path: Path, file: Path):
+def test_a_holder_whose_heartbeat_comes_before_the_claim_keeps_its_lock(
+    tmp_path: Path, file: Path, before_the_claim: Callable[..., None]
+):
     file.write_bytes(ELSEWHERE)
     age(file, 301)
-    stale = locks._look(file)
-    assert stale is not None
-    age(file, 1)
-    assert not locks._take_over(tmp_path, file, stale, OTHER)
+    before_the_claim(lambda: age(file, 1))
+    assert "process 7 on node9" in refusal(tmp_path)
     assert (file.read_bytes(), names(tmp_path)) == (ELSEWHERE, [locks.LOCK])
 
 
@@ -371,34 +384,56 @@ def test_a_taker_that_was_killed_does_not_keep_others_from_taking_over(tmp_path:
     assert names(tmp_path) == []
 
 
-def test_a_claim_that_goes_between_two_looks_is_tried_again(
+def exists_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The first try to make the file finds that it exists, and then it is gone. Returns the tries."""
+    opened, tries = os.open, []
+
+    def refuse_first(found: Any, flags: int, *args: Any, **kwargs: Any) -> int:
+        if found == path and flags & os.O_CREAT:
+            tries.append(found)
+            if len(tries) == 1:
+                raise FileExistsError(errno.EEXIST, "File exists")
+        return opened(found, flags, *args, **kwargs)
+
+    monkeypatch.setattr(locks.os, "open", refuse_first)
+    return tries
+
+
+def test_a_process_claims_again_after_the_claim_of_another_disappears(
     tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
 ):
     file.write_bytes(killed_here())
-    create, calls = locks._create, []
-    monkeypatch.setattr(locks, "_create", lambda *args: calls.append(args) or (len(calls) != 2 and create(*args)))
+    tries = exists_once(claim_of(file, file.read_bytes()), monkeypatch)
     with locks.only_writer(tmp_path):
         assert names(tmp_path) == [locks.LOCK]
-    assert len(calls) == 4  # lock, claim, lock, claim
+    assert len(tries) == 2
 
 
-def test_a_taker_whose_claim_was_cleared_away_does_not_hold_the_folder(
+def test_a_process_whose_claim_was_removed_does_not_hold_the_folder(
     tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
 ):
     file.write_bytes(killed_here())
-    stale = locks._look(file)
-    assert stale is not None
-    claim = claim_of(file, stale.contents)
-    monkeypatch.setattr(locks, "_is_stale", lambda *args: claim.unlink() is None)
-    assert not locks._take_over(tmp_path, file, stale, OTHER)
-    assert file.read_bytes() == stale.contents
+    claim, is_running = claim_of(file, file.read_bytes()), writers.Writer.is_running
+
+    def faster(writer: writers.Writer) -> bool | None:
+        if claim.exists():
+            claim.unlink()
+            taken_by_another(file)
+            return False
+        return is_running(writer)
+
+    monkeypatch.setattr(writers.Writer, "is_running", faster)
+    assert "process 8 on node9" in refusal(tmp_path)
+    assert (file.read_bytes(), names(tmp_path)) == (OTHER, [locks.LOCK])
 
 
-def test_a_lock_that_goes_between_two_looks_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    create, refused = locks._create, [True]
-    monkeypatch.setattr(locks, "_create", lambda *args: not (refused and refused.pop()) and create(*args))
+def test_a_lock_that_is_released_before_it_is_read_is_taken(
+    tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+):
+    tries = exists_once(file, monkeypatch)
     with locks.only_writer(tmp_path):
         assert names(tmp_path) == [locks.LOCK]
+    assert len(tries) == 2
 
 
 # the one that lost its lock

@@ -61,9 +61,12 @@ def test_a_process_of_another_user_runs(monkeypatch: pytest.MonkeyPatch):
     assert writers.new().is_running() is True
 
 
-def test_of_a_process_that_the_system_hides_nothing_is_known(monkeypatch: pytest.MonkeyPatch):
+def test_it_is_unknown_whether_a_process_runs_that_the_system_hides(monkeypatch: pytest.MonkeyPatch):
+    def hidden(path: Path, **kwargs: str) -> str:
+        raise PermissionError(path)
+
     writer = writers.new()
-    monkeypatch.setattr(writers, "_state_and_start", lambda pid: None)
+    monkeypatch.setattr(Path, "read_text", hidden)
     assert writer.is_running() is None
 
 

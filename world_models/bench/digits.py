@@ -53,7 +53,7 @@ def _forever(loader: DataLoader[Any]) -> Iterator[Any]:
     return itertools.chain.from_iterable(itertools.repeat(loader))
 
 
-class _Tutorial(nn.Module):
+class Tutorial(nn.Module):
     """The VAE of the tutorials, 784-400-20-400-784."""
 
     def __init__(self):
@@ -75,7 +75,7 @@ class _Tutorial(nn.Module):
 
 def _tutorial_step(device: torch.device) -> Callable[[Tensor], None]:
     """A training step as in the tutorials."""
-    model = _Tutorial().to(device)
+    model = Tutorial().to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
 
     def step(images: Tensor) -> None:
