@@ -5,6 +5,7 @@ import sys
 import time
 import types
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -350,7 +351,18 @@ def test_acting_is_measured_beside_the_plain_encoder(tmp_path: Path, monkeypatch
     assert [row["default"] for row in rows] == [True, False, False, False]
 
 
-def test_a_car_begins_again_when_its_episode_ends(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(acting, "_car", lambda: gymnasium.make("world_models/CarRacing-v3", max_episode_steps=2))
-    step = acting._driving(1)
-    assert [step().shape for _ in range(5)] == [(1, 96, 96, 3)] * 5
+class CountedResets(gymnasium.Wrapper):
+    """Counts its resets."""
+
+    count = 0
+
+    def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
+        CountedResets.count += 1
+        return super().reset(**options)
+
+
+def test_a_car_starts_again_when_its_episode_ends(monkeypatch: pytest.MonkeyPatch):
+    make = gymnasium.make
+    monkeypatch.setattr(gymnasium, "make", lambda name: CountedResets(make(name, max_episode_steps=2)))
+    steps = next(acting.comparisons(torch.device("cpu"), 0.5))["encode"]()
+    assert isinstance(steps, int) and CountedResets.count == 1 + steps // 2 > 1

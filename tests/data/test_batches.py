@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from world_models.data.batches import Batch, Batches, Resident, Streamed, _ResidentWindow
+from world_models.data.batches import Batch, Batches, Resident, Streamed
 from world_models.data.frames import BLOCK_FRAMES, FrameSet, ImageSet, Window
 from world_models.data.rollouts import FRAME_BYTES, FRAME_SHAPE, Rollouts
 
@@ -200,14 +200,25 @@ def test_a_read_that_fails_reaches_the_loop(frames: FrameSet, streamed: bool, mo
         _take(_batches(frames, streamed), 1)
 
 
+class Marked(ImageSet):
+    """Frames of more than two gigabytes. Only the marked ones are written: the k-th mark is filled with k + 1."""
+
+    size = 2813 * BLOCK_FRAMES
+    marks = (size - 1, 0, 174_763, 89_999)
+
+    def read_into(self, frames: np.ndarray, blocks: np.ndarray, places: np.ndarray) -> None:
+        for value, row in enumerate(self.marks):
+            frames[row] = value + 1
+
+
 def test_frames_beyond_two_gigabytes_are_found():
     if psutil.virtual_memory().available < 4e9:
         pytest.skip("needs 4 GB of free memory")
-    frames, rows = torch.empty(180_000, *FRAME_SHAPE, dtype=torch.uint8), torch.tensor([179_999, 0, 174_763, 89_999])
-    nothing = np.empty(0, np.int64)
-    window = _ResidentWindow(Window(nothing, nothing, nothing, True), np.ones(4, bool), frames, rows, CPU)
-    for value, row in enumerate(rows):
-        frames[row] = value + 1
+    frames = Marked(np.broadcast_to(np.zeros((), np.uint8), (Marked.size, *FRAME_SHAPE)), np.zeros(Marked.size, np.int64))
+    blocks = np.array(Marked.marks) // BLOCK_FRAMES
+    positions = np.concatenate([np.arange(block * BLOCK_FRAMES, (block + 1) * BLOCK_FRAMES) for block in blocks])
+    order = np.array([int(np.flatnonzero(positions == row)[0]) for row in Marked.marks])
+    (window,) = Resident(frames, CPU).load(iter([Window(blocks, positions, order, True)]))
     assert [taken.unique().tolist() for taken in window.take(1, 4)] == [[2], [3], [4]]
 
 

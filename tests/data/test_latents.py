@@ -206,7 +206,17 @@ def test_mu_and_logvar_of_different_widths_are_refused_by_name(make_latents: Mak
 def write_summary(folder: Path, **changes: Any) -> Path:
     """A latents.json as `encode` writes it, with changes; a value of None leaves the name out."""
     latents = Latents(folder)
-    summary = {**latents._identity()._asdict(), "z_mean": [1.0, -2.0], "z_variance": [4.0, 0.25], **changes}
+    digests = (str(shard.attributes["rollouts_digest"]).encode() for shard in latents.shards)
+    summary = {
+        "episodes": len(latents),
+        "rows": latents.num_rows,
+        "z_dim": latents.z_dim,
+        "vae_sha256": latents.vae_sha256,
+        "rollouts_digest": files.sha256(*digests),
+        "z_mean": [1.0, -2.0],
+        "z_variance": [4.0, 0.25],
+        **changes,
+    }
     path = folder / SUMMARY_FILE
     path.write_text(json.dumps({name: value for name, value in summary.items() if value is not None}))
     return path

@@ -486,20 +486,29 @@ def test_larger_latents_are_read_in_blocks_that_are_kept(make_latents: Make, rea
     assert reads == []
 
 
-@pytest.mark.parametrize(("gigabytes", "kind"), [(1.0, "HeldRows"), (0.999, "BlockedRows")])
-def test_memory_gb_is_the_bytes_of_all_rows(make_latents: Make, gigabytes: float, kind: str):
-    folder = make_latents([7, 4])
-    num_bytes = 13 * (2 * 4 * Z_DIM + 4 * 3 + 4 + 2)
-    windows = LatentSequences(folder, 3, memory_gb=gigabytes * num_bytes / 1e9)
-    assert type(windows._rows).__name__ == kind
+@pytest.mark.parametrize(("gigabytes", "first_rows"), [(1.0, 1501), (0.999, 1024)])
+def test_latents_are_held_in_memory_if_all_their_rows_fit_into_memory_gb(
+    make_latents: Make, reads: list[tuple[str, int, int]], gigabytes: float, first_rows: int
+):
+    """Otherwise they are read in blocks of 1,024 rows."""
+    folder = make_latents([700, 799], [400, 300])
+    num_bytes = (1501 + 702) * (2 * 4 * Z_DIM + 4 * 3 + 4 + 2)
+    LatentSequences(folder, 30, memory_gb=gigabytes * num_bytes / 1e9)[0]
+    assert ("mu", 0, first_rows) in reads
 
 
-def test_processes_that_read_for_themselves_share_the_memory(windows: LatentSequences, monkeypatch: pytest.MonkeyPatch):
-    windows._memory_bytes = windows.latents.num_rows * latent_rows.Layout.of(windows.latents.shards).row_bytes
+def test_processes_that_read_for_themselves_share_the_memory(
+    make_latents: Make, reads: list[tuple[str, int, int]], monkeypatch: pytest.MonkeyPatch
+):
+    """What one process can hold, each of two reads in blocks."""
+    folder = make_latents([700, 799], logvar=0.0)
+    row_bytes = latent_rows.Layout.of(LatentSequences(folder, 30).latents.shards).row_bytes
+    windows = LatentSequences(folder, 30, memory_gb=1501 * row_bytes / 1e9)
     there = copy.deepcopy(windows)
     monkeypatch.setattr(sequences, "get_worker_info", lambda: type("Info", (), {"num_workers": 2}))
+    reads.clear()
     assert same_bits(there[0], windows[0])
-    assert isinstance(windows._rows, latent_rows.HeldRows) and isinstance(there._rows, latent_rows.BlockedRows)
+    assert ("mu", 0, 1024) in reads and ("mu", 0, 1501) not in reads
 
 
 def test_a_pickle_holds_no_rows(make_latents: Make):

@@ -16,6 +16,7 @@ from world_models import encode
 from world_models.data.latents import Latents, write_latents
 from world_models.data.rollouts import Rollouts
 from world_models.data.shards import shard_path
+from world_models.data.shards.reader import Shard
 from world_models.encode import summary as latent_summary
 from world_models.runs import checkpoints, layout
 from world_models.runs.description import TrainedOn
@@ -114,17 +115,17 @@ def test_moments_are_of_what_lies_on_disk(latents: Path):
     )
 
 
-def test_a_shard_at_a_time_is_read(latents: Path, monkeypatch: pytest.MonkeyPatch):
-    sizes: list[int] = []
-    usable = latent_summary._usable
+def test_shards_are_read_one_after_the_other(latents: Path, monkeypatch: pytest.MonkeyPatch):
+    reads, read = [], Shard.read
 
-    def spy(mu: torch.Tensor, logvar: torch.Tensor) -> Posterior:
-        sizes.append(len(mu))
-        return usable(mu, logvar)
+    def noted(shard: Shard, column: str, *rows: int) -> np.ndarray:
+        found = read(shard, column, *rows)
+        reads.append((column, len(found)))
+        return found
 
-    monkeypatch.setattr(latent_summary, "_usable", spy)
+    monkeypatch.setattr(Shard, "read", noted)
     latent_summary.summarise(Latents(latents))
-    assert sizes == [16, 7]
+    assert [read for read in reads if read[0] in ("mu", "logvar")] == [("mu", 16), ("logvar", 16), ("mu", 7), ("logvar", 7)]
 
 
 # rows that cannot be sampled from

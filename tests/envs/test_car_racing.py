@@ -31,8 +31,8 @@ def simulator(env: envs.FrameEnv) -> Any:
 
 
 def read(env: envs.FrameEnv) -> dict[str, float]:
-    """What the telemetry says now; `env.telemetry()` is of the latest step, and tests carry the car about."""
-    return dict(zip(env.telemetry_names, map(float, env._telemetry()), strict=True))  # type: ignore[misc]
+    """The telemetry of this moment. `env.telemetry()` is that of the latest step, and tests move the car in between."""
+    return dict(zip(env.telemetry_names, map(float, CarTelemetry(simulator(env))()), strict=True))
 
 
 def drive(env: envs.FrameEnv, *action: float, steps: int) -> None:
@@ -89,9 +89,10 @@ def test_the_car_starts_at_rest_on_the_first_tile(env: envs.FrameEnv):
     assert (state["tile_index"], speeds) == (0, pytest.approx([0] * 7, abs=1e-4))
 
 
-def test_a_reset_is_followed_to_the_new_track(env: envs.FrameEnv):
+def test_after_a_reset_the_telemetry_is_of_the_new_track(env: envs.FrameEnv):
     env.reset(7)
-    assert (read(env)["position_x_m"], read(env)["position_y_m"]) == pytest.approx(simulator(env).track[0][2:], abs=0.1)
+    found = dict(zip(env.telemetry_names, env.telemetry(), strict=True))
+    assert (found["position_x_m"], found["position_y_m"]) == pytest.approx(simulator(env).track[0][2:], abs=0.1)
 
 
 def test_position_is_that_of_the_hull(env: envs.FrameEnv):

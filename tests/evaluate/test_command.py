@@ -665,10 +665,11 @@ def test_trained_episodes_are_known_where_the_training_data_is_gone(
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 3e38])
-def test_telemetry_that_is_no_number_in_a_frame_is_left_out_by_name(make_rollouts: Callable[..., Path], value: float):
-    path = make_rollouts([3, 4])
-    with h5py.File(path / "shard-00000.h5", "r+") as file:
+def test_a_telemetry_column_that_is_not_finite_in_a_frame_is_left_out(
+    undrawn: None, small: Path, test: Path, value: float, capsys: pytest.CaptureFixture[str]
+):
+    with h5py.File(test / "shard-00000.h5", "r+") as file:
         file["telemetry"][2, 1] = value  # type: ignore[index]
-    usable, notes = rollout_job._usable_telemetry(Rollouts(path), None)
-    assert usable == ("speed_m_per_s",)
-    assert notes == ["telemetry left out, because it is not finite in some frames: heading_rad"]
+    scores = _evaluate(test, small)
+    assert [*scores["probe_r2"]] == ["speed_m_per_s"]
+    assert "telemetry left out, because it is not finite in some frames: heading_rad" in capsys.readouterr().err

@@ -80,22 +80,22 @@ def test_networks_do_not_depend_on_the_number_of_threads(two_threads: None):
     assert [by_two[name] for name in ("mu_mlp", "pca_mlp")] == [by_one[name] for name in ("mu_mlp", "pca_mlp")]
 
 
-def test_a_networks_first_weights_are_as_pytorch_draws_them():
-    network = probes._network(5, 2, torch.Generator().manual_seed(0))
-    torch.manual_seed(0)
-    assert torch.equal(next(network.parameters()), torch.nn.Linear(5, probes.HIDDEN).weight)
+def test_a_network_starts_from_pytorchs_usual_weights(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(probes, "EPOCHS", 0)
+    x, y = _features(), _line(_features())
+    untrained = probes.mlp_r2(x, y, x, y, seed=3)[0]
+    torch.manual_seed(3)
+    first, second, last = (torch.nn.Linear(*size) for size in ((3, probes.HIDDEN), (probes.HIDDEN,) * 2, (probes.HIDDEN, 1)))
+    with torch.no_grad():
+        standard = torch.from_numpy((x - x.mean(0)) / x.std(0))
+        predicted = last(second(first(standard).relu()).relu()).numpy() * y.std(0) + y.mean(0)
+    assert untrained == pytest.approx(1 - float(np.square(y - predicted).sum() / np.square(y - y.mean(0)).sum()), abs=1e-4)
 
 
 def test_a_network_leaves_the_random_numbers_of_others_alone():
     x, state = _features(), torch.get_rng_state()
     probes.mlp_r2(x, _line(x), x, _line(x))
     assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_both_systems_of_equations_have_the_same_solution():
-    rng = np.random.default_rng(0)
-    x, y, tests = (rng.normal(size=shape).astype(np.float32) for shape in ((30, 29), (30, 2), (7, 29)))
-    np.testing.assert_allclose(probes._ridge(x, y, tests), probes._ridge(x, y, tests, x @ x.T), rtol=1e-3, atol=1e-3)
 
 
 def test_more_features_than_rows_give_the_same_as_the_same_features_twice():
@@ -110,23 +110,31 @@ def test_more_features_than_rows_give_the_same_as_the_same_features_twice():
     assert once is not None and once > 0.9
 
 
+def _pixels_r2(train: np.ndarray, train_y: np.ndarray, test: np.ndarray, test_y: np.ndarray) -> float | None:
+    few = [np.zeros((len(pixels), 1), np.float32) for pixels in (train, test)]
+    fitted, scored = probes.Seen(few[0], few[0], train, train_y), probes.Seen(few[1], few[1], test, test_y)
+    return probes.read(("target",), fitted, scored)["pixels_linear"]["target"]
+
+
 @pytest.mark.parametrize("value", [1, 102, 255])
-def test_a_pixel_that_never_varied_in_training_counts_for_nothing(value: int):
+def test_a_pixel_that_never_varied_in_training_does_not_change_the_prediction(value: int):
     rng = np.random.default_rng(0)
     train, test = (rng.integers(0, 256, (rows, 600), np.uint8) for rows in (400, 50))
     targets = [_line(pixels[:, :3].astype(np.float32)) for pixels in (train, test)]
-    without = probes._pixels_r2(train, targets[0], test, targets[1])
+    without = _pixels_r2(train, targets[0], test, targets[1])
     still, moving = (np.insert(train, 0, value, 1), np.insert(test, 0, np.arange(50), 1))
-    assert probes._pixels_r2(still, targets[0], moving, targets[1]) == pytest.approx(without, rel=1e-3)
+    assert _pixels_r2(still, targets[0], moving, targets[1]) == pytest.approx(without, rel=1e-3)
 
 
-def test_strength_is_chosen_on_rows_that_are_not_fitted():
+def test_ridge_regression_is_far_better_than_least_squares_on_noisy_targets():
+    """So its strength was chosen on rows that were not fitted: fitted rows always prefer the weakest."""
     rng = np.random.default_rng(0)
     train_x, test_x = rng.normal(size=(100, 90)).astype(np.float32), rng.normal(size=(200, 90)).astype(np.float32)
     train_y, test_y = (x[:, :1] + 3 * rng.normal(size=(len(x), 1)).astype(np.float32) for x in (train_x, test_x))
-    weakest = probes._r2(probes._ridge(train_x, train_y, test_x)[0], test_y)[0]
-    chosen = probes.linear_r2(train_x, train_y, test_x, test_y)[0]
-    assert weakest is not None and chosen is not None and chosen > weakest + 0.5
+    weights = np.linalg.lstsq(train_x, train_y, rcond=None)[0]
+    least_squares = 1 - float(np.square(test_y - test_x @ weights).sum() / np.square(test_y - test_y.mean()).sum())
+    ridge = probes.linear_r2(train_x, train_y, test_x, test_y)[0]
+    assert ridge is not None and ridge > least_squares + 0.5
 
 
 def _seen(count: int, seed: int) -> probes.Seen:

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import re
+import sys
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from world_models.collect import command
 from world_models.collect.command import CollectConfig, prepare
 from world_models.compare import table
 from world_models.data.rollouts import Rollouts
+from world_models.envs import simulators
 from world_models.runs import provenance, records
 from world_models.runs.provenance import TrainingRecord
 from world_models.runtime.cli import parse
@@ -43,6 +46,28 @@ def registered() -> Iterator[None]:
     gymnasium.register("Shades-v0", Shades)  # pyright: ignore[reportArgumentType]: a class makes environments too
     yield
     del gymnasium.registry["Shades-v0"]
+
+
+class Brightness:
+    """Reads the brightness of the picture."""
+
+    def __init__(self, env: Any):
+        self.env = env
+
+    def is_of_this_episode(self) -> bool:
+        return True
+
+    def __call__(self) -> np.ndarray:
+        return np.array([self.env.picture[0, 0, 0]], np.float32)
+
+
+class ShadesSimulator(simulators.Simulator):
+    """Knows how bright the picture is."""
+
+    telemetry_names = ("brightness",)
+
+    def telemetry(self) -> Brightness:
+        return Brightness(self.env.unwrapped)
 
 
 @pytest.fixture
@@ -180,12 +205,16 @@ def test_a_data_set_that_auto_would_crop_otherwise_now_is_extended_as_it_was_cro
     assert len(collected(dataclasses.replace(was, num_episodes=3))) == 3
 
 
-def test_a_data_set_without_the_telemetry_of_today_is_refused_in_one_line(asked: CollectConfig, rollouts_dir: Path):
-    job = CollectConfig(str(rollouts_dir), 9, 40, episodes_per_shard=2, executor="serial")
-    env, *_ = command._try_env(job)
-    env.telemetry_names = ()
-    with pytest.raises(ValueError, match="has 19 columns of telemetry, and CarRacing-v3 now gives 0; choose another"):
-        command._check_same(job, env, command._finished_shards(job))
+def test_a_data_set_with_fewer_columns_of_telemetry_is_not_extended(
+    asked: CollectConfig, monkeypatch: pytest.MonkeyPatch
+):
+    collected(asked)  # at this time nothing was known of the environment
+    module: Any = types.ModuleType("shades_simulator")
+    module.simulator = ShadesSimulator
+    monkeypatch.setitem(sys.modules, "shades_simulator", module)
+    monkeypatch.setitem(simulators.KNOWN, "Shades", "shades_simulator")
+    with pytest.raises(ValueError, match="has 0 columns of telemetry, and Shades-v0 now gives 1; choose another --out"):
+        prepare(dataclasses.replace(asked, num_episodes=3))
 
 
 # --- never trained on and scored

@@ -15,9 +15,10 @@ from pathlib import Path
 from socket import create_server, socket
 from typing import Any
 
+import psutil
 import pytest
 
-from world_models.runs import wandb_link, wandb_run
+from world_models.runs import wandb_run
 from world_models.runs.tracking import Tracker, WandbConfig
 
 pytestmark = pytest.mark.slow
@@ -323,13 +324,13 @@ def test_wandbs_service_may_be_killed(
 ):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     tracker = Tracker(run_folder, {"data": "rollouts/a"}, WandbConfig(), "train")
-    run: Any = tracker._wandb
     deadline = time.monotonic() + 60
     while not server and time.monotonic() < deadline:
         time.sleep(0.05)
-    for pid in wandb_link._descendants(run._process._process.pid):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, 9)
+    services = [service for child in psutil.Process().children() for service in child.children(recursive=True)]
+    for service in services:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            service.kill()
     for step in range(5):
         tracker.log({"step": step, "frames_seen": step})
         time.sleep(0.1)

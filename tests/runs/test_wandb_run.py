@@ -8,11 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from world_models.runs import wandb_link, wandb_run
+from world_models.runs import wandb_run
 from world_models.runs.wandb_link import Waiting
-from world_models.runs.wandb_messages import WandbConfig
+from world_models.runs.wandb_messages import Request, WandbConfig
 
 GOOD = """
 import sys
@@ -230,12 +231,13 @@ def test_a_wandb_that_hangs_holds_the_end_no_longer_than_is_allowed(
     tmp_path: Path, package: Callable[..., None], short_limits: None, where: str
 ):
     package(instead=HANGS[where])
+    before = psutil.Process().children()
     run = _begin(tmp_path)
     run.tell("log", {"x": 1}, 1)
     begun = time.monotonic()
     run.finish()
     assert time.monotonic() - begun < wandb_run.END_S + wandb_run.KILL_S + 5
-    assert run._process._process.returncode is not None  # neither running nor a zombie
+    assert psutil.Process().children() == before  # W&B's process neither runs nor is a zombie
 
 
 def test_the_end_is_allowed_less_than_half_a_minute():
@@ -276,14 +278,36 @@ def init(mode, **options):
     assert _logged(tmp_path) == ["1 {'x': 1}"]
 
 
-def test_all_that_wandb_started_ends_with_it(tmp_path: Path, package: Callable[..., None], short_limits: None):
+def is_running(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status")
+    return status.exists() and "(zombie)" not in status.read_text()
+
+
+def test_all_processes_that_wandb_started_end_with_it(tmp_path: Path, package: Callable[..., None], short_limits: None):
+    """W&B starts a service in a session of its own, and that starts another process."""
     package(
         """
 import subprocess, time
-service = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"], start_new_session=True)
-with open("PLACE/service", "w") as file:
-    file.write(str(service.pid))
+sleep = "import time; time.sleep(1000)"
+start = "import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', sys.argv[1]]).pid, flush=True);" + sleep
+command = [sys.executable, "-c", start, sleep]
+service = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, text=True)
+with open("PLACE/pids", "w") as file:
+    file.write(f"{service.pid} {service.stdout.readline()}")
 Run.finish = lambda self, exit_code: time.sleep(1000)
+"""
+    )
+    run = _begin(tmp_path)
+    while not (tmp_path / "pids").exists() or not (tmp_path / "pids").read_text().endswith("\n"):
+        time.sleep(0.01)
+    run.finish()
+    pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and any(map(is_running, pids)):
+        time.sleep(0.05)
+    assert len(pids) == 2 and not any(map(is_running, pids))
+
+
 """
     )
     run = _begin(tmp_path)
@@ -319,7 +343,6 @@ def test_what_waits_is_bounded_in_memory(
     run = _begin(tmp_path)
     for step in range(100):
         run.tell("log", {"x": b"x" * 100_000}, step)
-    assert run._waiting._num_bytes <= 2_000_000
     assert capsys.readouterr().err.startswith("W&B: more than 2 MB wait to be sent. W&B is not used any more")
     run.finish()
 
@@ -355,15 +378,22 @@ def test_a_folder_that_turns_wandb_off_is_heeded(
     assert not (tmp_path / "logged").exists()
 
 
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Request, dict[str, str]]]:
+    """What each run is begun with, and the environment of its process; no process is started."""
+    found: list[tuple[Request, dict[str, str]]] = []
+    monkeypatch.setattr(wandb_run, "WandbRun", lambda *arguments: found.append(arguments))
+    return found
+
+
 @pytest.mark.parametrize(("variable", "given", "own"), [("", "a1", "a1"), ("e5", "a1", "e5"), ("e5", None, "e5")])
-def test_the_environment_names_the_run_before_we_do(
-    tmp_path: Path, package: Callable[..., None], monkeypatch: pytest.MonkeyPatch, variable: str, given: Any, own: str
+def test_a_run_id_of_the_environment_comes_before_the_one_that_is_given(
+    tmp_path: Path, begun: list[Any], monkeypatch: pytest.MonkeyPatch, variable: str, given: Any, own: str
 ):
-    package()
     monkeypatch.setenv("WANDB_RUN_ID", variable)
-    run = _begin(tmp_path, run_id=given)
-    run.finish()
-    assert (run.id, run._request.resumed) == (own, own == given)
+    _begin(tmp_path, run_id=given)
+    ((request, _),) = begun
+    assert (request.run_id, request.resumed) == (own, own == given)
 
 
 def test_a_new_run_has_an_id_at_once(tmp_path: Path, package: Callable[..., None]):
@@ -375,37 +405,33 @@ def test_a_new_run_has_an_id_at_once(tmp_path: Path, package: Callable[..., None
 
 
 def test_work_after_a_trial_of_a_sweep_is_a_run_of_its_own(
-    tmp_path: Path, package: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, begun: list[Any], monkeypatch: pytest.MonkeyPatch
 ):
-    package()
     monkeypatch.setenv("WANDB_RUN_ID", "x7")
     monkeypatch.setenv("WANDB_SWEEP_ID", "s1")
-    run = _begin(tmp_path, apart=True)
-    run.finish()
-    assert run.id != "x7"
-    assert not {"WANDB_RUN_ID", "WANDB_SWEEP_ID"} & run._environment.keys()
+    _begin(tmp_path, apart=True)
+    ((request, environment),) = begun
+    assert request.run_id != "x7"
+    assert not {"WANDB_RUN_ID", "WANDB_SWEEP_ID"} & environment.keys()
 
 
-def test_wandb_is_told_which_program_works(
-    tmp_path: Path, package: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+def test_wandb_gets_the_name_of_the_program_that_works(
+    tmp_path: Path, begun: list[Any], monkeypatch: pytest.MonkeyPatch
 ):
-    package()
     monkeypatch.setattr(sys.modules["__main__"], "__file__", "/my/train.py", raising=False)
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", None, raising=False)
-    run = _begin(tmp_path)
-    run.finish()
-    assert run._environment["WANDB_PROGRAM"] == "/my/train.py"
+    _begin(tmp_path)
+    ((_, environment),) = begun
+    assert environment["WANDB_PROGRAM"] == "/my/train.py"
 
 
 @pytest.mark.parametrize(("data", "tag"), [("rollouts/carracing/", "carracing"), ("x" * 100, "x" * 64)])
-def test_a_run_is_tagged_with_its_data_set_as_far_as_wandb_allows(
-    tmp_path: Path, package: Callable[..., None], data: str, tag: str
+def test_a_run_has_the_name_of_its_data_set_as_a_tag_of_at_most_64_letters(
+    tmp_path: Path, begun: list[Any], data: str, tag: str
 ):
-    package()
-    run = wandb_run.begin(tmp_path, {"data": data}, WandbConfig(), "train")
-    assert run
-    run.finish()
-    assert run._request.data_tag == tag
+    wandb_run.begin(tmp_path, {"data": data}, WandbConfig(), "train")
+    ((request, _),) = begun
+    assert request.data_tag == tag
 
 
 # the parts
@@ -429,12 +455,3 @@ def test_the_last_message_always_has_room():
     waiting.put(b"a")
     waiting.close(b"the end")
     assert (waiting.get(0.0), waiting.get(0.0)) == (b"a", b"the end")
-
-
-def test_descendants_are_found_over_generations():
-    code = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'input()']); print(); input()"
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
-        assert parent.stdout and parent.stdout.readline()
-        assert len(wandb_link._descendants(parent.pid)) == 1
-        assert parent.pid in wandb_link._descendants(os.getpid())
-        parent.communicate(b"\n\n")

@@ -9,12 +9,12 @@ import sys
 import threading
 import time
 from collections import Counter
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from world_models.runtime import workers
 from world_models.runtime.errors import Stopped
 from world_models.runtime.workers import Report, run_processes
 
@@ -174,17 +174,19 @@ def test_a_worker_killed_before_it_took_its_item_costs_a_retry(
     monkeypatch: pytest.MonkeyPatch, item: bytes, after_s: float
 ):
     killed: list[int] = []
-    give = workers._Worker.give
+    send = Connection.send
 
-    def killing(self: Any, index: int, item: Any) -> None:
+    def killing(pipe: Connection, message: Any) -> None:
         if not killed:
-            killed.append(self.process.pid)
-            threading.Timer(after_s, os.kill, (self.process.pid, signal.SIGKILL)).start()
+            (worker,) = team()
+            killed.append(worker.pid)
+            threading.Timer(after_s, os.kill, (worker.pid, signal.SIGKILL)).start()
             time.sleep(0.02 * (len(item) < 100))  # so that a small one goes to a dead worker as well
-        give(self, index, item)
+        send(pipe, message)
 
-    monkeypatch.setattr(workers._Worker, "give", killing)
+    monkeypatch.setattr(Connection, "send", killing)
     assert list(run_processes(size, [item], 1, ignore)) == [(0, len(item))]
+    assert len(killed) == 1
 
 
 # --- who does what

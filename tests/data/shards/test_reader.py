@@ -715,10 +715,10 @@ def test_a_folder_with_a_shards_name_is_refused_by_name(tmp_path: Path):
 
 
 def test_an_error_without_words_is_named_by_its_kind(make_rollouts: Make, monkeypatch: pytest.MonkeyPatch):
-    def fail(shard: Shard, file: Any) -> None:
+    def fail(path: Path) -> None:
         raise OSError
 
-    monkeypatch.setattr(Shard, "_read_header", fail)
+    monkeypatch.setattr("world_models.data.shards.opening.open_for_reading", fail)
     with pytest.raises(ValueError, match=r"damaged or no HDF5 file \(OSError\)"):
         open_shards(make_rollouts([3]), ROLLOUTS)
 

@@ -1,11 +1,9 @@
 """Columns are packed in HDF5's own gzip format, for any reader. Gathering rows in blocks does not change them."""
 
-import contextlib
 import hashlib
 import json
 import zlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +14,7 @@ import pytest
 from world_models.data.rollouts import BLOCK_ROWS, FRAME_SHAPE, Rollouts, RolloutWriter, write_rollouts
 from world_models.data.shards import Column, Format, shard_path
 from world_models.data.shards.reader import Shard
-from world_models.data.shards.steady_file import SteadyFile
-from world_models.data.shards.writer import ShardWriter, write_shard
+from world_models.data.shards.writer import write_shard
 
 ROWS = [2, 15, 16, 17, 63, 64, 65, 128, 200]
 PICTURES = Format(
@@ -89,16 +86,6 @@ def test_plain_h5py_reads_every_row_whatever_the_blocks(tmp_path: Path, blocks: 
     found = read_with_h5py(tmp_path / "a.h5")
     for name, column in data.items():
         np.testing.assert_array_equal(found[name], column)
-
-
-def test_a_single_row_is_packed_and_read_back(tmp_path: Path):
-    with contextlib.closing(SteadyFile(tmp_path / "a.h5")) as steady, ThreadPoolExecutor(1) as thread:
-        writer = ShardWriter(steady, thread, PICTURES)
-        writer.open({"frames": (4, 3)}, {})
-        writer.append(frames=np.full((1, 4, 3), 7, np.uint8))
-        writer._columns["frames"].finish()
-        writer.close()
-    assert (read_with_h5py(tmp_path / "a.h5")["frames"] == np.full((1, 4, 3), 7)).all()
 
 
 @pytest.mark.parametrize("first", [0, 15, 16, 63, 64])
