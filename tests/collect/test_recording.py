@@ -144,7 +144,7 @@ def test_a_shard_names_its_renderer(drawn: dict[str, Shard]):
     assert {name: shard.attributes["renderer"] for name, shard in drawn.items()} == {name: name for name in drawn}
 
 
-def test_a_shard_names_what_auto_stood_for(record: Callable[..., Shard]):
+def test_a_shard_names_the_renderer_that_auto_chose(record: Callable[..., Shard]):
     assert record(renderer="auto").attributes["renderer"] == renderer_choice.choose("auto")[0]
 
 
@@ -154,21 +154,23 @@ def test_a_shard_counts_the_frames_that_were_checked(record: Callable[..., Shard
     assert shard.attributes["renderer_frames_checked"] == len(compared) > 1
 
 
-def test_a_shard_that_gymnasium_draws_has_nothing_to_check(record: Callable[..., Shard], compared: list[Any]):
+def test_frames_that_gymnasium_draws_are_not_checked(record: Callable[..., Shard], compared: list[Any]):
     assert record(renderer="gymnasium").attributes["renderer_frames_checked"] == 0 == len(compared)
 
 
 @pytest.mark.parametrize("env", ["Pictures-v0", "CartPole-v1"])
-def test_another_environment_is_drawn_by_itself(record: Callable[..., Shard], compared: list[Any], env: str):
+def test_an_environment_without_a_fast_renderer_draws_itself(
+    record: Callable[..., Shard], compared: list[Any], env: str
+):
     attributes = record(env=env, renderer="gymnasium", policies=("random", "random")).attributes
     assert (attributes["renderer"], attributes["renderer_frames_checked"]) == ("gymnasium", 0) and compared == []
 
 
-def test_the_columns_are_the_same_whoever_draws(drawn: dict[str, Shard]):
+def test_all_renderers_give_the_same_columns(drawn: dict[str, Shard]):
     assert drawn["c"].digests == drawn["pygame"].digests == drawn["gymnasium"].digests
 
 
-def test_the_columns_are_the_same_however_often_they_are_checked(
+def test_checking_frames_does_not_change_the_columns(
     record: Callable[..., Shard], tmp_path: Path, every_frame_checked: None, monkeypatch: pytest.MonkeyPatch
 ):
     often = record()
@@ -176,7 +178,7 @@ def test_the_columns_are_the_same_however_often_they_are_checked(
     assert often.digests == record(path=tmp_path / "never.h5").digests
 
 
-def test_a_reader_finds_the_renderer_among_the_attributes(record: Callable[..., Shard]):
+def test_the_renderer_is_stored_in_the_attributes(record: Callable[..., Shard]):
     with h5py.File(record().path) as file:
         assert (file.attrs["renderer"], int(file.attrs["renderer_frames_checked"]) > 0) == (b"c", True)  # type: ignore[arg-type]
 
@@ -235,7 +237,7 @@ def test_the_first_frame_is_checked_before_the_warm_up(record: Callable[..., Sha
 # --- a frame drawn wrong
 
 
-def test_a_mismatch_has_gymnasium_make_the_shard_again(
+def test_after_a_mismatch_the_shard_is_recorded_again_with_gymnasium(
     task: ShardTask, record: Callable[..., Shard], tmp_path: Path, wrong_later: None
 ):
     again = record()
@@ -244,22 +246,24 @@ def test_a_mismatch_has_gymnasium_make_the_shard_again(
     assert {**again.attributes, "digests": ""} == {**plain.attributes, "digests": ""}
 
 
-def test_a_shard_made_again_names_gymnasium_and_no_checks(record: Callable[..., Shard], wrong_later: None):
+def test_a_shard_that_was_recorded_again_names_gymnasium_and_zero_checks(
+    record: Callable[..., Shard], wrong_later: None
+):
     attributes = record().attributes
     assert (attributes["renderer"], attributes["renderer_frames_checked"]) == ("gymnasium", 0)
 
 
-def test_a_mismatch_is_told_with_versions(task: ShardTask, wrong_later: None):
+def test_a_mismatch_is_reported_with_versions(task: ShardTask, wrong_later: None):
     recorded = record_shard(task, ignore)
     assert recorded.steps == 2 * STEPS and recorded.mismatch is not None
     assert recorded.mismatch.startswith(MISMATCH) and "SDL" in recorded.mismatch
 
 
-def test_no_mismatch_is_told_where_all_frames_are_right(task: ShardTask, every_frame_checked: None):
+def test_no_mismatch_is_reported_if_all_frames_are_right(task: ShardTask, every_frame_checked: None):
     assert record_shard(task, ignore) == Recorded(2 * STEPS, None)
 
 
-def test_nothing_of_a_wrong_shard_is_kept(task: ShardTask, wrong_later: None, monkeypatch: pytest.MonkeyPatch):
+def test_no_file_of_a_wrong_shard_is_kept(task: ShardTask, wrong_later: None, monkeypatch: pytest.MonkeyPatch):
     write, there = recording.write_rollouts, []
 
     def watched(path: Path, *args: Any) -> Any:
@@ -272,7 +276,7 @@ def test_nothing_of_a_wrong_shard_is_kept(task: ShardTask, wrong_later: None, mo
     assert [path.name for path in task.path.parent.iterdir()] == ["shard-00000.h5"]
 
 
-def test_an_older_shard_stays_until_the_new_one_is_whole(
+def test_an_older_shard_is_kept_until_the_new_one_is_complete(
     task: ShardTask, wrong_later: None, monkeypatch: pytest.MonkeyPatch
 ):
     def crash(self: Any, env: Any) -> Any:
@@ -286,7 +290,7 @@ def test_an_older_shard_stays_until_the_new_one_is_whole(
     assert task.path.read_bytes() == before
 
 
-def test_progress_of_a_shard_that_is_made_again_starts_at_zero(
+def test_progress_of_a_shard_that_is_recorded_again_starts_at_zero(
     task: ShardTask, every_frame_checked: None, monkeypatch: pytest.MonkeyPatch
 ):
     renderer_choice.choose("c")
@@ -333,7 +337,7 @@ def renderers(data: Rollouts) -> list[str]:
     return [str(shard.attributes["renderer"]) for shard in data.shards]
 
 
-def test_collect_says_which_shard_was_made_again(
+def test_collect_names_the_shard_that_was_recorded_again(
     gather: Callable[..., Rollouts], wrong_later: None, capsys: pytest.CaptureFixture[str]
 ):
     assert renderers(gather("--renderer c")) == ["gymnasium"]
@@ -342,7 +346,7 @@ def test_collect_says_which_shard_was_made_again(
     assert lines[0].startswith(f"shard-00000.h5 was made again, drawn by Gymnasium: {MISMATCH}")
 
 
-def test_collect_says_of_no_other_shard_that_it_was_made_again(
+def test_collect_reports_no_repetition_if_all_frames_are_right(
     gather: Callable[..., Rollouts], capsys: pytest.CaptureFixture[str]
 ):
     gather()
@@ -350,11 +354,11 @@ def test_collect_says_of_no_other_shard_that_it_was_made_again(
 
 
 @pytest.mark.parametrize("renderer", ["pygame", "gymnasium"])
-def test_collect_draws_with_what_was_asked_for(gather: Callable[..., Rollouts], renderer: str):
+def test_collect_uses_the_requested_renderer(gather: Callable[..., Rollouts], renderer: str):
     assert renderers(gather(f"--renderer {renderer}")) == [renderer]
 
 
-def test_data_sets_of_different_renderers_extend_one_another(gather: Callable[..., Rollouts], tmp_path: Path):
+def test_a_data_set_can_be_extended_with_another_renderer(gather: Callable[..., Rollouts], tmp_path: Path):
     gather("--renderer gymnasium", num_episodes=2)
     gather("--renderer c", num_episodes=4)
     data = gather("--renderer pygame", num_episodes=6)
@@ -364,7 +368,9 @@ def test_data_sets_of_different_renderers_extend_one_another(gather: Callable[..
     assert data.digest() == Rollouts(tmp_path / "one").digest()
 
 
-def test_another_renderer_is_no_other_data_set(gather: Callable[..., Rollouts], capsys: pytest.CaptureFixture[str]):
+def test_a_finished_data_set_stays_finished_with_another_renderer(
+    gather: Callable[..., Rollouts], capsys: pytest.CaptureFixture[str]
+):
     gather("--renderer c")
     gather("--renderer gymnasium")
     assert capsys.readouterr().out.endswith("all finished before\n")
@@ -378,13 +384,15 @@ def test_another_renderer_is_no_other_data_set(gather: Callable[..., Rollouts], 
         ("--renderer fast", "fast"),
     ],
 )
-def test_a_renderer_that_does_not_fit_is_refused(gather: Callable[..., Rollouts], out: Path, flags: str, said: str):
+def test_a_renderer_that_cannot_draw_the_environment_is_refused(
+    gather: Callable[..., Rollouts], out: Path, flags: str, said: str
+):
     with pytest.raises(ValueError, match=said):
         gather(flags)
     assert not out.exists()
 
 
-def test_a_renderer_that_cannot_be_had_is_refused(
+def test_a_renderer_that_was_not_built_is_refused(
     gather: Callable[..., Rollouts], chosen_anew: None, monkeypatch: pytest.MonkeyPatch
 ):
     def load() -> Any:
@@ -396,7 +404,7 @@ def test_a_renderer_that_cannot_be_had_is_refused(
 
 
 @pytest.mark.parametrize("flags", ["", "--env world_models/CarRacing-v3"])
-def test_collect_says_which_renderer_auto_took(
+def test_collect_prints_the_renderer_that_auto_chose(
     gather: Callable[..., Rollouts], flags: str, capsys: pytest.CaptureFixture[str]
 ):
     gather(flags)
@@ -414,14 +422,14 @@ def test_collect_says_which_renderer_auto_took(
         "--env Pictures-v0 --policy random",
     ],
 )
-def test_collect_says_nothing_of_the_renderer_where_there_was_no_choice(
+def test_collect_prints_no_renderer_if_there_was_no_choice(
     gather: Callable[..., Rollouts], flags: str, capsys: pytest.CaptureFixture[str]
 ):
     gather(flags)
     assert "drawn" not in capsys.readouterr().out
 
 
-def test_collect_says_nothing_of_the_renderer_where_nothing_is_left_to_draw(
+def test_collect_prints_no_renderer_if_all_shards_exist(
     gather: Callable[..., Rollouts], capsys: pytest.CaptureFixture[str]
 ):
     gather()
@@ -431,7 +439,7 @@ def test_collect_says_nothing_of_the_renderer_where_nothing_is_left_to_draw(
 
 
 @pytest.mark.parametrize("env", ["world_models/CarRacing-v3", "world_models:world_models/CarRacing-v3"])
-def test_our_own_environment_gives_the_rollouts_of_car_racing(tmp_path: Path, env: str):
+def test_our_environment_gives_the_same_rollouts_as_car_racing(tmp_path: Path, env: str):
     collected = []
     for env_id in ("CarRacing-v3", env):
         out = tmp_path / str(len(collected))
@@ -442,7 +450,7 @@ def test_our_own_environment_gives_the_rollouts_of_car_racing(tmp_path: Path, en
     assert ours.digest() == plain.digest()
 
 
-def test_workers_draw_with_the_renderer_that_was_tried_here(out: Path, chosen_anew: None, monkeypatch: Any):
+def test_workers_use_the_renderer_that_the_trial_chose(out: Path, chosen_anew: None, monkeypatch: Any):
     monkeypatch.setattr(renderer_choice, "RENDERERS", {k: v for k, v in renderer_choice.RENDERERS.items() if k != "c"})
     job = command.prepare(command.CollectConfig(str(out)))
     assert isinstance(job, command.Job) and {task.renderer for task in job.tasks} == {"pygame"}

@@ -63,7 +63,7 @@ def test_sheet_reads_from_left_to_right():
     assert np.array_equal(grids.sheet(frames, columns=3), grids.grid([frames[:3], frames[3:]]))
 
 
-def test_labelled_picture_keeps_the_picture_beside_its_margin():
+def test_labels_do_not_change_the_picture_next_to_them():
     picture = _frames(1, 40, 30)[0]
     labelled = grids.labelled(picture, ["one", "two"], margin=50)
     assert labelled.shape == (40, 80, 3)
@@ -82,7 +82,7 @@ def test_clip_shows_both_sides_of_every_frame():
         assert gif.size == (2 * 18 + 2, 18 + 2)
 
 
-def test_clip_runs_at_its_speed_for_ever():
+def test_clip_plays_at_its_speed_and_repeats_for_ever():
     with Image.open(io.BytesIO(grids.clip_gif(_frames(3), _frames(3, seed=1), frames_per_s=10))) as gif:
         assert (gif.info["duration"], gif.info["loop"]) == (100, 0)
 

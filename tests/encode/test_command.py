@@ -121,7 +121,7 @@ def test_latents_of_real_frames_are_what_the_trained_model_encodes(
         "episode_policy",
     ],
 )
-def test_columns_are_mirrored_exactly(data: Path, latents: Path, column: str):
+def test_the_other_columns_are_copied_exactly(data: Path, latents: Path, column: str):
     for name in ("shard-00000.h5", "shard-00001.h5"):
         with h5py.File(data / name) as source, h5py.File(latents / name) as mirror:
             ours, theirs = mirror[column], source[column]
@@ -176,21 +176,19 @@ def _summary(out: Path) -> dict[str, Any]:
     return json.loads((out / "latents.json").read_text())
 
 
-def test_summary_counts_what_there_is(latents: Path):
+def test_the_summary_counts_episodes_and_rows(latents: Path):
     counts = {"episodes": 3, "rows": 23, "transitions": 20, "z_dim": 4, "num_actions": 3}
     assert counts.items() <= _summary(latents).items()
 
 
-def test_summary_names_model_and_data(data: Path, run: Path, latents: Path):
+def test_the_summary_names_model_and_data(data: Path, run: Path, latents: Path):
     summary = _summary(latents)
     assert (summary["vae"], summary["data"]) == (str(run), str(data))
     assert summary["vae_sha256"] == files.file_sha256(run / "best.safetensors")
     assert summary["rollouts_digest"] == Rollouts(data).digest()
 
 
-def test_wandb_is_told_what_the_latents_were_made_from(
-    data: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_wandb_gets_the_sources_of_the_latents(data: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     told: list[tuple[Any, ...]] = []
     monkeypatch.setattr(tracking, "record", lambda *arguments: told.append(arguments))
     out = _encode(data, run, tmp_path / "latents", "--wandb.mode offline")
@@ -208,7 +206,7 @@ def test_wandb_is_off_unless_asked_for():
 # again
 
 
-def test_encoding_again_makes_nothing(
+def test_encoding_again_writes_no_shards(
     data: Path, run: Path, latents: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     before, summary = _written(latents), _summary(latents)
@@ -220,7 +218,7 @@ def test_encoding_again_makes_nothing(
 
 
 @pytest.mark.parametrize("index", [0, 1])
-def test_a_deleted_shard_is_made_again_with_the_same_digests(data: Path, run: Path, latents: Path, index: int):
+def test_a_deleted_shard_is_encoded_again_with_the_same_digests(data: Path, run: Path, latents: Path, index: int):
     digests, before = _digests(latents), _written(latents)
     name = f"shard-{index:05d}.h5"
     (latents / name).unlink()
@@ -229,7 +227,7 @@ def test_a_deleted_shard_is_made_again_with_the_same_digests(data: Path, run: Pa
     assert {shard for shard, written in _written(latents).items() if written != before[shard]} == {name}
 
 
-def test_a_crash_leaves_whole_shards_and_encoding_goes_on(
+def test_after_a_crash_encoding_continues_with_the_missing_shards(
     data: Path, run: Path, latents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     batches = 0
@@ -253,7 +251,7 @@ def test_a_crash_leaves_whole_shards_and_encoding_goes_on(
     assert _summary(out) == _summary(latents)
 
 
-def test_what_a_killed_process_left_is_cleared_away(
+def test_unfinished_files_of_a_killed_process_are_removed(
     data: Path, run: Path, tmp_path: Path, leave_partial: Callable[[Path], Path]
 ):
     out = tmp_path / "latents"
@@ -315,7 +313,7 @@ def test_latents_of_other_rollouts_are_refused(
     assert f"latents of other rollouts than {other}" in _refused(other, run, latents)
 
 
-def test_frames_made_in_another_way_are_refused(make_rollouts: Callable[..., Path], run: Path, tmp_path: Path):
+def test_frames_of_another_preprocessing_are_refused(make_rollouts: Callable[..., Path], run: Path, tmp_path: Path):
     other = make_rollouts([5], name="other", preprocess=PREPROCESS | {"crop": None})
     line = _refused(other, run, tmp_path / "latents")
     assert '"crop": null' in line
@@ -327,11 +325,11 @@ def test_damaged_latents_are_refused_by_name(data: Path, run: Path, latents: Pat
     assert "shard-00001.h5: damaged or no HDF5 file" in _refused(data, run, latents)
 
 
-def test_a_run_that_is_not_there_is_refused(data: Path, tmp_path: Path):
+def test_a_missing_run_is_refused(data: Path, tmp_path: Path):
     assert "no trained model" in _refused(data, tmp_path / "nowhere", tmp_path / "latents")
 
 
-def test_data_that_is_not_there_is_refused(run: Path, tmp_path: Path):
+def test_missing_data_is_refused(run: Path, tmp_path: Path):
     assert "no such file or folder" in _refused(tmp_path / "nowhere", run, tmp_path / "latents")
 
 
@@ -402,7 +400,7 @@ def test_processes_split_the_shards(data: Path, run: Path, latents: Path, tmp_pa
         assert _summary(out)["check"][name] == pytest.approx(_summary(latents)["check"][name], rel=1e-5)
 
 
-def test_a_batch_of_nothing_is_refused():
+def test_a_batch_size_of_zero_is_refused():
     with pytest.raises(ValueError, match="batch_size is 0; give 1 or more"):
         encode.EncodeConfig(batch_size=0)
 
@@ -413,7 +411,7 @@ def test_a_folder_that_another_process_writes_is_refused(data: Path, run: Path, 
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_the_room_that_is_asked_for_is_that_of_the_files(
+def test_the_required_disk_space_is_the_size_of_the_files(
     make_rollouts: Callable[..., Path], run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
 ):
     asked: list[int] = []

@@ -89,18 +89,18 @@ def _change(path: Path, column: str, change: Callable[[np.ndarray], np.ndarray])
         ("z_variance", lambda mu, logvar: mu.var(0) + np.exp(logvar).mean(0)),
     ],
 )
-def test_moments_are_those_of_numpy(latents: Path, name: str, expected: Callable[..., np.ndarray]):
+def test_moments_equal_those_of_numpy(latents: Path, name: str, expected: Callable[..., np.ndarray]):
     np.testing.assert_allclose(_summary(latents)[name], expected(*_columns(latents)), rtol=1e-9)
 
 
-def test_z_has_the_moments_of_what_readers_sample(latents: Path):
+def test_the_moments_of_z_are_those_of_sampled_z(latents: Path):
     mu, logvar = _columns(latents)
     z = mu + np.exp(logvar / 2) * np.random.default_rng(0).standard_normal((20_000, *mu.shape))
     np.testing.assert_allclose(_summary(latents)["z_mean"], z.mean((0, 1)), atol=0.02)
     np.testing.assert_allclose(_summary(latents)["z_variance"], z.var((0, 1)), rtol=0.02)
 
 
-def test_kl_is_that_of_torch(latents: Path):
+def test_kl_equals_that_of_torch(latents: Path):
     mu, logvar = map(torch.from_numpy, _columns(latents))
     posterior, prior = torch.distributions.Normal(mu, (logvar / 2).exp()), torch.distributions.Normal(0.0, 1.0)
     kl = torch.distributions.kl_divergence(posterior, prior).mean(0)
@@ -108,7 +108,7 @@ def test_kl_is_that_of_torch(latents: Path):
     assert _summary(latents)["kl_nats"] == pytest.approx(float(kl.sum()))
 
 
-def test_moments_are_of_what_lies_on_disk(latents: Path):
+def test_moments_are_computed_from_the_files(latents: Path):
     _change(latents / "shard-00000.h5", "mu", lambda mu: mu + 1)
     np.testing.assert_allclose(
         np.array(latent_summary.summarise(Latents(latents)).mu_mean, float), _columns(latents)[0].mean(0)
@@ -125,7 +125,12 @@ def test_shards_are_read_one_after_the_other(latents: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(Shard, "read", noted)
     latent_summary.summarise(Latents(latents))
-    assert [read for read in reads if read[0] in ("mu", "logvar")] == [("mu", 16), ("logvar", 16), ("mu", 7), ("logvar", 7)]
+    assert [read for read in reads if read[0] in ("mu", "logvar")] == [
+        ("mu", 16),
+        ("logvar", 16),
+        ("mu", 7),
+        ("logvar", 7),
+    ]
 
 
 # rows that cannot be sampled from
@@ -150,7 +155,7 @@ def test_rows_that_no_z_can_be_sampled_from_are_counted_and_left_out(data: Path,
 
 
 @pytest.mark.parametrize(("mu", "logvar"), [(60_000, 0), (0, 80), (0, -80)])
-def test_extreme_rows_that_can_be_sampled_from_are_counted_in(data: Path, tmp_path: Path, mu: Any, logvar: Any):
+def test_extreme_rows_that_can_be_sampled_from_are_used(data: Path, tmp_path: Path, mu: Any, logvar: Any):
     assert latent_summary.summarise(_written(data, tmp_path, mu, logvar)).unusable_share == 0
 
 
@@ -161,7 +166,7 @@ def test_a_data_set_without_a_usable_row_has_no_moments(make_rollouts: Callable[
     assert (summary.unusable_share, summary.mu_mean, summary.kl_nats) == (1, [None], None)
 
 
-def test_unusable_rows_are_warned_of(data: Path, run: Path, latents: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_warning_counts_unusable_rows(data: Path, run: Path, latents: Path, capsys: pytest.CaptureFixture[str]):
     _change(latents / "shard-00001.h5", "logvar", lambda logvar: np.full_like(logvar, np.inf))
     capsys.readouterr()
     _encode(data, run, latents)
@@ -174,7 +179,7 @@ def test_summary_counts_the_episodes_that_terminated(data: Path, run: Path, late
     assert _summary(latents)["terminated_episodes"] == terminated > 0
 
 
-def test_latents_without_an_end_are_warned_of(latents: Path):
+def test_a_warning_names_latents_without_a_terminated_episode(latents: Path):
     check = latent_summary.Check(1, 1.0, 1.0, 1.0, 1.0)
     summary = dataclasses.replace(latent_summary.summarise(Latents(latents)), episodes=6, terminated_episodes=0)
     (line,) = latent_summary.warnings(summary, check)
@@ -189,7 +194,7 @@ def _check(latents: Path, data: Path, run: Path, num_rows: int = 512) -> latent_
     return latent_summary.check(Latents(latents), Rollouts(data), checkpoints.load_vae(run), num_rows)
 
 
-def test_the_error_of_all_rows_is_that_of_the_decoder(latents: Path, data: Path, run: Path):
+def test_the_checked_error_is_that_of_the_decoded_rows(latents: Path, data: Path, run: Path):
     vae, frames = checkpoints.load_vae(run), np.concatenate([episode.frames for episode in Rollouts(data)])
     mu, logvar = (torch.from_numpy(column).float() for column in _columns(latents))
     z = Posterior(mu, logvar).sample(noise(latent_summary.CHECK_SEED, 0, len(mu), 4))
@@ -199,17 +204,17 @@ def test_the_error_of_all_rows_is_that_of_the_decoder(latents: Path, data: Path,
         assert found == pytest.approx(np.square(away).sum((1, 2, 3)).mean(), rel=1e-4)
 
 
-def test_fewer_rows_are_drawn_where_there_are_more(latents: Path, data: Path, run: Path):
+def test_only_some_rows_of_a_large_data_set_are_checked(latents: Path, data: Path, run: Path):
     check = _check(latents, data, run, 10)
     assert check.rows == 10
     assert check.mu_sse != _check(latents, data, run).mu_sse
 
 
-def test_the_same_rows_are_drawn_each_time(latents: Path, data: Path, run: Path):
+def test_the_same_rows_are_checked_each_time(latents: Path, data: Path, run: Path):
     assert _check(latents, data, run, 10) == _check(latents, data, run, 10)
 
 
-def test_a_sound_data_set_passes(latents: Path):
+def test_an_undamaged_data_set_passes_the_check(latents: Path):
     assert _summary(latents)["check"]["passed"]
 
 
@@ -224,7 +229,7 @@ NAMES = ["reversed", "a_row_late", "no_number", "wide", "infinite"]
 
 
 @pytest.mark.parametrize(("column", "damage"), DAMAGE, ids=NAMES)
-def test_damage_is_warned_of_in_one_line(
+def test_damage_is_reported_in_one_line(
     data: Path, run: Path, latents: Path, column: str, damage: Any, capsys: pytest.CaptureFixture[str]
 ):
     _change(latents / "shard-00000.h5", column, damage)
@@ -235,17 +240,19 @@ def test_damage_is_warned_of_in_one_line(
     assert not _summary(latents)["check"]["passed"]
 
 
-def test_a_sound_data_set_is_not_warned_of(data: Path, run: Path, latents: Path, capsys: pytest.CaptureFixture[str]):
+def test_an_undamaged_data_set_gives_no_warning(
+    data: Path, run: Path, latents: Path, capsys: pytest.CaptureFixture[str]
+):
     capsys.readouterr()
     _encode(data, run, latents)
     assert capsys.readouterr().err == ""
 
 
-def test_rounding_to_float16_is_no_damage(data: Path, run: Path, tmp_path: Path):
+def test_rounding_to_float16_does_not_count_as_damage(data: Path, run: Path, tmp_path: Path):
     encode.main(f"--data {data} --vae {run} --out {tmp_path / 'half'} --dtype float16".split())
     assert _summary(tmp_path / "half")["check"]["passed"]
 
 
-def test_summary_has_the_runs_own_error(run_dir: Path, latents_dir: Path):
+def test_the_summary_has_the_validation_error_of_the_run(run_dir: Path, latents_dir: Path):
     sse = checkpoints.validation(run_dir, "best")["val/sse"]
     assert _summary(latents_dir)["check"]["run_val_sse"] == sse

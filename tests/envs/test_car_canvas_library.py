@@ -206,7 +206,7 @@ def test_every_build_draws_the_same_pictures(build: Build, flags: tuple[str, ...
 
 
 @pytest.mark.parametrize("flags", [("-DPORTABLE",), ("-O0",)], ids=["portable", "unoptimised"])
-def test_every_build_makes_the_same_of_garbage(build: Build, flags: tuple[str, ...]):
+def test_every_build_gives_the_same_results_for_random_numbers(build: Build, flags: tuple[str, ...]):
     rng, canvases = np.random.default_rng(2), [Canvas(opened(build())), Canvas(opened(build(*flags)))]
     for _ in range(500):
         scene, _arrays = garbage(rng)
@@ -216,7 +216,7 @@ def test_every_build_makes_the_same_of_garbage(build: Build, flags: tuple[str, .
             np.testing.assert_array_equal(canvases[0].picture, canvases[1].picture)
 
 
-def test_a_new_canvas_draws_what_a_used_one_draws(build: Build):
+def test_a_new_canvas_draws_the_same_as_a_used_one(build: Build):
     """Nor does it matter what was in the memory."""
     rng, library = np.random.default_rng(3), opened(build())
     used, pictures = Canvas(library), 0
@@ -253,7 +253,7 @@ def torment(path: Path, scenes: int, seconds: float, seed: int) -> dict[str, Any
     return {"codes": codes, "longest_s": canvas.longest_s}
 
 
-def test_no_numbers_make_the_library_misbehave(build: Build, sanitized: dict[str, str]):
+def test_no_numbers_make_the_library_fail_or_hang(build: Build, sanitized: dict[str, str]):
     """No access out of bounds, no undefined behaviour, no answer but the three, no call without end."""
     seed = random.randrange(2**32)
     done = subprocess.run(

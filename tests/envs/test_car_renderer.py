@@ -279,7 +279,7 @@ def test_an_unusual_moment_is_drawn_as_gymnasium_draws_it(renderer: Renderer, pl
     assert_none_differ(renderer, env, place.__name__, moments)
 
 
-def test_corners_beyond_16_bits_come_round_as_they_do_for_gymnasium():
+def test_coordinates_beyond_16_bits_wrap_around_as_in_gymnasium():
     """No track has such corners, so the pygame renderer does not look for them."""
     renderer, env = make_renderer("c"), make_env()
     found = []
@@ -364,7 +364,7 @@ def test_any_state_of_the_car_is_drawn_as_gymnasium_draws_it(renderer: Renderer,
 
 
 @pytest.mark.parametrize("reward", [math.nan, math.inf, -math.inf, 1e30, -1e300])
-def test_a_reward_beyond_all_sense_is_written_as_gymnasium_writes_it(renderer: Renderer, env: CarRacing, reward: float):
+def test_an_absurdly_large_reward_is_drawn_as_in_gymnasium(renderer: Renderer, env: CarRacing, reward: float):
     env.reward = reward
     assert differing(renderer, env) == 0
 
@@ -379,7 +379,7 @@ class PlainCarRacing(car_racing.CarRacing):
         return np.zeros((96, 96, 3), np.uint8)
 
 
-def test_a_lap_looks_as_in_an_environment_of_gymnasiums_own(renderer: Renderer):
+def test_a_lap_looks_the_same_as_in_gymnasiums_environment(renderer: Renderer):
     """Tiles change colour as the car touches them; here no renderer but Gymnasium's knows of the other track."""
     plain, ours = PlainCarRacing(), make_env()
     for env in (plain, ours):
@@ -395,7 +395,7 @@ def test_a_lap_looks_as_in_an_environment_of_gymnasiums_own(renderer: Renderer):
     assert sum(found) == 0
 
 
-def test_a_touched_tile_takes_the_colour_of_the_road(renderer: Renderer, env: CarRacing):
+def test_a_touched_tile_gets_the_colour_of_the_road(renderer: Renderer, env: CarRacing):
     road: Any = env.road
     tile, (_, heading, *place) = road[200], env.track[200]
     renderer.draw(env)
@@ -405,7 +405,7 @@ def test_a_touched_tile_takes_the_colour_of_the_road(renderer: Renderer, env: Ca
     assert (tile.color.tolist(), differing(renderer, env)) == ([102, 102, 102], 0)
 
 
-def test_an_episode_after_another_is_drawn_anew(renderer: Renderer):
+def test_each_of_several_episodes_is_drawn_correctly(renderer: Renderer):
     env = make_env(domain_randomize=True)
     found = []
     for seed in range(6):
@@ -423,7 +423,7 @@ def test_several_renderers_share_an_environment(env: CarRacing):
     assert sum(found) == 0
 
 
-def test_environments_with_a_renderer_each_do_not_disturb_each_other():
+def test_environments_with_their_own_renderers_do_not_disturb_each_other():
     pairs = [(make_renderer(name), make_env(domain_randomize=name == "c")) for name in (*NAMES, *NAMES)]
     found = []
     for seed, (_, env) in enumerate(pairs):
@@ -435,7 +435,7 @@ def test_environments_with_a_renderer_each_do_not_disturb_each_other():
     assert sum(found) == 0
 
 
-def test_one_renderer_draws_environments_in_turn(renderer: Renderer, tracks: list[CarRacing]):
+def test_one_renderer_can_draw_several_environments_in_turn(renderer: Renderer, tracks: list[CarRacing]):
     found = []
     for turn in range(8):
         track = tracks[turn % 3]
@@ -446,7 +446,7 @@ def test_one_renderer_draws_environments_in_turn(renderer: Renderer, tracks: lis
     assert found == [0] * 8
 
 
-def test_a_frame_that_was_given_out_stays_as_it_is(renderer: Renderer, env: CarRacing):
+def test_a_returned_frame_does_not_change_later(renderer: Renderer, env: CarRacing):
     first = renderer.draw(env)
     before = first.copy()
     advance(env, 10)
@@ -458,7 +458,7 @@ def test_the_same_state_gives_the_same_frame_again(renderer: Renderer, env: CarR
     np.testing.assert_array_equal(renderer.draw(env), renderer.draw(env))
 
 
-def test_drawing_leaves_the_drive_as_it_is(renderer: Renderer):
+def test_drawing_does_not_change_the_drive(renderer: Renderer):
     ends = []
     for drawn in (False, True):
         env = make_env()
@@ -493,7 +493,7 @@ def test_pygame_may_quit_between_frames(renderer: Renderer, env: CarRacing, rewa
     assert differing(renderer, env) == 0
 
 
-def test_an_open_window_changes_nothing(renderer: Renderer, env: CarRacing, monkeypatch: pytest.MonkeyPatch):
+def test_an_open_window_does_not_change_the_frames(renderer: Renderer, env: CarRacing, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     renderer.draw(env)
     pygame.display.init()
@@ -540,7 +540,9 @@ ALWAYS_SEEN += [(what, value) for what in ("position", "heading") for value in (
 
 
 @pytest.mark.parametrize(("what", "value"), ALWAYS_SEEN)
-def test_a_camera_that_is_nowhere_is_refused_with_advice(renderer: Renderer, env: CarRacing, what: str, value: float):
+def test_a_camera_position_that_is_not_finite_is_refused_with_advice(
+    renderer: Renderer, env: CarRacing, what: str, value: float
+):
     spoil(env, what, value)
     with pytest.raises(ValueError, match="reset the environment"):
         renderer.draw(env)
@@ -548,20 +550,20 @@ def test_a_camera_that_is_nowhere_is_refused_with_advice(renderer: Renderer, env
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("what", ["speed", "yaw rate", "wheel position", "wheel angle", "wheel phase", "wheel speed"])
-def test_a_car_that_is_no_number_is_refused_with_advice(env: CarRacing, what: str, value: float):
+def test_a_car_position_that_is_not_a_number_is_refused_with_advice(env: CarRacing, what: str, value: float):
     renderer = make_renderer("c")
     spoil(env, what, value)
     with pytest.raises(ValueError, match="reset the environment"):
         renderer.draw(env)
 
 
-def test_a_throttle_that_is_no_number_is_refused_with_advice_at_its_step(renderer: Renderer, env: CarRacing):
+def test_a_throttle_that_is_not_a_number_is_refused_with_advice_at_its_step(renderer: Renderer, env: CarRacing):
     env.renderer = renderer
     with pytest.raises(ValueError, match="reset the environment"):
         env.step(np.array([0, math.nan, 0]))
 
 
-def test_an_episode_after_a_refusal_is_drawn_as_ever(renderer: Renderer, env: CarRacing):
+def test_an_episode_after_a_refusal_is_drawn_correctly(renderer: Renderer, env: CarRacing):
     renderer.draw(env)
     spoil(env, "position", math.nan)
     with pytest.raises(ValueError, match="reset the environment"):
@@ -570,7 +572,7 @@ def test_an_episode_after_a_refusal_is_drawn_as_ever(renderer: Renderer, env: Ca
     assert differing(renderer, env) == 0
 
 
-def test_a_frame_after_a_refusal_is_drawn_as_ever(renderer: Renderer, env: CarRacing):
+def test_a_frame_after_a_refusal_is_drawn_correctly(renderer: Renderer, env: CarRacing):
     env.t = math.nan
     with pytest.raises(ValueError, match="reset the environment"):
         renderer.draw(env)

@@ -28,12 +28,12 @@ def test_probe_finds_a_linear_target():
     assert _probe(_line) == pytest.approx(1, abs=1e-3)
 
 
-def test_probe_explains_the_share_that_is_linear():
+def test_a_probe_explains_the_linear_share_of_a_target():
     explained = _probe(_line, noise=float(_line(_features()).std()))
     assert explained == pytest.approx(0.5, abs=0.1)
 
 
-def test_probe_finds_nothing_in_noise():
+def test_a_probe_explains_nothing_of_noise():
     assert _probe(lambda x: 0 * _line(x), noise=1.0) == pytest.approx(0, abs=0.05)
 
 
@@ -49,7 +49,7 @@ def test_probe_ignores_a_feature_that_never_varies():
     assert probes.linear_r2(train, _line(train[:, :3]), test, _line(test[:, :3]))[0] == pytest.approx(1, abs=1e-3)
 
 
-def test_probes_are_one_a_target():
+def test_each_target_has_a_probe_of_its_own():
     x = _features()
     y = np.concatenate([_line(x), np.ones_like(_line(x)), x[:, :1]], 1)
     found = probes.linear_r2(x, y, x, y)
@@ -59,7 +59,7 @@ def test_probes_are_one_a_target():
 # by network, from pixels, and of all features
 
 
-def test_a_network_finds_what_is_not_linear():
+def test_a_network_finds_a_target_that_is_not_linear():
     train, test = _features(4000), _features(500, seed=1)
     squares = [np.square(x[:, :1]) for x in (train, test)]
     linear, network = (
@@ -85,14 +85,18 @@ def test_a_network_starts_from_pytorchs_usual_weights(monkeypatch: pytest.Monkey
     x, y = _features(), _line(_features())
     untrained = probes.mlp_r2(x, y, x, y, seed=3)[0]
     torch.manual_seed(3)
-    first, second, last = (torch.nn.Linear(*size) for size in ((3, probes.HIDDEN), (probes.HIDDEN,) * 2, (probes.HIDDEN, 1)))
+    first, second, last = (
+        torch.nn.Linear(*size) for size in ((3, probes.HIDDEN), (probes.HIDDEN,) * 2, (probes.HIDDEN, 1))
+    )
     with torch.no_grad():
         standard = torch.from_numpy((x - x.mean(0)) / x.std(0))
         predicted = last(second(first(standard).relu()).relu()).numpy() * y.std(0) + y.mean(0)
-    assert untrained == pytest.approx(1 - float(np.square(y - predicted).sum() / np.square(y - y.mean(0)).sum()), abs=1e-4)
+    assert untrained == pytest.approx(
+        1 - float(np.square(y - predicted).sum() / np.square(y - y.mean(0)).sum()), abs=1e-4
+    )
 
 
-def test_a_network_leaves_the_random_numbers_of_others_alone():
+def test_a_network_does_not_change_the_global_generator():
     x, state = _features(), torch.get_rng_state()
     probes.mlp_r2(x, _line(x), x, _line(x))
     assert torch.equal(torch.get_rng_state(), state)
@@ -162,7 +166,7 @@ def test_each_probe_has_all_targets_by_name():
     assert {of["constant"] for of in found.values()} == {None}
 
 
-def test_chosen_frames_keep_what_belongs_together():
+def test_chosen_frames_keep_their_features_and_telemetry():
     seen, chosen = _seen(10, 0), np.arange(10) % 3 == 0
     some = seen.where(chosen)
     assert len(some) == 4

@@ -110,7 +110,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
 # --- the whole process is killed
 
 
-def test_a_killed_collection_goes_on_to_the_same_columns(collection: Collection, unbroken: list[dict[str, str]]):
+def test_a_killed_collection_resumes_to_the_same_columns(collection: Collection, unbroken: list[dict[str, str]]):
     collection.process.kill()
     collection.process.wait()
     assert 0 < len(collection.shards()) < NUM_EPISODES
@@ -181,11 +181,11 @@ def test_ctrl_c_leaves_no_process_behind(stopped: Ended):
     wait_until(lambda: not stopped.collection.session(), patience_s=1)
 
 
-def test_ctrl_c_leaves_nothing_half_written(stopped: Ended):
+def test_ctrl_c_leaves_no_unfinished_files(stopped: Ended):
     assert stopped.collection.partials() == []
 
 
-def test_ctrl_c_keeps_what_is_finished(stopped: Ended):
+def test_ctrl_c_keeps_finished_shards(stopped: Ended):
     kept = stopped.collection.shards()
     assert 0 < len(kept) < NUM_EPISODES and all(Shard(path, FORMAT, verify=True) for path in kept)
 

@@ -29,7 +29,7 @@ def test_importing_the_package_imports_nothing_heavy(heavy):
 
 
 @pytest.mark.parametrize("name", sorted(set(world_models.__all__) - {"__version__"}))
-def test_public_names_are_there(name):
+def test_every_public_name_can_be_used(name):
     assert callable(getattr(world_models, name))
     assert name in dir(world_models)
 
@@ -40,7 +40,7 @@ def test_an_unknown_name_is_an_attribute_error():
 
 
 @pytest.mark.slow
-def test_a_command_lets_openmp_wait_without_taking_the_cores():
+def test_threads_of_openmp_wait_without_using_the_cores():
     command = [sys.executable, "-m", "world_models.encode", "--help"]
     env = {**os.environ, "OMP_DISPLAY_ENV": "true"}
     env.pop("OMP_WAIT_POLICY", None)
@@ -50,14 +50,14 @@ def test_a_command_lets_openmp_wait_without_taking_the_cores():
     assert "OMP_WAIT_POLICY = 'PASSIVE'" in shown
 
 
-def test_openmp_is_left_alone_where_the_package_is_imported():
+def test_importing_the_package_does_not_change_openmp():
     script = "import os, world_models; print(os.environ.get('OMP_WAIT_POLICY'))"
     env = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     assert subprocess.check_output([sys.executable, "-c", script], env=env, text=True) == "None\n"
 
 
 @pytest.mark.parametrize("argv", [["-c", "import world_models"], ["-m", "world_models.data.shards.reader"]])
-def test_importing_the_package_leaves_ctrl_c_and_the_environment_alone(argv, tmp_path):
+def test_importing_the_package_does_not_change_ctrl_c_and_the_environment(argv, tmp_path):
     # sitecustomize looks when the process ends
     (tmp_path / "sitecustomize.py").write_text(
         "import atexit, os, signal\nbefore = dict(os.environ), signal.getsignal(signal.SIGINT)\n"

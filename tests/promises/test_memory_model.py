@@ -130,13 +130,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[_Memory, Windows]
 
 
 @torch.no_grad()
-def test_a_memory_model_beats_no_change_on_held_out_episodes(trained: tuple[_Memory, Windows]):
+def test_a_memory_model_predicts_held_out_episodes_better_than_no_change(trained: tuple[_Memory, Windows]):
     memory, held_out = trained
     assert memory.errors(held_out).mean() < 0.25 * memory.errors_of_no_change(held_out).mean()
 
 
 @torch.no_grad()
-def test_it_does_so_at_a_windows_first_step(trained: tuple[_Memory, Windows]):
+def test_a_memory_model_is_better_than_no_change_already_at_the_first_step_of_a_window(
+    trained: tuple[_Memory, Windows],
+):
     """Later ones could do with actions that come a row too early: a memory keeps them."""
     memory, held_out = trained
     assert memory.errors(held_out)[:, 0].mean() < 0.25 * memory.errors_of_no_change(held_out)[:, 0].mean()
@@ -144,7 +146,9 @@ def test_it_does_so_at_a_windows_first_step(trained: tuple[_Memory, Windows]):
 
 @torch.no_grad()
 @pytest.mark.parametrize("late", [-1, 1])
-def test_actions_a_row_away_are_worth_nothing(trained: tuple[_Memory, Windows], late: int):
+def test_a_memory_model_with_actions_of_neighbouring_rows_is_worse_than_no_change(
+    trained: tuple[_Memory, Windows], late: int
+):
     memory, held_out = trained
     shifted = held_out | {"actions": held_out["actions"].roll(late, 1)}
     assert memory.errors(shifted).mean() > memory.errors_of_no_change(held_out).mean()

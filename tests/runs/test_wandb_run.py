@@ -101,7 +101,7 @@ def _ended(folder: Path) -> None:
 # the way of a run
 
 
-def test_everything_is_told_in_its_order(tmp_path: Path, package: Callable[..., None]):
+def test_all_messages_are_sent_in_their_order(tmp_path: Path, package: Callable[..., None]):
     package()
     run = _begin(tmp_path)
     for step in range(50):
@@ -110,7 +110,7 @@ def test_everything_is_told_in_its_order(tmp_path: Path, package: Callable[..., 
     assert _logged(tmp_path) == [f"{step} {{'x': {step}}}" for step in range(50)]
 
 
-def test_at_the_end_the_command_that_uploads_is_said(
+def test_the_command_that_uploads_is_printed_at_the_end(
     tmp_path: Path, package: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ):
     package()
@@ -118,7 +118,7 @@ def test_at_the_end_the_command_that_uploads_is_said(
     assert capsys.readouterr().err == f"W&B: `wandb sync {tmp_path}/wandb/offline-run-1-x7` uploads the run.\n"
 
 
-def test_an_online_run_is_said_by_its_address(
+def test_the_address_of_an_online_run_is_printed(
     tmp_path: Path, package: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ):
     package("Run.offline, Run.url = False, 'https://wandb.example/x7'")
@@ -126,7 +126,7 @@ def test_an_online_run_is_said_by_its_address(
     assert capsys.readouterr().err == "W&B: https://wandb.example/x7\n"
 
 
-def test_what_cannot_be_uploaded_in_time_is_said(
+def test_an_upload_that_is_not_complete_in_time_is_reported(
     tmp_path: Path, package: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ):
     package(
@@ -142,7 +142,7 @@ Run.offline, Run.url, Run.finish = False, "https://wandb.example/x7", slow
 
 
 @pytest.mark.parametrize("online", [True, False])
-def test_a_silent_wandb_says_nothing_while_all_is_well(
+def test_with_wandb_set_to_silent_nothing_is_printed_without_an_error(
     tmp_path: Path, package: Callable[..., None], online: bool, capsys: pytest.CaptureFixture[str]
 ):
     settings = "project=None, run_name=None, run_tags=None, silent=True"
@@ -151,7 +151,7 @@ def test_a_silent_wandb_says_nothing_while_all_is_well(
     assert capsys.readouterr().err == ""
 
 
-def test_where_online_fails_the_run_is_kept_offline_with_all_that_was_told(
+def test_if_going_online_fails_the_run_is_kept_offline_with_all_messages(
     tmp_path: Path, package: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ):
     package(
@@ -178,7 +178,7 @@ def init(mode, **options):
         ("nonsense nonsense", "invalid syntax"),
     ],
 )
-def test_a_package_that_cannot_be_imported_is_left_out_in_one_line(
+def test_a_wandb_that_cannot_be_imported_is_reported_in_one_line(
     tmp_path: Path, package: Callable[..., None], text: str, reason: str, capsys: pytest.CaptureFixture[str]
 ):
     package(instead=text)
@@ -189,7 +189,7 @@ def test_a_package_that_cannot_be_imported_is_left_out_in_one_line(
 
 
 @pytest.mark.parametrize("pause_s", [0, 1], ids=["told more at once", "told more when its process is gone"])
-def test_a_failure_while_logging_leaves_wandb_out_in_one_line(
+def test_a_failure_while_logging_is_reported_in_one_line(
     pause_s: int,
     tmp_path: Path,
     package: Callable[..., None],
@@ -207,7 +207,7 @@ def test_a_failure_while_logging_leaves_wandb_out_in_one_line(
     assert line.startswith("W&B: its service is gone. W&B is not used any more")
 
 
-def test_a_process_that_is_killed_leaves_wandb_out_in_one_line(
+def test_a_killed_wandb_process_is_reported_in_one_line(
     tmp_path: Path, package: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ):
     package("import os\ndef log(self, values, step): os._exit(9)\nRun.log = log")
@@ -227,7 +227,7 @@ HANGS = {
 
 
 @pytest.mark.parametrize("where", HANGS)
-def test_a_wandb_that_hangs_holds_the_end_no_longer_than_is_allowed(
+def test_a_wandb_that_hangs_delays_the_end_only_up_to_the_limit(
     tmp_path: Path, package: Callable[..., None], short_limits: None, where: str
 ):
     package(instead=HANGS[where])
@@ -245,7 +245,7 @@ def test_the_end_is_allowed_less_than_half_a_minute():
     assert LATE_START_S < END_S / 2
 
 
-def test_a_wandb_that_does_not_end_is_said_with_what_is_left_to_do(
+def test_a_wandb_that_does_not_end_is_reported_with_the_command_that_uploads(
     tmp_path: Path, package: Callable[..., None], short_limits: None, capsys: pytest.CaptureFixture[str]
 ):
     package(instead=HANGS["finish"])
@@ -258,7 +258,7 @@ def test_a_wandb_that_does_not_end_is_said_with_what_is_left_to_do(
     assert f"`wandb sync {tmp_path}/wandb/offline-run-1-x7`" in said
 
 
-def test_a_start_that_takes_too_long_is_begun_again_offline(
+def test_after_a_start_that_takes_too_long_the_run_is_started_offline(
     tmp_path: Path,
     package: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
@@ -321,7 +321,7 @@ Run.finish = lambda self, exit_code: time.sleep(1000)
     assert not service.exists() or "(zombie)" in (service / "status").read_text()
 
 
-def test_telling_never_waits(tmp_path: Path, package: Callable[..., None], short_limits: None):
+def test_sending_a_message_never_waits(tmp_path: Path, package: Callable[..., None], short_limits: None):
     package(instead=HANGS["init"])
     run = _begin(tmp_path)
     begun = time.monotonic()
@@ -331,7 +331,7 @@ def test_telling_never_waits(tmp_path: Path, package: Callable[..., None], short
     run.finish()
 
 
-def test_what_waits_is_bounded_in_memory(
+def test_too_many_waiting_messages_end_the_use_of_wandb(
     tmp_path: Path,
     package: Callable[..., None],
     short_limits: None,
@@ -347,7 +347,7 @@ def test_what_waits_is_bounded_in_memory(
     run.finish()
 
 
-def test_no_process_that_can_be_started_is_said(
+def test_a_process_that_cannot_be_started_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     def fail(*_arguments: Any, **_options: Any) -> None:
@@ -362,14 +362,14 @@ def test_no_process_that_can_be_started_is_said(
 
 
 @pytest.mark.parametrize(("options", "variable"), [("disabled", ""), ("auto", "disabled"), ("auto", "Disabled")])
-def test_where_wandb_is_turned_off_nothing_is_started(
+def test_no_process_is_started_if_wandb_is_turned_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: Any, variable: str
 ):
     monkeypatch.setenv("WANDB_MODE", variable)
     assert _begin(tmp_path, WandbConfig(options)) is None
 
 
-def test_a_folder_that_turns_wandb_off_is_heeded(
+def test_wandb_can_be_turned_off_in_a_folder(
     tmp_path: Path, package: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ):
     package("Run.disabled = True")
@@ -396,7 +396,7 @@ def test_a_run_id_of_the_environment_comes_before_the_one_that_is_given(
     assert (request.run_id, request.resumed) == (own, own == given)
 
 
-def test_a_new_run_has_an_id_at_once(tmp_path: Path, package: Callable[..., None]):
+def test_each_new_run_has_its_own_id_at_once(tmp_path: Path, package: Callable[..., None]):
     package()
     runs = [_begin(tmp_path), _begin(tmp_path)]
     for run in runs:
@@ -437,20 +437,20 @@ def test_a_run_has_the_name_of_its_data_set_as_a_tag_of_at_most_64_letters(
 # the parts
 
 
-def test_messages_wait_in_their_order():
+def test_messages_are_taken_from_the_queue_in_their_order():
     waiting = Waiting(100)
     assert waiting.put(b"a") and waiting.put(b"b")
     assert (waiting.get(0.0), waiting.get(0.0), waiting.get(0.0)) == (b"a", b"b", None)
 
 
-def test_a_message_that_was_taken_makes_room():
+def test_taking_a_message_makes_room_in_the_queue():
     waiting = Waiting(10)
     assert waiting.put(b"x" * 8) and not waiting.put(b"y" * 8)
     waiting.get(0.0)
     assert waiting.put(b"y" * 8)
 
 
-def test_the_last_message_always_has_room():
+def test_the_last_message_always_fits_into_the_queue():
     waiting = Waiting(1)
     waiting.put(b"a")
     waiting.close(b"the end")

@@ -396,7 +396,8 @@ def test_a_containers_quota_counts(
 
 
 @pytest.mark.parametrize(
-    ("quota", "own", "threads"), [("max", None, None), ("200000", None, "2"), ("200000", "7", "7"), ("10000000", None, None)]
+    ("quota", "own", "threads"),
+    [("max", None, None), ("200000", None, "2"), ("200000", "7", "7"), ("10000000", None, None)],
 )
 def test_threads_do_not_exceed_the_quota_unless_the_user_sets_their_number(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quota: str, own: str | None, threads: str | None

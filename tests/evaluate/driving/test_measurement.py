@@ -46,19 +46,19 @@ def _frames(count: int) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (count, 64, 64, 3), np.uint8))
 
 
-def test_mu_is_the_models_own(vae: VAE):
+def test_the_controller_of_a_model_reads_its_mu(vae: VAE):
     frames, eyes = _frames(11), measurement.eyes_of_vae(vae)
     np.testing.assert_allclose(eyes.read(frames), vae.encode(frames.numpy()).mu, atol=1e-5)
     assert eyes.z_dim == 4
 
 
-def test_pca_reads_the_coefficients_of_the_run(pca: Baselines):
+def test_the_controller_of_pca_reads_the_coefficients_of_the_runs_components(pca: Baselines):
     frames, eyes = _frames(11), measurement.eyes_of_pca(pca)
     np.testing.assert_array_equal(eyes.read(frames), pca.coefficients(frames))
     assert eyes.z_dim == 3
 
 
-def test_no_learner_of_any_seed_practises_on_tracks_of_another_one_or_on_scored_ones():
+def test_learners_of_all_seeds_use_different_tracks_and_no_scored_ones():
     plans = [plan for seed in (0, 1, 999_999, 1_000_000) for plan in measurement.plans(seed)]
     tracks = [track for plan in plans for index in range(plan.num_rounds) for track in plan.seeds(index)]
     assert len(plans) == 20 and len(set(tracks)) == len(tracks) == 20 * 80
@@ -73,7 +73,7 @@ def test_measuring_twice_gives_the_same_numbers_bit_for_bit(vae: VAE, pca: Basel
 
 
 @pytest.mark.slow
-def test_a_process_learns_what_this_process_learns(vae: VAE, quick: None):
+def test_another_process_learns_the_same_controller(vae: VAE, quick: None):
     task = measurement.Learning(CAR_RACING, measurement.eyes_of_vae(vae), measurement.PRACTICE)
     ((_, there),) = executors.run(measurement.carry_out, [task], "processes", 1, lambda steps: None)
     here = measurement.carry_out(task, lambda steps: None)
@@ -81,7 +81,9 @@ def test_a_process_learns_what_this_process_learns(vae: VAE, quick: None):
     np.testing.assert_array_equal(there.weights, here.weights)
 
 
-def test_another_seed_practises_on_other_tracks(vae: VAE, pca: Baselines, quick: None, monkeypatch: pytest.MonkeyPatch):
+def test_another_seed_uses_other_training_tracks(
+    vae: VAE, pca: Baselines, quick: None, monkeypatch: pytest.MonkeyPatch
+):
     asked, run = [], executors.run
     monkeypatch.setattr(executors, "run", lambda task, items, *rest: asked.append(items) or run(task, items, *rest))
     practised = []
@@ -99,7 +101,7 @@ def test_another_seed_practises_on_other_tracks(vae: VAE, pca: Baselines, quick:
     assert not practised[0] & practised[1]
 
 
-def test_scores_are_those_of_the_tracks():
+def test_scores_are_statistics_of_the_tracks():
     driven = Driven(np.array([900.0, 100.0, 200.0]), np.array([True, False, False]), [], [])
     on_pca, by_expert = (Driven(np.array([score]), np.array([True]), [], []) for score in (300.0, 900.0))
     scores = measurement.scores(driven, on_pca, by_expert)
@@ -107,11 +109,11 @@ def test_scores_are_those_of_the_tracks():
     assert dataclasses.replace(scores, std=None) == Drive(400.0, None, 200.0, 1, 3, 300.0, 900.0)
 
 
-def test_the_environment_driven_is_that_of_the_data(rollouts_dir: Path):
+def test_the_controller_drives_the_environment_of_the_data(rollouts_dir: Path):
     assert measurement.place_of(Rollouts(rollouts_dir)) == CAR_RACING
 
 
-def test_carracing_is_not_refused(rollouts_dir: Path):
+def test_carracing_is_accepted(rollouts_dir: Path):
     measurement.check(Rollouts(rollouts_dir), frozenset([0, 1, 2]))
 
 
@@ -128,7 +130,7 @@ def test_a_crop_that_does_not_fit_is_refused(make_rollouts: Callable[..., Path])
         measurement.check(data)
 
 
-def test_data_with_a_scored_track_are_refused(rollouts_dir: Path):
+def test_training_data_with_a_scored_track_is_refused(rollouts_dir: Path):
     with pytest.raises(ValueError, match=r"and 1 of them\s+are among.*collect with other seeds"):
         measurement.check(Rollouts(rollouts_dir), frozenset([5]), frozenset([2**40 + 99]))
 
@@ -141,7 +143,7 @@ def _circle(radius_m: float) -> np.ndarray:
     return radius_m * np.stack([np.cos(angle), np.sin(angle)], 1)
 
 
-def test_map_shows_each_road_and_path():
+def test_the_map_shows_each_road_and_path():
     paths = [_circle(100.0)[:40], _circle(100.0)[:1]]
     driven = Driven(np.array([850.0, 20.0]), np.array([True, False]), paths, [_circle(100.0), _circle(120.0)])
     picture = track_map.draw(driven)
@@ -150,7 +152,7 @@ def test_map_shows_each_road_and_path():
     assert road.sum() > 1000 and blue > 100
 
 
-def test_map_shows_twenty_tracks_at_most():
+def test_the_map_shows_at_most_twenty_tracks():
     many, few = (
         Driven(
             np.arange(count) * 1.0,

@@ -232,7 +232,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
     return compile_with
 
 
-def test_no_sizes_make_the_library_misbehave(build: Build, sanitized: dict[str, str]):
+def test_the_library_has_no_memory_errors_for_any_sizes(build: Build, sanitized: dict[str, str]):
     """No access out of bounds, no undefined behaviour, and the same numbers by every instruction set."""
     done = subprocess.run(
         [sys.executable, __file__, str(build(*SANITIZE))], env=sanitized, capture_output=True, text=True
@@ -242,7 +242,7 @@ def test_no_sizes_make_the_library_misbehave(build: Build, sanitized: dict[str, 
     assert found["calls"] >= 200 * found["sets"]
 
 
-def test_an_array_that_is_too_short_is_seen(build: Build, sanitized: dict[str, str]):
+def test_the_sanitizer_finds_an_array_that_is_too_short(build: Build, sanitized: dict[str, str]):
     """So that the silence of the test above means something."""
     done = subprocess.run(
         [sys.executable, __file__, str(build(*SANITIZE)), "short"], env=sanitized, capture_output=True, text=True
