@@ -13,7 +13,6 @@ import pytest
 from gymnasium import spaces
 from gymnasium.envs.box2d import car_racing
 
-from world_models import envs
 from world_models.collect import command, recording
 from world_models.collect.recording import CHECKED_FRAMES, Recorded, ShardTask, record_shard
 from world_models.data.rollouts import FORMAT, Rollouts

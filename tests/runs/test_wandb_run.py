@@ -308,19 +308,6 @@ Run.finish = lambda self, exit_code: time.sleep(1000)
     assert len(pids) == 2 and not any(map(is_running, pids))
 
 
-"""
-    )
-    run = _begin(tmp_path)
-    while not (tmp_path / "service").exists() or not (tmp_path / "service").read_text():
-        time.sleep(0.01)
-    run.finish()
-    service = Path("/proc") / (tmp_path / "service").read_text()
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and service.exists() and "(zombie)" not in (service / "status").read_text():
-        time.sleep(0.05)
-    assert not service.exists() or "(zombie)" in (service / "status").read_text()
-
-
 def test_sending_a_message_never_waits(tmp_path: Path, package: Callable[..., None], short_limits: None):
     package(instead=HANGS["init"])
     run = _begin(tmp_path)

@@ -114,7 +114,7 @@ def test_each_signal_ends_a_command_with_its_status_and_one_line(start: Callable
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP])
-def test_a_signal_to_all_processes_kills_no_worker_on_its_own(start: Callable, number: signal.Signals):
+def test_a_signal_to_all_processes_leaves_ending_the_workers_to_their_parent(start: Callable, number: signal.Signals):
     process = start("team")
     time.sleep(1)
     os.killpg(process.pid, number)
@@ -128,7 +128,7 @@ def test_a_signal_that_was_ignored_at_the_start_stays_ignored(start: Callable):
     assert process.poll() is None
 
 
-def test_the_second_signal_ends_what_the_first_had_save_its_work(start: Callable):
+def test_the_second_signal_interrupts_the_saving_that_the_first_one_started(start: Callable):
     process = start("save")
     process.send_signal(signal.SIGTERM)
     assert process.stdout.readline() == "saved\n"
@@ -136,14 +136,14 @@ def test_the_second_signal_ends_what_the_first_had_save_its_work(start: Callable
     assert ended(process)[0] == 128 + signal.SIGTERM
 
 
-def test_a_reader_that_goes_away_ends_a_command_without_a_word(start: Callable):
+def test_a_command_ends_without_a_message_if_its_output_is_no_longer_read(start: Callable):
     process = start("print")
     process.stdout.close()
     process.stdout = None
     assert ended(process) == (128 + signal.SIGPIPE, "")
 
 
-def test_ctrl_c_while_a_command_is_imported_is_one_line(tmp_path: Path):
+def test_ctrl_c_while_a_command_is_imported_prints_one_line(tmp_path: Path):
     (tmp_path / "h5py.py").write_text("import time\nprint('begun', flush=True)\ntime.sleep(60)\n")
     path = os.pathsep.join([str(tmp_path), str(Path(host.__file__).parents[2])])
     process = subprocess.Popen(
@@ -158,7 +158,7 @@ def test_ctrl_c_while_a_command_is_imported_is_one_line(tmp_path: Path):
     assert ended(process) == (130, "\npython -m world_models.collect: interrupted\n")
 
 
-def test_an_error_of_what_an_interrupt_left_half_done_is_no_bug():
+def test_an_error_that_an_interrupt_caused_is_hidden_by_the_interrupt():
     with pytest.raises(host.Interrupted), host.interrupts():
         try:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -167,7 +167,7 @@ def test_an_error_of_what_an_interrupt_left_half_done_is_no_bug():
             raise AssertionError("half made")
 
 
-def test_an_error_without_an_interrupt_is_shown():
+def test_an_error_without_an_interrupt_is_raised():
     with pytest.raises(ZeroDivisionError), host.interrupts():
         try:
             raise KeyError("first")
@@ -201,7 +201,7 @@ def test_a_signal_in_a_destructor_ends_the_command_and_prints_nothing(
     assert capsys.readouterr().err == ""
 
 
-def test_a_second_signal_ends_the_command_once_where_the_first_was_lost(monkeypatch: pytest.MonkeyPatch):
+def test_a_second_signal_ends_the_command_once_if_the_first_was_lost(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(host, "AGAIN_S", 0.2)
     with pytest.raises(host.Interrupted), host.interrupts():
         ended = Ended()
@@ -211,7 +211,7 @@ def test_a_second_signal_ends_the_command_once_where_the_first_was_lost(monkeypa
     time.sleep(0.3)  # the lost one does not come again, which would kill this process
 
 
-def test_work_that_ends_before_a_lost_signal_comes_again_has_ended(monkeypatch: pytest.MonkeyPatch):
+def test_a_lost_signal_is_not_repeated_after_the_work_has_ended(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(host, "AGAIN_S", 0.1)
     with host.interrupts():
         ended = Ended()
@@ -220,7 +220,7 @@ def test_work_that_ends_before_a_lost_signal_comes_again_has_ended(monkeypatch: 
     time.sleep(0.2)
 
 
-def test_other_errors_in_destructors_are_shown_as_before(monkeypatch: pytest.MonkeyPatch):
+def test_other_errors_in_destructors_are_still_shown(monkeypatch: pytest.MonkeyPatch):
     class Wrong:
         def __del__(self):
             raise KeyError("own")
@@ -243,13 +243,13 @@ def test_the_first_signal_is_a_request_to_stop(number: signal.Signals):
         assert stop.wait(1)
 
 
-def test_without_a_signal_nobody_asks_to_stop():
+def test_without_a_signal_no_stop_is_requested():
     with host.stop_requests() as stop:
         assert not stop.is_set()
 
 
 @ENDING
-def test_the_second_signal_acts_as_before(number: signal.Signals):
+def test_the_second_signal_has_its_usual_effect(number: signal.Signals):
     with pytest.raises(KeyboardInterrupt), host.stop_requests() as stop:
         os.kill(os.getpid(), number)
         stop.wait(1)
@@ -257,7 +257,7 @@ def test_the_second_signal_acts_as_before(number: signal.Signals):
         time.sleep(1)
 
 
-def test_signals_act_as_before_once_the_work_is_over():
+def test_signals_have_their_usual_effect_after_the_work():
     before = [signal.getsignal(number) for number in host.ENDING]
     with host.stop_requests():
         pass
@@ -271,13 +271,13 @@ def ignored() -> Iterator[signal.Signals]:
     signal.signal(signal.SIGUSR1, before)
 
 
-def test_an_ignored_signal_is_no_request(ignored: signal.Signals):
+def test_an_ignored_signal_does_not_request_a_stop(ignored: signal.Signals):
     with host.stop_requests() as stop:
         os.kill(os.getpid(), ignored)
         assert not stop.wait(0.2)
 
 
-def test_a_thread_may_ask_for_stop_requests_though_it_gets_none():
+def test_a_thread_can_use_stop_requests_but_gets_none():
     requested: list[bool] = []
 
     def work() -> None:
@@ -290,7 +290,7 @@ def test_a_thread_may_ask_for_stop_requests_though_it_gets_none():
     assert requested == [False]
 
 
-def test_signals_while_workers_start_are_heard_afterwards():
+def test_signals_while_workers_start_are_handled_afterwards():
     reached = False
     with pytest.raises(KeyboardInterrupt), host.held_signals():
         os.kill(os.getpid(), signal.SIGINT)
@@ -319,7 +319,7 @@ def test_output_has_no_reader_once_its_terminal_is_closed():
     [({}, True), ({"LOCAL_RANK": "1"}, True), ({"TORCHELASTIC_RUN_ID": "a", "LOCAL_RANK": "0"}, True),
      ({"TORCHELASTIC_RUN_ID": "a", "LOCAL_RANK": "1"}, False)],
 )  # fmt: skip
-def test_of_torchruns_processes_the_first_of_a_machine_speaks(
+def test_only_the_first_process_of_torchrun_on_a_machine_prints(
     monkeypatch: pytest.MonkeyPatch, variables: Mapping[str, str], speaks: bool
 ):
     for name in ("LOCAL_RANK", "TORCHELASTIC_RUN_ID"):
@@ -330,7 +330,7 @@ def test_of_torchruns_processes_the_first_of_a_machine_speaks(
 
 
 @pytest.mark.parametrize(("rank", "waits"), [("0", []), ("1", [host.FIRST_PRINTS_WITHIN_S])])
-def test_the_other_processes_of_torchrun_wait_to_be_ended(
+def test_the_other_processes_of_torchrun_wait_until_they_are_ended(
     monkeypatch: pytest.MonkeyPatch, rank: str, waits: list[float]
 ):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a")
@@ -381,7 +381,7 @@ V2, V1 = "0::/pod/container\n", "4:memory:/pod\n2:cpu,cpuacct:/pod/container\n1:
         (None, {"cpu.max": "100000 100000"}, 64),
     ],
 )  # fmt: skip
-def test_a_containers_quota_counts(
+def test_the_quota_of_a_container_limits_the_available_cores(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, groups: str | None, quotas: Mapping[str, str], cores: int
 ):
     for name, quota in quotas.items():

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from world_models.runtime import workers
 from world_models.runtime.errors import Stopped
 from world_models.runtime.workers import Report, run_processes
 
@@ -134,7 +135,7 @@ def test_a_killed_worker_costs_only_its_own_item_a_retry(bereaved: tuple[Path, d
     assert [times_begun(folder / str(index)) for index in range(6)] == [2, 1, 1, 1, 1, 1]
 
 
-def test_the_other_workers_task_goes_on_where_it_was(bereaved: tuple[Path, dict[int, int]]):
+def test_the_task_of_another_worker_is_not_interrupted(bereaved: tuple[Path, dict[int, int]]):
     folder, found = bereaved
     assert [path.name for path in (folder / "1").iterdir()] == [str(found[1])]
 
@@ -144,12 +145,12 @@ def test_the_other_worker_goes_on_to_the_next_items(bereaved: tuple[Path, dict[i
     assert Counter(found.values())[found[1]] > 1
 
 
-def test_an_item_whose_worker_was_killed_is_done_next(tmp_path: Path):
+def test_the_item_of_a_killed_worker_is_done_next(tmp_path: Path):
     items = [(tmp_path / str(index), 0.3) for index in range(2)]
     assert [index for index, _ in run_processes(count_run, items, 1, Killer(tmp_path / "0"))] == [0, 1]
 
 
-def test_an_item_survives_two_deaths_of_its_worker(tmp_path: Path):
+def test_an_item_is_finished_after_two_killed_workers(tmp_path: Path):
     killer = Killer(tmp_path / "0", times=2)
     found = dict(run_processes(count_run, [(tmp_path / "0", 0.8)], 1, killer))
     assert times_begun(tmp_path / "0") == 3 and str(found[0]) not in killer.killed
@@ -164,7 +165,7 @@ def stopped(tmp_path: Path) -> pytest.ExceptionInfo[Stopped]:
     return end
 
 
-def test_the_third_death_over_an_item_stops_the_work(stopped: pytest.ExceptionInfo[Stopped], tmp_path: Path):
+def test_the_third_killed_worker_of_one_item_stops_the_work(stopped: pytest.ExceptionInfo[Stopped], tmp_path: Path):
     assert "workers died 3 times during the same task" in str(stopped.value)
     assert times_begun(tmp_path / "0") == 3 and team() == []
 
@@ -192,19 +193,19 @@ def test_a_worker_killed_before_it_took_its_item_costs_a_retry(
 # --- who does what
 
 
-def test_a_long_item_does_not_hold_up_the_others():
+def test_a_long_item_does_not_delay_the_others():
     found = list(run_processes(sleep_s, [1.5, *[0.01] * 6], 2, ignore))
     assert found[-1][0] == 0  # the long one is the last to be done
     pids = dict(found)
     assert pids[0] not in {pids[index] for index in range(1, 7)}
 
 
-def test_items_are_begun_in_their_order():
+def test_items_are_started_in_their_order():
     assert [index for index, _ in run_processes(process_id, "abcdef", 1, ignore)] == list(range(6))
 
 
 @pytest.mark.parametrize(("tasks", "pids"), [(1, [1] * 4), (3, [3, 1]), (4, [4])])
-def test_a_worker_is_replaced_after_its_share_of_tasks(monkeypatch: pytest.MonkeyPatch, tasks: int, pids: list[int]):
+def test_a_worker_is_replaced_after_a_number_of_tasks(monkeypatch: pytest.MonkeyPatch, tasks: int, pids: list[int]):
     monkeypatch.setattr(workers, "TASKS_OF_A_WORKER", tasks)
     found = Counter(pid for _, pid in run_processes(process_id, range(4), 1, ignore))
     assert list(found.values()) == pids
@@ -221,13 +222,13 @@ def test_no_more_workers_are_started_than_there_are_items():
     assert max(seen) == 2
 
 
-def test_a_worker_that_has_nothing_left_to_do_ends_before_the_others():
+def test_a_worker_without_further_items_ends_before_the_others():
     seen: list[int] = []
     list(run_processes(sleep_s, [0.01, 1.0], 2, lambda units: seen.append(len(team()))))
     assert 1 in seen[seen.index(2) :]
 
 
-def test_neither_a_worker_nor_a_pipe_is_left_when_all_is_done():
+def test_no_worker_and_no_pipe_remain_at_the_end():
     list(run_processes(process_id, [0], 1, ignore))  # whatever multiprocessing opens for good
     before = open_files()
     list(run_processes(process_id, range(4), 2, ignore))
@@ -238,7 +239,7 @@ def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def test_no_worker_of_a_fresh_process_hears_ctrl_c(tmp_path: Path):
+def test_workers_of_a_new_process_ignore_ctrl_c(tmp_path: Path):
     (tmp_path / "interrupting.py").write_text(
         "import os, signal\ndef task(item, report):\n    os.kill(os.getpid(), signal.SIGINT)\n    return item\n"
     )
@@ -262,7 +263,7 @@ def test_an_errors_traceback_in_the_worker_is_shown_as_its_cause():
 
 
 @pytest.mark.parametrize("task", [raise_with_a_lock, raise_what_takes_two])
-def test_an_error_that_cannot_be_sent_still_tells_its_reason_and_place(task: Any):
+def test_an_error_that_cannot_be_sent_is_reported_with_its_reason_and_place(task: Any):
     with pytest.raises(TypeError, match="the true") as caught:
         list(run_processes(task, [0], 1, ignore))
     assert f"in {task.__name__}" in str(caught.value.__cause__)
@@ -286,7 +287,7 @@ def test_a_task_that_cannot_be_imported_is_an_error_and_ends_the_workers():
     assert team() == []
 
 
-def test_an_error_before_others_are_done_loses_nothing_that_was_told():
+def test_results_before_an_error_are_not_lost():
     results = run_processes(raise_at_two, range(4), 1, ignore)
     assert [next(results), next(results)] == [(0, 0), (1, 1)]
     with pytest.raises(ValueError, match="two"):
@@ -299,7 +300,7 @@ def raise_at_two(item: int, report: Report) -> int:
     return item
 
 
-def test_a_thread_that_a_task_leaves_behind_holds_nobody_up(monkeypatch: pytest.MonkeyPatch):
+def test_a_thread_that_a_task_leaves_behind_does_not_delay_the_end(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(workers, "PATIENCE_S", 0.5)
     since = time.monotonic()
     assert list(run_processes(begin_a_thread, [15.0], 1, ignore)) == [(0, "done")]

@@ -62,12 +62,14 @@ class Tutorial(nn.Module):
         self.up, self.out = nn.Linear(20, 400), nn.Linear(400, 784)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The reconstruction, mu and logvar."""
         hidden = F.relu(self.hidden(pixels))
         mu, logvar = self.mu(hidden), self.logvar(hidden)
         z = mu + torch.exp(0.5 * logvar) * torch.randn_like(mu)
         return torch.sigmoid(self.out(F.relu(self.up(z)))), mu, logvar
 
     def loss(self, pixels: Tensor) -> Tensor:
+        """The negative ELBO in nats, summed over the batch."""
         shown, mu, logvar = self(pixels)
         kl = -0.5 * torch.sum(1 + logvar - mu.pow(2) - logvar.exp())
         return F.binary_cross_entropy(shown, pixels, reduction="sum") + kl

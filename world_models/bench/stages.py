@@ -76,9 +76,11 @@ class PlainVAE(VAE):
     """The paper's layers as they are written, without the faster forms."""
 
     def posterior(self, images: Float[Tensor, "batch 3 64 64"], labels: Tensor | None = None) -> Posterior:
+        """The posterior of images."""
         return Posterior(*self.encoder(images))
 
     def logits(self, z: Float[Tensor, "batch z"], labels: Tensor | None = None) -> Float[Tensor, "batch 3 64 64"]:
+        """The decoded images before the sigmoid."""
         return self.decoder(z)
 
 
