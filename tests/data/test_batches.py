@@ -299,7 +299,7 @@ def test_a_process_without_a_block_has_empty_parts(frames: FrameSet, streamed: b
 # a batch
 
 
-def test_one_process_holds_every_row(frames: FrameSet):
+def test_a_single_process_has_every_row(frames: FrameSet):
     for batch in itertools.islice(_batches(frames)(CPU), 14):
         assert batch.rows.tolist() == list(range(batch.size)) and batch.size == len(batch.frames)
 

@@ -83,7 +83,7 @@ def test_frame_set_holds_final_frames_too(data: Rollouts, frames: FrameSet):
     assert len(frames) == data.num_rows == 257
 
 
-def test_frame_set_knows_its_size(frames: FrameSet):
+def test_frame_set_has_the_right_size(frames: FrameSet):
     assert frames.num_bytes == 257 * 64 * 64 * 3 == frames.read_all().nbytes
 
 

@@ -19,7 +19,7 @@ def _picture(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
-def test_png_holds_the_picture():
+def test_png_contains_the_picture():
     picture = _frames(1)[0]
     assert np.array_equal(_picture(grids.png(picture)), picture)
 
@@ -70,7 +70,7 @@ def test_labels_do_not_change_the_picture_next_to_them():
     assert np.array_equal(labelled[:, 50:], picture)
 
 
-def test_labels_stand_beside_their_rows():
+def test_labels_are_next_to_their_rows():
     ink = grids.labelled(np.full((90, 10, 3), 255, np.uint8), ["one", "", "three"], margin=60).min(2) < 128
     assert [bool(rows.any()) for rows in np.split(ink, 3)] == [True, False, True]
 
@@ -92,7 +92,7 @@ def test_clip_of_sides_of_different_lengths_is_refused():
         grids.clip_gif(_frames(3), _frames(4))
 
 
-def test_data_url_holds_the_bytes():
+def test_data_url_contains_the_bytes():
     head, body = grids.data_url(b"\x00\xffabc", "image/png").split(",")
     assert head == "data:image/png;base64"
     assert base64.b64decode(body) == b"\x00\xffabc"

@@ -159,7 +159,7 @@ def test_shards_say_how_their_frames_were_made(latents: Path):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_latents_have_the_dtype_asked_for(data: Path, run: Path, tmp_path: Path, dtype: str):
+def test_latents_have_the_requested_dtype(data: Path, run: Path, tmp_path: Path, dtype: str):
     episode = Latents(_encode(data, run, tmp_path / "latents", f"--dtype {dtype}"), verify=True)[0]
     assert episode.mu.dtype == episode.logvar.dtype == np.dtype(dtype)
 
@@ -333,7 +333,7 @@ def test_missing_data_is_refused(run: Path, tmp_path: Path):
     assert "no such file or folder" in _refused(tmp_path / "nowhere", run, tmp_path / "latents")
 
 
-def test_rollouts_are_not_taken_for_latents(data: Path, run: Path, tmp_path: Path):
+def test_rollouts_are_not_accepted_as_latents(data: Path, run: Path, tmp_path: Path):
     out = tmp_path / "out"
     shutil.copytree(data, out)
     assert "holds world_models.rollouts, not world_models.latents" in _refused(data, run, out)

@@ -45,7 +45,7 @@ class Ungraspable:
     ],
     ids=str,
 )
-def test_an_action_of_the_space_is_taken_as_it_is(space: spaces.Space, action: Any, columns: Any):
+def test_an_action_of_the_space_is_not_changed(space: spaces.Space, action: Any, columns: Any):
     np.testing.assert_array_equal(to_columns(space, action), np.asarray(columns, np.float32))
 
 
@@ -121,7 +121,7 @@ def test_a_whole_number_outside_its_space_is_refused(space: spaces.Space, action
 @pytest.mark.parametrize(
     "space", [spaces.Discrete(3), spaces.MultiDiscrete([3]), spaces.MultiBinary(1), BYTES], ids=str
 )
-def test_a_fraction_is_refused_where_whole_numbers_are_taken(space: spaces.Space):
+def test_a_fraction_is_refused_as_a_discrete_action(space: spaces.Space):
     with pytest.raises(ValueError, match="takes whole numbers"):
         to_columns(space, [0.5] * ((space.shape or (1,))[0]))
 

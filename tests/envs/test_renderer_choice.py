@@ -104,10 +104,6 @@ def test_auto_chooses_c():
     assert choose("auto") == ("c", FASTEST)
 
 
-def test_the_order_of_preference_is_c_pygame_gymnasium():
-    assert list(renderer_choice.RENDERERS) == ["c", "pygame", "gymnasium"]
-
-
 def test_without_the_c_library_auto_chooses_pygame_and_gives_the_reason(no_library: None):
     assert choose("auto") == ("pygame", f"{FASTEST}; not c: {NOT_BUILT}")
 

@@ -573,7 +573,7 @@ def test_a_missing_run_for_comparison_is_refused(small: Path, test: Path, tmp_pa
     assert "no such folder" in _refused(test, small, f"--compare_with [{tmp_path / 'none'}]")
 
 
-def test_no_more_frames_are_scored_than_asked_for(undrawn: None, small: Path, test: Path):
+def test_at_most_the_requested_number_of_frames_is_scored(undrawn: None, small: Path, test: Path):
     assert _evaluate(test, small, "--max_frames 7")["frames"] == 7
 
 

@@ -92,13 +92,13 @@ def test_page_is_well_formed(changes: dict[str, Any]):
     assert html_faults(report.page("vae", _scores(**changes), SHOWN)) == []
 
 
-def test_page_holds_the_pictures_themselves():
+def test_page_contains_the_pictures_themselves():
     page = report.page("vae", SCORES, {"samples": _picture()})
     (encoded,) = re.findall(r"data:image/png;base64,([^\"]*)", page)
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded)))), _picture())
 
 
-def test_page_holds_the_clip_as_a_gif():
+def test_page_contains_the_clip_as_a_gif():
     page = report.page("vae", SCORES, {"clip": b"GIF89a not really"})
     assert f"data:image/gif;base64,{base64.b64encode(b'GIF89a not really').decode()}" in page
 

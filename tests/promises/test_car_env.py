@@ -361,7 +361,7 @@ def test_a_pickled_environment_drives_as_the_original():
     assert_same(drive(double, actions), drive(env, actions))
 
 
-def test_a_pickle_of_an_environment_with_auto_chooses_the_renderer_anew(monkeypatch: pytest.MonkeyPatch):
+def test_a_pickled_environment_with_auto_chooses_its_renderer_again(monkeypatch: pytest.MonkeyPatch):
     pickled = pickle.dumps(CarRacing())
     asked, choose = [], renderer_choice.choose
     monkeypatch.setattr(renderer_choice, "choose", lambda name: asked.append(name) or choose(name))

@@ -236,7 +236,7 @@ def test_an_episode_of_another_environment_was_not_trained_on(asked: CollectConf
     assert record(env="Shades2-v0").seen(collected(asked)) == set()
 
 
-def test_a_model_knows_the_arguments_of_its_training_data(run_dir: Path):
+def test_the_description_of_a_model_has_the_arguments_of_its_training_data(run_dir: Path):
     assert json.loads((run_dir / "model.json").read_text())["env_args"] == {}
     assert provenance.load(run_dir).env_args == {}
 

@@ -279,7 +279,7 @@ def test_bad_input_to_a_search_ends_in_a_line_and_status_2(
     assert not (tmp_path / "new").exists()
 
 
-def test_ctrl_c_ends_a_search_in_a_line_that_says_how_to_go_on(
+def test_ctrl_c_ends_a_search_in_a_line_that_says_how_to_continue(
     controller: ModuleType,
     search: Callable[..., Path],
     capsys: pytest.CaptureFixture[str],

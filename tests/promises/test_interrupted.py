@@ -190,7 +190,7 @@ def test_ctrl_c_keeps_finished_shards(stopped: Ended):
     assert 0 < len(kept) < NUM_EPISODES and all(Shard(path, FORMAT, verify=True) for path in kept)
 
 
-def test_ctrl_c_says_that_finished_work_stays(stopped: Ended):
+def test_a_line_after_ctrl_c_says_that_finished_work_is_kept(stopped: Ended):
     assert "interrupted; what is finished stays" in stopped.errors
 
 

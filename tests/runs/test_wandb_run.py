@@ -45,9 +45,6 @@ def init(**options):
 """
 
 
-LATE_START_S, END_S, KILL_S = wandb_run.LATE_START_S, wandb_run.END_S, wandb_run.KILL_S
-
-
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a busy machine an interpreter takes long to start."""
@@ -238,11 +235,6 @@ def test_a_wandb_that_hangs_delays_the_end_only_up_to_the_limit(
     run.finish()
     assert time.monotonic() - begun < wandb_run.END_S + wandb_run.KILL_S + 5
     assert psutil.Process().children() == before  # W&B's process neither runs nor is a zombie
-
-
-def test_the_end_is_allowed_less_than_half_a_minute():
-    assert END_S + KILL_S < 30
-    assert LATE_START_S < END_S / 2
 
 
 def test_a_wandb_that_does_not_end_is_reported_with_the_command_that_uploads(

@@ -140,7 +140,7 @@ def test_the_task_of_another_worker_is_not_interrupted(bereaved: tuple[Path, dic
     assert [path.name for path in (folder / "1").iterdir()] == [str(found[1])]
 
 
-def test_the_other_worker_goes_on_to_the_next_items(bereaved: tuple[Path, dict[int, int]]):
+def test_the_other_worker_continues_with_the_next_items(bereaved: tuple[Path, dict[int, int]]):
     _, found = bereaved
     assert Counter(found.values())[found[1]] > 1
 

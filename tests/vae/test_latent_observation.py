@@ -80,7 +80,7 @@ def test_the_observation_is_mu_of_the_current_frame(vae: VAE):
     np.testing.assert_allclose(second, _mu(vae, env.shown[None])[0], atol=1e-6)
 
 
-def test_the_observation_lies_in_the_space(vae: VAE):
+def test_the_observation_is_in_the_observation_space(vae: VAE):
     env = LatentObservation(Pictures(), vae)
     assert env.observation_space == spaces.Box(-np.inf, np.inf, (4,), np.float32)
     assert env.observation_space.contains(env.reset(seed=0)[0])

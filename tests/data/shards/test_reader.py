@@ -164,7 +164,7 @@ def test_a_column_of_width_zero_has_rows_and_the_digest_of_no_bytes(tmp_path: Pa
 @pytest.mark.parametrize(
     ("gzip", "packing"), [(4, ("gzip", 4, True)), (1, ("gzip", 1, True)), (None, (None, None, False))]
 )
-def test_columns_are_packed_as_the_format_says(tmp_path: Path, gzip: int | None, packing: tuple[Any, ...]):
+def test_columns_are_compressed_as_the_format_says(tmp_path: Path, gzip: int | None, packing: tuple[Any, ...]):
     fmt = Format(TINY.name, 3, TINY.columns, TINY.common, TINY.attributes, gzip)
     with h5py.File(write_tiny(tmp_path / "a.h5", values(5), fmt=fmt)) as file:
         column: Any = file["value"]
