@@ -72,7 +72,7 @@ def test_only_training_and_encoding_have_a_speed_limit(rows):
 
 
 def _busy_cores(monkeypatch, *cores):
-    """Let other processes use so many cores in each round."""
+    """Pretend that other processes use this many cores in each round."""
     rounds = iter(cores)
     monkeypatch.setattr(measuring, "others_busy", lambda: contextlib.nullcontext([next(rounds)]))
 
@@ -237,7 +237,7 @@ def test_steps_of_environments_are_timed_without_the_reset(short, monkeypatch):
 
 
 class StandInPool:
-    """Takes what EnvPool takes: a batch of one action."""
+    """Accepts a batch of one action, as EnvPool does."""
 
     def reset(self):
         self.steps = 0
@@ -301,7 +301,7 @@ def test_digits_are_measured_only_if_asked_for_and_need_no_rollouts(tmp_path: Pa
 
 
 def test_the_tutorials_loss_equals_ours():
-    """So that the comparison is of speed alone."""
+    """With the same loss, the comparison measures only speed."""
     vae = VAE(VAEConfig(20, kl_tolerance=0.0, likelihood="bernoulli", network="mlp"))
     weights = vae.state_dict()
     ours = ("encoder.layers.0", "encoder.mu", "encoder.logvar", "decoder.layers.0", "decoder.pixels")

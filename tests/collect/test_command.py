@@ -346,7 +346,7 @@ def test_the_order_in_which_a_mixture_is_written_does_not_change_its_policies(ro
     try:
         got = prepare(turned)
     except ValueError:
-        return  # refused: as good
+        return  # a refusal is right, too
     assert isinstance(got, Job) and isinstance(asked, Job)
     assert [task.policies for task in got.tasks] == [task.policies for task in asked.tasks]
 
@@ -488,7 +488,7 @@ def test_a_refused_second_collector_does_not_change_the_first_ones_files(
 def interrupted(
     gather: Callable[..., Rollouts], monkeypatch: pytest.MonkeyPatch, leave_partial: Callable[[Path], Path]
 ) -> None:
-    """A collection of two shards during whose second one somebody presses Ctrl-C."""
+    """A collection of two shards that Ctrl-C interrupts during the second one."""
     make = command.record_shard
 
     def press(task: ShardTask, report: executors.Report) -> Recorded:
@@ -593,7 +593,7 @@ def test_verify_refuses_a_folder_without_shards(tmp_path: Path):
 
 @pytest.fixture(scope="module")
 def worker(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What a fresh process needed to collect a shard."""
+    """The modules and the memory that a new process needed to collect a shard."""
     source = """if True:
         import json, re, sys
         from pathlib import Path
@@ -704,7 +704,7 @@ def test_disk_space_is_needed_only_for_missing_shards(rollouts_dir: Path, monkey
 
 
 def test_the_existing_data_set_is_found_under_a_path_with_dots(make_rollouts: Callable[..., Path], tmp_path: Path):
-    """Another data set beside a folder that is yet to be made is found, and refused."""
+    """`new/../old` means `old`, although `new` does not exist yet."""
     make_rollouts([3, 3], name="old")
     with pytest.raises(ValueError, match=f"{tmp_path / 'old'}"):
         prepare(CollectConfig(str(tmp_path / "new/../old"), seed=77))

@@ -308,7 +308,7 @@ def test_progress_of_a_shard_that_is_recorded_again_starts_at_zero(
 def test_a_wrong_frame_is_not_noticed_if_it_is_not_checked(
     record: Callable[..., Shard], wrong_later: None, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(recording, "CHECKED_FRAMES", 0)  # only the first, which is right
+    monkeypatch.setattr(recording, "CHECKED_FRAMES", 0)  # only the first frame, which is right
     assert record().attributes["renderer"] == "c"
 
 

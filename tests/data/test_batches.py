@@ -359,7 +359,7 @@ def test_a_source_gives_its_windows_in_order(frames: FrameSet, kind: Any):
 
 
 def _labelled(count: int = 150) -> ImageSet:
-    """Images whose pixels say their label."""
+    """Images whose pixels have the value of their label."""
     labels = np.random.default_rng(0).integers(0, 10, count)
     return ImageSet(np.repeat(labels.astype(np.uint8), 784).reshape(count, 28, 28, 1), labels)
 

@@ -26,7 +26,7 @@ ATTRIBUTES = {"vae_sha256": "ab" * 32, "config": "dtype: float32\n"}
 
 
 def encode(source: Shard, path: Path, dtype: str = "float32", logvar: float = SPREAD, block: int = 5) -> None:
-    """Latents whose mu tells the row: (row, -row)."""
+    """Latents whose mu is (row, -row)."""
     with write_latents(path, source, Z_DIM, dtype, ATTRIBUTES) as latents:
         for start in range(0, source.num_rows, block):
             rows = np.arange(start, min(start + block, source.num_rows))

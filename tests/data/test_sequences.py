@@ -243,7 +243,7 @@ def test_short_episodes_are_padded_with_zeros(make_latents: Make):
 
 
 def test_the_last_transition_of_a_short_episode_is_in_its_window(make_latents: Make):
-    """At the very end of the data set, too, behind which there is no row."""
+    """Also at the end of the data set, where no row follows."""
     item = LatentSequences(make_latents([5], [2]), 4, pad=True)[-1]
     assert item["rewards"].tolist() == [6, 7, 0, 0]
     assert (item["terminated"] | item["truncated"]).tolist() == [False, True, False, False]
@@ -411,7 +411,7 @@ KINDS = {"held": {}, "blocks": {"memory_gb": 1e-9}, "padded": {"pad": True}, "no
 
 @pytest.fixture(params=KINDS)
 def any_windows(request: pytest.FixtureRequest, make_latents: Make) -> LatentSequences:
-    """Of several blocks a shard, of windows across two of them, of short episodes."""
+    """Latents with several blocks per shard, windows across two blocks, and short episodes."""
     folder = make_latents([1500, 4], [900, 2, 700], logvar=0.0)
     write_summary(folder, [3.0, 1.0], [2.0, 3.0])
     return LatentSequences(folder, 33, 20, **KINDS[request.param])
@@ -482,7 +482,7 @@ def test_larger_latents_are_read_in_blocks_that_are_kept(make_latents: Make, rea
     numbers = sorted({*FORMAT.columns} - {*latent_rows.FLAGS})
     assert sorted(reads) == [(name, *rows) for name in numbers for rows in ((0, 702), (0, 1024), (1024, 1501))]
     reads.clear()
-    blocks[range(len(blocks) - 1, len(blocks) - 10, -1)]  # the last block, which is kept
+    blocks[range(len(blocks) - 1, len(blocks) - 10, -1)]  # this block was read last, so it is kept
     assert reads == []
 
 
@@ -500,7 +500,7 @@ def test_latents_are_held_in_memory_if_all_their_rows_fit_into_memory_gb(
 def test_worker_processes_divide_the_memory_between_them(
     make_latents: Make, reads: list[tuple[str, int, int]], monkeypatch: pytest.MonkeyPatch
 ):
-    """What one process can hold, each of two reads in blocks."""
+    """One process can hold all rows; each of two processes has half the memory, and reads in blocks."""
     folder = make_latents([700, 799], logvar=0.0)
     row_bytes = latent_rows.Layout.of(LatentSequences(folder, 30).latents.shards).row_bytes
     windows = LatentSequences(folder, 30, memory_gb=1501 * row_bytes / 1e9)

@@ -64,7 +64,7 @@ def latents(data: Path, run: Path, tmp_path: Path) -> Path:
 
 
 def _refused(data: Path, run: Path, out: Path, more: str = "") -> str:
-    """The line that says why."""
+    """The line of the error."""
     with pytest.raises((ValueError, OSError)) as refusal:
         _encode(data, run, out, more)
     return str(refusal.value)

@@ -28,7 +28,7 @@ PREPROCESS = {"crop": [0, 84], "size": 64, "interpolation": "INTER_AREA"}
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model whose latents vary and decode to different frames, though nobody trained it."""
+    """An untrained model whose latents vary and decode to different frames."""
     torch.manual_seed(0)
     vae, run = VAE(VAEConfig(z_dim=4), PREPROCESS), tmp_path_factory.mktemp("run")
     torch.nn.init.normal_(vae.encoder.mu.weight)
@@ -65,7 +65,7 @@ def _columns(out: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _change(path: Path, column: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
-    """Damage a column behind the format's back; in a copy, since readers keep files open."""
+    """Damage a column of a shard. The file is replaced by a copy, because readers keep files open."""
     damaged = Path(shutil.copy(path, path.with_suffix(".damaged")))
     with h5py.File(damaged, "r+") as file:
         dataset = file[column]
@@ -137,7 +137,7 @@ def test_shards_are_read_one_after_the_other(latents: Path, monkeypatch: pytest.
 
 
 def _written(data: Path, folder: Path, mu: Any, logvar: Any) -> Latents:
-    """Latents of one dimension whose first row is told, and others standard normal."""
+    """Latents of one dimension: the first row is given, and the other rows are standard normal."""
     source, folder = Rollouts(data).shards[0], folder / "made"
     folder.mkdir()
     columns = [np.zeros((source.num_rows, 1), np.float32) for _ in range(2)]

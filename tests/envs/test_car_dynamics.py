@@ -31,7 +31,7 @@ def bits(*numbers: Any) -> bytes:
 
 
 def state(env: Any) -> dict[str, Any]:
-    """All that there is to know of a car."""
+    """The complete state of a car."""
     car = env.car
     found: dict[str, Any] = {
         "reward": bits(env.reward, env.prev_reward),
@@ -102,7 +102,7 @@ def wandering(seed: int) -> np.ndarray:
 
 
 def shift(x: float, y: float) -> Prepare:
-    """Carries the car away."""
+    """Moves the car away."""
 
     def carry(env: Any) -> None:
         for body in (env.car.hull, *env.car.wheels):
@@ -232,7 +232,7 @@ def test_the_second_episode_of_an_env_gives_the_same_doubles():
 
 @pytest.fixture
 def trial_anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Forgets the trial's outcome, before a test and after what it changed is as before."""
+    """Forgets the result of the trial, before a test and after its changes were undone."""
     fast_car_agrees.cache_clear()
     yield
     monkeypatch.undo()

@@ -220,7 +220,7 @@ def be_anywhere(env: CarRacing, seed: int) -> None:
 
 
 def be_far_away(env: CarRacing, seed: int) -> None:
-    """Beyond the field, where its corners, at last, are beyond what pygame's 16 bits hold, and come round again."""
+    """A place outside the field, so far away that pygame's 16 bits do not hold the coordinates of corners."""
     rng = scattered(env, seed, t=(0.1, 0.5, 10.0, 10.0)[seed % 4])
     direction, away = rng.uniform(0, 2 * math.pi), FIELD * 10 ** rng.uniform(0, (1, 1.5, 3.5)[seed % 3])
     carry(env, (away * math.cos(direction), away * math.sin(direction)), rng.uniform(-4, 4))

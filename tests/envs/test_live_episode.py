@@ -38,7 +38,7 @@ def {name}(env, seed):
 
 
 class Steered(gymnasium.Env):
-    """Shows noise, and hands out the rewards that a test puts in their place."""
+    """Shows noise, and gives the rewards that a test sets."""
 
     observation_space = spaces.Box(0, 255, (48, 40, 3), np.uint8)
     action_space: spaces.Space = spaces.Box(-1.0, 1.0, (2,))
@@ -181,7 +181,7 @@ def test_a_wrong_action_in_a_worker_ends_the_command_in_one_line(tmp_path: Path)
     assert done.stderr.splitlines()[-1] == f"python -m world_models.collect: {said}"
 
 
-# --- what lies outside a Box
+# --- actions outside a Box
 
 
 def test_an_action_outside_its_box_is_stored_as_the_env_got_it(start: Callable[..., Job], tmp_path: Path):

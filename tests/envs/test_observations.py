@@ -17,7 +17,7 @@ DRAWN = np.random.default_rng(1).integers(0, 256, (60, 80, 3), np.uint8)
 
 
 class Shows(gymnasium.Env):
-    """Observes what its space promises, or what a test puts in its place; can draw itself."""
+    """Gives observations of its space, or those that a test sets; it can be rendered."""
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012
     action_space = spaces.Discrete(2)
@@ -43,7 +43,7 @@ class Shows(gymnasium.Env):
 
 @pytest.fixture
 def make() -> Iterator[Callable[..., envs.FrameEnv]]:
-    """Makes an environment of an observation space, or of what wrappers make of it."""
+    """Makes an environment with an observation space, with or without wrappers."""
 
     def made(space: spaces.Space, wrap: Callable[[Any], Any] = lambda env: env, draws: bool = True) -> envs.FrameEnv:
         def create(render_mode: str | None = None) -> Any:
@@ -64,13 +64,13 @@ def box(*shape: int, high: float = 255, dtype: Any = np.uint8) -> spaces.Box:
 
 
 def stacked_last(env: gymnasium.Env) -> gymnasium.Env:
-    """Three grey frames where the colours of one are expected."""
+    """Three stacked grey frames in the place of the channels of one."""
     stack: Any = FrameStackObservation(GrayscaleObservation(env), 3)
     return TransformObservation(stack, lambda frames: np.moveaxis(frames, 0, -1), RGB)
 
 
 def joined(env: gymnasium.Env) -> gymnasium.Env:
-    """The same without a wrapper whose name tells."""
+    """The same without a wrapper that has a telling name."""
     grey: Any = GrayscaleObservation(env)
     return TransformObservation(grey, lambda frame: np.stack([frame] * 3, axis=2), RGB)
 

@@ -39,7 +39,7 @@ def install(monkeypatch: pytest.MonkeyPatch, versions: Mapping[str, str]) -> Non
 
 @pytest.fixture(autouse=True)
 def chosen_anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Forgets what was chosen before, and what a test made the choice; all versions are tested ones."""
+    """Forgets earlier choices, and those of the test. All installed versions are tested ones."""
     caches: list[Any] = [choose, renderer_choice.problem_of, load_library]
     install(monkeypatch, {name: f"{found[0]}0" for name, found in TESTED.items()})
     for cache in caches:
@@ -61,7 +61,7 @@ def no_library(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class WrongC(CRenderer):
-    """Draws one pixel wrong, by the least that a pixel can be."""
+    """Draws one pixel wrong, by the smallest difference."""
 
     def draw(self, env: car_racing.CarRacing) -> np.ndarray:
         return one_wrong(super().draw(env))
@@ -255,7 +255,7 @@ def test_a_frame_that_equals_gymnasiums_passes(plain: car_racing.CarRacing):
 @pytest.mark.parametrize("pixels", [1, 3, 9216])
 def test_a_mismatch_counts_the_pixels_that_differ_from_gymnasiums(plain: car_racing.CarRacing, pixels: int):
     frame = GymnasiumRenderer().draw(plain)
-    frame.reshape(-1, 3)[:pixels] ^= 255  # a pixel is wrong once, in however many channels
+    frame.reshape(-1, 3)[:pixels] ^= 255  # a pixel counts once if several channels are wrong
     said = f"^renderer pygame drew {pixels} of 9216 pixels unlike Gymnasium; please report it with these versions: "
     with pytest.raises(MismatchError, match=f"{said}.*gymnasium .*SDL "):
         renderer_choice.compare(PygameRenderer(), frame, plain)
@@ -264,7 +264,7 @@ def test_a_mismatch_counts_the_pixels_that_differ_from_gymnasiums(plain: car_rac
 def test_a_mismatch_is_raised_by_the_step_whose_frame_is_checked(
     wrong_c: None, compared: list[Any], monkeypatch: pytest.MonkeyPatch
 ):
-    env = CarRacing(renderer="c")  # as if the trial had missed it
+    env = CarRacing(renderer="c")  # as if the trial had not found it
     monkeypatch.undo()
     env.reset(seed=0)
     env.check_next_frame = True

@@ -19,7 +19,7 @@ from world_models.envs.simulators import Simulator, simulator_of
 
 
 class Pond(gymnasium.Env):
-    """A simulator of somebody's own; it shows its depth."""
+    """A new simulator, which shows its depth."""
 
     observation_space = spaces.Box(0, 255, (96, 96, 3), np.uint8)
     action_space = spaces.Discrete(2)
@@ -37,7 +37,7 @@ class Pond(gymnasium.Env):
 
 
 class CarRacing(Pond):
-    """Has the name of a simulator that is known, and nothing else of it."""
+    """Another class with the name of a known simulator."""
 
 
 class CopiedCarRacing(CarRacing):
@@ -47,7 +47,7 @@ class CopiedCarRacing(CarRacing):
 
 
 class Kart(car_racing.CarRacing):
-    """Made of Gymnasium's."""
+    """A subclass of Gymnasium's."""
 
 
 class Depth:
@@ -84,7 +84,7 @@ def registered() -> Iterator[None]:
 
 @pytest.fixture
 def pond_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a module and a line in the registry make it."""
+    """The pond as a known simulator: with a module and a line in the registry."""
     module: Any = types.ModuleType("pond_simulator")
     module.simulator = PondSimulator
     monkeypatch.setitem(sys.modules, "pond_simulator", module)

@@ -272,13 +272,13 @@ def test_clip_is_a_moving_gif(run: Path):
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spares the hundred decodings of every frame."""
+    """Skips the bounds, which decode every frame a hundred times."""
     monkeypatch.setattr(metrics, "iwae_nats", lambda *_args: {"1": -1.0, "10": -0.5, "100": -0.25})
 
 
 @pytest.fixture
 def undrawn(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spares the figures of the model and the breakdown as well."""
+    """Skips the bounds and the figures of the model and the breakdown."""
     monkeypatch.setattr("world_models.evaluate.page.draw", lambda *_args: {})
     monkeypatch.setattr("world_models.evaluate.page.draw_breakdown", lambda *_args: {})
 
@@ -325,7 +325,7 @@ def _evaluate(data: Path, run: Path, more: str = "") -> dict[str, Any]:
 
 
 def _refused(data: Path, run: Path, more: str = "") -> str:
-    """The line that says why."""
+    """The line of the error."""
     with pytest.raises((ValueError, OSError)) as refusal:
         _evaluate(data, run, more)
     return str(refusal.value)

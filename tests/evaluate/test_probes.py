@@ -103,7 +103,7 @@ def test_a_network_does_not_change_the_global_generator():
 
 
 def test_more_features_than_rows_give_the_same_as_the_same_features_twice():
-    """A column that stands twice adds nothing but the weight of its ridge, which is small."""
+    """A repeated column adds no information. It only changes the effect of the ridge, which is small."""
     rng = np.random.default_rng(0)
     x, tests = rng.normal(size=(40, 30)).astype(np.float32), rng.normal(size=(50, 30)).astype(np.float32)
     twice, tests_twice = (np.concatenate([each, each], 1) for each in (x, tests))

@@ -43,29 +43,29 @@ def make() -> Iterator[Make]:
 
 
 def seen(observation: np.ndarray, *rest: Any) -> tuple[Any, ...]:
-    """What a step gave, as values that compare."""
+    """The results of a step, as values that can be compared."""
     return observation.shape, observation.dtype, observation.tobytes(), *rest
 
 
 def drive(env: Any, actions: Iterable[Any], seed: int | None = 0, **reset: Any) -> list[tuple[Any, ...]]:
-    """All that a user sees of an episode, its reset first."""
+    """Everything that a user gets of an episode, from its reset on."""
     return [seen(*env.reset(seed=seed, **reset)), *(seen(*env.step(action)) for action in actions)]
 
 
 def random_actions(env: Any, steps: int = 25, seed: int = 0) -> list[Any]:
-    """Some steps straight on where that is an action, then random ones."""
+    """Some steps straight ahead if there is such an action, then random actions."""
     env.action_space.seed(seed)
     straight = 3 if isinstance(env.action_space, gymnasium.spaces.Discrete) else STRAIGHT
     return [*[straight] * 8, *(env.action_space.sample() for _ in range(steps - 8))]
 
 
 def assert_same(first: Sequence[Any], second: Sequence[Any]) -> None:
-    """Says at which step two drives part, instead of showing pictures."""
+    """Names the step at which two drives differ, instead of printing pictures."""
     assert [index for index, pair in enumerate(zip(first, second, strict=True)) if pair[0] != pair[1]] == []
 
 
 def run_python(source: str, *args: str, **environment: str) -> Any:
-    """Runs a program of its own, with no window, and reads the JSON that it prints last."""
+    """Runs a program in its own process without a window, and reads the JSON in its last line."""
     env = {**os.environ, "SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy", **environment}
     done = subprocess.run([sys.executable, "-c", source, *args], capture_output=True, text=True, env=env, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -275,7 +275,7 @@ WINDOW = """if True:
 
 @pytest.fixture(scope="module", params=OURS)
 def window(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """What became of a window, and of an environment without one in the same process."""
+    """The state of a window, and of an environment without one in the same process."""
     return run_python(WINDOW, request.param)
 
 
@@ -402,7 +402,7 @@ def test_closed_environments_free_their_memory():
     assert run_python(source) < 8
 
 
-# --- renderers that cannot be had
+# --- renderers that cannot be used
 
 REFUSED = """if True:
     import json, sys

@@ -23,7 +23,7 @@ GAS = np.array([0.1, 0.8, 0], np.float32)
 
 
 class Kart(car_racing.CarRacing):
-    """Earns more, and is drawn as Gymnasium draws."""
+    """A subclass with higher rewards and Gymnasium's drawing."""
 
     def __init__(self, boost: float = 2.0, **options: Any):
         super().__init__(**options)
@@ -42,7 +42,7 @@ class WithoutBar(car_racing.CarRacing):
 
 
 class OurKart(CarRacing):
-    """Made of our own class, in other colours."""
+    """A subclass of our own class, with other colours."""
 
     def _init_colors(self) -> None:
         super()._init_colors()

@@ -50,7 +50,7 @@ print("done")
 
 
 def of_variable_length(path: Path) -> Path:
-    """Rewrites a shard's strings as the older writer had them."""
+    """Writes the strings of a shard as the older version did."""
     with h5py.File(path, "r+") as file:
         for owner in (file, file["telemetry"]):
             for name in list(owner.attrs):
@@ -117,7 +117,7 @@ def test_strings_of_variable_length_in_older_shards_are_read(make_rollouts: Make
 
 
 def heap_objects(path: Path) -> int:
-    """Where the objects of a file's first heap begin."""
+    """The position of the objects of a file's first heap."""
     return path.read_bytes().index(b"GCOL") + 16
 
 
@@ -157,7 +157,7 @@ def test_a_config_too_long_for_an_attribute_is_refused_with_its_size():
 def test_an_attribute_of_another_type_is_refused_by_name(make_rollouts: Make, name: str, value: Any):
     path = shard_path(make_rollouts([3, 4]), 0)
     if isinstance(value, str) and (name in ("config", "env", "versions") or len(value) > 64_000):
-        value = h5py.Empty("S1")  # which are texts of any kind
+        value = h5py.Empty("S1")  # these attributes are texts of any kind
     with h5py.File(path, "r+") as file:
         file.attrs[name] = value
     with pytest.raises(ValueError, match=f"^{path}: ") as caught:

@@ -27,7 +27,7 @@ def digests(path: Path) -> list[dict[str, str]]:
 
 
 def config(out: Path, num_episodes: int = 6, executor: Executor = "serial", num_workers: int = 0) -> CollectConfig:
-    """What `rollouts_dir` was collected by, for another folder."""
+    """The flags with which `rollouts_dir` was collected, for another folder."""
     return CollectConfig(
         str(out), num_episodes, max_steps=40, episodes_per_shard=2, executor=executor, num_workers=num_workers
     )

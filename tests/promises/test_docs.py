@@ -161,7 +161,7 @@ def test_the_target_of_every_link_exists(page, link):
 
 
 def _anchors(text: str) -> set[str]:
-    """What a link to each heading of a page ends with, as GitHub makes it."""
+    """The anchors of a page's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", text, flags=re.S), re.M)
     return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
 

@@ -39,7 +39,7 @@ def written(
     run_dir: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """What two epochs leave."""
+    """The files after two epochs of training."""
     out = tmp_path_factory.mktemp("memory")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(memory_model, "SEEN", 5)
@@ -160,7 +160,7 @@ def search(
 
 @pytest.fixture(scope="module")
 def found(search: Callable[..., Path]) -> Path:
-    """What two generations leave."""
+    """The files after two generations of a search."""
     return search(2)
 
 

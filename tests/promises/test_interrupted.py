@@ -39,12 +39,12 @@ class Collection:
         return list(self.out.glob("*.partial"))
 
     def in_the_middle(self) -> bool:
-        """Something is finished, something half written."""
+        """Whether there are finished shards and unfinished files."""
         assert self.process.poll() is None, "it ended before it could be interrupted"
         return bool(self.shards() and self.partials())
 
     def session(self) -> list[psutil.Process]:
-        """The processes of its session that are alive, itself left out."""
+        """The living processes of its session, without itself."""
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
@@ -101,7 +101,7 @@ def digests(path: Path) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
-    """The digests of a run that nothing disturbed."""
+    """The digests of a collection without interruption."""
     out = tmp_path_factory.mktemp("unbroken")
     collect.main(["--out", str(out), *FLAGS, "--executor", "serial"])
     return digests(out)
@@ -142,7 +142,7 @@ def test_a_killed_collection_leaves_no_damaged_shard(collection: Collection):
 
 @dataclasses.dataclass
 class Ended:
-    """How a collection ended after Ctrl-C."""
+    """The end of a collection after Ctrl-C."""
 
     collection: Collection
     status: int

@@ -49,7 +49,7 @@ def test_every_mnist_config_trains_and_draws_each_epoch(name: str, mnist_dir: Pa
 
 @pytest.mark.parametrize(("name", "black_white"), [("vae", False), ("vae_binarised", True), ("cvae", False)])
 def test_digits_are_standardised_on_the_training_images(name: str, black_white: bool, mnist_dir: Path, tmp_path: Path):
-    """Where it is asked for: on the images as training sees them, told their classes where the model is."""
+    """The images are binarised if training binarises them, and a conditional model gets their classes."""
     _train(name, mnist_dir, tmp_path / "run", "--standardise true")
     train = mnist.load(str(mnist_dir)).train
     frames = torch.from_numpy(train.frames)

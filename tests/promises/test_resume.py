@@ -38,7 +38,7 @@ def _train(data: Path, out: Path, more: str = "") -> Path:
 
 @pytest.fixture(scope="module")
 def whole(rollouts_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Unbroken training on resident frames."""
+    """Uninterrupted training on resident frames."""
     return _train(rollouts_dir, tmp_path_factory.mktemp("resume") / "whole")
 
 

@@ -29,7 +29,7 @@ SMALL = {"num_frames": 60, "batch_size": 20, "lr_warmup_frames": 10, "resume": T
 
 
 def _command(values: dict[str, Any]) -> list[str]:
-    """The command of a trial, as W&B's agent puts it together: `--name=value`, booleans as True."""
+    """The command of a trial, as W&B's agent builds it: `--name=value`, and booleans as True."""
     flags = [f"--{name}={value}" for name, value in values.items()]
     return [word for part in SWEEP["command"] for word in (MACROS | {"${args}": flags}).get(part, [part])]
 

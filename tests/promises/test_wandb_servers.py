@@ -45,7 +45,7 @@ def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path / "home")
     monkeypatch.delenv("NETRC", raising=False)
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # a port where nobody listens
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # no server listens on this port
     return tmp_path / "home"
 
 
@@ -58,7 +58,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The limits as they are."""
+    """The usual time limits."""
     monkeypatch.setattr(wandb_run, "LATE_START_S", LATE_START_S)
     monkeypatch.setattr(wandb_run, "END_S", END_S)
 
@@ -70,7 +70,7 @@ def run_folder(tmp_path: Path) -> Path:
 
 
 class _Server(BaseHTTPRequestHandler):
-    """As much of W&B's server as a run and `wandb sync` need: histories of runs, which are continued when resumed."""
+    """The part of W&B's server that runs and `wandb sync` need: it keeps histories of runs, and continues them."""
 
     protocol_version = "HTTP/1.1"
     histories: dict[str, dict[int, dict[str, Any]]]

@@ -318,7 +318,7 @@ def test_a_description_of_a_huge_or_unknown_network_is_refused_without_using_mem
 
 @pytest.fixture
 def validated(tmp_path: Path) -> Path:
-    """A run whose best weights are of step 3, by some rule of its own, and whose last are of step 4."""
+    """A run whose best weights are of step 3, and whose last weights are of step 4."""
     checkpoints.save_vae(layout.weights_path(tmp_path, "best"), VAE(VAEConfig(z_dim=1)), step=3)
     checkpoints.save_vae(layout.weights_path(tmp_path, "last"), VAE(VAEConfig(z_dim=1)), step=4)
     lines = [{"step": 3, "train/sse": 9}, *({"step": step, "val/sse": sse} for step, sse in ((1, 5), (3, 6), (4, 8)))]

@@ -35,7 +35,7 @@ def test_a_saved_state_is_loaded_unchanged(tmp_path: Path):
 
 
 class _Code:
-    """What an attacker hides in a pickle."""
+    """Code that an attacker hides in a pickle."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -94,7 +94,7 @@ USUAL = "dataset: rollouts\nlr: 0.002\nstandardise: true\nvae:\n  network: paper
 
 
 def test_an_older_run_is_resumed_with_the_defaults_of_its_time(tmp_path: Path):
-    """A config of before a field came goes on with its default, or with what was done before the field came."""
+    """A field that an older config lacks gets its default, or the value that was in force at that time."""
     (tmp_path / "config.yaml").write_text(OLDER)
     assert resume.load_run(tmp_path, NOW, USUAL, (), TrainedOn(data_digest="digest")) is None  # it has no state yet
 
@@ -112,7 +112,7 @@ def test_an_older_run_is_resumed_with_the_defaults_of_its_time(tmp_path: Path):
     ],
 )
 def test_a_run_with_other_settings_is_not_resumed(tmp_path: Path, changed: str, said: str):
-    """The answer names the flags that the run's own config does not have, too."""
+    """The message also names the flags that the run's config lacks."""
     path = tmp_path / "config.yaml"
     path.write_text(OLDER)
     with pytest.raises(ValueError, match=re.escape(said.format(path))):
@@ -130,7 +130,7 @@ def _learner_state() -> TrainingState:
 
 
 def _state() -> dict[str, Any]:
-    """As state.pt holds it."""
+    """A state as in state.pt."""
     return dict(vars(_learner_state()))
 
 

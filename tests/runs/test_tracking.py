@@ -21,7 +21,7 @@ LATENTS = Product("latents", "latents/a", "ghi")
 
 
 class _Run:
-    """Stands in for a run of W&B's: remembers what it is told."""
+    """Replaces a run of W&B, and records the calls."""
 
     id = "run-id"
 

@@ -301,7 +301,7 @@ def test_a_run_whose_upload_fails_at_the_end_is_not_uploaded(tmp_path: Path, lib
     assert _served(_request(tmp_path), FINISH)[1:] == [Finished(False)]
 
 
-# what W&B is told
+# messages to W&B
 
 
 def test_numbers_are_rows_of_the_training_step(tmp_path: Path, library: Install):

@@ -32,7 +32,7 @@ def mixture() -> dict[str, float]:
 
 @dataclasses.dataclass(frozen=True)
 class Things:
-    """What to make.
+    """Settings of a command.
 
     Attributes:
         data: folder of things.
@@ -68,7 +68,7 @@ def yaml_file(tmp_path: Path) -> Callable[[str], str]:
 
 @pytest.fixture
 def refusal(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """The one line with which a call refuses its input; nothing is printed."""
+    """The one line of the error with which a call refuses its input. Nothing may be printed."""
 
     def run(call: Callable[..., Any], *args: Any) -> str:
         with pytest.raises(ValueError) as caught:

@@ -146,7 +146,7 @@ def _free_port() -> int:
 
 @pytest.fixture(scope="module")
 def talk(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What two processes came to."""
+    """The results of two processes."""
     folder = tmp_path_factory.mktemp("talk")
     (folder / "talk.py").write_text(TALK)
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "OMP_NUM_THREADS": "1"}
@@ -214,7 +214,7 @@ def _start(data: Path, out: Path, more: str = "") -> subprocess.Popen[str]:
 
 
 def _interrupted(data: Path, out: Path) -> Path:
-    """A run of one process that broke at its fifth step, and was last saved after its third."""
+    """A run of one process that was interrupted at its fifth step, and last saved after its third."""
     learn: Callable[..., None] = Learner.learn
 
     def broken(self: Learner, *args: Any) -> None:

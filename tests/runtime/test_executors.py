@@ -41,7 +41,7 @@ def sleep_s(item: float, report: Report) -> float:
 
 
 def die_once(marker: Path | None, report: Report) -> str:
-    """Kills its worker at the first attempt, of which the marker tells."""
+    """Kills its worker at the first attempt. The marker shows that there was a first attempt."""
     if marker is not None and not marker.exists():
         marker.touch()
         os.kill(os.getpid(), signal.SIGKILL)

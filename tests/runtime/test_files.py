@@ -163,7 +163,7 @@ HOUR_S = 3600.0
 
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Path:
-    """What a process of another machine writes."""
+    """A file that a process of another machine is writing."""
     partial = tmp_path / "b.ffffffffffff-7-7-ffffffffffffffff.partial"
     partial.touch()
     return partial

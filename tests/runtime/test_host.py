@@ -20,7 +20,7 @@ ENDING = pytest.mark.parametrize("number", host.ENDING)
 
 @pytest.fixture(autouse=True)
 def signals_as_before() -> Iterator[None]:
-    """What ends by an interrupt leaves the signals to the system, since its process ends; this one goes on."""
+    """Restore the signals after each test: code that ends by an interrupt does not, because its process ends."""
     before = {number: signal.getsignal(number) for number in host.ENDING}
     yield
     for number, handler in before.items():
@@ -72,7 +72,7 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts a command, in a session of its own, and waits until it is at work."""
+    """Starts a command in its own session, and waits until it works."""
     (tmp_path / "waiting.py").write_text(COMMAND)
     started: list[subprocess.Popen[str]] = []
     path = os.pathsep.join([str(tmp_path), str(Path(host.__file__).parents[2])])
@@ -179,14 +179,14 @@ def test_an_error_without_an_interrupt_is_raised():
 
 
 class Ended:
-    """What gets a signal when it goes."""
+    """Sends a signal to this process when it is deleted."""
 
     def __init__(self, number: int = signal.SIGTERM):
         self.number = number
 
     def __del__(self):
         os.kill(os.getpid(), self.number)
-        time.sleep(0.001)  # in which the signal comes
+        time.sleep(0.001)  # the signal arrives here
 
 
 @ENDING

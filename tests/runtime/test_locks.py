@@ -69,7 +69,7 @@ OTHER = lock_of(writers.Writer("e" * 12, 8, 8, "e" * 16))
 
 
 def killed_here() -> bytes:
-    """The lock of a process of this machine that is gone."""
+    """The lock of a process of this machine that has ended."""
     running = writers.new()
     return lock_of(dataclasses.replace(running, started=running.started + 1), "here")
 
@@ -454,7 +454,7 @@ def test_a_holder_that_lost_its_lock_finishes_no_file(tmp_path: Path, file: Path
     assert f"the lock {file} was taken over by process 8 on node9 while this process was suspended" in str(caught.value)
     assert (tmp_path / "a").read_text() == "old"
     assert names(tmp_path) == [locks.LOCK, "a"]
-    assert file.read_bytes() == OTHER  # which is not its to remove
+    assert file.read_bytes() == OTHER  # the lock of another process is kept
 
 
 @pytest.mark.parametrize("inside", [".", "figures"])
@@ -522,7 +522,7 @@ def test_a_process_without_a_lock_is_not_stopped_by_locks_that_appear_or_disappe
     assert names(tmp_path) == [locks.LOCK, "a", "b"]
 
 
-# disks whose own locks refuse, or exclude nobody
+# disks whose own locks fail, or do not exclude other processes
 
 SHIM = """
 #include <errno.h>
@@ -590,7 +590,7 @@ def test_on_disks_whose_own_locks_fail_shards_are_written_and_second_writers_ref
         capture_output=True,
         text=True,
     )
-    refuses = [number for number in ERRNOS if number != errno.ENOSYS]  # which HDF5 bears by itself
+    refuses = [number for number in ERRNOS if number != errno.ENOSYS]  # HDF5 accepts this one
     assert run.stdout.splitlines() == [f"HDF5 refuses {number}" for number in refuses]
     assert run.stderr.count("\n") == 1 and "this disk cannot flush folders (Invalid argument)" in run.stderr
     assert run.returncode == 0

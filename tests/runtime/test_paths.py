@@ -18,7 +18,7 @@ from world_models.train_vae.config import TrainConfig
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of its own as the working folder."""
+    """A new folder, which is the working folder in the test."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -19,7 +19,7 @@ LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
 
 @pytest.fixture
 def odd(tmp_path: Path) -> Callable[[str], Path]:
-    """Makes what is no file."""
+    """Makes something at the path that is not a file."""
 
     def make(kind: str) -> Path:
         path = tmp_path / "odd"

@@ -23,7 +23,7 @@ from world_models.runtime.workers import Report, run_processes
 
 
 def count_run(item: tuple[Path, float], report: Report) -> int:
-    """Leaves a file for each time it was begun, named after its worker; takes a while."""
+    """Makes a file each time it is started, named by its worker, and then takes some time."""
     folder, seconds = item
     folder.mkdir(exist_ok=True)
     (folder / str(os.getpid())).touch()
@@ -46,14 +46,14 @@ def size(item: bytes, report: Report) -> int:
 
 
 class TakesTwoError(Exception):
-    """Can be pickled, but not read back: an exception is made again from what it was initialised with."""
+    """Can be pickled but not read back, because an exception is made again from a single argument."""
 
     def __init__(self, first: str, second: str):
         super().__init__(f"{first} {second}")
 
 
 class OpensAFile:
-    """A result that cannot be read back by anybody: an OSError, as of a pipe that broke."""
+    """A result that cannot be read back: reading it gives an OSError, as a broken pipe does."""
 
     def __reduce__(self) -> Any:
         return open, ("/no/such/file",)
@@ -102,7 +102,7 @@ def team() -> list[Any]:
 
 
 class Killer:
-    """Watches a run, and kills the worker of an item once it is at work; as often as it is told."""
+    """Watches a run, and kills the worker of an item once it works; as often as `times` says."""
 
     def __init__(self, folder: Path, times: int = 1):
         self.folder, self.times = folder, times
@@ -123,7 +123,7 @@ def times_begun(folder: Path) -> int:
 
 @pytest.fixture(scope="module")
 def bereaved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int, int]]:
-    """What is left of a run of six items and two workers, one of which was killed over item 0: files, results."""
+    """The files and results of a run of six items by two workers. One of them was killed during item 0."""
     folder = tmp_path_factory.mktemp("bereaved")
     items = [(folder / str(index), 0.8 if index < 2 else 0.05) for index in range(6)]
     return folder, dict(run_processes(count_run, items, 2, Killer(folder / "0")))
@@ -158,7 +158,7 @@ def test_an_item_is_finished_after_two_killed_workers(tmp_path: Path):
 
 @pytest.fixture
 def stopped(tmp_path: Path) -> pytest.ExceptionInfo[Stopped]:
-    """How a run ends whose item 0 costs three workers their lives, while another is at work."""
+    """The error of a run in which three workers were killed during item 0, while another one works."""
     items = [(tmp_path / "0", 20.0), (tmp_path / "1", 20.0)]
     with pytest.raises(Stopped) as end:
         list(run_processes(count_run, items, 2, Killer(tmp_path / "0", times=3)))
@@ -229,7 +229,7 @@ def test_a_worker_without_further_items_ends_before_the_others():
 
 
 def test_no_worker_and_no_pipe_remain_at_the_end():
-    list(run_processes(process_id, [0], 1, ignore))  # whatever multiprocessing opens for good
+    list(run_processes(process_id, [0], 1, ignore))  # multiprocessing opens files that stay open
     before = open_files()
     list(run_processes(process_id, range(4), 2, ignore))
     assert (open_files(), team()) == (before, [])

@@ -44,14 +44,14 @@ def _train(data: Path, out: Path, more: str = "") -> Path:
 
 
 def _refused(data: Path, out: Path, more: str = "") -> str:
-    """The line that says why."""
+    """The line of the error."""
     with pytest.raises((ValueError, OSError)) as refusal:
         _train(data, out, more)
     return str(refusal.value)
 
 
 def _stopped(data: Path, out: Path, more: str = "") -> str:
-    """The line that training ends with."""
+    """The last line that training prints."""
     with pytest.raises(Stopped) as ended:
         _train(data, out, more)
     return str(ended.value)
@@ -123,7 +123,7 @@ def test_the_last_weights_are_the_states_standardised_on_training_frames(run: Pa
 
 @pytest.fixture(scope="module")
 def plain(rollouts_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same run, its model saved as the learner has it."""
+    """The same run without standardising: its model has the learner's weights."""
     return _train(rollouts_dir, tmp_path_factory.mktemp("plain") / "run", "--beta_warmup_frames 45 --standardise false")
 
 
@@ -360,7 +360,7 @@ def test_ctrl_c_saves_the_run_and_says_how_to_continue(data: Path, tmp_path: Pat
     monkeypatch.setattr(Learner, "learn", interrupted)
     message = _stopped(data, tmp_path / "run", "--val_every_frames 1000")
     assert "--resume true" in message
-    assert resume.load_state(tmp_path / "run")["step"] in (3, 4)  # the signal is seen at once, or a step later
+    assert resume.load_state(tmp_path / "run")["step"] in (3, 4)  # the signal is noticed in this step or in the next
 
 
 def test_ctrl_c_while_resuming_asks_for_the_same_command(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -175,7 +175,7 @@ def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 @pytest.fixture(params=[1, 2])
 def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """How many threads a batch is cut for."""
+    """The number of threads between which a batch is split."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: request.param)
     yield request.param
     torch.set_num_threads(1)
@@ -212,7 +212,7 @@ def _backward(vae: VAE, rows: slice, size: int) -> tuple[Tensor, Tensor]:
 
 
 def _plainly(vae: VAE, size: int) -> tuple[Tensor, Tensor]:
-    """What `_backward` gives for a whole batch, by the definition of the networks and of the objective."""
+    """The result of `_backward` for a whole batch, computed by the definitions of networks and objective."""
     frames = _frames(0, size).permute(0, 3, 1, 2)
     mu, logvar = vae.encoder(frames.to(vae.encoder.mu.weight.dtype) / 255)
     logits, images = vae.decoder(mu + torch.exp(logvar / 2) * noise(0, 0, size, 3)), frames.float() / 255
@@ -292,7 +292,7 @@ def test_a_part_without_frames_adds_no_gradient(monkeypatch: pytest.MonkeyPatch)
 
 
 class _Summed:
-    """What `distributed.sum_up` does in two processes that know of each other's parts beforehand."""
+    """A stand-in for `distributed.sum_up` in two processes, which gets the sums of the other part in advance."""
 
     def __init__(self, others: list[Tensor]):
         self.others = others
@@ -482,7 +482,7 @@ def _digit_batch(rows: list[int], size: int = 6) -> Batch:
 
 
 def _seen(learner: Learner, batch: Batch, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, ...]:
-    """What the gradient is computed of."""
+    """Records the images of which the gradient is computed."""
     from world_models.train_vae import learner as module
 
     seen: list[tuple[Any, ...]] = []

@@ -146,11 +146,11 @@ def test_the_best_weights_are_saved_next_to_the_last_ones(run: Run, tmp_path: Pa
     assert all(torch.equal(saved[name], tensor) for name, tensor in learner.vae.state_dict().items())
 
 
-# what W&B is told
+# messages to W&B
 
 
 class _Tracker:
-    """Stands in for a tracker, and remembers what it is told."""
+    """Replaces a tracker, and records the calls."""
 
     made_last: "_Tracker"
     run_id = None

@@ -249,7 +249,7 @@ def test_a_model_of_digits_is_refused():
 
 @pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Types are not checked by the test run but, as for users, by the code alone."""
+    """Switches off the type checks of the tests, so that only the code itself checks types, as for users."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 

@@ -278,7 +278,7 @@ def test_measurement_is_the_same_every_time(vae: VAE):
 
 
 class _Told(VAE):
-    """A model that gives back a grey of which only the right label knows."""
+    """A model whose images have a grey value that depends on the label."""
 
     def __init__(self, num_samples: int = 1):
         super().__init__(
@@ -317,7 +317,7 @@ def test_bounds_give_each_frame_its_label():
     assert bounds["7"] == pytest.approx(-0.5 * 784 * math.log(math.pi), rel=1e-5)
 
 
-# the same whatever the number of threads
+# independence of the number of threads
 
 
 def test_measurement_does_not_depend_on_the_number_of_threads(vae: VAE, two_threads: None):

@@ -156,7 +156,7 @@ def _seeded(he: bool) -> VAE:
 
 
 def _power(layers: list[nn.Module], run: Tensor, network: nn.Module) -> list[float]:
-    """Mean square of what each layer makes, before its ReLU."""
+    """Mean square of the output of each layer, before its ReLU."""
     powers: list[float] = []
     for layer in layers:
         layer.register_forward_hook(lambda _layer, _args, output: powers.append(output.square().mean().item()))

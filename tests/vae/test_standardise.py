@@ -20,7 +20,7 @@ NETWORKS = {
 
 
 def _model(config: VAEConfig) -> VAE:
-    """A model whose z are far from the prior's, each dimension otherwise."""
+    """A model whose z are far from the prior, each dimension in another way."""
     torch.manual_seed(0)
     vae = VAE(config)
     with torch.no_grad():

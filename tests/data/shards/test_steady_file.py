@@ -55,7 +55,7 @@ def test_writing_a_shard_to_a_full_disk_ends_in_one_line_and_works_once_there_is
 
 
 def with_tests_on_the_path() -> dict[str, str]:
-    """The environment in which a process imports this module, and conftest."""
+    """The environment variables of a process that can import this module and conftest."""
     here = Path(__file__).parent
     return os.environ | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parents[1]), *sys.path])}
 
@@ -70,7 +70,7 @@ def test_a_process_ends_by_itself_after_a_full_disk(tmp_path: Path):
 
 
 def test_ctrl_c_during_writing_is_raised_in_the_program_and_not_inside_hdf5(tmp_path: Path):
-    """Ten interrupts in a row, which would come up in HDF5's own calls if it worked in the main thread."""
+    """Ten interrupts in a row. They would be raised inside HDF5's calls if it worked in the main thread."""
     program = """
 import os, signal, sys, threading, time
 from test_steady_file import *

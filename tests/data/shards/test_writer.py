@@ -164,7 +164,7 @@ def frame_of(row: int) -> np.ndarray:
 
 
 def drive(rollouts: RolloutWriter, steps: int, first: int = 0) -> None:
-    """An episode whose rows tell their number in every column."""
+    """An episode whose rows have their number in every column."""
     for step in range(steps):
         row = first + step
         action = np.array([row, -row], np.float32)

@@ -56,7 +56,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def run(runs: dict[str, Path], tmp_path: Path) -> Callable[[str], Path]:
-    """A run of one's own to write into."""
+    """A copy of a run, which the test may change."""
 
     def copied(name: str) -> Path:
         return Path(shutil.copytree(runs[name], tmp_path / name))
@@ -85,7 +85,7 @@ def test_every_kind_of_model_is_scored_and_shown(run: Callable[[str], Path], nam
     assert (scores["elbo_grey_nats"] is None) == (name == "ae")
     assert (scores["elbo_binarised_nats"] is None) == (name in ("ae", "gauss"))
     assert (scores["asked_share"] is None) == (name != "cvae")
-    assert "elbo_nats" not in scores and "iwae_nats" not in scores  # of which pixels, they would not say
+    assert "elbo_nats" not in scores and "iwae_nats" not in scores  # these names would not say of which pixels they are
     page = (folder / "report.html").read_text()
     assert html_faults(page) == []
     assert page.count("<figure ") == page.count("data:image/png") >= 5
@@ -267,7 +267,7 @@ def test_the_trade_off_is_drawn(betas: tuple[float, ...]):
 def test_compare_shows_digits_side_by_side(runs: dict[str, Path], tmp_path: Path):
     compare.main([str(runs["vae"]), str(runs["cvae"]), str(runs["ae"]), "--out", str(tmp_path / "page")])
     page = (tmp_path / "page" / "compare.html").read_text()
-    assert page.count('<img class="frames"') == 4  # the images, and what three models make of them
+    assert page.count('<img class="frames"') == 4  # the images, and their reconstructions by three models
 
 
 def test_the_best_run_decides_the_kind_of_data_and_the_other_runs_are_named(

@@ -33,7 +33,7 @@ def classifier(data: mnist.Mnist) -> Classifier:
 
 
 class _Recalls(VAE):
-    """A model that decodes every z as an image of the digit it is told, or of the first digits if there is one."""
+    """A model that decodes every z to an image of the given digit, or of one of the first digits."""
 
     def __init__(self, digits: Digits, num_classes: int = 10, most: int = 10):
         super().__init__(VAEConfig(3, network="mlp", hidden=(4,), num_classes=num_classes))
@@ -93,7 +93,7 @@ def test_only_a_conditional_model_is_scored_on_requested_digits(few: None, class
 
 
 class _ShowsZ(VAE):
-    """A model whose images are grey by z."""
+    """A model whose images have the grey value z."""
 
     def __init__(self):
         super().__init__(VAEConfig(1, network="mlp", hidden=(4,)))

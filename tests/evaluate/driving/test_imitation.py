@@ -99,7 +99,7 @@ def test_a_controller_moves_towards_another_by_a_share_of_the_difference():
 
 
 def _held(lesson: Lesson, car: Car, offset_m: float) -> bool:
-    """Whether the expert holds the wheel at this distance from the middle."""
+    """Whether the expert drives at this distance from the middle."""
     car.at_m = offset_m
     return bool(lesson([car])[0][0] != 0)
 

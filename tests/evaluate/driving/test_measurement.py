@@ -34,7 +34,7 @@ def pca() -> Baselines:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two rounds on two tracks of three steps, then three tracks of four, two at once; in this process."""
+    """Training of two rounds on two tracks of three steps, then three scored tracks of four steps; in this process."""
     monkeypatch.setattr(measurement, "EXECUTOR", "serial")
     monkeypatch.setattr(measurement, "PRACTICE", Plan(2, 2, 3, measurement.FIRST_PRACTICE_SEED))
     monkeypatch.setattr(measurement, "SCORED_TRACKS", range(2**40, 2**40 + 3))

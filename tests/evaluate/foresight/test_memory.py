@@ -19,7 +19,7 @@ def small(one_thread: None) -> Iterator[None]:
 
 
 def _pushed(steps: int = 60, count: int = 20, sigma: float = 0.05) -> list[Recording]:
-    """Latents that each action moves by itself: z_{t+1} = z_t + 0.3 a_t."""
+    """Latents that change only by actions: z_{t+1} = z_t + 0.3 a_t."""
     generator = torch.Generator().manual_seed(0)
     recordings = []
     for _ in range(count):
@@ -135,7 +135,7 @@ def test_latents_are_sampled_again_each_time():
 
 @pytest.mark.parametrize("form", FORMS)
 def test_predictions_scale_with_the_unit_of_z(form: Form):
-    """Latents that are shifted and a thousand times as large are foreseen a thousand times as far."""
+    """If latents are shifted and scaled by a thousand, their predictions are shifted and scaled in the same way."""
     episodes = _pushed(count=3)
     large = [Recording(1000 * mu + 5, 1000 * std, actions) for mu, std, actions in episodes]
     foreseen = []

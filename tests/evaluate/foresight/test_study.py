@@ -22,7 +22,7 @@ AHEAD = (1, 3)
 
 @pytest.fixture(autouse=True, scope="module")
 def small(one_thread: None) -> Iterator[None]:
-    """Memories of a few units, which foresee a few frames."""
+    """Small memory models that predict a few frames."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(memory, "HIDDEN", 8)
         patch.setattr(foresight, "WARM_UP", 2)
@@ -49,7 +49,7 @@ def baselines(episode: Episode) -> Baselines:
 
 @pytest.fixture(scope="module")
 def study(vae: VAE, baselines: Baselines, episode: Episode) -> Study:
-    """Memories that were trained for one step."""
+    """Memory models that were trained for one step."""
     return foresight.study(vae, baselines, [episode], episode.frames, num_steps=1)
 
 
@@ -60,7 +60,7 @@ def _recording(rows: int = 40) -> Recording:
 
 
 def _still(num_actions: int) -> Memory:
-    """Foresees no change."""
+    """A memory model that predicts no change."""
     model = memory.untrained(2, num_actions, "predicts_change", seed=0)
     torch.nn.init.zeros_(model.head.weight)
     torch.nn.init.zeros_(model.head.bias)
@@ -83,7 +83,7 @@ def test_predictions_use_no_frame_after_their_start():
 def test_predictions_use_the_actions_up_to_each_step_and_no_later_ones():
     model, seen = memory.untrained(2, 3, "predicts_z", seed=0), _recording()
     before, changed = foresight.predict(model, seen, [20], range(1, 6)), seen.actions.clone()
-    changed[22] = 9.0  # which is taken two steps after the start
+    changed[22] = 9.0  # the action two steps after the start
     after = foresight.predict(model, seen._replace(actions=changed), [20], range(1, 6))
     assert [bool(torch.equal(a, b)) for a, b in zip(before, after, strict=True)] == [True, True, False, False, False]
 

@@ -283,7 +283,7 @@ def test_the_same_call_gives_the_same_bits(dtype: torch.dtype):
 def test_conv_does_not_read_what_an_earlier_call_left_in_working_memory(kernel: int, layer: Layer, dtype: torch.dtype):
     arguments, images_too = _conv_arguments(kernel, layer, 3, dtype), layer.channels % 4 == 0
     first = _there_and_back(_conv, arguments, layer, images_too)
-    winograd.kept_memory("work", 0, torch.uint8).fill_(255)  # a NaN, whatever the type
+    winograd.kept_memory("work", 0, torch.uint8).fill_(255)  # a NaN in every dtype
     assert _same_bits(_there_and_back(_conv, arguments, layer, images_too), first)
 
 
@@ -295,7 +295,7 @@ def test_deconv_does_not_read_what_an_earlier_call_left_in_working_memory(
 ):
     arguments = _deconv_arguments(kernel, layer, 3, dtype)
     first = _there_and_back(_deconv, arguments, layer)
-    winograd.kept_memory("work", 0, torch.uint8).fill_(255)  # a NaN, whatever the type
+    winograd.kept_memory("work", 0, torch.uint8).fill_(255)  # a NaN in every dtype
     assert _same_bits(_there_and_back(_deconv, arguments, layer), first)
 
 
@@ -340,7 +340,7 @@ def test_images_with_another_memory_order_are_refused():
 
 @pytest.fixture
 def anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The library is looked for anew in this test, and the one in use stays."""
+    """The library is loaded again in this test; the loaded one is kept for other tests."""
     monkeypatch.setattr(winograd, "load_library", functools.cache(winograd.load_library.__wrapped__))
 
 

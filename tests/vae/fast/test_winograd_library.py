@@ -61,7 +61,7 @@ class Library:
         work_bytes = self._library.winograd_work_bytes(ctypes.byref(sizes), number_bytes)
         work = ctypes.c_void_p()
         assert self._c.posix_memalign(ctypes.byref(work), ctypes.c_size_t(64), ctypes.c_size_t(work_bytes)) == 0
-        ctypes.memset(work, 255, work_bytes)  # a NaN, whatever the type: it must not be looked at
+        ctypes.memset(work, 255, work_bytes)  # a NaN in every dtype; it must not be read
         getattr(self._library, f"winograd_{function}")(
             instruction_set, number_bytes, ctypes.byref(sizes), ctypes.c_int64(images), work, ctypes.byref(pointers)
         )
@@ -243,7 +243,7 @@ def test_the_library_has_no_memory_errors_for_any_sizes(build: Build, sanitized:
 
 
 def test_the_sanitizer_finds_an_array_that_is_too_short(build: Build, sanitized: dict[str, str]):
-    """So that the silence of the test above means something."""
+    """Shows that the test above would fail if there were an error."""
     done = subprocess.run(
         [sys.executable, __file__, str(build(*SANITIZE)), "short"], env=sanitized, capture_output=True, text=True
     )
