@@ -493,7 +493,7 @@ def interrupted(
 
     def press(task: ShardTask, report: executors.Report) -> Recorded:
         if task.path.name == "shard-00001.h5":
-            leave_partial(task.path)  # as a worker that is killed
+            leave_partial(task.path)  # like a killed worker
             raise KeyboardInterrupt
         return make(task, report)
 
@@ -601,7 +601,7 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         from world_models.collect.recording import record_shard
         task = shard_task(CollectConfig(sys.argv[1], max_steps=60), 0, ("brownian", "driver"), "auto")
         steps = record_shard(task, lambda units: None).steps
-        status = Path("/proc/self/status").read_text()  # ru_maxrss would tell of the process that started this one
+        status = Path("/proc/self/status").read_text()  # ru_maxrss would include the process that started this one
         peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", status)[1]) / 1024
         print(json.dumps({"steps": steps, "modules": list(sys.modules), "peak_mb": peak}))"""
     out = tmp_path_factory.mktemp("worker")

@@ -95,7 +95,7 @@ def record(task: ShardTask) -> Callable[..., Shard]:
 def compared(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, float]]:
     """Which frames are compared: the episode's track, its time step, the car's place."""
     for name in ("c", "pygame"):
-        renderer_choice.choose(name)  # whose trial frames are compared once a process
+        renderer_choice.choose(name)  # its trial compares frames once in each process
     found = []
 
     def compare(renderer: Any, frame: np.ndarray, env: Any) -> None:

@@ -22,6 +22,7 @@ from world_models.data.latents import FORMAT, Latents
 from world_models.data.sequences import LatentSequences
 from world_models.data.shards import shard_path, writer
 from world_models.data.shards.reader import Shard
+from world_models.runtime import files
 from world_models.runtime.errors import Stopped
 
 Make = Callable[..., Path]
@@ -142,7 +143,7 @@ def test_a_window_as_long_as_its_episode_holds_all_transitions(
         assert all(rows == [*range(rows[0], rows[0] + length)] and rows[-1] < stop for rows in here)
         offsets = [rows[0] - first for rows in here]
         assert offsets == sorted({*offsets}) and all(offset % stride == 0 for offset in offsets[:-1])
-        assert here[-1][-1] == stop - 1  # where an episode ends is always seen
+        assert here[-1][-1] == stop - 1  # the ends of episodes are always read
         if stride <= length:
             assert {row for rows in here for row in rows} == {*range(first, stop)}
     assert all(found)
@@ -324,8 +325,12 @@ def test_float16_latents_give_float32_windows(make_latents: Make):
 
 
 def write_summary(folder: Path, mean: list[float], variance: list[float]) -> None:
-    summary = {**Latents(folder)._identity()._asdict(), "z_mean": mean, "z_variance": variance}
-    (folder / SUMMARY_FILE).write_text(json.dumps(summary))
+    latents = Latents(folder)
+    digests = (str(shard.attributes["rollouts_digest"]).encode() for shard in latents.shards)
+    counts = {"episodes": len(latents), "rows": latents.num_rows, "z_dim": latents.z_dim}
+    made_from = {"vae_sha256": latents.vae_sha256, "rollouts_digest": files.sha256(*digests)}
+    moments = {"z_mean": mean, "z_variance": variance}
+    (folder / SUMMARY_FILE).write_text(json.dumps(counts | made_from | moments))
 
 
 def test_normalised_z_has_mean_0_and_variance_1(make_latents: Make):
@@ -468,7 +473,9 @@ def test_latents_that_fit_are_read_once(make_latents: Make, reads: list[tuple[st
     windows = LatentSequences(make_latents([800, 700], [400, 300]), 30)
     for _ in range(3):
         list(DataLoader(windows, 8, shuffle=True))
-    whole = sorted(read for read in reads if read[1] == 0 and read[2] in (1502, 702))  # others are the type checker's
+    whole = sorted(
+        read for read in reads if read[1] == 0 and read[2] in (1502, 702)
+    )  # other reads come from the type checker
     assert whole == sorted((column, 0, rows) for column in FORMAT.columns for rows in (1502, 702))
 
 

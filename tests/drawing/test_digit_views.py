@@ -77,7 +77,7 @@ def test_the_manifold_decodes_quantiles_of_the_prior(test_images: LabelledFrames
     z = torch.cat(asked).reshape(5, 5, 2)
     shares = torch.special.ndtr(z)
     torch.testing.assert_close(shares[0, :, 0], torch.linspace(0.02, 0.98, 5))
-    torch.testing.assert_close(shares[:, 0, 1], torch.linspace(0.98, 0.02, 5))  # up is more
+    torch.testing.assert_close(shares[:, 0, 1], torch.linspace(0.98, 0.02, 5))  # the first row has the largest value
     assert picture.shape == (5 * 30 + 2, 5 * 30 + 2, 3)
 
 
@@ -131,7 +131,7 @@ def test_the_arithmetic_picture_adds_the_difference_of_thick_and_thin_digits(tes
     torch.testing.assert_close(result, thick - thin + c)
     ink = test_images.frames.sum((1, 2, 3))
     ones = np.flatnonzero(test_images.labels == 1)
-    thinnest = ones[np.argsort(ink[ones])][:2]  # a third of six
+    thinnest = ones[np.argsort(ink[ones])][:2]  # a third of the six images of 1
     assert any(torch.equal(c[0], mu[one]) for one in thinnest)
 
 

@@ -396,7 +396,7 @@ def test_processes_split_the_shards(data: Path, run: Path, latents: Path, tmp_pa
     assert _digests(out) == _digests(latents)
     assert _summary(out).keys() == _summary(latents).keys()
     assert {name: _summary(out)[name] for name in EXACT} == {name: _summary(latents)[name] for name in EXACT}
-    for name in ("mu_sse", "z_sse"):  # processes have fewer threads each, and so other sums
+    for name in ("mu_sse", "z_sse"):  # each process has fewer threads, so sums are rounded differently
         assert _summary(out)["check"][name] == pytest.approx(_summary(latents)["check"][name], rel=1e-5)
 
 

@@ -16,7 +16,7 @@ GRID = spaces.Box(-1.0, 1.0, (2, 3))
 
 
 class Ungraspable:
-    """An array that is elsewhere, as a tensor on a GPU."""
+    """An array on another device, like a tensor on a GPU."""
 
     def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray:
         raise TypeError("can't convert cuda:0 device type tensor to numpy")

@@ -1,4 +1,4 @@
-"""The fast car computes the same numbers as Gymnasium's car, at every step. If it would not, it is not used."""
+"""The fast car computes the same numbers as Gymnasium's car at every step. Otherwise it is not used."""
 
 import inspect
 import math

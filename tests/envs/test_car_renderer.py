@@ -25,7 +25,7 @@ from world_models.envs.car_renderer import Renderer
 from world_models.envs.renderer_choice import RENDERERS, RendererName, scatter
 
 FRAMES = int(os.environ.get("WORLD_MODELS_EXACT_FRAMES", "1500"))
-EXAMPLES = max(FRAMES // 10, 15)  # of hypothesis, besides those frames
+EXAMPLES = max(FRAMES // 10, 15)  # examples of hypothesis, in addition to those frames
 FIELD = car_racing.PLAYFIELD
 GAS, COAST, BRAKE = (np.array(action, np.float32) for action in ((0, 1, 0), (0, 0, 0), (0, 0, 1)))
 NAMES: list[RendererName] = ["c", "pygame"]
@@ -44,7 +44,7 @@ def renderer(request: pytest.FixtureRequest) -> Renderer:
 
 
 class Undrawn:
-    """Draws nothing, so that a step costs next to nothing."""
+    """Draws nothing, so that a step is fast."""
 
     name: ClassVar[str] = "undrawn"
 
@@ -53,7 +53,7 @@ class Undrawn:
 
 
 def make_env(**options: Any) -> CarRacing:
-    """CarRacing that a test has drawn only when it wants to."""
+    """CarRacing that is drawn only when the test asks for it."""
     env = CarRacing(renderer="gymnasium", **options)
     env.renderer = Undrawn()
     return env
@@ -61,7 +61,7 @@ def make_env(**options: Any) -> CarRacing:
 
 @pytest.fixture
 def env() -> Iterator[CarRacing]:
-    """On the track of seed 0, past the opening zoom, at some speed."""
+    """A car on the track of seed 0, after the first zoom, at some speed."""
     made = make_env()
     made.reset(seed=0)
     advance(made, 60)
@@ -79,12 +79,12 @@ def by_gymnasium(env: car_racing.CarRacing) -> np.ndarray:
 
 
 def differing(renderer: Renderer, env: car_racing.CarRacing) -> int:
-    """How many of the 27,648 bytes are not Gymnasium's."""
+    """The number of bytes, of 27,648, that differ from Gymnasium's."""
     return int((renderer.draw(env) != by_gymnasium(env)).sum())
 
 
 def carry(env: car_racing.CarRacing, place: Sequence[float], heading: float, steering: float = 0.0) -> None:
-    """Set the whole car down at a place."""
+    """Move the whole car to a place."""
     car: Any = env.car
     car.hull.position, car.hull.angle = tuple(place), heading
     for wheel, (right, ahead) in zip(car.wheels, car_dynamics.WHEELPOS, strict=True):
@@ -93,7 +93,7 @@ def carry(env: car_racing.CarRacing, place: Sequence[float], heading: float, ste
 
 
 def scattered(env: CarRacing, seed: int, t: float = 10.0) -> np.random.Generator:
-    """The car anywhere about a new track; returns the random numbers that put it there."""
+    """Put the car at a random place near a new track. Returns the random numbers for further changes."""
     rng = np.random.default_rng(seed)
     if seed % 100 == 0:
         env.reset(seed=seed)
@@ -127,7 +127,7 @@ def spin_at_full_lock(env: CarRacing, seed: int) -> Iterator[None]:
 
 
 def leave_the_field(env: CarRacing, seed: int) -> Iterator[None]:
-    """Full speed across one of its four edges, and on for long after the episode's end."""
+    """Full speed across one of the four edges of the field, and long after the end of the episode."""
     env.reset(seed=seed)
     turn, along = seed % 4 * math.pi / 2, np.random.default_rng(seed).uniform(-FIELD, FIELD)
     x, y = FIELD - 60, along
@@ -155,7 +155,7 @@ def brake_to_a_halt(env: CarRacing, seed: int) -> Iterator[None]:
 
 
 def finish_a_lap(env: CarRacing, seed: int) -> Iterator[None]:
-    """From tile to tile in leaps, and on after the lap."""
+    """Jumps from tile to tile, also after the end of the lap."""
     env.reset(seed=seed)
     lap = env.track[1:] + env.track[:20]
     for _, heading, x, y in lap:
@@ -183,7 +183,7 @@ OPTIONS = {"driver, colours at random": {"domain_randomize": True}, "five action
 
 
 def head_along_an_axis(env: CarRacing, seed: int) -> None:
-    """At and next to multiples of 90 degrees, where pygame rounds the camera's angle."""
+    """Headings at and near multiples of 90 degrees, where pygame rounds the camera's angle."""
     rng = scattered(env, seed, t=(0.0, 0.02, 0.3, 0.77, 1.0, 20.0)[seed % 6])
     near = (0.0, 1e-7, -1e-7, 1e-6, -1e-6, 5e-7, 2e-6)[seed % 7]
     car: Any = env.car
@@ -227,7 +227,7 @@ def be_far_away(env: CarRacing, seed: int) -> None:
 
 
 def meet_a_road_of_any_shape(env: CarRacing, seed: int) -> None:
-    """Slivers, bow ties and quads larger than the picture, as no track has them."""
+    """Very thin quads, crossed quads, and quads larger than the picture. No track has such quads."""
     rng = np.random.default_rng(seed)
     lay_quads(env, rng, seed, 10 ** rng.uniform(-2, 2.5, (60, 1, 1)))
 
@@ -254,7 +254,7 @@ MOMENTS = [
 
 
 def share_of_frames(name: str) -> int:
-    """How many frames a scenario is compared on."""
+    """The number of compared frames of a scenario."""
     return max(FRAMES // (len(EPISODES) + len(MOMENTS)) // (1 if name == "c" else 10), 5)
 
 
@@ -312,7 +312,7 @@ PLACES = st.one_of(  # away from the middle of the field, or from a tile
 AWAY = st.just((0.0, 0.0)) | st.tuples(upto(3), upto(3)) | st.tuples(upto(100), upto(100))
 WHEELS = st.fixed_dictionaries(
     {
-        "away": AWAY,  # from its place at the hull
+        "away": AWAY,  # away from its place at the hull
         "turn": st.just(0.0) | upto(0.4) | ANGLES,
         "phase": upto(10) | ANGLES,
         "omega": upto(1e-3) | upto(200) | upto(1e4),
@@ -346,7 +346,7 @@ def put(env: CarRacing, state: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def tracks() -> list[CarRacing]:
-    """Two tracks in the usual colours, two in colours of their own."""
+    """Two tracks in the usual colours, and two in random colours."""
     made = [make_env(domain_randomize=seed > 1) for seed in range(4)]
     for seed, env in enumerate(made):
         env.reset(seed=seed)
@@ -373,14 +373,14 @@ def test_an_absurdly_large_reward_is_drawn_as_in_gymnasium(renderer: Renderer, e
 
 
 class PlainCarRacing(car_racing.CarRacing):
-    """Gymnasium's, without pictures."""
+    """Gymnasium's environment without pictures."""
 
     def _render(self, mode: str) -> np.ndarray:
         return np.zeros((96, 96, 3), np.uint8)
 
 
 def test_a_lap_looks_the_same_as_in_gymnasiums_environment(renderer: Renderer):
-    """Tiles change colour as the car touches them; here no renderer but Gymnasium's knows of the other track."""
+    """Tiles change their colour when the car touches them. Only Gymnasium's renderer draws the other environment."""
     plain, ours = PlainCarRacing(), make_env()
     for env in (plain, ours):
         env.reset(seed=3)
@@ -509,7 +509,7 @@ def test_an_open_window_does_not_change_the_frames(renderer: Renderer, env: CarR
 
 
 def spoil(env: CarRacing, what: str, value: float) -> None:
-    """Write a number where the simulator would; the bodies are taken out of its collisions, which choke on it."""
+    """Write a number into the simulator's state. The bodies no longer collide, because collisions fail with NaN."""
     car: Any = env.car
     for body in (car.hull, *car.wheels):
         body.active = False

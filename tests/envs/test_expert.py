@@ -13,7 +13,7 @@ CAR_ACTIONS = spaces.Box(np.array([-1, 0, 0], np.float32), np.ones(3, np.float32
 
 
 class Stub:
-    """An environment whose state is what the test says."""
+    """An environment whose state the test gives."""
 
     def __init__(self, action_space: spaces.Space = CAR_ACTIONS, names: tuple[str, ...] = Expert.NEEDS, **state: float):
         self.action_space, self.telemetry_names = action_space, names
@@ -24,7 +24,7 @@ class Stub:
 
 
 def act(**state: float) -> tuple[float, float, float]:
-    """Steer, gas and brake in a state; what is not named is 0."""
+    """Steering, gas and brake in a state; values that are not given are 0."""
     steer, gas, brake = Expert(Stub(CAR_ACTIONS, Expert.NEEDS, **state), 0)(None).tolist()
     return steer, gas, brake
 

@@ -20,7 +20,7 @@ Write = Callable[[str], str]
 
 
 class Shapes(gymnasium.Env):
-    """Draws what its arguments say."""
+    """Draws pictures that depend on its arguments."""
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012
     observation_space = spaces.Box(0, 255, (96, 96, 3), np.uint8)
@@ -36,7 +36,7 @@ class Shapes(gymnasium.Env):
 
 
 def shapes(**options: Any) -> gymnasium.Env:
-    """Takes any argument, until the environment is made."""
+    """Accepts any argument; an unknown one fails while the environment is made."""
     return Shapes(**options)
 
 
@@ -51,7 +51,7 @@ def registered() -> Iterator[None]:
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
-    """Writes a module of the test's own, importable by the name that comes back."""
+    """Writes a module, and returns the name by which it can be imported."""
     monkeypatch.syspath_prepend(tmp_path)
 
     def write(source: str) -> str:
@@ -63,7 +63,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
 
 
 def refusal(**options: Any) -> str:
-    """What is said when the environment is refused: one line."""
+    """The one line of the error with which the environment is refused."""
     with pytest.raises(ValueError, match="; ") as refused:
         envs.make_env(**options)
     said = str(refused.value)

@@ -20,7 +20,7 @@ CAR_ACTIONS = spaces.Box(np.array([-1, 0, 0], np.float32), np.ones(3, np.float32
 
 
 class Stub:
-    """An environment whose state is what the test says."""
+    """An environment whose state the test gives."""
 
     def __init__(self, action_space: spaces.Space = CAR_ACTIONS, **state: float):
         self.action_space, self.env = action_space, None
@@ -152,7 +152,7 @@ def test_driver_earns_far_more_than_random(seed: int, undrawn: None):
 
 
 def mean_action(**state: float) -> np.ndarray:
-    """Over the styles and nerves of many seeds."""
+    """The mean over many seeds, which give the driver different habits."""
     return np.mean([act(car_driver.Driver(Stub(CAR_ACTIONS, **state), seed), 5).mean(0) for seed in range(20)], axis=0)
 
 
@@ -216,7 +216,7 @@ def test_discrete_actions_average_to_the_wanted_action():
 
 @pytest.fixture
 def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Writes the module `own_policy_module`, importable during the test."""
+    """Writes the module `own_policy_module`, which can be imported during the test."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "own_policy_module", raising=False)
 

@@ -145,6 +145,6 @@ def test_dreams_of_other_pictures_are_not_plausible():
 
 def test_a_blurred_frame_is_not_plausible():
     seen = _frames(100)
-    held_out = _frames(100, seed=3)  # far from what was seen
+    held_out = _frames(100, seed=3)  # far from the seen frames
     blur = seen.mean(0, keepdims=True).round().astype(np.uint8).repeat(10, 0)
     assert breakdown.plausible_share(blur, seen, held_out) == 0

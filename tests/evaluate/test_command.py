@@ -521,7 +521,7 @@ def test_other_runs_are_drawn_for_comparison(
     undrawn: None, small: Path, train: Path, test: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     (tmp_path / "mine").mkdir()
-    other = _make_run(tmp_path / "mine" / "run", train)  # of the same name
+    other = _make_run(tmp_path / "mine" / "run", train)  # both have the same name
     (other / "config.yaml").write_text("lr: 0.001\n")
     (other / "eval.json").write_text(json.dumps({"kl_nats": 12.0, "sse": 34.0}))
     drawn: list[Any] = []

@@ -175,7 +175,7 @@ def test_the_driver_stays_on_the_road_with_discrete_actions(seed: int):
     frame, driver = env.reset(seed), car_driver.Driver(env, seed)
     earned = sum(env.step(envs.to_columns(env.action_space, driver(frame)))[1] for _ in range(120))
     env.close()
-    assert earned > 20  # keys at random earn less than nothing
+    assert earned > 20  # random actions earn a negative return
 
 
 # --- a start at a random tile
@@ -255,7 +255,7 @@ def test_a_lap_is_complete_where_it_began():
     assert index == place(env)
     env.tile_visited_count, first.road_visited = len(env.track) - 1, False
     heading, x, y = env.track[index - 4][1:4]
-    move_car(env.car, x, y, heading)  # as if the car came back
+    move_car(env.car, x, y, heading)  # as if the car had returned
     ends = [env.step(np.array([0, 1, 0], np.float32)) for _ in range(60)]
     assert any(terminated and info["lap_finished"] for _, _, terminated, _, info in ends)
 

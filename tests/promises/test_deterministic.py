@@ -1,4 +1,4 @@
-"""What a shard holds depends only on the config and the shard's number, and an episode on its seed and policy."""
+"""A shard depends only on the config and the shard's number, and an episode only on its seed and policy."""
 
 import dataclasses
 import shutil

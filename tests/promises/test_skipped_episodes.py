@@ -28,7 +28,7 @@ from world_models.runtime.errors import Stopped
 from world_models.train_vae.data import KINDS
 
 BRIEF = {0, 2, 3, 8, 9}
-"""Seeds whose episodes end in step 3. With two episodes a shard: one lost of the first, none left of the second."""
+"""Seeds whose episodes end in step 3. With two episodes per shard, the first shard has one left, the second none."""
 KEPT = [1, 4, 5, 6, 7]
 WARMUP = 5
 

@@ -1,4 +1,4 @@
-"""Reading a run's folder, whoever wrote it."""
+"""Reading a run's folder, whose files may be damaged or made by others."""
 
 import hashlib
 import math

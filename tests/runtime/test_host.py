@@ -208,7 +208,7 @@ def test_a_second_signal_ends_the_command_once_if_the_first_was_lost(monkeypatch
         del ended
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(10)
-    time.sleep(0.3)  # the lost one does not come again, which would kill this process
+    time.sleep(0.3)  # the lost signal must not be repeated: it would kill this process
 
 
 def test_a_lost_signal_is_not_repeated_after_the_work_has_ended(monkeypatch: pytest.MonkeyPatch):
@@ -294,7 +294,7 @@ def test_signals_while_workers_start_are_handled_afterwards():
     reached = False
     with pytest.raises(KeyboardInterrupt), host.held_signals():
         os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.2)  # whichever thread the system hands the signal to
+        time.sleep(0.2)  # the system may give the signal to any thread
         reached = True
     assert reached
 

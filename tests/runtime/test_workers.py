@@ -1,4 +1,4 @@
-"""Worker processes: a killed one loses only its task, each ends some day, and none waits for another."""
+"""Worker processes: a killed one loses only its task, each one ends, and none waits for another."""
 
 import contextlib
 import multiprocessing
@@ -182,7 +182,7 @@ def test_a_worker_killed_before_it_took_its_item_costs_a_retry(
             (worker,) = team()
             killed.append(worker.pid)
             threading.Timer(after_s, os.kill, (worker.pid, signal.SIGKILL)).start()
-            time.sleep(0.02 * (len(item) < 100))  # so that a small one goes to a dead worker as well
+            time.sleep(0.02 * (len(item) < 100))  # so that a small item, too, is sent to a dead worker
         send(pipe, message)
 
     monkeypatch.setattr(Connection, "send", killing)

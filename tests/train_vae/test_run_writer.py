@@ -189,7 +189,7 @@ def test_a_finished_run_logs_its_best_weights_or_else_its_last(
     (tmp_path / "runs" / "a" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     run.log_final_model()
     verb, product = _Tracker.made_last.products[-1]
-    scores = {"weights": weights, "sse": learner.step + 0.5}  # of these weights, though later ones were validated too
+    scores = {"weights": weights, "sse": learner.step + 0.5}  # the scores of these weights, not of later ones
     assert (verb, product.kind, product.facts) == ("made", "model", scores)
     assert product.digest == files.file_sha256(tmp_path / "runs" / "a" / name)
 

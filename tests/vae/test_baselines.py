@@ -11,7 +11,7 @@ from world_models.vae.baselines import Baselines
 
 
 def _frames(count: int, seed: int = 0) -> np.ndarray:
-    """Smooth random pictures: coarse ones, enlarged."""
+    """Smooth random pictures, which are enlarged coarse ones."""
     rng = np.random.default_rng(seed)
     return rng.integers(0, 256, (count, 8, 8, 3), np.uint8).repeat(8, 1).repeat(8, 2)
 
@@ -22,13 +22,13 @@ def _flat(frames: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _svd(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The mean of so many frames, and all their principal components."""
+    """The mean of the first `count` frames, and all their principal components."""
     train = _flat(_frames(count))
     return train.mean(0), np.linalg.svd(train - train.mean(0), full_matrices=False)[2]
 
 
 def _sse_of_svd(count: int, test: np.ndarray, k: int) -> float:
-    """The error of frames by the first k components of so many others."""
+    """The error of frames if they are reconstructed from the first k components of other frames."""
     mean, components = _svd(count)
     away = _flat(test) - mean
     return float(np.square(away - away @ components[:k].T @ components[:k]).sum(1).mean())

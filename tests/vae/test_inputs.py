@@ -68,7 +68,7 @@ def test_an_empty_batch_has_no_latents(paper: VAE):
 
 
 def test_a_batch_has_the_latents_of_its_frames(paper: VAE):
-    given = frames(130)  # of more than C computes at a time
+    given = frames(130)  # more images than C computes at a time
     whole, parts = paper.encode(given).mu, [paper.encode(part).mu for part in (given[:1], given[1:129], given[129:])]
     torch.testing.assert_close(whole, torch.cat(parts), rtol=1e-4, atol=1e-5)
 

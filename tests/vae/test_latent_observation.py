@@ -200,7 +200,7 @@ def test_a_list_of_seeds_is_accepted(vae: VAE, seed: Any):
 @pytest.mark.parametrize("sample", [False, True])
 def test_gymnasiums_checker_passes(vae: VAE, sample: bool):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the bounds of a Box, and of wrappers
+        warnings.simplefilter("ignore")  # warnings about the bounds of a Box, and about wrappers
         check_env(LatentObservation(gymnasium.make("LatentPictures-v0"), vae, sample=sample))
 
 

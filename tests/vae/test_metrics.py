@@ -16,7 +16,7 @@ from world_models.vae.model import VAE, Posterior, VAEConfig, to_images
 
 
 def _frames(count: int, seed: int = 0) -> np.ndarray:
-    """Smooth random pictures: coarse ones, enlarged."""
+    """Smooth random pictures, which are enlarged coarse ones."""
     rng = np.random.default_rng(seed)
     return rng.integers(0, 256, (count, 8, 8, 3), np.uint8).repeat(8, 1).repeat(8, 2)
 
@@ -59,7 +59,7 @@ def _grey(count: int) -> np.ndarray:
 
 
 def _log_evidence(frames: np.ndarray) -> float:
-    """Mean log p(x) of the linear model, by the marginal's density."""
+    """Mean log p(x) of the linear model, computed from the density of the marginal."""
     images = to_images(torch.from_numpy(frames)).double().flatten(1)
     factor = torch.eye(3, dtype=torch.float64).repeat_interleave(4096, 0) * _Linear.WEIGHT
     marginal = LowRankMultivariateNormal(
@@ -176,7 +176,7 @@ def test_ssim_of_other_images_is_below_one(vae: VAE):
 
 
 def _by_hand(vae: VAE, frames: np.ndarray) -> dict[str, float]:
-    """Of decode(mu), one frame at a time."""
+    """The errors of decode(mu), computed frame by frame."""
     sse, kl = [], []
     with torch.no_grad():
         for frame in frames:

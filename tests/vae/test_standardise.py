@@ -119,7 +119,7 @@ def test_a_frame_with_a_huge_variance_keeps_the_weights_finite():
     vae = _model(NETWORKS["mlp"])
     assert vae.encoder.logvar is not None
     with torch.no_grad():
-        vae.encoder.logvar.bias[0] = 100.0  # exp of it is no float32
+        vae.encoder.logvar.bias[0] = 100.0  # exp of it is too large for float32
     assert standardised(vae, _data(vae)).is_finite
 
 

@@ -95,7 +95,7 @@ print("heard")
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert "Error" not in done.stderr
-    assert done.returncode in (0, -signal.SIGINT)  # the latter: one of them came up outside of the `try`
+    assert done.returncode in (0, -signal.SIGINT)  # the latter if an interrupt was raised outside of the `try`
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ def test_a_file_that_cannot_be_read_is_a_failure(steady: SteadyFile, monkeypatch
 def test_writing_after_closing_changes_no_file(tmp_path: Path):
     steady = SteadyFile(tmp_path / "a")
     steady.close()
-    with (tmp_path / "b").open("wb"):  # may have got the number of the other one's descriptor
+    with (tmp_path / "b").open("wb"):  # it may have the number of the closed descriptor
         steady.write(b"lost")
     assert (tmp_path / "b").read_bytes() == b""
 

@@ -213,7 +213,7 @@ def test_a_model_described_as_one_of_digits_that_takes_other_frames_is_refused(
 
 @pytest.mark.usefixtures("quick")
 def test_nearest_neighbours_use_the_labels_of_the_training_images(run: Callable[[str], Path]):
-    assert _evaluate(run("vae"))["knn_accuracy"] > 0.3  # of bars that an untrained encoder nearly tells apart
+    assert _evaluate(run("vae"))["knn_accuracy"] > 0.3  # an untrained encoder nearly separates these bars
 
 
 @pytest.mark.usefixtures("quick")

@@ -1,4 +1,4 @@
-"""Imitation: the regression, the controller, who holds the wheel, and what is chosen."""
+"""Imitation: the regression, the controller, when the expert drives, and which controller is chosen."""
 
 import numpy as np
 import pytest

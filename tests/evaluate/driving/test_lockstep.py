@@ -1,4 +1,4 @@
-"""Tracks in lock-step: the same episodes as one by one, seen or not, and when they end."""
+"""Tracks in lock-step give the same episodes as single ones, with or without drawing, and end at the right step."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Driving as a measurement: what is refused, what is measured, that it is the same again, and its picture."""
+"""The measurement of driving: refusals, scores, repeatability, and its picture."""
 
 import dataclasses
 from collections.abc import Callable

@@ -168,7 +168,7 @@ def test_an_untrained_memory_that_predicts_z_keeps_z(z_dim: int):
     generator = torch.Generator().manual_seed(0)
     z, actions = torch.randn(20, 1, z_dim, generator=generator), torch.zeros(20, 10, 3)
     predicted = memory.untrained(z_dim, 3, "predicts_z", seed=0)(z.expand(-1, 10, -1), actions)[0].mean[:, -1]
-    carried = min(z_dim, memory.HIDDEN)  # a dimension takes a unit
+    carried = min(z_dim, memory.HIDDEN)  # each dimension needs a unit
     assert (predicted - z[:, 0])[:, :carried].std() < 0.25
 
 

@@ -1,4 +1,4 @@
-"""What memory models foresee, and how it is scored in frames."""
+"""The predictions of memory models, and their errors in frames."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -98,7 +98,7 @@ def test_sampled_futures_differ_from_each_other_and_repeat_every_time():
 
 def test_sampled_futures_belong_to_their_start():
     model = _still(3)
-    model.head.bias.data.view(3, 5, 2)[2] = -7  # next to no noise
+    model.head.bias.data.view(3, 5, 2)[2] = -7  # almost no noise
     drawn = foresight.predict(model, _recording(), [3, 20], AHEAD, num_draws=4)
     expected = _recording().mu[[3, 20]].expand(2, 4, 2, 2)
     torch.testing.assert_close(drawn, expected, atol=0.02, rtol=0)

@@ -41,7 +41,7 @@ def _images(count: int, dtype: torch.dtype = torch.float64) -> Tensor:
 
 
 def _network(kind: type[nn.Module], z_dim: int, dtype: torch.dtype = torch.float64) -> Any:
-    """A network whose biases matter; in float32 so much that rounding cannot move an output across a ReLU's kink."""
+    """A network with biases. In float32 they are large, so that rounding cannot move an output across a ReLU's kink."""
     network = kind(z_dim).to(dtype)
     for index, parameter in enumerate(network.parameters()):
         values, is_bias = _random(*parameter.shape, dtype=dtype, seed=index), parameter.ndim == 1

@@ -92,7 +92,7 @@ def _swapped_data(layer: nn.Linear) -> None:
 
 
 def _swapped_data_there_and_back(layer: nn.Linear) -> None:
-    """New memory, so often that an old address would come again."""
+    """New memory is allocated so often that an old address is used again."""
     for _ in range(20):
         layer.weight.data = layer.weight.data * 1.1
 
@@ -213,7 +213,7 @@ def vae() -> VAE:
 
 
 def _assert_as_the_definition(vae: VAE) -> None:
-    """Encode and decode give what the layers as they are written give."""
+    """Encode and decode give the same as the layers of the definition."""
     with torch.no_grad():
         mu, logvar = vae.paper[0](torch.from_numpy(FRAMES).permute(0, 3, 1, 2).to(vae.encoder.mu.weight.dtype) / 255)
         images = vae.paper[1](mu).sigmoid().permute(0, 2, 3, 1) * 255

@@ -52,7 +52,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Arguments(NamedTuple):
-    """What a layer is called with: images, and PyTorch's weights and bias."""
+    """The arguments of a layer: images, and PyTorch's weights and bias."""
 
     images: Tensor
     weights: Tensor
