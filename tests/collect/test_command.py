@@ -166,7 +166,7 @@ def test_car_racing_takes_exactly_the_stored_actions(gather: Callable[..., Rollo
     np.testing.assert_array_equal(np.concatenate([episode.actions for episode in data]), taken[-20:])
 
 
-def test_reaching_max_steps_truncates(gather: Callable[..., Rollouts]):
+def test_an_episode_is_truncated_at_max_steps(gather: Callable[..., Rollouts]):
     episode = gather()[0]
     assert episode.truncated.tolist() == [False] * 9 + [True] and not episode.terminated.any()
 

@@ -146,7 +146,7 @@ def test_each_shard_names_the_rollouts_it_mirrors(data: Path, latents: Path):
 
 
 @pytest.mark.parametrize(("weights", "name"), [("best", "best.safetensors"), ("last", "model.safetensors")])
-def test_vae_sha256_is_of_the_weights_used(data: Path, run: Path, tmp_path: Path, weights: str, name: str):
+def test_vae_sha256_is_that_of_the_used_weights(data: Path, run: Path, tmp_path: Path, weights: str, name: str):
     both = shutil.copytree(run, tmp_path / "both")
     torch.manual_seed(5)
     checkpoints.save_vae(both / "model.safetensors", VAE(VAEConfig(z_dim=4)))

@@ -164,7 +164,7 @@ def test_full_throttle_from_road_to_grass_gives_the_same_doubles():
     assert True in tiles and False in tiles
 
 
-def test_the_grass_gives_the_same_doubles():
+def test_driving_on_grass_gives_the_same_doubles():
     states = assert_same_drive(held(uniform((-1, 0, -0.5), (1, 1, 1)), 20), prepare=shift(60.0, 60.0))
     assert not any(state["tiles 0"] for state in states)
 

@@ -205,7 +205,7 @@ def test_telemetry_has_a_name_for_each_value():
     assert len(env.telemetry_names) == len(env.telemetry()) > 0
 
 
-def test_close_reaches_the_env_underneath():
+def test_close_closes_the_wrapped_env():
     env = envs.make_env("Pictures-v0")
     env.close()
     assert env.env.unwrapped.closed  # type: ignore[attr-defined]

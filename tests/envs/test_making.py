@@ -160,7 +160,7 @@ def test_arguments_that_are_set_by_other_flags_are_refused(name: str):
     [{"a": float("nan")}, {"a": float("inf")}, {"a": {1}}, {"a": b"b"}, {1: 2}, {"a": {1: 2}}, {"a": (1, 2)}, 5],
     ids=str,
 )
-def test_arguments_that_json_does_not_hold_are_refused(wrong: Any):
+def test_arguments_that_json_cannot_represent_are_refused(wrong: Any):
     with pytest.raises(ValueError, match=r"^env_args is .*; give names with values"):
         envs.check_arguments(wrong)
 

@@ -178,7 +178,7 @@ def test_latents_are_described_by_dimension(run: Path):
     assert lengths == {32} and 0 <= scores["plausible_share"] <= 1
 
 
-def test_pca_of_all_components_is_the_last_of_the_nested_ones(run: Path):
+def test_the_error_of_pca_by_number_of_components_ends_with_that_of_all_components(run: Path):
     scores = _scores(run)
     assert scores["pca_sse_by_components"]["32"] == pytest.approx(scores["pca_sse"], rel=1e-3)
 

@@ -102,7 +102,7 @@ def test_a_network_does_not_change_the_global_generator():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_more_features_than_rows_give_the_same_as_the_same_features_twice():
+def test_repeating_features_until_they_exceed_the_rows_does_not_change_the_result():
     """A repeated column adds no information. It only changes the effect of the ridge, which is small."""
     rng = np.random.default_rng(0)
     x, tests = rng.normal(size=(40, 30)).astype(np.float32), rng.normal(size=(50, 30)).astype(np.float32)

@@ -182,7 +182,7 @@ def test_a_data_set_with_arguments_is_extended(asked: CollectConfig):
 
 
 @pytest.mark.parametrize("other", [{}, {"shade": 80}, {"shade": 90, "names": []}, {"shade": 90.0}], ids=str)
-def test_other_arguments_are_another_data_set(asked: CollectConfig, other: dict[str, Any]):
+def test_a_data_set_is_not_extended_with_other_arguments(asked: CollectConfig, other: dict[str, Any]):
     collected(asked)
     said = re.escape(f'holds a data set of env_args {{"shade": 90}}, not {json.dumps(dict(sorted(other.items())))}')
     with pytest.raises(ValueError, match=said):

@@ -114,5 +114,5 @@ def test_equal_data_in_another_place_is_the_same_version():
     assert DATA.artifact().digest == elsewhere.artifact().digest
 
 
-def test_other_data_is_another_version():
+def test_other_data_gives_another_version():
     assert DATA.artifact().digest != Product("dataset", "rollouts/car racing", "xyz").artifact().digest

@@ -244,13 +244,13 @@ def test_settings_that_cannot_be_read_count_as_a_failure(tmp_path: Path, library
     assert _served(_request(tmp_path)) == [Failed("no settings.")]
 
 
-def test_an_offline_run_is_answered_with_the_command_that_uploads_it(tmp_path: Path, library: Install):
+def test_the_answer_for_an_offline_run_is_the_command_that_uploads_it(tmp_path: Path, library: Install):
     library()
     command = f"wandb sync {tmp_path}/wandb/offline-run-2-x7"
     assert _served(_request(tmp_path), FINISH) == [Started(False, "", command, "", False), Finished(True)]
 
 
-def test_an_online_run_is_answered_with_its_address(tmp_path: Path, library: Install):
+def test_the_answer_for_an_online_run_is_its_address(tmp_path: Path, library: Install):
     library(_Run(tmp_path, offline=False))
     started = _served(_request(tmp_path), FINISH)[0]
     assert (started.online, started.address) == (True, "https://x/x7")
@@ -275,7 +275,7 @@ def test_the_answer_says_if_wandb_is_turned_off(tmp_path: Path, library: Install
 @pytest.mark.parametrize(
     ("error", "reason"), [(OSError("no network\nat all"), "no network at all."), (SystemExit(), "SystemExit.")]
 )
-def test_any_failure_to_start_is_answered_in_one_line(
+def test_any_failure_to_start_is_reported_in_one_line(
     tmp_path: Path, library: Install, error: BaseException, reason: str
 ):
     library(error)
@@ -288,7 +288,7 @@ def test_a_missing_package_is_reported(tmp_path: Path, monkeypatch: pytest.Monke
     assert isinstance(answer, Failed)
 
 
-def test_a_failure_while_logging_is_answered_and_the_run_is_ended(tmp_path: Path, library: Install):
+def test_a_failure_while_logging_is_reported_and_the_run_is_ended(tmp_path: Path, library: Install):
     run = _Run(tmp_path, error=ConnectionError("no network"))
     library(run)
     answers = _served(_request(tmp_path), ("log", {"x": 1}, 1), FINISH)

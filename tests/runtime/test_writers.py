@@ -19,7 +19,7 @@ def test_the_writer_that_a_text_names_is_found():
 
 
 @pytest.mark.parametrize("text", ["", "shard-00000.h5.partial", "ffffffffffff-7-7-ffff", "\0"])
-def test_a_text_that_names_no_writer_has_none(text: str):
+def test_no_writer_is_found_in_a_text_that_names_none(text: str):
     assert writers.find(text) is None
 
 

@@ -113,7 +113,7 @@ def _from_state(run: Path) -> VAE:
     return vae
 
 
-def test_the_last_weights_are_the_states_standardised_on_training_frames(run: Path, rollouts_dir: Path):
+def test_the_last_weights_are_those_of_the_state_standardised_on_training_frames(run: Path, rollouts_dir: Path):
     data = Rollouts(rollouts_dir)
     trained_on = FrameSet(data, split_episodes(data.seeds, 0).train).read_spread(command.NUM_STANDARDISE_FRAMES)
     expected = standardised(_from_state(run), LabelledFrames.of_one_class(trained_on)).state_dict()
@@ -127,7 +127,7 @@ def plain(rollouts_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _train(rollouts_dir, tmp_path_factory.mktemp("plain") / "run", "--beta_warmup_frames 45 --standardise false")
 
 
-def test_without_standardising_the_last_weights_are_the_states(plain: Path):
+def test_without_standardising_the_last_weights_are_those_of_the_state(plain: Path):
     weights = checkpoints.load_tensors(plain / "model.safetensors")
     assert all(torch.equal(tensor, weights[name]) for name, tensor in _from_state(plain).state_dict().items())
 
@@ -173,7 +173,7 @@ def test_all_metrics_are_finite_numbers(run: Path):
     assert all(math.isfinite(value) for line in _lines(run) for value in line.values())
 
 
-def test_training_ends_after_exactly_the_frames_asked_for(run: Path):
+def test_training_ends_after_exactly_the_requested_number_of_frames(run: Path):
     assert _lines(run)[-1]["frames_seen"] == 90
 
 
@@ -265,7 +265,7 @@ def test_validation_is_on_held_out_frames(data: Path, tmp_path: Path, monkeypatc
     assert scored == _split(Rollouts(data), 0)[1]
 
 
-def test_baselines_are_of_training_frames(data: Path, tmp_path: Path):
+def test_baselines_are_fitted_on_training_frames(data: Path, tmp_path: Path):
     run, rollouts = _train(data, tmp_path / "run", "--num_frames 16"), Rollouts(data)
     baselines = checkpoints.load_tensors(run / "baselines.safetensors")
     frames = np.concatenate([rollouts[i].frames for i in split_episodes(rollouts.seeds, 0).train])

@@ -353,7 +353,7 @@ def test_a_layer_of_impossible_sizes_is_refused(sizes: Any):
 
 
 @pytest.mark.parametrize("shape", [(16, 8, 4), (16, 8, 4, 5), (16, 8, 9, 9)])
-def test_weights_without_an_algorithm_are_refused(shape: tuple[int, ...]):
+def test_weights_of_a_size_without_an_algorithm_are_refused(shape: tuple[int, ...]):
     with pytest.raises(ValueError, match="there is no such algorithm"):
         winograd.transform_weights(torch.rand(shape))
 

@@ -43,12 +43,12 @@ def _torchs(mixture: Mixture) -> MixtureSameFamily:
     return MixtureSameFamily(Categorical(logits=mixture.log_weights.transpose(2, 3)), normals)
 
 
-def test_likelihood_is_that_of_torch_distributions():
+def test_the_likelihood_equals_torchs():
     mixture, z = _mixture(), torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(mixture.nll(z), -_torchs(mixture).log_prob(z).sum(2))
 
 
-def test_mean_is_that_of_torch_distributions():
+def test_the_mean_equals_torchs():
     torch.testing.assert_close(_mixture().mean, _torchs(_mixture()).mean)
 
 

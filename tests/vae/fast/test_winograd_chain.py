@@ -71,7 +71,7 @@ def test_the_result_of_a_deconv_chain_does_not_change_in_the_next_call():
     assert torch.equal(found, before)
 
 
-def test_weights_of_another_layer_are_not_packed():
+def test_packing_weights_of_another_layer_is_refused():
     weights = _weights(CONVS[:1], "conv", torch.float32)[0]
     with pytest.raises(ValueError, match="weights is"):
         winograd.pack(weights, CONVS[1], "conv")
