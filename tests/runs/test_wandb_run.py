@@ -361,7 +361,7 @@ def test_wandb_can_be_turned_off_in_a_folder(
 def begun(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Request, dict[str, str]]]:
     """What each run is begun with, and the environment of its process; no process is started."""
     found: list[tuple[Request, dict[str, str]]] = []
-    monkeypatch.setattr(wandb_run, "WandbRun", lambda *arguments: found.append(arguments))
+    monkeypatch.setattr(wandb_run.WandbRun, "__init__", lambda run, *arguments: found.append(arguments))
     return found
 
 
