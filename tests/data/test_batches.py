@@ -221,7 +221,8 @@ def test_frames_beyond_two_gigabytes_are_found():
     )
     blocks = np.array(Marked.marks) // BLOCK_FRAMES
     positions = np.concatenate([np.arange(block * BLOCK_FRAMES, (block + 1) * BLOCK_FRAMES) for block in blocks])
-    order = np.array([int(np.flatnonzero(positions == row)[0]) for row in Marked.marks])
+    marked = np.array([int(np.flatnonzero(positions == row)[0]) for row in Marked.marks])
+    order = np.concatenate([marked, np.setdiff1d(np.arange(len(positions)), marked)])
     (window,) = Resident(frames, CPU).load(iter([Window(blocks, positions, order, True)]))
     assert [taken.unique().tolist() for taken in window.take(1, 4)] == [[2], [3], [4]]
 
