@@ -29,9 +29,9 @@ from world_models.data.rollouts import write_rollouts
 from world_models.data.shards import shard_path
 from world_models.runtime import writers
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell has ignored by what it starts with &
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores this signal in what it starts with &
 for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM):
-    signal.signal(number, signal.SIG_DFL)  # which nohup has ignored
+    signal.signal(number, signal.SIG_DFL)  # nohup ignores these
 
 PREPROCESS = {"crop": [0, 84], "size": 64, "interpolation": "INTER_AREA"}
 TELEMETRY = ("speed_m_per_s", "heading_rad")
@@ -65,7 +65,7 @@ def registered_envs(*kinds: Any) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
-    """PyTorch's threads wait long for each other where others keep the cores busy."""
+    """PyTorch with one thread. If other processes keep the cores busy, its threads wait long for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -230,7 +230,7 @@ def _numbers(rng: np.random.Generator, count: int) -> np.ndarray:
 
 @pytest.fixture
 def leave_partial() -> Callable[[Path], Path]:
-    """Leaves what a killed process wrote of a file before it could give it its name."""
+    """Makes an unfinished file, as a killed process leaves it."""
 
     def leave(file: Path) -> Path:
         running = writers.new()

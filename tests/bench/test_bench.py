@@ -5,6 +5,7 @@ import sys
 import time
 import types
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -47,12 +48,12 @@ def test_every_row_has_the_agreed_keys(rows):
     assert all(agreed <= row.keys() for row in rows)
 
 
-def test_one_variant_a_stage_is_the_default(rows):
+def test_each_stage_has_one_default_variant(rows):
     defaults = [row["stage"] for row in rows if row["default"]]
     assert defaults == ["read", "load", "train", "encode", "sequences"]
 
 
-def test_the_baselines_have_their_names(rows):
+def test_each_stage_has_its_documented_baseline(rows):
     names = {row["stage"]: row["baseline"] for row in rows}
     assert names == {
         **{"read": "single_frames", "load": "frame_by_frame", "train": "plain", "encode": "whole_rollouts"},
@@ -60,24 +61,24 @@ def test_the_baselines_have_their_names(rows):
     }
 
 
-def test_rates_are_ordered_and_ratios_finite(rows):
+def test_rates_are_ascending_and_ratios_are_finite(rows):
     for row in rows:
         for low, middle, high in (row["frames_per_s"], row["baseline_frames_per_s"]):
             assert 0 < low <= middle <= high
         assert math.isfinite(row["ratio"])
 
 
-def test_a_limit_is_known_where_matrix_products_are(rows):
+def test_only_training_and_encoding_have_a_speed_limit(rows):
     assert {row["stage"] for row in rows if row["limit_fraction"] is not None} == {"train", "encode"}
 
 
 def _busy_cores(monkeypatch, *cores):
-    """Let other processes use so many cores in each round."""
+    """Pretend that other processes use this many cores in each round."""
     rounds = iter(cores)
     monkeypatch.setattr(measuring, "others_busy", lambda: contextlib.nullcontext([next(rounds)]))
 
 
-def test_pairs_are_interleaved_and_take_turns(monkeypatch):
+def test_work_and_baseline_take_turns_in_each_round(monkeypatch):
     _busy_cores(monkeypatch, 0, 0, 0)
     order = []
 
@@ -94,7 +95,7 @@ def test_pairs_are_interleaved_and_take_turns(monkeypatch):
     assert list(samples) == ["ours"] and len(samples["ours"].pairs) == 3
 
 
-def test_busy_rounds_are_dropped_counted_and_repeated(monkeypatch):
+def test_rounds_on_a_busy_machine_are_dropped_counted_and_repeated(monkeypatch):
     _busy_cores(monkeypatch, 0.9, 0, 0.5, 0)
     rates = iter([0, 0, 100, 100, 1, 2, 100, 100, 3, 4])  # a warm-up, then four rounds that take turns
     samples = measuring.interleave({"a": lambda: (next(rates), 1.0), "b": lambda: (next(rates), 1.0)}, 2)["b"]
@@ -102,14 +103,14 @@ def test_busy_rounds_are_dropped_counted_and_repeated(monkeypatch):
     assert samples.quiet and samples.dropped == 2
 
 
-def test_a_machine_that_is_never_quiet_is_measured_and_said_to_be_busy(monkeypatch):
+def test_a_machine_that_is_always_busy_is_measured_and_marked_as_busy(monkeypatch):
     _busy_cores(monkeypatch, *[0.9] * 6)
     samples = measuring.interleave({"a": lambda: (1, 1.0), "b": lambda: (2, 1.0)}, 2)["b"]
     assert len(samples.pairs) == 2 * measuring.MAX_ROUNDS
     assert not samples.quiet
 
 
-def test_every_variant_is_measured_beside_the_baseline_of_its_round(monkeypatch):
+def test_each_variant_is_compared_with_the_baseline_of_the_same_round(monkeypatch):
     _busy_cores(monkeypatch, 0)
     works = {"theirs": lambda: (6, 2.0), "a": lambda: (6, 1.0), "b": lambda: (6, 0.5)}
     (a,), (b,) = (samples.pairs for samples in measuring.interleave(works, 1).values())
@@ -120,7 +121,7 @@ def _samples(*pairs, dropped=0, quiet=True):
     return measuring.Samples(tuple(measuring.Sample(*map(float, pair)) for pair in pairs), dropped, quiet)
 
 
-def test_the_ratio_is_that_of_the_pairs():
+def test_the_ratio_is_the_median_of_the_ratios_of_all_pairs():
     rounds = _samples((10, 5), (30, 10), (8, 8))
     found = result.of_samples(("train", "default", "plain"), rounds, 20.0, torch.device("cpu"))
     assert found.ratio == 2
@@ -137,18 +138,18 @@ def test_the_ratio_is_that_of_the_pairs():
         (_samples((10, 5), quiet=False), ", machine was busy"),
     ],
 )
-def test_a_line_says_whether_the_machine_was_busy(samples, said):
+def test_a_result_says_whether_the_machine_was_busy(samples, said):
     found = result.of_samples(("read", "blocks", "single_frames"), samples, None, torch.device("cpu"))
     assert found.quiet == samples.quiet and found.dropped == samples.dropped
     assert found.line().endswith(f"single_frames (5){said}")
 
 
-def test_peak_memory_is_at_least_what_is_held_now():
+def test_peak_memory_is_at_least_the_memory_in_use():
     found = result.of_samples(("read", "blocks", "single_frames"), _samples((10, 5)), None, torch.device("cpu"))
     assert found.peak_memory_gb * 1e9 >= psutil.Process().memory_info().rss * 0.9
 
 
-def test_own_work_does_not_count_as_a_busy_machine(monkeypatch):
+def test_the_measured_work_does_not_count_as_a_busy_machine(monkeypatch):
     fields = iter(["cpu 0 0 0 0 0 0 0 0 0", "cpu 100 0 0 100 0 0 0 0 0"])  # one core busy, one idle, for a second
     times = iter([(0.0,) * 5, (1.0, 0.0, 0.0, 0.0, 0.0)])
     clock = iter([0.0, 1.0])
@@ -160,33 +161,33 @@ def test_own_work_does_not_count_as_a_busy_machine(monkeypatch):
     assert busy == [0.0]
 
 
-def test_the_plain_vae_is_the_same_function(run_dir):
+def test_the_plain_vae_computes_the_same_as_the_fast_one(run_dir):
     from world_models import load_vae
 
-    vae, plain = load_vae(run_dir), stages._PlainVAE(VAEConfig())
+    vae, plain = load_vae(run_dir), stages.PlainVAE(VAEConfig())
     plain.load_state_dict(vae.state_dict())
     z, images = torch.randn(4, 32), torch.rand(4, 3, 64, 64)
     assert torch.allclose(plain.logits(z), vae.logits(z), atol=1e-4)
     assert torch.allclose(plain.posterior(images).mu, vae.posterior(images).mu, atol=1e-4)
 
 
-def test_the_baseline_runs_the_layers_as_they_are_written(monkeypatch):
+def test_the_training_baseline_does_not_use_the_fast_forms(monkeypatch):
     monkeypatch.setattr(forms, "encode", None)
     monkeypatch.setattr(forms, "decode", None)
-    step = stages._plain_step(torch.device("cpu"))
+    step = stages.plain_step(torch.device("cpu"))
     step(np.zeros((2, 64, 64, 3), np.uint8))
 
 
-def test_all_loads_give_the_same_number_of_frames_an_epoch(rollouts_dir, tmp_path):
+def test_resident_and_streamed_loading_give_the_same_number_of_frames(rollouts_dir, tmp_path):
     data = Rollouts(rollouts_dir)
     works = stages.load_works(data, tmp_path, torch.device("cpu"))
     assert works["resident"]() == works["streamed"]() == 2 * data.num_rows
 
 
-def test_the_baseline_of_sequences_hands_out_the_same_windows(rollouts_dir, tmp_path, monkeypatch):
+def test_the_baseline_of_sequences_gives_the_same_windows(rollouts_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(sequences, "LENGTH", 10)
     path = sequences.write(Rollouts(rollouts_dir), tmp_path)
-    theirs, ours = sequences._WindowByWindow(path), LatentSequences(path, 10)
+    theirs, ours = sequences.WindowByWindow(path), LatentSequences(path, 10)
     shared = [index for index in range(len(ours)) if index < len(theirs)]
     assert len(shared) == len(theirs) == len(ours)  # episodes of 40 steps
     for one, other in zip(map(theirs.__getitem__, shared), map(ours.__getitem__, shared), strict=True):
@@ -200,21 +201,21 @@ def short(monkeypatch):
     monkeypatch.setattr(driving, "available_renderers", lambda: ["pygame", "gymnasium"])
 
 
-def test_collections_are_measured_on_real_steps(tmp_path, short):
+def test_collecting_is_measured_in_stored_steps(tmp_path, short):
     works = driving.whole_collections(tmp_path, 1, "_one_process")
     assert list(works) == ["gymnasium_loop_one_process", "pygame_one_process", "gymnasium_one_process"]
     assert works["pygame_one_process"]() == driving.EPISODES_PER_CORE["pygame"] * 5
     assert len(Rollouts(tmp_path / "collect_one_process_pygame_0")) == driving.EPISODES_PER_CORE["pygame"]
 
 
-def test_a_plain_loop_drives_each_process_through_an_episode(short):
+def test_the_plain_loop_drives_one_episode_per_process(short):
     done = driving.whole_collections(Path(), 1, "")["gymnasium_loop"]()
     assert isinstance(done, tuple)
     steps, seconds = done
     assert steps == 5 and seconds > 0
 
 
-def test_a_plain_loop_drives_the_steps_it_is_given(monkeypatch):
+def test_the_plain_loop_drives_the_given_number_of_steps(monkeypatch):
     taken = []
     step, actions = car_racing.CarRacing.step, driving.brownian_actions(0, 3)
     monkeypatch.setattr(driving, "brownian_actions", lambda seed, steps: actions)
@@ -229,7 +230,7 @@ def steps_of(work: measuring.Work) -> int:
     return done[0]
 
 
-def test_environments_are_stepped_without_their_reset(short, monkeypatch):
+def test_steps_of_environments_are_timed_without_the_reset(short, monkeypatch):
     monkeypatch.setattr(driving.importlib.util, "find_spec", lambda name: None)
     works = driving.env_steps()
     assert list(works) == ["gymnasium_step", "pygame_step"]
@@ -237,7 +238,7 @@ def test_environments_are_stepped_without_their_reset(short, monkeypatch):
 
 
 class StandInPool:
-    """Takes what EnvPool takes: a batch of one action."""
+    """Accepts a batch of one action, as EnvPool does."""
 
     def reset(self):
         self.steps = 0
@@ -247,7 +248,7 @@ class StandInPool:
         self.steps += 1
 
 
-def test_envpool_is_measured_where_it_is_installed(short, monkeypatch):
+def test_envpool_is_measured_if_it_is_installed(short, monkeypatch):
     pool, stand_in = StandInPool(), types.ModuleType("envpool")
     stand_in.make_gymnasium = lambda env_id, **options: pool  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "envpool", stand_in)
@@ -255,20 +256,20 @@ def test_envpool_is_measured_where_it_is_installed(short, monkeypatch):
     assert steps_of(driving.env_steps()["envpool_step"]) == 5 == pool.steps
 
 
-def test_the_parts_of_a_step_are_all_there(tmp_path, short):
+def test_the_time_of_each_part_of_a_step_is_measured(tmp_path, short):
     parts = driving.parts_us(tmp_path)
     assert parts.keys() == {"rendering", "physics", "resize", "telemetry", "policy", "write", "reset"}
     assert all(us > 0 for us in parts.values())
 
 
-def test_available_renderers_can_be_used():
+def test_available_renderers_include_gymnasiums():
     assert (
         set(driving.available_renderers()) <= {"c", "pygame", "gymnasium"}
         and "gymnasium" in driving.available_renderers()
     )
 
 
-def test_the_collect_stage_says_where_the_time_goes(short, monkeypatch, capsys, tmp_path):
+def test_the_collect_stage_prints_the_time_of_each_part(short, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(
         driving, "comparisons", lambda folder: iter([{"slow": lambda: (1, 2.0), "fast": lambda: (1, 1.0)}])
     )
@@ -277,7 +278,7 @@ def test_the_collect_stage_says_where_the_time_goes(short, monkeypatch, capsys, 
     assert "rendering" in capsys.readouterr().out
 
 
-def test_only_the_first_comparison_has_the_default(short, monkeypatch):
+def test_only_the_first_comparison_of_a_stage_has_a_default(short, monkeypatch):
     pair = {"slow": lambda: (1, 2.0), "fast": lambda: (1, 1.0)}
     monkeypatch.setattr(driving, "comparisons", lambda folder: iter([pair, pair]))
     results = command.bench(command.prepare(command.BenchConfig(stages="collect", repeats=1)))
@@ -285,14 +286,14 @@ def test_only_the_first_comparison_has_the_default(short, monkeypatch):
     assert ["parts_us" in found.as_json() for found in results] == [True, False]
 
 
-def test_without_data_it_collects_its_own(tmp_path, monkeypatch, capsys):
+def test_a_benchmark_without_data_collects_its_own(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(driving, "STEPS", 40)
     results = command.bench(command.prepare(command.BenchConfig(stages="read", repeats=1)))
     assert [found.stage for found in results] == ["read"]
     assert "collecting" in capsys.readouterr().out
 
 
-def test_digits_are_measured_when_asked_for_and_need_no_rollouts(tmp_path: Path):
+def test_digits_are_measured_only_if_asked_for_and_need_no_rollouts(tmp_path: Path):
     path = tmp_path / "bench.json"
     command.main(f"--stages digits --repeats 1 --seconds 0.1 --json {path}".split())
     (row,) = json.loads(path.read_text())
@@ -300,13 +301,13 @@ def test_digits_are_measured_when_asked_for_and_need_no_rollouts(tmp_path: Path)
     assert row["ratio"] > 0 and "digits" not in command.BenchConfig().stages
 
 
-def test_the_tutorials_loss_is_ours():
-    """So that the comparison is of speed alone."""
+def test_the_tutorials_loss_equals_ours():
+    """With the same loss, the comparison measures only speed."""
     vae = VAE(VAEConfig(20, kl_tolerance=0.0, likelihood="bernoulli", network="mlp"))
     weights = vae.state_dict()
     ours = ("encoder.layers.0", "encoder.mu", "encoder.logvar", "decoder.layers.0", "decoder.pixels")
     theirs = ("hidden", "mu", "logvar", "up", "out")
-    tutorial = digits._Tutorial()
+    tutorial = digits.Tutorial()
     tutorial.load_state_dict(
         {
             f"{b}.{kind}": weights[f"{a}.{kind}"]
@@ -323,24 +324,24 @@ def test_the_tutorials_loss_is_ours():
 
 
 @pytest.mark.parametrize("text", ["notes", "{}", '[{"a": 1}]', "[1]", "[" * 100_000])
-def test_a_file_that_is_no_result_is_not_written_over(tmp_path: Path, text: str):
+def test_a_file_without_results_is_not_overwritten(tmp_path: Path, text: str):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(ValueError, match="holds no results of bench; choose another --json"):
         command.prepare(command.BenchConfig(json=str(tmp_path / "a.json")))
 
 
-def test_a_folder_in_the_place_of_the_results_is_refused(tmp_path: Path):
+def test_a_folder_is_refused_as_the_file_of_results(tmp_path: Path):
     with pytest.raises(ValueError, match="holds no results of bench"):
         command.prepare(command.BenchConfig(json=str(tmp_path)))
 
 
 @pytest.mark.parametrize("text", ["", '[{"stage": "train"}]'])
-def test_results_of_before_are_written_over(tmp_path: Path, text: str):
+def test_older_results_are_overwritten(tmp_path: Path, text: str):
     (tmp_path / "a.json").write_text(text)
     command.prepare(command.BenchConfig(json=str(tmp_path / "a.json")))
 
 
-def test_acting_is_measured_beside_the_plain_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_acting_is_compared_with_the_plain_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(acting, "NUM_ENVS", 2)
     path = tmp_path / "bench.json"
     command.main(f"--stages act --repeats 1 --seconds 0.05 --json {path}".split())
@@ -351,7 +352,18 @@ def test_acting_is_measured_beside_the_plain_encoder(tmp_path: Path, monkeypatch
     assert [row["default"] for row in rows] == [True, False, False, False]
 
 
-def test_a_car_begins_again_when_its_episode_ends(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(acting, "_car", lambda: gymnasium.make("world_models/CarRacing-v3", max_episode_steps=2))
-    step = acting._driving(1)
-    assert [step().shape for _ in range(5)] == [(1, 96, 96, 3)] * 5
+class CountedResets(gymnasium.Wrapper):
+    """Counts its resets."""
+
+    count = 0
+
+    def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
+        CountedResets.count += 1
+        return super().reset(**options)
+
+
+def test_a_car_starts_again_when_its_episode_ends(monkeypatch: pytest.MonkeyPatch):
+    make = gymnasium.make
+    monkeypatch.setattr(gymnasium, "make", lambda name: CountedResets(make(name, max_episode_steps=2)))
+    steps = next(acting.comparisons(torch.device("cpu"), 0.5))["encode"]()
+    assert isinstance(steps, int) and CountedResets.count == 1 + steps // 2 > 1

@@ -21,7 +21,7 @@ from gymnasium.envs.box2d import car_racing
 from PIL import Image
 
 from world_models.collect import command
-from world_models.collect.command import CollectConfig, Job, identity, prepare, shard_task
+from world_models.collect.command import CollectConfig, Job, prepare, shard_task
 from world_models.collect.recording import ShardResult, ShardTask, record_shard
 from world_models.data.rollouts import Rollouts
 from world_models.data.shards import shard_path
@@ -114,13 +114,13 @@ def there(path: Path) -> CollectConfig:
 # --- what is stored
 
 
-def test_frame_t_is_the_one_before_action_t_and_the_last_one_is_kept(gather: Callable[..., Rollouts]):
+def test_frame_t_is_the_frame_before_action_t_and_the_last_frame_is_stored(gather: Callable[..., Rollouts]):
     for episode in gather():
         expected = [preprocess(picture(episode.seed, t), Preprocess()) for t in range(len(episode) + 1)]
         np.testing.assert_array_equal(episode.frames, expected)
 
 
-def test_reward_t_is_what_action_t_earned(gather: Callable[..., Rollouts]):
+def test_reward_t_is_the_reward_of_action_t(gather: Callable[..., Rollouts]):
     np.testing.assert_array_equal(gather()[0].rewards, np.arange(1, 11))
 
 
@@ -135,12 +135,12 @@ def test_seeds_count_up_from_the_first(gather: Callable[..., Rollouts]):
     assert gather("--seed 70 --num_episodes 3 --episodes_per_shard 2").seeds.tolist() == [70, 71, 72]
 
 
-def test_each_shard_holds_the_episodes_asked_for(gather: Callable[..., Rollouts]):
+def test_each_shard_has_the_requested_number_of_episodes(gather: Callable[..., Rollouts]):
     data = gather("--num_episodes 5 --episodes_per_shard 2")
     assert [len(shard.starts) for shard in data.shards] == [2, 2, 1]
 
 
-def test_discrete_actions_are_stored_as_they_were_taken(gather: Callable[..., Rollouts]):
+def test_discrete_actions_are_stored_unchanged(gather: Callable[..., Rollouts]):
     actions = [episode.actions for episode in gather()]
     assert np.concatenate(actions)[:, 0].tolist() == Pictures.taken[-20:]  # before them come those of the trial
 
@@ -166,23 +166,23 @@ def test_car_racing_takes_exactly_the_stored_actions(gather: Callable[..., Rollo
     np.testing.assert_array_equal(np.concatenate([episode.actions for episode in data]), taken[-20:])
 
 
-def test_reaching_max_steps_truncates(gather: Callable[..., Rollouts]):
+def test_an_episode_is_truncated_at_max_steps(gather: Callable[..., Rollouts]):
     episode = gather()[0]
     assert episode.truncated.tolist() == [False] * 9 + [True] and not episode.terminated.any()
 
 
 @pytest.mark.parametrize(("env", "ends"), [("Finishing-v0", (True, False)), ("Limited-v0", (False, True))])
-def test_an_env_may_end_its_episode_itself(gather: Callable[..., Rollouts], env: str, ends: tuple[bool, bool]):
+def test_an_episode_ends_if_its_environment_ends_it(gather: Callable[..., Rollouts], env: str, ends: tuple[bool, bool]):
     episode = gather(env=env)[0]
     assert (len(episode), (episode.terminated[-1], episode.truncated[-1])) == (7, ends)
 
 
-def test_finishing_at_max_steps_is_both(gather: Callable[..., Rollouts]):
+def test_an_episode_that_terminates_at_max_steps_is_also_truncated(gather: Callable[..., Rollouts]):
     episode = gather("--max_steps 7", env="Finishing-v0")[0]
     assert (episode.terminated[-1], episode.truncated[-1]) == (True, True)
 
 
-def test_cart_pole_is_collected_by_drawing_it(gather: Callable[..., Rollouts]):
+def test_cart_pole_is_collected_as_rendered_pictures(gather: Callable[..., Rollouts]):
     drawing = gymnasium.make("CartPole-v1", render_mode="rgb_array")
     drawing.reset(seed=0)
     drawn: Any = drawing.render()
@@ -217,7 +217,9 @@ def test_the_crop_is_recorded(gather: Callable[..., Rollouts]):
     assert gather("--crop 4:40").preprocess == {"crop": [4, 40], "size": 64, "interpolation": "INTER_AREA"}
 
 
-def test_the_stored_config_makes_the_same_data_set(gather: Callable[..., Rollouts], out: Path, tmp_path: Path):
+def test_collecting_with_the_stored_config_gives_the_same_data_set(
+    gather: Callable[..., Rollouts], out: Path, tmp_path: Path
+):
     data = gather("--seed 5")
     (tmp_path / "config.yaml").write_text(str(data.shards[0].attributes["config"]))
     command.main(["--config", str(tmp_path / "config.yaml"), "--out", str(tmp_path / "again")])
@@ -259,23 +261,25 @@ def test_episodes_that_all_end_in_their_warm_up_are_refused_before_any_work(
 # --- who drives
 
 
-def test_a_mixture_deals_the_policies_out_over_the_episodes(rollouts_dir: Path):
+def test_a_mixture_distributes_its_policies_over_the_episodes(rollouts_dir: Path):
     assert Rollouts(rollouts_dir).policies == ("brownian", "driver") * 3
 
 
-def test_the_weights_of_a_mixture_are_a_flag(out: Path):
+def test_the_weights_of_a_mixture_can_be_given_as_a_flag(out: Path):
     flags = f"--out {out} --env SteeredPictures-v0 --num_episodes 4 --max_steps 2 --executor serial".split()
     command.main([*flags, "--mixture", '{"brownian": 3, "random": 1}'])
     assert sorted(Rollouts(out).policies) == ["brownian"] * 3 + ["random"]
 
 
-def test_a_mixture_dealt_over_shards_is_the_mixture_dealt_over_episodes(out: Path):
+def test_the_policies_of_a_mixture_do_not_depend_on_the_size_of_shards(out: Path):
     flags = f"--out {out} --env SteeredPictures-v0 --num_episodes 4 --episodes_per_shard 1 --max_steps 2".split()
     command.main([*flags, "--executor", "serial", "--mixture", '{"brownian": 1, "random": 1}'])
     assert Rollouts(out).policies == ("brownian", "random") * 2
 
 
-def test_your_own_policy_drives(gather: Callable[..., Rollouts], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_policy_of_the_user_can_drive(
+    gather: Callable[..., Rollouts], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "collecting_policy.py").write_text("def two(env, seed):\n    return lambda frame: 2\n")
     data = gather(policy="collecting_policy:two")
@@ -329,18 +333,20 @@ def test_another_data_set_in_the_same_folder_is_refused(rollouts_dir: Path, fiel
 @pytest.mark.parametrize(
     ("field", "value"), [("num_workers", 3), ("executor", "processes"), ("crop", "0:84"), ("num_episodes", 6)]
 )
-def test_the_same_data_set_may_be_asked_for_otherwise(rollouts_dir: Path, field: str, value: Any):
+def test_settings_that_do_not_change_the_data_set_are_accepted_for_an_existing_one(
+    rollouts_dir: Path, field: str, value: Any
+):
     job = prepare(dataclasses.replace(there(rollouts_dir), **{field: value}))
     assert isinstance(job, Job) and job.tasks == ()
 
 
-def test_a_mixture_written_in_another_order_never_mixes_into_a_data_set(rollouts_dir: Path):
+def test_the_order_in_which_a_mixture_is_written_does_not_change_its_policies(rollouts_dir: Path):
     turned = dataclasses.replace(there(rollouts_dir), num_episodes=8, mixture={"driver": 1.0, "brownian": 1.0})
     asked = prepare(dataclasses.replace(turned, mixture={"brownian": 1.0, "driver": 1.0}))
     try:
         got = prepare(turned)
     except ValueError:
-        return  # refused: as good
+        return  # a refusal is right, too
     assert isinstance(got, Job) and isinstance(asked, Job)
     assert [task.policies for task in got.tasks] == [task.policies for task in asked.tasks]
 
@@ -352,7 +358,7 @@ def test_fewer_episodes_than_are_there_are_refused(rollouts_dir: Path):
         prepare(dataclasses.replace(there(rollouts_dir), num_episodes=5))
 
 
-def test_more_episodes_need_only_the_new_shards(rollouts_dir: Path):
+def test_more_episodes_add_only_the_missing_shards(rollouts_dir: Path):
     job = prepare(dataclasses.replace(there(rollouts_dir), num_episodes=9))
     assert isinstance(job, Job) and [(task.path.stem, len(task.policies)) for task in job.tasks] == [
         ("shard-00003", 2),
@@ -376,7 +382,7 @@ def test_more_episodes_need_only_the_new_shards(rollouts_dir: Path):
     ],
     ids=str,
 )
-def test_what_cannot_work_is_refused_before_work_begins(out: Path, changes: dict[str, Any], said: str):
+def test_bad_settings_are_refused_before_work_begins(out: Path, changes: dict[str, Any], said: str):
     with pytest.raises(ValueError, match=said):
         prepare(CollectConfig(str(out), **changes))
 
@@ -422,13 +428,13 @@ def test_a_shard_of_an_unknown_config_is_refused(copied: CollectConfig, config: 
         prepare(copied)
 
 
-def test_a_file_in_the_place_of_the_folder_is_refused_before_work_begins(tmp_path: Path):
+def test_a_file_is_refused_as_the_output_folder_before_work_begins(tmp_path: Path):
     (tmp_path / "file").touch()
     with pytest.raises((ValueError, OSError), match="file"):
         prepare(CollectConfig(str(tmp_path / "file")))
 
 
-def test_preparing_touches_nothing(out: Path):
+def test_preparing_writes_no_files(out: Path):
     prepare(CollectConfig(str(out)))
     assert not out.exists()
 
@@ -436,24 +442,24 @@ def test_preparing_touches_nothing(out: Path):
 # --- going on
 
 
-def test_running_again_makes_nothing(copied: CollectConfig):
+def test_running_again_writes_no_shards(copied: CollectConfig):
     before = {path: path.stat().st_mtime_ns for path in Path(copied.out).iterdir()}
     command.collect(prepare(copied))
     assert {path: path.stat().st_mtime_ns for path in Path(copied.out).iterdir()} == before
 
 
-def test_running_again_says_that_all_is_there(copied: CollectConfig, capsys: pytest.CaptureFixture[str]):
+def test_running_again_says_that_all_shards_exist(copied: CollectConfig, capsys: pytest.CaptureFixture[str]):
     command.collect(prepare(copied))
     assert capsys.readouterr().out == f"{copied.out}: 6 episodes, 246 frames in 3 shards, all finished before\n"
 
 
-def test_a_missing_shard_is_made_again(copied: CollectConfig):
+def test_a_missing_shard_is_collected_again(copied: CollectConfig):
     shard_path(Path(copied.out), 1).unlink()
     job = prepare(copied)
     assert isinstance(job, Job) and [task.path.stem for task in job.tasks] == ["shard-00001"]
 
 
-def test_what_a_killed_run_left_half_written_is_removed(
+def test_unfinished_files_of_a_killed_run_are_removed(
     gather: Callable[..., Rollouts], out: Path, leave_partial: Callable[[Path], Path]
 ):
     out.mkdir()
@@ -468,7 +474,7 @@ def test_a_second_collector_is_refused(gather: Callable[..., Rollouts], out: Pat
         gather()
 
 
-def test_a_second_collector_leaves_the_first_ones_work_alone(
+def test_a_refused_second_collector_does_not_change_the_first_ones_files(
     copied: CollectConfig, leave_partial: Callable[[Path], Path]
 ):
     job = prepare(dataclasses.replace(copied, num_episodes=7))
@@ -482,12 +488,12 @@ def test_a_second_collector_leaves_the_first_ones_work_alone(
 def interrupted(
     gather: Callable[..., Rollouts], monkeypatch: pytest.MonkeyPatch, leave_partial: Callable[[Path], Path]
 ) -> None:
-    """A collection of two shards during whose second one somebody presses Ctrl-C."""
+    """A collection of two shards that Ctrl-C interrupts during the second one."""
     make = command.record_shard
 
     def press(task: ShardTask, report: executors.Report) -> ShardResult:
         if task.path.name == "shard-00001.h5":
-            leave_partial(task.path)  # as a worker that is killed
+            leave_partial(task.path)  # like a killed worker
             raise KeyboardInterrupt
         return make(task, report)
 
@@ -496,7 +502,7 @@ def interrupted(
         gather("--episodes_per_shard 1")
 
 
-def test_ctrl_c_leaves_whole_shards_only(interrupted: None, out: Path):
+def test_only_complete_shards_remain_after_ctrl_c(interrupted: None, out: Path):
     assert sorted(path.name for path in out.iterdir()) == ["first_frames.png", "shard-00000.h5"]
 
 
@@ -504,7 +510,7 @@ def test_ctrl_c_leaves_whole_shards_only(interrupted: None, out: Path):
 
 
 @pytest.mark.parametrize("env", ["Pictures-v0", "Finishing-v0"])
-def test_the_progress_bar_ends_full_with_the_steps_that_were_made(
+def test_the_progress_bar_ends_full_and_counts_all_steps(
     gather: Callable[..., Rollouts], monkeypatch: pytest.MonkeyPatch, env: str
 ):
     bars, bar = [], progress.bar
@@ -514,7 +520,7 @@ def test_the_progress_bar_ends_full_with_the_steps_that_were_made(
     assert [(bar.n, bar.total) for bar in bars] == [(steps, steps)]
 
 
-def test_a_shard_reports_its_steps_as_they_are_made(out: Path):
+def test_a_shard_reports_its_steps_while_it_is_recorded(out: Path):
     out.mkdir()
     seen: list[int] = []
     config = CollectConfig(str(out), env="Pictures-v0", policy="random", max_steps=20)
@@ -525,7 +531,7 @@ def test_a_shard_reports_its_steps_as_they_are_made(out: Path):
 # --- verify
 
 
-def test_verify_says_what_a_data_set_holds(copied: CollectConfig, capsys: pytest.CaptureFixture[str]):
+def test_verify_prints_the_contents_of_a_data_set(copied: CollectConfig, capsys: pytest.CaptureFixture[str]):
     command.main(["--verify", copied.out])
     said = " ".join(capsys.readouterr().out.split())
     for words in (
@@ -541,13 +547,13 @@ def test_verify_says_what_a_data_set_holds(copied: CollectConfig, capsys: pytest
         assert words in said
 
 
-def test_verify_gives_least_median_and_greatest_return(copied: CollectConfig, capsys: pytest.CaptureFixture[str]):
+def test_verify_prints_the_minimum_median_and_maximum_return(copied: CollectConfig, capsys: pytest.CaptureFixture[str]):
     command.main(["--verify", copied.out])
     low, middle, high = sorted(e.rewards.astype(float).sum() for e in Rollouts(copied.out) if e.policy == "driver")
     assert f"driver     3 episodes, return {low:.1f} .. {middle:.1f} .. {high:.1f}" in capsys.readouterr().out
 
 
-def test_verify_says_none_where_there_is_no_telemetry(
+def test_verify_prints_none_for_data_without_telemetry(
     gather: Callable[..., Rollouts], out: Path, capsys: pytest.CaptureFixture[str]
 ):
     gather()
@@ -577,7 +583,7 @@ def test_verify_refuses_damaged_data(copied: CollectConfig, column: str):
         command.main(["--verify", copied.out])
 
 
-def test_verify_of_nothing_is_refused(tmp_path: Path):
+def test_verify_refuses_a_folder_without_shards(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match="nothing: no such file or folder"):
         command.main(["--verify", str(tmp_path / "nothing")])
 
@@ -587,7 +593,7 @@ def test_verify_of_nothing_is_refused(tmp_path: Path):
 
 @pytest.fixture(scope="module")
 def worker(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What a fresh process needed to collect a shard."""
+    """The modules and the memory that a new process needed to collect a shard."""
     source = """if True:
         import json, re, sys
         from pathlib import Path
@@ -595,7 +601,7 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         from world_models.collect.recording import record_shard
         task = shard_task(CollectConfig(sys.argv[1], max_steps=60), 0, ("brownian", "driver"), "auto")
         steps = record_shard(task, lambda units: None).steps
-        status = Path("/proc/self/status").read_text()  # ru_maxrss would tell of the process that started this one
+        status = Path("/proc/self/status").read_text()  # ru_maxrss would include the process that started this one
         peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", status)[1]) / 1024
         print(json.dumps({"steps": steps, "modules": list(sys.modules), "peak_mb": peak}))"""
     out = tmp_path_factory.mktemp("worker")
@@ -612,12 +618,7 @@ def test_a_worker_stays_below_250_mb(worker: dict[str, Any]):
     assert worker["peak_mb"] < 250
 
 
-def test_identity_is_what_the_design_says():
-    names = ["env", "env_args", "seed", "max_steps", "episodes_per_shard", "policy", "mixture", "warmup_steps"]
-    assert list(identity(CollectConfig(), {})) == [*names, "preprocess"]
-
-
-def test_a_policy_may_use_its_array_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_policy_may_reuse_its_action_array(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     source = """
 import numpy as np
 
@@ -676,12 +677,12 @@ def test_a_failing_policy_is_named_with_its_line(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("name", ["num_episodes", "max_steps", "episodes_per_shard", "warmup_steps", "num_workers"])
-def test_a_number_beyond_all_use_is_refused(name: str):
+def test_an_absurdly_large_number_is_refused(name: str):
     with pytest.raises(ValueError, match=rf"^{name} is 1000000000000000000; give [\d,]+ at most$"):
         dataclasses.replace(CollectConfig(), **{name: 10**18})
 
 
-def test_weights_whose_sum_is_no_number_are_refused():
+def test_weights_whose_sum_is_infinite_are_refused():
     with pytest.raises(ValueError, match="give each policy a weight above 0, 1,000,000,000 at most"):
         CollectConfig(mixture={"random": 1e308, "driver": 1e308})
 
@@ -696,14 +697,14 @@ def test_millions_of_episodes_are_refused_before_they_are_planned(out: Path, mon
         prepare(CollectConfig(str(out), num_episodes=2_999_999))
 
 
-def test_only_the_shards_still_to_be_made_need_room(rollouts_dir: Path, monkeypatch: pytest.MonkeyPatch):
+def test_disk_space_is_needed_only_for_missing_shards(rollouts_dir: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_blocks=9000, f_bavail=0, f_frsize=4096))
     with pytest.raises(ValueError, match=r"about 0\.000169 GB are needed"):  # 2 * 41 frames and a shard
         prepare(dataclasses.replace(there(rollouts_dir), num_episodes=8))
 
 
-def test_no_name_leads_out_of_the_folder_that_was_checked(make_rollouts: Callable[..., Path], tmp_path: Path):
-    """Another data set beside a folder that is yet to be made is found, and refused."""
+def test_the_existing_data_set_is_found_under_a_path_with_dots(make_rollouts: Callable[..., Path], tmp_path: Path):
+    """`new/../old` means `old`, although `new` does not exist yet."""
     make_rollouts([3, 3], name="old")
     with pytest.raises(ValueError, match=f"{tmp_path / 'old'}"):
         prepare(CollectConfig(str(tmp_path / "new/../old"), seed=77))

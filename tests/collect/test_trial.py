@@ -118,7 +118,7 @@ def prepare(out: Path) -> Callable[..., Job]:
         ("Vector", {"crop": "0:50"}, "frames: render(), 60x80x3, rows 0:50 -> 64x64 (observations are 4 numbers)"),
     ],
 )
-def test_a_line_says_what_frames_are_made_of(
+def test_a_line_says_how_observations_become_frames(
     prepare: Callable[..., Job],
     out: Path,
     env: str,
@@ -136,7 +136,7 @@ def test_the_line_of_car_racing_names_the_rows_that_are_kept(prepare: Callable[.
     assert job.note.splitlines()[-1] == "frames: observations 96x96x3, rows 0:84 -> 64x64"
 
 
-def test_nothing_is_said_where_nothing_is_left_to_store(
+def test_no_line_about_frames_is_printed_if_all_shards_exist(
     prepare: Callable[..., Job], capsys: pytest.CaptureFixture[str]
 ):
     command.collect(prepare())
@@ -175,7 +175,7 @@ def test_the_picture_has_a_row_for_each_policy(prepare: Callable[..., Job]):
 
 
 @pytest.mark.parametrize(("env", "settings", "frames"), [("Brief", {}, 4), ("Plain", {"max_steps": 2}, 3)])
-def test_the_picture_ends_with_the_episode(
+def test_the_picture_of_a_short_episode_has_only_its_frames(
     prepare: Callable[..., Job], env: str, settings: dict[str, Any], frames: int
 ):
     drawn = prepare(env, **settings).first_frames
@@ -187,7 +187,7 @@ def test_grey_observations_are_shown(prepare: Callable[..., Job]):
     assert (drawn[2:130, 2:109] == 200).all() and (drawn[2:130, -130:-2] == 200).all()
 
 
-def test_a_picture_that_is_there_stays(prepare: Callable[..., Job], out: Path):
+def test_an_existing_picture_is_kept(prepare: Callable[..., Job], out: Path):
     command.collect(prepare())
     (out / FIRST_FRAMES).write_bytes(b"somebody's")
     command.collect(prepare(num_episodes=20))
@@ -197,11 +197,11 @@ def test_a_picture_that_is_there_stays(prepare: Callable[..., Job], out: Path):
 # --- symbols
 
 
-def test_symbols_in_a_space_of_colours_are_refused(prepare: Callable[..., Job]):
+def test_observations_that_are_a_grid_of_symbols_are_refused(prepare: Callable[..., Job]):
     with pytest.raises(ValueError, match="Grid-v0 observes 24x24x3 with no value above 7 in its first 8 pictures: sym"):
         prepare("Grid")
 
 
 @pytest.mark.parametrize("env", ["Black", "FadingIn"])
-def test_a_dark_beginning_is_no_grid_of_symbols(prepare: Callable[..., Job], env: str):
+def test_dark_first_frames_do_not_count_as_a_grid_of_symbols(prepare: Callable[..., Job], env: str):
     assert prepare(env).note == "frames: observations 48x40x3 -> 64x64"

@@ -77,7 +77,7 @@ def test_the_same_runs_give_the_same_page(two_runs: Path, tmp_path: Path, said: 
     assert pages[0] == pages[1]
 
 
-def test_the_number_of_frames_is_as_asked(two_runs: Path):
+def test_the_requested_number_of_frames_is_shown(two_runs: Path):
     job = command.prepare(command.CompareConfig(runs=(str(two_runs),), num_frames=3))
     assert job.models is not None
     assert len(job.models.rows(job.num_frames).originals) == 3
@@ -102,13 +102,15 @@ def test_a_run_that_is_named_twice_is_shown_once(make_run: MakeRun, tmp_path: Pa
     assert [run.name for run in job.runs] == ["a"]
 
 
-def test_runs_of_one_name_are_told_apart(make_run: MakeRun, said: Callable[..., tuple[str, str]], tmp_path: Path):
+def test_runs_with_the_same_name_get_different_labels(
+    make_run: MakeRun, said: Callable[..., tuple[str, str]], tmp_path: Path
+):
     printed, _ = said(make_run("a/vae"), make_run("b/vae"))
     assert "a/vae" in printed
     assert "b/vae" in printed
 
 
-def test_a_run_that_still_trains_is_shown_as_far_as_it_got(make_run: MakeRun, said: Callable[..., tuple[str, str]]):
+def test_a_run_that_still_trains_is_shown_with_its_progress(make_run: MakeRun, said: Callable[..., tuple[str, str]]):
     folder = make_run("runs/a", lines=LINES[:1])
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"step": 2, "frames_s')
@@ -126,7 +128,7 @@ def test_hundreds_of_runs_are_listed(make_run: MakeRun, said: Callable[..., tupl
     assert re.search(r"^\.\.\. and \d+ more runs, on the page$", printed, re.M)
 
 
-def test_runs_is_the_folder_by_default(make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_default_folder_is_runs(make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     make_run("runs/a", lines=LINES)
     monkeypatch.chdir(tmp_path)
     command.main([])
@@ -139,7 +141,7 @@ def test_runs_is_the_folder_by_default(make_run: MakeRun, tmp_path: Path, monkey
 OTHER = {"format": "world_models.vae", "architecture": "vq_vae"}
 
 
-def test_another_architecture_in_a_folder_is_left_out(
+def test_a_run_of_another_architecture_in_a_folder_is_left_out(
     make_run: MakeRun, said: Callable[..., tuple[str, str]], tmp_path: Path
 ):
     make_run("runs/a", lines=LINES)
@@ -150,7 +152,7 @@ def test_another_architecture_in_a_folder_is_left_out(
     assert "left out: " in (tmp_path / "runs/compare.html").read_text()
 
 
-def test_another_architecture_that_is_named_is_refused(make_run: MakeRun, refused: Callable[..., str]):
+def test_a_named_run_of_another_architecture_is_refused(make_run: MakeRun, refused: Callable[..., str]):
     assert "vq_vae" in refused(make_run("a"), make_run("other", description=OTHER))
 
 
@@ -165,13 +167,13 @@ def test_a_damaged_run_in_a_folder_is_left_out(
 
 
 @pytest.mark.parametrize("file", ["config.yaml", "model.json"])
-def test_a_damaged_run_that_is_named_is_refused(make_run: MakeRun, refused: Callable[..., str], file: str):
+def test_a_named_run_that_is_damaged_is_refused(make_run: MakeRun, refused: Callable[..., str], file: str):
     folder = make_run("bad")
     (folder / file).write_text("[")
     assert file in refused(folder)
 
 
-def test_a_damaged_evaluation_is_said_and_the_run_is_shown_without_it(
+def test_a_damaged_evaluation_is_reported_and_the_run_is_shown_without_it(
     make_run: MakeRun, said: Callable[..., tuple[str, str]], tmp_path: Path
 ):
     (make_run("runs/a", lines=LINES) / "eval.json").write_text("[")
@@ -181,7 +183,7 @@ def test_a_damaged_evaluation_is_said_and_the_run_is_shown_without_it(
     assert "not a JSON object" in (tmp_path / "runs/compare.html").read_text()
 
 
-def test_an_evaluation_of_other_weights_is_said_and_not_shown(
+def test_an_evaluation_of_other_weights_is_reported_and_not_shown(
     make_run: MakeRun, said: Callable[..., tuple[str, str]], tmp_path: Path
 ):
     folder = make_run("runs/a", lines=LINES, scores={"sse": 987.5, "vae_sha256": "of before the training went on"})
@@ -191,7 +193,7 @@ def test_an_evaluation_of_other_weights_is_said_and_not_shown(
     assert "a/eval.json: the run has other weights now; evaluate the run again" in warned
 
 
-def test_a_folder_of_damaged_runs_alone_is_refused(make_run: MakeRun, refused: Callable[..., str], tmp_path: Path):
+def test_a_folder_with_only_damaged_runs_is_refused(make_run: MakeRun, refused: Callable[..., str], tmp_path: Path):
     (make_run("runs/bad") / "model.json").write_text("[")
     assert "no run that can be read; left out: " in refused(tmp_path / "runs")
 
@@ -201,7 +203,7 @@ def test_a_folder_without_a_run_is_refused(make_run: MakeRun, refused: Callable[
     assert "empty: no run in it" in refused(make_run("a"), tmp_path / "empty")
 
 
-def test_a_folder_that_is_not_there_is_refused(refused: Callable[..., str], tmp_path: Path):
+def test_a_missing_folder_is_refused(refused: Callable[..., str], tmp_path: Path):
     assert "no such folder" in refused(tmp_path / "nothing")
 
 
@@ -234,7 +236,7 @@ def test_a_bad_flag_is_refused(make_run: MakeRun, refused: Callable[..., str], a
         (["runs/a", "else/d"], "."),
     ],
 )
-def test_the_page_goes_where_the_runs_have_a_folder_in_common(
+def test_the_page_is_written_into_the_common_parent_of_the_runs(
     make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: list[str], out: str
 ):
     for name in ("runs/a", "runs/b", "runs/sweep/c", "else/d"):
@@ -243,14 +245,14 @@ def test_the_page_goes_where_the_runs_have_a_folder_in_common(
     assert command.prepare(command.CompareConfig(runs=tuple(named))).out == (tmp_path / out)
 
 
-def test_a_page_elsewhere_is_named_in_full(make_run: MakeRun, tmp_path: Path):
+def test_the_page_of_a_run_is_written_into_its_parent_folder(make_run: MakeRun, tmp_path: Path):
     assert command.prepare(command.CompareConfig(runs=(str(make_run("runs/a")),))).out == tmp_path / "runs"
 
 
 # what it says
 
 
-def test_runs_that_do_not_compare_are_warned_of(
+def test_a_warning_names_runs_that_cannot_be_compared(
     make_run: MakeRun, said: Callable[..., tuple[str, str]], tmp_path: Path
 ):
     for name in "ab":
@@ -259,11 +261,11 @@ def test_runs_that_do_not_compare_are_warned_of(
     assert "the runs were evaluated on different data: a | b. These numbers cannot be compared." in warned
 
 
-def test_equal_settings_are_said_to_be_equal(make_run: MakeRun, said: Callable[..., tuple[str, str]]):
+def test_equal_settings_are_reported_as_equal(make_run: MakeRun, said: Callable[..., tuple[str, str]]):
     printed, _ = said(make_run("a"), make_run("b"))
     assert "The settings are the same." in printed
 
 
-def test_a_long_setting_is_shown_by_its_end(make_run: MakeRun, said: Callable[..., tuple[str, str]]):
+def test_only_the_end_of_a_long_setting_is_shown(make_run: MakeRun, said: Callable[..., tuple[str, str]]):
     printed, _ = said(make_run("a", {"data": "x" * 50 + "end"}), make_run("b"))
     assert f" …{'x' * 28}end " in printed

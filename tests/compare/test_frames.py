@@ -58,7 +58,7 @@ def _edit(run: RunRecord, **changes: Any) -> RunRecord:
 # which frames
 
 
-def test_frames_are_those_a_run_held_out(run_dir: Path, rollouts_dir: Path):
+def test_the_shown_frames_were_held_out_by_the_run(run_dir: Path, rollouts_dir: Path):
     models, notes = _load(read_run(run_dir))
     data = Rollouts(rollouts_dir)
     held_out = np.concatenate([data[i].frames for i in split_episodes(data.seeds, 0).val])
@@ -75,7 +75,7 @@ def test_no_frame_is_shown_that_any_of_the_runs_was_trained_on(make_model: MakeM
     assert np.array_equal(models.frames.read_all(), Rollouts(data)[3].frames)
 
 
-def test_episodes_of_another_environment_are_new_to_a_run(make_model: MakeModel, make_rollouts: Any):
+def test_episodes_of_another_environment_do_not_count_as_trained_on(make_model: MakeModel, make_rollouts: Any):
     models, _ = _load(make_model("a", env="Other-v0"), data=make_rollouts([3, 4]))
     assert models is not None
     assert len(models.frames) == 4 + 5
@@ -84,21 +84,23 @@ def test_episodes_of_another_environment_are_new_to_a_run(make_model: MakeModel,
 @pytest.mark.parametrize(
     "env", ["world_models/Synthetic-v0", "world_models:world_models/Synthetic-v0", "mine:Synthetic-v0"]
 )
-def test_other_ids_of_the_environment_hide_no_episode_trained_on(make_model: MakeModel, make_rollouts: Any, env: str):
+def test_trained_episodes_are_recognised_under_another_id_of_the_environment(
+    make_model: MakeModel, make_rollouts: Any, env: str
+):
     data = make_rollouts([3, 4, 5])
     models, _ = _load(make_model("a", env=env), data=data)
     assert models is not None
     assert np.array_equal(models.frames.read_all(), Rollouts(data)[2].frames)
 
 
-def test_data_that_was_trained_on_shows_no_frames(make_model: MakeModel, make_rollouts: Any):
+def test_no_frames_are_shown_of_data_that_was_trained_on(make_model: MakeModel, make_rollouts: Any):
     models, notes = _load(make_model("a", train_seeds=[0, 1, 2]), data=make_rollouts([3, 4]))
     assert models is None
     assert "a run was trained on each episode" in notes[-1]
     assert "--data" in notes[-1]
 
 
-def test_data_that_is_gone_shows_no_frames(make_model: MakeModel):
+def test_no_frames_are_shown_if_the_data_is_missing(make_model: MakeModel):
     models, notes = _load(make_model("a", data="nowhere", data_digest="d"))
     assert models is None
     assert notes == [
@@ -107,20 +109,20 @@ def test_data_that_is_gone_shows_no_frames(make_model: MakeModel):
     ]
 
 
-def test_data_that_has_changed_shows_no_frames(make_model: MakeModel, make_rollouts: Any):
+def test_no_frames_are_shown_if_the_data_has_changed(make_model: MakeModel, make_rollouts: Any):
     models, notes = _load(make_model("a", data=str(make_rollouts([3, 4])), data_digest="d"))
     assert models is None
     assert "has changed" in notes[0]
 
 
 @pytest.mark.parametrize("data", ["", "\0", 3, None, "x" * 10_000])
-def test_a_strange_name_of_data_shows_no_frames(make_model: MakeModel, data: Any):
+def test_no_frames_are_shown_if_the_name_of_the_data_is_invalid(make_model: MakeModel, data: Any):
     models, notes = _load(make_model("a", data=data, data_digest="d"))
     assert models is None
     assert len(notes) == 1
 
 
-def test_data_of_another_run_is_shown_where_that_of_the_best_is_gone(make_model: MakeModel, make_rollouts: Any):
+def test_data_of_another_run_is_shown_if_that_of_the_best_is_missing(make_model: MakeModel, make_rollouts: Any):
     data = make_rollouts([3, 4, 5])
     there = make_model("b", data=str(data), data_digest=Rollouts(data).digest())
     models, _ = _load(make_model("a", data="nowhere", data_digest="d"), there)
@@ -134,13 +136,13 @@ def test_runs_without_a_model_show_no_frames(make_run: Callable[..., Path]):
     assert "no run has saved a model yet" in notes[0]
 
 
-def test_a_model_that_does_not_name_its_data_is_not_called_unsaved(make_model: MakeModel):
+def test_the_note_about_a_model_that_does_not_name_its_data_says_so(make_model: MakeModel):
     models, notes = _load(make_model("a", data=5))
     assert models is None
     assert "no model.json names its training data; name rollouts with --data" in notes[0]
 
 
-def test_data_that_is_named_has_to_be_there(make_model: MakeModel, tmp_path: Path):
+def test_named_data_that_is_missing_is_refused(make_model: MakeModel, tmp_path: Path):
     with pytest.raises(FileNotFoundError):
         _load(make_model("a"), data=tmp_path / "nothing")
 
@@ -188,7 +190,7 @@ def _damaged_weights(run: RunRecord) -> RunRecord:
         (lambda run: _edit(run, preprocess={"crop": None}), "--crop"),
     ],
 )
-def test_a_model_that_cannot_be_shown_is_said_and_the_others_are(
+def test_a_model_that_cannot_be_shown_is_reported_and_the_others_are_shown(
     make_model: MakeModel, make_rollouts: Any, damage: Callable[[RunRecord], RunRecord], said: str
 ):
     models, notes = _load(damage(make_model("bad")), make_model("good"), data=make_rollouts([3, 4, 5]))
@@ -205,7 +207,7 @@ def test_if_no_model_can_be_shown_there_are_no_frames(make_model: MakeModel, mak
     assert len(notes) == 1
 
 
-def test_the_last_weights_are_shown_if_asked_for(make_model: MakeModel, make_rollouts: Any):
+def test_the_last_weights_are_used_if_asked_for(make_model: MakeModel, make_rollouts: Any):
     run = make_model("a")
     shutil.move(run.path / "best.safetensors", run.path / "model.safetensors")
     models, notes = _load(run, data=make_rollouts([3, 4, 5]), weights="last")
@@ -216,7 +218,7 @@ def test_the_last_weights_are_shown_if_asked_for(make_model: MakeModel, make_rol
 # what is shown
 
 
-def test_rows_are_the_frames_and_what_each_model_makes_of_them(make_model: MakeModel, make_rollouts: Any):
+def test_rows_are_the_frames_and_their_reconstructions_by_each_model(make_model: MakeModel, make_rollouts: Any):
     runs = [make_model("a"), make_model("other", z_dim=6)]
     models, _ = _load(*runs, data=make_rollouts([3, 4, 9]))
     assert models is not None
@@ -234,7 +236,7 @@ def test_neither_the_first_nor_the_last_frame_is_shown(make_model: MakeModel, ma
     assert np.array_equal(models.rows(8).originals, Rollouts(data)[2].frames[1:-1])
 
 
-def test_of_two_frames_both_are_shown(make_model: MakeModel, make_rollouts: Any):
+def test_if_there_are_only_two_frames_both_are_shown(make_model: MakeModel, make_rollouts: Any):
     models, _ = _load(make_model("a"), data=make_rollouts([3, 4, 1]))
     assert models is not None
     assert len(models.rows(8).originals) == 2

@@ -42,7 +42,7 @@ def _text(page: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", page))
 
 
-def test_page_needs_nothing_from_elsewhere():
+def test_page_loads_nothing_from_other_files():
     page = _page(_run("a"), _run("b"), frames=_rows("a", "b"))
     references = re.findall(r"""(?:src|href|srcset|url)\s*[=(]\s*["']?([^"')\s>]*)""", page)
     assert len(references) == 1 + 3  # the curves; the frames, and those of two runs
@@ -86,17 +86,17 @@ def test_settings_that_differ_are_listed():
     assert "seed 0 1" in _text(_page(_run("a", {"seed": 0}), _run("b", {"seed": 1})))
 
 
-def test_equal_settings_are_said_to_be_equal():
+def test_equal_settings_are_reported_as_equal():
     assert "the settings are the same" in _text(_page(_run("a"), _run("b")))
 
 
-def test_runs_that_do_not_compare_are_warned_of():
+def test_a_warning_names_runs_that_cannot_be_compared():
     assert "Careful: the runs were trained on different data" in _text(
         _page(_run("a", data_digest="1"), _run("b", data_digest="2"))
     )
 
 
-def test_what_is_left_out_is_said():
+def test_the_page_lists_what_is_left_out():
     assert "no frames of x" in _text(_page(_run("a"), notes=("no frames of x",)))
 
 
@@ -105,11 +105,11 @@ def test_frames_are_labelled_with_the_names_of_the_runs():
     assert re.findall(r"<th[^>]*>([^<]*)</th>\s*<td><img", page) == ["held-out frames", "a", "b"]
 
 
-def test_without_frames_there_is_no_word_of_them():
+def test_a_page_without_frames_does_not_mention_frames():
     assert "The same frames" not in _page(_run("a"))
 
 
-def test_each_run_says_where_it_comes_from():
+def test_the_page_shows_where_each_run_comes_from():
     text = _text(_page(_run("a", versions={"git_commit": "abc123"}), _run("b")))
     assert "git commit abc123" in text
     assert "folder runs/b" in text
@@ -126,12 +126,12 @@ def test_curves_of_a_run_are_drawn():
     assert _ink(chart.draw([_run("a")])) > 0
 
 
-def test_a_run_before_its_first_line_is_drawn_as_nothing():
+def test_a_run_without_metrics_has_an_empty_chart():
     empty = RunRecord(Path("runs/a"), "a", {}, (), None, None)
     assert _ink(chart.draw([empty])) < _ink(chart.draw([_run("a")]))
 
 
-def test_a_long_curve_has_no_marks_on_its_points():
+def test_a_long_curve_has_no_markers_at_its_points():
     def drawn(count: int) -> np.ndarray:
         lines = tuple({"frames_seen": float(x), "train/sse": 5.0} for x in np.linspace(0, 100, count))
         return chart.draw([RunRecord(Path("runs/a"), "a", {}, lines, None, None)])
@@ -140,12 +140,12 @@ def test_a_long_curve_has_no_marks_on_its_points():
 
 
 @pytest.mark.parametrize("name", ["$x", r"$\nothing$", "_hidden", "x" * 300, "a\\b{"])
-def test_no_name_upsets_the_drawing(name: str):
+def test_a_run_with_any_name_can_be_drawn(name: str):
     assert _ink(chart.draw([_run(name)])) > 0
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, 1e-30, 1e29])
-def test_no_value_upsets_the_drawing(value: float):
+def test_metrics_with_any_values_can_be_drawn(value: float):
     lines = ({"frames_seen": 1.0, "val/sse": value, "val/kl_nats": value}, {"frames_seen": 1e9, "val/sse": 1.0})
     assert _ink(chart.draw([RunRecord(Path("runs/a"), "a", {}, lines, None, None)])) > 0
 

@@ -82,18 +82,18 @@ def test_the_table_says_how_much_of_the_training_is_done(seen: int, shown: str):
     assert _cells(_run("a", [{"frames_seen": float(seen)}], config={"num_frames": 1000}))["done"] == shown
 
 
-def test_what_one_run_lacks_is_a_dash():
+def test_a_value_that_a_run_lacks_is_shown_as_a_dash():
     head, full, empty = table.table([_validated("a", 20.0, scores=SCORES), _run("b")])
     assert len(head) == len(full) == len(empty)
     assert set(empty[2:]) == {"-"}
 
 
-def test_what_every_run_lacks_is_no_column():
+def test_a_column_without_values_is_left_out():
     assert table.table([_run("a")]) == [["run", "frames"], ["a", "0"]]
 
 
 @pytest.mark.parametrize("pca", [None, 0, "20", float("nan")])
-def test_no_ratio_to_a_baseline_that_is_none(pca: Any):
+def test_there_is_no_ratio_to_a_missing_baseline(pca: Any):
     assert "SSE/PCA" not in _cells(_run("a", scores=SCORES | {"pca_sse": pca}))
 
 
@@ -115,17 +115,17 @@ def test_only_settings_that_differ_are_listed():
     assert table.differences([one, two]) == [["seed", "0", "1"], ["vae.z_dim", "32", "8"]]
 
 
-def test_a_setting_that_a_run_does_not_know_is_a_dash():
+def test_a_setting_that_a_run_lacks_is_shown_as_a_dash():
     assert table.differences([_run("a", config={"new": None}), _run("b")]) == [["new", "null", "-"]]
 
 
-def test_where_a_run_goes_who_tracks_it_and_whether_it_was_resumed_is_no_difference():
+def test_output_folder_tracking_and_resuming_do_not_count_as_differences():
     runs = [_run(name, config={"out": name, "wandb": {"mode": name}, "resume": name == "a"}) for name in "ab"]
     assert table.differences(runs) == []
 
 
 @pytest.mark.parametrize("value", ["a\nb", "\x1b[31m", "\x07"])
-def test_a_setting_cannot_upset_a_terminal(value: str):
+def test_a_setting_cannot_send_control_characters_to_the_terminal(value: str):
     (row,) = table.differences([_run("a", config={"data": value}), _run("b")])
     assert row[1].isprintable()
 
@@ -136,7 +136,7 @@ def test_a_setting_cannot_upset_a_terminal(value: str):
 ALIKE = {"data_digest": "d", "preprocess": {"size": 64}, "split_seed": 0}
 
 
-def test_runs_of_the_same_data_compare():
+def test_runs_on_the_same_data_can_be_compared():
     runs = [_run(name, description=ALIKE, scores=SCORES) for name in "ab"]
     assert table.conflicts(runs) == []
 
@@ -149,37 +149,37 @@ def test_runs_of_the_same_data_compare():
         ({"split_seed": 1}, "different held-out episodes"),
     ],
 )
-def test_runs_that_do_not_compare_are_told_apart(change: dict[str, Any], said: str):
+def test_a_line_groups_the_runs_that_cannot_be_compared_and_says_why(change: dict[str, Any], said: str):
     runs = [_run("a", description=ALIKE), _run("b", description=ALIKE | change), _run("c", description=ALIKE)]
     (line,) = table.conflicts(runs)
     assert said in line
     assert "a, c | b" in line
 
 
-def test_evaluations_on_different_data_do_not_compare():
+def test_evaluations_on_different_data_cannot_be_compared():
     runs = [_run("a", scores=SCORES), _run("b", scores=SCORES | {"data_digest": "other"}), _run("c")]
     (line,) = table.conflicts(runs)
     assert "evaluated on different data: a | b" in line
 
 
-def test_evaluations_of_different_numbers_of_frames_do_not_compare():
+def test_evaluations_of_different_numbers_of_frames_cannot_be_compared():
     runs = [_run("a", scores=SCORES | {"frames": 50}), _run("b", scores=SCORES | {"frames": 8016}), _run("c")]
     (line,) = table.conflicts(runs)
     assert "evaluated on different numbers of frames: a | b" in line
 
 
-def test_what_each_form_of_memory_foresees_is_shown():
+def test_prediction_errors_of_each_form_of_memory_model_are_shown():
     foreseen = {form: {"10": {"foreseen": sse}} for form, sse in (("predicts_z", 40.25), ("predicts_change", 38.5))}
     cells = _cells(_run("a", scores=SCORES | {"foresight": foreseen}))
     assert (cells["10 ahead, z"], cells["10 ahead, change"]) == ("40.25", "38.50")
 
 
 @pytest.mark.parametrize("foreseen", [None, 40.25, {}, {"predicts_z": None}, {"predicts_z": {"10": {"foreseen": "x"}}}])
-def test_scores_without_foresight_have_no_such_column(foreseen: Any):
+def test_scores_without_foresight_have_no_column_for_it(foreseen: Any):
     assert "10 ahead, z" not in _cells(_run("a", scores=SCORES | {"foresight": foreseen}))
 
 
-def test_scores_on_what_was_trained_on_are_said_to_flatter():
+def test_scores_on_training_episodes_are_reported_as_too_good():
     trained_on = {"trained_on_episodes": 3}
     runs = [_run("a", scores=SCORES | trained_on), _run("b", scores=SCORES | {"trained_on_episodes": 0}), _run("c")]
     (line,) = table.conflicts(runs)
@@ -190,11 +190,11 @@ def test_scores_on_what_was_trained_on_are_said_to_flatter():
     assert "a was evaluated on data that it was trained on, so its last validation is drawn" in note
 
 
-def test_a_run_that_does_not_say_is_not_accused():
+def test_a_run_with_unknown_training_episodes_is_not_reported_as_too_good():
     assert table.conflicts([_run("a", description=ALIKE), _run("b")]) == []
 
 
-def test_a_conflict_of_many_runs_stays_short():
+def test_the_line_about_many_runs_that_cannot_be_compared_is_short():
     runs = [_run(str(i), description={"data_digest": str(i % 6)}) for i in range(60)]
     (line,) = table.conflicts(runs)
     assert "0, 6, 12, 18 and 6 more | 1, 7" in line
@@ -204,25 +204,25 @@ def test_a_conflict_of_many_runs_stays_short():
 # rate and distortion
 
 
-def test_a_point_is_of_the_evaluation():
+def test_the_rate_distortion_point_of_a_run_comes_from_its_evaluation():
     assert rate_distortion.rate_points([_validated("a", 20.0, scores=SCORES)]) == [("a", 15.5, 18.0, True)]
 
 
 @pytest.mark.parametrize("scores", [None, {}, {"sse": None, "kl_nats": 3.0}, {"sse": 3.0}])
-def test_without_an_evaluation_it_is_of_the_last_validation(scores: dict[str, Any] | None):
+def test_without_an_evaluation_the_point_comes_from_the_last_validation(scores: dict[str, Any] | None):
     assert rate_distortion.rate_points([_validated("a", 20.0, 5.0, scores=scores)]) == [("a", 5.0, 20.0, False)]
 
 
-def test_a_run_without_either_has_no_point():
+def test_a_run_without_evaluation_and_validation_has_no_point():
     assert rate_distortion.rate_points([_run("a"), _run("b", [{"frames_seen": 1.0, "val/sse": 3.0}])]) == []
 
 
-def test_pca_is_that_of_the_evaluations():
+def test_the_errors_of_pca_come_from_the_evaluations():
     scores = SCORES | {"pca_sse_by_components": {"4": 60.0, "8": 44.0}}
     assert rate_distortion.pca_levels([_run("new"), _run("a", scores=scores)]) == {4: 60.0, 8: 44.0, 32: 20.0}
 
 
-def test_pca_of_as_many_components_as_dimensions_is_there_however_few_they_are():
+def test_the_error_of_pca_with_z_dim_components_is_shown_for_any_z_dim():
     scores = SCORES | {
         "pca_components": 2,
         "pca_sse": 81.0,
@@ -252,19 +252,19 @@ def test_pca_of_other_data_is_left_out(change: str):
     "by_components",
     [None, 3, [1], {"k": 1.0}, {"4": "x"}, {"4": None}, {"2": 81.0}, {"-4": 3.0}, {"4": 0}, {"9999999": 1.0}],
 )
-def test_pca_that_is_none_is_left_out(by_components: Any):
+def test_missing_errors_of_pca_are_left_out(by_components: Any):
     scores = SCORES | {"pca_sse_by_components": by_components}
     assert rate_distortion.pca_levels([_run("a", scores=scores)]) == {32: 20.0}
 
 
-def test_without_evaluations_there_is_no_pca():
+def test_without_evaluations_no_error_of_pca_is_shown():
     assert rate_distortion.pca_levels([_run("a")]) == {}
 
 
 # where they come from
 
 
-def test_provenance_says_what_is_known():
+def test_provenance_lists_all_known_facts():
     versions = {"git_commit": "abc", "python": "3.11", "torch": "2.9"}
     described = {"versions": versions, "env": "CarRacing-v3", "data_digest": "d1"}
     facts = dict(table.provenance(_run("a", scores=SCORES, description=described)))
@@ -279,7 +279,7 @@ def test_provenance_says_what_is_known():
 
 
 @pytest.mark.parametrize("versions", [None, 3, "x", []])
-def test_provenance_of_strange_versions_is_the_folder(versions: Any):
+def test_provenance_leaves_out_invalid_versions(versions: Any):
     assert table.provenance(_run("a", description={"versions": versions})) == [("folder", "runs/a")]
 
 
@@ -288,11 +288,11 @@ def test_provenance_is_cut_to_a_readable_length():
     assert len(facts["environment"]) == 1000
 
 
-def test_drive_is_the_controllers_mean_score():
+def test_the_column_drive_shows_the_controllers_mean_score():
     driven = SCORES | {"drive": {"mean": 812.4, "laps": 17}}
     assert _cells(_run("a", scores=driven))["drive"] == "812"
 
 
 @pytest.mark.parametrize("drive", [None, 812.4, {"mean": "fast"}])
-def test_runs_that_did_not_drive_have_no_such_column(drive: object):
+def test_runs_that_did_not_drive_have_no_column_drive(drive: object):
     assert "drive" not in _cells(_run("a", scores=SCORES | {"drive": drive}))

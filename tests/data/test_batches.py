@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from world_models.data.batches import Batch, Batches, ResidentLoader, StreamingLoader, _ResidentWindow
+from world_models.data.batches import Batch, Batches, ResidentLoader, StreamingLoader
 from world_models.data.frames import BLOCK_FRAMES, FrameSet, ImageSet, ShuffleWindow
 from world_models.data.rollouts import FRAME_BYTES, FRAME_SHAPE, Rollouts
 
@@ -107,12 +107,12 @@ def test_order_of_a_large_buffer_mixes_all_episodes(data: Rollouts, frames: Fram
 
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("start", [1, 5, 12, 13, 14, 20, 26])
-def test_starting_at_any_step_gives_the_batches_of_running_on(frames: FrameSet, streamed: bool, start: int):
+def test_starting_at_any_step_gives_the_same_batches_as_continuing(frames: FrameSet, streamed: bool, start: int):
     batches = _batches(frames, streamed)
     assert _same(_take(batches, 4, start), _take(batches, start + 4)[start:])
 
 
-def test_last_batch_of_an_epoch_is_smaller(frames: FrameSet):
+def test_the_last_batch_of_an_epoch_may_be_smaller(frames: FrameSet):
     assert [len(batch) for batch in _take(_batches(frames), 14)] == [20] * 12 + [17] + [20]
 
 
@@ -122,7 +122,7 @@ def test_steps_per_epoch_count_the_partial_batch(frames: FrameSet, batch_size: i
 
 
 @pytest.mark.parametrize("step", [0, 1, 12, 13, 14, 26, 30])
-def test_frames_at_counts_what_the_batches_held(frames: FrameSet, step: int):
+def test_frames_at_counts_the_frames_of_all_batches_before_a_step(frames: FrameSet, step: int):
     batches = _batches(frames)
     assert batches.frames_at(step) == sum(map(len, _take(batches, step)))
 
@@ -153,7 +153,7 @@ def _reads(frames: FrameSet, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]
     return reads
 
 
-def test_steps_before_the_start_are_not_read(frames: FrameSet, monkeypatch: pytest.MonkeyPatch):
+def test_batches_before_the_start_are_not_read(frames: FrameSet, monkeypatch: pytest.MonkeyPatch):
     batches, reads = _batches(frames, streamed=True, shuffle_frames=1), _reads(frames, monkeypatch)
     _take(batches, 1, start_step=12)
     windows = [*frames.windows(0, 0, 1), *frames.windows(0, 1, 1)]
@@ -182,7 +182,7 @@ def test_a_batch_that_is_kept_never_changes(frames: FrameSet, streamed: bool, ba
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_a_batch_that_is_written_over_changes_no_other(frames: FrameSet, streamed: bool):
+def test_writing_into_a_batch_changes_no_other_batch(frames: FrameSet, streamed: bool):
     spoilt = []
     for batch in itertools.islice(_batches(frames, streamed)(CPU), 30):
         spoilt.append(batch.frames.clone())
@@ -191,7 +191,9 @@ def test_a_batch_that_is_written_over_changes_no_other(frames: FrameSet, streame
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_a_read_that_fails_reaches_the_loop(frames: FrameSet, streamed: bool, monkeypatch: pytest.MonkeyPatch):
+def test_a_failed_read_is_raised_in_the_training_loop(
+    frames: FrameSet, streamed: bool, monkeypatch: pytest.MonkeyPatch
+):
     def broken(*_args: Any) -> None:
         raise OSError("no disk")
 
@@ -200,14 +202,28 @@ def test_a_read_that_fails_reaches_the_loop(frames: FrameSet, streamed: bool, mo
         _take(_batches(frames, streamed), 1)
 
 
+class Marked(ImageSet):
+    """Frames of more than two gigabytes. Only the marked ones are written: the k-th mark is filled with k + 1."""
+
+    size = 2813 * BLOCK_FRAMES
+    marks = (size - 1, 0, 174_763, 89_999)
+
+    def read_into(self, frames: np.ndarray, blocks: np.ndarray, places: np.ndarray) -> None:
+        for value, row in enumerate(self.marks):
+            frames[row] = value + 1
+
+
 def test_frames_beyond_two_gigabytes_are_found():
     if psutil.virtual_memory().available < 4e9:
         pytest.skip("needs 4 GB of free memory")
-    frames, rows = torch.empty(180_000, *FRAME_SHAPE, dtype=torch.uint8), torch.tensor([179_999, 0, 174_763, 89_999])
-    nothing = np.empty(0, np.int64)
-    window = _ResidentWindow(ShuffleWindow(nothing, nothing, nothing, True), np.ones(4, bool), frames, rows, CPU)
-    for value, row in enumerate(rows):
-        frames[row] = value + 1
+    frames = Marked(
+        np.broadcast_to(np.zeros((), np.uint8), (Marked.size, *FRAME_SHAPE)), np.zeros(Marked.size, np.int64)
+    )
+    blocks = np.array(Marked.marks) // BLOCK_FRAMES
+    positions = np.concatenate([np.arange(block * BLOCK_FRAMES, (block + 1) * BLOCK_FRAMES) for block in blocks])
+    marked = np.array([int(np.flatnonzero(positions == row)[0]) for row in Marked.marks])
+    order = np.concatenate([marked, np.setdiff1d(np.arange(len(positions)), marked)])
+    (window,) = ResidentLoader(frames, CPU).load(iter([ShuffleWindow(blocks, positions, order, True)]))
     assert [taken.unique().tolist() for taken in window.take(1, 4)] == [[2], [3], [4]]
 
 
@@ -230,7 +246,7 @@ def _together(parts: tuple[Batch, ...]) -> Tensor:
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("world", [2, 3, 8])
 @pytest.mark.parametrize(("batch_size", "shuffle_frames"), [(3, 1), (20, 30), (64, 60), (300, 60)])
-def test_processes_together_hold_the_batches_of_one(
+def test_the_parts_of_all_processes_make_the_batches_of_one_process(
     frames: FrameSet, streamed: bool, world: int, batch_size: int, shuffle_frames: int
 ):
     settings = {"streamed": streamed, "batch_size": batch_size, "shuffle_frames": shuffle_frames}
@@ -241,13 +257,13 @@ def test_processes_together_hold_the_batches_of_one(
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_every_row_of_a_batch_is_of_one_process(frames: FrameSet, streamed: bool):
+def test_each_row_of_a_batch_belongs_to_exactly_one_process(frames: FrameSet, streamed: bool):
     for parts in _parts(frames, 3, 14, streamed=streamed):
         assert torch.cat([part.rows for part in parts]).sort().values.tolist() == list(range(parts[0].size))
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_a_processs_rows_ascend_and_count_its_frames(frames: FrameSet, streamed: bool):
+def test_a_process_has_ascending_rows_and_one_row_per_frame(frames: FrameSet, streamed: bool):
     for part in itertools.chain(*_parts(frames, 2, 14, streamed=streamed)):
         assert len(part.rows) == len(part.frames)
         assert part.rows.tolist() == sorted(set(part.rows.tolist()))
@@ -284,7 +300,7 @@ def test_a_process_without_a_block_has_empty_parts(frames: FrameSet, streamed: b
 # a batch
 
 
-def test_one_process_holds_every_row(frames: FrameSet):
+def test_a_single_process_has_every_row(frames: FrameSet):
     for batch in itertools.islice(_batches(frames)(CPU), 14):
         assert batch.rows.tolist() == list(range(batch.size)) and batch.size == len(batch.frames)
 
@@ -298,7 +314,7 @@ def test_a_cut_batch_holds_the_rows_before_the_cut(size: int, rows: list[int]):
 
 
 @pytest.mark.parametrize("size", [9, 10, 1000])
-def test_a_batch_that_is_no_larger_is_not_cut(size: int):
+def test_a_batch_is_not_cut_to_a_size_that_it_does_not_exceed(size: int):
     batch = Batch(
         torch.zeros(3, *FRAME_SHAPE, dtype=torch.uint8), torch.tensor([1, 4, 7]), 9, torch.zeros(3, dtype=torch.int64)
     )
@@ -306,7 +322,7 @@ def test_a_batch_that_is_no_larger_is_not_cut(size: int):
 
 
 @pytest.mark.parametrize("size", [1, 7, 20])
-def test_cut_parts_together_hold_the_cut_batch(frames: FrameSet, size: int):
+def test_the_cut_parts_of_all_processes_make_the_cut_batch(frames: FrameSet, size: int):
     (parts,) = _parts(frames, 2, 1)
     assert torch.equal(_together(tuple(part.cut(size) for part in parts)), _take(_batches(frames), 1)[0][:size])
 
@@ -318,7 +334,7 @@ def test_cut_parts_together_hold_the_cut_batch(frames: FrameSet, size: int):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("free", [PLENTY, 0])
-def test_gpu_gets_the_batches_that_the_cpu_gets(
+def test_a_gpu_gets_the_same_batches_as_the_cpu(
     frames: FrameSet, streamed: bool, free: int, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, PLENTY))
@@ -327,14 +343,14 @@ def test_gpu_gets_the_batches_that_the_cpu_gets(
     assert _same([batch.frames.cpu() for batch in kept], _take(_batches(frames), 30))
 
 
-def test_frames_too_many_for_the_gpu_stay_on_the_host(frames: FrameSet, monkeypatch: pytest.MonkeyPatch):
+def test_frames_that_do_not_fit_on_the_gpu_stay_on_the_host(frames: FrameSet, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 0))
     loaded = ResidentLoader(frames, torch.device("cuda")).load(frames.windows(0, 0, 30))
     assert next(loaded).frames.device == CPU
 
 
 @pytest.mark.parametrize("kind", [ResidentLoader, StreamingLoader])
-def test_a_source_hands_out_its_windows_in_order(frames: FrameSet, kind: Any):
+def test_a_source_gives_its_windows_in_order(frames: FrameSet, kind: Any):
     windows = list(frames.windows(0, 0, 30))
     loaded = kind(frames, CPU).load(iter(windows))
     assert [piece.window for piece in loaded] == windows
@@ -344,7 +360,7 @@ def test_a_source_hands_out_its_windows_in_order(frames: FrameSet, kind: Any):
 
 
 def _labelled(count: int = 150) -> ImageSet:
-    """Images whose pixels say their label."""
+    """Images whose pixels have the value of their label."""
     labels = np.random.default_rng(0).integers(0, 10, count)
     return ImageSet(np.repeat(labels.astype(np.uint8), 784).reshape(count, 28, 28, 1), labels)
 

@@ -83,7 +83,7 @@ def test_frame_set_holds_final_frames_too(data: Rollouts, frames: FrameSet):
     assert len(frames) == data.num_rows == 257
 
 
-def test_frame_set_knows_its_size(frames: FrameSet):
+def test_frame_set_has_the_right_size(frames: FrameSet):
     assert frames.num_bytes == 257 * 64 * 64 * 3 == frames.read_all().nbytes
 
 
@@ -99,7 +99,7 @@ def test_frame_set_holds_only_the_chosen_episodes(data: Rollouts):
 
 @pytest.mark.parametrize("column", ["frames", "telemetry"])
 @pytest.mark.parametrize("count", [1, 2, 16, 100, 257, 10_000])
-def test_spread_rows_are_even_over_the_positions(data: Rollouts, frames: FrameSet, column: str, count: int):
+def test_spread_rows_are_evenly_spaced_over_the_positions(data: Rollouts, frames: FrameSet, column: str, count: int):
     every = np.concatenate([getattr(episode, column) for episode in data])
     places = np.linspace(0, 256, min(count, 257)).round().astype(int)
     assert np.array_equal(frames.read_spread(count, column), every[places])
@@ -125,18 +125,18 @@ def _into(frames: FrameSet, blocks: list[int], places: np.ndarray) -> np.ndarray
 
 
 @pytest.mark.parametrize("blocks", [[0], [6, 2], [3, 0, 5, 1], list(range(7))])
-def test_blocks_are_read_to_the_places_given(frames: FrameSet, blocks: list[int]):
+def test_blocks_are_read_into_the_given_places(frames: FrameSet, blocks: list[int]):
     expected = np.concatenate([frames.read_block(block) for block in blocks])
     places = np.random.default_rng(0).permutation(len(expected))
     assert np.array_equal(_into(frames, blocks, places)[places], expected)
 
 
-def test_reading_blocks_leaves_other_places_as_they_were(frames: FrameSet):
+def test_reading_blocks_does_not_change_other_places(frames: FrameSet):
     rows = _into(frames, [2], np.array([9, 3, 5, 7]))
     assert not rows[[0, 1, 2, 4, 6, 8]].any()
 
 
-def test_reading_no_blocks_is_nothing(frames: FrameSet):
+def test_reading_no_blocks_changes_nothing(frames: FrameSet):
     rows = np.zeros((3, *FRAME_SHAPE), np.uint8)
     frames.read_into(rows, np.empty(0, np.int64), np.empty(0, np.int64))
     assert not rows.any()
@@ -170,7 +170,7 @@ def test_windows_of_an_epoch_hold_every_position_once(frames: FrameSet, epoch: i
 
 
 @pytest.mark.parametrize("shuffle_frames", [1, 30, 1000])
-def test_the_last_window_alone_ends_the_epoch(frames: FrameSet, shuffle_frames: int):
+def test_only_the_last_window_ends_the_epoch(frames: FrameSet, shuffle_frames: int):
     ends = [window.ends_epoch for window in frames.windows(0, 0, shuffle_frames)]
     assert ends == [False] * (len(ends) - 1) + [True]
 
@@ -190,18 +190,18 @@ def test_windows_shuffle_their_frames(frames: FrameSet):
 # device and noise
 
 
-def test_auto_takes_the_cpu_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch):
+def test_auto_chooses_the_cpu_if_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert torch_device("auto") == CPU
 
 
 @pytest.mark.parametrize(("name", "found"), [("auto", "cuda"), ("cuda", "cuda"), ("cpu", "cpu")])
-def test_device_is_the_one_asked_for_where_there_is_a_gpu(name: Any, found: str, monkeypatch: pytest.MonkeyPatch):
+def test_the_requested_device_is_used_if_there_is_a_gpu(name: Any, found: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert torch_device(name).type == found
 
 
-def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch):
+def test_a_gpu_is_refused_if_there_is_none(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="device is cuda, and torch finds no GPU; give cpu or auto"):
         torch_device("cuda")
@@ -216,7 +216,7 @@ def test_noise_depends_on_seed_and_step(other: tuple[int, int]):
     assert not torch.equal(noise(0, 5, 50, 32), noise(*other, 50, 32))
 
 
-def test_noise_leaves_the_global_generator_alone():
+def test_noise_does_not_change_the_global_generator():
     before = torch.get_rng_state()
     noise(0, 0, 10, 4)
     assert torch.equal(before, torch.get_rng_state())
@@ -255,7 +255,7 @@ def test_evenly_spread_frames_are_those_at_the_spread_positions(digits: ImageSet
     assert np.array_equal(digits.read_spread(7), digits.read_all()[digits.spread_positions(7)])
 
 
-def test_images_go_to_the_places_given(digits: ImageSet):
+def test_images_are_read_into_the_given_places(digits: ImageSet):
     frames = np.zeros((86, 28, 28, 1), np.uint8)
     digits.read_into(frames, np.array([2, 0]), np.arange(86)[::-1])
     assert np.array_equal(frames[::-1], np.concatenate([digits.read_block(2), digits.read_block(0)]))
@@ -270,19 +270,19 @@ def test_binarised_pixels_are_black_or_white():
 
 
 @pytest.mark.parametrize("grey", [0, 1, 100, 254, 255])
-def test_pixels_are_white_as_often_as_they_are_grey(grey: int):
+def test_a_pixel_is_white_with_the_probability_of_its_grey_value(grey: int):
     frames = torch.full((100, 28, 28, 1), grey, dtype=torch.uint8)
     share = (binarised(frames, 0, 0) == 255).double().mean().item()
     assert abs(share - grey / 255) < 4 * math.sqrt(grey / 255 * (1 - grey / 255) / frames.numel()) + 1e-9
 
 
-def test_pixels_are_drawn_anew_each_step_and_the_same_for_the_same_step():
+def test_binarised_pixels_differ_between_steps_and_repeat_for_the_same_step():
     frames = torch.full((4, 28, 28, 1), 128, dtype=torch.uint8)
     assert torch.equal(binarised(frames, 0, 1), binarised(frames, 0, 1))
     assert not torch.equal(binarised(frames, 0, 1), binarised(frames, 0, 2))
     assert not torch.equal(binarised(frames, 0, 1), binarised(frames, 1, 1))
 
 
-def test_a_part_of_a_batch_is_drawn_as_in_the_whole():
+def test_a_part_of_a_batch_is_binarised_as_in_the_whole_batch():
     frames, rows = torch.randint(0, 256, (6, 28, 28, 1), dtype=torch.uint8), torch.tensor([1, 4, 5])
     assert torch.equal(binarised(frames[rows], 3, 7, rows, 6), binarised(frames, 3, 7)[rows])

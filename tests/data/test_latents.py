@@ -26,7 +26,7 @@ ATTRIBUTES = {"vae_sha256": "ab" * 32, "config": "dtype: float32\n"}
 
 
 def encode(source: Shard, path: Path, dtype: str = "float32", logvar: float = SPREAD, block: int = 5) -> None:
-    """Latents whose mu tells the row: (row, -row)."""
+    """Latents whose mu is (row, -row)."""
     with write_latents(path, source, Z_DIM, dtype, ATTRIBUTES) as latents:
         for start in range(0, source.num_rows, block):
             rows = np.arange(start, min(start + block, source.num_rows))
@@ -70,7 +70,7 @@ def test_latents_mirror_the_rollouts_row_by_row(make_latents: Make, tmp_path: Pa
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_latent_columns_have_the_dtype_and_shape_of_the_design(make_latents: Make, dtype: str):
+def test_latent_columns_have_the_documented_dtypes_and_shapes(make_latents: Make, dtype: str):
     with h5py.File(shard_path(make_latents([3, 4], dtype=dtype), 0)) as file:
         assert set(file) == {
             *("mu", "logvar", "actions", "rewards", "terminated", "truncated"),
@@ -81,7 +81,7 @@ def test_latent_columns_have_the_dtype_and_shape_of_the_design(make_latents: Mak
             assert (str(column.dtype), column.shape) == (dtype, (9, Z_DIM))
 
 
-def test_attributes_are_those_of_the_design(make_latents: Make, tmp_path: Path):
+def test_attributes_are_the_documented_ones(make_latents: Make, tmp_path: Path):
     found = attributes_of(shard_path(make_latents([3, 4]), 0))
     source = attributes_of(shard_path(tmp_path / "rollouts", 0))
     assert set(found) == {
@@ -109,7 +109,7 @@ def test_digests_are_the_sha256_of_the_raw_little_endian_bytes(make_latents: Mak
 
 
 @pytest.mark.parametrize("block", [1, 4, 100])
-def test_the_columns_do_not_depend_on_the_blocks(make_latents: Make, tmp_path: Path, block: int):
+def test_the_columns_do_not_depend_on_the_size_of_blocks(make_latents: Make, tmp_path: Path, block: int):
     folder = make_latents([3, 4])
     encode(open_shards(tmp_path / "rollouts", ROLLOUTS)[0], tmp_path / "other.h5", block=block)
     assert Latents(folder).digest() == Latents(tmp_path / "other.h5", verify=True).digest()
@@ -137,7 +137,7 @@ def test_fewer_latents_than_frames_are_an_error_and_leave_no_file(make_rollouts:
 # the reader
 
 
-def test_an_episode_hands_out_t_transitions_and_t_plus_1_latents(make_latents: Make, tmp_path: Path):
+def test_an_episode_has_t_transitions_and_t_plus_1_latents(make_latents: Make, tmp_path: Path):
     latents, rollouts = Latents(make_latents([3, 4], [2]), verify=True), Rollouts(tmp_path / "rollouts")
     assert len(latents) == len(rollouts) == 3
     for latent, rollout in zip(latents, rollouts, strict=True):
@@ -155,19 +155,19 @@ def test_an_episodes_latents_are_those_of_its_rows(make_latents: Make):
     assert latents[-1].mu[:, 1].tolist() == [0, -1, -2]
 
 
-def test_an_episode_that_is_not_there_is_an_index_error(make_latents: Make):
+def test_a_missing_episode_is_an_index_error(make_latents: Make):
     with pytest.raises(IndexError):
         Latents(make_latents([3]))[1]
 
 
-def test_the_reader_knows_what_the_data_set_holds(make_latents: Make):
+def test_the_reader_gives_the_facts_about_the_data_set(make_latents: Make):
     latents = Latents(make_latents([3, 4], [2]))
     assert (latents.z_dim, latents.num_actions, latents.num_rows) == (Z_DIM, 3, 12)
     assert latents.preprocess == {"crop": [0, 84], "size": 64, "interpolation": "INTER_AREA"}
     assert latents.vae_sha256 == "ab" * 32
 
 
-def test_a_repr_tells_shapes_not_arrays(make_latents: Make):
+def test_a_repr_shows_shapes_and_no_arrays(make_latents: Make):
     folder = make_latents([3, 4], [2])
     latents = Latents(folder)
     assert repr(latents) == f"Latents({folder}: 3 episodes, 12 rows, z_dim 2)"
@@ -206,26 +206,36 @@ def test_mu_and_logvar_of_different_widths_are_refused_by_name(make_latents: Mak
 def write_summary(folder: Path, **changes: Any) -> Path:
     """A latents.json as `encode` writes it, with changes; a value of None leaves the name out."""
     latents = Latents(folder)
-    summary = {**latents._fingerprint()._asdict(), "z_mean": [1.0, -2.0], "z_variance": [4.0, 0.25], **changes}
+    digests = (str(shard.attributes["rollouts_digest"]).encode() for shard in latents.shards)
+    summary = {
+        "episodes": len(latents),
+        "rows": latents.num_rows,
+        "z_dim": latents.z_dim,
+        "vae_sha256": latents.vae_sha256,
+        "rollouts_digest": files.sha256(*digests),
+        "z_mean": [1.0, -2.0],
+        "z_variance": [4.0, 0.25],
+        **changes,
+    }
     path = folder / SUMMARY_FILE
     path.write_text(json.dumps({name: value for name, value in summary.items() if value is not None}))
     return path
 
 
-def test_the_moments_of_z_are_those_of_the_summary(make_latents: Make):
+def test_the_moments_of_z_are_read_from_the_summary(make_latents: Make):
     folder = make_latents([3, 4], [2])
     write_summary(folder)
     mean, variance = Latents(folder).z_moments()
     assert (mean.tolist(), variance.tolist()) == ([1.0, -2.0], [4.0, 0.25])
 
 
-def test_the_summary_that_encode_writes_is_of_its_latents(latents_dir: Path):
+def test_encode_writes_a_summary_that_its_latents_accept(latents_dir: Path):
     mean, variance = Latents(latents_dir).z_moments()
     summary = json.loads((latents_dir / SUMMARY_FILE).read_text())
     assert (mean.tolist(), variance.tolist()) == (summary["z_mean"], summary["z_variance"])
 
 
-def test_without_a_summary_its_absence_and_what_to_do_are_said(make_latents: Make):
+def test_a_missing_summary_is_reported_with_what_to_do(make_latents: Make):
     folder = make_latents([3])
     with pytest.raises(ValueError, match=rf"^{folder}/latents\.json: no such file.*; run encode again[^\n]*$"):
         Latents(folder).z_moments()
@@ -273,7 +283,7 @@ def test_a_damaged_summary_is_refused_in_one_line(make_latents: Make, text: byte
         Latents(folder).z_moments()
 
 
-def test_a_summary_that_is_a_pipe_keeps_nobody_waiting(make_latents: Make):
+def test_a_pipe_is_refused_as_a_summary_without_waiting(make_latents: Make):
     folder = make_latents([3])
     os.mkfifo(folder / SUMMARY_FILE)
     with pytest.raises(ValueError, match=rf"^{folder}/latents\.json: a named pipe, wanted a file"):

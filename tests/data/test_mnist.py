@@ -27,12 +27,12 @@ def test_test_images_are_not_among_those_to_train_on(mnist_dir: Path):
     assert not any(frame.tobytes() in train for frame in data.test.frames)
 
 
-def test_digest_tells_other_images_apart(make_mnist: Callable[..., Path], mnist_dir: Path):
+def test_other_images_have_another_digest(make_mnist: Callable[..., Path], mnist_dir: Path):
     assert mnist.load(mnist_dir).digest == mnist.load(mnist_dir).digest != mnist.load(make_mnist(seed=1)).digest
 
 
 @pytest.mark.skipif("WORLD_MODELS_MNIST" not in os.environ, reason="WORLD_MODELS_MNIST names no folder of MNIST")
-def test_the_real_one_has_its_sizes():
+def test_the_real_mnist_has_60000_and_10000_images():
     data = mnist.load(os.environ["WORLD_MODELS_MNIST"])
     assert data.train.frames.shape == (60_000, 28, 28, 1) and data.test.frames.shape == (10_000, 28, 28, 1)
     assert np.bincount(data.test.labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
@@ -42,7 +42,9 @@ def _no_network(self: Any) -> None:
     raise RuntimeError("Error downloading train-images:\nno such host")
 
 
-def test_without_files_and_network_it_says_where_to_put_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_without_files_and_network_the_error_says_where_to_put_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(MNIST, "download", _no_network)
     with pytest.raises(FileNotFoundError, match="no such host") as refusal:
         mnist.load(tmp_path / "data", download=True)
@@ -50,7 +52,7 @@ def test_without_files_and_network_it_says_where_to_put_them(tmp_path: Path, mon
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_download_that_breaks_off_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_interrupted_download_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def breaks_off(self: MNIST) -> None:
         Path(self.raw_folder).mkdir(parents=True)
         Path(self.raw_folder, "train-images-idx3-ubyte").write_bytes(b"half")
@@ -62,7 +64,7 @@ def test_a_download_that_breaks_off_leaves_nothing(tmp_path: Path, monkeypatch: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_download_left_is_removed_by_the_next(
+def test_the_next_download_removes_the_files_of_a_killed_one(
     tmp_path: Path, mnist_dir: Path, monkeypatch: pytest.MonkeyPatch, leave_partial: Callable[[Path], Path]
 ):
     leave_partial(tmp_path / ".mnist-")
@@ -77,7 +79,9 @@ def test_nothing_is_downloaded_unless_asked_for(tmp_path: Path, monkeypatch: pyt
         mnist.load(tmp_path)
 
 
-def test_another_process_may_be_faster(tmp_path: Path, mnist_dir: Path, monkeypatch: pytest.MonkeyPatch):
+def test_mnist_is_loaded_although_another_process_finished_its_download_first(
+    tmp_path: Path, mnist_dir: Path, monkeypatch: pytest.MonkeyPatch
+):
     def slowly(self: MNIST) -> None:
         for root in (Path(self.raw_folder), tmp_path / "MNIST" / "raw"):
             shutil.copytree(mnist_dir / "MNIST/raw", root)
@@ -86,7 +90,7 @@ def test_another_process_may_be_faster(tmp_path: Path, mnist_dir: Path, monkeypa
     assert mnist.load(tmp_path, download=True).digest == mnist.load(mnist_dir).digest
 
 
-def test_what_else_lies_in_the_folder_is_never_read(broken: Path, mnist_dir: Path):
+def test_other_files_in_the_folder_are_never_read(broken: Path, mnist_dir: Path):
     """Older torchvision kept pickles there."""
     (broken / "MNIST/processed").mkdir()
     for name in ("training.pt", "test.pt"):
@@ -94,7 +98,7 @@ def test_what_else_lies_in_the_folder_is_never_read(broken: Path, mnist_dir: Pat
     assert mnist.load(broken).digest == mnist.load(mnist_dir).digest
 
 
-def test_it_is_downloaded_where_it_is_missing(tmp_path: Path, mnist_dir: Path, monkeypatch: pytest.MonkeyPatch):
+def test_mnist_is_downloaded_if_it_is_missing(tmp_path: Path, mnist_dir: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(MNIST, "download", lambda self: shutil.copytree(mnist_dir / "MNIST/raw", self.raw_folder))
     assert mnist.load(tmp_path / "a/b", download=True).digest == mnist.load(mnist_dir).digest
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
@@ -125,7 +129,7 @@ def test_a_missing_file_is_refused(broken: Path):
     [((12, 27, 28), np.zeros(12)), ((12, 28, 28), np.zeros(11)), ((12, 28, 28), np.full(12, 10)), ((1, 28, 28), [0])],
     ids=["27 rows", "a label too few", "an eleventh digit", "one image"],
 )
-def test_files_of_something_else_are_refused(
+def test_files_that_are_not_mnist_are_refused(
     broken: Path, write_idx: Callable[..., None], images: tuple[int, ...], labels: Any
 ):
     write_idx(broken / "MNIST/raw/train-images-idx3-ubyte", np.zeros(images, np.uint8))
@@ -135,7 +139,7 @@ def test_files_of_something_else_are_refused(
 
 
 @pytest.mark.parametrize("inside", ["MNIST", "MNIST/raw"])
-def test_a_folder_too_deep_is_told_the_one_it_should_be(mnist_dir: Path, inside: str):
+def test_a_subfolder_of_the_data_is_refused_with_the_right_folder(mnist_dir: Path, inside: str):
     with pytest.raises(FileNotFoundError, match=f"such as {mnist_dir}$"):
         mnist.load(mnist_dir / inside)
 
@@ -151,7 +155,7 @@ def test_a_folder_too_deep_is_told_the_one_it_should_be(mnist_dir: Path, inside:
         [0x803],
     ],
 )
-def test_a_header_that_does_not_fit_the_files_size_is_refused(broken: Path, header: list[int]):
+def test_a_header_that_contradicts_the_files_size_is_refused(broken: Path, header: list[int]):
     path = broken / "MNIST" / "raw" / "train-images-idx3-ubyte"
     path.write_bytes(np.array(header, ">i4").tobytes() + bytes(2 * 784))
     with pytest.raises(ValueError, match="train-images-idx3-ubyte: no file of MNIST"):

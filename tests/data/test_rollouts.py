@@ -73,7 +73,7 @@ def test_an_episode_of_t_steps_has_t_plus_1_rows(columns: dict[str, np.ndarray])
     assert {len(columns[name]) for name in COLUMNS} == {8}
 
 
-def test_row_t_holds_the_frame_before_action_t_and_what_it_earned(columns: dict[str, np.ndarray]):
+def test_row_t_holds_the_frame_before_action_t_and_the_reward_of_action_t(columns: dict[str, np.ndarray]):
     assert columns["frames"][:, 0, 0, 0].tolist() == list(range(8))
     assert columns["telemetry"][:, 0].tolist() == [row / 4 for row in range(8)]
     assert columns["actions"][:4].tolist() == [[1, -1], [2, -2], [3, -3], [4, -4]]
@@ -91,7 +91,7 @@ def test_the_row_before_the_last_carries_the_end_flag(columns: dict[str, np.ndar
 
 
 @pytest.mark.parametrize(("terminated", "truncated"), [(True, False), (False, True), (True, True)])
-def test_how_an_episode_ended_is_kept(tmp_path: Path, terminated: bool, truncated: bool):
+def test_the_kind_of_end_of_an_episode_is_stored(tmp_path: Path, terminated: bool, truncated: bool):
     with write_rollouts(tmp_path / "a.h5", 1, [], ATTRIBUTES) as rollouts:
         none = np.zeros(0, np.float32)
         rollouts.step(frame_of(0), none, np.zeros(1, np.float32), 0.0, terminated, truncated)
@@ -104,14 +104,14 @@ def test_how_an_episode_ended_is_kept(tmp_path: Path, terminated: bool, truncate
 
 
 @pytest.mark.parametrize("name", COLUMNS)
-def test_row_columns_have_the_dtype_and_shape_of_the_design(make_rollouts: Make, name: str):
+def test_row_columns_have_the_documented_dtypes_and_shapes(make_rollouts: Make, name: str):
     dtype, row_shape = COLUMNS[name]
     with h5py.File(shard_path(make_rollouts([3, 4]), 0)) as file:
         column: Any = file[name]
         assert (str(column.dtype), column.shape) == (dtype, (9, *row_shape))
 
 
-def test_episode_columns_have_the_dtype_and_shape_of_the_design(make_rollouts: Make):
+def test_episode_columns_have_the_documented_dtypes_and_shapes(make_rollouts: Make):
     with h5py.File(shard_path(make_rollouts([3, 4]), 0)) as file:
         found: dict[str, Any] = {name: file[name] for name in (*EPISODE_COLUMNS, "episode_policy")}
         assert {name: str(found[name].dtype) for name in EPISODE_COLUMNS} == EPISODE_COLUMNS
@@ -119,12 +119,12 @@ def test_episode_columns_have_the_dtype_and_shape_of_the_design(make_rollouts: M
         assert {column.shape for column in found.values()} == {(2,)}
 
 
-def test_a_file_holds_the_columns_of_the_design_and_no_others(columns: dict[str, np.ndarray]):
+def test_a_file_has_the_documented_columns_and_no_others(columns: dict[str, np.ndarray]):
     assert set(columns) == {*COLUMNS, *EPISODE_COLUMNS, "episode_policy"}
 
 
 @pytest.mark.parametrize("name", COLUMNS)
-def test_row_columns_are_packed_by_gzip_and_shuffle_only(make_rollouts: Make, name: str):
+def test_row_columns_are_compressed_only_by_gzip_and_shuffle(make_rollouts: Make, name: str):
     with h5py.File(shard_path(make_rollouts([3]), 0)) as file:
         column: Any = file[name]
         plist = column.id.get_create_plist()
@@ -132,14 +132,14 @@ def test_row_columns_are_packed_by_gzip_and_shuffle_only(make_rollouts: Make, na
     assert filters == {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE}
 
 
-def test_a_chunk_of_frames_is_small_enough_to_read_one_frame_fast(make_rollouts: Make):
+def test_a_chunk_of_frames_is_smaller_than_a_megabyte(make_rollouts: Make):
     with h5py.File(shard_path(make_rollouts([3]), 0)) as file:
         frames: Any = file["frames"]
         assert frames.chunks[1:] == FRAME_SHAPE
         assert frames.chunks[0] * FRAME_BYTES < 1 << 20
 
 
-def test_attributes_are_those_of_the_design(counted: Path):
+def test_attributes_are_the_documented_ones(counted: Path):
     with h5py.File(shard_path(counted, 0)) as file:
         stored: dict[str, Any] = dict(file.attrs)
     found = {name: value.decode() if isinstance(value, bytes) else value for name, value in stored.items()}
@@ -150,7 +150,7 @@ def test_attributes_are_those_of_the_design(counted: Path):
     assert json.loads(found["versions"]) == files.versions()
 
 
-def test_the_telemetry_column_names_its_columns(make_rollouts: Make):
+def test_the_telemetry_dataset_names_its_columns(make_rollouts: Make):
     with h5py.File(shard_path(make_rollouts([3]), 0)) as file:
         names: Any = file["telemetry"].attrs["names"]
     assert list(names) == [b"speed_m_per_s", b"heading_rad"]
@@ -184,7 +184,7 @@ def test_an_exception_in_the_block_leaves_the_old_shard(counted: Path):
     assert shard_path(counted, 0).read_bytes() == before
 
 
-def test_an_episode_left_open_is_an_error_and_leaves_no_file(tmp_path: Path):
+def test_an_unfinished_episode_is_an_error_and_leaves_no_file(tmp_path: Path):
     with pytest.raises((AssertionError, ValueError)), write_rollouts(tmp_path / "a.h5", 2, ["x"], ATTRIBUTES) as out:
         out.step(frame_of(0), telemetry_of(0), np.zeros(2, np.float32), 0.0, False, False)
     assert list(tmp_path.iterdir()) == []
@@ -200,7 +200,7 @@ def test_rows_after_the_last_episode_are_an_error_and_leave_no_file(tmp_path: Pa
 # the reader
 
 
-def test_an_episode_hands_out_t_transitions_and_t_plus_1_frames(counted: Path):
+def test_an_episode_has_t_transitions_and_t_plus_1_frames(counted: Path):
     episode = Rollouts(counted)[0]
     assert len(episode) == 4
     assert episode.frames[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
@@ -212,7 +212,7 @@ def test_an_episode_hands_out_t_transitions_and_t_plus_1_frames(counted: Path):
     assert (episode.seed, episode.policy) == (5, "driver")
 
 
-def test_an_episode_begins_where_the_one_before_ended(counted: Path):
+def test_an_episode_begins_where_the_previous_one_ended(counted: Path):
     episode = Rollouts(counted)[1]
     assert episode.frames[:, 0, 0, 0].tolist() == [5, 6, 7]
     assert episode.actions.tolist() == [[1, -1], [2, -2]]
@@ -230,12 +230,12 @@ def test_a_data_set_is_a_sequence_of_episodes_over_its_shards(make_rollouts: Mak
 
 
 @pytest.mark.parametrize("index", [3, -4])
-def test_an_episode_that_is_not_there_is_an_index_error(make_rollouts: Make, index: int):
+def test_a_missing_episode_is_an_index_error(make_rollouts: Make, index: int):
     with pytest.raises(IndexError):
         Rollouts(make_rollouts([3, 5], [4]))[index]
 
 
-def test_the_reader_knows_what_the_data_set_holds(make_rollouts: Make):
+def test_the_reader_gives_the_facts_about_the_data_set(make_rollouts: Make):
     rollouts = Rollouts(make_rollouts([3, 5], [4]))
     assert rollouts.env == "Synthetic-v0"
     assert rollouts.preprocess == {"crop": [0, 84], "size": 64, "interpolation": "INTER_AREA"}
@@ -256,7 +256,7 @@ def test_a_single_shard_is_a_data_set(make_rollouts: Make):
     assert [len(episode) for episode in Rollouts(shard_path(folder, 1))] == [4]
 
 
-def test_an_env_without_telemetry_has_a_column_without_width(tmp_path: Path):
+def test_an_env_without_telemetry_has_a_telemetry_column_of_width_zero(tmp_path: Path):
     with write_rollouts(tmp_path / "a.h5", 2, [], ATTRIBUTES) as out:
         out.step(frame_of(0), np.zeros(0, np.float32), np.ones(2, np.float32), 1.0, True, False)
         out.end_episode(frame_of(1), np.zeros(0, np.float32), 0, "random")
@@ -284,7 +284,7 @@ def test_shards_that_name_their_telemetry_differently_are_refused_by_name(make_r
         Rollouts(folder)
 
 
-def test_a_repr_tells_shapes_not_arrays(make_rollouts: Make):
+def test_a_repr_shows_shapes_and_no_arrays(make_rollouts: Make):
     folder = make_rollouts([3, 5], [4])
     rollouts = Rollouts(folder)
     episode = rollouts[1]
@@ -298,7 +298,7 @@ def test_collected_data_passes_verify(rollouts_dir: Path):
     assert rollouts.seeds.tolist() == list(range(6))
 
 
-def test_rollouts_are_read_from_where_they_were_opened(
+def test_rollouts_are_read_after_the_working_folder_has_changed(
     make_rollouts: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     make_rollouts([3, 4], name="r")

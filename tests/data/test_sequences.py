@@ -22,6 +22,7 @@ from world_models.data.latents import FORMAT, Latents
 from world_models.data.sequences import LatentSequences
 from world_models.data.shards import shard_path, writer
 from world_models.data.shards.reader import Shard
+from world_models.runtime import files
 from world_models.runtime.errors import Stopped
 
 Make = Callable[..., Path]
@@ -118,7 +119,7 @@ EPISODES = st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=4), min_si
 
 @settings(max_examples=25, deadline=None)
 @given(shards=EPISODES, length=st.integers(1, 12), stride=st.integers(1, 14), pad=st.booleans())
-def test_every_transition_of_an_episode_as_long_as_a_window_is_in_one(
+def test_a_window_as_long_as_its_episode_holds_all_transitions(
     tmp_path_factory: pytest.TempPathFactory, shards: list[list[int]], length: int, stride: int, pad: bool
 ):
     steps = np.concatenate(shards)
@@ -142,14 +143,14 @@ def test_every_transition_of_an_episode_as_long_as_a_window_is_in_one(
         assert all(rows == [*range(rows[0], rows[0] + length)] and rows[-1] < stop for rows in here)
         offsets = [rows[0] - first for rows in here]
         assert offsets == sorted({*offsets}) and all(offset % stride == 0 for offset in offsets[:-1])
-        assert here[-1][-1] == stop - 1  # where an episode ends is always seen
+        assert here[-1][-1] == stop - 1  # the ends of episodes are always read
         if stride <= length:
             assert {row for rows in here for row in rows} == {*range(first, stop)}
     assert all(found)
 
 
 @pytest.mark.parametrize("length", [5, 20])
-def test_the_ends_of_60_cart_poles_are_60(make_latents: Make, length: int):
+def test_windows_of_60_cart_pole_episodes_hold_60_ends(make_latents: Make, length: int):
     """Random CartPoles fall after some twenty steps, so that few of them end where a window of equal steps does."""
     lengths = np.random.default_rng(0).integers(20, 70, 60).tolist()
     items = all_of(LatentSequences(make_latents(lengths[:30], lengths[30:]), length))
@@ -157,7 +158,7 @@ def test_the_ends_of_60_cart_poles_are_60(make_latents: Make, length: int):
     assert len(ended) == 60
 
 
-def test_the_repr_counts_what_is_left_out(make_latents: Make):
+def test_the_repr_counts_the_episodes_that_are_left_out(make_latents: Make):
     folder = make_latents([7, 4], [2, 1])
     assert repr(LatentSequences(folder, 3)) == (
         f"LatentSequences({folder}: 5 windows of 3, stride 3, of 2 episodes; "
@@ -165,7 +166,7 @@ def test_the_repr_counts_what_is_left_out(make_latents: Make):
     )
 
 
-def test_the_repr_counts_what_is_padded(make_latents: Make):
+def test_the_repr_counts_the_padded_episodes(make_latents: Make):
     folder = make_latents([7, 4], [2, 1])
     assert repr(LatentSequences(folder, 3, stride=2, pad=True)) == (
         f"LatentSequences({folder}: 7 windows of 3, stride 2, of 4 episodes; "
@@ -176,7 +177,7 @@ def test_the_repr_counts_what_is_padded(make_latents: Make):
 # an item
 
 
-def test_an_item_has_the_shapes_and_dtypes_of_the_design(windows: LatentSequences):
+def test_an_item_has_the_documented_shapes_and_dtypes(windows: LatentSequences):
     assert {name: (tuple(value.shape), value.dtype) for name, value in windows[0].items()} == {
         "z": ((3, Z_DIM), torch.float32),
         "next_z": ((3, Z_DIM), torch.float32),
@@ -187,11 +188,11 @@ def test_an_item_has_the_shapes_and_dtypes_of_the_design(windows: LatentSequence
     }
 
 
-def test_one_sample_supplies_z_and_next_z(windows: LatentSequences):
+def test_z_and_next_z_come_from_the_same_sample(windows: LatentSequences):
     assert all(torch.equal(item["next_z"][:-1], item["z"][1:]) for item in all_of(windows))
 
 
-def test_a_change_of_z_in_place_leaves_next_z_as_it_was(windows: LatentSequences):
+def test_changing_z_in_place_does_not_change_next_z(windows: LatentSequences):
     item, batch = windows[0], windows[[0, 1]]
     for found in (item, batch):
         before = found["next_z"].clone()
@@ -199,14 +200,14 @@ def test_a_change_of_z_in_place_leaves_next_z_as_it_was(windows: LatentSequences
         assert torch.equal(found["next_z"], before)
 
 
-def test_actions_rewards_and_ends_are_those_of_z(make_latents: Make):
+def test_actions_rewards_and_ends_belong_to_the_rows_of_z(make_latents: Make):
     for item in all_of(LatentSequences(make_latents([7, 4], [3]), 2, stride=1)):
         rows = item["z"][:, 0].round()
         assert torch.equal(item["rewards"], rows) and torch.equal(item["actions"], rows[:, None].repeat(1, 3) + 1)
         assert torch.equal(item["next_z"][:, 0].round(), rows + 1)
 
 
-def test_the_last_transition_carries_the_end_and_the_final_row_is_never_handed_out(make_latents: Make):
+def test_the_last_transition_has_the_end_and_the_final_row_is_never_given(make_latents: Make):
     items = all_of(LatentSequences(make_latents([7, 4], [3]), 1))
     ends = [(bool(item["terminated"]), bool(item["truncated"])) for item in items]
     at_end = [t == steps - 1 for steps in (7, 4, 3) for t in range(steps)]
@@ -232,7 +233,7 @@ def test_iterating_ends_with_the_last_window(windows: LatentSequences):
 # padding
 
 
-def test_short_episodes_come_with_zeros_behind_their_end(make_latents: Make):
+def test_short_episodes_are_padded_with_zeros(make_latents: Make):
     folder = make_latents([2], [5], [1], logvar=0.0)
     items = all_of(LatentSequences(folder, 4, pad=True))
     assert [item["mask"].tolist() for item in items] == [[True] * n + [False] * (4 - n) for n in (2, 4, 4, 1)]
@@ -242,8 +243,8 @@ def test_short_episodes_come_with_zeros_behind_their_end(make_latents: Make):
         assert all(item[name][item["mask"]].any(-1).all() for name in ("z", "next_z", "actions"))
 
 
-def test_the_transition_that_ends_a_short_episode_is_in_its_window(make_latents: Make):
-    """At the very end of the data set, too, behind which there is no row."""
+def test_the_last_transition_of_a_short_episode_is_in_its_window(make_latents: Make):
+    """Also at the end of the data set, where no row follows."""
     item = LatentSequences(make_latents([5], [2]), 4, pad=True)[-1]
     assert item["rewards"].tolist() == [6, 7, 0, 0]
     assert (item["terminated"] | item["truncated"]).tolist() == [False, True, False, False]
@@ -251,7 +252,7 @@ def test_the_transition_that_ends_a_short_episode_is_in_its_window(make_latents:
     assert item["next_z"][:, 0].round().tolist() == [7, 8, 0, 0]
 
 
-def test_padding_changes_no_window_that_is_there_without_it(make_latents: Make):
+def test_padding_does_not_change_windows_of_long_episodes(make_latents: Make):
     folder = make_latents([7, 4], [3], logvar=0.0)
     plain, padded = (LatentSequences(folder, 3, pad=pad) for pad in (False, True))
     assert len(plain) == len(padded)
@@ -259,7 +260,7 @@ def test_padding_changes_no_window_that_is_there_without_it(make_latents: Make):
         assert other.pop("mask").all() and same_bits(one, other)
 
 
-def test_where_every_episode_is_short_padding_hands_all_out(make_latents: Make):
+def test_padding_gives_all_episodes_if_every_episode_is_short(make_latents: Make):
     assert [item["mask"].sum().item() for item in all_of(LatentSequences(make_latents([2, 1]), 9, pad=True))] == [2, 1]
 
 
@@ -286,7 +287,7 @@ def test_another_seed_gives_another_z(make_latents: Make):
     assert not torch.equal(LatentSequences(folder, 3, seed=0)[0]["z"], LatentSequences(folder, 3, seed=1)[0]["z"])
 
 
-def test_the_noise_of_neighbours_epochs_and_seeds_is_uncorrelated(make_latents: Make):
+def test_noise_is_uncorrelated_between_windows_epochs_and_seeds(make_latents: Make):
     folder = make_latents([2200], logvar=0.0)
 
     def noise(seed: int, epoch: int) -> torch.Tensor:
@@ -304,7 +305,7 @@ def test_the_noise_of_neighbours_epochs_and_seeds_is_uncorrelated(make_latents: 
     assert correlation.abs().max() < 5 / streams.shape[1] ** 0.5
 
 
-def test_set_epoch_moves_the_noise_on_and_back(windows: LatentSequences):
+def test_set_epoch_selects_the_noise_of_a_later_or_an_earlier_epoch(windows: LatentSequences):
     first = windows[0]
     windows.set_epoch(1)
     second = windows[0]
@@ -324,8 +325,12 @@ def test_float16_latents_give_float32_windows(make_latents: Make):
 
 
 def write_summary(folder: Path, mean: list[float], variance: list[float]) -> None:
-    summary = {**Latents(folder)._fingerprint()._asdict(), "z_mean": mean, "z_variance": variance}
-    (folder / SUMMARY_FILE).write_text(json.dumps(summary))
+    latents = Latents(folder)
+    digests = (str(shard.attributes["rollouts_digest"]).encode() for shard in latents.shards)
+    counts = {"episodes": len(latents), "rows": latents.num_rows, "z_dim": latents.z_dim}
+    made_from = {"vae_sha256": latents.vae_sha256, "rollouts_digest": files.sha256(*digests)}
+    moments = {"z_mean": mean, "z_variance": variance}
+    (folder / SUMMARY_FILE).write_text(json.dumps(counts | made_from | moments))
 
 
 def test_normalised_z_has_mean_0_and_variance_1(make_latents: Make):
@@ -337,7 +342,7 @@ def test_normalised_z_has_mean_0_and_variance_1(make_latents: Make):
     assert z.var(0).tolist() == pytest.approx([1, 1], abs=0.01)
 
 
-def test_normalised_z_is_z_less_its_mean_over_its_standard_deviation(make_latents: Make):
+def test_normalised_z_is_z_minus_its_mean_divided_by_its_standard_deviation(make_latents: Make):
     folder = make_latents([7, 2], logvar=0.0)
     write_summary(folder, [1.0, -2.0], [4.0, 0.25])
     plain, normal = (LatentSequences(folder, 3, pad=True, normalise=normalise) for normalise in (False, True))
@@ -357,7 +362,7 @@ def test_normalising_without_a_summary_is_refused(make_latents: Make):
 
 @pytest.mark.parametrize("kind", [{}, {"memory_gb": 1e-9}, {"pad": True}], ids=str)
 @pytest.mark.parametrize(("column", "value"), [("mu", np.nan), ("mu", np.inf), ("logvar", 200.0), ("logvar", np.nan)])
-def test_latents_that_give_no_finite_z_are_refused_by_the_name_of_their_shard(
+def test_latents_whose_z_is_not_finite_are_refused_by_the_name_of_their_shard(
     make_latents: Make, column: str, value: float, kind: dict[str, Any]
 ):
     folder = make_latents([7], [5, 5])
@@ -376,7 +381,7 @@ def test_latents_that_give_no_finite_z_are_refused_by_the_name_of_their_shard(
 # bounds
 
 
-def test_a_length_beyond_every_episode_names_the_longest(make_latents: Make):
+def test_the_error_for_too_large_a_length_names_the_longest_episode(make_latents: Make):
     folder = make_latents([7, 4], [3])
     with pytest.raises(ValueError) as caught:
         LatentSequences(folder, 8)
@@ -393,7 +398,7 @@ def test_a_length_beyond_every_episode_names_the_longest(make_latents: Make):
     ],
     ids=str,
 )
-def test_bounds_are_refused_by_name(make_latents: Make, bounds: dict[str, Any]):
+def test_values_out_of_bounds_are_refused_by_name(make_latents: Make, bounds: dict[str, Any]):
     with pytest.raises(ValueError, match=next(iter(bounds))):
         LatentSequences(make_latents([7]), **{"length": 3, **bounds})
 
@@ -411,13 +416,13 @@ KINDS = {"held": {}, "blocks": {"memory_gb": 1e-9}, "padded": {"pad": True}, "no
 
 @pytest.fixture(params=KINDS)
 def any_windows(request: pytest.FixtureRequest, make_latents: Make) -> LatentSequences:
-    """Of several blocks a shard, of windows across two of them, of short episodes."""
+    """Latents with several blocks per shard, windows across two blocks, and short episodes."""
     folder = make_latents([1500, 4], [900, 2, 700], logvar=0.0)
     write_summary(folder, [3.0, 1.0], [2.0, 3.0])
     return LatentSequences(folder, 33, 20, **KINDS[request.param])
 
 
-def test_a_batch_is_its_items_bit_for_bit(any_windows: LatentSequences):
+def test_a_batch_equals_its_items_bit_for_bit(any_windows: LatentSequences):
     chosen = np.random.default_rng(0).integers(-len(any_windows), len(any_windows), 64).tolist()
     expected = joined([any_windows[index] for index in chosen])
     assert same_bits(any_windows[chosen], expected)
@@ -427,7 +432,7 @@ def test_a_batch_is_its_items_bit_for_bit(any_windows: LatentSequences):
 
 
 @pytest.mark.parametrize("ready", [False, True])
-def test_a_loader_gives_the_items(any_windows: LatentSequences, ready: bool):
+def test_a_data_loader_gives_the_items(any_windows: LatentSequences, ready: bool):
     if ready:
         loader = DataLoader(any_windows, None, sampler=BatchSampler(SequentialSampler(any_windows), 32, False))
     else:
@@ -438,12 +443,12 @@ def test_a_loader_gives_the_items(any_windows: LatentSequences, ready: bool):
     )
 
 
-def test_a_subset_gathers_its_batches_too(windows: LatentSequences):
+def test_a_subset_gives_the_same_batches(windows: LatentSequences):
     (batch,) = DataLoader(Subset(windows, [4, 1]), 2)
     assert same_bits(batch, windows[[4, 1]])
 
 
-def test_a_batch_of_nothing_is_empty(windows: LatentSequences):
+def test_an_empty_batch_has_no_windows(windows: LatentSequences):
     assert windows.__getitems__([]) == []
     assert windows[[]]["z"].shape == (0, 3, Z_DIM)
 
@@ -468,7 +473,9 @@ def test_latents_that_fit_are_read_once(make_latents: Make, reads: list[tuple[st
     windows = LatentSequences(make_latents([800, 700], [400, 300]), 30)
     for _ in range(3):
         list(DataLoader(windows, 8, shuffle=True))
-    whole = sorted(read for read in reads if read[1] == 0 and read[2] in (1502, 702))  # others are the type checker's
+    whole = sorted(
+        read for read in reads if read[1] == 0 and read[2] in (1502, 702)
+    )  # other reads come from the type checker
     assert whole == sorted((column, 0, rows) for column in FORMAT.columns for rows in (1502, 702))
 
 
@@ -482,24 +489,33 @@ def test_larger_latents_are_read_in_blocks_that_are_kept(make_latents: Make, rea
     numbers = sorted({*FORMAT.columns} - {*latent_rows.FLAGS})
     assert sorted(reads) == [(name, *rows) for name in numbers for rows in ((0, 702), (0, 1024), (1024, 1501))]
     reads.clear()
-    blocks[range(len(blocks) - 1, len(blocks) - 10, -1)]  # the last block, which is kept
+    blocks[range(len(blocks) - 1, len(blocks) - 10, -1)]  # this block was read last, so it is kept
     assert reads == []
 
 
-@pytest.mark.parametrize(("gigabytes", "kind"), [(1.0, "RowsInMemory"), (0.999, "RowsInBlocks")])
-def test_memory_gb_is_the_bytes_of_all_rows(make_latents: Make, gigabytes: float, kind: str):
-    folder = make_latents([7, 4])
-    num_bytes = 13 * (2 * 4 * Z_DIM + 4 * 3 + 4 + 2)
-    windows = LatentSequences(folder, 3, memory_gb=gigabytes * num_bytes / 1e9)
-    assert type(windows._rows).__name__ == kind
+@pytest.mark.parametrize(("gigabytes", "first_rows"), [(1.0, 1501), (0.999, 1024)])
+def test_latents_are_held_in_memory_if_all_their_rows_fit_into_memory_gb(
+    make_latents: Make, reads: list[tuple[str, int, int]], gigabytes: float, first_rows: int
+):
+    """Otherwise they are read in blocks of 1,024 rows."""
+    folder = make_latents([700, 799], [400, 300])
+    num_bytes = (1501 + 702) * (2 * 4 * Z_DIM + 4 * 3 + 4 + 2)
+    LatentSequences(folder, 30, memory_gb=gigabytes * num_bytes / 1e9)[0]
+    assert ("mu", 0, first_rows) in reads
 
 
-def test_processes_that_read_for_themselves_share_the_memory(windows: LatentSequences, monkeypatch: pytest.MonkeyPatch):
-    windows._memory_bytes = windows.latents.num_rows * latent_rows.RowLayout.of(windows.latents.shards).row_bytes
+def test_worker_processes_divide_the_memory_between_them(
+    make_latents: Make, reads: list[tuple[str, int, int]], monkeypatch: pytest.MonkeyPatch
+):
+    """One process can hold all rows; each of two processes has half the memory, and reads in blocks."""
+    folder = make_latents([700, 799], logvar=0.0)
+    row_bytes = latent_rows.RowLayout.of(LatentSequences(folder, 30).latents.shards).row_bytes
+    windows = LatentSequences(folder, 30, memory_gb=1501 * row_bytes / 1e9)
     there = copy.deepcopy(windows)
     monkeypatch.setattr(sequences, "get_worker_info", lambda: type("Info", (), {"num_workers": 2}))
+    reads.clear()
     assert same_bits(there[0], windows[0])
-    assert isinstance(windows._rows, latent_rows.RowsInMemory) and isinstance(there._rows, latent_rows.RowsInBlocks)
+    assert ("mu", 0, 1024) in reads and ("mu", 0, 1501) not in reads
 
 
 def test_a_pickle_holds_no_rows(make_latents: Make):
@@ -511,7 +527,7 @@ def test_a_pickle_holds_no_rows(make_latents: Make):
 
 
 @pytest.mark.parametrize("start_method", ["fork", "spawn"])
-def test_workers_that_stay_give_the_items_of_every_epoch(windows: LatentSequences, start_method: str):
+def test_persistent_workers_give_the_items_of_every_epoch(windows: LatentSequences, start_method: str):
     loader = DataLoader(windows, 2, num_workers=1, multiprocessing_context=start_method, persistent_workers=True)
     for epoch in (0, 3):
         windows.set_epoch(epoch)
@@ -519,7 +535,7 @@ def test_workers_that_stay_give_the_items_of_every_epoch(windows: LatentSequence
         assert same_bits({name: torch.cat([batch[name] for batch in batches]) for name in NAMES}, windows[range(6)])
 
 
-def test_workers_that_are_started_anew_give_the_items_of_every_epoch(windows: LatentSequences):
+def test_new_workers_give_the_items_of_every_epoch(windows: LatentSequences):
     loader = DataLoader(windows, 6, num_workers=2, multiprocessing_context="fork")
     for epoch in (0, 3):
         windows.set_epoch(epoch)
@@ -531,7 +547,7 @@ COPIES = {"deepcopy": copy.deepcopy, "copy": copy.copy, "pickle": lambda windows
 
 
 @pytest.mark.parametrize("make_copy", COPIES.values(), ids=COPIES)
-def test_a_copy_carries_the_epoch_it_had_and_goes_its_own_way(windows: LatentSequences, make_copy: Any):
+def test_a_copy_keeps_its_epoch_and_is_independent_of_the_original(windows: LatentSequences, make_copy: Any):
     windows.set_epoch(3)
     other, third = make_copy(windows), windows[0]
     windows.set_epoch(4)
@@ -541,7 +557,7 @@ def test_a_copy_carries_the_epoch_it_had_and_goes_its_own_way(windows: LatentSeq
     assert same_bits(windows[0], fourth)
 
 
-def test_the_workers_of_a_copy_follow_the_copy(windows: LatentSequences):
+def test_the_workers_of_a_copy_use_the_epoch_of_the_copy(windows: LatentSequences):
     other = copy.deepcopy(windows)
     loader = DataLoader(other, 6, num_workers=1, multiprocessing_context="fork", persistent_workers=True)
     for epoch in (1, 2):

@@ -30,13 +30,13 @@ LINES = [{"frames_seen": 10 * i, "val/sse": 100.0 / i, "val/kl_nats": 5.0} for i
 
 @pytest.mark.parametrize("lines", [LINES, LINES[:1]])
 @pytest.mark.parametrize("levels", [{}, {"val/sse": {"PCA": 50.0}}])
-def test_curves_are_drawn_one_beside_the_other(lines: list[dict[str, Any]], levels: dict[str, dict[str, float]]):
+def test_curves_are_drawn_next_to_each_other(lines: list[dict[str, Any]], levels: dict[str, dict[str, float]]):
     one, two = (charts.curves(lines, names, levels) for names in (("val/sse",), ("val/sse", "val/kl_nats")))
     assert _draws(two)
     assert two.shape == (one.shape[0], 2 * one.shape[1], 3)
 
 
-def test_a_level_is_a_line_more():
+def test_a_level_adds_a_line():
     with_level, without = (charts.curves(LINES, ("val/sse",), levels) for levels in ({"val/sse": {"PCA": 50.0}}, {}))
     assert not np.array_equal(with_level, without)
 
@@ -63,16 +63,16 @@ POINTS = [
 ]
 
 
-def test_rate_is_drawn_against_distortion():
+def test_rate_and_distortion_are_drawn_as_points():
     assert _draws(charts.rate_distortion(POINTS, {4: 50.0, 32: 20.0}))
 
 
 @pytest.mark.parametrize("change", [POINTS[:2], [POINTS[0]._replace(sse=35.0), *POINTS[1:]]])
-def test_another_point_is_another_picture(change: list[rate_distortion.RatePoint]):
+def test_another_point_changes_the_picture(change: list[rate_distortion.RatePoint]):
     assert not np.array_equal(charts.rate_distortion(POINTS, {}), charts.rate_distortion(change, {}))
 
 
-def test_a_point_by_validation_is_hollow():
+def test_a_point_from_a_validation_is_drawn_hollow():
     filled, hollow = (charts.rate_distortion([rate_distortion.RatePoint("a", 1.0, 2.0, e)], {}) for e in (True, False))
     assert (filled < 200).any(2).sum() > (hollow < 200).any(2).sum()
 
@@ -82,11 +82,11 @@ def test_each_level_of_pca_is_a_line():
     assert not np.array_equal(one, two)
 
 
-def test_a_picture_of_no_points_is_drawn():
+def test_a_chart_without_points_can_be_drawn():
     assert charts.rate_distortion([], {}).ndim == 3
 
 
-def test_labels_of_close_levels_are_pushed_apart():
+def test_labels_of_close_levels_do_not_overlap():
     def heights(picture: np.ndarray) -> int:
         return int((picture[:, -25:] < 200).any((1, 2)).sum())
 
@@ -109,5 +109,5 @@ def test_the_legend_shows_the_end_of_a_long_name():
     assert charts.legend(["x" * 50 + "end"])[1] == ["…" + "x" * 36 + "end"]
 
 
-def test_a_name_that_is_no_formula_is_drawn_as_it_is():
+def test_a_name_that_is_no_valid_formula_can_be_drawn():
     assert charts.bins([0.0, 1.0, 2.0], [1.0, 2.0], r"$\frac{$", "SSE").ndim == 3

@@ -46,7 +46,7 @@ def _cell(picture: np.ndarray, row: int, column: int, margin: int = 0) -> np.nda
         ({"num_classes": 10}, {"latents", "interpolation", "arithmetic", "chosen_digits"}),
     ],
 )
-def test_a_finished_training_draws_what_makes_sense(
+def test_a_finished_training_draws_the_pictures_that_suit_its_model(
     config: dict[str, Any], names: set[str], test_images: LabelledFrames
 ):
     vae = _model(**config)
@@ -55,7 +55,7 @@ def test_a_finished_training_draws_what_makes_sense(
     assert all(picture.dtype == np.uint8 and picture.shape[2] == 3 for picture in shown.values())
 
 
-def test_reconstructions_are_two_of_each_digit_over_what_the_model_makes_of_them(test_images: LabelledFrames):
+def test_two_images_of_each_digit_are_shown_above_their_reconstructions(test_images: LabelledFrames):
     vae, (frames, labels) = _model(), (test_images.frames, test_images.labels)
     picture = digit_views.reconstructions(vae, test_images)
     for digit in (0, 7):
@@ -66,7 +66,7 @@ def test_reconstructions_are_two_of_each_digit_over_what_the_model_makes_of_them
             assert np.array_equal(_cell(picture, 2 * nth + 1, digit), made.repeat(3, 2))
 
 
-def test_manifold_is_of_the_priors_quantiles(test_images: LabelledFrames):
+def test_the_manifold_decodes_quantiles_of_the_prior(test_images: LabelledFrames):
     asked: list[Tensor] = []
 
     class Asked(VAE):
@@ -78,7 +78,7 @@ def test_manifold_is_of_the_priors_quantiles(test_images: LabelledFrames):
     z = torch.cat(asked).reshape(5, 5, 2)
     shares = torch.special.ndtr(z)
     torch.testing.assert_close(shares[0, :, 0], torch.linspace(0.02, 0.98, 5))
-    torch.testing.assert_close(shares[:, 0, 1], torch.linspace(0.98, 0.02, 5))  # up is more
+    torch.testing.assert_close(shares[:, 0, 1], torch.linspace(0.98, 0.02, 5))  # the first row has the largest value
     assert picture.shape == (5 * 30 + 2, 5 * 30 + 2, 3)
 
 
@@ -99,12 +99,12 @@ def test_an_arc_keeps_its_distance_from_the_origin_and_turns_evenly():
 
 
 @pytest.mark.parametrize("b", [[2.0, 0.0], [-1.0, 0.0], [0.0, 0.0]], ids=["one direction", "opposite", "none"])
-def test_an_arc_that_is_none_is_the_straight_line(b: list[float]):
+def test_without_an_angle_for_an_arc_the_interpolation_is_a_straight_line(b: list[float]):
     a, end, shares = torch.tensor([1.0, 0.0]), torch.tensor(b), torch.linspace(0, 1, 4)
     assert torch.equal(digit_views.spherical(a, end, shares), digit_views.linear(a, end, shares))
 
 
-def test_chosen_digits_share_a_hand_by_column():
+def test_chosen_digits_use_the_same_z_in_each_column():
     asked: list[tuple[Tensor, Tensor]] = []
 
     class Asked(VAE):
@@ -118,7 +118,7 @@ def test_chosen_digits_share_a_hand_by_column():
     assert [int(_cell(picture, digit, 2, 30)[0, 0, 0]) for digit in range(10)] == [20 * digit for digit in range(10)]
 
 
-def test_arithmetic_adds_the_difference_of_thick_and_thin(test_images: LabelledFrames):
+def test_the_arithmetic_picture_adds_the_difference_of_thick_and_thin_digits(test_images: LabelledFrames):
     asked: list[Tensor] = []
 
     class Asked(VAE):
@@ -132,11 +132,11 @@ def test_arithmetic_adds_the_difference_of_thick_and_thin(test_images: LabelledF
     torch.testing.assert_close(result, thick - thin + c)
     ink = test_images.frames.sum((1, 2, 3))
     ones = np.flatnonzero(test_images.labels == 1)
-    thinnest = ones[np.argsort(ink[ones])][:2]  # a third of six
+    thinnest = ones[np.argsort(ink[ones])][:2]  # a third of the six images of 1
     assert any(torch.equal(c[0], mu[one]) for one in thinnest)
 
 
-def test_holes_decode_the_same_z_by_each_model():
+def test_the_picture_of_holes_decodes_the_same_z_with_each_model():
     asked: dict[int, Tensor] = {}
 
     class Asked(VAE):
@@ -150,7 +150,7 @@ def test_holes_decode_the_same_z_by_each_model():
     assert picture.shape[0] == 4 * CELL + 2
 
 
-def test_latents_of_a_plane_are_drawn_as_they_are(monkeypatch: pytest.MonkeyPatch):
+def test_two_dimensional_latents_are_drawn_unchanged(monkeypatch: pytest.MonkeyPatch):
     drawn: list[Any] = []
     monkeypatch.setattr(digit_views.charts, "rendered", lambda draw, *size: drawn.append(draw) or BLANK)
     mu, labels = torch.randn(20, 2), np.arange(20) % 10
@@ -164,7 +164,7 @@ def test_latents_of_a_plane_are_drawn_as_they_are(monkeypatch: pytest.MonkeyPatc
     assert figure.axes[0].get_xlabel() == "z[0]"
 
 
-def test_latents_of_more_dimensions_are_their_principal_components(monkeypatch: pytest.MonkeyPatch):
+def test_latents_of_more_dimensions_are_drawn_by_their_principal_components(monkeypatch: pytest.MonkeyPatch):
     drawn: list[Any] = []
     monkeypatch.setattr(digit_views.charts, "rendered", lambda draw, *size: drawn.append(draw) or BLANK)
     mu = torch.randn(500, 4) * torch.tensor([0.1, 5.0, 0.1, 2.0])

@@ -19,7 +19,7 @@ def _picture(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
-def test_png_holds_the_picture():
+def test_png_contains_the_picture():
     picture = _frames(1)[0]
     assert np.array_equal(_picture(grids.png(picture)), picture)
 
@@ -63,14 +63,14 @@ def test_sheet_reads_from_left_to_right():
     assert np.array_equal(grids.sheet(frames, columns=3), grids.grid([frames[:3], frames[3:]]))
 
 
-def test_labelled_picture_keeps_the_picture_beside_its_margin():
+def test_labels_do_not_change_the_picture_next_to_them():
     picture = _frames(1, 40, 30)[0]
     labelled = grids.labelled(picture, ["one", "two"], margin=50)
     assert labelled.shape == (40, 80, 3)
     assert np.array_equal(labelled[:, 50:], picture)
 
 
-def test_labels_stand_beside_their_rows():
+def test_labels_are_next_to_their_rows():
     ink = grids.labelled(np.full((90, 10, 3), 255, np.uint8), ["one", "", "three"], margin=60).min(2) < 128
     assert [bool(rows.any()) for rows in np.split(ink, 3)] == [True, False, True]
 
@@ -82,7 +82,7 @@ def test_clip_shows_both_sides_of_every_frame():
         assert gif.size == (2 * 18 + 2, 18 + 2)
 
 
-def test_clip_runs_at_its_speed_for_ever():
+def test_clip_plays_at_its_speed_and_repeats_for_ever():
     with Image.open(io.BytesIO(grids.clip_gif(_frames(3), _frames(3, seed=1), frames_per_s=10))) as gif:
         assert (gif.info["duration"], gif.info["loop"]) == (100, 0)
 
@@ -92,7 +92,7 @@ def test_clip_of_sides_of_different_lengths_is_refused():
         grids.clip_gif(_frames(3), _frames(4))
 
 
-def test_data_url_holds_the_bytes():
+def test_data_url_contains_the_bytes():
     head, body = grids.data_url(b"\x00\xffabc", "image/png").split(",")
     assert head == "data:image/png;base64"
     assert base64.b64decode(body) == b"\x00\xffabc"

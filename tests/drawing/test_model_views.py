@@ -71,7 +71,7 @@ def test_shown_frames_are_sixteen_spread_over_all():
 
 
 @pytest.mark.parametrize("count", [1, 2, 15])
-def test_shown_frames_of_few_repeat_some(count: int):
+def test_fewer_than_sixteen_frames_are_shown_with_repetitions(count: int):
     assert model_views.shown_frames(_frames(count)).shape == (16, 64, 64, 3)
 
 
@@ -85,7 +85,7 @@ def test_reconstructions_stand_below_their_frames(vae: VAE):
     assert np.array_equal(_cell(picture, 3, 0), decoded[8])
 
 
-def test_samples_are_of_the_same_z_each_time(vae: VAE):
+def test_samples_use_the_same_z_each_time(vae: VAE):
     assert np.array_equal(model_views.samples(vae, 8), model_views.samples(vae, 8))
 
 
@@ -124,7 +124,7 @@ def test_comparison_shows_frame_model_pca_and_mean(vae: VAE):
     assert np.array_equal(_cell(picture, 3, 2, 90), baselines.mean_frame.numpy())
 
 
-def test_traversal_moves_the_dimension_of_most_kl_first(vae: VAE):
+def test_traversal_starts_with_the_dimension_of_the_largest_kl(vae: VAE):
     frames = _frames()
     z = vae.encode(model_views.shown_frames(frames)[8:9]).mu.clone()
     z[0, 2] = -3
@@ -150,7 +150,7 @@ def test_clip_shows_every_other_frame_of_the_middle(
     assert len(_gif_frames(model_views.clip(vae, Rollouts(make_rollouts([steps])), num_frames))) == shown
 
 
-def test_clip_is_of_the_best_episode(vae: VAE, make_rollouts: Callable[..., Path]):
+def test_clip_shows_the_episode_with_the_highest_return(vae: VAE, make_rollouts: Callable[..., Path]):
     data = Rollouts(make_rollouts([6, 6, 6]))
     best = max(data, key=lambda episode: float(episode.rewards.sum()))
     first = _gif_frames(model_views.clip(vae, data))[0][2:194:3, 2:194:3].astype(int)

@@ -1,5 +1,6 @@
 """Latents mirror their rollouts, name their sources, and are made only once."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -7,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 from world_models.data.latents import Latents
 from world_models.data.rollouts import Rollouts
 from world_models.data.shards import shard_path
+from world_models.data.shards.reader import Shard
 from world_models.encode import command as encode
 from world_models.runs import checkpoints, layout, tracking
 from world_models.runs.description import TrainedOn
@@ -64,7 +65,7 @@ def latents(data: Path, run: Path, tmp_path: Path) -> Path:
 
 
 def _refused(data: Path, run: Path, out: Path, more: str = "") -> str:
-    """The line that says why."""
+    """The line of the error."""
     with pytest.raises((ValueError, OSError)) as refusal:
         _encode(data, run, out, more)
     return str(refusal.value)
@@ -121,7 +122,7 @@ def test_latents_of_real_frames_are_what_the_trained_model_encodes(
         "episode_policy",
     ],
 )
-def test_columns_are_mirrored_exactly(data: Path, latents: Path, column: str):
+def test_the_other_columns_are_copied_exactly(data: Path, latents: Path, column: str):
     for name in ("shard-00000.h5", "shard-00001.h5"):
         with h5py.File(data / name) as source, h5py.File(latents / name) as mirror:
             ours, theirs = mirror[column], source[column]
@@ -146,7 +147,7 @@ def test_each_shard_names_the_rollouts_it_mirrors(data: Path, latents: Path):
 
 
 @pytest.mark.parametrize(("weights", "name"), [("best", "best.safetensors"), ("last", "model.safetensors")])
-def test_vae_sha256_is_of_the_weights_used(data: Path, run: Path, tmp_path: Path, weights: str, name: str):
+def test_vae_sha256_is_that_of_the_used_weights(data: Path, run: Path, tmp_path: Path, weights: str, name: str):
     both = shutil.copytree(run, tmp_path / "both")
     torch.manual_seed(5)
     checkpoints.save_vae(both / "model.safetensors", VAE(VAEConfig(z_dim=4)))
@@ -159,7 +160,7 @@ def test_shards_say_how_their_frames_were_made(latents: Path):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_latents_have_the_dtype_asked_for(data: Path, run: Path, tmp_path: Path, dtype: str):
+def test_latents_have_the_requested_dtype(data: Path, run: Path, tmp_path: Path, dtype: str):
     episode = Latents(_encode(data, run, tmp_path / "latents", f"--dtype {dtype}"), verify=True)[0]
     assert episode.mu.dtype == episode.logvar.dtype == np.dtype(dtype)
 
@@ -176,21 +177,19 @@ def _summary(out: Path) -> dict[str, Any]:
     return json.loads((out / "latents.json").read_text())
 
 
-def test_summary_counts_what_there_is(latents: Path):
+def test_the_summary_counts_episodes_and_rows(latents: Path):
     counts = {"episodes": 3, "rows": 23, "transitions": 20, "z_dim": 4, "num_actions": 3}
     assert counts.items() <= _summary(latents).items()
 
 
-def test_summary_names_model_and_data(data: Path, run: Path, latents: Path):
+def test_the_summary_names_model_and_data(data: Path, run: Path, latents: Path):
     summary = _summary(latents)
     assert (summary["vae"], summary["data"]) == (str(run), str(data))
     assert summary["vae_sha256"] == files.file_sha256(run / "best.safetensors")
     assert summary["rollouts_digest"] == Rollouts(data).digest()
 
 
-def test_wandb_is_told_what_the_latents_were_made_from(
-    data: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_wandb_gets_the_sources_of_the_latents(data: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     told: list[tuple[Any, ...]] = []
     monkeypatch.setattr(tracking, "record", lambda *arguments: told.append(arguments))
     out = _encode(data, run, tmp_path / "latents", "--wandb.mode offline")
@@ -208,11 +207,11 @@ def test_wandb_is_off_unless_asked_for():
 # again
 
 
-def test_encoding_again_makes_nothing(
+def test_encoding_again_writes_no_shards(
     data: Path, run: Path, latents: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     before, summary = _written(latents), _summary(latents)
-    monkeypatch.setattr(encode, "_write", None)
+    monkeypatch.setattr(encode, "write_latents", None)
     _encode(data, run, latents)
     assert _written(latents) == before
     assert _summary(latents) == summary
@@ -220,7 +219,7 @@ def test_encoding_again_makes_nothing(
 
 
 @pytest.mark.parametrize("index", [0, 1])
-def test_a_deleted_shard_is_made_again_with_the_same_digests(data: Path, run: Path, latents: Path, index: int):
+def test_a_deleted_shard_is_encoded_again_with_the_same_digests(data: Path, run: Path, latents: Path, index: int):
     digests, before = _digests(latents), _written(latents)
     name = f"shard-{index:05d}.h5"
     (latents / name).unlink()
@@ -229,7 +228,7 @@ def test_a_deleted_shard_is_made_again_with_the_same_digests(data: Path, run: Pa
     assert {shard for shard, written in _written(latents).items() if written != before[shard]} == {name}
 
 
-def test_a_crash_leaves_whole_shards_and_encoding_goes_on(
+def test_after_a_crash_encoding_continues_with_the_missing_shards(
     data: Path, run: Path, latents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     batches = 0
@@ -253,7 +252,7 @@ def test_a_crash_leaves_whole_shards_and_encoding_goes_on(
     assert _summary(out) == _summary(latents)
 
 
-def test_what_a_killed_process_left_is_cleared_away(
+def test_unfinished_files_of_a_killed_process_are_removed(
     data: Path, run: Path, tmp_path: Path, leave_partial: Callable[[Path], Path]
 ):
     out = tmp_path / "latents"
@@ -315,7 +314,7 @@ def test_latents_of_other_rollouts_are_refused(
     assert f"latents of other rollouts than {other}" in _refused(other, run, latents)
 
 
-def test_frames_made_in_another_way_are_refused(make_rollouts: Callable[..., Path], run: Path, tmp_path: Path):
+def test_frames_of_another_preprocessing_are_refused(make_rollouts: Callable[..., Path], run: Path, tmp_path: Path):
     other = make_rollouts([5], name="other", preprocess=PREPROCESS | {"crop": None})
     line = _refused(other, run, tmp_path / "latents")
     assert '"crop": null' in line
@@ -327,15 +326,15 @@ def test_damaged_latents_are_refused_by_name(data: Path, run: Path, latents: Pat
     assert "shard-00001.h5: damaged or no HDF5 file" in _refused(data, run, latents)
 
 
-def test_a_run_that_is_not_there_is_refused(data: Path, tmp_path: Path):
+def test_a_missing_run_is_refused(data: Path, tmp_path: Path):
     assert "no trained model" in _refused(data, tmp_path / "nowhere", tmp_path / "latents")
 
 
-def test_data_that_is_not_there_is_refused(run: Path, tmp_path: Path):
+def test_missing_data_is_refused(run: Path, tmp_path: Path):
     assert "no such file or folder" in _refused(tmp_path / "nowhere", run, tmp_path / "latents")
 
 
-def test_rollouts_are_not_taken_for_latents(data: Path, run: Path, tmp_path: Path):
+def test_rollouts_are_not_accepted_as_latents(data: Path, run: Path, tmp_path: Path):
     out = tmp_path / "out"
     shutil.copytree(data, out)
     assert "holds world_models.rollouts, not world_models.latents" in _refused(data, run, out)
@@ -360,17 +359,23 @@ def test_onnx_on_a_gpu_is_refused():
         encode.EncodeConfig(backend="onnx", device="cuda")
 
 
-def test_results_come_in_order_and_few_are_ahead():
-    begun: list[int] = []
+def test_only_a_few_batches_are_in_memory(
+    make_rollouts: Callable[..., Path], run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(host, "available_cores", lambda: 2)
+    config = encode.EncodeConfig(str(make_rollouts([99])), str(run), str(tmp_path / "latents"), batch_size=1)
+    job, read, begun = encode.prepare(config), Shard.read, []
 
-    def begin(item: int) -> int:
-        begun.append(item)
-        return item
+    def counted(shard: Shard, column: str, *rows: int) -> np.ndarray:
+        if rows and rows[1] - rows[0] == 1:  # one batch; the type checker of the tests reads whole episodes
+            begun.append(column)
+        return read(shard, column, *rows)
 
-    with ThreadPoolExecutor(3) as pool:
-        results = encode._ahead(pool, begin, itertools.count(), 4)
-        assert [next(results) for _ in range(6)] == [0, 1, 2, 3, 4, 5]
-    assert sorted(begun) == list(range(10))
+    monkeypatch.setattr(Shard, "read", counted)
+    (tmp_path / "latents").mkdir()
+    with contextlib.closing(encode.encode_shards(job, [0])) as batches:
+        for num_written, _ in enumerate(itertools.islice(batches, 20), start=1):
+            assert num_written <= begun.count("frames") <= num_written + 8
 
 
 def test_a_failure_in_a_stage_leaves_no_file(data: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -393,11 +398,11 @@ def test_processes_split_the_shards(data: Path, run: Path, latents: Path, tmp_pa
     assert _digests(out) == _digests(latents)
     assert _summary(out).keys() == _summary(latents).keys()
     assert {name: _summary(out)[name] for name in EXACT} == {name: _summary(latents)[name] for name in EXACT}
-    for name in ("mu_sse", "z_sse"):  # processes have fewer threads each, and so other sums
+    for name in ("mu_sse", "z_sse"):  # each process has fewer threads, so sums are rounded differently
         assert _summary(out)["check"][name] == pytest.approx(_summary(latents)["check"][name], rel=1e-5)
 
 
-def test_a_batch_of_nothing_is_refused():
+def test_a_batch_size_of_zero_is_refused():
     with pytest.raises(ValueError, match="batch_size is 0; give 1 or more"):
         encode.EncodeConfig(batch_size=0)
 
@@ -408,7 +413,7 @@ def test_a_folder_that_another_process_writes_is_refused(data: Path, run: Path, 
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_the_room_that_is_asked_for_is_that_of_the_files(
+def test_the_required_disk_space_is_the_size_of_the_files(
     make_rollouts: Callable[..., Path], run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
 ):
     asked: list[int] = []

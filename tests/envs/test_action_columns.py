@@ -16,7 +16,7 @@ GRID = spaces.Box(-1.0, 1.0, (2, 3))
 
 
 class Ungraspable:
-    """An array that is elsewhere, as a tensor on a GPU."""
+    """An array on another device, like a tensor on a GPU."""
 
     def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray:
         raise TypeError("can't convert cuda:0 device type tensor to numpy")
@@ -45,13 +45,13 @@ class Ungraspable:
     ],
     ids=str,
 )
-def test_an_action_of_the_space_is_taken_as_it_is(space: spaces.Space, action: Any, columns: Any):
+def test_an_action_of_the_space_is_not_changed(space: spaces.Space, action: Any, columns: Any):
     np.testing.assert_array_equal(to_columns(space, action), np.asarray(columns, np.float32))
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf, 1e300])
 @pytest.mark.parametrize("space", [STEER, WIDE, BYTES, spaces.MultiDiscrete([3, 4])], ids=str)
-def test_what_is_not_finite_in_float32_is_refused(space: spaces.Space, wrong: float):
+def test_an_action_that_is_not_finite_in_float32_is_refused(space: spaces.Space, wrong: float):
     assert space.shape
     action = [0.0] * space.shape[0]
     action[1] = wrong
@@ -63,7 +63,7 @@ def test_what_is_not_finite_in_float32_is_refused(space: spaces.Space, wrong: fl
 @pytest.mark.parametrize(
     "action", ["left", ["0", "1", "0"], None, [None] * 3, [1j, 0, 0], [[0.0], [1, 2]], {"steer": 0}, Ungraspable()]
 )
-def test_what_is_no_array_of_real_numbers_is_refused(action: Any):
+def test_an_action_that_is_no_array_of_real_numbers_is_refused(action: Any):
     with pytest.raises(ValueError, match=r"the policy gave .* which is no array") as refused:
         to_columns(STEER, action)
     assert "\n" not in str(refused.value)
@@ -87,7 +87,7 @@ def test_a_long_action_is_shortened_in_the_message():
     ],
     ids=str,
 )
-def test_another_shape_is_refused(space: spaces.Space, action: Any):
+def test_an_action_of_another_shape_is_refused(space: spaces.Space, action: Any):
     with pytest.raises(ValueError, match=r"the policy gave an action of \d values, shape \(.*\), .* takes \d, shape"):
         to_columns(space, action)
 
@@ -121,7 +121,7 @@ def test_a_whole_number_outside_its_space_is_refused(space: spaces.Space, action
 @pytest.mark.parametrize(
     "space", [spaces.Discrete(3), spaces.MultiDiscrete([3]), spaces.MultiBinary(1), BYTES], ids=str
 )
-def test_a_fraction_is_refused_where_whole_numbers_are_taken(space: spaces.Space):
+def test_a_fraction_is_refused_as_a_discrete_action(space: spaces.Space):
     with pytest.raises(ValueError, match="takes whole numbers"):
         to_columns(space, [0.5] * ((space.shape or (1,))[0]))
 
@@ -140,19 +140,19 @@ def test_a_whole_number_that_float32_cannot_hold_is_refused():
     ],
     ids=str,
 )
-def test_what_lies_outside_a_box_is_brought_to_its_border(space: spaces.Space, columns: Any, inside: Any):
+def test_an_action_outside_a_box_is_clipped_to_its_border(space: spaces.Space, columns: Any, inside: Any):
     found = clipped(space, np.array(columns, np.float32))
     assert (found.dtype, found.tolist()) == (np.float32, inside)
     assert space.contains(from_columns(space, found))
 
 
-def test_what_lies_inside_keeps_every_bit():
+def test_an_action_inside_a_box_is_not_changed():
     inside = np.array([-0.0, 1.0, np.nextafter(np.float32(1), np.float32(0))], np.float32)
     assert clipped(spaces.Box(0.0, 1.0, (3,)), inside) is inside
 
 
 @pytest.mark.parametrize("bound", [0.1, 0.3, 1 / 3])
-def test_a_border_of_64_bits_rounded_to_float32_lies_inside(bound: float):
+def test_an_action_at_a_float64_border_is_not_clipped_after_rounding_to_float32(bound: float):
     space = spaces.Box(-bound, bound, (2,), np.float64)
     columns = to_columns(space, np.array([-bound, bound]))
     assert clipped(space, columns) is columns

@@ -31,8 +31,8 @@ def simulator(env: envs.FrameEnv) -> Any:
 
 
 def read(env: envs.FrameEnv) -> dict[str, float]:
-    """What the telemetry says now; `env.telemetry()` is of the latest step, and tests carry the car about."""
-    return dict(zip(env.telemetry_names, map(float, env._telemetry()), strict=True))  # type: ignore[misc]
+    """The telemetry of this moment. `env.telemetry()` is that of the latest step, and tests move the car in between."""
+    return dict(zip(env.telemetry_names, map(float, CarTelemetry(simulator(env))()), strict=True))
 
 
 def drive(env: envs.FrameEnv, *action: float, steps: int) -> None:
@@ -62,7 +62,7 @@ def test_telemetry_is_a_float32_for_each_name(env: envs.FrameEnv):
     assert (env.telemetry().shape, env.telemetry().dtype) == ((len(CarTelemetry.NAMES),), np.float32)
 
 
-def test_every_name_is_there_once():
+def test_each_name_occurs_once():
     assert len(set(CarTelemetry.NAMES)) == len(CarTelemetry.NAMES) == 19
 
 
@@ -89,9 +89,10 @@ def test_the_car_starts_at_rest_on_the_first_tile(env: envs.FrameEnv):
     assert (state["tile_index"], speeds) == (0, pytest.approx([0] * 7, abs=1e-4))
 
 
-def test_a_reset_is_followed_to_the_new_track(env: envs.FrameEnv):
+def test_after_a_reset_the_telemetry_is_of_the_new_track(env: envs.FrameEnv):
     env.reset(7)
-    assert (read(env)["position_x_m"], read(env)["position_y_m"]) == pytest.approx(simulator(env).track[0][2:], abs=0.1)
+    found = dict(zip(env.telemetry_names, env.telemetry(), strict=True))
+    assert (found["position_x_m"], found["position_y_m"]) == pytest.approx(simulator(env).track[0][2:], abs=0.1)
 
 
 def test_position_is_that_of_the_hull(env: envs.FrameEnv):
@@ -122,7 +123,7 @@ def test_velocity_is_split_along_the_car_and_to_its_left(
 
 
 @pytest.mark.parametrize(("steer", "sign"), [(-1, 1), (1, -1)])
-def test_the_wheels_steered_left_stand_at_a_positive_angle(env: envs.FrameEnv, steer: float, sign: int):
+def test_steering_left_gives_a_positive_angle(env: envs.FrameEnv, steer: float, sign: int):
     drive(env, steer, 0, 0, steps=10)
     assert 0.1 < sign * read(env)["steering_angle_rad"] < 0.45
 
@@ -146,7 +147,7 @@ def test_yaw_rate_is_the_change_of_heading_per_second(env: envs.FrameEnv):
 @pytest.mark.parametrize(
     ("name", "side", "end"), [(w, -1 if "left" in w else 1, 1 if "front" in w else -1) for w in WHEELS]
 )
-def test_each_wheel_speed_is_of_the_wheel_that_its_name_says(env: envs.FrameEnv, name: str, side: int, end: int):
+def test_each_wheel_speed_belongs_to_the_wheel_in_its_name(env: envs.FrameEnv, name: str, side: int, end: int):
     car = simulator(env).car
     for wheel in car.wheels:
         x, y = car.hull.GetLocalPoint(wheel.position)
@@ -222,7 +223,7 @@ def bend(track: np.ndarray, tile: int, distance_m: float) -> float:
 
 
 @pytest.mark.parametrize("distance_m", CURVATURE_AHEAD_M)
-def test_curvature_is_the_bend_of_the_line_that_far_ahead(env: envs.FrameEnv, distance_m: int):
+def test_curvature_ahead_is_the_change_of_heading_per_metre_at_that_distance(env: envs.FrameEnv, distance_m: int):
     track = np.array(simulator(env).track)
     found = []
     for point in track:
@@ -255,7 +256,7 @@ def test_curvature_of_a_circle_is_one_over_its_radius_and_positive_to_the_left(s
 
 
 @pytest.mark.parametrize("sign", [-1, 1])
-def test_inside_of_a_left_turn_is_left(sign: int):
+def test_the_inside_of_a_left_turn_is_on_the_left(sign: int):
     state = dict(zip(CarTelemetry.NAMES, CarTelemetry(Circle(sign))(), strict=True))
     assert state["center_distance_m"] == pytest.approx(sign)
 

@@ -25,7 +25,7 @@ from world_models.envs.car_renderer import Renderer
 from world_models.envs.renderer_choice import RENDERERS, RendererName, scatter
 
 FRAMES = int(os.environ.get("WORLD_MODELS_EXACT_FRAMES", "1500"))
-EXAMPLES = max(FRAMES // 10, 15)  # of hypothesis, besides those frames
+EXAMPLES = max(FRAMES // 10, 15)  # examples of hypothesis, in addition to those frames
 FIELD = car_racing.PLAYFIELD
 GAS, COAST, BRAKE = (np.array(action, np.float32) for action in ((0, 1, 0), (0, 0, 0), (0, 0, 1)))
 NAMES: list[RendererName] = ["c", "pygame"]
@@ -44,7 +44,7 @@ def renderer(request: pytest.FixtureRequest) -> Renderer:
 
 
 class Undrawn:
-    """Draws nothing, so that a step costs next to nothing."""
+    """Draws nothing, so that a step is fast."""
 
     name: ClassVar[str] = "undrawn"
 
@@ -53,7 +53,7 @@ class Undrawn:
 
 
 def make_env(**options: Any) -> CarRacing:
-    """CarRacing that a test has drawn only when it wants to."""
+    """CarRacing that is drawn only when the test asks for it."""
     env = CarRacing(renderer="gymnasium", **options)
     env.renderer = Undrawn()
     return env
@@ -61,7 +61,7 @@ def make_env(**options: Any) -> CarRacing:
 
 @pytest.fixture
 def env() -> Iterator[CarRacing]:
-    """On the track of seed 0, past the opening zoom, at some speed."""
+    """A car on the track of seed 0, after the first zoom, at some speed."""
     made = make_env()
     made.reset(seed=0)
     advance(made, 60)
@@ -79,12 +79,12 @@ def by_gymnasium(env: car_racing.CarRacing) -> np.ndarray:
 
 
 def differing(renderer: Renderer, env: car_racing.CarRacing) -> int:
-    """How many of the 27,648 bytes are not Gymnasium's."""
+    """The number of bytes, of 27,648, that differ from Gymnasium's."""
     return int((renderer.draw(env) != by_gymnasium(env)).sum())
 
 
 def carry(env: car_racing.CarRacing, place: Sequence[float], heading: float, steering: float = 0.0) -> None:
-    """Set the whole car down at a place."""
+    """Move the whole car to a place."""
     car: Any = env.car
     car.hull.position, car.hull.angle = tuple(place), heading
     for wheel, (right, ahead) in zip(car.wheels, car_dynamics.WHEELPOS, strict=True):
@@ -93,7 +93,7 @@ def carry(env: car_racing.CarRacing, place: Sequence[float], heading: float, ste
 
 
 def scattered(env: CarRacing, seed: int, t: float = 10.0) -> np.random.Generator:
-    """The car anywhere about a new track; returns the random numbers that put it there."""
+    """Put the car at a random place near a new track. Returns the random numbers for further changes."""
     rng = np.random.default_rng(seed)
     if seed % 100 == 0:
         env.reset(seed=seed)
@@ -127,7 +127,7 @@ def spin_at_full_lock(env: CarRacing, seed: int) -> Iterator[None]:
 
 
 def leave_the_field(env: CarRacing, seed: int) -> Iterator[None]:
-    """Full speed across one of its four edges, and on for long after the episode's end."""
+    """Full speed across one of the four edges of the field, and long after the end of the episode."""
     env.reset(seed=seed)
     turn, along = seed % 4 * math.pi / 2, np.random.default_rng(seed).uniform(-FIELD, FIELD)
     x, y = FIELD - 60, along
@@ -155,7 +155,7 @@ def brake_to_a_halt(env: CarRacing, seed: int) -> Iterator[None]:
 
 
 def finish_a_lap(env: CarRacing, seed: int) -> Iterator[None]:
-    """From tile to tile in leaps, and on after the lap."""
+    """Jumps from tile to tile, also after the end of the lap."""
     env.reset(seed=seed)
     lap = env.track[1:] + env.track[:20]
     for _, heading, x, y in lap:
@@ -183,7 +183,7 @@ OPTIONS = {"driver, colours at random": {"domain_randomize": True}, "five action
 
 
 def head_along_an_axis(env: CarRacing, seed: int) -> None:
-    """At and next to multiples of 90 degrees, where pygame rounds the camera's angle."""
+    """Headings at and near multiples of 90 degrees, where pygame rounds the camera's angle."""
     rng = scattered(env, seed, t=(0.0, 0.02, 0.3, 0.77, 1.0, 20.0)[seed % 6])
     near = (0.0, 1e-7, -1e-7, 1e-6, -1e-6, 5e-7, 2e-6)[seed % 7]
     car: Any = env.car
@@ -220,14 +220,14 @@ def be_anywhere(env: CarRacing, seed: int) -> None:
 
 
 def be_far_away(env: CarRacing, seed: int) -> None:
-    """Beyond the field, where its corners, at last, are beyond what pygame's 16 bits hold, and come round again."""
+    """A place outside the field, so far away that pygame's 16 bits do not hold the coordinates of corners."""
     rng = scattered(env, seed, t=(0.1, 0.5, 10.0, 10.0)[seed % 4])
     direction, away = rng.uniform(0, 2 * math.pi), FIELD * 10 ** rng.uniform(0, (1, 1.5, 3.5)[seed % 3])
     carry(env, (away * math.cos(direction), away * math.sin(direction)), rng.uniform(-4, 4))
 
 
 def meet_a_road_of_any_shape(env: CarRacing, seed: int) -> None:
-    """Slivers, bow ties and quads larger than the picture, as no track has them."""
+    """Very thin quads, crossed quads, and quads larger than the picture. No track has such quads."""
     rng = np.random.default_rng(seed)
     lay_quads(env, rng, seed, 10 ** rng.uniform(-2, 2.5, (60, 1, 1)))
 
@@ -254,7 +254,7 @@ MOMENTS = [
 
 
 def share_of_frames(name: str) -> int:
-    """How many frames a scenario is compared on."""
+    """The number of compared frames of a scenario."""
     return max(FRAMES // (len(EPISODES) + len(MOMENTS)) // (1 if name == "c" else 10), 5)
 
 
@@ -279,7 +279,7 @@ def test_an_unusual_moment_is_drawn_as_gymnasium_draws_it(renderer: Renderer, pl
     assert_none_differ(renderer, env, place.__name__, moments)
 
 
-def test_corners_beyond_16_bits_come_round_as_they_do_for_gymnasium():
+def test_coordinates_beyond_16_bits_wrap_around_as_in_gymnasium():
     """No track has such corners, so the pygame renderer does not look for them."""
     renderer, env = make_renderer("c"), make_env()
     found = []
@@ -312,7 +312,7 @@ PLACES = st.one_of(  # away from the middle of the field, or from a tile
 AWAY = st.just((0.0, 0.0)) | st.tuples(upto(3), upto(3)) | st.tuples(upto(100), upto(100))
 WHEELS = st.fixed_dictionaries(
     {
-        "away": AWAY,  # from its place at the hull
+        "away": AWAY,  # away from its place at the hull
         "turn": st.just(0.0) | upto(0.4) | ANGLES,
         "phase": upto(10) | ANGLES,
         "omega": upto(1e-3) | upto(200) | upto(1e4),
@@ -346,7 +346,7 @@ def put(env: CarRacing, state: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def tracks() -> list[CarRacing]:
-    """Two tracks in the usual colours, two in colours of their own."""
+    """Two tracks in the usual colours, and two in random colours."""
     made = [make_env(domain_randomize=seed > 1) for seed in range(4)]
     for seed, env in enumerate(made):
         env.reset(seed=seed)
@@ -364,7 +364,7 @@ def test_any_state_of_the_car_is_drawn_as_gymnasium_draws_it(renderer: Renderer,
 
 
 @pytest.mark.parametrize("reward", [math.nan, math.inf, -math.inf, 1e30, -1e300])
-def test_a_reward_beyond_all_sense_is_written_as_gymnasium_writes_it(renderer: Renderer, env: CarRacing, reward: float):
+def test_an_absurdly_large_reward_is_drawn_as_in_gymnasium(renderer: Renderer, env: CarRacing, reward: float):
     env.reward = reward
     assert differing(renderer, env) == 0
 
@@ -373,14 +373,14 @@ def test_a_reward_beyond_all_sense_is_written_as_gymnasium_writes_it(renderer: R
 
 
 class PlainCarRacing(car_racing.CarRacing):
-    """Gymnasium's, without pictures."""
+    """Gymnasium's environment without pictures."""
 
     def _render(self, mode: str) -> np.ndarray:
         return np.zeros((96, 96, 3), np.uint8)
 
 
-def test_a_lap_looks_as_in_an_environment_of_gymnasiums_own(renderer: Renderer):
-    """Tiles change colour as the car touches them; here no renderer but Gymnasium's knows of the other track."""
+def test_a_lap_looks_the_same_as_in_gymnasiums_environment(renderer: Renderer):
+    """Tiles change their colour when the car touches them. Only Gymnasium's renderer draws the other environment."""
     plain, ours = PlainCarRacing(), make_env()
     for env in (plain, ours):
         env.reset(seed=3)
@@ -395,7 +395,7 @@ def test_a_lap_looks_as_in_an_environment_of_gymnasiums_own(renderer: Renderer):
     assert sum(found) == 0
 
 
-def test_a_touched_tile_takes_the_colour_of_the_road(renderer: Renderer, env: CarRacing):
+def test_a_touched_tile_gets_the_colour_of_the_road(renderer: Renderer, env: CarRacing):
     road: Any = env.road
     tile, (_, heading, *place) = road[200], env.track[200]
     renderer.draw(env)
@@ -405,7 +405,7 @@ def test_a_touched_tile_takes_the_colour_of_the_road(renderer: Renderer, env: Ca
     assert (tile.color.tolist(), differing(renderer, env)) == ([102, 102, 102], 0)
 
 
-def test_an_episode_after_another_is_drawn_anew(renderer: Renderer):
+def test_each_of_several_episodes_is_drawn_correctly(renderer: Renderer):
     env = make_env(domain_randomize=True)
     found = []
     for seed in range(6):
@@ -423,7 +423,7 @@ def test_several_renderers_share_an_environment(env: CarRacing):
     assert sum(found) == 0
 
 
-def test_environments_with_a_renderer_each_do_not_disturb_each_other():
+def test_environments_with_their_own_renderers_do_not_disturb_each_other():
     pairs = [(make_renderer(name), make_env(domain_randomize=name == "c")) for name in (*NAMES, *NAMES)]
     found = []
     for seed, (_, env) in enumerate(pairs):
@@ -435,7 +435,7 @@ def test_environments_with_a_renderer_each_do_not_disturb_each_other():
     assert sum(found) == 0
 
 
-def test_one_renderer_draws_environments_in_turn(renderer: Renderer, tracks: list[CarRacing]):
+def test_one_renderer_can_draw_several_environments_in_turn(renderer: Renderer, tracks: list[CarRacing]):
     found = []
     for turn in range(8):
         track = tracks[turn % 3]
@@ -446,7 +446,7 @@ def test_one_renderer_draws_environments_in_turn(renderer: Renderer, tracks: lis
     assert found == [0] * 8
 
 
-def test_a_frame_that_was_given_out_stays_as_it_is(renderer: Renderer, env: CarRacing):
+def test_a_returned_frame_does_not_change_later(renderer: Renderer, env: CarRacing):
     first = renderer.draw(env)
     before = first.copy()
     advance(env, 10)
@@ -458,7 +458,7 @@ def test_the_same_state_gives_the_same_frame_again(renderer: Renderer, env: CarR
     np.testing.assert_array_equal(renderer.draw(env), renderer.draw(env))
 
 
-def test_drawing_leaves_the_drive_as_it_is(renderer: Renderer):
+def test_drawing_does_not_change_the_drive(renderer: Renderer):
     ends = []
     for drawn in (False, True):
         env = make_env()
@@ -493,7 +493,7 @@ def test_pygame_may_quit_between_frames(renderer: Renderer, env: CarRacing, rewa
     assert differing(renderer, env) == 0
 
 
-def test_an_open_window_changes_nothing(renderer: Renderer, env: CarRacing, monkeypatch: pytest.MonkeyPatch):
+def test_an_open_window_does_not_change_the_frames(renderer: Renderer, env: CarRacing, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     renderer.draw(env)
     pygame.display.init()
@@ -509,7 +509,7 @@ def test_an_open_window_changes_nothing(renderer: Renderer, env: CarRacing, monk
 
 
 def spoil(env: CarRacing, what: str, value: float) -> None:
-    """Write a number where the simulator would; the bodies are taken out of its collisions, which choke on it."""
+    """Write a number into the simulator's state. The bodies no longer collide, because collisions fail with NaN."""
     car: Any = env.car
     for body in (car.hull, *car.wheels):
         body.active = False
@@ -540,7 +540,9 @@ ALWAYS_SEEN += [(what, value) for what in ("position", "heading") for value in (
 
 
 @pytest.mark.parametrize(("what", "value"), ALWAYS_SEEN)
-def test_a_camera_that_is_nowhere_is_refused_with_advice(renderer: Renderer, env: CarRacing, what: str, value: float):
+def test_a_camera_position_that_is_not_finite_is_refused_with_advice(
+    renderer: Renderer, env: CarRacing, what: str, value: float
+):
     spoil(env, what, value)
     with pytest.raises(ValueError, match="reset the environment"):
         renderer.draw(env)
@@ -548,20 +550,20 @@ def test_a_camera_that_is_nowhere_is_refused_with_advice(renderer: Renderer, env
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("what", ["speed", "yaw rate", "wheel position", "wheel angle", "wheel phase", "wheel speed"])
-def test_a_car_that_is_no_number_is_refused_with_advice(env: CarRacing, what: str, value: float):
+def test_a_car_position_that_is_not_a_number_is_refused_with_advice(env: CarRacing, what: str, value: float):
     renderer = make_renderer("c")
     spoil(env, what, value)
     with pytest.raises(ValueError, match="reset the environment"):
         renderer.draw(env)
 
 
-def test_a_throttle_that_is_no_number_is_refused_with_advice_at_its_step(renderer: Renderer, env: CarRacing):
+def test_a_throttle_that_is_not_a_number_is_refused_with_advice_at_its_step(renderer: Renderer, env: CarRacing):
     env.renderer = renderer
     with pytest.raises(ValueError, match="reset the environment"):
         env.step(np.array([0, math.nan, 0]))
 
 
-def test_an_episode_after_a_refusal_is_drawn_as_ever(renderer: Renderer, env: CarRacing):
+def test_an_episode_after_a_refusal_is_drawn_correctly(renderer: Renderer, env: CarRacing):
     renderer.draw(env)
     spoil(env, "position", math.nan)
     with pytest.raises(ValueError, match="reset the environment"):
@@ -570,7 +572,7 @@ def test_an_episode_after_a_refusal_is_drawn_as_ever(renderer: Renderer, env: Ca
     assert differing(renderer, env) == 0
 
 
-def test_a_frame_after_a_refusal_is_drawn_as_ever(renderer: Renderer, env: CarRacing):
+def test_a_frame_after_a_refusal_is_drawn_correctly(renderer: Renderer, env: CarRacing):
     env.t = math.nan
     with pytest.raises(ValueError, match="reset the environment"):
         renderer.draw(env)

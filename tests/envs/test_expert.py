@@ -13,7 +13,7 @@ CAR_ACTIONS = spaces.Box(np.array([-1, 0, 0], np.float32), np.ones(3, np.float32
 
 
 class Stub:
-    """An environment whose state is what the test says."""
+    """An environment whose state the test gives."""
 
     def __init__(
         self, action_space: spaces.Space = CAR_ACTIONS, names: tuple[str, ...] = Expert.NEEDED_COLUMNS, **state: float
@@ -26,7 +26,7 @@ class Stub:
 
 
 def act(**state: float) -> tuple[float, float, float]:
-    """Steer, gas and brake in a state; what is not named is 0."""
+    """Steering, gas and brake in a state; values that are not given are 0."""
     steer, gas, brake = Expert(Stub(CAR_ACTIONS, Expert.NEEDED_COLUMNS, **state), 0)(None).tolist()
     return steer, gas, brake
 
@@ -68,7 +68,7 @@ def test_expert_steers_right(state: dict[str, float]):
     assert act(**state)[0] > 0
 
 
-def test_expert_steers_to_either_side_alike():
+def test_expert_steers_to_both_sides_in_the_same_way():
     state = {"center_distance_m": 1.5, "relative_heading_rad": -0.3, "curvature_ahead_10m_per_m": 0.04}
     mirrored = {name: -value for name, value in state.items()}
     left, right = act(**state), act(**mirrored)
@@ -90,15 +90,15 @@ def test_expert_never_blocks_the_wheels():
 @pytest.mark.parametrize(
     "state", [{"relative_heading_rad": 2.0}, {"yaw_rate_rad_per_s": 8.0}], ids=["lost", "spinning"]
 )
-def test_expert_gives_little_gas_until_the_car_is_in_hand(state: dict[str, float]):
+def test_expert_gives_little_gas_until_the_car_is_under_control(state: dict[str, float]):
     assert act(**state)[1] < 0.25
 
 
-def test_expert_steers_no_harder_the_farther_off_the_road():
+def test_expert_steering_does_not_grow_with_the_distance_far_off_the_road():
     assert act(center_distance_m=20.0) == act(center_distance_m=100.0)
 
 
-def test_expert_goes_as_fast_as_its_skill_says():
+def test_skill_limits_the_top_speed_of_the_expert():
     slow = Expert(Stub(velocity_along_m_per_s=30.0), 0, Skill(top_speed_m_per_s=20.0))(None)
     assert (slow[1], slow[2] > 0) == (0.0, True)
 
@@ -106,12 +106,12 @@ def test_expert_goes_as_fast_as_its_skill_says():
 @pytest.mark.parametrize(
     "env", [Stub(names=()), Stub(spaces.Discrete(5)), Stub(spaces.Box(-1.0, 1.0, (2,)))], ids=["none", "keys", "two"]
 )
-def test_expert_is_refused_where_there_is_none(env: Stub):
+def test_expert_is_refused_for_an_environment_without_one(env: Stub):
     with pytest.raises(ValueError, match=r"no expert for this environment.*choose another policy"):
         Expert(env, 0)
 
 
-def test_collecting_with_an_expert_that_is_not_there_is_refused_before_work(tmp_path):
+def test_collecting_an_environment_without_an_expert_is_refused_before_work(tmp_path):
     out = tmp_path / "out"
     with pytest.raises(ValueError, match="no expert for this environment"):
         collect.main(["--out", str(out), "--env", "CartPole-v1", "--policy", "expert"])

@@ -38,7 +38,7 @@ def {name}(env, seed):
 
 
 class Steered(gymnasium.Env):
-    """Shows noise, and hands out the rewards that a test puts in their place."""
+    """Shows noise, and gives the rewards that a test sets."""
 
     observation_space = spaces.Box(0, 255, (48, 40, 3), np.uint8)
     action_space: spaces.Space = spaces.Box(-1.0, 1.0, (2,))
@@ -138,7 +138,7 @@ def test_a_shard_with_a_wrong_action_is_not_kept_and_finished_ones_stay(start: C
     assert shard_path(tmp_path / "out", 1).read_bytes() == before
 
 
-def test_a_policy_that_raises_in_mid_collection_is_named_with_its_line(start: Callable[..., Job]):
+def test_an_error_of_a_policy_during_a_collection_is_reported_with_its_line(start: Callable[..., Job]):
     said = r"^policy '.*' fails at step 17 of the episode of seed 5: ZeroDivisionError: .* \(.*policy_\d+.py, line 8\)"
     with pytest.raises(Stopped, match=said + "; fix it"):
         command.collect(start("1 // 0"))
@@ -155,7 +155,7 @@ def test_a_policy_that_cannot_be_made_for_a_later_episode_is_named(
         command.collect(command.prepare(settings))
 
 
-def test_an_error_of_our_own_policies_is_a_bug(start: Callable[..., Job], monkeypatch: pytest.MonkeyPatch):
+def test_an_error_of_a_built_in_policy_is_not_caught(start: Callable[..., Job], monkeypatch: pytest.MonkeyPatch):
     def random(env: Any, seed: int) -> Any:
         return lambda frame: 1 // 0
 
@@ -181,10 +181,10 @@ def test_a_wrong_action_in_a_worker_ends_the_command_in_one_line(tmp_path: Path)
     assert done.stderr.splitlines()[-1] == f"python -m world_models.collect: {said}"
 
 
-# --- what lies outside a Box
+# --- actions outside a Box
 
 
-def test_what_lies_outside_is_stored_as_it_was_handed_to_the_env(start: Callable[..., Job], tmp_path: Path):
+def test_an_action_outside_its_box_is_stored_as_the_env_got_it(start: Callable[..., Job], tmp_path: Path):
     command.collect(start("[3, -0.5]", "[0.25, -7]"))
     data = Rollouts(tmp_path / "out")
     stored = np.concatenate([episode.actions for episode in data])
@@ -195,12 +195,14 @@ def test_what_lies_outside_is_stored_as_it_was_handed_to_the_env(start: Callable
     np.testing.assert_array_equal(data[1].actions, expected)
 
 
-def test_the_end_says_how_many_actions_were_clipped(start: Callable[..., Job], capsys: pytest.CaptureFixture[str]):
+def test_the_last_line_counts_the_clipped_actions(start: Callable[..., Job], capsys: pytest.CaptureFixture[str]):
     command.collect(start("[0, 1.001]", "[-1, 1]"))
     assert "1 of 80 actions lay outside the action space and were clipped to it" in capsys.readouterr().out
 
 
-def test_nothing_is_said_where_no_action_was_clipped(start: Callable[..., Job], capsys: pytest.CaptureFixture[str]):
+def test_no_line_about_clipping_is_printed_if_no_action_was_clipped(
+    start: Callable[..., Job], capsys: pytest.CaptureFixture[str]
+):
     command.collect(start())
     assert "clipped" not in capsys.readouterr().out
 
@@ -260,7 +262,9 @@ def test_an_env_that_cannot_draw_is_named_with_the_step(monkeypatch: pytest.Monk
         command.prepare(settings)
 
 
-def test_from_python_the_error_of_an_env_is_the_cause(start: Callable[..., Job], monkeypatch: pytest.MonkeyPatch):
+def test_in_python_the_error_of_an_env_is_the_cause_of_the_exception(
+    start: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+):
     own = RuntimeError("no contact")
     monkeypatch.setattr(Steered, "errors", {(6, 3): own})
     with pytest.raises(Stopped) as stopped:
@@ -286,7 +290,7 @@ def test_an_env_that_raises_in_its_warm_up_is_named_with_the_step(
         command.prepare(settings)
 
 
-def test_an_env_that_can_be_made_no_more_ends_the_collection_in_a_line(
+def test_an_env_that_can_no_longer_be_made_ends_the_collection_in_a_line(
     start: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
 ):
     job = start()
@@ -329,7 +333,7 @@ gymnasium.register("Failing-v0", Failing)
 
 
 @pytest.mark.parametrize("traceback", ["", "0", "1"])
-def test_the_traceback_of_an_env_in_a_worker_is_shown_where_it_is_asked_for(tmp_path: Path, traceback: str):
+def test_the_traceback_of_an_env_in_a_worker_is_shown_if_asked_for(tmp_path: Path, traceback: str):
     (tmp_path / "failing_env.py").write_text(OWN_ENV)
     usual = "--env failing_env:Failing-v0 --policy random --num_episodes 1 --max_steps 20 --num_workers 1"
     done = subprocess.run(

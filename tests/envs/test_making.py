@@ -20,7 +20,7 @@ Write = Callable[[str], str]
 
 
 class Shapes(gymnasium.Env):
-    """Draws what its arguments say."""
+    """Draws pictures that depend on its arguments."""
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012
     observation_space = spaces.Box(0, 255, (96, 96, 3), np.uint8)
@@ -36,7 +36,7 @@ class Shapes(gymnasium.Env):
 
 
 def shapes(**options: Any) -> gymnasium.Env:
-    """Takes any argument, until the environment is made."""
+    """Accepts any argument; an unknown one fails while the environment is made."""
     return Shapes(**options)
 
 
@@ -51,7 +51,7 @@ def registered() -> Iterator[None]:
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
-    """Writes a module of the test's own, importable by the name that comes back."""
+    """Writes a module, and returns the name by which it can be imported."""
     monkeypatch.syspath_prepend(tmp_path)
 
     def write(source: str) -> str:
@@ -63,7 +63,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
 
 
 def refusal(**options: Any) -> str:
-    """What is said when the environment is refused: one line."""
+    """The one line of the error with which the environment is refused."""
     with pytest.raises(ValueError, match="; ") as refused:
         envs.make_env(**options)
     said = str(refused.value)
@@ -75,7 +75,7 @@ def refusal(**options: Any) -> str:
 
 
 @pytest.mark.parametrize("env_id", ["Nowhere-v0", "ALE/Pong-v5", "no spaces"])
-def test_an_unknown_id_gets_the_hint_how_to_import_ones_own(env_id: str):
+def test_the_error_for_an_unknown_id_says_how_to_import_an_own_environment(env_id: str):
     said = refusal(env_id=env_id)
     assert said.startswith(f"env '{env_id}' cannot be made: ")
     assert said.endswith(f"name the module that registers it: --env my_package:{env_id}")
@@ -84,7 +84,7 @@ def test_an_unknown_id_gets_the_hint_how_to_import_ones_own(env_id: str):
 @pytest.mark.parametrize(
     ("env_id", "near"), [("CarRacign-v3", "CarRacing-v3"), ("CarRacing-v99", "CarRacing-v3"), ("Shape-v0", "Shapes-v0")]
 )
-def test_an_id_that_is_nearly_right_names_the_right_one(env_id: str, near: str):
+def test_the_error_for_a_misspelt_id_names_the_right_one(env_id: str, near: str):
     assert f"; did you mean {near}" in refusal(env_id=env_id)
 
 
@@ -124,7 +124,7 @@ def test_an_id_without_version_is_the_newest():
         assert envs.make_env("CartPole").env.spec.id == "CartPole-v1"  # type: ignore[union-attr]
 
 
-def test_what_gymnasium_warns_of_comes_as_a_plain_line():
+def test_a_warning_of_gymnasium_is_printed_as_a_plain_line():
     with envs.gymnasium_warnings() as said:
         envs.make_env("CartPole")
     assert set(said) == {
@@ -132,7 +132,7 @@ def test_what_gymnasium_warns_of_comes_as_a_plain_line():
     }
 
 
-def test_what_others_warn_of_comes_as_ever():
+def test_warnings_of_other_packages_are_not_changed():
     with pytest.warns(UserWarning, match="of our own"), envs.gymnasium_warnings() as said:
         warnings.warn("of our own", stacklevel=1)
     assert said == []
@@ -150,7 +150,7 @@ def test_arguments_are_written_with_sorted_names():
 
 
 @pytest.mark.parametrize("name", ["render_mode", "max_episode_steps", "disable_env_checker", "renderer", "id"])
-def test_arguments_that_are_set_otherwise_are_refused(name: str):
+def test_arguments_that_are_set_by_other_flags_are_refused(name: str):
     with pytest.raises(ValueError, match=f"env_args holds {name}, which is no argument of the environment; "):
         envs.check_arguments({name: None})
 
@@ -160,7 +160,7 @@ def test_arguments_that_are_set_otherwise_are_refused(name: str):
     [{"a": float("nan")}, {"a": float("inf")}, {"a": {1}}, {"a": b"b"}, {1: 2}, {"a": {1: 2}}, {"a": (1, 2)}, 5],
     ids=str,
 )
-def test_arguments_that_json_does_not_hold_are_refused(wrong: Any):
+def test_arguments_that_json_cannot_represent_are_refused(wrong: Any):
     with pytest.raises(ValueError, match=r"^env_args is .*; give names with values"):
         envs.check_arguments(wrong)
 
@@ -178,12 +178,12 @@ def test_arguments_too_long_for_an_attribute_are_refused():
         envs.check_arguments({"a": "x" * 20_000})
 
 
-def test_an_argument_that_the_environment_does_not_take_is_named_with_those_that_it_takes():
+def test_an_unknown_argument_is_refused_with_the_names_of_the_known_ones():
     said = refusal(env_id="Shapes-v0", env_args={"gray": 1})
     assert said == "env_args holds gray; Shapes-v0 takes filled, grey; did you mean grey?"
 
 
-def test_a_start_at_random_is_said_to_be_our_environments():
+def test_the_error_for_random_start_names_our_environment():
     said = refusal(env_id="CarRacing-v3", env_args={"random_start": True})
     takes = "continuous, domain_randomize, lap_complete_percent, verbose"
     assert (
@@ -192,7 +192,7 @@ def test_a_start_at_random_is_said_to_be_our_environments():
 
 
 @pytest.mark.parametrize("renderer", ["auto", "gymnasium"])
-def test_car_racing_takes_the_same_arguments_whoever_draws(renderer: str):
+def test_car_racing_takes_the_same_arguments_with_each_renderer(renderer: str):
     assert "CarRacing-v3 takes continuous" in refusal(
         env_id="CarRacing-v3", env_args={"random_start": True}, renderer=renderer
     )
@@ -211,14 +211,14 @@ def test_a_value_of_another_kind_than_the_default_is_refused(value: dict[str, An
     assert refusal(env_id="Shapes-v0", env_args=value) == said
 
 
-def test_what_an_environment_raises_when_it_is_made_is_one_line():
+def test_an_error_of_an_environment_while_it_is_made_becomes_one_line():
     said = refusal(env_id="Shapes-v0", env_args={"grey": 256})
     assert said.startswith(
         "env 'Shapes-v0' cannot be made with env_args {\"grey\": 256}: LookupError: no such grey (" + __file__
     )
 
 
-def test_an_environment_that_takes_any_argument_says_itself_which_it_does_not_take():
+def test_an_environment_that_takes_any_argument_refuses_an_unknown_one_itself():
     said = refusal(env_id="AnyShapes-v0", env_args={"gray": 1})
     assert "unexpected keyword argument 'gray'" in said and f"({__file__}, line " in said
 
@@ -226,7 +226,7 @@ def test_an_environment_that_takes_any_argument_says_itself_which_it_does_not_ta
 # --- the crop
 
 
-def test_letters_in_an_id_crop_nothing():
+def test_an_id_that_only_contains_car_racing_is_not_cropped():
     assert envs.make_env("NotCarRacing-v0").preprocess.crop is None
 
 
@@ -236,7 +236,7 @@ CLEAN = {"PATH": os.environ["PATH"], "HOME": "/nowhere", "PYTHONPATH": str(Path(
 
 
 @pytest.mark.parametrize("executor", ["serial", "processes"])
-def test_no_library_writes_where_there_is_no_screen(tmp_path: Path, executor: str):
+def test_no_library_prints_anything_on_a_machine_without_a_screen(tmp_path: Path, executor: str):
     asked = f"--env CartPole-v1 --policy random --num_episodes 1 --max_steps 2 --executor {executor} --num_workers 1"
     command = [sys.executable, "-m", "world_models.collect", "--out", str(tmp_path / "data"), *asked.split()]
     done = subprocess.run(command, capture_output=True, text=True, env=CLEAN, timeout=120)
@@ -244,7 +244,7 @@ def test_no_library_writes_where_there_is_no_screen(tmp_path: Path, executor: st
     assert (done.returncode, lines) == (0, [])
 
 
-def test_drivers_that_the_user_named_stay(monkeypatch: pytest.MonkeyPatch):
+def test_video_drivers_that_the_user_chose_are_kept(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SDL_VIDEODRIVER", "x11")
     monkeypatch.delenv("SDL_AUDIODRIVER", raising=False)
     with envs.off_screen():
@@ -252,7 +252,7 @@ def test_drivers_that_the_user_named_stay(monkeypatch: pytest.MonkeyPatch):
     assert os.environ["SDL_VIDEODRIVER"] == "x11" and "SDL_AUDIODRIVER" not in os.environ
 
 
-def test_the_screen_is_back_after_a_collection_for_windows_of_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_after_a_collection_other_code_can_open_windows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     from world_models import collect
 
     monkeypatch.delenv("SDL_VIDEODRIVER", raising=False)
@@ -261,6 +261,6 @@ def test_the_screen_is_back_after_a_collection_for_windows_of_others(monkeypatch
     assert "SDL_VIDEODRIVER" not in os.environ
 
 
-def test_arguments_are_json_that_reads_back():
+def test_arguments_are_written_as_json_that_can_be_read_back():
     given = {"domain_randomize": True, "nested": {"a": [1, 2.5, "text", None]}}
     assert json.loads(envs.check_arguments(given)) == given

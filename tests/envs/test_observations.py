@@ -17,7 +17,7 @@ DRAWN = np.random.default_rng(1).integers(0, 256, (60, 80, 3), np.uint8)
 
 
 class Shows(gymnasium.Env):
-    """Observes what its space promises, or what a test puts in its place; can draw itself."""
+    """Gives observations of its space, or those that a test sets; it can be rendered."""
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012
     action_space = spaces.Discrete(2)
@@ -43,7 +43,7 @@ class Shows(gymnasium.Env):
 
 @pytest.fixture
 def make() -> Iterator[Callable[..., envs.FrameEnv]]:
-    """Makes an environment of an observation space, or of what wrappers make of it."""
+    """Makes an environment with an observation space, with or without wrappers."""
 
     def made(space: spaces.Space, wrap: Callable[[Any], Any] = lambda env: env, draws: bool = True) -> envs.FrameEnv:
         def create(render_mode: str | None = None) -> Any:
@@ -64,13 +64,13 @@ def box(*shape: int, high: float = 255, dtype: Any = np.uint8) -> spaces.Box:
 
 
 def stacked_last(env: gymnasium.Env) -> gymnasium.Env:
-    """Three grey frames where the colours of one are expected."""
+    """Three stacked grey frames in the place of the channels of one."""
     stack: Any = FrameStackObservation(GrayscaleObservation(env), 3)
     return TransformObservation(stack, lambda frames: np.moveaxis(frames, 0, -1), RGB)
 
 
 def joined(env: gymnasium.Env) -> gymnasium.Env:
-    """The same without a wrapper whose name tells."""
+    """The same without a wrapper that has a telling name."""
     grey: Any = GrayscaleObservation(env)
     return TransformObservation(grey, lambda frame: np.stack([frame] * 3, axis=2), RGB)
 
@@ -79,7 +79,7 @@ def joined(env: gymnasium.Env) -> gymnasium.Env:
 
 
 @pytest.mark.parametrize("space", [RGB, box(48, 40), box(48, 40, 1), box(16, 16, 3)], ids=str)
-def test_rgb_and_grey_pictures_are_taken(make: Callable[..., envs.FrameEnv], space: spaces.Box):
+def test_rgb_and_grey_pictures_are_accepted(make: Callable[..., envs.FrameEnv], space: spaces.Box):
     env = make(space)
     frame = env.reset(3)
     assert not env.from_render and env.picture is not None
@@ -95,7 +95,7 @@ def test_rgb_and_grey_pictures_are_taken(make: Callable[..., envs.FrameEnv], spa
         lambda env: ResizeObservation(GrayscaleObservation(env), (32, 32)),
     ],
 )
-def test_pictures_that_wrappers_made_are_taken(make: Callable[..., envs.FrameEnv], wrap: Callable[[Any], Any]):
+def test_pictures_of_wrappers_are_accepted(make: Callable[..., envs.FrameEnv], wrap: Callable[[Any], Any]):
     env = make(RGB, wrap)
     env.reset(0)
     assert not env.from_render and env.picture is not None and env.picture.shape == env.env.observation_space.shape
@@ -123,14 +123,16 @@ NO_PICTURES = [
 
 
 @pytest.mark.parametrize(("space", "found"), NO_PICTURES, ids=str)
-def test_what_is_no_picture_is_drawn_on_purpose(make: Callable[..., envs.FrameEnv], space: spaces.Space, found: str):
+def test_an_env_whose_observations_are_no_pictures_is_rendered(
+    make: Callable[..., envs.FrameEnv], space: spaces.Space, found: str
+):
     env = make(space)
     np.testing.assert_array_equal(env.reset(0), preprocess(DRAWN, env.preprocess))
     assert env.from_render
 
 
 @pytest.mark.parametrize(("space", "found"), NO_PICTURES, ids=str)
-def test_what_is_no_picture_and_cannot_be_drawn_is_refused_by_name(
+def test_an_env_without_pictures_that_cannot_be_rendered_is_refused_by_name(
     make: Callable[..., envs.FrameEnv], space: spaces.Space, found: str
 ):
     with pytest.raises(ValueError, match=f"Shows-v0 has neither .*its observations are .*{found}; choose an env that"):
@@ -146,7 +148,7 @@ def test_what_is_no_picture_and_cannot_be_drawn_is_refused_by_name(
         (joined, "uint8 48x40x3, which TransformObservation made of grey ones: maybe stacked frames"),
     ],
 )
-def test_frames_that_a_wrapper_stacked_are_no_picture(
+def test_stacked_frames_do_not_count_as_a_picture(
     make: Callable[..., envs.FrameEnv], wrap: Callable[[Any], Any], found: str
 ):
     assert found in str(observations.why_no_pictures(make(RGB, wrap).env))
@@ -164,7 +166,7 @@ LIES = [
 
 @pytest.mark.parametrize(("shown", "said"), LIES, ids=[said for _, said in LIES])
 @pytest.mark.parametrize("good", [0, 2])
-def test_an_env_that_lies_about_its_space_is_refused_at_once(
+def test_an_env_whose_observations_do_not_fit_its_space_is_refused_at_once(
     make: Callable[..., envs.FrameEnv], shown: Any, said: str, good: int
 ):
     env = make(RGB)
@@ -193,7 +195,7 @@ def test_render_that_gives_no_picture_is_refused(make: Callable[..., envs.FrameE
         env.reset(0)
 
 
-def test_a_drawing_keeps_its_size_within_an_episode(make: Callable[..., envs.FrameEnv]):
+def test_a_rendered_picture_may_not_change_its_size_within_an_episode(make: Callable[..., envs.FrameEnv]):
     env = make(spaces.Discrete(2))
     env.env.unwrapped.drawn = [DRAWN, DRAWN[:50]]  # type: ignore[attr-defined]
     env.reset(0)
@@ -201,7 +203,7 @@ def test_a_drawing_keeps_its_size_within_an_episode(make: Callable[..., envs.Fra
         env.step(np.zeros(1, np.float32))
 
 
-def test_another_episode_may_be_drawn_in_another_size(make: Callable[..., envs.FrameEnv]):
+def test_another_episode_may_be_rendered_in_another_size(make: Callable[..., envs.FrameEnv]):
     env = make(spaces.Discrete(2))
     env.env.unwrapped.drawn = [DRAWN, DRAWN[:50]]  # type: ignore[attr-defined]
     env.reset(0)

@@ -20,7 +20,7 @@ CAR_ACTIONS = spaces.Box(np.array([-1, 0, 0], np.float32), np.ones(3, np.float32
 
 
 class Stub:
-    """An environment whose state is what the test says."""
+    """An environment whose state the test gives."""
 
     def __init__(self, action_space: spaces.Space = CAR_ACTIONS, **state: float):
         self.action_space, self.env = action_space, None
@@ -46,7 +46,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", policies.BUILTIN)
-def test_actions_derive_from_the_seed_alone(name: str):
+def test_actions_depend_only_on_the_seed(name: str):
     make = policies.BUILTIN[name]
     first = Stub(spaces.Box(CAR_ACTIONS.low, CAR_ACTIONS.high))
     first.action_space.seed(99)
@@ -56,7 +56,7 @@ def test_actions_derive_from_the_seed_alone(name: str):
 
 
 @pytest.mark.parametrize("name", sorted(policies.BUILTIN.keys() - {"expert"}))
-def test_another_seed_acts_otherwise(name: str):
+def test_another_seed_gives_other_actions(name: str):
     make = policies.BUILTIN[name]
     assert not np.array_equal(act(make(Stub(), 7), 20), act(make(Stub(), 8), 20))
 
@@ -66,7 +66,7 @@ def test_policy_and_track_of_one_seed_do_not_share_random_numbers():
 
 
 @pytest.mark.parametrize("name", policies.BUILTIN)
-def test_making_and_asking_a_policy_leaves_the_envs_random_numbers_alone(name: str, undrawn: None):
+def test_a_policy_uses_none_of_the_envs_random_numbers(name: str, undrawn: None):
     env = envs.make_env("CarRacing-v3", renderer="gymnasium")
     env.reset(5)
     before = env.env.unwrapped.np_random.bit_generator.state
@@ -115,7 +115,7 @@ def test_brownian_gives_float32_of_the_boxs_shape():
     assert (action.dtype, action.shape) == (np.float32, (2, 3))
 
 
-def test_brownian_hands_out_an_action_that_stays_as_it_was():
+def test_an_action_of_brownian_does_not_change_later():
     policy = policies.brownian(Stub(), 0)
     first = policy(FRAME)
     kept = first.copy()
@@ -154,7 +154,7 @@ def test_driver_earns_far_more_than_random(seed: int, undrawn: None):
 
 
 def mean_action(**state: float) -> np.ndarray:
-    """Over the styles and nerves of many seeds."""
+    """The mean over many seeds, which give the driver different habits."""
     return np.mean([act(car_driver.Driver(Stub(CAR_ACTIONS, **state), seed), 5).mean(0) for seed in range(20)], axis=0)
 
 
@@ -184,7 +184,7 @@ def test_driver_stays_within_the_action_space():
     assert (actions >= CAR_ACTIONS.low).all() and (actions <= CAR_ACTIONS.high).all()
 
 
-def test_driver_is_inattentive_now_and_then():
+def test_driver_is_sometimes_inattentive():
     steers = act(car_driver.Driver(Stub(center_distance_m=1e4, relative_heading_rad=3.0), 0), 3000)[:, 0]
     assert 0.01 < np.mean(steers < 0.5) < 0.3  # so far off the road, attention is steering fully to the right
 
@@ -196,17 +196,17 @@ def test_driver_refuses_an_env_without_telemetry():
 
 
 @pytest.mark.parametrize("space", [spaces.Discrete(4), spaces.Box(-1.0, 1.0, (2,))], ids=str)
-def test_driver_refuses_other_actions_than_a_cars(space: spaces.Space):
+def test_driver_refuses_action_spaces_that_are_not_a_cars(space: spaces.Space):
     with pytest.raises(ValueError, match=r"driver needs .* continuous actions"):
         car_driver.Driver(Stub(space), 0)
 
 
-def test_driver_presses_the_key_for_what_it_would_steer():
+def test_driver_with_discrete_actions_steers_back_to_the_road():
     keys = act(car_driver.Driver(Stub(spaces.Discrete(5), center_distance_m=1e4, relative_heading_rad=3.0), 0), 300)
     assert set(keys.tolist()) <= set(range(5)) and np.mean(keys == 1) > 0.5  # right, back to the road
 
 
-def test_keys_come_to_what_was_wanted():
+def test_discrete_actions_average_to_the_wanted_action():
     wanted = np.array([0.12, 0.05, 0.2], np.float32)
     keys = car_driver.Keys()
     given = np.mean([car_driver.Keys.ACTIONS[keys.press(wanted)] for _ in range(500)], axis=0)
@@ -218,7 +218,7 @@ def test_keys_come_to_what_was_wanted():
 
 @pytest.fixture
 def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Writes the module `own_policy_module`, importable during the test."""
+    """Writes the module `own_policy_module`, which can be imported during the test."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "own_policy_module", raising=False)
 
@@ -233,19 +233,19 @@ def test_a_builtin_policy_has_a_name(name: str):
     assert policies.load_policy(name) is policies.BUILTIN[name]
 
 
-def test_your_own_policy_is_named_by_module_and_name(own_module: Callable[[str], None]):
+def test_a_policy_of_the_user_is_given_by_module_and_name(own_module: Callable[[str], None]):
     own_module("def full_gas(env, seed):\n    return lambda frame: [seed, 1, 0]\n")
     policy = policies.load_policy("own_policy_module:full_gas")(Stub(), 3)
     assert policy(FRAME) == [3, 1, 0]
 
 
-def test_your_own_policy_may_be_a_class(own_module: Callable[[str], None]):
+def test_a_policy_of_the_user_may_be_a_class(own_module: Callable[[str], None]):
     own_module("class Still:\n    def __init__(self, env, seed): pass\n    def __call__(self, frame): return 0\n")
     assert policies.load_policy("own_policy_module:Still")(Stub(), 0)(FRAME) == 0
 
 
 @pytest.mark.parametrize("name", ["", "brwnian", "mixture", "own_policy_module"])
-def test_an_unknown_name_is_told_the_known_ones(name: str):
+def test_the_error_for_an_unknown_policy_lists_the_known_ones(name: str):
     with pytest.raises(
         ValueError, match="is none of random, brownian, driver, expert, mixture; give one of them or package"
     ):
@@ -253,12 +253,12 @@ def test_an_unknown_name_is_told_the_known_ones(name: str):
 
 
 @pytest.mark.parametrize("name", ["no_such_module:drive", "math:no_such_name", ":drive", "math:", ".relative:drive"])
-def test_what_cannot_be_imported_is_refused(name: str):
+def test_a_policy_that_cannot_be_imported_is_refused(name: str):
     with pytest.raises(ValueError, match=r"cannot be imported .*; give package\.module:name"):
         policies.load_policy(name)
 
 
-def test_what_cannot_be_called_is_refused():
+def test_a_policy_that_cannot_be_called_is_refused():
     with pytest.raises(ValueError, match=r"'math:pi' is float, not callable; give a function of \(env, seed\)"):
         policies.load_policy("math:pi")
 
@@ -273,12 +273,12 @@ WEIGHTS: list[dict[str, float]] = [
 ]
 
 
-def test_equal_weights_take_turns():
+def test_policies_with_equal_weights_take_turns():
     assert policies.deal({"a": 1.0, "b": 1.0}, 7) == list("abababa")
 
 
 @pytest.mark.parametrize("weights", WEIGHTS, ids=str)
-def test_every_prefix_holds_the_policies_in_proportion(weights: dict[str, float]):
+def test_every_first_part_of_a_mixture_has_the_policies_in_proportion(weights: dict[str, float]):
     dealt = policies.deal(weights, 60)
     for count in range(1, 61):
         for name, weight in weights.items():
@@ -286,15 +286,15 @@ def test_every_prefix_holds_the_policies_in_proportion(weights: dict[str, float]
 
 
 @pytest.mark.parametrize("weights", WEIGHTS, ids=str)
-def test_a_longer_deal_begins_with_the_shorter(weights: dict[str, float]):
+def test_a_mixture_of_more_episodes_begins_with_the_same_policies(weights: dict[str, float]):
     long = policies.deal(weights, 30)
     assert [policies.deal(weights, n) for n in range(30)] == [long[:n] for n in range(30)]
 
 
-def test_a_deal_depends_on_the_weights_not_on_the_order_they_are_written_in():
+def test_the_order_in_which_weights_are_written_does_not_change_a_mixture():
     assert policies.deal({"a": 1.0, "b": 1.0}, 6) == policies.deal({"b": 1.0, "a": 1.0}, 6)
 
 
-def test_a_frame_env_offers_what_a_policy_may_ask_for():
+def test_a_frame_env_has_everything_that_a_policy_may_use():
     env: Any = envs.make_env("CarRacing-v3", renderer="gymnasium")
     assert isinstance(env, drivable.Drivable)

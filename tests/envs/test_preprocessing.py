@@ -43,13 +43,13 @@ def test_a_batch_of_no_pictures_gives_no_frames():
     ],
     ids=["steps", "flipped", "BGR", "channels first in memory", "repeated"],
 )
-def test_the_order_in_memory_changes_nothing(view: Any):
+def test_the_memory_order_of_pictures_does_not_change_frames(view: Any):
     seen = view(pictures(3, 192, 200, 3))
     np.testing.assert_array_equal(preprocess(seen, CROPPED), preprocess(seen.copy(), CROPPED))
     np.testing.assert_array_equal(preprocess(seen[1], CROPPED), preprocess(seen[1].copy(), CROPPED))
 
 
-def test_pictures_that_cannot_be_written_to_are_taken():
+def test_read_only_pictures_are_accepted():
     given = pictures(2, 96, 96, 3)
     given.setflags(write=False)
     np.testing.assert_array_equal(preprocess(given, WHOLE), preprocess(given.copy(), WHOLE))
@@ -61,7 +61,7 @@ def test_frames_are_no_view_of_the_observations():
     assert not np.shares_memory(preprocess(given[0], WHOLE), given)
 
 
-def test_two_axes_are_a_grey_picture_and_three_are_one_picture():
+def test_an_array_of_two_axes_is_a_grey_picture_and_one_of_three_a_colour_picture():
     grey = pictures(96, 90)
     np.testing.assert_array_equal(preprocess(grey, WHOLE), preprocess(grey[..., None], WHOLE))
     assert preprocess(pictures(96, 3), WHOLE).shape == (64, 64, 3)
@@ -86,13 +86,13 @@ def test_two_axes_are_a_grey_picture_and_three_are_one_picture():
     ],
     ids=str,
 )
-def test_what_is_no_picture_is_refused_by_the_name_of_its_axis(shape: tuple[int, ...], found: str, remedy: str):
+def test_arrays_that_are_no_pictures_are_refused_by_their_wrong_axis(shape: tuple[int, ...], found: str, remedy: str):
     with pytest.raises(ValueError, match=rf"^{found}[^\n]*{remedy}[^\n]*$"):
         preprocess(np.zeros(shape, np.uint8), WHOLE)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "int64", "int8", "uint16", "bool", "object"])
-def test_what_is_not_uint8_is_refused_by_its_dtype(dtype: str):
+def test_pictures_that_are_not_uint8_are_refused_by_their_dtype(dtype: str):
     with pytest.raises(ValueError, match=rf"^observations are {dtype}; give a NumPy array of uint8"):
         preprocess(np.zeros((96, 96, 3), dtype), WHOLE)
 

@@ -19,7 +19,7 @@ from world_models.envs.simulators import Simulator, simulator_of
 
 
 class Pond(gymnasium.Env):
-    """A simulator of somebody's own; it shows its depth."""
+    """A new simulator, which shows its depth."""
 
     observation_space = spaces.Box(0, 255, (96, 96, 3), np.uint8)
     action_space = spaces.Discrete(2)
@@ -37,7 +37,7 @@ class Pond(gymnasium.Env):
 
 
 class CarRacing(Pond):
-    """Has the name of a simulator that is known, and nothing else of it."""
+    """Another class with the name of a known simulator."""
 
 
 class CopiedCarRacing(CarRacing):
@@ -47,7 +47,7 @@ class CopiedCarRacing(CarRacing):
 
 
 class Kart(car_racing.CarRacing):
-    """Made of Gymnasium's."""
+    """A subclass of Gymnasium's."""
 
 
 class Depth:
@@ -84,14 +84,14 @@ def registered() -> Iterator[None]:
 
 @pytest.fixture
 def pond_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a module and a line in the registry make it."""
+    """The pond as a known simulator: with a module and a line in the registry."""
     module: Any = types.ModuleType("pond_simulator")
     module.simulator = PondSimulator
     monkeypatch.setitem(sys.modules, "pond_simulator", module)
     monkeypatch.setitem(simulators.KNOWN, "Pond", "pond_simulator")
 
 
-def test_a_new_simulators_telemetry_is_that_of_the_frames(pond_is_known: None):
+def test_a_new_simulator_gives_the_telemetry_of_its_frames(pond_is_known: None):
     env = envs.make_env("PondHere-v0")
     env.reset(0)
     assert (env.telemetry_names, env.telemetry().tolist()) == (("depth_m",), [3.0])
@@ -104,12 +104,12 @@ def test_a_new_simulators_telemetry_is_put_into_info(pond_is_known: None):
     assert env.reset(seed=0)[1] == {"depth_m": 3.0}
 
 
-def test_the_line_that_refuses_a_renderer_names_the_simulators_that_have_one(pond_is_known: None):
+def test_the_refusal_of_a_renderer_names_the_simulators_that_have_one(pond_is_known: None):
     with pytest.raises(ValueError, match="renderer c draws CarRacing and Pond, not PondHere-v0; leave it out"):
         envs.make_env("PondHere-v0", renderer="c")
 
 
-def test_another_class_of_a_known_name_is_not_special():
+def test_another_class_with_a_known_name_is_an_unknown_environment():
     env = envs.make_env("CarRacingHere-v0")
     assert (env.telemetry_names, env.preprocess.crop, type(env.simulator)) == ((), None, Simulator)
 
@@ -130,7 +130,7 @@ def test_an_environment_that_draws_itself_has_nothing_to_compare_or_to_stop():
     assert (env.simulator.num_checked, env.simulator.check_factor) == (0, 1)
 
 
-def test_an_object_that_is_drawn_fast_keeps_its_class_and_gets_a_fast_car():
+def test_an_environment_with_a_fast_renderer_keeps_its_class_and_gets_a_fast_car():
     env = envs.make_env("KartHere-v0", renderer="pygame")
     kart: Any = env.env.unwrapped
     env.reset(0)
@@ -138,7 +138,7 @@ def test_an_object_that_is_drawn_fast_keeps_its_class_and_gets_a_fast_car():
     env.close()
 
 
-def test_a_class_made_of_car_racing_may_stop_drawing_too():
+def test_a_subclass_of_car_racing_can_stop_drawing_too():
     env = envs.make_env("KartHere-v0", renderer="pygame")
     env.simulator.stop_drawing()
     assert not env.reset(0).any()

@@ -23,7 +23,7 @@ def _frames(count: int, seed: int = 0) -> np.ndarray:
 # kinds of frames
 
 
-def test_each_frame_is_of_one_kind():
+def test_each_frame_has_exactly_one_kind():
     assert np.stack([*breakdown.kinds(TELEMETRY).values()]).sum(0).tolist() == [1] * 6
 
 
@@ -47,7 +47,7 @@ def test_other_telemetry_has_no_kinds(missing: str):
     assert breakdown.by_kind(SSE, rest) == {} and breakdown.along_the_road(rest) is None
 
 
-def test_along_the_road_is_with_all_wheels_on_it_forwards_after_the_zoom():
+def test_the_kind_along_the_road_means_all_wheels_on_it_forwards_after_the_zoom():
     chosen = breakdown.along_the_road(TELEMETRY)
     assert chosen is not None and chosen.tolist() == [False, True, True, False, False, False]
 
@@ -55,7 +55,7 @@ def test_along_the_road_is_with_all_wheels_on_it_forwards_after_the_zoom():
 # telemetry
 
 
-def test_bins_hold_as_many_frames_each():
+def test_all_bins_hold_the_same_number_of_frames():
     values = np.random.default_rng(0).permutation(101).astype(float)
     binned = breakdown.by_telemetry(values, {"x": values})["x"]
     assert binned == Bins(edges=[0.0, 20.0, 40.0, 60.0, 80.0, 100.0], sse=[9.5, 29.5, 49.5, 69.5, 90.0])
@@ -67,7 +67,7 @@ def test_bins_of_few_frames_are_not_empty(count: int):
     assert np.isfinite(breakdown.by_telemetry(values, {"x": values})["x"].sse).all()
 
 
-def test_bins_whose_edges_coincide_are_one():
+def test_bins_with_equal_edges_are_merged():
     values = np.array([0.0] * 8 + [1.0, 2.0])
     binned = breakdown.by_telemetry(values, {"x": values})["x"]
     assert len(binned.edges) == len(binned.sse) + 1 and len(binned.sse) < 5
@@ -86,32 +86,32 @@ def test_worst_frames_come_first():
     assert breakdown.worst(sse, 3) == [90, 150, 3]
 
 
-def test_of_frames_that_look_the_same_the_worst_is_shown():
+def test_only_the_worst_of_similar_frames_is_shown():
     sse = np.zeros(100)
     sse[10:30] = np.arange(20)
     assert breakdown.worst(sse, 2)[0] == 29
     assert abs(breakdown.worst(sse, 2)[1] - 29) > 25
 
 
-def test_worst_of_few_frames_are_fewer():
+def test_of_few_frames_fewer_worst_ones_are_shown():
     assert breakdown.worst(np.arange(30.0)) == [29, 3]
 
 
 # latents
 
 
-def test_a_random_walk_through_noise_is_as_unsteady_as_it_can_be():
+def test_pure_noise_has_unsteadiness_one():
     noise = np.random.default_rng(0).normal(size=(20_000, 2)).astype(np.float32)
     assert breakdown.unsteadiness([noise]) == pytest.approx([1, 1], abs=0.03)
 
 
-def test_a_slow_wave_is_steady():
+def test_a_slow_wave_has_little_unsteadiness():
     steps = np.arange(1000) * 0.01
     (found,) = breakdown.unsteadiness([np.sin(steps)[:, None].astype(np.float32)])
     assert found < 1e-3
 
 
-def test_changes_between_episodes_are_none():
+def test_changes_between_episodes_do_not_count():
     still = [np.full((5, 1), value, np.float32) for value in (-1.0, 1.0)]
     assert breakdown.unsteadiness(still) == [0.0]
 
@@ -133,18 +133,18 @@ def _near(frames: np.ndarray, seed: int) -> np.ndarray:
     return np.clip(moved, 0, 255).astype(np.uint8)
 
 
-def test_dreams_of_what_was_seen_are_plausible():
+def test_dreams_that_equal_seen_frames_are_plausible():
     seen = _frames(200)
     assert breakdown.plausible_share(_near(seen, 1), seen, _near(seen, 2)) > 0.9
 
 
-def test_dreams_of_something_else_are_not_plausible():
+def test_dreams_of_other_pictures_are_not_plausible():
     seen = _frames(200)
     assert breakdown.plausible_share(_frames(50, seed=7), seen, _near(seen, 2)) == 0
 
 
-def test_a_blur_is_not_plausible_however_near():
+def test_a_blurred_frame_is_not_plausible():
     seen = _frames(100)
-    held_out = _frames(100, seed=3)  # far from what was seen
+    held_out = _frames(100, seed=3)  # far from the seen frames
     blur = seen.mean(0, keepdims=True).round().astype(np.uint8).repeat(10, 0)
     assert breakdown.plausible_share(blur, seen, held_out) == 0

@@ -74,7 +74,7 @@ def run(run_dir: Path, heldout: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.mark.slow
-def test_wandb_is_told_the_scores_the_figures_and_what_was_scored(
+def test_wandb_gets_the_scores_the_figures_and_their_sources(
     run_dir: Path, heldout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     told: list[tuple[Any, ...]] = []
@@ -97,7 +97,7 @@ def test_wandb_is_off_unless_asked_for():
 # eval.json
 
 
-def test_eval_json_has_the_keys_of_the_design(run: Path):
+def test_eval_json_has_the_documented_keys(run: Path):
     assert set(_scores(run)) >= SCORES
 
 
@@ -115,14 +115,14 @@ def _all_frames(heldout: Path) -> np.ndarray:
     return np.concatenate([episode.frames for episode in Rollouts(heldout)])
 
 
-def test_sse_is_of_decode_mu(run: Path, heldout: Path):
+def test_sse_is_the_error_of_the_decoded_mu(run: Path, heldout: Path):
     vae, images = checkpoints.load_vae(run), to_images(torch.from_numpy(_all_frames(heldout)))
     with torch.no_grad():
         errors = (images - vae.decoder(vae.encoder(images)[0]).sigmoid()).square().sum((1, 2, 3))
     assert _scores(run)["sse"] == pytest.approx(float(errors.mean()), rel=1e-4)
 
 
-def test_previous_sse_is_of_each_episodes_steps(run: Path, heldout: Path):
+def test_previous_sse_compares_the_neighbouring_frames_of_each_episode(run: Path, heldout: Path):
     steps = [
         np.square(np.diff(episode.frames.astype(np.float64) / 255, axis=0)).sum((1, 2, 3)).mean()
         for episode in Rollouts(heldout)
@@ -130,18 +130,18 @@ def test_previous_sse_is_of_each_episodes_steps(run: Path, heldout: Path):
     assert _scores(run)["previous_sse"] == pytest.approx(np.mean(steps), rel=1e-4)
 
 
-def test_mean_sse_is_of_the_training_mean(run: Path, rollouts_dir: Path, heldout: Path):
+def test_mean_sse_is_the_error_of_the_mean_training_frame(run: Path, rollouts_dir: Path, heldout: Path):
     data = Rollouts(rollouts_dir)
     train = np.concatenate([data[i].frames for i in split_episodes(data.seeds, 0).train])
     away = _all_frames(heldout) / 255 - train.mean(0) / 255
     assert _scores(run)["mean_sse"] == pytest.approx(np.square(away).sum((1, 2, 3)).mean(), rel=1e-4)
 
 
-def test_pca_has_as_many_components_as_the_model_dimensions(run: Path):
+def test_pca_has_as_many_components_as_the_model_has_dimensions(run: Path):
     assert _scores(run)["pca_components"] == 32
 
 
-def test_bounds_are_named_by_their_samples(run: Path):
+def test_bounds_are_named_by_their_number_of_samples(run: Path):
     assert list(_scores(run)["iwae_nats"]) == ["1", "10", "100"]
 
 
@@ -158,7 +158,7 @@ def test_linear_probes_of_mu_are_among_all_probes(run: Path):
     assert scores["probe_r2"] == scores["probes"]["mu_linear"]
 
 
-def test_error_by_kind_averages_to_the_sse(run: Path):
+def test_the_errors_by_kind_average_to_the_sse(run: Path):
     scores = _scores(run)
     kinds = scores["sse_by_kind"].values()
     assert sum(kind["share"] for kind in kinds) == pytest.approx(1)
@@ -178,7 +178,7 @@ def test_latents_are_described_by_dimension(run: Path):
     assert lengths == {32} and 0 <= scores["plausible_share"] <= 1
 
 
-def test_pca_of_all_components_is_the_last_of_the_nested_ones(run: Path):
+def test_the_error_of_pca_by_number_of_components_ends_with_that_of_all_components(run: Path):
     scores = _scores(run)
     assert scores["pca_sse_by_components"]["32"] == pytest.approx(scores["pca_sse"], rel=1e-3)
 
@@ -188,7 +188,7 @@ def test_drive_is_null_unless_asked_for(run: Path):
 
 
 @pytest.mark.slow
-def test_driving_is_scored_and_drawn_where_it_is_asked_for(
+def test_driving_is_scored_and_drawn_if_asked_for(
     quick: None, run_dir: Path, heldout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     outline = np.array([[0.0, 0.0], [90.0, 0.0], [0.0, 90.0]])
@@ -235,7 +235,7 @@ def test_scores_name_what_was_scored(run: Path, heldout: Path):
 # the report
 
 
-def test_report_needs_nothing_from_elsewhere(run: Path):
+def test_the_report_loads_nothing_from_other_files(run: Path):
     page = (run / "report.html").read_text()
     references = re.findall(r"""(?:src|href|srcset|url|data-src)\s*[=(]\s*["']?([^"')\s>]*)""", page)
     assert len(references) == page.count("<img") > 0
@@ -272,13 +272,13 @@ def test_clip_is_a_moving_gif(run: Path):
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spares the hundred decodings of every frame."""
+    """Skips the bounds, which decode every frame a hundred times."""
     monkeypatch.setattr(metrics, "iwae_nats", lambda *_args: {"1": -1.0, "10": -0.5, "100": -0.25})
 
 
 @pytest.fixture
 def undrawn(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spares the figures of the model and the breakdown as well."""
+    """Skips the bounds and the figures of the model and the breakdown."""
     monkeypatch.setattr("world_models.evaluate.page.draw", lambda *_args: {})
     monkeypatch.setattr("world_models.evaluate.page.draw_breakdown", lambda *_args: {})
 
@@ -325,7 +325,7 @@ def _evaluate(data: Path, run: Path, more: str = "") -> dict[str, Any]:
 
 
 def _refused(data: Path, run: Path, more: str = "") -> str:
-    """The line that says why."""
+    """The line of the error."""
     with pytest.raises((ValueError, OSError)) as refusal:
         _evaluate(data, run, more)
     return str(refusal.value)
@@ -335,7 +335,7 @@ def test_probes_are_fitted_on_the_recorded_training_data(quick: None, small: Pat
     assert set(_evaluate(test, small)["probe_r2"]) == {"speed_m_per_s", "heading_rad"}
 
 
-def test_probes_are_null_when_the_training_data_is_gone(
+def test_probes_are_null_if_the_training_data_is_missing(
     quick: None, small: Path, train: Path, test: Path, capsys: pytest.CaptureFixture[str]
 ):
     shutil.rmtree(train)
@@ -346,7 +346,7 @@ def test_probes_are_null_when_the_training_data_is_gone(
     )
 
 
-def test_probes_are_null_when_the_training_data_has_changed(
+def test_probes_are_null_if_the_training_data_has_changed(
     undrawn: None,
     small: Path,
     train: Path,
@@ -360,7 +360,7 @@ def test_probes_are_null_when_the_training_data_has_changed(
     assert f"{train} has changed since the training" in capsys.readouterr().err
 
 
-def test_an_emptied_folder_of_training_data_is_no_reason_to_refuse(
+def test_an_empty_folder_of_training_data_does_not_stop_the_evaluation(
     quick: None, small: Path, train: Path, test: Path, capsys: pytest.CaptureFixture[str]
 ):
     for shard in train.glob("*.h5"):
@@ -370,7 +370,7 @@ def test_an_emptied_folder_of_training_data_is_no_reason_to_refuse(
     assert "So no probes are fitted" in capsys.readouterr().err
 
 
-def test_probes_are_fitted_on_no_track_that_is_scored(small: Path, train: Path, make_rollouts: Callable[..., Path]):
+def test_probes_are_not_fitted_on_scored_tracks(small: Path, train: Path, make_rollouts: Callable[..., Path]):
     data = Rollouts(train)
     first, second = (int(data.seeds[index]) for index in split_episodes(data.seeds, 0).train)
     again = make_rollouts([6], name="again", seed=first)
@@ -381,7 +381,7 @@ def test_probes_are_fitted_on_no_track_that_is_scored(small: Path, train: Path, 
     assert f"all training episodes of {train} are on tracks that are scored" in line
 
 
-def test_probes_can_be_fitted_on_data_that_is_named(
+def test_probes_can_be_fitted_on_named_data(
     undrawn: None, small: Path, train: Path, test: Path, make_rollouts: Callable[..., Path]
 ):
     shutil.rmtree(train)
@@ -389,12 +389,12 @@ def test_probes_can_be_fitted_on_data_that_is_named(
     assert set(_evaluate(test, small, f"--train_data {other}")["probe_r2"]) == {"speed_m_per_s", "heading_rad"}
 
 
-def test_named_training_data_that_is_not_there_is_refused(small: Path, test: Path, tmp_path: Path):
+def test_named_training_data_that_is_missing_is_refused(small: Path, test: Path, tmp_path: Path):
     line = _refused(test, small, f"--train_data {tmp_path / 'nowhere'}")
     assert "nowhere: no such file or folder" in line
 
 
-def test_evaluating_on_trained_episodes_is_said(
+def test_evaluating_on_training_episodes_is_reported(
     quick: None, small: Path, train: Path, capsys: pytest.CaptureFixture[str]
 ):
     assert _evaluate(train, small)["probe_r2"] is None
@@ -404,7 +404,7 @@ def test_evaluating_on_trained_episodes_is_said(
 
 
 @pytest.mark.parametrize("env", ["world_models/Synthetic-v0", "world_models:world_models/Synthetic-v0"])
-def test_another_id_of_the_environment_hides_no_trained_episode(
+def test_training_episodes_are_recognised_under_another_id_of_the_environment(
     undrawn: None, train: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], env: str
 ):
     run = _make_run(tmp_path / "run", train, env=env)
@@ -440,14 +440,14 @@ def test_named_training_data_of_another_environment_is_refused(
     assert f"{other} is of Other-v0 and {test} of Synthetic-v0, or their telemetry differs" in said
 
 
-def test_evaluating_on_other_tracks_is_not_warned_of(
+def test_evaluating_on_other_tracks_gives_no_warning(
     undrawn: None, small: Path, test: Path, capsys: pytest.CaptureFixture[str]
 ):
     _evaluate(test, small)
     assert "trained on" not in capsys.readouterr().err
 
 
-def test_evaluating_on_the_held_out_episode_is_not_warned_of(
+def test_evaluating_on_the_held_out_episode_gives_no_warning(
     undrawn: None, small: Path, train: Path, make_rollouts: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ):
     data = Rollouts(train)
@@ -486,9 +486,7 @@ def test_a_telemetry_column_that_never_varies_has_no_probe(
     assert found["heading_rad"] is not None
 
 
-def test_foresight_is_scored_where_it_is_asked_for(
-    quick: None, small: Path, test: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_foresight_is_scored_if_asked_for(quick: None, small: Path, test: Path, monkeypatch: pytest.MonkeyPatch):
     train, trained = study.train, []
 
     def briefly(recordings: dict[str, list[Any]], num_steps: int) -> list[study.TrainedMemory]:
@@ -519,11 +517,11 @@ def test_foresight_without_training_data_is_refused(small: Path, train: Path, te
     assert "--train_data" in _refused(test, small, "--foresight true")
 
 
-def test_other_runs_are_drawn_beside_this_one(
+def test_other_runs_are_drawn_for_comparison(
     undrawn: None, small: Path, train: Path, test: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     (tmp_path / "mine").mkdir()
-    other = _make_run(tmp_path / "mine" / "run", train)  # of the same name
+    other = _make_run(tmp_path / "mine" / "run", train)  # both have the same name
     (other / "config.yaml").write_text("lr: 0.001\n")
     (other / "eval.json").write_text(json.dumps({"kl_nats": 12.0, "sse": 34.0}))
     drawn: list[Any] = []
@@ -536,7 +534,7 @@ def test_other_runs_are_drawn_beside_this_one(
     ]
 
 
-def test_scores_of_other_data_are_not_drawn_beside(
+def test_scores_of_other_data_are_not_drawn_for_comparison(
     undrawn: None,
     small: Path,
     train: Path,
@@ -556,12 +554,12 @@ def test_scores_of_other_data_are_not_drawn_beside(
     assert f"{other} was evaluated on other data, so its last validation is drawn" in capsys.readouterr().err
 
 
-def test_a_damaged_evaluation_is_mended_by_evaluating_again(undrawn: None, small: Path, test: Path):
+def test_evaluating_again_replaces_a_damaged_evaluation(undrawn: None, small: Path, test: Path):
     (small / "eval.json").write_text('{"sse": 3')
     assert _evaluate(test, small)["sse"] > 0
 
 
-def test_a_run_is_not_drawn_beside_itself(undrawn: None, small: Path, test: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_run_is_not_compared_with_itself(undrawn: None, small: Path, test: Path, monkeypatch: pytest.MonkeyPatch):
     drawn: list[Any] = []
     draw = charts.rate_distortion
     monkeypatch.setattr(charts, "rate_distortion", lambda points, pca: drawn.extend(points) or draw(points, pca))
@@ -571,15 +569,15 @@ def test_a_run_is_not_drawn_beside_itself(undrawn: None, small: Path, test: Path
     assert [point.label for point in drawn] == ["run"]
 
 
-def test_a_run_to_compare_with_that_is_not_there_is_refused(small: Path, test: Path, tmp_path: Path):
+def test_a_missing_run_for_comparison_is_refused(small: Path, test: Path, tmp_path: Path):
     assert "no such folder" in _refused(test, small, f"--compare_with [{tmp_path / 'none'}]")
 
 
-def test_no_more_frames_are_scored_than_asked_for(undrawn: None, small: Path, test: Path):
+def test_at_most_the_requested_number_of_frames_is_scored(undrawn: None, small: Path, test: Path):
     assert _evaluate(test, small, "--max_frames 7")["frames"] == 7
 
 
-def test_last_weights_are_scored_where_they_are_asked_for(undrawn: None, small: Path, test: Path):
+def test_the_last_weights_are_scored_if_asked_for(undrawn: None, small: Path, test: Path):
     best = _evaluate(test, small)["sse"]
     torch.manual_seed(9)
     checkpoints.save_vae(small / "model.safetensors", VAE(VAEConfig(z_dim=4)))
@@ -600,12 +598,12 @@ def test_report_without_metrics_has_no_curves(quick: None, small: Path, test: Pa
     assert 'id="curves"' not in (small / "report.html").read_text()
 
 
-def test_result_is_printed_in_a_line(undrawn: None, small: Path, test: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_result_is_printed_in_one_line(undrawn: None, small: Path, test: Path, capsys: pytest.CaptureFixture[str]):
     scores = _evaluate(test, small)
     assert f"SSE {scores['sse']:.2f} per frame" in capsys.readouterr().out
 
 
-def test_evaluation_leaves_nothing_half_written(
+def test_evaluation_leaves_no_unfinished_files(
     quick: None, small: Path, test: Path, leave_partial: Callable[[Path], Path]
 ):
     (small / "figures").mkdir(exist_ok=True)
@@ -618,7 +616,7 @@ def test_evaluation_leaves_nothing_half_written(
 # what is refused
 
 
-def test_frames_made_in_another_way_are_refused(small: Path, make_rollouts: Callable[..., Path]):
+def test_frames_of_another_preprocessing_are_refused(small: Path, make_rollouts: Callable[..., Path]):
     other = make_rollouts([5], name="other", preprocess=PREPROCESS | {"crop": None})
     assert '"crop": null' in _refused(other, small)
 
@@ -641,7 +639,7 @@ def test_a_description_without_its_training_data_is_refused(small: Path, test: P
     assert "model.json" in _refused(test, small)
 
 
-def test_a_run_that_is_not_there_is_refused(test: Path, tmp_path: Path):
+def test_a_missing_run_is_refused(test: Path, tmp_path: Path):
     assert "no trained model" in _refused(test, tmp_path / "nowhere")
 
 
@@ -655,7 +653,7 @@ def test_a_run_that_another_process_writes_is_refused(quick: None, small: Path, 
         _evaluate(test, small)
 
 
-def test_trained_episodes_are_known_where_the_training_data_is_gone(
+def test_training_episodes_are_recognised_without_the_training_data(
     undrawn: None, small: Path, train: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     moved = train.rename(tmp_path / "moved")
@@ -665,10 +663,11 @@ def test_trained_episodes_are_known_where_the_training_data_is_gone(
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 3e38])
-def test_telemetry_that_is_no_number_in_a_frame_is_left_out_by_name(make_rollouts: Callable[..., Path], value: float):
-    path = make_rollouts([3, 4])
-    with h5py.File(path / "shard-00000.h5", "r+") as file:
+def test_a_telemetry_column_that_is_not_finite_in_a_frame_is_left_out(
+    undrawn: None, small: Path, test: Path, value: float, capsys: pytest.CaptureFixture[str]
+):
+    with h5py.File(test / "shard-00000.h5", "r+") as file:
         file["telemetry"][2, 1] = value  # type: ignore[index]
-    usable, notes = rollout_job._usable_telemetry(Rollouts(path), None)
-    assert usable == ("speed_m_per_s",)
-    assert notes == ["telemetry left out, because it is not finite in some frames: heading_rad"]
+    scores = _evaluate(test, small)
+    assert [*scores["probe_r2"]] == ["speed_m_per_s"]
+    assert "telemetry left out, because it is not finite in some frames: heading_rad" in capsys.readouterr().err

@@ -75,7 +75,7 @@ def _text(page: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", page))
 
 
-def test_page_needs_nothing_from_elsewhere():
+def test_page_loads_nothing_from_other_files():
     page = report.page("vae", SCORES, SHOWN)
     references = re.findall(r"""(?:src|href|srcset|url)\s*[=(]\s*["']?([^"')\s>]*)""", page)
     assert len(references) == 3
@@ -92,13 +92,13 @@ def test_page_is_well_formed(changes: dict[str, Any]):
     assert html_faults(report.page("vae", _scores(**changes), SHOWN)) == []
 
 
-def test_page_holds_the_pictures_themselves():
+def test_page_contains_the_pictures_themselves():
     page = report.page("vae", SCORES, {"samples": _picture()})
     (encoded,) = re.findall(r"data:image/png;base64,([^\"]*)", page)
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded)))), _picture())
 
 
-def test_page_holds_the_clip_as_a_gif():
+def test_page_contains_the_clip_as_a_gif():
     page = report.page("vae", SCORES, {"clip": b"GIF89a not really"})
     assert f"data:image/gif;base64,{base64.b64encode(b'GIF89a not really').decode()}" in page
 
@@ -112,23 +112,23 @@ def test_every_figure_says_what_it_shows():
 @pytest.mark.parametrize(
     "number", ["42.25", "77.5", "310", "25", "24.6", "0.91", "30.5", "-7,100", "-7,090.2", "-7,080.0", "1,234 frames"]
 )
-def test_page_says_the_numbers(number: str):
+def test_page_shows_the_numbers(number: str):
     assert number in _text(report.page("vae", SCORES, SHOWN))
 
 
 @pytest.mark.parametrize(("column", "value"), [("speed_m_per_s", "0.875"), ("constant_m", "never varies")])
-def test_page_says_what_each_probe_found(column: str, value: str):
+def test_page_shows_what_each_probe_found(column: str, value: str):
     assert f"{column} {value}" in _text(report.page("vae", SCORES, SHOWN))
 
 
-def test_page_says_what_probes_found_on_the_road():
+def test_page_shows_what_probes_found_on_the_road():
     on_road = {key: {"speed_m_per_s": 0.4375} for key in READINGS}
     assert "0.438" in report.page("vae", _scores(probes_on_road=on_road), SHOWN)
     assert "driving along the road" not in report.page("vae", SCORES, SHOWN)
 
 
 @pytest.mark.parametrize("said", ["on a straight 33.50 75%", "on the grass 68.50 25%"])
-def test_page_says_the_error_by_kind_of_frame(said: str):
+def test_page_shows_the_error_by_kind_of_frame(said: str):
     assert said in _text(report.page("vae", SCORES, SHOWN))
 
 
@@ -140,16 +140,16 @@ def test_page_of_other_telemetry_has_no_kinds():
     "said",
     ["means between -0.25 and 0.50", "deviations between 0.90 and 1.20", "changes by 0.020", "62% are plausible"],
 )
-def test_page_says_how_latents_lie(said: str):
+def test_page_shows_the_distribution_of_latents(said: str):
     assert said in _text(report.page("vae", SCORES, SHOWN))
 
 
-def test_page_of_a_collapsed_model_says_that_nothing_moves():
+def test_page_of_a_collapsed_model_says_that_no_latent_varies():
     page = _text(report.page("vae", _scores(kl_per_dim=[0.0, 0.0], plausible_share=None), SHOWN))
     assert "mu changes by nothing" in page and "plausible" not in page
 
 
-def test_page_says_what_each_form_of_memory_foresees():
+def test_page_shows_the_errors_of_each_form_of_memory_model():
     numbers = {"foreseen": 40.25, "foreseen_by_seed": [40.0, 40.5], "sampled": 38.0, "stays": 55.5}
     numbers |= {"z_stays": 56.75, "reconstructed": 10.75, "pca": 42.5}
     foreseen = {"predicts_z": {"10": numbers}, "predicts_change": {"10": numbers | {"foreseen": 37.5}}}
@@ -179,7 +179,7 @@ IN_TEXTS = {"data", "pca_components", "sse_by_kind", "trained_on_episodes"}
 
 
 @pytest.mark.parametrize("score", sorted({*VALUES} - MAY_BE_NONE - IN_TEXTS))
-def test_no_score_is_missing_in_silence(score: str):
+def test_a_missing_score_is_an_error(score: str):
     with pytest.raises((jinja2.UndefinedError, AttributeError, TypeError)):
         report.page("vae", _scores(**{score: None}), SHOWN)
 
@@ -191,11 +191,11 @@ def _page(run: Path, lines: list[dict[str, Any]] | None) -> str:
     return report.page(run.name, SCORES, {**SHOWN, **report.draw_curves(run, SCORES)})
 
 
-def test_page_is_named_for_its_run(tmp_path: Path):
+def test_the_title_of_the_page_names_the_run(tmp_path: Path):
     assert "<title>V model my_run</title>" in _page(tmp_path / "my_run", None)
 
 
-def test_validation_curves_are_drawn_where_there_are_metrics(tmp_path: Path):
+def test_validation_curves_are_drawn_if_there_are_metrics(tmp_path: Path):
     lines = [{"frames_seen": 5, "train/sse": 1.0}, {"frames_seen": 10, "val/sse": 50.0, "val/kl_nats": 3.0}]
     assert 'id="curves"' in _page(tmp_path / "run", lines)
 
@@ -219,12 +219,12 @@ def test_the_page_says_whether_the_model_was_trained_on_what_it_is_scored_on():
     assert "The model was trained on 3 of these episodes" in report.page("vae", _scores(trained_on_episodes=3), SHOWN)
 
 
-def test_page_says_how_the_controller_drove():
+def test_page_shows_how_the_controller_drove():
     text = _text(report.page("vae", _scores(drive=DRIVE), SHOWN))
     assert "on mu 812 on PCA 790 expert 915" in text
     assert "median 851, standard deviation over tracks 120, 17 laps finished" in text
     assert "drives to 812" in text
 
 
-def test_page_is_silent_about_driving_that_was_not_asked_for():
+def test_page_does_not_mention_driving_unless_asked_for():
     assert "controller" not in report.page("vae", SCORES, SHOWN)

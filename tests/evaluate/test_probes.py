@@ -28,12 +28,12 @@ def test_probe_finds_a_linear_target():
     assert _probe(_line) == pytest.approx(1, abs=1e-3)
 
 
-def test_probe_explains_the_share_that_is_linear():
+def test_a_probe_explains_the_linear_share_of_a_target():
     explained = _probe(_line, noise=float(_line(_features()).std()))
     assert explained == pytest.approx(0.5, abs=0.1)
 
 
-def test_probe_finds_nothing_in_noise():
+def test_a_probe_explains_nothing_of_noise():
     assert _probe(lambda x: 0 * _line(x), noise=1.0) == pytest.approx(0, abs=0.05)
 
 
@@ -49,7 +49,7 @@ def test_probe_ignores_a_feature_that_never_varies():
     assert probes.linear_r2(train, _line(train[:, :3]), test, _line(test[:, :3]))[0] == pytest.approx(1, abs=1e-3)
 
 
-def test_probes_are_one_a_target():
+def test_each_target_has_a_probe_of_its_own():
     x = _features()
     y = np.concatenate([_line(x), np.ones_like(_line(x)), x[:, :1]], 1)
     found = probes.linear_r2(x, y, x, y)
@@ -59,7 +59,7 @@ def test_probes_are_one_a_target():
 # by network, from pixels, and of all features
 
 
-def test_a_network_finds_what_is_not_linear():
+def test_a_network_finds_a_target_that_is_not_linear():
     train, test = _features(4000), _features(500, seed=1)
     squares = [np.square(x[:, :1]) for x in (train, test)]
     linear, network = (
@@ -80,26 +80,31 @@ def test_networks_do_not_depend_on_the_number_of_threads(two_threads: None):
     assert [by_two[name] for name in ("mu_mlp", "pca_mlp")] == [by_one[name] for name in ("mu_mlp", "pca_mlp")]
 
 
-def test_a_networks_first_weights_are_as_pytorch_draws_them():
-    network = probes._network(5, 2, torch.Generator().manual_seed(0))
-    torch.manual_seed(0)
-    assert torch.equal(next(network.parameters()), torch.nn.Linear(5, probes.HIDDEN).weight)
+def test_a_network_starts_from_pytorchs_usual_weights(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(probes, "EPOCHS", 0)
+    x, y = _features(), _line(_features())
+    untrained = probes.mlp_r2(x, y, x, y, seed=3)[0]
+    torch.manual_seed(3)
+    first, second, last = (
+        torch.nn.Linear(inputs, outputs)
+        for inputs, outputs in ((3, probes.HIDDEN), (probes.HIDDEN, probes.HIDDEN), (probes.HIDDEN, 1))
+    )
+    with torch.no_grad():
+        standard = torch.from_numpy((x - x.mean(0)) / x.std(0))
+        predicted = last(second(first(standard).relu()).relu()).numpy() * y.std(0) + y.mean(0)
+    assert untrained == pytest.approx(
+        1 - float(np.square(y - predicted).sum() / np.square(y - y.mean(0)).sum()), abs=1e-4
+    )
 
 
-def test_a_network_leaves_the_random_numbers_of_others_alone():
+def test_a_network_does_not_change_the_global_generator():
     x, state = _features(), torch.get_rng_state()
     probes.mlp_r2(x, _line(x), x, _line(x))
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_both_systems_of_equations_have_the_same_solution():
-    rng = np.random.default_rng(0)
-    x, y, tests = (rng.normal(size=shape).astype(np.float32) for shape in ((30, 29), (30, 2), (7, 29)))
-    np.testing.assert_allclose(probes._ridge(x, y, tests), probes._ridge(x, y, tests, x @ x.T), rtol=1e-3, atol=1e-3)
-
-
-def test_more_features_than_rows_give_the_same_as_the_same_features_twice():
-    """A column that stands twice adds nothing but the weight of its ridge, which is small."""
+def test_repeating_features_until_they_exceed_the_rows_does_not_change_the_result():
+    """A repeated column adds no information. It only changes the effect of the ridge, which is small."""
     rng = np.random.default_rng(0)
     x, tests = rng.normal(size=(40, 30)).astype(np.float32), rng.normal(size=(50, 30)).astype(np.float32)
     twice, tests_twice = (np.concatenate([each, each], 1) for each in (x, tests))
@@ -110,23 +115,31 @@ def test_more_features_than_rows_give_the_same_as_the_same_features_twice():
     assert once is not None and once > 0.9
 
 
+def _pixels_r2(train: np.ndarray, train_y: np.ndarray, test: np.ndarray, test_y: np.ndarray) -> float | None:
+    few = [np.zeros((len(pixels), 1), np.float32) for pixels in (train, test)]
+    fitted, scored = probes.Examples(few[0], few[0], train, train_y), probes.Examples(few[1], few[1], test, test_y)
+    return probes.fit_and_score(("target",), (fitted, scored))[0]["pixels_linear"]["target"]
+
+
 @pytest.mark.parametrize("value", [1, 102, 255])
-def test_a_pixel_that_never_varied_in_training_counts_for_nothing(value: int):
+def test_a_pixel_that_never_varied_in_training_does_not_change_the_prediction(value: int):
     rng = np.random.default_rng(0)
     train, test = (rng.integers(0, 256, (rows, 600), np.uint8) for rows in (400, 50))
     targets = [_line(pixels[:, :3].astype(np.float32)) for pixels in (train, test)]
-    without = probes._pixels_r2(train, targets[0], test, targets[1])
+    without = _pixels_r2(train, targets[0], test, targets[1])
     still, moving = (np.insert(train, 0, value, 1), np.insert(test, 0, np.arange(50), 1))
-    assert probes._pixels_r2(still, targets[0], moving, targets[1]) == pytest.approx(without, rel=1e-3)
+    assert _pixels_r2(still, targets[0], moving, targets[1]) == pytest.approx(without, rel=1e-3)
 
 
-def test_strength_is_chosen_on_rows_that_are_not_fitted():
+def test_ridge_regression_is_far_better_than_least_squares_on_noisy_targets():
+    """So its strength was chosen on rows that were not fitted: fitted rows always prefer the weakest."""
     rng = np.random.default_rng(0)
     train_x, test_x = rng.normal(size=(100, 90)).astype(np.float32), rng.normal(size=(200, 90)).astype(np.float32)
     train_y, test_y = (x[:, :1] + 3 * rng.normal(size=(len(x), 1)).astype(np.float32) for x in (train_x, test_x))
-    weakest = probes._r2(probes._ridge(train_x, train_y, test_x)[0], test_y)[0]
-    chosen = probes.linear_r2(train_x, train_y, test_x, test_y)[0]
-    assert weakest is not None and chosen is not None and chosen > weakest + 0.5
+    weights = np.linalg.lstsq(train_x, train_y, rcond=None)[0]
+    least_squares = 1 - float(np.square(test_y - test_x @ weights).sum() / np.square(test_y - test_y.mean()).sum())
+    ridge = probes.linear_r2(train_x, train_y, test_x, test_y)[0]
+    assert ridge is not None and ridge > least_squares + 0.5
 
 
 def _seen(count: int, seed: int) -> probes.Examples:
@@ -154,7 +167,7 @@ def test_each_probe_has_all_targets_by_name():
     assert {of["constant"] for of in found.values()} == {None}
 
 
-def test_chosen_frames_keep_what_belongs_together():
+def test_chosen_frames_keep_their_features_and_telemetry():
     seen, chosen = _seen(10, 0), np.arange(10) % 3 == 0
     some = seen.where(chosen)
     assert len(some) == 4

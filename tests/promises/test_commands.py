@@ -52,18 +52,18 @@ def train(refused, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["train_vae", "encode", "evaluate", "bench"])
-def test_no_such_data(refused, command, run_dir, tmp_path):
+def test_missing_data_is_refused_with_its_name(refused, command, run_dir, tmp_path):
     vae = ["--vae", str(run_dir)] if command == "evaluate" else []
     assert "no such file or folder" in refused(command, "--data", str(tmp_path / "nothing"), *vae)
 
 
 @pytest.mark.parametrize("command", ["train_vae", "encode", "evaluate"])
-def test_an_empty_folder(refused, command, run_dir, tmp_path):
+def test_a_folder_without_shards_is_refused(refused, command, run_dir, tmp_path):
     vae = ["--vae", str(run_dir)] if command == "evaluate" else []
     assert "no shard-*.h5 in it" in refused(command, "--data", str(tmp_path), *vae)
 
 
-def test_a_run_that_is_not_there_is_named_before_the_data(refused, tmp_path):
+def test_a_missing_run_is_refused_before_missing_data(refused, tmp_path):
     assert "no trained model in it" in refused("evaluate", "--vae", str(tmp_path / "nope"))
 
 
@@ -139,31 +139,31 @@ def test_an_unknown_yaml_key_is_named(train, tmp_path):
     assert "learning_rate" in train("--config", str(tmp_path / "bad.yaml"))
 
 
-def test_fewer_episodes_than_a_split_needs(train, make_rollouts):
+def test_too_few_episodes_for_a_split_are_refused(train, make_rollouts):
     assert "collect at least 2" in train("--data", str(make_rollouts([5])))
 
 
-def test_too_little_memory_for_the_shuffle_buffer(train, make_rollouts):
+def test_too_little_memory_for_the_shuffle_buffer_is_refused(train, make_rollouts):
     assert "--shuffle_frames" in train("--data", str(make_rollouts([50, 50])), "--memory_gb", "0.0001")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_a_gpu_where_there_is_none(train, make_rollouts):
+def test_a_missing_gpu_is_refused(train, make_rollouts):
     assert "finds no GPU" in train("--data", str(make_rollouts([5, 5])), "--device", "cuda")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_a_comparison_on_a_gpu_where_there_is_none(refused, run_dir, tmp_path):
+def test_a_comparison_on_a_missing_gpu_is_refused(refused, run_dir, tmp_path):
     error = refused("compare", str(run_dir), "--out", str(tmp_path / "page"), "--device", "cuda")
     assert "finds no GPU" in error and not (tmp_path / "page").exists()
 
 
 @pytest.mark.skipif(not winograd.is_available(), reason="the C library is not built here")
-def test_compiling_what_is_compiled_already(train, make_rollouts):
+def test_compiling_is_refused_for_layers_that_are_written_in_c(train, make_rollouts):
     assert "leave --compile out" in train("--data", str(make_rollouts([5, 5])), "--device", "cpu", "--compile", "true")
 
 
-def test_a_checkpoint_from_another_architecture(refused, run_dir, rollouts_dir, tmp_path):
+def test_a_checkpoint_of_another_architecture_is_refused(refused, run_dir, rollouts_dir, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(run_dir, other)
     checkpoints.save_vae(other / "best.safetensors", VAE(VAEConfig(z_dim=8)))
@@ -172,7 +172,7 @@ def test_a_checkpoint_from_another_architecture(refused, run_dir, rollouts_dir, 
     assert not (tmp_path / "latents").exists()
 
 
-def test_a_model_of_another_kind(refused, run_dir, rollouts_dir, tmp_path):
+def test_a_model_of_another_kind_is_refused(refused, run_dir, rollouts_dir, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(run_dir, other)
     description = json.loads((other / "model.json").read_text()) | {"architecture": "vq_vae"}
@@ -181,17 +181,17 @@ def test_a_model_of_another_kind(refused, run_dir, rollouts_dir, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["encode", "evaluate"])
-def test_a_folder_without_a_model(refused, command, rollouts_dir, tmp_path):
+def test_a_folder_without_a_model_is_refused(refused, command, rollouts_dir, tmp_path):
     assert "no trained model in it" in refused(command, "--data", str(rollouts_dir), "--vae", str(tmp_path))
 
 
 @pytest.mark.parametrize("command", ["encode", "evaluate"])
-def test_rollouts_of_another_crop(refused, command, make_rollouts, run_dir):
+def test_rollouts_of_another_crop_are_refused(refused, command, make_rollouts, run_dir):
     folder = make_rollouts([4, 4], preprocess={"crop": None, "size": 64, "interpolation": "INTER_AREA"})
     assert "--crop" in refused(command, "--data", str(folder), "--vae", str(run_dir))
 
 
-def test_an_out_folder_with_another_configs_data(refused, rollouts_dir):
+def test_an_output_folder_with_data_of_another_config_is_refused(refused, rollouts_dir):
     error = refused("collect", "--out", str(rollouts_dir), "--num_episodes", "6", "--max_steps", "41")
     assert "max_steps 40, not 41" in error
 
@@ -208,17 +208,17 @@ def test_an_out_folder_with_another_configs_data(refused, rollouts_dir):
         (["--max_steps", "100000000", "--num_episodes", "1000000"], "GB are free"),
     ],
 )
-def test_collecting_what_cannot_be_is_refused(refused, tmp_path, argv, said):
+def test_collecting_with_bad_settings_is_refused(refused, tmp_path, argv, said):
     assert said in refused("collect", "--out", str(tmp_path / "rollouts"), *argv)
     assert not (tmp_path / "rollouts").exists()
 
 
 @pytest.mark.parametrize("argv", [["--stages", "dance"], ["--repeats", "0"], ["--json", "no/such/folder.json"]])
-def test_a_benchmark_of_nothing(refused, argv):
+def test_a_benchmark_without_stages_is_refused(refused, argv):
     assert argv[0].removeprefix("--") in refused("bench", *argv)
 
 
-def test_a_benchmark_on_too_little(refused, make_rollouts):
+def test_a_benchmark_with_too_few_frames_is_refused(refused, make_rollouts):
     assert "200 or more" in refused("bench", "--data", str(make_rollouts([5, 5])))
 
 

@@ -39,14 +39,14 @@ def test_the_quick_train_yaml_is_the_default():
     assert loaded == train_vae.TrainConfig()
 
 
-def test_the_papers_epochs_are_ten():
+def test_the_papers_recipe_trains_for_ten_epochs():
     collected = cli.parse(collect.CollectConfig, ["--config", str(CONFIGS / "paper/collect.yaml")], prog="test")
     trained = cli.parse(train_vae.TrainConfig, ["--config", str(CONFIGS / "paper/train_vae.yaml")], prog="test")
     assert trained.num_frames == 10 * collected.num_episodes * 9 // 10 * (collected.max_steps + 1)
 
 
 @pytest.mark.parametrize("schema", [*SCHEMAS.values(), bench.BenchConfig, PipelineConfig])
-def test_printed_config_gives_the_same_config_back(schema, tmp_path, capsys):
+def test_a_printed_config_is_read_as_the_same_config(schema, tmp_path, capsys):
     with pytest.raises(SystemExit):
         cli.parse(schema, ["--print_config"], prog="test")
     (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
@@ -54,7 +54,7 @@ def test_printed_config_gives_the_same_config_back(schema, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("schema", [*SCHEMAS.values(), bench.BenchConfig, PipelineConfig])
-def test_resolved_config_gives_the_same_config_back(schema, tmp_path):
+def test_a_resolved_config_is_read_as_the_same_config(schema, tmp_path):
     (tmp_path / "resolved.yaml").write_text(cli.to_yaml(schema()))
     assert cli.parse(schema, ["--config", str(tmp_path / "resolved.yaml")], prog="test") == schema()
 

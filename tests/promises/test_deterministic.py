@@ -1,4 +1,4 @@
-"""What a shard holds depends only on the config and the shard's number, and an episode on its seed and policy."""
+"""A shard depends only on the config and the shard's number, and an episode only on its seed and policy."""
 
 import dataclasses
 import shutil
@@ -27,7 +27,7 @@ def digests(path: Path) -> list[dict[str, str]]:
 
 
 def config(out: Path, num_episodes: int = 6, executor: Executor = "serial", num_workers: int = 0) -> CollectConfig:
-    """What `rollouts_dir` was collected by, for another folder."""
+    """The flags with which `rollouts_dir` was collected, for another folder."""
     return CollectConfig(
         str(out), num_episodes, max_steps=40, episodes_per_shard=2, executor=executor, num_workers=num_workers
     )
@@ -49,35 +49,37 @@ def warmed_up_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
-def test_processes_make_the_columns_that_serial_makes(rollouts_dir: Path, tmp_path: Path, num_workers: int):
+def test_worker_processes_and_one_process_collect_the_same_columns(
+    rollouts_dir: Path, tmp_path: Path, num_workers: int
+):
     out = gather(config(tmp_path, executor="processes", num_workers=num_workers))
     assert digests(out) == digests(rollouts_dir)
 
 
-def test_serial_makes_the_same_columns_again(rollouts_dir: Path, tmp_path: Path):
+def test_collecting_twice_gives_the_same_columns(rollouts_dir: Path, tmp_path: Path):
     assert digests(gather(config(tmp_path))) == digests(rollouts_dir)
 
 
 @pytest.mark.parametrize("index", [0, 2])
-def test_a_shard_made_alone_is_the_shard_made_among_others(rollouts_dir: Path, tmp_path: Path, index: int):
+def test_a_shard_does_not_depend_on_the_other_shards(rollouts_dir: Path, tmp_path: Path, index: int):
     record_shard(shard_task(config(tmp_path), index, ("brownian", "driver"), "auto"), lambda units: None)
     alone = Rollouts(shard_path(tmp_path, index)).shards[0]
     assert alone.digests == digests(rollouts_dir)[index]
 
 
-def test_another_seed_makes_other_columns(rollouts_dir: Path, tmp_path: Path):
+def test_another_seed_gives_other_columns(rollouts_dir: Path, tmp_path: Path):
     other = gather(dataclasses.replace(config(tmp_path, num_episodes=2), seed=100))
     kept = {"episode_start", "episode_length", "episode_policy", "terminated", "truncated"}
     first, second = digests(rollouts_dir)[0], digests(other)[0]
     assert {name for name in first if first[name] == second[name]} == kept
 
 
-def test_an_extended_data_set_is_the_one_collected_at_once(rollouts_dir: Path, tmp_path: Path):
+def test_an_extended_data_set_equals_one_that_was_collected_at_once(rollouts_dir: Path, tmp_path: Path):
     gather(config(tmp_path, num_episodes=4))
     assert digests(gather(config(tmp_path))) == digests(rollouts_dir)
 
 
-def test_extending_leaves_whole_shards_as_they_are(rollouts_dir: Path, tmp_path: Path):
+def test_extending_does_not_change_complete_shards(rollouts_dir: Path, tmp_path: Path):
     shutil.copytree(rollouts_dir, tmp_path / "copy")
     before = [shard_path(tmp_path / "copy", index).stat().st_mtime_ns for index in range(3)]
     gather(config(tmp_path / "copy", num_episodes=7))
@@ -142,5 +144,5 @@ def test_seed_and_policy_reproduce_the_actions(rollouts_dir: Path, warmed_up_dir
     np.testing.assert_array_equal(actions, episode.actions)
 
 
-def test_warm_up_moves_the_first_frame_on(rollouts_dir: Path, warmed_up_dir: Path):
+def test_a_warm_up_changes_the_first_frame(rollouts_dir: Path, warmed_up_dir: Path):
     assert not np.array_equal(Rollouts(rollouts_dir)[0].frames[0], Rollouts(warmed_up_dir)[0].frames[0])

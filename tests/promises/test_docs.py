@@ -86,7 +86,7 @@ PUBLIC = _public()
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_of_the_docs_is_parsed(command, monkeypatch):
+def test_every_command_in_the_docs_can_be_parsed(command, monkeypatch):
     monkeypatch.chdir(ROOT)
     _, _, module, *argv = shlex.split(command, comments=True)
     name = module.removeprefix("world_models").removeprefix(".") or "__main__"
@@ -153,7 +153,7 @@ def test_every_public_docstring_ends_with_an_example(name):
 
 
 @pytest.mark.parametrize(("page", "link"), LINKS, ids=[f"{named(page)}-{link}" for page, link in LINKS])
-def test_every_link_leads_somewhere(page, link):
+def test_the_target_of_every_link_exists(page, link):
     path, _, heading = link.partition("#")
     target = page.parent / path if path else page
     assert target.exists()
@@ -161,7 +161,7 @@ def test_every_link_leads_somewhere(page, link):
 
 
 def _anchors(text: str) -> set[str]:
-    """What a link to each heading of a page ends with, as GitHub makes it."""
+    """The anchors of a page's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", text, flags=re.S), re.M)
     return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
 
@@ -171,18 +171,18 @@ def test_every_file_that_a_page_names_exists(page, name):
     assert any((folder / name).exists() for folder in (ROOT, ROOT / "world_models", page.parent))
 
 
-def test_every_name_on_the_map_is_in_the_code():
+def test_every_name_in_the_architecture_guide_is_in_the_code():
     code = "\n".join(path.read_text() for path in (ROOT / "world_models").rglob("*.py"))
     names = re.findall(r"`(?:VAE\.|VAEConfig\.)?([A-Za-z_]\w+)(?:\(\w*\))?`", TEXT[ROOT / "docs/architecture.md"])
     assert not set(names) - set(re.findall(r"\w+", code))
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=named)
-def test_the_readme_leads_to_every_guide(guide):
+def test_the_readme_links_to_every_guide(guide):
     assert f"](docs/{guide.name})" in TEXT[ROOT / "README.md"]
 
 
-def test_every_picture_is_shown():
+def test_every_picture_is_shown_on_a_page():
     shown = {(page.parent / link).resolve() for page, link in LINKS}
     assert {picture.resolve() for picture in (ROOT / "docs").glob("*.png")} <= shown
 
@@ -193,7 +193,7 @@ def test_the_changelog_keeps_its_headings():
     assert set(headings) <= {"Added", "Changed", "Fixed", "Removed"}
 
 
-def test_nothing_was_left_to_fill_in():
+def test_no_page_has_a_placeholder_left():
     assert not [page.name for page, text in TEXT.items() if "@@" in text]
 
 

@@ -39,7 +39,7 @@ def written(
     run_dir: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """What two epochs leave."""
+    """The files after two epochs of training."""
     out = tmp_path_factory.mktemp("memory")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(memory_model, "SEEN", 5)
@@ -92,11 +92,11 @@ def test_a_held_out_episode_too_short_to_dream_is_refused_before_work(
     assert "has 40 steps, a dream begins after 50" in capsys.readouterr().err
 
 
-def test_memory_model_is_saved_with_the_papers_256_units(written: Path):
+def test_the_memory_model_is_saved_with_the_papers_256_units(written: Path):
     assert load_file(written / "memory.safetensors")["lstm.weight_hh_l0"].shape == (4 * 256, 256)
 
 
-def test_a_dream_is_shown_beside_the_real_and_the_reconstructed_frames(written: Path, rollouts_dir: Path):
+def test_a_dream_is_shown_next_to_the_real_and_the_reconstructed_frames(written: Path, rollouts_dir: Path):
     from world_models import Rollouts
 
     with Image.open(written / "dream.gif") as gif:
@@ -106,7 +106,7 @@ def test_a_dream_is_shown_beside_the_real_and_the_reconstructed_frames(written: 
     assert np.abs(first - Rollouts(rollouts_dir)[0].frames[5]).mean() < 8  # of 255; a GIF has 256 colours
 
 
-def test_likelihoods_are_of_a_memory_beside_baselines(memory_model: ModuleType, latents_dir: Path):
+def test_likelihoods_of_a_memory_model_and_its_baselines_are_finite(memory_model: ModuleType, latents_dir: Path):
     from world_models import LatentSequences
 
     sequences = LatentSequences(latents_dir, 10)
@@ -116,7 +116,7 @@ def test_likelihoods_are_of_a_memory_beside_baselines(memory_model: ModuleType, 
     assert all(np.isfinite(nats) for nats in found.values())
 
 
-def test_a_dream_follows_the_actions_and_no_frame_after_its_start(memory_model: ModuleType):
+def test_a_dream_depends_on_the_actions_and_on_no_frame_after_its_start(memory_model: ModuleType):
     torch.manual_seed(0)
     model, mu, actions = memory_model.MDNRNN(4, 2), torch.randn(80, 4), torch.randn(80, 2)
     hidden = torch.cat([mu[: memory_model.SEEN], torch.full((30, 4), 9.0)])
@@ -160,7 +160,7 @@ def search(
 
 @pytest.fixture(scope="module")
 def found(search: Callable[..., Path]) -> Path:
-    """What two generations leave."""
+    """The files after two generations of a search."""
     return search(2)
 
 
@@ -170,7 +170,7 @@ def test_a_controller_is_linear_on_z_and_h(found: Path):
 
 
 @pytest.mark.slow
-def test_a_search_that_goes_on_in_more_processes_finds_what_an_unbroken_one_finds(
+def test_a_search_that_continues_with_more_processes_finds_the_same_as_an_uninterrupted_one(
     search: Callable[..., Path], found: Path, capsys: pytest.CaptureFixture[str]
 ):
     resumed = search(2, search(1), "--processes 2")
@@ -188,7 +188,7 @@ def _evolved(controller: ModuleType, out: Path, generations: int, score: Callabl
 
 
 @pytest.mark.parametrize(("second", "kept"), [(4.0, True), (6.0, False)])
-def test_the_best_centre_so_far_is_kept(controller: ModuleType, tmp_path: Path, second: float, kept: bool):
+def test_the_best_centre_of_a_search_is_kept(controller: ModuleType, tmp_path: Path, second: float, kept: bool):
     def scores(centres: list[float]) -> Callable[..., np.ndarray]:
         remaining = iter(centres)
         return lambda controllers, tracks: np.arange(4.0) if len(controllers) == 4 else np.array([next(remaining)])
@@ -199,7 +199,7 @@ def test_the_best_centre_so_far_is_kept(controller: ModuleType, tmp_path: Path, 
     assert ((tmp_path / "controller.safetensors").read_bytes() == first) == kept
 
 
-def test_a_search_climbs_to_higher_returns(controller: ModuleType, tmp_path: Path):
+def test_a_search_finds_higher_returns(controller: ModuleType, tmp_path: Path):
     def score(controllers: list[np.ndarray], tracks: object) -> np.ndarray:
         return np.array([-((parameters - 0.1) ** 2).sum() for parameters in controllers])
 
@@ -207,7 +207,7 @@ def test_a_search_climbs_to_higher_returns(controller: ModuleType, tmp_path: Pat
     assert generations[-1]["centre"] > generations[0]["centre"]
 
 
-def test_a_controller_reads_what_the_memory_model_made_of_the_steps_before(
+def test_a_controller_reads_the_memory_models_state_after_the_previous_steps(
     controller: ModuleType, written: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ):
     car = controller.Car(str(run_dir), str(written / "memory.safetensors"), 5)
@@ -231,13 +231,13 @@ def test_a_controller_reads_what_the_memory_model_made_of_the_steps_before(
     np.testing.assert_allclose(steering[1:], h[:-1, 0].tanh().detach().numpy(), rtol=1e-4)
 
 
-def test_without_a_memory_a_controller_reads_z_alone(controller: ModuleType, run_dir: Path):
+def test_without_a_memory_model_a_controller_reads_only_z(controller: ModuleType, run_dir: Path):
     car = controller.Car(str(run_dir), None, 5)
     assert car.num_parameters == 3 * 33
     assert np.isfinite(car.drive(np.zeros(car.num_parameters), 0))
 
 
-def test_a_car_that_finds_no_tile_is_stopped_and_pays_for_the_time_left(
+def test_a_car_that_reaches_no_tile_is_stopped_and_loses_the_reward_of_the_remaining_time(
     controller: ModuleType, run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ):
     car = controller.Car(str(run_dir), None, 60)
@@ -279,7 +279,7 @@ def test_bad_input_to_a_search_ends_in_a_line_and_status_2(
     assert not (tmp_path / "new").exists()
 
 
-def test_ctrl_c_ends_a_search_in_a_line_that_says_how_to_go_on(
+def test_ctrl_c_ends_a_search_in_a_line_that_says_how_to_continue(
     controller: ModuleType,
     search: Callable[..., Path],
     capsys: pytest.CaptureFixture[str],

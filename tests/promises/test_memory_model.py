@@ -58,7 +58,7 @@ def _drive_a_square(folder: Path) -> Path:
 
 
 def _save_a_model_that_sees_squares(run: Path) -> Path:
-    """Each convolution adds up, so that the last has the light in each quarter of the picture, and mu is that."""
+    """Convolutions that sum, so that mu is the brightness of each quarter of the picture."""
     vae = VAE(VAEConfig(z_dim=4), PREPROCESS)
     encoder, _ = vae.paper
     with torch.no_grad():
@@ -79,7 +79,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 class _Memory(nn.Module):
-    """Next z is this z and a change, of what was seen and done so far."""
+    """Predicts next z as z plus a change, which depends on all z and actions so far."""
 
     def __init__(self, mean: Tensor, std: Tensor):
         super().__init__()
@@ -94,7 +94,7 @@ class _Memory(nn.Module):
         return ((self(windows) - windows["next_z"]) / self.std).square().mean(2)
 
     def errors_of_no_change(self, windows: Windows) -> Tensor:
-        """The same where next_z is taken to be this z."""
+        """The same error for the prediction that next_z equals z."""
         return ((windows["z"] - windows["next_z"]) / self.std).square().mean(2)
 
 
@@ -131,21 +131,25 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[_Memory, Windows]
 
 
 @torch.no_grad()
-def test_a_memory_model_beats_no_change_on_held_out_episodes(trained: tuple[_Memory, Windows]):
+def test_a_memory_model_predicts_held_out_episodes_better_than_no_change(trained: tuple[_Memory, Windows]):
     memory, held_out = trained
     assert memory.errors(held_out).mean() < 0.25 * memory.errors_of_no_change(held_out).mean()
 
 
 @torch.no_grad()
-def test_it_does_so_at_a_windows_first_step(trained: tuple[_Memory, Windows]):
-    """Later ones could do with actions that come a row too early: a memory keeps them."""
+def test_a_memory_model_is_better_than_no_change_already_at_the_first_step_of_a_window(
+    trained: tuple[_Memory, Windows],
+):
+    """At later steps, actions that come one row too early would do no harm, because a memory model keeps them."""
     memory, held_out = trained
     assert memory.errors(held_out)[:, 0].mean() < 0.25 * memory.errors_of_no_change(held_out)[:, 0].mean()
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("late", [-1, 1])
-def test_actions_a_row_away_are_worth_nothing(trained: tuple[_Memory, Windows], late: int):
+def test_a_memory_model_with_actions_of_neighbouring_rows_is_worse_than_no_change(
+    trained: tuple[_Memory, Windows], late: int
+):
     memory, held_out = trained
     shifted = held_out | {"actions": held_out["actions"].roll(late, 1)}
     assert memory.errors(shifted).mean() > memory.errors_of_no_change(held_out).mean()

@@ -36,7 +36,7 @@ def _train(name: str, data: Path | str, out: Path, more: str = "", small: str = 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_config_trains_and_draws_each_epoch(name: str, mnist_dir: Path, tmp_path: Path):
+def test_every_mnist_config_trains_and_draws_each_epoch(name: str, mnist_dir: Path, tmp_path: Path):
     lines = _train(name, mnist_dir, tmp_path / "run")
     assert [line["epoch"] for line in lines] == [1.0, 2.0]
     assert all(np.isfinite(line["val/loss_nats"]) for line in lines)
@@ -48,8 +48,8 @@ def test_every_config_trains_and_draws_each_epoch(name: str, mnist_dir: Path, tm
 
 
 @pytest.mark.parametrize(("name", "black_white"), [("vae", False), ("vae_binarised", True), ("cvae", False)])
-def test_digits_are_standardised_on_what_is_trained_on(name: str, black_white: bool, mnist_dir: Path, tmp_path: Path):
-    """Where it is asked for: on the images as training sees them, told their classes where the model is."""
+def test_digits_are_standardised_on_the_training_images(name: str, black_white: bool, mnist_dir: Path, tmp_path: Path):
+    """The images are binarised if training binarises them, and a conditional model gets their classes."""
     _train(name, mnist_dir, tmp_path / "run", "--standardise true")
     train = mnist.load(str(mnist_dir)).train
     frames = torch.from_numpy(train.frames)
@@ -62,7 +62,7 @@ def test_digits_are_standardised_on_what_is_trained_on(name: str, black_white: b
     torch.testing.assert_close(posterior.mu.mean(0), torch.zeros(len(variance)), rtol=0, atol=1e-3)
 
 
-def test_validation_within_an_epoch_is_drawn_under_its_share(mnist_dir: Path, tmp_path: Path):
+def test_pictures_of_a_validation_within_an_epoch_are_named_by_its_share(mnist_dir: Path, tmp_path: Path):
     _train("vae", mnist_dir, tmp_path / "run", "--num_frames 300 --val_every_frames 100")
     drawn = {path.name for path in (tmp_path / "run/figures").glob("recon_*")}
     assert drawn == {f"recon_epoch_{epoch}.png" for epoch in ("0.64", "001", "1.50")}  # 128, 200 and 300 of 200 frames
@@ -84,7 +84,7 @@ def test_every_test_image_is_scored_by_default(mnist_dir: Path, tmp_path: Path, 
     assert np.array_equal(scored[0].frames, test.frames) and np.array_equal(scored[0].labels, test.labels)
 
 
-def test_model_json_says_it_is_of_mnist(mnist_dir: Path, tmp_path: Path):
+def test_model_json_names_mnist(mnist_dir: Path, tmp_path: Path):
     _train("cvae", mnist_dir, tmp_path / "run", "--num_frames 64")
     found = description.load(tmp_path / "run")
     assert (found.trained_on.dataset, found.architecture) == ("mnist", "mlp_vae")
@@ -102,7 +102,7 @@ def _weights(run: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("more", ["", "--binarise true --vae.num_samples 2"])
-def test_resumed_training_gives_the_weights_of_unbroken_training(
+def test_resumed_training_gives_the_weights_of_uninterrupted_training(
     more: str, mnist_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     _train("cvae", mnist_dir, tmp_path / "whole", more)
@@ -157,12 +157,12 @@ def _refused(*argv: str) -> str:
         ("--dataset mnist --vae.network mlp --vae.hidden []", "vae.hidden is []; give 1 to 8 widths"),
     ],
 )
-def test_what_cannot_be_is_refused(argv: str, wanted: str, tmp_path: Path):
+def test_bad_settings_for_mnist_are_refused(argv: str, wanted: str, tmp_path: Path):
     assert wanted in _refused(*argv.split(), "--out", str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
-def test_rollouts_are_no_place_for_mnist(rollouts_dir: Path, tmp_path: Path):
+def test_a_folder_of_rollouts_is_refused_as_mnist(rollouts_dir: Path, tmp_path: Path):
     argv = f"--config {CONFIGS}/vae.yaml --data {rollouts_dir} --out {tmp_path / 'run'}".split()
     assert "holds rollouts; give --data data" in _refused(*argv)
 
@@ -209,7 +209,7 @@ def test_one_epoch_of_the_tutorials_vae_is_below_130_nats(real_run: Callable[...
 
 @real
 @pytest.mark.slow
-def test_a_larger_beta_spends_less_and_loses_more(real_run: Callable[..., Any]):
+def test_a_larger_beta_gives_a_smaller_kl_and_a_larger_error(real_run: Callable[..., Any]):
     lines = [real_run("beta_vae", f"--vae.beta {beta}")[1] for beta in (0.25, 1, 4)]
     errors = [
         line["val/loss_nats"] - beta * line["val/kl_nats"] for line, beta in zip(lines, (0.25, 1, 4), strict=True)
@@ -220,13 +220,13 @@ def test_a_larger_beta_spends_less_and_loses_more(real_run: Callable[..., Any]):
 
 @real
 @pytest.mark.slow
-def test_an_autoencoder_gives_back_more_and_dreams_worse(real_run: Callable[..., Any]):
+def test_an_autoencoder_reconstructs_better_and_samples_worse_than_a_vae(real_run: Callable[..., Any]):
     data = mnist.load(os.environ["WORLD_MODELS_MNIST"])
     classifier = scores.fit_classifier(data.train, epochs=1)
     runs = {name: real_run(name, "--num_frames 240000") for name in ("ae", "vae_as_ae")}
     assert runs["ae"][1]["val/sse"] < runs["vae_as_ae"][1]["val/sse"]
     dreams = {
-        name: scores.quality(classifier, scores.samples(checkpoints.load_vae(run, "last"))[0])
+        name: scores.quality(classifier, scores.decode_samples(checkpoints.load_vae(run, "last"))[0])
         for name, (run, _) in runs.items()
     }
     shares = {name: dream.confident_share for name, dream in dreams.items()}

@@ -25,7 +25,7 @@ def _argv(root) -> list[str]:
     return f"--root {root} --num_episodes 4 --max_steps 30 --num_frames 300 --num_workers 2".split()
 
 
-def test_every_stage_leaves_its_files(first):
+def test_every_stage_writes_its_files(first):
     assert len(Rollouts(first / "rollouts/quick", verify=True)) == 4
     assert len(Latents(first / "latents/quick", verify=True)) == 4
     for name in ("model.safetensors", "best.safetensors", "model.json", "state.pt", "metrics.jsonl", "config.yaml"):
@@ -34,17 +34,17 @@ def test_every_stage_leaves_its_files(first):
         assert (first / "runs/quick" / name).stat().st_size
 
 
-def test_the_held_out_tracks_are_other_tracks(first):
+def test_the_held_out_tracks_are_not_training_tracks(first):
     trained, held_out = Rollouts(first / "rollouts/quick"), Rollouts(first / "rollouts/quick-heldout")
     assert not set(trained.seeds.tolist()) & set(held_out.seeds.tolist())
 
 
-def test_the_latents_are_the_models(first):
+def test_the_latents_were_made_by_the_trained_model(first):
     episode, latents = Rollouts(first / "rollouts/quick")[2], Latents(first / "latents/quick")[2]
     assert latents.mu == pytest.approx(load_vae(first / "runs/quick").encode(episode.frames).mu.numpy(), abs=1e-5)
 
 
-def test_a_memory_model_gets_aligned_windows(first):
+def test_windows_for_a_memory_model_are_aligned(first):
     windows = LatentSequences(first / "latents/quick", length=10)
     assert len(windows) == 4 * 3
     window = windows[0]
@@ -52,14 +52,14 @@ def test_a_memory_model_gets_aligned_windows(first):
     assert window["actions"].shape == (10, 3)
 
 
-def test_the_scores_stand_beside_the_baselines(first):
+def test_the_evaluation_has_scores_and_baselines(first):
     scores = json.loads((first / "runs/quick/eval.json").read_text())
     for name in ("sse", "pca_sse", "mean_sse", "previous_sse", "kl_nats", "active_units"):
         assert scores[name] >= 0
     assert len(scores["probe_r2"]) == 19
 
 
-def test_running_again_repeats_nothing_and_says_so(first, capsys):
+def test_running_again_repeats_no_stage_and_says_so(first, capsys):
     before = {path: path.stat().st_mtime_ns for path in first.rglob("*") if path.is_file()}
     main(_argv(first))
     said = capsys.readouterr().out
@@ -69,26 +69,26 @@ def test_running_again_repeats_nothing_and_says_so(first, capsys):
 
 
 @pytest.mark.parametrize("more", ["--num_frames 400", "--num_episodes 6"])
-def test_another_scale_under_the_same_name_is_refused_before_any_work(first, more):
+def test_another_size_under_the_same_name_is_refused_before_any_work(first, more):
     before = sorted(first.rglob("*"))
     with pytest.raises(ValueError, match="choose another --"):
         main([*_argv(first), *more.split()])
     assert sorted(first.rglob("*")) == before
 
 
-def test_what_goes_wrong_between_stages_is_said_in_one_line(first, monkeypatch):
+def test_an_error_between_stages_is_reported_in_one_line(first, monkeypatch):
     monkeypatch.setattr(command, "prepare", lambda config: (_ for _ in ()).throw(ValueError("no such latents")))
     with pytest.raises(Stopped, match=r"^no such latents$"):
         main(_argv(first))
 
 
-def test_lost_latents_are_summed_up_again(first):
+def test_a_missing_summary_of_latents_is_written_again(first):
     (first / "latents/quick/latents.json").unlink()
     main(_argv(first))
     assert (first / "latents/quick/latents.json").exists()
 
 
-def test_a_lost_evaluation_is_made_again(first, capsys):
+def test_a_missing_evaluation_is_made_again(first, capsys):
     (first / "runs/quick/eval.json").unlink()
     main(_argv(first))
     said = capsys.readouterr().out
@@ -102,6 +102,6 @@ def test_fewer_than_two_episodes_are_refused():
 
 
 @pytest.mark.parametrize("name", ["../../x", "a/b", "", "..", "a\0b"])
-def test_a_name_that_is_no_folder_of_its_own_is_refused(name: str, tmp_path: Path):
+def test_a_name_that_is_not_one_folder_is_refused(name: str, tmp_path: Path):
     with pytest.raises(ValueError, match=r"^name is '"):
         PipelineConfig(root=str(tmp_path), name=name)

@@ -38,7 +38,7 @@ def _train(data: Path, out: Path, more: str = "") -> Path:
 
 @pytest.fixture(scope="module")
 def whole(rollouts_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Unbroken training on resident frames."""
+    """Uninterrupted training on resident frames."""
     return _train(rollouts_dir, tmp_path_factory.mktemp("resume") / "whole")
 
 
@@ -79,7 +79,7 @@ def _weights(run: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("memory", MEMORY)
 @pytest.mark.parametrize(("happen", "step"), [(_stop, 3), (_crash, 8)], ids=["stopped", "crashed"])
-def test_resumed_training_is_unbroken_training_bit_for_bit(
+def test_resumed_training_equals_uninterrupted_training_bit_for_bit(
     rollouts_dir: Path, tmp_path: Path, whole: Path, memory: str, happen: Callable[[Learner], None], step: int
 ):
     run = _broken(rollouts_dir, tmp_path / "run", step, happen, MEMORY[memory])
@@ -121,7 +121,7 @@ def _pictures(run: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("which", [0, -1], ids=["first", "last"])
-def test_training_killed_once_its_state_is_saved_has_all_pictures_of_it(
+def test_training_that_was_killed_after_saving_its_state_has_all_pictures(
     rollouts_dir: Path, tmp_path: Path, whole: Path, leave_partial: Callable[[Path], Path], which: int
 ):
     run = tmp_path / "run"
@@ -134,7 +134,9 @@ def test_training_killed_once_its_state_is_saved_has_all_pictures_of_it(
     assert _pictures(run) == _pictures(whole)
 
 
-def test_training_killed_between_two_checkpoints_resumes_bit_for_bit(rollouts_dir: Path, tmp_path: Path, whole: Path):
+def test_training_that_was_killed_between_two_checkpoints_resumes_bit_for_bit(
+    rollouts_dir: Path, tmp_path: Path, whole: Path
+):
     run = tmp_path / "run"
     argv = f"--data {rollouts_dir} --out {run} {FLAGS}".split()
     assert subprocess.run([sys.executable, "-c", KILL_AFTER_STEP, *argv]).returncode == -signal.SIGKILL
@@ -144,7 +146,9 @@ def test_training_killed_between_two_checkpoints_resumes_bit_for_bit(rollouts_di
     assert _metrics(run) == _metrics(whole)
 
 
-def test_resumed_training_of_the_optimal_variance_is_unbroken_training_bit_for_bit(rollouts_dir: Path, tmp_path: Path):
+def test_resumed_training_with_an_optimal_variance_equals_uninterrupted_training_bit_for_bit(
+    rollouts_dir: Path, tmp_path: Path
+):
     sharp = "--vae.variance null"
     unbroken = _train(rollouts_dir, tmp_path / "unbroken", sharp)
     run = _broken(rollouts_dir, tmp_path / "run", 5, _crash, sharp)
@@ -153,14 +157,14 @@ def test_resumed_training_of_the_optimal_variance_is_unbroken_training_bit_for_b
     assert _metrics(run) == _metrics(unbroken)
 
 
-def test_interruptions_are_in_the_middle_of_an_epoch(rollouts_dir: Path, tmp_path: Path):
+def test_the_interruptions_of_these_tests_are_in_the_middle_of_an_epoch(rollouts_dir: Path, tmp_path: Path):
     run = _broken(rollouts_dir, tmp_path / "run", 3, _stop)
     assert resume.load_state(run)["step"] == 3
     config = command.TrainConfig(data=str(rollouts_dir), out=str(tmp_path / "other"), batch_size=32)
     assert command.prepare(config).batches.steps_per_epoch == 7
 
 
-def test_streamed_training_is_resident_training_bit_for_bit(rollouts_dir: Path, tmp_path: Path, whole: Path):
+def test_streamed_training_equals_resident_training_bit_for_bit(rollouts_dir: Path, tmp_path: Path, whole: Path):
     streamed = _train(rollouts_dir, tmp_path / "run", MEMORY["streamed"])
     assert _weights(streamed) == _weights(whole)
     assert _metrics(streamed) == _metrics(whole)
@@ -172,14 +176,16 @@ def test_a_resident_run_may_be_resumed_streamed(rollouts_dir: Path, tmp_path: Pa
     assert _weights(run) == _weights(whole)
 
 
-def test_streaming_is_what_the_small_memory_means(rollouts_dir: Path, tmp_path: Path):
+def test_the_small_memory_of_these_tests_makes_training_stream(rollouts_dir: Path, tmp_path: Path):
     config = command.TrainConfig(
         data=str(rollouts_dir), out=str(tmp_path / "run"), shuffle_frames=SHUFFLE_FRAMES, memory_gb=STREAMED_GB
     )
     assert not command.prepare(config).batches.is_resident
 
 
-def test_a_run_broken_twice_is_unbroken_training_bit_for_bit(rollouts_dir: Path, tmp_path: Path, whole: Path):
+def test_a_run_that_was_interrupted_twice_equals_uninterrupted_training_bit_for_bit(
+    rollouts_dir: Path, tmp_path: Path, whole: Path
+):
     run = _broken(rollouts_dir, tmp_path / "run", 3, _stop)
     _broken(rollouts_dir, run, 6, _crash, "--resume true")
     _train(rollouts_dir, run, "--resume true")
@@ -201,7 +207,7 @@ def test_resuming_a_finished_run_changes_nothing(rollouts_dir: Path, tmp_path: P
     assert _metrics(tmp_path / "run") == _metrics(whole)
 
 
-def test_resume_says_where_it_goes_on(
+def test_resume_says_at_which_step_it_continues(
     rollouts_dir: Path, tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]
 ):
     shutil.copytree(whole, tmp_path / "run")

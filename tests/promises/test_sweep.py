@@ -29,7 +29,7 @@ SMALL = {"num_frames": 60, "batch_size": 20, "lr_warmup_frames": 10, "resume": T
 
 
 def _command(values: dict[str, Any]) -> list[str]:
-    """The command of a trial, as W&B's agent puts it together: `--name=value`, booleans as True."""
+    """The command of a trial, as W&B's agent builds it: `--name=value`, and booleans as True."""
     flags = [f"--{name}={value}" for name, value in values.items()]
     return [word for part in SWEEP["command"] for word in (MACROS | {"${args}": flags}).get(part, [part])]
 
@@ -54,24 +54,24 @@ def _edges(name: str) -> list[Any]:
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name in PARAMETERS for value in _edges(name)])
-def test_every_value_that_may_be_drawn_is_a_good_setting(name: str, value: Any):
+def test_every_value_that_a_sweep_may_draw_is_a_valid_setting(name: str, value: Any):
     found: Any = _parsed({name: value})
     for part in name.split("."):
         found = getattr(found, part)
     assert found == value
 
 
-def test_a_trials_flags_win_over_the_quick_scale():
+def test_the_flags_of_a_trial_override_the_quick_config():
     parsed = _parsed(TRIAL | SMALL)
     assert (parsed.lr, parsed.vae.beta, parsed.vae.z_dim, parsed.resume) == (0.0012340567, 2.0, 4, True)
     assert parsed.num_frames == 60
 
 
-def test_the_agent_knows_every_macro():
+def test_the_sweep_uses_only_macros_that_the_agent_knows():
     assert {part for part in SWEEP["command"] if part.startswith("$")} == {*MACROS, "${args}"}
 
 
-def test_the_program_is_there():
+def test_the_program_of_the_sweep_exists():
     assert (ROOT / SWEEP["program"]).is_file()
 
 
@@ -93,13 +93,13 @@ def test_a_trial_trains_in_a_folder_of_its_own_and_logs_what_the_sweep_asks_for(
         assert yaml.safe_load((run / "config.yaml").read_text())["out"] == str(run)
 
 
-def test_the_command_without_an_agent_is_refused(monkeypatch: pytest.MonkeyPatch):
+def test_the_command_of_a_sweep_without_an_agent_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("WANDB_RUN_ID", raising=False)
     with pytest.raises(ValueError, match="WANDB_RUN_ID is not set"):
         train_vae.main(_flags(TRIAL))
 
 
-def test_wandb_puts_the_flags_together_as_these_tests_do():
+def test_wandb_builds_the_same_flags_as_these_tests():
     utils = pytest.importorskip("wandb.sdk.launch.sweeps.utils", reason="an inner module, which W&B may move")
     sent = utils.create_sweep_command_args(
         {"args": {name: {"value": value} for name, value in (TRIAL | SMALL).items()}}

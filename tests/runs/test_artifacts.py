@@ -51,7 +51,7 @@ def no_traces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ("product", "hashes"),
     [(DATA, {"data_digest": "abc"}), (MODEL, {"vae_sha256": "def"}), (LATENTS, {"latents_digest": "ghi"})],
 )
-def test_a_hash_has_the_name_it_has_on_disk(product: Product, hashes: dict[str, str]):
+def test_a_hash_has_the_same_name_as_on_disk(product: Product, hashes: dict[str, str]):
     assert product.hashes == hashes
 
 
@@ -62,28 +62,28 @@ def test_the_config_has_the_hash(offline: bool):
     assert run.config == {"data_digest": "abc"}
 
 
-def test_a_resumed_run_may_declare_another_model():
+def test_a_resumed_run_may_have_another_model():
     run = _Run()
     declare(run, MODEL, "log_artifact", print).join()
     assert run.config_changes == [True]
 
 
 @pytest.mark.parametrize(("verb", "done"), [("use_artifact", "use"), ("log_artifact", "log")])
-def test_online_the_artifact_is_declared(verb: Any, done: str):
+def test_an_online_run_declares_its_artifact(verb: Any, done: str):
     run = _Run()
     declare(run, DATA, verb, print).join()
     ((found, artifact),) = run.artifacts
     assert (found, artifact.type, artifact.metadata["env"]) == (done, "dataset", "CarRacing-v3")
 
 
-def test_offline_there_is_no_artifact():
+def test_an_offline_run_has_no_artifact():
     run = _Run(offline=True)
     declare(run, DATA, "use_artifact", print).join()
     assert run.artifacts == []
 
 
 @pytest.mark.parametrize("error", [TypeError("offline"), ConnectionError("no network"), ValueError("a bad name")])
-def test_no_failure_of_an_artifact_is_raised(error: Exception, capsys: pytest.CaptureFixture[str]):
+def test_a_failure_of_an_artifact_is_not_raised(error: Exception, capsys: pytest.CaptureFixture[str]):
     declare(_Run(error=error), DATA, "use_artifact", print).join()
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("rollouts/car racing could not be declared as an artifact")
@@ -99,7 +99,7 @@ def test_a_server_that_never_answers_is_not_waited_for():
     thread.join()
 
 
-def test_an_artifact_is_named_for_its_folder_in_wandbs_alphabet():
+def test_an_artifact_has_the_name_of_its_folder_in_characters_that_wandb_accepts():
     assert DATA.artifact().name == "car_racing-dataset"
 
 
@@ -114,5 +114,5 @@ def test_equal_data_in_another_place_is_the_same_version():
     assert DATA.artifact().digest == elsewhere.artifact().digest
 
 
-def test_other_data_is_another_version():
+def test_other_data_gives_another_version():
     assert DATA.artifact().digest != Product("dataset", "rollouts/car racing", "xyz").artifact().digest

@@ -52,13 +52,13 @@ def _frames() -> np.ndarray:
 
 
 @pytest.mark.parametrize("weights", ["best", "last"])
-def test_loaded_model_encodes_as_the_saved_one(vae: VAE, run: Path, weights: Any):
+def test_a_loaded_model_encodes_like_the_saved_one(vae: VAE, run: Path, weights: Any):
     saved, loaded = vae.encode(_frames()), load_vae(run, weights).encode(_frames())
     assert torch.equal(saved.mu, loaded.mu)
     assert torch.equal(saved.logvar, loaded.logvar)
 
 
-def test_loaded_model_knows_its_config_and_preprocessing(vae: VAE, run: Path):
+def test_a_loaded_model_has_its_config_and_preprocessing(vae: VAE, run: Path):
     loaded = load_vae(run)
     assert (loaded.config, loaded.preprocess) == (vae.config, PREPROCESS)
 
@@ -73,7 +73,7 @@ def test_load_vae_is_a_public_name(run: Path):
     assert world_models.load_vae(str(run)).config.z_dim == 4
 
 
-def test_best_and_last_are_files_of_their_own(vae: VAE, run: Path):
+def test_best_and_last_weights_are_separate_files(vae: VAE, run: Path):
     torch.nn.init.zeros_(vae.encoder.mu.weight)
     checkpoints.save_weights(layout.weights_path(run, "best"), vae.state_dict())
     best, last = (load_vae(run, weights).encoder.mu.weight.abs().max() for weights in ("best", "last"))
@@ -82,7 +82,7 @@ def test_best_and_last_are_files_of_their_own(vae: VAE, run: Path):
 
 
 @pytest.mark.parametrize(("weights", "name"), [("best", "best.safetensors"), ("last", "model.safetensors")])
-def test_weights_lie_where_the_design_says(weights: Any, name: str):
+def test_weights_have_their_documented_file_names(weights: Any, name: str):
     assert layout.weights_path("runs/vae", weights) == Path("runs/vae") / name
 
 
@@ -91,12 +91,12 @@ def test_description_holds_what_the_model_was_trained_on_and_how_long(vae: VAE, 
     assert (found.trained_on.data, found.step) == ("rollouts/x", 7)
 
 
-def test_the_names_in_a_description_stay_so_that_models_of_before_are_read(run: Path):
+def test_the_description_has_the_format_name_that_readers_expect(run: Path):
     described = json.loads((run / "model.json").read_text())
     assert (described["format"], described["architecture"]) == ("world_models.vae", "conv_vae")
 
 
-def test_description_says_what_made_it(run: Path):
+def test_the_description_names_the_versions_that_made_it(run: Path):
     assert description.load(run).versions == files.versions()
 
 
@@ -218,11 +218,11 @@ def test_missing_tensors_are_refused(tmp_path: Path):
         load_tensors(tmp_path / "x.safetensors")
 
 
-def test_frames_made_in_the_models_way_are_accepted(vae: VAE):
+def test_frames_with_the_models_preprocessing_are_accepted(vae: VAE):
     provenance.check_preprocess(dict(PREPROCESS), Path("rollouts/x"), vae, "runs/vae")
 
 
-def test_frames_made_in_another_way_are_refused_with_both(vae: VAE):
+def test_frames_with_another_preprocessing_are_refused_and_both_are_named(vae: VAE):
     other = PREPROCESS | {"crop": None}
     with pytest.raises(
         ValueError, match=r'rollouts/x: frames with preprocess {"crop": null.*those of runs/vae have .*84'
@@ -230,7 +230,7 @@ def test_frames_made_in_another_way_are_refused_with_both(vae: VAE):
         provenance.check_preprocess(other, Path("rollouts/x"), vae, "runs/vae")
 
 
-def test_a_loaded_model_can_be_built_upon(run_dir: Path):
+def test_a_loaded_model_can_be_part_of_another_module(run_dir: Path):
     vae = checkpoints.load_vae(run_dir)
     head = torch.nn.Linear(vae.config.z_dim, 1)
     head(vae.encode(torch.zeros(2, 64, 64, 3, dtype=torch.uint8)).mu).sum().backward()
@@ -250,16 +250,16 @@ def _save_sharp(run: Path, variance: float) -> Path:
 
 
 @pytest.mark.parametrize("variance", [1e-6, 0.00037, 0.5])
-def test_variance_that_was_followed_is_loaded(tmp_path: Path, variance: float):
+def test_a_learned_variance_is_loaded(tmp_path: Path, variance: float):
     assert torch.equal(load_vae(_save_sharp(tmp_path, variance)).variance, torch.tensor(variance))
 
 
-def test_variance_that_was_given_is_that_of_the_config(tmp_path: Path):
+def test_a_given_variance_is_that_of_the_config(tmp_path: Path):
     run = _save(tmp_path / "given", VAE(VAEConfig(z_dim=4, variance=0.125)))
     assert load_vae(run).variance.item() == 0.125
 
 
-def test_variance_of_models_that_do_not_say_it_is_the_papers(run: Path):
+def test_models_without_a_stored_variance_have_the_papers(run: Path):
     description = json.loads((run / "model.json").read_text())
     del description["vae"]["variance"]
     (run / "model.json").write_text(json.dumps(description))
@@ -274,7 +274,7 @@ def test_variance_in_the_header_of_older_weights_is_loaded(tmp_path: Path):
 
 
 @pytest.mark.parametrize("text", ["", "{", "3", "[" * 100_000])
-def test_facts_that_are_none_are_none(tmp_path: Path, text: str):
+def test_invalid_facts_in_the_header_count_as_missing(tmp_path: Path, text: str):
     run = _save_sharp(tmp_path, 0.5)
     path = layout.weights_path(run)
     path.write_bytes(safetensors.torch.save(load_tensors(path), {"facts": text}))
@@ -282,7 +282,7 @@ def test_facts_that_are_none_are_none(tmp_path: Path, text: str):
         load_vae(run)
 
 
-def test_equal_models_are_equal_files(tmp_path: Path):
+def test_equal_models_give_equal_files(tmp_path: Path):
     vae = VAE(VAEConfig(z_dim=1))
     for name in "abcdefgh":
         checkpoints.save_vae(tmp_path / name, vae, step=3)
@@ -292,7 +292,7 @@ def test_equal_models_are_equal_files(tmp_path: Path):
 @pytest.mark.parametrize(
     "facts", [{}, {"variance": "nan"}, {"variance": -1}, {"variance": "much"}, {"variance": None}, {"variance": [1]}]
 )
-def test_weights_that_lack_the_variance_they_need_are_refused(tmp_path: Path, facts: dict[str, Any]):
+def test_weights_without_the_variance_that_they_need_are_refused(tmp_path: Path, facts: dict[str, Any]):
     run = _save_sharp(tmp_path, 0.001)
     checkpoints.save_weights(run / "best.safetensors", load_vae(run).state_dict(), facts)
     with pytest.raises(ValueError, match="variance"):
@@ -303,7 +303,7 @@ def test_weights_that_lack_the_variance_they_need_are_refused(tmp_path: Path, fa
     "changes",
     [{"z_dim": 10**12}, {"network": "mlp", "hidden": [8192] * 8}, {"network": "resnet"}, {"network": ["mlp"]}],
 )
-def test_a_description_of_a_vast_or_unknown_network_takes_no_memory(run: Path, changes: dict[str, Any]):
+def test_a_description_of_a_huge_or_unknown_network_is_refused_without_using_memory(run: Path, changes: dict[str, Any]):
     """What model.json says is compared with the weights' file before anything is built."""
     path = run / "model.json"
     description = json.loads(path.read_text())
@@ -319,7 +319,7 @@ def test_a_description_of_a_vast_or_unknown_network_takes_no_memory(run: Path, c
 
 @pytest.fixture
 def validated(tmp_path: Path) -> Path:
-    """A run whose best weights are of step 3, by some rule of its own, and whose last are of step 4."""
+    """A run whose best weights are of step 3, and whose last weights are of step 4."""
     checkpoints.save_vae(layout.weights_path(tmp_path, "best"), VAE(VAEConfig(z_dim=1)), step=3)
     checkpoints.save_vae(layout.weights_path(tmp_path, "last"), VAE(VAEConfig(z_dim=1)), step=4)
     lines = [{"step": 3, "train/sse": 9}, *({"step": step, "val/sse": sse} for step, sse in ((1, 5), (3, 6), (4, 8)))]
@@ -328,16 +328,16 @@ def validated(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("weights", "sse"), [("best", 6), ("last", 8)])
-def test_a_validation_is_that_of_the_weights(validated: Path, weights: layout.Weights, sse: int):
+def test_the_validation_of_weights_is_that_of_their_step(validated: Path, weights: layout.Weights, sse: int):
     assert checkpoints.validation_metrics(validated, weights)["val/sse"] == sse
 
 
-def test_weights_saved_between_validations_have_none(validated: Path):
+def test_weights_that_were_saved_between_validations_have_no_validation(validated: Path):
     checkpoints.save_vae(layout.weights_path(validated, "last"), VAE(VAEConfig(z_dim=1)), step=5)
     assert checkpoints.validation_metrics(validated, "last") == {}
 
 
-def test_weights_that_do_not_say_their_step_have_none(validated: Path):
+def test_weights_that_do_not_name_their_step_have_no_validation(validated: Path):
     with (validated / "metrics.jsonl").open("a") as file:
         file.write('{"frames_seen": 1, "val/sse": 3}\n')  # without a step either
     checkpoints.save_weights(layout.weights_path(validated, "best"), {"x": torch.zeros(1)})
@@ -345,7 +345,7 @@ def test_weights_that_do_not_say_their_step_have_none(validated: Path):
 
 
 @pytest.mark.parametrize("gone", ["best.safetensors", "metrics.jsonl"])
-def test_a_folder_that_does_not_tell_has_none(validated: Path, gone: str):
+def test_without_weights_or_metrics_there_is_no_validation(validated: Path, gone: str):
     (validated / gone).unlink()
     assert checkpoints.validation_metrics(validated, "best") == {}
 
@@ -363,7 +363,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(run: Path, bad: float):
         load_vae(run)
 
 
-def test_weights_of_another_kind_of_number_are_refused(run: Path):
+def test_weights_of_another_dtype_are_refused(run: Path):
     path = run / "best.safetensors"
     path.write_bytes(safetensors.torch.save({name: tensor.double() for name, tensor in load_tensors(path).items()}))
     with pytest.raises(ValueError, match="is F64, wanted F32"):
@@ -385,13 +385,13 @@ def test_weights_of_another_kind_of_number_are_refused(run: Path):
     ],
     ids=str,
 )
-def test_a_model_described_with_values_of_other_kinds_is_refused(run: Path, change: dict[str, Any]):
+def test_a_description_with_values_of_other_types_is_refused(run: Path, change: dict[str, Any]):
     _describe(run, vae=json.loads((run / "model.json").read_text())["vae"] | change)
     with pytest.raises(ValueError, match=r"model\.json: not a description of a model"):
         load_vae(run)
 
 
-def test_a_preprocessing_that_is_none_is_refused(run: Path):
+def test_an_invalid_preprocessing_is_refused(run: Path):
     _describe(run, preprocess=5)
     with pytest.raises(
         ValueError, match=r"not a description of a model \(preprocess is missing, or is not an object\)"
@@ -400,14 +400,14 @@ def test_a_preprocessing_that_is_none_is_refused(run: Path):
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"format": ' + "9" * 5000 + "}", '{"a":' * 99 + "1" + "}" * 99])
-def test_a_description_that_no_reader_can_bear_is_refused(run: Path, text: str):
+def test_a_description_that_would_crash_a_json_reader_is_refused(run: Path, text: str):
     (run / "model.json").write_text(text)
     with pytest.raises(ValueError, match=r"model\.json: not a description of a model"):
         load_vae(run)
 
 
 @pytest.mark.parametrize("name", ["model.json", "best.safetensors"])
-def test_a_pipe_is_never_opened_as_a_model(run: Path, name: str):
+def test_a_pipe_is_refused_as_a_model_and_not_opened(run: Path, name: str):
     (run / name).unlink()
     os.mkfifo(run / name)
     with pytest.raises(ValueError, match=f"{name}: a named pipe, wanted a file"):
@@ -425,9 +425,7 @@ def test_a_pipe_is_never_opened_as_a_model(run: Path, name: str):
         {"mean": torch.zeros(12288), "components": torch.tensor(1.0)},
     ],
 )
-def test_baselines_that_are_none_of_the_models_frames_are_refused(
-    run: Path, vae: VAE, tensors: dict[str, torch.Tensor]
-):
+def test_baselines_that_do_not_fit_the_models_frames_are_refused(run: Path, vae: VAE, tensors: dict[str, torch.Tensor]):
     (run / "baselines.safetensors").write_bytes(safetensors.torch.save(tensors))
     with pytest.raises(ValueError, match=r"baselines\.safetensors: "):
         checkpoints.load_baselines(run, vae)

@@ -21,34 +21,34 @@ def _described(trained_on: TrainedOn) -> Description:
 
 
 @pytest.mark.parametrize("trained_on", [ROLLOUTS, DIGITS], ids=["rollouts", "mnist"])
-def test_what_was_saved_is_what_is_loaded(tmp_path: Path, trained_on: TrainedOn):
+def test_a_saved_description_is_loaded_unchanged(tmp_path: Path, trained_on: TrainedOn):
     _described(trained_on).save(tmp_path)
     loaded = description.load(tmp_path)
     assert loaded == Description.from_json(json.loads((tmp_path / "model.json").read_text()))
     assert (loaded.vae, loaded.step, loaded.trained_on.data) == ({"z_dim": 4, "hidden": [400]}, 7, trained_on.data)
 
 
-def test_the_keys_stay_in_their_order(tmp_path: Path):
+def test_the_keys_are_written_in_a_fixed_order(tmp_path: Path):
     _described(ROLLOUTS).save(tmp_path)
     head = ["format", "architecture", "vae", "preprocess", "versions", "dataset", "data", "data_digest"]
     keys = [*head, "env", "env_args", "train_seeds", "split_seed", "step"]
     assert list(json.loads((tmp_path / "model.json").read_text())) == keys
 
 
-def test_a_model_of_digits_says_nothing_of_episodes(tmp_path: Path):
+def test_the_description_of_a_digits_model_has_no_episodes(tmp_path: Path):
     _described(DIGITS).save(tmp_path)
     assert (
         not {"env", "env_args", "train_seeds", "split_seed"} & json.loads((tmp_path / "model.json").read_text()).keys()
     )
 
 
-def test_models_of_before_are_of_rollouts_whose_environment_took_no_arguments():
+def test_older_descriptions_are_read_as_rollouts_without_environment_arguments():
     trained_on = Description.from_json(SAID | {"data": "rollouts/a"}).trained_on
     assert trained_on == TrainedOn("rollouts", "rollouts/a", env_args={})
 
 
 @pytest.mark.parametrize("strange", [None, 3.5, True, [None], [True], [[1]], {"a": 1}, "x"], ids=str)
-def test_what_is_of_another_type_counts_as_not_said(strange: Any):
+def test_values_of_another_type_count_as_missing(strange: Any):
     names = ("vae", "preprocess", "data", "data_digest", "env", "env_args", "train_seeds", "split_seed")
     found = Description.from_json(dict.fromkeys(names, strange))
     taken = {name: value for name, value in (vars(found) | vars(found.trained_on)).items() if name in names}
@@ -57,17 +57,17 @@ def test_what_is_of_another_type_counts_as_not_said(strange: Any):
 
 
 @pytest.mark.parametrize("strange", [None, 3, "x", []], ids=str)
-def test_strange_versions_are_none(strange: Any):
+def test_invalid_versions_are_read_as_no_versions(strange: Any):
     assert Description.from_json(SAID | {"versions": strange}).versions == {}
 
 
-def test_a_part_that_is_lacking_is_named():
+def test_a_missing_part_is_named():
     assert (
         str(description.missing_parts_error("runs/a", "data"))
         == "runs/a/model.json: lacks data, or it has another type; train the model again"
     )
 
 
-def test_reading_a_description_takes_no_torch():
+def test_reading_a_description_does_not_import_torch():
     code = "import sys; import world_models.runs.records; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""Reading a run's folder, whoever wrote it."""
+"""Reading a run's folder, whose files may be damaged or made by others."""
 
 import hashlib
 import math
@@ -47,12 +47,12 @@ def test_reading_imports_no_torch():
 
 
 @pytest.mark.parametrize("value", [1, 0, -2.5, 1e29])
-def test_a_number_is_one(value: float):
+def test_a_finite_number_is_read(value: float):
     assert number({"x": value}, "x") == value
 
 
 @pytest.mark.parametrize("value", [None, True, "3", [3], {}, math.nan, math.inf, -math.inf, 10**400])
-def test_anything_else_is_none(value: Any):
+def test_any_other_value_is_read_as_none(value: Any):
     assert number({"x": value}, "x") is None
 
 
@@ -69,7 +69,7 @@ def test_series_are_the_values_over_the_frames_seen(make_run: MakeRun):
     assert run.series("nothing") == []
 
 
-def test_the_best_validation_is_that_of_least_sse(make_run: MakeRun):
+def test_the_best_validation_has_the_smallest_sse(make_run: MakeRun):
     assert read_run(make_run("a", lines=LINES)).best_line()["val/kl_nats"] == 10.0
 
 
@@ -78,13 +78,13 @@ def test_the_last_validation_is_the_latest(make_run: MakeRun):
     assert run.last_validation()["val/kl_nats"] == 11.0
 
 
-def test_a_run_before_its_first_line_has_no_figures(make_run: MakeRun):
+def test_a_run_without_metrics_has_no_values(make_run: MakeRun):
     run = read_run(make_run("a"))
     assert (run.best_line(), run.last_validation(), run.frames_seen(), run.progress()) == ({}, {}, 0, 0)
 
 
 @pytest.mark.parametrize("config", [{}, {"num_frames": 0}, {"num_frames": "many"}, {"num_frames": None}])
-def test_progress_is_unknown_where_the_config_does_not_say_how_long(make_run: MakeRun, config: dict[str, Any]):
+def test_progress_is_unknown_if_the_config_has_no_length_of_training(make_run: MakeRun, config: dict[str, Any]):
     assert read_run(make_run("a", config, LINES)).progress() is None
 
 
@@ -107,13 +107,13 @@ def test_a_line_without_frames_seen_is_left_out(make_run: MakeRun, line: str):
 
 
 @pytest.mark.parametrize("value", ["null", "NaN", "Infinity", '"9"', "true", "9" * 400, "9" * 9000])
-def test_a_value_that_is_no_number_is_left_out(make_run: MakeRun, value: str):
+def test_a_value_that_is_not_a_number_is_left_out(make_run: MakeRun, value: str):
     folder = make_run("a")
     (folder / "metrics.jsonl").write_text(f'{{"frames_seen": 1, "val/sse": {value}}}\n')
     assert read_run(folder).series("val/sse") == []
 
 
-def test_metrics_that_are_no_text_have_no_lines(make_run: MakeRun):
+def test_metrics_that_are_not_text_have_no_lines(make_run: MakeRun):
     folder = make_run("a")
     (folder / "metrics.jsonl").write_bytes(bytes(range(256)) * 10)
     assert read_run(folder).lines == ()
@@ -137,7 +137,7 @@ def test_a_run_without_settings_has_none(make_run: MakeRun):
     "text",
     ["", "3", "- a", "a: [", "a: !!python/object/apply:os.getcwd []", "\0", "[" * 5000, "a: &x [1]\nb: *x", "9" * 5000],
 )
-def test_settings_that_are_none_are_refused_by_name(make_run: MakeRun, text: str):
+def test_invalid_settings_are_refused_by_name(make_run: MakeRun, text: str):
     folder = make_run("a")
     (folder / "config.yaml").write_text(text)
     with pytest.raises(ValueError, match=r"config\.yaml: not the settings of a run; leave this run out"):
@@ -159,7 +159,7 @@ def test_a_damaged_description_is_refused_by_name(make_run: MakeRun, text: str):
 
 
 @pytest.mark.parametrize("text", DAMAGED_JSON)
-def test_a_damaged_evaluation_is_none_and_why_is_said(make_run: MakeRun, text: str):
+def test_a_damaged_evaluation_is_read_as_none_with_a_reason(make_run: MakeRun, text: str):
     folder = make_run("a")
     (folder / "eval.json").write_text(text)
     run = read_run(folder)
@@ -167,31 +167,33 @@ def test_a_damaged_evaluation_is_none_and_why_is_said(make_run: MakeRun, text: s
 
 
 @pytest.mark.parametrize("file", ["best.safetensors", "model.safetensors"])
-def test_an_evaluation_of_weights_that_lie_there_is_taken(make_run: MakeRun, file: str):
+def test_an_evaluation_of_the_present_weights_is_used(make_run: MakeRun, file: str):
     folder = make_run("a", scores={"vae_sha256": hashlib.sha256(b"weights").hexdigest()})
     (folder / "other.safetensors").write_bytes(b"others")
     (folder / file).write_bytes(b"weights")
     assert read_run(folder).scores and not read_run(folder).why_ignored
 
 
-def test_an_evaluation_of_weights_that_were_replaced_is_none_and_why_is_said(make_run: MakeRun):
+def test_an_evaluation_of_replaced_weights_is_read_as_none_with_a_reason(make_run: MakeRun):
     folder = make_run("a", scores={"vae_sha256": hashlib.sha256(b"weights").hexdigest()})
     (folder / "best.safetensors").write_bytes(b"trained since")
     assert read_run(folder).scores is None
     assert "the run has other weights now; evaluate the run again" in read_run(folder).why_ignored
 
 
-def test_an_evaluation_without_the_weights_beside_it_is_taken(make_run: MakeRun):
+def test_an_evaluation_without_weights_in_its_folder_is_used(make_run: MakeRun):
     assert read_run(make_run("a", scores={"vae_sha256": "of weights that were not sent along"})).scores
 
 
-def test_scores_and_description_are_those_of_the_files(make_run: MakeRun):
+def test_scores_and_description_are_read_from_the_files(make_run: MakeRun):
     run = read_run(make_run("a", scores={"sse": 3}, description={"env": "E"}))
     assert (run.scores, run.description) == (from_json({"sse": 3.0}), Description.from_json({"env": "E"}))
 
 
 @pytest.mark.parametrize("file", ["model.json", "metrics.jsonl", "config.yaml"])
-def test_a_file_far_too_large_is_refused_unread(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, file: str):
+def test_a_file_that_is_far_too_large_is_refused_without_reading_it(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, file: str
+):
     folder = make_run("a")
     (folder / file).write_text("{}" + " " * 100)
     monkeypatch.setattr(records, "MAX_BYTES", 50)
@@ -203,7 +205,7 @@ def test_a_file_far_too_large_is_refused_unread(make_run: MakeRun, monkeypatch: 
 # folders
 
 
-def test_a_run_is_found_as_itself(make_run: MakeRun):
+def test_the_folder_of_a_run_is_found_as_this_run(make_run: MakeRun):
     folder = make_run("runs/a")
     assert find_runs(folder) == [folder]
 
@@ -215,23 +217,23 @@ def test_runs_are_found_in_folders_of_folders(make_run: MakeRun, tmp_path: Path)
     assert find_runs(tmp_path / "runs") == wanted
 
 
-def test_the_search_ends_in_a_circle_of_links(make_run: MakeRun, tmp_path: Path):
+def test_the_search_ends_if_links_form_a_circle(make_run: MakeRun, tmp_path: Path):
     run = make_run("runs/a")
     (tmp_path / "runs/z").symlink_to(tmp_path / "runs")
     assert {path.resolve() for path in find_runs(tmp_path / "runs")} == {run}
 
 
-def test_a_model_without_metrics_is_a_run(tmp_path: Path):
+def test_a_folder_with_a_model_and_no_metrics_is_a_run(tmp_path: Path):
     (tmp_path / "model.json").write_text("{}")
     assert records.is_run(tmp_path)
 
 
-def test_settings_alone_are_no_run(tmp_path: Path):
+def test_a_folder_with_only_settings_is_not_a_run(tmp_path: Path):
     (tmp_path / "config.yaml").write_text("a: 1\n")
     assert not records.is_run(tmp_path)
 
 
-def test_a_folder_that_is_not_there_is_refused(tmp_path: Path):
+def test_a_missing_folder_is_refused(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match="no such folder; name the --out"):
         find_runs(tmp_path / "nothing")
 
@@ -249,5 +251,5 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path: Path):
         ([], []),
     ],
 )
-def test_names_are_the_shortest_endings_that_tell_apart(paths: list[str], names: list[str]):
+def test_names_are_the_shortest_endings_of_paths_that_differ(paths: list[str], names: list[str]):
     assert distinct_names([Path(path) for path in paths]) == names

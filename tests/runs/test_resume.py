@@ -24,7 +24,7 @@ from world_models.vae.model import VAE
 SMALL = VAEConfig(z_dim=2, network="mlp", hidden=(4,), likelihood="bernoulli")
 
 
-def test_state_comes_back_as_it_was_saved(tmp_path: Path):
+def test_a_saved_state_is_loaded_unchanged(tmp_path: Path):
     state = _learner_state()
     resume.save_state(tmp_path, state)
     loaded = resume.check_state(tmp_path, load_state(tmp_path), SMALL)
@@ -36,7 +36,7 @@ def test_state_comes_back_as_it_was_saved(tmp_path: Path):
 
 
 class _Code:
-    """What an attacker hides in a pickle."""
+    """Code that an attacker hides in a pickle."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -76,7 +76,7 @@ def test_a_refusal_is_one_line(tmp_path: Path):
     assert "\n" not in str(refused.value)
 
 
-def test_an_interrupted_save_leaves_the_old_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_interrupted_save_keeps_the_old_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     resume.save_state(tmp_path, _learner_state())
 
     def crash(state: Any, file: io.BytesIO) -> None:
@@ -94,8 +94,8 @@ NOW = "dataset: rollouts\nlr: 0.5\nstandardise: false\nvae:\n  network: paper\n 
 USUAL = "dataset: rollouts\nlr: 0.002\nstandardise: true\nvae:\n  network: paper\n  variance: null\n  z_dim: 32\n"
 
 
-def test_older_settings_are_what_they_were_when_a_run_goes_on(tmp_path: Path):
-    """A config of before a field came goes on with its default, or with what was done before the field came."""
+def test_an_older_run_is_resumed_with_the_defaults_of_its_time(tmp_path: Path):
+    """A field that an older config lacks gets its default, or the value that was in force at that time."""
     (tmp_path / "config.yaml").write_text(OLDER)
     assert resume.load_run(tmp_path, NOW, USUAL, (), TrainedOn(data_digest="digest")) is None  # it has no state yet
 
@@ -112,8 +112,8 @@ def test_older_settings_are_what_they_were_when_a_run_goes_on(tmp_path: Path):
         (NOW.replace("z_dim: 2", "z_dim: 3"), "vae.z_dim 2, not 3: give --config {} --resume true"),
     ],
 )
-def test_a_run_with_other_settings_is_not_gone_on_with(tmp_path: Path, changed: str, said: str):
-    """The answer names the flags that the run's own config does not have, too."""
+def test_a_run_with_other_settings_is_not_resumed(tmp_path: Path, changed: str, said: str):
+    """The message also names the flags that the run's config lacks."""
     path = tmp_path / "config.yaml"
     path.write_text(OLDER)
     with pytest.raises(ValueError, match=re.escape(said.format(path))):
@@ -131,11 +131,11 @@ def _learner_state() -> TrainingState:
 
 
 def _state() -> dict[str, Any]:
-    """As state.pt holds it."""
+    """A state as in state.pt."""
     return dict(vars(_learner_state()))
 
 
-def test_the_state_of_a_model_is_one_of_it(tmp_path: Path):
+def test_the_state_of_a_model_is_accepted_for_this_model(tmp_path: Path):
     resume.save_state(tmp_path, _learner_state())
     resume.check_state(tmp_path, load_state(tmp_path), SMALL)
 
@@ -175,7 +175,7 @@ FAULTS: dict[str, tuple[Change, str]] = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_state_of_something_else_is_refused_by_what_is_wrong(tmp_path: Path, name: str):
+def test_a_state_that_does_not_fit_is_refused_with_the_reason(tmp_path: Path, name: str):
     change, said = FAULTS[name]
     state = _state()
     change(state)
@@ -189,7 +189,7 @@ def test_a_state_that_is_a_list_is_refused(tmp_path: Path):
         resume.check_state(tmp_path, [1], SMALL)
 
 
-def test_a_packed_state_is_refused_unread(tmp_path: Path):
+def test_a_compressed_state_is_refused_without_reading_it(tmp_path: Path):
     torch.save({"sums": torch.zeros(1_000_000)}, tmp_path / "state.pt")
     path = tmp_path / "state.pt"
     with zipfile.ZipFile(path) as archive:
@@ -208,27 +208,27 @@ def test_a_state_whose_tensors_are_larger_than_its_file_is_refused(tmp_path: Pat
         load_state(tmp_path)
 
 
-def test_a_pipe_in_the_place_of_a_state_is_refused(tmp_path: Path):
+def test_a_pipe_is_refused_as_a_state(tmp_path: Path):
     os.mkfifo(tmp_path / "state.pt")
     with pytest.raises(ValueError, match=r"state\.pt: a named pipe, wanted a file"):
         load_state(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["model.json", "metrics.jsonl", "best.safetensors", "report.html"])
-def test_a_folder_in_which_a_runs_file_is_none_is_refused_before_it_is_written(tmp_path: Path, name: str):
+def test_a_folder_with_the_name_of_a_runs_file_is_refused_before_work(tmp_path: Path, name: str):
     (tmp_path / name).mkdir()
     with pytest.raises(ValueError, match=f"{name}: a folder, wanted a file"):
         resume.check_new(tmp_path, resume=True)
 
 
-def test_a_file_in_the_place_of_the_pictures_is_refused(tmp_path: Path):
+def test_a_file_is_refused_as_the_folder_of_pictures(tmp_path: Path):
     (tmp_path / "figures").write_text("")
     with pytest.raises(ValueError, match="figures: not a folder"):
         resume.check_new(tmp_path, resume=True)
 
 
 @pytest.mark.parametrize("text", ["a: &a [1]\nb: *a\n", "[" * 100_000, "a: !!python/name:os.system x\n"])
-def test_a_config_that_could_take_minutes_is_no_config_of_a_run(tmp_path: Path, text: str):
+def test_a_config_that_could_take_minutes_to_read_is_refused(tmp_path: Path, text: str):
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(ValueError, match=r"config\.yaml: not the config of a run"):
         resume.load_run(tmp_path, NOW, USUAL, (), TrainedOn(data_digest="digest"))

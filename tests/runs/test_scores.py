@@ -41,20 +41,20 @@ DIGITS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(("value", "kind"), [(ROLLOUTS, RolloutScores), (DIGITS, DigitScores)])
-def test_what_is_read_is_written_as_it_was_in_the_order_of_the_file(value: dict[str, Any], kind: type[Scores]):
+def test_scores_are_written_as_they_were_read_in_the_same_order(value: dict[str, Any], kind: type[Scores]):
     found = from_json(value)
     assert type(found) is kind
     assert json.dumps(found.plain()) == json.dumps(value)
 
 
-def test_the_file_is_what_was_saved(tmp_path: Path):
+def test_saved_scores_are_in_the_file(tmp_path: Path):
     found = from_json(ROLLOUTS)
     found.save(tmp_path)
     assert read_scores(tmp_path) == (found, "")
 
 
 @pytest.mark.parametrize("kind", [RolloutScores, DigitScores])
-def test_every_field_of_an_evaluation_has_to_be_given_and_may_be_unknown(kind: type[Any]):
+def test_every_score_must_be_given_and_may_be_none(kind: type[Any]):
     names = [field.name for field in dataclasses.fields(kind)]
     assert None in vars(kind(**dict.fromkeys(names))).values()
     with pytest.raises(TypeError):
@@ -63,7 +63,7 @@ def test_every_field_of_an_evaluation_has_to_be_given_and_may_be_unknown(kind: t
 
 @pytest.mark.parametrize("value", ["x", True, [], {"a": []}, float("inf")])
 @pytest.mark.parametrize("name", [*ROLLOUTS])
-def test_a_wrong_value_is_none_or_has_nothing_in_it(name: str, value: Any):
+def test_a_wrong_value_is_read_as_none_or_as_an_empty_value(name: str, value: Any):
     found = from_json(ROLLOUTS | {name: value}).plain()
     is_text = isinstance(value, str) and name in ("data", "data_digest", "weights", "vae_sha256")
     is_list = value == [] and name in ("kl_per_dim", "unsteadiness")
@@ -76,13 +76,13 @@ def _leaves(value: Any) -> list[Any]:
     return [leaf for each in value.values() for leaf in _leaves(each)] if isinstance(value, dict) else [value]
 
 
-def test_an_older_file_says_what_it_says():
+def test_scores_that_an_older_file_lacks_are_none():
     found = from_json({"sse": 3, "foresight": {"predicts_z": {"10": {"foreseen": 40.25}}}})
     assert (found.sse, found.kl_nats, found.drive) == (3.0, None, None)
     assert (found.foresight or {})["predicts_z"]["10"].foreseen == 40.25
 
 
-def test_what_only_rollouts_have_is_none_of_digits():
+def test_scores_that_only_rollouts_have_are_none_for_digits():
     found = from_json(DIGITS)
     assert (found.frames, found.trained_on_episodes, found.foresight, found.drive) == (None, None, None, None)
 
@@ -90,14 +90,14 @@ def test_what_only_rollouts_have_is_none_of_digits():
 # the line
 
 
-def test_the_line_says_the_main_numbers():
+def test_the_summary_line_has_the_main_numbers():
     line = "SSE 40.50 per frame (PCA-2 50.50, mean frame 300.00), KL 30.5 nats, 2 active units of 2"
     assert from_json(ROLLOUTS).summary() == f"{line}, drives to 700"
     assert from_json(ROLLOUTS | {"drive": None}).summary() == line
     assert from_json(ROLLOUTS | {"drive": {}}).summary() == line
 
 
-def test_the_line_of_digits_names_the_pixels():
+def test_the_summary_line_of_digits_names_the_kind_of_pixels():
     line = "SSE 40.50 per image (PCA-2 50.50), 50% of prior samples confidently a digit"
     assert from_json(DIGITS).summary() == f"-ELBO 7.50 nats on grey images, KL 30.5, {line}"
     assert from_json(DIGITS | {"elbo_grey_nats": None, "kl_nats": None}).summary() == line
@@ -106,16 +106,16 @@ def test_the_line_of_digits_names_the_pixels():
 @pytest.mark.parametrize(
     "name", ["sse", "pca_components", "pca_sse", "mean_sse", "kl_nats", "active_units", "kl_per_dim"]
 )
-def test_without_one_of_its_numbers_there_is_no_line(name: str):
+def test_without_one_of_its_numbers_there_is_no_summary_line(name: str):
     assert from_json(ROLLOUTS | {name: None}).summary() is None
 
 
 @pytest.mark.parametrize("name", ["sse", "pca_components", "pca_sse", "kl_nats", "prior_samples"])
-def test_without_one_of_its_numbers_there_is_no_line_of_digits(name: str):
+def test_without_one_of_its_numbers_there_is_no_summary_line_of_digits(name: str):
     assert from_json(DIGITS | {name: None}).summary() is None
 
 
-def test_a_kind_of_scores_has_to_have_a_line():
+def test_a_class_of_scores_must_have_a_summary_line():
     with pytest.raises(TypeError, match="summary"):
         Scores()  # pyright: ignore[reportAbstractUsage]
 
@@ -123,12 +123,12 @@ def test_a_kind_of_scores_has_to_have_a_line():
 # the file
 
 
-def test_a_file_far_too_large_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_file_that_is_far_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "eval.json").write_text("{}" + " " * 100)
     monkeypatch.setattr(scores, "MAX_BYTES", 50)
     found, why = read_scores(tmp_path)
     assert found is None and "102 bytes, wanted 50 at most" in why
 
 
-def test_without_a_file_there_are_no_scores_and_nothing_to_say(tmp_path: Path):
+def test_without_a_file_there_are_no_scores_and_no_message(tmp_path: Path):
     assert read_scores(tmp_path) == (None, "")

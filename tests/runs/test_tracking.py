@@ -21,7 +21,7 @@ LATENTS = Product("latents", "latents/a", "ghi")
 
 
 class _Run:
-    """Stands in for a run of W&B's: remembers what it is told."""
+    """Replaces a run of W&B, and records the calls."""
 
     id = "run-id"
 
@@ -66,7 +66,7 @@ def test_each_line_is_a_json_object(tmp_path: Path):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_what_is_not_a_number_is_null(tmp_path: Path, value: float):
+def test_a_value_that_is_not_a_number_is_written_as_null(tmp_path: Path, value: float):
     tracker = Tracker(tmp_path, {}, OFF, "train")
     tracker.log({"step": 1, "frames_seen": 10, "train/sse": value})
     tracker.finish()
@@ -113,13 +113,13 @@ def test_truncation_drops_a_half_written_line(tmp_path: Path):
     [b'{"step": 1, "x": "\xff"}', b"[" * 100_000, b'{"step": ' + b"9" * 5000 + b"}", b'{"step": "1"}', b"\x00"],
     ids=["no text", "deep", "digits", "a text as step", "zeros"],
 )
-def test_truncation_drops_lines_that_are_none(tmp_path: Path, line: bytes):
+def test_truncation_drops_damaged_lines(tmp_path: Path, line: bytes):
     (tmp_path / "metrics.jsonl").write_bytes(line + b"\n" + LINES.encode() + line + b"\n")
     truncate_metrics(tmp_path, 99)
     assert (tmp_path / "metrics.jsonl").read_text() == LINES
 
 
-def test_truncation_of_no_metrics_leaves_an_empty_file(tmp_path: Path):
+def test_truncation_without_metrics_makes_an_empty_file(tmp_path: Path):
     truncate_metrics(tmp_path, 5)
     assert (tmp_path / "metrics.jsonl").read_text() == ""
 
@@ -130,14 +130,14 @@ def test_truncation_of_no_metrics_leaves_an_empty_file(tmp_path: Path):
 ON = WandbConfig()
 
 
-def test_wandb_is_told_the_names_and_numbers_of_metrics_jsonl_with_their_step(tmp_path: Path, run: _Run):
+def test_wandb_gets_the_names_and_numbers_of_metrics_jsonl_with_their_step(tmp_path: Path, run: _Run):
     tracker = Tracker(tmp_path, {}, ON, "train")
     tracker.log({"step": 4, "frames_seen": 10, "train/sse": 2.5})
     tracker.finish()
     assert run.told == [("log", _lines(tmp_path)[0], 4), ("finish",)]
 
 
-def test_wandb_is_told_the_pictures_with_the_step_that_was_logged_last(tmp_path: Path, run: _Run):
+def test_wandb_gets_pictures_with_the_step_that_was_logged_last(tmp_path: Path, run: _Run):
     tracker = Tracker(tmp_path, {}, ON, "train")
     tracker.log({"step": 4, "frames_seen": 10})
     tracker.images({"samples": (picture := np.zeros((8, 8, 3), np.uint8))}, 10)
@@ -148,14 +148,14 @@ def test_wandb_is_told_the_pictures_with_the_step_that_was_logged_last(tmp_path:
 
 
 @pytest.mark.parametrize("verb", ["log_input", "log_output"])
-def test_wandb_is_told_what_was_read_and_made(tmp_path: Path, run: _Run, verb: str):
+def test_wandb_gets_the_sources_and_the_products(tmp_path: Path, run: _Run, verb: str):
     tracker = Tracker(tmp_path, {}, ON, "train")
     getattr(tracker, verb)(DATA)
     tracker.finish()
     assert run.told[0] == (verb, DATA)
 
 
-def test_a_tracker_knows_its_run_at_once(tmp_path: Path, run: _Run):
+def test_a_tracker_has_the_id_of_its_run_at_once(tmp_path: Path, run: _Run):
     tracker = Tracker(tmp_path, {"lr": 0.1}, ON, "train", run_id="abc")
     tracker.finish()
     assert tracker.run_id == "run-id"
@@ -180,30 +180,30 @@ def _record(folder: Path, options: WandbConfig, **results: Any) -> None:
     tracking.record(folder, {"data": "rollouts/a"}, options, "evaluate", tracking.Outcome((DATA, MODEL), **results))
 
 
-def test_work_without_metrics_tells_what_it_read_and_made(tmp_path: Path, run: _Run):
+def test_work_without_metrics_logs_its_sources_and_its_product(tmp_path: Path, run: _Run):
     _record(tmp_path, ON, output=LATENTS)
     assert run.told[:3] == [("log_input", DATA), ("log_input", MODEL), ("log_output", LATENTS)]
     assert run.told[-1] == ("finish",)
 
 
-def test_work_without_metrics_is_a_run_apart_from_a_sweeps_trial(tmp_path: Path, run: _Run):
+def test_work_without_metrics_is_a_separate_run_from_the_trial_of_a_sweep(tmp_path: Path, run: _Run):
     _record(tmp_path, ON)
     assert run.begun == [(tmp_path, {"data": "rollouts/a"}, ON, "evaluate", True)]
 
 
-def test_work_without_metrics_writes_no_file_of_ours(tmp_path: Path):
+def test_work_without_metrics_writes_no_metrics_file(tmp_path: Path):
     _record(tmp_path, OFF)
     assert not list(tmp_path.iterdir())
 
 
-def test_work_without_metrics_leaves_its_scores_in_the_summary_under_its_name(tmp_path: Path, run: _Run):
+def test_work_without_metrics_logs_its_scores_in_the_summary_under_its_name(tmp_path: Path, run: _Run):
     scores = {"sse": 9.5, "probe_r2": {"speed": 0.5, "zoom": None}, "frames": 100, "data": "rollouts/a", "kl": [1.0]}
     _record(tmp_path, ON, scores=scores | {"bad": math.inf})
     summary = {"evaluate/sse": 9.5, "evaluate/probe_r2/speed": 0.5, "evaluate/frames": 100}
     assert ("summary", summary) in run.told
 
 
-def test_work_without_metrics_leaves_its_pictures(tmp_path: Path, run: _Run):
+def test_work_without_metrics_logs_its_pictures(tmp_path: Path, run: _Run):
     picture = np.full((4, 6, 3), 7, np.uint8)
     _record(tmp_path, ON, pictures={"worst": picture})
     ((_, pictures, others, step),) = [message for message in run.told if message[0] == "images"]
@@ -214,18 +214,18 @@ def test_work_without_metrics_leaves_its_pictures(tmp_path: Path, run: _Run):
 # a folder for each run of a sweep
 
 
-def test_a_sweeps_run_gets_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch):
+def test_the_placeholder_in_a_folder_becomes_the_id_of_the_sweeps_run(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WANDB_RUN_ID", "x7")
     assert tracking.own_folder("runs/sweep/{wandb_run_id}") == "runs/sweep/x7"
 
 
-def test_a_folder_without_the_mark_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch):
+def test_a_folder_without_the_placeholder_is_not_changed(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WANDB_RUN_ID", "x7")
     assert tracking.own_folder("runs/vae") == "runs/vae"
 
 
 @pytest.mark.parametrize("run_id", [None, ""])
-def test_the_mark_without_an_agent_is_refused(monkeypatch: pytest.MonkeyPatch, run_id: str | None):
+def test_the_placeholder_without_an_agent_is_refused(monkeypatch: pytest.MonkeyPatch, run_id: str | None):
     if run_id is None:
         monkeypatch.delenv("WANDB_RUN_ID", raising=False)
     else:
@@ -259,12 +259,12 @@ def test_tensorboard_gets_pictures(tmp_path: Path):
     assert (event.step, event.width, event.height) == (10, 8, 8)
 
 
-def test_without_asking_there_is_no_tensorboard(tmp_path: Path):
+def test_tensorboard_is_not_written_unless_asked_for(tmp_path: Path):
     Tracker(tmp_path, {}, OFF, "train").finish()
     assert not (tmp_path / "tensorboard").exists()
 
 
-def test_tensorboard_that_is_not_installed_does_not_end_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_missing_tensorboard_does_not_end_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     tracker = Tracker(tmp_path, {}, OFF, "train", tensorboard=True)
     tracker.log({"step": 1, "frames_seen": 10})
@@ -272,7 +272,7 @@ def test_tensorboard_that_is_not_installed_does_not_end_a_run(tmp_path: Path, mo
     assert len(_lines(tmp_path)) == 1
 
 
-def test_tensorboard_that_fails_while_logging_does_not_end_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_failure_of_tensorboard_does_not_end_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from torch.utils.tensorboard import SummaryWriter
 
     def fail(*_args: Any, **_options: Any) -> None:
@@ -286,7 +286,7 @@ def test_tensorboard_that_fails_while_logging_does_not_end_a_run(tmp_path: Path,
 
 
 @pytest.mark.parametrize("run_id", ["../x", "a/b", "..", "a\nb"])
-def test_a_run_id_that_leads_elsewhere_is_refused(monkeypatch: pytest.MonkeyPatch, run_id: str):
+def test_a_run_id_that_leads_to_another_folder_is_refused(monkeypatch: pytest.MonkeyPatch, run_id: str):
     monkeypatch.setenv("WANDB_RUN_ID", run_id)
     with pytest.raises(ValueError, match=r"^WANDB_RUN_ID is '"):
         tracking.own_folder("runs/{wandb_run_id}")

@@ -148,19 +148,19 @@ def _asked(library: _Library, request: Request) -> dict[str, Any]:
     return call
 
 
-def test_wandb_is_asked_for_what_was_given(tmp_path: Path, library: Install):
+def test_wandb_starts_with_the_given_options(tmp_path: Path, library: Install):
     given = {"project": "mine", "entity": "me", "group": "seeds", "name": "first"}
     call = _asked(library(), _request(tmp_path, **given, tags=("a", "b")))
     assert call.items() >= (given | {"tags": ("a", "b", "carracing"), "config": {"lr": 0.1}, "id": "x7"}).items()
 
 
-def test_where_nothing_is_given_the_defaults_are_ours(tmp_path: Path, library: Install):
+def test_options_that_are_not_given_have_our_defaults(tmp_path: Path, library: Install):
     call = _asked(library(), _request(tmp_path))
     ours = {"project": "world_models", "name": tmp_path.name, "tags": ("carracing",), "dir": str(tmp_path)}
     assert call.items() >= (ours | {"job_type": "train", "entity": None, "group": None, "mode": None}).items()
 
 
-def test_the_environment_and_settings_files_beat_our_defaults(
+def test_the_environment_and_settings_files_override_our_defaults(
     tmp_path: Path, library: Install, monkeypatch: pytest.MonkeyPatch
 ):
     for name in ("WANDB_DIR", "WANDB_JOB_TYPE"):
@@ -170,30 +170,28 @@ def test_the_environment_and_settings_files_beat_our_defaults(
     assert call.items() >= theirs.items()
 
 
-def test_what_is_given_beats_the_environment(tmp_path: Path, library: Install):
+def test_given_options_override_the_environment(tmp_path: Path, library: Install):
     given = {"project": "mine", "name": "mine", "tags": ("mine",)}
     call = _asked(library(project="theirs", run_name="theirs", run_tags=("theirs",)), _request(tmp_path, **given))
     assert call.items() >= (given | {"tags": ("mine", "carracing")}).items()
 
 
 @pytest.mark.parametrize(("mode", "asked"), [("auto", None), ("online", "online"), ("offline", "offline")])
-def test_which_mode_is_for_wandb_to_say_unless_it_is_given(
-    tmp_path: Path, library: Install, mode: str, asked: str | None
-):
+def test_wandb_chooses_the_mode_unless_it_is_given(tmp_path: Path, library: Install, mode: str, asked: str | None):
     assert _asked(library(), _request(tmp_path, mode=mode))["mode"] == asked
 
 
 @pytest.mark.parametrize(
     ("resumed", "variable", "asked"), [(False, "", None), (True, "", "allow"), (True, "must", None)]
 )
-def test_a_run_that_was_begun_is_gone_on_with(
+def test_an_existing_run_is_resumed(
     tmp_path: Path, library: Install, monkeypatch: pytest.MonkeyPatch, resumed: bool, variable: str, asked: str | None
 ):
     monkeypatch.setenv("WANDB_RESUME", variable)
     assert _asked(library(), replace(_request(tmp_path), resumed=resumed))["resume"] == asked
 
 
-def test_system_metrics_are_of_the_process_that_works(tmp_path: Path, library: Install):
+def test_system_metrics_are_those_of_the_working_process(tmp_path: Path, library: Install):
     assert _asked(library(), _request(tmp_path))["settings"]["x_stats_pid"] == 1
 
 
@@ -201,14 +199,14 @@ def test_system_metrics_are_of_the_process_that_works(tmp_path: Path, library: I
     ("fields", "told"),
     [((), set()), (("finish_timeout", "finish_timeout_raises"), {"finish_timeout", "finish_timeout_raises"})],
 )
-def test_an_upload_is_bounded_where_wandb_knows_how(
+def test_the_time_of_an_upload_is_limited_if_wandb_has_such_a_setting(
     tmp_path: Path, library: Install, fields: tuple[str, ...], told: set[str]
 ):
     asked = _asked(library(fields=fields), _request(tmp_path))["settings"]
     assert {name for name in asked if name.startswith("finish")} == told
 
 
-def test_frames_seen_is_the_x_axis_of_all(tmp_path: Path, library: Install):
+def test_frames_seen_is_the_x_axis_of_all_charts(tmp_path: Path, library: Install):
     run = _Run(tmp_path)
     _asked(library(run), _request(tmp_path))
     assert run.metrics["*"] == {"step_metric": "frames_seen"}
@@ -236,7 +234,7 @@ def test_a_variable_that_wandb_refuses_keeps_the_run_offline(
     assert module.calls[0]["mode"] == "offline"
 
 
-def test_settings_that_cannot_be_read_are_a_failure(tmp_path: Path, library: Install):
+def test_settings_that_cannot_be_read_count_as_a_failure(tmp_path: Path, library: Install):
     module: Any = library()
 
     def setup() -> None:
@@ -246,13 +244,13 @@ def test_settings_that_cannot_be_read_are_a_failure(tmp_path: Path, library: Ins
     assert _served(_request(tmp_path)) == [Failed("no settings.")]
 
 
-def test_an_offline_run_is_answered_with_the_command_that_uploads_it(tmp_path: Path, library: Install):
+def test_the_answer_for_an_offline_run_is_the_command_that_uploads_it(tmp_path: Path, library: Install):
     library()
     command = f"wandb sync {tmp_path}/wandb/offline-run-2-x7"
     assert _served(_request(tmp_path), FINISH) == [Started(False, "", command, "", False), Finished(True)]
 
 
-def test_an_online_run_is_answered_with_its_address(tmp_path: Path, library: Install):
+def test_the_answer_for_an_online_run_is_its_address(tmp_path: Path, library: Install):
     library(_Run(tmp_path, offline=False))
     started = _served(_request(tmp_path), FINISH)[0]
     assert (started.online, started.address) == (True, "https://x/x7")
@@ -269,7 +267,7 @@ def test_the_command_uploads_the_parts_that_were_written_offline_before(
     assert _served(_request(tmp_path), FINISH)[0].command == f"{command} {parts}"
 
 
-def test_where_wandb_is_turned_off_the_answer_says_so(tmp_path: Path, library: Install):
+def test_the_answer_says_if_wandb_is_turned_off(tmp_path: Path, library: Install):
     library(_Run(tmp_path, disabled=True))
     assert _served(_request(tmp_path)) == [TurnedOff()]
 
@@ -277,20 +275,20 @@ def test_where_wandb_is_turned_off_the_answer_says_so(tmp_path: Path, library: I
 @pytest.mark.parametrize(
     ("error", "reason"), [(OSError("no network\nat all"), "no network at all."), (SystemExit(), "SystemExit.")]
 )
-def test_any_failure_to_start_is_answered_in_one_line(
+def test_any_failure_to_start_is_reported_in_one_line(
     tmp_path: Path, library: Install, error: BaseException, reason: str
 ):
     library(error)
     assert _served(_request(tmp_path)) == [Failed(reason)]
 
 
-def test_a_package_that_is_not_there_is_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_missing_package_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     (answer,) = _served(_request(tmp_path))
     assert isinstance(answer, Failed)
 
 
-def test_a_failure_while_logging_is_answered_and_the_run_is_ended(tmp_path: Path, library: Install):
+def test_a_failure_while_logging_is_reported_and_the_run_is_ended(tmp_path: Path, library: Install):
     run = _Run(tmp_path, error=ConnectionError("no network"))
     library(run)
     answers = _served(_request(tmp_path), ("log", {"x": 1}, 1), FINISH)
@@ -303,7 +301,7 @@ def test_a_run_whose_upload_fails_at_the_end_is_not_uploaded(tmp_path: Path, lib
     assert _served(_request(tmp_path), FINISH)[1:] == [Finished(False)]
 
 
-# what W&B is told
+# messages to W&B
 
 
 def test_numbers_are_rows_of_the_training_step(tmp_path: Path, library: Install):
@@ -322,14 +320,14 @@ def test_pictures_are_in_the_row_of_their_step(tmp_path: Path, library: Install)
     assert run.rows == [({"frames_seen": 30, "samples": ("image", (4, 6, 3))}, 4)]
 
 
-def test_hashes_of_what_was_read_and_made_are_in_the_config(tmp_path: Path, library: Install):
+def test_hashes_of_sources_and_products_are_in_the_config(tmp_path: Path, library: Install):
     run = _Run(tmp_path)
     library(run)
     _served(_request(tmp_path), ("log_input", DATA), ("log_output", MODEL), FINISH)
     assert run.config == {"data_digest": "abc", "vae_sha256": "def"}
 
 
-def test_an_artifact_that_is_not_taken_is_said(tmp_path: Path, library: Install):
+def test_an_artifact_that_is_refused_is_reported(tmp_path: Path, library: Install):
     library(_Run(tmp_path, offline=False))  # has no use_artifact
     note = _served(_request(tmp_path), ("log_input", DATA), FINISH)[1]
     assert isinstance(note, Note) and note.text.startswith("rollouts/a could not be declared as an artifact")
@@ -353,7 +351,7 @@ def test_when_the_work_is_killed_the_run_is_marked_as_failed_and_the_process_doe
     assert (run.rows, run.exit_codes, len(alarms)) == ([({"step": 1}, 1)], [1], 1)
 
 
-def test_a_run_stopped_in_wandbs_pages_interrupts_the_work(
+def test_stopping_a_run_on_wandbs_page_interrupts_the_work(
     tmp_path: Path, library: Install, monkeypatch: pytest.MonkeyPatch
 ):
     library()
@@ -372,7 +370,7 @@ def test_a_run_stopped_in_wandbs_pages_interrupts_the_work(
     assert sys.argv == ["a"]
 
 
-def test_what_is_no_number_reaches_wandb_as_it_is(tmp_path: Path, library: Install):
+def test_infinite_values_are_sent_to_wandb_unchanged(tmp_path: Path, library: Install):
     run = _Run(tmp_path)
     library(run)
     _served(_request(tmp_path), ("log", {"train/sse": math.inf}, 1), FINISH)

@@ -32,7 +32,7 @@ def mixture() -> dict[str, float]:
 
 @dataclasses.dataclass(frozen=True)
 class Things:
-    """What to make.
+    """Settings of a command.
 
     Attributes:
         data: folder of things.
@@ -68,7 +68,7 @@ def yaml_file(tmp_path: Path) -> Callable[[str], str]:
 
 @pytest.fixture
 def refusal(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """The one line with which a call refuses its input; nothing is printed."""
+    """The one line of the error with which a call refuses its input. Nothing may be printed."""
 
     def run(call: Callable[..., Any], *args: Any) -> str:
         with pytest.raises(ValueError) as caught:
@@ -83,7 +83,7 @@ def refusal(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 # values
 
 
-def test_defaults_are_those_of_the_dataclass():
+def test_defaults_come_from_the_dataclass():
     assert parse("--data", "d") == Things(data="d")
 
 
@@ -98,7 +98,7 @@ def test_a_yaml_file_gives_fields(yaml_file: Callable[[str], str]):
     assert parse("--config", file) == Things(data="d", sizes=(1, 2, 3), vae=Model(z_dim=4), mixture={"random": 1.0})
 
 
-def test_of_two_yaml_files_the_later_wins_field_by_field(yaml_file: Callable[[str], str]):
+def test_a_later_yaml_file_overrides_single_fields_of_an_earlier_one(yaml_file: Callable[[str], str]):
     first = yaml_file("data: one\nlr: 0.5\nvae:\n  z_dim: 4\n  likelihood: bernoulli\n")
     second = yaml_file("data: two\nvae:\n  z_dim: 5\n")
     assert parse("--config", first, "--config", second) == Things(
@@ -106,18 +106,18 @@ def test_of_two_yaml_files_the_later_wins_field_by_field(yaml_file: Callable[[st
     )
 
 
-def test_a_flag_after_a_yaml_file_wins(yaml_file: Callable[[str], str]):
+def test_a_flag_after_a_yaml_file_overrides_it(yaml_file: Callable[[str], str]):
     file = yaml_file("data: d\nlr: 0.5\n")
     assert parse("--config", file, "--lr=0.25").lr == 0.25
 
 
 @pytest.mark.parametrize(("text", "value"), [("True", True), ("true", True), ("False", False), ("false", False)])
 @pytest.mark.parametrize("form", ["--resume={}", "--resume {}"])
-def test_booleans_are_taken_as_wandb_sweeps_send_them(form: str, text: str, value: bool):
+def test_booleans_are_accepted_as_wandb_sweeps_write_them(form: str, text: str, value: bool):
     assert parse("--data=d", *form.format(text).split()).resume is value
 
 
-def test_a_string_field_keeps_a_value_that_looks_like_a_number():
+def test_a_value_of_a_string_field_that_looks_like_a_number_stays_a_string():
     assert parse("--data=007").data == "007"
 
 
@@ -131,7 +131,7 @@ def test_the_result_is_frozen():
         parse("--data=d").lr = 1.0  # type: ignore[misc]
 
 
-def test_flags_are_those_of_the_process_by_default(monkeypatch: pytest.MonkeyPatch):
+def test_by_default_the_flags_are_those_of_the_process(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "argv", ["make", "--data=from-argv"])
     assert cli.parse(Things, prog=PROG).data == "from-argv"
 
@@ -139,7 +139,7 @@ def test_flags_are_those_of_the_process_by_default(monkeypatch: pytest.MonkeyPat
 # what is shown
 
 
-def test_print_config_round_trips(yaml_file: Callable[[str], str], capsys: pytest.CaptureFixture[str]):
+def test_a_printed_config_can_be_read_back(yaml_file: Callable[[str], str], capsys: pytest.CaptureFixture[str]):
     flags = ["--data=d", "--sizes=[7]", "--vae.z_dim=3", "--memory_gb=1.5", "--resume=True", "--mixture={a: 0.5}"]
     with pytest.raises(SystemExit) as caught:
         parse(*flags, "--print_config")
@@ -148,7 +148,7 @@ def test_print_config_round_trips(yaml_file: Callable[[str], str], capsys: pytes
     assert parse("--config", yaml_file(shown)) == parse(*flags)
 
 
-def test_to_yaml_round_trips(yaml_file: Callable[[str], str]):
+def test_a_config_written_as_yaml_can_be_read_back(yaml_file: Callable[[str], str]):
     things = parse("--data=d", "--sizes=[7, 8]", "--lr=1e-5", "--vae.likelihood=bernoulli", "--mixture={a: 0.5}")
     assert parse("--config", yaml_file(cli.to_yaml(things))) == things
 
@@ -160,7 +160,7 @@ def test_to_yaml_keeps_the_order_of_the_fields_and_holds_plain_values_only():
     assert values["vae"] == {"z_dim": 32, "likelihood": "gaussian"}
 
 
-def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]):
+def test_the_flag_version_prints_the_version_of_the_package(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as caught:
         parse("--version")
     assert caught.value.code == 0
@@ -228,16 +228,18 @@ def test_a_bad_yaml_file_is_refused_in_one_line(
 @pytest.mark.parametrize(
     ("flag", "meant"), [("--dta", "--data"), ("--memory_bg", "--memory_gb"), ("--vae.z_dmi", "--vae.z_dim")]
 )
-def test_a_misspelt_flag_gets_the_flag_that_was_meant(refusal: Callable[..., str], flag: str, meant: str):
+def test_the_error_for_a_misspelt_flag_suggests_the_right_one(refusal: Callable[..., str], flag: str, meant: str):
     assert refusal(parse, "--data=d", flag, "3").endswith(f"; did you mean {meant}?")
 
 
-def test_a_misspelt_yaml_key_gets_the_flag_that_was_meant(refusal: Callable[..., str], yaml_file: Callable[[str], str]):
+def test_the_error_for_a_misspelt_yaml_key_suggests_the_right_one(
+    refusal: Callable[..., str], yaml_file: Callable[[str], str]
+):
     line = refusal(parse, "--config", yaml_file("data: d\nnum_framse: 3\n"))
     assert line.endswith("; did you mean --num_frames?")
 
 
-def test_a_flag_like_no_other_is_referred_to_help(refusal: Callable[..., str]):
+def test_the_error_for_an_unknown_flag_names_help(refusal: Callable[..., str]):
     line = refusal(parse, "--data=d", "--qqqqqqqq", "3")
     assert "did you mean" not in line
     assert line.endswith("; see --help")
@@ -250,11 +252,11 @@ def test_a_flag_like_no_other_is_referred_to_help(refusal: Callable[..., str]):
         ("--vae.likelihood=x", "vae.likelihood is x; give 'gaussian', 'bernoulli'"),
     ],
 )
-def test_a_wrong_type_is_told_in_plain_words(refusal: Callable[..., str], flag: str, said: str):
+def test_a_wrong_type_is_refused_in_plain_words(refusal: Callable[..., str], flag: str, said: str):
     assert refusal(parse, "--data=d", flag) == said
 
 
-def test_a_bound_says_all_there_is_to_say(refusal: Callable[..., str]):
+def test_the_error_for_a_value_out_of_bounds_is_complete(refusal: Callable[..., str]):
     assert refusal(parse, "--data=d", "--lr=0") == "lr is 0.0; give a number above 0"
 
 
@@ -291,7 +293,7 @@ def never(value: Any) -> None:
     pytest.fail("was called")
 
 
-def test_work_gets_what_prepare_made_of_the_config():
+def test_work_gets_the_result_of_prepare():
     seen: list[str] = []
 
     def work(job: str) -> None:
@@ -309,7 +311,7 @@ def test_work_gets_what_prepare_made_of_the_config():
         PermissionError("d: locked"),
     ],
 )
-def test_what_prepare_refuses_ends_with_status_2_and_one_line_and_no_work(
+def test_an_error_in_prepare_ends_with_status_2_and_one_line_before_work(
     ended: Callable[..., tuple[Any, str]], error: Exception
 ):
     line = f"python -m {__name__}: error: {' '.join(str(error).split())}\n"
@@ -317,13 +319,15 @@ def test_what_prepare_refuses_ends_with_status_2_and_one_line_and_no_work(
 
 
 @pytest.mark.parametrize("error", [ValueError("data holds nothing"), FileNotFoundError("d: no such folder")])
-def test_what_prepare_refuses_is_raised_from_python(error: Exception):
+def test_in_python_an_error_in_prepare_is_raised(error: Exception):
     with pytest.raises(type(error)) as caught:
         run_command(raising(error), never)
     assert caught.value is error
 
 
-def test_an_operating_systems_error_in_prepare_names_the_file(ended: Callable[..., tuple[Any, str]], tmp_path: Path):
+def test_an_error_of_the_operating_system_in_prepare_names_the_file(
+    ended: Callable[..., tuple[Any, str]], tmp_path: Path
+):
     def prepare(things: Things) -> bytes:
         return (tmp_path / "none").read_bytes()
 
@@ -350,21 +354,21 @@ def test_an_interrupted_preparation_ends_with_status_130_too(ended: Callable[...
 
 
 @pytest.mark.parametrize("error", [errors.Stopped("3 of 4 done"), KeyboardInterrupt()])
-def test_what_ends_the_work_early_is_raised_from_python(error: BaseException):
+def test_in_python_the_reason_for_an_early_end_is_raised(error: BaseException):
     with pytest.raises(type(error)) as caught:
         run_command(str, raising(error))
     assert caught.value is error
 
 
 @pytest.mark.parametrize("error", [ValueError("bug"), FileNotFoundError("gone"), RuntimeError("bug"), KeyError("bug")])
-def test_any_other_error_of_work_is_a_bug_and_keeps_its_traceback(error: Exception):
+def test_any_other_error_of_work_keeps_its_traceback(error: Exception):
     with pytest.raises(type(error)) as caught:
         run_command(str, raising(error))
     assert caught.value is error
 
 
 @pytest.mark.parametrize("error", [RuntimeError("bug"), KeyError("bug"), TypeError("bug")])
-def test_an_error_of_prepare_that_is_nobodys_input_keeps_its_traceback(error: Exception):
+def test_an_error_in_prepare_that_is_not_about_input_keeps_its_traceback(error: Exception):
     with pytest.raises(type(error)) as caught:
         run_command(raising(error), never)
     assert caught.value is error
@@ -373,14 +377,14 @@ def test_an_error_of_prepare_that_is_nobodys_input_keeps_its_traceback(error: Ex
 @pytest.mark.parametrize(
     ("module", "prog"), [("things.make", "python -m things.make"), ("things.__main__", "python -m things")]
 )
-def test_the_command_is_named_as_it_is_started(
+def test_the_error_names_the_command_as_it_was_started(
     ended: Callable[..., tuple[Any, str]], monkeypatch: pytest.MonkeyPatch, module: str, prog: str
 ):
     monkeypatch.setattr(THIS, "__spec__", importlib.machinery.ModuleSpec(module, None))
     assert ended(never, never, "--lr=1")[1].startswith(f"{prog}: error: ")
 
 
-def test_a_command_run_as_a_file_is_named_by_its_module(
+def test_a_command_that_is_run_as_a_file_is_named_by_its_module(
     ended: Callable[..., tuple[Any, str]], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(THIS, "__spec__", None)
@@ -395,7 +399,7 @@ def test_help_shows_the_modules_docstring_dedented(capsys: pytest.CaptureFixture
     assert shown in capsys.readouterr().out
 
 
-def test_require_raises_its_message_unless_the_condition_holds():
+def test_require_raises_its_message_if_the_condition_is_false():
     errors.require(True, "never")
     with pytest.raises(ValueError, match=r"^give 1 or more$"):
         errors.require(False, "give 1 or more")
@@ -429,38 +433,38 @@ class Folders:
     "argv",
     ["a b --count 3", "--count 3 a b", "a --count 3 b", "a --count=3 b", "--runs=[a,b] --count=3", "a b --count=3"],
 )
-def test_words_may_stand_before_between_and_after_flags(argv: str):
+def test_arguments_without_a_flag_may_be_before_between_and_after_flags(argv: str):
     assert cli.parse(Folders, argv.split(), prog=PROG) == Folders(("a", "b"), 3)
 
 
-def test_a_negative_value_of_a_flag_is_no_word():
+def test_a_negative_value_of_a_flag_belongs_to_the_flag():
     assert cli.parse(Folders, ["--count", "-3", "a"], prog=PROG) == Folders(("a",), -3)
 
 
 @pytest.mark.parametrize("word", ["007", "true", "null", "[x]", 'a"b', "a b", "ä", "x: y"])
-def test_a_word_is_kept_as_it_is(word: str):
+def test_an_argument_without_a_flag_is_not_changed(word: str):
     assert cli.parse(Folders, [word], prog=PROG).runs == (word,)
 
 
-def test_words_are_those_of_the_process_by_default(monkeypatch: pytest.MonkeyPatch):
+def test_by_default_the_arguments_without_a_flag_are_those_of_the_process(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "argv", ["make", "a", "--resume", "true", "b"])
     assert cli.parse(Folders, prog=PROG) == Folders(("a", "b"), resume=True)
 
 
-def test_words_win_over_a_yaml_file_which_holds_without_them(yaml_file: Callable[[str], str]):
+def test_arguments_without_a_flag_override_a_yaml_file(yaml_file: Callable[[str], str]):
     file = yaml_file("runs: [p, q]\ncount: 3\n")
     assert cli.parse(Folders, ["--config", file], prog=PROG) == Folders(("p", "q"), 3)
     assert cli.parse(Folders, ["--config", file, "a"], prog=PROG) == Folders(("a",), 3)
 
 
-def test_help_shows_where_the_words_go(capsys: pytest.CaptureFixture[str]):
+def test_help_shows_the_place_of_arguments_without_a_flag(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
         cli.parse(Folders, ["--help"], prog=PROG)
     assert f"usage: {PROG} [runs ...] [--flag value ...]" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("argv", ["--cuont 3 a", "a --count", "a --count --resume true"])
-def test_a_bad_flag_beside_words_ends_with_status_2_and_one_line(refusal: Callable[..., str], argv: str):
+def test_a_bad_flag_after_other_arguments_ends_with_status_2_and_one_line(refusal: Callable[..., str], argv: str):
     assert "count" in refusal(lambda: cli.parse(Folders, argv.split(), prog=PROG))
 
 
@@ -472,9 +476,9 @@ def test_a_bad_flag_beside_words_ends_with_status_2_and_one_line(refusal: Callab
         ({"a": {"b": {"c": 1}}, "empty": {}, 5: None}, {"a.b.c": 1, "empty": {}, "5": None}),
     ],
 )
-def test_nested_values_are_flattened_by_their_names(nested: dict[Any, Any], flat: dict[str, Any]):
+def test_nested_values_are_flattened_to_dotted_names(nested: dict[Any, Any], flat: dict[str, Any]):
     assert layout.flatten(nested) == flat
 
 
-def test_names_are_joined_as_asked():
+def test_names_are_joined_with_the_given_separator():
     assert layout.flatten({"iwae": {"10": 1.5}}, "/") == {"iwae/10": 1.5}

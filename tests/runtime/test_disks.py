@@ -34,7 +34,7 @@ def fsync_gives(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 @pytest.fixture(autouse=True)
 def nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disks, "_warned", set())
+    monkeypatch.setattr(disks, "warned", set())
 
 
 @pytest.fixture
@@ -51,14 +51,14 @@ def test_files_and_folders_are_flushed(file: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("number", NONE_FOR_FOLDERS)
-def test_a_disk_that_cannot_flush_folders_is_used_without(file: Path, fsync_gives: Callable[..., None], number: int):
+def test_a_disk_that_cannot_flush_folders_can_be_used(file: Path, fsync_gives: Callable[..., None], number: int):
     fsync_gives(folder=number)
     assert disks.flush(file.parent) == os.strerror(number)
     assert disks.flush(file) is None
 
 
 @pytest.mark.parametrize("number", NONE_FOR_FILES)
-def test_a_disk_that_cannot_flush_files_is_used_without(file: Path, fsync_gives: Callable[..., None], number: int):
+def test_a_disk_that_cannot_flush_files_can_be_used(file: Path, fsync_gives: Callable[..., None], number: int):
     fsync_gives(file=number)
     assert disks.flush(file) == os.strerror(number)
 
@@ -79,7 +79,7 @@ def test_a_file_that_may_not_be_flushed_is_an_error(file: Path, fsync_gives: Cal
         disks.flush(file)
 
 
-def test_a_folder_that_may_be_written_to_and_not_read_is_not_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_folder_without_read_permission_is_not_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def not_allowed(path: Path, flags: int) -> int:
         raise PermissionError(errno.EACCES, "Permission denied")
 
@@ -87,7 +87,7 @@ def test_a_folder_that_may_be_written_to_and_not_read_is_not_flushed(tmp_path: P
     assert disks.flush(tmp_path) == "Permission denied"
 
 
-def test_the_time_is_that_of_the_files_on_the_disk(tmp_path: Path):
+def test_the_time_of_a_disk_is_the_modification_time_of_a_new_file(tmp_path: Path):
     (tmp_path / "before").touch()
     now = disks.now(tmp_path)
     (tmp_path / "after").touch()
@@ -99,12 +99,12 @@ def test_asking_for_the_time_leaves_no_file(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_of_a_disk_that_can_do_all_nothing_is_said(file: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_disk_that_can_flush_gives_no_warning(file: Path, capsys: pytest.CaptureFixture[str]):
     disks.warn_if_no_flush(file.parent, file)
     assert capsys.readouterr() == ("", "")
 
 
-def test_what_is_missing_is_said_once_whatever_is_written(
+def test_a_missing_function_of_a_disk_is_reported_once(
     file: Path, fsync_gives: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ):
     fsync_gives(folder=errno.EINVAL)
@@ -116,7 +116,7 @@ def test_what_is_missing_is_said_once_whatever_is_written(
     )
 
 
-def test_where_files_cannot_be_flushed_the_line_says_that_they_may_be_damaged(
+def test_the_warning_about_files_that_cannot_be_flushed_says_that_they_may_be_damaged(
     file: Path, fsync_gives: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ):
     fsync_gives(file=errno.EINVAL, folder=errno.EPERM)

@@ -40,7 +40,7 @@ def test_without_torchrun_there_is_one_process():
     assert distributed.world() == World(rank=0, size=1, local_rank=0)
 
 
-def test_the_world_is_that_of_torchruns_variables(monkeypatch: pytest.MonkeyPatch):
+def test_rank_and_size_come_from_torchruns_variables(monkeypatch: pytest.MonkeyPatch):
     names, values = (*VARIABLES, "MASTER_ADDR", "MASTER_PORT"), ("5", "8", "1", "127.0.0.1", "29500")
     for name, value in zip(names, values, strict=True):
         monkeypatch.setenv(name, value)
@@ -81,7 +81,7 @@ def test_more_processes_than_gpus_are_refused_by_each_of_them(
         ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "here"}, "WORLD_SIZE is 2, and MASTER_PORT is not set"),
     ],
 )
-def test_a_world_that_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], said: str):
+def test_an_impossible_rank_or_size_is_refused(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], said: str):
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
@@ -90,18 +90,18 @@ def test_a_world_that_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch, vari
         distributed.world()
 
 
-def test_processes_share_the_cpu(monkeypatch: pytest.MonkeyPatch):
+def test_processes_divide_the_cores(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LOCAL_RANK", "3")
     assert distributed.own_device(CPU) == CPU
 
 
-def test_one_process_meets_nobody():
+def test_a_single_process_does_not_wait_for_others():
     with distributed.connected(CPU) as here:
         assert here == World(0, 1, 0)
         assert not torch.distributed.is_initialized()
 
 
-def test_a_sum_over_one_process_is_the_tensor_itself():
+def test_the_sum_over_a_single_process_is_the_tensor_itself():
     tensors = [torch.randn(3, 2), torch.randn(5)]
     before = [tensor.clone() for tensor in tensors]
     distributed.sum_up(tensors)
@@ -110,7 +110,7 @@ def test_a_sum_over_one_process_is_the_tensor_itself():
 
 @pytest.mark.parametrize("step", [0, 1, 15, 16, 17])
 @pytest.mark.parametrize("asked", [False, True])
-def test_one_process_answers_at_every_step(step: int, asked: bool):
+def test_a_single_process_answers_at_every_step(step: int, asked: bool):
     assert distributed.is_true_anywhere(asked, step, CPU) is asked
 
 
@@ -147,7 +147,7 @@ def _free_port() -> int:
 
 @pytest.fixture(scope="module")
 def talk(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What two processes came to."""
+    """The results of two processes."""
     folder = tmp_path_factory.mktemp("talk")
     (folder / "talk.py").write_text(TALK)
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "OMP_NUM_THREADS": "1"}
@@ -159,11 +159,11 @@ def talk(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
-def test_processes_meet_and_part(talk: list[dict[str, Any]]):
+def test_processes_can_join_and_leave_a_group(talk: list[dict[str, Any]]):
     assert all(answer["met"] and answer["left"] for answer in talk)
 
 
-def test_sums_are_of_all_processes(talk: list[dict[str, Any]]):
+def test_sums_include_all_processes(talk: list[dict[str, Any]]):
     for total, *addends in zip(talk[0]["sums"], talk[0]["mine"], talk[1]["mine"], strict=True):
         assert torch.equal(total, addends[0] + addends[1])
 
@@ -177,11 +177,11 @@ def test_sums_of_doubles_are_doubles(talk: list[dict[str, Any]]):
     assert talk[0]["doubles"][0].dtype == torch.float64
 
 
-def test_what_one_process_is_asked_all_answer_at_the_next_16th_step(talk: list[dict[str, Any]]):
+def test_a_request_to_one_process_is_answered_by_all_at_the_next_16th_step(talk: list[dict[str, Any]]):
     assert talk[0]["answers"] == talk[1]["answers"] == [step == 32 for step in range(40)]
 
 
-def test_what_nobody_is_asked_is_not_answered(talk: list[dict[str, Any]]):
+def test_without_a_request_no_process_answers(talk: list[dict[str, Any]]):
     assert not any(talk[0]["nobody"] + talk[1]["nobody"])
 
 
@@ -215,7 +215,7 @@ def _start(data: Path, out: Path, more: str = "") -> subprocess.Popen[str]:
 
 
 def _interrupted(data: Path, out: Path) -> Path:
-    """A run of one process that broke at its fifth step, and was last saved after its third."""
+    """A run of one process that was interrupted at its fifth step, and last saved after its third."""
     learn: Callable[..., None] = Learner.learn
 
     def broken(self: Learner, *args: Any) -> None:
@@ -251,37 +251,37 @@ def _lines(run: Path, kind: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("kind", ["train", "val"])
 @pytest.mark.parametrize("name", ["together", "resumed"])
-def test_two_processes_have_the_metrics_of_one(trained: Trained, name: str, kind: str):
+def test_two_processes_log_the_same_metrics_as_one(trained: Trained, name: str, kind: str):
     ours, expected = (_lines(run, kind) for run in (getattr(trained, name), trained.alone))
     assert [line["step"] for line in ours] == [line["step"] for line in expected]
     for one, other in zip(ours, expected, strict=True):
         assert one == pytest.approx(other, rel=1e-4)
 
 
-def test_two_processes_learn_what_one_learns(trained: Trained):
+def test_two_processes_train_to_the_same_weights_as_one(trained: Trained):
     ours, expected = (checkpoints.load_vae(run, "last").state_dict() for run in (trained.together, trained.alone))
     for name, weights in expected.items():
         assert float((ours[name] - weights).abs().max()) < 1e-4, name  # six steps of at most 1e-4
 
 
-def test_one_process_alone_writes(trained: Trained):
+def test_only_one_process_writes_files(trained: Trained):
     names = [{path.relative_to(run) for path in run.rglob("*")} for run in (trained.together, trained.alone)]
     assert names[0] == names[1]
     assert [line["step"] for line in _lines(trained.together, "train")] == [1, 2, 3, 4, 5, 6]
 
 
-def test_one_process_alone_prints(trained: Trained):
+def test_only_one_process_prints(trained: Trained):
     (line,) = trained.printed.splitlines()
     assert line.startswith(f"{trained.together}: SSE ")
 
 
-def test_a_run_of_one_process_is_gone_on_with_by_two(trained: Trained):
+def test_a_run_of_one_process_can_be_resumed_by_two(trained: Trained):
     first, _ = trained.printed_by_resumed.splitlines()
     assert first == f"{trained.resumed}: continuing from step 3, 48 frames seen"
     assert resume.load_state(trained.resumed)["step"] == 6
 
 
-def test_a_finished_run_of_two_processes_is_taken_up_by_one(
+def test_a_finished_run_of_two_processes_can_be_opened_by_one(
     trained: Trained, rollouts_dir: Path, tmp_path: Path, capsys: Any
 ):
     run = shutil.copytree(trained.together, tmp_path / "run")

@@ -41,7 +41,7 @@ def sleep_s(item: float, report: Report) -> float:
 
 
 def die_once(marker: Path | None, report: Report) -> str:
-    """Kills its worker at the first attempt, of which the marker tells."""
+    """Kills its worker at the first attempt. The marker shows that there was a first attempt."""
     if marker is not None and not marker.exists():
         marker.touch()
         os.kill(os.getpid(), signal.SIGKILL)
@@ -83,7 +83,7 @@ def test_no_items_give_no_results(executor: Executor):
 
 
 @pytest.mark.parametrize("executor", LOCAL)
-def test_what_a_task_raises_reaches_the_caller(executor: Executor):
+def test_an_error_of_a_task_is_raised_to_the_caller(executor: Executor):
     with pytest.raises(ValueError, match="three is refused"):
         list(executors.run(refuse_three, range(5), executor, 2, ignore))
 
@@ -92,17 +92,17 @@ def test_serial_runs_in_this_process():
     assert dict(executors.run(process_id, [0], "serial", 2, ignore)) == {0: os.getpid()}
 
 
-def test_processes_run_elsewhere_in_no_more_than_was_asked_for():
+def test_tasks_run_in_at_most_the_requested_number_of_processes():
     found = {pid for _, pid in executors.run(process_id, range(8), "processes", 2, ignore)}
     assert os.getpid() not in found and 1 <= len(found) <= 2
 
 
-def test_no_number_of_workers_means_one_a_core(monkeypatch: pytest.MonkeyPatch):
+def test_without_a_number_there_is_one_worker_per_core(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(executors, "available_cores", lambda: 1)
     assert len({pid for _, pid in executors.run(process_id, range(4), "processes", 0, ignore)}) == 1
 
 
-def test_processes_run_from_a_thread():
+def test_processes_can_be_started_from_a_thread():
     found: list[tuple[int, int]] = []
     thread = threading.Thread(target=lambda: found.extend(executors.run(square, [5], "processes", 1, ignore)))
     thread.start()
@@ -113,7 +113,7 @@ def test_processes_run_from_a_thread():
 # --- progress
 
 
-def test_serial_progress_counts_all_items():
+def test_progress_in_one_process_counts_all_items():
     seen: list[int] = []
     list(executors.run(square, [4, 2, 3], "serial", 1, seen.append))
     assert seen == [1, 4, 5, 6, 7, 9]
@@ -125,7 +125,7 @@ def test_progress_of_processes_ends_at_the_sum():
     assert seen[-1] == 9
 
 
-def test_progress_of_processes_is_told_while_they_work():
+def test_progress_of_processes_is_reported_while_they_work():
     seen: list[int] = []
     list(executors.run(sleep_s, [1.0], "processes", 1, seen.append))
     assert len(seen) > 3
@@ -139,12 +139,12 @@ def test_a_killed_worker_costs_only_a_retry(tmp_path: Path):
     assert Counter(found) == Counter({(i, "done"): 1 for i in range(3)})
 
 
-def test_deaths_of_workers_over_different_items_do_not_add_up(tmp_path: Path):
+def test_killed_workers_are_counted_for_each_item_separately(tmp_path: Path):
     markers = [tmp_path / str(i) for i in range(executors.MAX_ATTEMPTS)]
     assert len(list(executors.run(die_once, markers, "processes", 1, ignore))) == executors.MAX_ATTEMPTS
 
 
-def test_an_item_that_always_kills_its_worker_stops_the_work():
+def test_an_item_whose_worker_always_dies_stops_the_work():
     with pytest.raises(Stopped, match=r"workers died 3 times .*Give fewer --num_workers"):
         list(executors.run(die, [0], "processes", 1, ignore))
 
@@ -171,7 +171,7 @@ def test_ctrl_c_ends_the_workers_at_once():
     assert workers() == []
 
 
-def test_workers_of_somebody_else_are_left_alone():
+def test_other_child_processes_are_not_ended():
     bystander = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
     bystander.start()
     try:
@@ -187,7 +187,7 @@ def test_workers_of_somebody_else_are_left_alone():
 # --- Ctrl-C
 
 
-def test_a_worker_does_not_hear_ctrl_c():
+def test_a_worker_ignores_ctrl_c():
     assert list(executors.run(interrupt_itself, [0], "processes", 1, ignore)) == [(0, "went on")]
 
 
@@ -201,6 +201,6 @@ def ray_here() -> Iterator[None]:
     ray.shutdown()
 
 
-def test_ray_gives_what_serial_gives(ray_here: None):
+def test_ray_gives_the_same_results_as_one_process(ray_here: None):
     found = executors.run(square, range(6), "ray", 2, ignore)
     assert sorted(found) == list(executors.run(square, range(6), "serial", 1, ignore))

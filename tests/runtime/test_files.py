@@ -33,7 +33,7 @@ def raises(error: Exception) -> Callable[..., Any]:
 # whole, write_*
 
 
-def test_a_file_appears_under_its_name_when_the_block_ends(tmp_path: Path):
+def test_a_file_gets_its_name_when_the_block_ends(tmp_path: Path):
     with files.atomic_path(tmp_path / "a") as temporary:
         temporary.write_text("new")
         assert [path.suffix for path in tmp_path.iterdir()] == [".partial"]
@@ -65,7 +65,7 @@ def test_a_block_that_writes_nothing_is_an_error_and_leaves_the_old_file(tmp_pat
     assert (tmp_path / "a").read_text() == "old"
 
 
-def test_contents_reach_the_disk_before_the_name_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_contents_are_on_the_disk_before_the_file_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     synced: list[tuple[str, bool]] = []
     sync = os.fsync
 
@@ -79,7 +79,7 @@ def test_contents_reach_the_disk_before_the_name_does(tmp_path: Path, monkeypatc
     assert synced == [(temporary.name, False), (tmp_path.name, True)]
 
 
-def test_a_full_disk_that_is_noticed_at_the_end_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_full_disk_that_is_noticed_at_closing_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     files.write_text(tmp_path / "a", "old")
     monkeypatch.setattr(disks.os, "fsync", raises(OSError(errno.ENOSPC, "full")))
     with pytest.raises(Stopped, match="no space left"):
@@ -88,7 +88,7 @@ def test_a_full_disk_that_is_noticed_at_the_end_leaves_the_old_file(tmp_path: Pa
     assert (tmp_path / "a").read_text() == "old"
 
 
-def test_somebodys_link_with_a_name_of_a_temporary_file_is_not_followed(tmp_path: Path):
+def test_a_link_with_the_name_of_a_temporary_file_is_not_followed(tmp_path: Path):
     (tmp_path / "theirs").write_text("theirs")
     (tmp_path / "a.partial").symlink_to(tmp_path / "theirs")
     files.write_text(tmp_path / "a", "ours")
@@ -98,7 +98,7 @@ def test_somebodys_link_with_a_name_of_a_temporary_file_is_not_followed(tmp_path
     assert not (tmp_path / "a").is_symlink()
 
 
-def test_what_lies_at_a_temporary_name_is_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_existing_file_with_a_temporary_name_is_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "theirs").write_text("theirs")
     monkeypatch.setattr(files.writers, "new", lambda: "guessed")
     (tmp_path / "a.guessed.partial").symlink_to(tmp_path / "theirs")
@@ -107,7 +107,7 @@ def test_what_lies_at_a_temporary_name_is_never_opened(tmp_path: Path, monkeypat
     assert (tmp_path / "theirs").read_text() == "theirs"
 
 
-def test_two_may_write_one_file_at_once_and_the_last_one_gives_it_its_contents(tmp_path: Path):
+def test_if_two_write_one_file_at_the_same_time_the_last_one_decides_its_contents(tmp_path: Path):
     with files.atomic_path(tmp_path / "a") as one, files.atomic_path(tmp_path / "a") as other:
         one.write_text("one")
         other.write_text("other")
@@ -126,7 +126,7 @@ def test_text_is_written_as_utf8(tmp_path: Path):
     assert (tmp_path / "a").read_bytes() == "µ σ²\n".encode()
 
 
-def test_json_is_written_as_json_that_ends_with_a_newline(tmp_path: Path):
+def test_json_is_written_with_a_newline_at_the_end(tmp_path: Path):
     files.write_json(tmp_path / "a", {"x": [1, 2.5, None]})
     text = (tmp_path / "a").read_text()
     assert json.loads(text) == {"x": [1, 2.5, None]}
@@ -145,11 +145,11 @@ def test_a_number_that_is_not_json_is_refused_and_the_old_file_stays(tmp_path: P
 # digests
 
 
-def test_sha256_is_of_the_parts_one_after_the_other():
+def test_sha256_is_that_of_the_joined_parts():
     assert files.sha256(b"ab", memoryview(b"c")) == hashlib.sha256(b"abc").hexdigest()
 
 
-def test_file_sha256_is_of_the_bytes_of_a_file_larger_than_a_block(tmp_path: Path):
+def test_file_sha256_is_right_for_a_file_larger_than_a_block(tmp_path: Path):
     data = os.urandom((1 << 20) + 17)
     (tmp_path / "a").write_bytes(data)
     assert files.file_sha256(tmp_path / "a") == hashlib.sha256(data).hexdigest()
@@ -163,7 +163,7 @@ HOUR_S = 3600.0
 
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Path:
-    """What a process of another machine writes."""
+    """A file that a process of another machine is writing."""
     partial = tmp_path / "b.ffffffffffff-7-7-ffffffffffffffff.partial"
     partial.touch()
     return partial
@@ -174,7 +174,7 @@ def age(path: Path, seconds: float) -> None:
     os.utime(path, (now, now - seconds))
 
 
-def test_what_a_killed_process_left_is_removed_and_finished_files_stay(
+def test_unfinished_files_of_a_killed_process_are_removed_and_finished_files_kept(
     tmp_path: Path, leave_partial: Callable[[Path], Path]
 ):
     leave_partial(tmp_path / "a.h5")
@@ -190,7 +190,7 @@ def test_only_partial_files_of_the_names_given_are_removed(tmp_path: Path, leave
     assert names(tmp_path) == [other.name]
 
 
-def test_what_another_process_is_writing_stays(tmp_path: Path):
+def test_files_that_another_process_is_writing_are_kept(tmp_path: Path):
     write = "import sys; from pathlib import Path; from world_models.runtime import files\n"
     write += "with files.atomic_path(Path(sys.argv[1])) as t:\n  t.touch(); print(t, flush=True); sys.stdin.read()"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
@@ -204,33 +204,35 @@ def test_what_another_process_is_writing_stays(tmp_path: Path):
     assert names(tmp_path) == ["a"]
 
 
-def test_what_another_machine_writes_stays_as_long_as_it_is_new(tmp_path: Path, elsewhere: Path):
+def test_new_unfinished_files_of_another_machine_are_kept(tmp_path: Path, elsewhere: Path):
     age(elsewhere, 0.5 * HOUR_S)
     files.remove_partials(tmp_path)
     assert elsewhere.exists()
 
 
-def test_what_another_machine_left_an_hour_ago_is_removed(tmp_path: Path, elsewhere: Path):
+def test_unfinished_files_of_another_machine_are_removed_after_an_hour(tmp_path: Path, elsewhere: Path):
     age(elsewhere, 1.1 * HOUR_S)
     files.remove_partials(tmp_path)
     assert names(tmp_path) == []
 
 
-def test_the_age_is_by_the_clock_of_the_disk(tmp_path: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_age_of_a_file_is_measured_by_the_clock_of_the_disk(
+    tmp_path: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(disks, "now", lambda folder: elsewhere.stat().st_mtime + 1.1 * HOUR_S)
     files.remove_partials(tmp_path)
     assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize(("hours", "left"), [(0.9, ["shard-00000.h5.partial"]), (1.1, [])])
-def test_what_an_earlier_version_left_is_removed_once_it_is_old(tmp_path: Path, hours: float, left: list[str]):
+def test_old_unfinished_files_of_an_earlier_version_are_removed(tmp_path: Path, hours: float, left: list[str]):
     (tmp_path / "shard-00000.h5.partial").touch()
     age(tmp_path / "shard-00000.h5.partial", hours * HOUR_S)
     files.remove_partials(tmp_path)
     assert names(tmp_path) == left
 
 
-def test_links_pipes_and_folders_that_are_named_so_stay(tmp_path: Path):
+def test_links_pipes_and_folders_with_such_names_are_kept(tmp_path: Path):
     (tmp_path / "link.partial").symlink_to(tmp_path / "somewhere")
     os.mkfifo(tmp_path / "pipe.partial")
     (tmp_path / "folder.partial").mkdir()
@@ -250,7 +252,7 @@ def folder_elsewhere(tmp_path: Path) -> Path:
     return partial
 
 
-def test_a_folder_that_a_killed_process_left_is_removed(tmp_path: Path, leave_partial: Callable[[Path], Path]):
+def test_a_temporary_folder_of_a_killed_process_is_removed(tmp_path: Path, leave_partial: Callable[[Path], Path]):
     killed = leave_partial(tmp_path / ".mnist-")
     killed.unlink()
     (killed / "raw").mkdir(parents=True)
@@ -259,7 +261,9 @@ def test_a_folder_that_a_killed_process_left_is_removed(tmp_path: Path, leave_pa
     assert names(tmp_path) == []
 
 
-def test_a_folder_of_another_machine_stays_as_long_as_a_file_in_it_is_new(tmp_path: Path, folder_elsewhere: Path):
+def test_a_temporary_folder_of_another_machine_is_kept_while_a_file_in_it_is_new(
+    tmp_path: Path, folder_elsewhere: Path
+):
     age(folder_elsewhere, 2 * HOUR_S)
     files.remove_partials(tmp_path)
     assert folder_elsewhere.exists()
@@ -268,7 +272,7 @@ def test_a_folder_of_another_machine_stays_as_long_as_a_file_in_it_is_new(tmp_pa
     assert names(tmp_path) == []
 
 
-def test_a_temporary_folder_is_there_in_its_block_and_another_process_leaves_it(tmp_path: Path):
+def test_a_temporary_folder_exists_during_its_block_and_other_processes_keep_it(tmp_path: Path):
     with files.temporary_folder(tmp_path, ".mnist-") as folder:
         (folder / "half").touch()
         with files.temporary_folder(tmp_path, ".mnist-"):
@@ -276,11 +280,11 @@ def test_a_temporary_folder_is_there_in_its_block_and_another_process_leaves_it(
     assert names(tmp_path) == []
 
 
-def test_a_folder_that_is_not_there_holds_no_partial_files(tmp_path: Path):
+def test_removing_unfinished_files_accepts_a_missing_folder(tmp_path: Path):
     files.remove_partials(tmp_path / "figures")
 
 
-def test_what_cannot_be_removed_stays(
+def test_files_that_cannot_be_removed_are_kept(
     tmp_path: Path, leave_partial: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch
 ):
     partial = leave_partial(tmp_path / "a")
@@ -306,7 +310,7 @@ def test_work_larger_than_the_disk_is_refused_with_both_sizes_and_what_to_do(
     assert "\n" not in message
 
 
-def test_work_that_just_fits_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_work_that_just_fits_on_the_disk_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(
         files.os, "statvfs", lambda path: SimpleNamespace(f_blocks=9_000, f_bavail=3_000, f_frsize=1_000)
     )
@@ -315,7 +319,7 @@ def test_work_that_just_fits_is_accepted(tmp_path: Path, monkeypatch: pytest.Mon
         files.check_room(tmp_path, 3_000_001)
 
 
-def test_a_store_that_does_not_say_its_size_is_taken_at_its_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_file_system_without_a_known_size_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(files.os, "statvfs", lambda path: SimpleNamespace(f_blocks=0, f_bavail=0, f_frsize=4096))
     files.check_room(tmp_path, 12_500_000_000)
     assert names(tmp_path) == []
@@ -328,7 +332,7 @@ def test_a_file_system_that_takes_no_folders_is_refused():
 
 
 @pytest.mark.parametrize("absolute", [True, False])
-def test_room_for_a_folder_to_be_is_that_of_its_nearest_parent(
+def test_the_free_space_for_a_new_folder_is_that_of_its_nearest_parent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, absolute: bool
 ):
     asked: list[Path] = []
@@ -439,9 +443,7 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path, monkeypat
         (errno.EROFS, "read-only file system; what is finished stays: make the disk writable"),
     ],
 )
-def test_a_disk_that_takes_no_more_ends_work_in_one_line_and_leaves_the_old_file(
-    tmp_path: Path, number: int, advice: str
-):
+def test_a_full_disk_ends_work_in_one_line_and_leaves_the_old_file(tmp_path: Path, number: int, advice: str):
     (tmp_path / "a").write_text("old")
     with pytest.raises(Stopped) as stopped, files.atomic_path(tmp_path / "a") as temporary:
         temporary.write_text("half")
@@ -451,26 +453,26 @@ def test_a_disk_that_takes_no_more_ends_work_in_one_line_and_leaves_the_old_file
     assert (tmp_path / "a").read_text() == "old"
 
 
-def test_another_error_of_the_system_is_shown_as_it_is(tmp_path: Path):
+def test_another_error_of_the_system_is_not_changed(tmp_path: Path):
     with pytest.raises(OSError) as error, files.disk_errors_as_stopped(tmp_path):
         raise OSError(errno.ENOTCONN, "of the system")
     assert error.value.errno == errno.ENOTCONN
 
 
-def test_a_line_for_which_there_is_no_room_ends_work_in_one_line(tmp_path: Path):
+def test_appending_to_a_file_on_a_full_disk_ends_work_in_one_line(tmp_path: Path):
     files.append_text(tmp_path / "a", "123456\n")
     with largest_file(10), pytest.raises(Stopped, match=f"^{tmp_path / 'a'}: file too large"):
         files.append_text(tmp_path / "a", "123456\n")
     assert (tmp_path / "a").read_text().splitlines()[0] == "123456"
 
 
-def test_added_text_stands_after_what_was_there(tmp_path: Path):
+def test_added_text_is_appended_to_a_file(tmp_path: Path):
     for text in ("ü\n", "é\n"):
         files.append_text(tmp_path / "a", text)
     assert (tmp_path / "a").read_text(encoding="utf-8") == "ü\né\n"
 
 
-def test_a_folder_for_which_there_is_no_room_ends_work_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_making_a_folder_on_a_full_disk_ends_work_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Path, "mkdir", raises(OSError(errno.EDQUOT, "x")))
     with pytest.raises(Stopped, match="disk quota exceeded"):
         files.make_folder(tmp_path / "a")

@@ -20,7 +20,7 @@ ENDING = pytest.mark.parametrize("number", host.ENDING)
 
 @pytest.fixture(autouse=True)
 def signals_as_before() -> Iterator[None]:
-    """What ends by an interrupt leaves the signals to the system, since its process ends; this one goes on."""
+    """Restore the signals after each test: code that ends by an interrupt does not, because its process ends."""
     before = {number: signal.getsignal(number) for number in host.ENDING}
     yield
     for number, handler in before.items():
@@ -72,7 +72,7 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts a command, in a session of its own, and waits until it is at work."""
+    """Starts a command in its own session, and waits until it works."""
     (tmp_path / "waiting.py").write_text(COMMAND)
     started: list[subprocess.Popen[str]] = []
     path = os.pathsep.join([str(tmp_path), str(Path(host.__file__).parents[2])])
@@ -114,7 +114,7 @@ def test_each_signal_ends_a_command_with_its_status_and_one_line(start: Callable
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP])
-def test_a_signal_to_all_processes_kills_no_worker_on_its_own(start: Callable, number: signal.Signals):
+def test_a_signal_to_all_processes_leaves_ending_the_workers_to_their_parent(start: Callable, number: signal.Signals):
     process = start("team")
     time.sleep(1)
     os.killpg(process.pid, number)
@@ -128,7 +128,7 @@ def test_a_signal_that_was_ignored_at_the_start_stays_ignored(start: Callable):
     assert process.poll() is None
 
 
-def test_the_second_signal_ends_what_the_first_had_save_its_work(start: Callable):
+def test_the_second_signal_interrupts_the_saving_that_the_first_one_started(start: Callable):
     process = start("save")
     process.send_signal(signal.SIGTERM)
     assert process.stdout.readline() == "saved\n"
@@ -136,14 +136,14 @@ def test_the_second_signal_ends_what_the_first_had_save_its_work(start: Callable
     assert ended(process)[0] == 128 + signal.SIGTERM
 
 
-def test_a_reader_that_goes_away_ends_a_command_without_a_word(start: Callable):
+def test_a_command_ends_without_a_message_if_its_output_is_no_longer_read(start: Callable):
     process = start("print")
     process.stdout.close()
     process.stdout = None
     assert ended(process) == (128 + signal.SIGPIPE, "")
 
 
-def test_ctrl_c_while_a_command_is_imported_is_one_line(tmp_path: Path):
+def test_ctrl_c_while_a_command_is_imported_prints_one_line(tmp_path: Path):
     (tmp_path / "h5py.py").write_text("import time\nprint('begun', flush=True)\ntime.sleep(60)\n")
     path = os.pathsep.join([str(tmp_path), str(Path(host.__file__).parents[2])])
     process = subprocess.Popen(
@@ -158,7 +158,7 @@ def test_ctrl_c_while_a_command_is_imported_is_one_line(tmp_path: Path):
     assert ended(process) == (130, "\npython -m world_models.collect: interrupted\n")
 
 
-def test_an_error_of_what_an_interrupt_left_half_done_is_no_bug():
+def test_an_error_that_an_interrupt_caused_is_hidden_by_the_interrupt():
     with pytest.raises(host.Interrupted), host.interrupts():
         try:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -167,7 +167,7 @@ def test_an_error_of_what_an_interrupt_left_half_done_is_no_bug():
             raise AssertionError("half made")
 
 
-def test_an_error_without_an_interrupt_is_shown():
+def test_an_error_without_an_interrupt_is_raised():
     with pytest.raises(ZeroDivisionError), host.interrupts():
         try:
             raise KeyError("first")
@@ -179,14 +179,14 @@ def test_an_error_without_an_interrupt_is_shown():
 
 
 class Ended:
-    """What gets a signal when it goes."""
+    """Sends a signal to this process when it is deleted."""
 
     def __init__(self, number: int = signal.SIGTERM):
         self.number = number
 
     def __del__(self):
         os.kill(os.getpid(), self.number)
-        time.sleep(0.001)  # in which the signal comes
+        time.sleep(0.001)  # the signal arrives here
 
 
 @ENDING
@@ -201,17 +201,17 @@ def test_a_signal_in_a_destructor_ends_the_command_and_prints_nothing(
     assert capsys.readouterr().err == ""
 
 
-def test_a_second_signal_ends_the_command_once_where_the_first_was_lost(monkeypatch: pytest.MonkeyPatch):
+def test_a_second_signal_ends_the_command_once_if_the_first_was_lost(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(host, "RESEND_DELAY_S", 0.2)
     with pytest.raises(host.Interrupted), host.interrupts():
         ended = Ended()
         del ended
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(10)
-    time.sleep(0.3)  # the lost one does not come again, which would kill this process
+    time.sleep(0.3)  # the lost signal must not be repeated: it would kill this process
 
 
-def test_work_that_ends_before_a_lost_signal_comes_again_has_ended(monkeypatch: pytest.MonkeyPatch):
+def test_a_lost_signal_is_not_repeated_after_the_work_has_ended(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(host, "RESEND_DELAY_S", 0.1)
     with host.interrupts():
         ended = Ended()
@@ -220,7 +220,7 @@ def test_work_that_ends_before_a_lost_signal_comes_again_has_ended(monkeypatch: 
     time.sleep(0.2)
 
 
-def test_other_errors_in_destructors_are_shown_as_before(monkeypatch: pytest.MonkeyPatch):
+def test_other_errors_in_destructors_are_still_shown(monkeypatch: pytest.MonkeyPatch):
     class Wrong:
         def __del__(self):
             raise KeyError("own")
@@ -243,13 +243,13 @@ def test_the_first_signal_is_a_request_to_stop(number: signal.Signals):
         assert stop.wait(1)
 
 
-def test_without_a_signal_nobody_asks_to_stop():
+def test_without_a_signal_no_stop_is_requested():
     with host.stop_requests() as stop:
         assert not stop.is_set()
 
 
 @ENDING
-def test_the_second_signal_acts_as_before(number: signal.Signals):
+def test_the_second_signal_has_its_usual_effect(number: signal.Signals):
     with pytest.raises(KeyboardInterrupt), host.stop_requests() as stop:
         os.kill(os.getpid(), number)
         stop.wait(1)
@@ -257,7 +257,7 @@ def test_the_second_signal_acts_as_before(number: signal.Signals):
         time.sleep(1)
 
 
-def test_signals_act_as_before_once_the_work_is_over():
+def test_signals_have_their_usual_effect_after_the_work():
     before = [signal.getsignal(number) for number in host.ENDING]
     with host.stop_requests():
         pass
@@ -271,13 +271,13 @@ def ignored() -> Iterator[signal.Signals]:
     signal.signal(signal.SIGUSR1, before)
 
 
-def test_an_ignored_signal_is_no_request(ignored: signal.Signals):
+def test_an_ignored_signal_does_not_request_a_stop(ignored: signal.Signals):
     with host.stop_requests() as stop:
         os.kill(os.getpid(), ignored)
         assert not stop.wait(0.2)
 
 
-def test_a_thread_may_ask_for_stop_requests_though_it_gets_none():
+def test_a_thread_can_use_stop_requests_but_gets_none():
     requested: list[bool] = []
 
     def work() -> None:
@@ -290,21 +290,28 @@ def test_a_thread_may_ask_for_stop_requests_though_it_gets_none():
     assert requested == [False]
 
 
-def test_signals_while_workers_start_are_heard_afterwards():
+def test_signals_while_workers_start_are_handled_afterwards():
     reached = False
     with pytest.raises(KeyboardInterrupt), host.held_signals():
         os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.2)  # whichever thread the system hands the signal to
+        time.sleep(0.2)  # the system may give the signal to any thread
         reached = True
     assert reached
 
 
-def test_a_closed_terminal_is_known_from_an_open_one():
+def test_output_has_no_reader_once_its_terminal_is_closed():
     ours, theirs = pty.openpty()
-    assert not host._is_gone(theirs)
-    os.close(ours)
-    assert host._is_gone(theirs)
+    stdout = os.dup(1)
+    os.dup2(theirs, 1)
+    try:
+        before = host.reader_is_gone()
+        os.close(ours)
+        after = host.reader_is_gone()
+    finally:
+        os.dup2(stdout, 1)
     os.close(theirs)
+    os.close(stdout)
+    assert (before, after) == (False, True)
 
 
 @pytest.mark.parametrize(
@@ -312,7 +319,7 @@ def test_a_closed_terminal_is_known_from_an_open_one():
     [({}, True), ({"LOCAL_RANK": "1"}, True), ({"TORCHELASTIC_RUN_ID": "a", "LOCAL_RANK": "0"}, True),
      ({"TORCHELASTIC_RUN_ID": "a", "LOCAL_RANK": "1"}, False)],
 )  # fmt: skip
-def test_of_torchruns_processes_the_first_of_a_machine_speaks(
+def test_only_the_first_process_of_torchrun_on_a_machine_prints(
     monkeypatch: pytest.MonkeyPatch, variables: Mapping[str, str], speaks: bool
 ):
     for name in ("LOCAL_RANK", "TORCHELASTIC_RUN_ID"):
@@ -323,7 +330,7 @@ def test_of_torchruns_processes_the_first_of_a_machine_speaks(
 
 
 @pytest.mark.parametrize(("rank", "waits"), [("0", []), ("1", [host.FIRST_PRINTS_WITHIN_S])])
-def test_the_other_processes_of_torchrun_wait_to_be_ended(
+def test_the_other_processes_of_torchrun_wait_until_they_are_ended(
     monkeypatch: pytest.MonkeyPatch, rank: str, waits: list[float]
 ):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a")
@@ -374,7 +381,7 @@ V2, V1 = "0::/pod/container\n", "4:memory:/pod\n2:cpu,cpuacct:/pod/container\n1:
         (None, {"cpu.max": "100000 100000"}, 64),
     ],
 )  # fmt: skip
-def test_a_containers_quota_counts(
+def test_the_quota_of_a_container_limits_the_available_cores(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, groups: str | None, quotas: Mapping[str, str], cores: int
 ):
     for name, quota in quotas.items():
@@ -389,12 +396,16 @@ def test_a_containers_quota_counts(
 
 
 @pytest.mark.parametrize(
-    ("quota", "own", "threads"), [(None, None, None), (2.0, None, "2"), (2.0, "7", "7"), (100.0, None, None)]
+    ("quota", "own", "threads"),
+    [("max", None, None), ("200000", None, "2"), ("200000", "7", "7"), ("10000000", None, None)],
 )
-def test_threads_are_no_more_than_the_quota_unless_a_person_says_so(
-    monkeypatch: pytest.MonkeyPatch, quota: float | None, own: str | None, threads: str | None
+def test_threads_do_not_exceed_the_quota_unless_the_user_sets_their_number(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quota: str, own: str | None, threads: str | None
 ):
-    monkeypatch.setattr(host, "_quota", lambda: quota)
+    (tmp_path / "cpu.max").write_text(f"{quota} 100000\n")
+    (tmp_path / "own").write_text("0::/\n")
+    monkeypatch.setattr(host, "CGROUPS", tmp_path)
+    monkeypatch.setattr(host, "OWN_CGROUPS", tmp_path / "own")
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)))
     monkeypatch.setenv("OMP_NUM_THREADS", own or "")
     if not own:

@@ -69,7 +69,7 @@ OTHER = lock_of(writers.Writer("e" * 12, 8, 8, "e" * 16))
 
 
 def killed_here() -> bytes:
-    """The lock of a process of this machine that is gone."""
+    """The lock of a process of this machine that has ended."""
     running = writers.new()
     return lock_of(dataclasses.replace(running, started=running.started + 1), "here")
 
@@ -96,7 +96,7 @@ def test_a_second_writer_is_refused_by_folder_and_process_in_one_line(tmp_path: 
     assert message.endswith("; wait for it or choose another folder")
 
 
-def test_a_refused_writer_leaves_the_first_ones_lock(tmp_path: Path):
+def test_a_refused_writer_does_not_change_the_first_ones_lock(tmp_path: Path):
     with locks.only_writer(tmp_path):
         assert refusal(tmp_path) == refusal(tmp_path)
 
@@ -116,7 +116,7 @@ def test_locking_leaves_no_file_descriptor_or_thread_behind(tmp_path: Path):
     assert (len(names(Path("/proc/self/fd"))), threading.active_count()) == before
 
 
-def test_a_folder_is_one_under_all_its_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_folder_is_locked_under_all_its_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to("folder")
     monkeypatch.chdir(tmp_path)
@@ -125,13 +125,13 @@ def test_a_folder_is_one_under_all_its_names(tmp_path: Path, monkeypatch: pytest
             refusal(Path(name))
 
 
-def test_two_folders_have_a_writer_each(tmp_path: Path):
+def test_two_folders_can_have_one_writer_each(tmp_path: Path):
     (tmp_path / "a").mkdir()
     with locks.only_writer(tmp_path), locks.only_writer(tmp_path / "a"):
         assert names(tmp_path / "a") == [locks.LOCK]
 
 
-def test_another_process_holds_the_folder_until_it_is_killed(tmp_path: Path, hold: Callable[..., Any]):
+def test_another_process_holds_its_lock_until_it_is_killed(tmp_path: Path, hold: Callable[..., Any]):
     holder = hold()
     assert f"process {holder.pid} on " in refusal(tmp_path)
     holder.kill()
@@ -141,14 +141,14 @@ def test_another_process_holds_the_folder_until_it_is_killed(tmp_path: Path, hol
     assert names(tmp_path) == []
 
 
-def test_a_suspended_process_of_this_machine_holds_its_folder(tmp_path: Path, file: Path, hold: Callable[..., Any]):
+def test_a_suspended_process_of_this_machine_keeps_its_lock(tmp_path: Path, file: Path, hold: Callable[..., Any]):
     holder = hold()
     holder.send_signal(signal.SIGSTOP)
     age(file, 10 * locks.SILENCE_S)
     assert f"process {holder.pid} on " in refusal(tmp_path)
 
 
-def test_a_fork_of_the_holder_does_not_let_the_folder_go(tmp_path: Path):
+def test_a_fork_of_the_holder_does_not_release_the_lock(tmp_path: Path):
     holding = locks.only_writer(tmp_path)
     holding.__enter__()
     child = os.fork()
@@ -163,7 +163,7 @@ def test_a_fork_of_the_holder_does_not_let_the_folder_go(tmp_path: Path):
     assert names(tmp_path) == []
 
 
-def test_a_folder_that_cannot_be_written_to_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_read_only_folder_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def read_only(*args: Any) -> int:
         raise OSError(errno.EROFS, "Read-only file system", str(tmp_path / locks.LOCK))
 
@@ -201,7 +201,7 @@ def test_a_writer_on_another_machine_is_refused_by_its_host_and_the_file_to_remo
     assert file.read_bytes() == ELSEWHERE
 
 
-def test_a_lock_of_another_machine_is_stale_after_five_minutes_of_silence(tmp_path: Path, file: Path):
+def test_a_lock_of_another_machine_is_stale_after_five_minutes_without_a_heartbeat(tmp_path: Path, file: Path):
     file.write_bytes(ELSEWHERE)
     age(file, 299)
     refusal(tmp_path)
@@ -213,7 +213,7 @@ def test_a_lock_of_another_machine_is_stale_after_five_minutes_of_silence(tmp_pa
 
 
 @pytest.mark.parametrize(("server_ahead_s", "free"), [(1e6, True), (-1e6, False)])
-def test_silence_is_by_the_clock_of_the_disk(
+def test_the_age_of_a_heartbeat_is_measured_by_the_clock_of_the_disk(
     tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch, server_ahead_s: float, free: bool
 ):
     file.write_bytes(ELSEWHERE)
@@ -226,7 +226,7 @@ def test_silence_is_by_the_clock_of_the_disk(
         assert "it is 0 s old now" in refusal(tmp_path)
 
 
-def test_a_holder_writes_a_sign_of_life_by_the_clock_of_the_disk(
+def test_the_heartbeat_of_a_holder_has_the_time_of_the_disk(
     tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(locks, "SILENCE_S", 0.1)
@@ -240,28 +240,28 @@ def test_a_holder_writes_a_sign_of_life_by_the_clock_of_the_disk(
         assert file.read_bytes() == contents
 
 
-def test_a_sign_of_life_that_the_disk_does_not_take_is_made_up_for(
-    tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
-):
-    beats: list[bool] = []
-    rewrite, third = locks._rewrite, threading.Event()
+def test_a_heartbeat_that_the_disk_refuses_is_repeated(tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch):
+    opened, beats = os.open, []
 
-    def with_trouble(file: Path, contents: bytes) -> bool:
-        beats.append(True)
-        if len(beats) == 3:
-            third.set()
-        if len(beats) < 3:
-            raise OSError(errno.EIO, "server away")
-        return rewrite(file, contents)
+    def out_of_order(path: Any, flags: int, *args: Any, **kwargs: Any) -> int:
+        if path == file and flags & os.O_RDWR:
+            beats.append(path)
+            if len(beats) < 3:
+                raise OSError(errno.EIO, "server away")
+        return opened(path, flags, *args, **kwargs)
 
-    monkeypatch.setattr(locks, "_rewrite", with_trouble)
+    monkeypatch.setattr(locks.os, "open", out_of_order)
     monkeypatch.setattr(locks, "SILENCE_S", 0.05)
     with locks.only_writer(tmp_path):
-        assert third.wait(PATIENCE_S)
+        os.utime(file, (0, 0))
+        give_up = time.monotonic() + PATIENCE_S
+        while not file.stat().st_mtime and time.monotonic() < give_up:
+            time.sleep(0.01)
+        assert file.stat().st_mtime
 
 
 @pytest.mark.parametrize("contents", [b"", b"\0\xff" * 5000, b"written by process 7 on \x1b[31mnode9: ffff\n"])
-def test_a_lock_that_does_not_say_whose_it_is_holds_for_five_minutes(tmp_path: Path, file: Path, contents: bytes):
+def test_a_lock_without_a_name_is_valid_for_five_minutes(tmp_path: Path, file: Path, contents: bytes):
     file.write_bytes(contents)
     message = refusal(tmp_path)
     assert "(which the lock does not name)" in message and message.isprintable()
@@ -270,7 +270,7 @@ def test_a_lock_that_does_not_say_whose_it_is_holds_for_five_minutes(tmp_path: P
         pass
 
 
-def test_a_lock_of_another_user_that_cannot_be_read_holds_for_five_minutes(
+def test_a_lock_that_cannot_be_read_is_valid_for_five_minutes(
     tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
 ):
     file.write_bytes(killed_here())
@@ -286,7 +286,9 @@ def test_a_lock_of_another_user_that_cannot_be_read_holds_for_five_minutes(
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("elsewhere")])
-def test_what_is_no_lock_is_left_alone_and_named(tmp_path: Path, file: Path, make: Callable[[Path], None]):
+def test_something_else_with_the_name_of_a_lock_is_kept_and_named(
+    tmp_path: Path, file: Path, make: Callable[[Path], None]
+):
     make(file)
     os.utime(file, (0, 0), follow_symlinks=False)
     assert f"'{file}'" in refusal(tmp_path)
@@ -300,7 +302,21 @@ def claim_of(file: Path, contents: bytes) -> Path:
     return file.with_name(f"{file.name}.{hashlib.sha256(contents).hexdigest()[:16]}")
 
 
-def test_of_many_that_find_a_stale_lock_one_gets_it(tmp_path: Path, file: Path):
+@pytest.fixture
+def before_the_claim(file: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
+    """Holds up the next process that claims a stale lock: what is given happens just before it makes its claim."""
+    opened, waiting = os.open, []
+
+    def held_up(path: Any, flags: int, *args: Any, **kwargs: Any) -> int:
+        if waiting and flags & os.O_CREAT and Path(path).name.startswith(f"{file.name}."):
+            waiting.pop()()
+        return opened(path, flags, *args, **kwargs)
+
+    monkeypatch.setattr(locks.os, "open", held_up)
+    return waiting.append
+
+
+def test_only_one_of_many_processes_takes_over_a_stale_lock(tmp_path: Path, file: Path):
     for _ in range(40):
         file.write_bytes(killed_here())
         together, looked = threading.Barrier(6), threading.Barrier(6)
@@ -325,37 +341,36 @@ def test_of_many_that_find_a_stale_lock_one_gets_it(tmp_path: Path, file: Path):
         assert (len(got), names(tmp_path)) == (1, [])
 
 
-def test_a_taker_that_was_held_up_leaves_the_lock_of_the_one_that_was_faster(tmp_path: Path, file: Path):
+def test_a_process_that_claims_too_late_leaves_the_lock_of_the_faster_one(
+    tmp_path: Path, file: Path, before_the_claim: Callable[..., None]
+):
     file.write_bytes(killed_here())
-    stale = locks._read(file)
-    assert stale is not None
-    with locks.only_writer(tmp_path):
-        contents = file.read_bytes()
-        assert not locks._take_over(tmp_path, file, stale, OTHER)
-        assert (file.read_bytes(), names(tmp_path)) == (contents, [locks.LOCK])
+    before_the_claim(lambda: taken_by_another(file))
+    assert "process 8 on node9" in refusal(tmp_path)
+    assert (file.read_bytes(), names(tmp_path)) == (OTHER, [locks.LOCK])
 
 
-def test_a_taker_that_was_held_up_leaves_a_free_folder_free(tmp_path: Path, file: Path):
+def test_a_folder_that_became_free_before_the_claim_is_locked_and_freed_again(
+    tmp_path: Path, file: Path, before_the_claim: Callable[..., None]
+):
     file.write_bytes(killed_here())
-    stale = locks._read(file)
-    assert stale is not None
+    before_the_claim(file.unlink)
     with locks.only_writer(tmp_path):
-        pass
-    assert not locks._take_over(tmp_path, file, stale, OTHER)
+        assert names(tmp_path) == [locks.LOCK]
     assert names(tmp_path) == []
 
 
-def test_a_holder_that_gives_a_sign_of_life_in_time_keeps_its_lock(tmp_path: Path, file: Path):
+def test_a_holder_whose_heartbeat_comes_before_the_claim_keeps_its_lock(
+    tmp_path: Path, file: Path, before_the_claim: Callable[..., None]
+):
     file.write_bytes(ELSEWHERE)
     age(file, 301)
-    stale = locks._read(file)
-    assert stale is not None
-    age(file, 1)
-    assert not locks._take_over(tmp_path, file, stale, OTHER)
+    before_the_claim(lambda: age(file, 1))
+    assert "process 7 on node9" in refusal(tmp_path)
     assert (file.read_bytes(), names(tmp_path)) == (ELSEWHERE, [locks.LOCK])
 
 
-def test_while_another_process_takes_over_the_folder_is_refused_with_its_name(tmp_path: Path, file: Path):
+def test_a_folder_that_another_process_takes_over_is_refused_with_its_name(tmp_path: Path, file: Path):
     file.write_bytes(killed_here())
     claim = claim_of(file, file.read_bytes())
     claim.write_bytes(OTHER)
@@ -363,7 +378,7 @@ def test_while_another_process_takes_over_the_folder_is_refused_with_its_name(tm
     assert "process 8 on node9" in message and str(claim) in message
 
 
-def test_a_taker_that_was_killed_does_not_keep_others_from_taking_over(tmp_path: Path, file: Path):
+def test_the_claim_of_a_killed_process_does_not_block_others(tmp_path: Path, file: Path):
     file.write_bytes(killed_here())
     claim_of(file, file.read_bytes()).write_bytes(killed_here())
     with locks.only_writer(tmp_path):
@@ -371,34 +386,56 @@ def test_a_taker_that_was_killed_does_not_keep_others_from_taking_over(tmp_path:
     assert names(tmp_path) == []
 
 
-def test_a_claim_that_goes_between_two_looks_is_tried_again(
+def exists_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The first try to make the file finds that it exists, and then it is gone. Returns the tries."""
+    opened, tries = os.open, []
+
+    def refuse_first(found: Any, flags: int, *args: Any, **kwargs: Any) -> int:
+        if found == path and flags & os.O_CREAT:
+            tries.append(found)
+            if len(tries) == 1:
+                raise FileExistsError(errno.EEXIST, "File exists")
+        return opened(found, flags, *args, **kwargs)
+
+    monkeypatch.setattr(locks.os, "open", refuse_first)
+    return tries
+
+
+def test_a_process_claims_again_after_the_claim_of_another_disappears(
     tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
 ):
     file.write_bytes(killed_here())
-    create, calls = locks._create, []
-    monkeypatch.setattr(locks, "_create", lambda *args: calls.append(args) or (len(calls) != 2 and create(*args)))
+    tries = exists_once(claim_of(file, file.read_bytes()), monkeypatch)
     with locks.only_writer(tmp_path):
         assert names(tmp_path) == [locks.LOCK]
-    assert len(calls) == 4  # lock, claim, lock, claim
+    assert len(tries) == 2
 
 
-def test_a_taker_whose_claim_was_cleared_away_does_not_hold_the_folder(
+def test_a_process_whose_claim_was_removed_does_not_hold_the_folder(
     tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
 ):
     file.write_bytes(killed_here())
-    stale = locks._read(file)
-    assert stale is not None
-    claim = claim_of(file, stale.contents)
-    monkeypatch.setattr(locks, "_is_stale", lambda *args: claim.unlink() is None)
-    assert not locks._take_over(tmp_path, file, stale, OTHER)
-    assert file.read_bytes() == stale.contents
+    claim, is_running = claim_of(file, file.read_bytes()), writers.Writer.is_running
+
+    def faster(writer: writers.Writer) -> bool | None:
+        if claim.exists():
+            claim.unlink()
+            taken_by_another(file)
+            return False
+        return is_running(writer)
+
+    monkeypatch.setattr(writers.Writer, "is_running", faster)
+    assert "process 8 on node9" in refusal(tmp_path)
+    assert (file.read_bytes(), names(tmp_path)) == (OTHER, [locks.LOCK])
 
 
-def test_a_lock_that_goes_between_two_looks_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    create, refused = locks._create, [True]
-    monkeypatch.setattr(locks, "_create", lambda *args: not (refused and refused.pop()) and create(*args))
+def test_a_lock_that_is_released_before_it_is_read_is_taken(
+    tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+):
+    tries = exists_once(file, monkeypatch)
     with locks.only_writer(tmp_path):
         assert names(tmp_path) == [locks.LOCK]
+    assert len(tries) == 2
 
 
 # the one that lost its lock
@@ -409,7 +446,7 @@ def taken_by_another(file: Path) -> None:
     file.with_name("other").replace(file)
 
 
-def test_a_holder_that_lost_its_lock_gives_no_file_its_name(tmp_path: Path, file: Path):
+def test_a_holder_that_lost_its_lock_finishes_no_file(tmp_path: Path, file: Path):
     files.write_text(tmp_path / "a", "old")
     with locks.only_writer(tmp_path), pytest.raises(Stopped) as caught, files.atomic_path(tmp_path / "a") as temporary:
         temporary.write_text("new")
@@ -417,11 +454,11 @@ def test_a_holder_that_lost_its_lock_gives_no_file_its_name(tmp_path: Path, file
     assert f"the lock {file} was taken over by process 8 on node9 while this process was suspended" in str(caught.value)
     assert (tmp_path / "a").read_text() == "old"
     assert names(tmp_path) == [locks.LOCK, "a"]
-    assert file.read_bytes() == OTHER  # which is not its to remove
+    assert file.read_bytes() == OTHER  # the lock of another process is kept
 
 
 @pytest.mark.parametrize("inside", [".", "figures"])
-def test_a_holder_that_lost_its_lock_begins_no_file(tmp_path: Path, file: Path, inside: str):
+def test_a_holder_that_lost_its_lock_starts_no_file(tmp_path: Path, file: Path, inside: str):
     (tmp_path / inside).mkdir(exist_ok=True)
     with locks.only_writer(tmp_path):
         taken_by_another(file)
@@ -430,7 +467,7 @@ def test_a_holder_that_lost_its_lock_begins_no_file(tmp_path: Path, file: Path, 
     assert not (tmp_path / inside / "a").exists()
 
 
-def test_a_holder_whose_lock_was_removed_gives_no_file_its_name(tmp_path: Path, file: Path):
+def test_a_holder_whose_lock_was_removed_finishes_no_file(tmp_path: Path, file: Path):
     with locks.only_writer(tmp_path):
         file.unlink()
         with pytest.raises(Stopped, match=r"was removed while this process was suspended, so it ends"):
@@ -438,9 +475,7 @@ def test_a_holder_whose_lock_was_removed_gives_no_file_its_name(tmp_path: Path, 
     assert names(tmp_path) == []
 
 
-def test_a_holder_that_lost_its_lock_gives_no_more_signs_of_life(
-    tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_holder_that_lost_its_lock_stops_its_heartbeat(tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(locks, "SILENCE_S", 0.05)
     for lose in (taken_by_another, Path.unlink):
         with locks.only_writer(tmp_path):
@@ -451,7 +486,7 @@ def test_a_holder_that_lost_its_lock_gives_no_more_signs_of_life(
         file.unlink(missing_ok=True)
 
 
-def test_a_process_that_was_suspended_and_lost_its_folder_ends_and_writes_nothing(
+def test_a_suspended_process_that_lost_its_lock_ends_and_writes_nothing(
     tmp_path: Path, file: Path, hold: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ):
     holder = hold(silence_s=0.2)
@@ -468,7 +503,7 @@ def test_a_process_that_was_suspended_and_lost_its_folder_ends_and_writes_nothin
     assert f"Stopped: the lock {file} was taken over by process {os.getpid()} on " in errors
 
 
-def test_a_worker_gives_no_file_its_name_when_its_parents_lock_was_taken_over(tmp_path: Path, file: Path):
+def test_a_worker_finishes_no_file_if_its_parents_lock_was_taken_over(tmp_path: Path, file: Path):
     file.write_bytes(ELSEWHERE)
     with (
         pytest.raises(Stopped, match="taken over by process 8 on node9"),
@@ -479,7 +514,7 @@ def test_a_worker_gives_no_file_its_name_when_its_parents_lock_was_taken_over(tm
     assert names(tmp_path) == [locks.LOCK]
 
 
-def test_who_writes_one_file_without_a_lock_is_not_stopped_by_those_that_come_and_go(tmp_path: Path, file: Path):
+def test_a_process_without_a_lock_is_not_stopped_by_locks_that_appear_or_disappear(tmp_path: Path, file: Path):
     file.write_bytes(ELSEWHERE)
     with files.atomic_path(tmp_path / "a") as temporary:
         temporary.touch()
@@ -490,7 +525,7 @@ def test_who_writes_one_file_without_a_lock_is_not_stopped_by_those_that_come_an
     assert names(tmp_path) == [locks.LOCK, "a", "b"]
 
 
-# disks whose own locks refuse, or exclude nobody
+# disks whose own locks fail, or do not exclude other processes
 
 SHIM = """
 #include <errno.h>
@@ -544,7 +579,7 @@ for number in map(int, sys.argv[2].split(",")):
 ERRNOS = [errno.ENOLCK, errno.ENOSYS, errno.EBADF, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM, 524]
 
 
-def test_shards_are_written_and_read_and_second_writers_refused_on_disks_with_odd_locks(tmp_path: Path):
+def test_on_disks_whose_own_locks_fail_shards_are_written_and_second_writers_refused(tmp_path: Path):
     compiler = shutil.which("cc") or shutil.which("gcc")
     if not compiler:
         pytest.skip("needs a C compiler, for a library that takes the place of flock")
@@ -558,7 +593,7 @@ def test_shards_are_written_and_read_and_second_writers_refused_on_disks_with_od
         capture_output=True,
         text=True,
     )
-    refuses = [number for number in ERRNOS if number != errno.ENOSYS]  # which HDF5 bears by itself
+    refuses = [number for number in ERRNOS if number != errno.ENOSYS]  # HDF5 accepts this one
     assert run.stdout.splitlines() == [f"HDF5 refuses {number}" for number in refuses]
     assert run.stderr.count("\n") == 1 and "this disk cannot flush folders (Invalid argument)" in run.stderr
     assert run.returncode == 0

@@ -18,7 +18,7 @@ from world_models.train_vae.config import TrainConfig
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of its own as the working folder."""
+    """A new folder, which is the working folder in the test."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -43,7 +43,7 @@ def link(name: str, target: str | Path) -> Path:
         (" a", " a"),
     ],
 )
-def test_a_path_is_the_same_place_before_and_after_its_folders_are_made(here: Path, given: str, place: str):
+def test_a_path_leads_to_the_same_place_before_and_after_its_folders_exist(here: Path, given: str, place: str):
     expected = Path(os.path.normpath(here / place))
     assert paths.resolved(given) == expected
     for folder in ("data/new", "new/deep"):
@@ -51,11 +51,11 @@ def test_a_path_is_the_same_place_before_and_after_its_folders_are_made(here: Pa
     assert paths.resolved(given) == expected
 
 
-def test_a_path_beyond_the_root_is_the_root():
+def test_a_path_above_the_root_is_the_root():
     assert paths.resolved("/../..") == Path("/")
 
 
-def test_links_are_followed_before_a_step_back(here: Path):
+def test_links_are_followed_before_dots_are_resolved(here: Path):
     (here / "far/inside").mkdir(parents=True)
     link("near", here / "far/inside")
     assert paths.resolved("near") == here / "far/inside"
@@ -63,7 +63,7 @@ def test_links_are_followed_before_a_step_back(here: Path):
     assert paths.resolved("near/../x") == here / "far/x"
 
 
-def test_a_resolved_path_is_that_of_the_system(here: Path):
+def test_a_path_is_resolved_as_by_the_system(here: Path):
     (here / "far/inside").mkdir(parents=True)
     link("near", "far/inside")
     link("far/inside/back", "../..")
@@ -71,7 +71,7 @@ def test_a_resolved_path_is_that_of_the_system(here: Path):
         assert str(paths.resolved(given)) == os.path.realpath(given)
 
 
-def test_the_last_link_keeps_its_name_where_that_is_shown(here: Path):
+def test_the_last_link_of_a_path_keeps_its_name_if_asked_for(here: Path):
     (here / "far").mkdir()
     link("runs/best", here / "far")
     link("latest", here / "runs")
@@ -81,7 +81,7 @@ def test_the_last_link_keeps_its_name_where_that_is_shown(here: Path):
 
 
 @pytest.mark.parametrize("given", ["link", "link/x", "link/../x", "new/../link"])
-def test_a_link_that_leads_nowhere_is_refused(given: str):
+def test_a_link_without_a_target_is_refused(given: str):
     link("link", "nowhere/at/all")
     with pytest.raises(ValueError, match=r"^out is '.*link.*link is a broken link to 'nowhere/at/all'; make"):
         paths.resolved(given, "out")
@@ -95,7 +95,7 @@ def test_a_circle_of_links_is_refused():
 
 
 @pytest.mark.parametrize("bad", ["a\0b", "a\nb", "\x1b[31m", "a\udcff", "a\x9b"])
-def test_what_no_terminal_can_show_is_refused_in_one_printable_line(bad: str):
+def test_a_path_that_no_terminal_can_show_is_refused_in_one_printable_line(bad: str):
     with pytest.raises(ValueError, match=r"^out is '.*without control characters$") as refused:
         paths.resolved(bad, "out")
     assert str(refused.value).isprintable()
@@ -115,13 +115,13 @@ def test_an_empty_path_is_refused(empty: str):
 
 
 @pytest.mark.parametrize("given", ["x" * 300, "x" * 220, "new/" + "x" * 300, "/".join(["x" * 100] * 60)])
-def test_a_name_too_long_for_a_file_is_refused_shortly(given: str):
+def test_a_name_that_is_too_long_for_a_file_is_refused_in_a_short_line(given: str):
     with pytest.raises(ValueError, match=r"File name too long; give another name$") as refused:
         paths.resolved(given, "out")
     assert len(str(refused.value)) < 250
 
 
-def test_a_long_name_that_is_there_is_taken(here: Path):
+def test_an_existing_long_name_is_accepted(here: Path):
     (here / ("x" * 250)).mkdir()
     assert paths.resolved("x" * 250) == here / ("x" * 250)
 
@@ -141,13 +141,13 @@ def test_a_deleted_working_folder_is_refused(here: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("bad", ["", ".", "..", "a/b", "../../x", "/x", "a\0", "a\udcff", "x" * 201])
-def test_what_is_not_the_name_of_one_folder_is_refused(bad: str):
+def test_a_text_that_is_not_the_name_of_one_folder_is_refused(bad: str):
     with pytest.raises(ValueError, match=r"^name is '"):
         paths.check_name(bad, "name")
 
 
 @pytest.mark.parametrize("good", ["quick", "a.b", "...", "-x", "münchen 7"])
-def test_the_name_of_one_folder_is_taken(good: str):
+def test_the_name_of_one_folder_is_accepted(good: str):
     paths.check_name(good, "name")
 
 
@@ -172,7 +172,7 @@ PLACES = [
 
 
 @pytest.mark.parametrize(("schema", "field"), PLACES)
-def test_every_config_holds_its_paths_resolved(here: Path, schema: type, field: str):
+def test_every_config_resolves_its_paths(here: Path, schema: type, field: str):
     config = schema(**{field: "new/../place"})
     assert getattr(config, field) == str(here / "place")
     assert getattr(dataclasses.replace(config), field) == str(here / "place")
@@ -186,18 +186,18 @@ def test_runs_to_compare_are_resolved_and_keep_their_names(here: Path, schema: t
 
 
 @pytest.mark.parametrize("schema", [CollectConfig, TrainConfig, EncodeConfig, CompareConfig])
-def test_an_out_that_is_a_link_to_nowhere_is_refused(schema: type):
+def test_an_output_folder_that_is_a_link_without_a_target_is_refused(schema: type):
     link("out", "nowhere")
     with pytest.raises(ValueError, match=r"^out is 'out': .* is a broken link to 'nowhere'"):
         schema(out="out")
 
 
-def test_the_folder_of_the_data_is_no_place_for_a_run():
+def test_the_folder_of_the_data_is_refused_for_a_run():
     with pytest.raises(ValueError, match="the folder of the data; give the run another --out"):
         TrainConfig(data="a", out="b/../a")
 
 
 @pytest.mark.parametrize("source", ["data", "vae"])
-def test_latents_have_a_folder_of_their_own(source: str):
+def test_the_folder_of_the_data_or_model_is_refused_for_latents(source: str):
     with pytest.raises(ValueError, match=f"like {source}; give the latents another --out"):
         EncodeConfig(**dict[str, Any]({source: "a", "out": "b/../a"}))

@@ -26,7 +26,7 @@ from world_models.runtime import plain_yaml
         ("Nonesuch", "Nonesuch"),
     ],
 )
-def test_values_are_read_as_settings_are_written(text: str, value: Any):
+def test_values_are_read_as_in_settings_files(text: str, value: Any):
     assert plain_yaml.load(text) == value
 
 
@@ -43,13 +43,13 @@ def test_values_are_read_as_settings_are_written(text: str, value: Any):
         ("9" * 5000, "not YAML|digits"),
     ],
 )
-def test_what_is_no_plain_yaml_is_refused_in_one_line(text: str, said: str):
+def test_text_that_is_no_plain_yaml_is_refused_in_one_line(text: str, said: str):
     with pytest.raises(ValueError, match=said) as refusal:
         plain_yaml.load(text)
     assert len(str(refusal.value).splitlines()) == 1
 
 
-def test_a_billion_laughs_are_refused_at_the_first():
+def test_yaml_with_aliases_that_multiply_is_refused_at_the_first_alias():
     lines = ["a0: &a0 [lol, lol]", *(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 30))]
     with pytest.raises(ValueError, match="the alias"):
         plain_yaml.load("\n".join(lines))

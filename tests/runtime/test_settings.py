@@ -86,7 +86,7 @@ def yaml_file(tmp_path: Path) -> Callable[[str | bytes], str]:
         ("--vae={'variance': 0.5, 'inner': {'width': 4}}", {"vae": Model(8, 0.5, inner=Inner(4))}),
     ],
 )
-def test_a_flag_is_taken_as_people_and_sweeps_write_it(flag: str, changed: dict[str, Any]):
+def test_a_flag_is_accepted_in_the_ways_people_and_sweeps_write_it(flag: str, changed: dict[str, Any]):
     assert parse(flag) == dataclasses.replace(Train(), **changed)
     assert parse(*flag.split("=", 1)) == parse(flag)
 
@@ -118,11 +118,11 @@ def test_a_flag_is_taken_as_people_and_sweeps_write_it(flag: str, changed: dict[
         ("word", "unrecognized arguments: word; see --help"),
     ],
 )
-def test_a_flag_that_is_wrong_is_named_with_what_was_found_and_wanted(argv: str, line: str):
+def test_a_wrong_flag_is_refused_with_what_was_found_and_wanted(argv: str, line: str):
     assert refusal(argv) == line
 
 
-def test_what_has_no_default_must_be_given():
+def test_a_setting_without_a_default_must_be_given():
     @dataclasses.dataclass(frozen=True)
     class Needs:
         """Needs."""
@@ -153,7 +153,7 @@ def test_what_has_no_default_must_be_given():
         (b"\xff\xfe", "not text in UTF-8"),
     ],
 )
-def test_a_file_that_is_wrong_is_named_with_what_was_found(
+def test_a_wrong_file_is_refused_with_what_was_found(
     yaml_file: Callable[[str | bytes], str], text: str | bytes, said: str
 ):
     path = yaml_file(text)
@@ -161,12 +161,12 @@ def test_a_file_that_is_wrong_is_named_with_what_was_found(
     assert line.startswith(f"{path}: ") and said in line
 
 
-def test_what_may_be_null_is_null_where_its_line_is_empty(yaml_file: Callable[[str | bytes], str]):
+def test_an_empty_line_sets_an_optional_setting_to_null(yaml_file: Callable[[str | bytes], str]):
     path = yaml_file("batch_size:\ngroup:\nvae:\n  variance:\n")
     assert parse("--vae.variance=2", "--config", path) == dataclasses.replace(Train(), batch_size=None)
 
 
-def test_a_name_may_have_dots_in_a_file_too(yaml_file: Callable[[str | bytes], str]):
+def test_a_name_in_a_file_may_have_dots(yaml_file: Callable[[str | bytes], str]):
     assert parse("--config", yaml_file("vae.z_dim: 9\n")).vae.z_dim == 9
 
 
@@ -189,7 +189,7 @@ def test_our_files_are_found_by_name_from_any_folder(ours: Path, name: str):
     assert parse("--config", name).num_frames == 7
 
 
-def test_a_file_that_lies_there_comes_before_ours(ours: Path, tmp_path: Path):
+def test_an_existing_file_is_used_before_ours(ours: Path, tmp_path: Path):
     (tmp_path / "train").write_text("num_frames: 8\n")
     assert parse("--config", "train").num_frames == 8
 
@@ -203,9 +203,9 @@ def test_a_file_that_lies_there_comes_before_ours(ours: Path, tmp_path: Path):
         ("ours", "a folder; name a YAML file"),
     ],
 )
-def test_a_file_that_is_not_there_gets_a_list_of_ours(ours: Path, name: str, line: str):
+def test_the_error_for_a_missing_file_lists_ours(ours: Path, name: str, line: str):
     assert line in refusal(f"--config={name}")
 
 
-def test_the_packages_own_files_are_there():
+def test_the_packages_own_files_exist():
     assert {"collect", "train_vae", "encode", "mnist/vae", "paper/train_vae"} <= config_files.shipped().keys()

@@ -24,11 +24,11 @@ from world_models.runtime.terminal import printable, say, warn
         ("Köln 東京", "Köln 東京"),
     ],
 )
-def test_what_is_no_visible_character_is_written_as_an_escape(text: str, shown: str):
+def test_invisible_characters_are_written_as_escapes(text: str, shown: str):
     assert printable(text) == shown
 
 
-def test_a_line_stays_one_line(capsys: pytest.CaptureFixture[str]):
+def test_a_text_with_line_breaks_is_printed_as_one_line(capsys: pytest.CaptureFixture[str]):
     say("a\nb", "c")
     warn("d\x1b[2J")
     assert capsys.readouterr() == ("a\\nb\nc\n", "d\\x1b[2J\n")
@@ -44,7 +44,7 @@ def _screen(monkeypatch: pytest.MonkeyPatch, is_terminal: bool) -> io.StringIO:
 
 
 @pytest.mark.parametrize("print_line", [say, warn])
-def test_a_line_stands_alone_while_a_terminal_shows_a_bar(
+def test_a_line_is_printed_on_its_own_while_a_terminal_shows_a_bar(
     monkeypatch: pytest.MonkeyPatch, print_line: Callable[..., None]
 ):
     screen = _screen(monkeypatch, is_terminal=True)
@@ -65,12 +65,12 @@ def test_a_line_in_a_log_does_not_repeat_the_bar(monkeypatch: pytest.MonkeyPatch
     assert first.startswith("train:   0%") and last.startswith("train: 100%")
 
 
-def test_nothing_to_say_prints_nothing(capsys: pytest.CaptureFixture[str]):
+def test_an_empty_text_prints_nothing(capsys: pytest.CaptureFixture[str]):
     warn()
     assert capsys.readouterr().err == ""
 
 
-def test_a_refusal_holds_no_escape_sequence(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+def test_a_refusal_contains_no_escape_sequence(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     def prepare(config: CollectConfig) -> None:
         raise ValueError("\x1b]0;owned\x07")
 
@@ -80,7 +80,7 @@ def test_a_refusal_holds_no_escape_sequence(capsys: pytest.CaptureFixture[str], 
     assert capsys.readouterr().err.endswith("error: \\x1b]0;owned\\x07\n")
 
 
-def test_what_stops_work_is_shown_without_escape_sequences(monkeypatch: pytest.MonkeyPatch):
+def test_the_reason_for_stopping_is_shown_without_escape_sequences(monkeypatch: pytest.MonkeyPatch):
     def work(job: None) -> None:
         raise Stopped("\x1b[31m")
 

@@ -36,13 +36,13 @@ VALUE = {
 }
 
 
-def test_what_is_read_is_written_as_it_was():
+def test_values_are_written_as_they_were_read():
     whole = typed_json.read(Whole, VALUE)
     assert whole == Whole("a", 1.5, 3, Part(0.5, [0.0, 1.0]), {"x": 1.0, "y": None}, {"p": Part(0.25, [])})
     assert json.dumps(typed_json.plain(whole)) == json.dumps(VALUE)
 
 
-def test_what_is_missing_is_none_and_unknown_keys_are_left_out():
+def test_missing_values_are_none_and_unknown_keys_are_left_out():
     assert typed_json.read(Whole, {"other": 3}) == Whole(None, None, None, None, None, None)
 
 
@@ -54,7 +54,7 @@ def test_what_is_missing_is_none_and_unknown_keys_are_left_out():
         *[("part", {"share": 0.5, "edges": 3}), ("parts", "x"), ("count", None), ("count", [])],
     ],
 )
-def test_what_is_of_another_type_is_none(name: str, value: Any):
+def test_a_value_of_another_type_is_none(name: str, value: Any):
     whole = typed_json.read(Whole, VALUE | {name: value})
     assert typed_json.plain(whole) == VALUE | {name: None}
 
@@ -64,11 +64,11 @@ def test_an_entry_of_another_type_is_left_out_of_named_values():
     assert whole is not None and list(whole.parts or {}) == ["q"] and whole.by_name == {"x": None}
 
 
-def test_whole_numbers_are_numbers_and_the_other_way_round():
+def test_integers_are_read_as_floats_and_whole_floats_as_integers():
     whole = typed_json.read(Whole, {"sse": 3, "count": 4.0})
     assert whole is not None and (type(whole.sse), type(whole.count)) == (float, int)
 
 
 @pytest.mark.parametrize("value", [None, 3, "x", []])
-def test_what_is_no_object_is_none(value: Any):
+def test_a_value_that_is_no_object_is_none(value: Any):
     assert typed_json.read(Whole, value) is None

@@ -19,7 +19,7 @@ LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
 
 @pytest.fixture
 def odd(tmp_path: Path) -> Callable[[str], Path]:
-    """Makes what is no file."""
+    """Makes something at the path that is not a file."""
 
     def make(kind: str) -> Path:
         path = tmp_path / "odd"
@@ -38,7 +38,7 @@ ODD = ("a named pipe", "a device", "a folder")
 
 
 @pytest.mark.parametrize("kind", ODD)
-def test_what_is_no_file_is_never_opened(odd: Callable[[str], Path], kind: str):
+def test_something_that_is_not_a_file_is_never_opened(odd: Callable[[str], Path], kind: str):
     with pytest.raises(ValueError, match=f"odd: {kind}, wanted a file"):
         untrusted.read_text(odd(kind), 10)
 
@@ -61,7 +61,7 @@ def test_settings_are_never_read_from_a_pipe(odd: Callable[[str], Path], flag: s
         ("a: [" + "1, " * 40_000 + "]", "more than 30,000 values"),
     ],
 )
-def test_settings_that_could_take_minutes_are_refused_in_one_line(
+def test_settings_that_could_take_minutes_to_read_are_refused_in_one_line(
     tmp_path: Path, text: str, said: str, capsys: pytest.CaptureFixture[str]
 ):
     (tmp_path / "a.yaml").write_text(text)
@@ -73,7 +73,9 @@ def test_settings_that_could_take_minutes_are_refused_in_one_line(
         untrusted.check_yaml(text)
 
 
-def test_settings_larger_than_any_are_refused_unread(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_settings_that_are_far_too_large_are_refused_without_reading_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     (tmp_path / "a.yaml").write_text("a" * 1_000_001)
     with pytest.raises((SystemExit, ValueError)) as caught:
         cli.parse(TrainConfig, ["--config", str(tmp_path / "a.yaml")], prog="train_vae")
@@ -92,17 +94,17 @@ def test_settings_larger_than_any_are_refused_unread(tmp_path: Path, capsys: pyt
         ("{'a': 1}", "Expecting"),
     ],
 )
-def test_json_that_no_reader_can_bear_is_a_value_error(text: str | bytes, said: str):
+def test_json_that_would_crash_a_reader_is_a_value_error(text: str | bytes, said: str):
     with pytest.raises(ValueError, match=said):
         untrusted.from_json(text)
 
 
-def test_json_and_yaml_of_ours_come_back_as_they_were():
+def test_our_json_and_yaml_files_are_read_back_unchanged():
     assert untrusted.from_json(b'{"a": [1, {"b": null}]}') == {"a": [1, {"b": None}]}
     assert untrusted.from_yaml("a: [1, {b: null}]\n") == {"a": [1, {"b": None}]}
 
 
-def test_a_billion_laughs_are_refused_at_once():
+def test_yaml_with_aliases_that_multiply_is_refused_at_once():
     start = time.perf_counter()
     with pytest.raises(ValueError, match="alias"):
         untrusted.from_yaml(LAUGHS)

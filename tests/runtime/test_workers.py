@@ -1,4 +1,4 @@
-"""Worker processes: a killed one loses only its task, each ends some day, and none waits for another."""
+"""Worker processes: a killed one loses only its task, each one ends, and none waits for another."""
 
 import contextlib
 import multiprocessing
@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from world_models.runtime.workers import Report, run_processes
 
 
 def count_run(item: tuple[Path, float], report: Report) -> int:
-    """Leaves a file for each time it was begun, named after its worker; takes a while."""
+    """Makes a file each time it is started, named by its worker, and then takes some time."""
     folder, seconds = item
     folder.mkdir(exist_ok=True)
     (folder / str(os.getpid())).touch()
@@ -45,14 +46,14 @@ def size(item: bytes, report: Report) -> int:
 
 
 class TakesTwoError(Exception):
-    """Can be pickled, but not read back: an exception is made again from what it was initialised with."""
+    """Can be pickled but not read back, because an exception is made again from a single argument."""
 
     def __init__(self, first: str, second: str):
         super().__init__(f"{first} {second}")
 
 
 class OpensAFile:
-    """A result that cannot be read back by anybody: an OSError, as of a pipe that broke."""
+    """A result that cannot be read back: reading it gives an OSError, as a broken pipe does."""
 
     def __reduce__(self) -> Any:
         return open, ("/no/such/file",)
@@ -101,7 +102,7 @@ def team() -> list[Any]:
 
 
 class Killer:
-    """Watches a run, and kills the worker of an item once it is at work; as often as it is told."""
+    """Watches a run, and kills the worker of an item once it works; as often as `times` says."""
 
     def __init__(self, folder: Path, times: int = 1):
         self.folder, self.times = folder, times
@@ -122,7 +123,7 @@ def times_begun(folder: Path) -> int:
 
 @pytest.fixture(scope="module")
 def bereaved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int, int]]:
-    """What is left of a run of six items and two workers, one of which was killed over item 0: files, results."""
+    """The files and results of a run of six items by two workers. One of them was killed during item 0."""
     folder = tmp_path_factory.mktemp("bereaved")
     items = [(folder / str(index), 0.8 if index < 2 else 0.05) for index in range(6)]
     return folder, dict(run_processes(count_run, items, 2, Killer(folder / "0")))
@@ -134,22 +135,22 @@ def test_a_killed_worker_costs_only_its_own_item_a_retry(bereaved: tuple[Path, d
     assert [times_begun(folder / str(index)) for index in range(6)] == [2, 1, 1, 1, 1, 1]
 
 
-def test_the_other_workers_task_goes_on_where_it_was(bereaved: tuple[Path, dict[int, int]]):
+def test_the_task_of_another_worker_is_not_interrupted(bereaved: tuple[Path, dict[int, int]]):
     folder, found = bereaved
     assert [path.name for path in (folder / "1").iterdir()] == [str(found[1])]
 
 
-def test_the_other_worker_goes_on_to_the_next_items(bereaved: tuple[Path, dict[int, int]]):
+def test_the_other_worker_continues_with_the_next_items(bereaved: tuple[Path, dict[int, int]]):
     _, found = bereaved
     assert Counter(found.values())[found[1]] > 1
 
 
-def test_an_item_whose_worker_was_killed_is_done_next(tmp_path: Path):
+def test_the_item_of_a_killed_worker_is_done_next(tmp_path: Path):
     items = [(tmp_path / str(index), 0.3) for index in range(2)]
     assert [index for index, _ in run_processes(count_run, items, 1, Killer(tmp_path / "0"))] == [0, 1]
 
 
-def test_an_item_survives_two_deaths_of_its_worker(tmp_path: Path):
+def test_an_item_is_finished_after_two_killed_workers(tmp_path: Path):
     killer = Killer(tmp_path / "0", times=2)
     found = dict(run_processes(count_run, [(tmp_path / "0", 0.8)], 1, killer))
     assert times_begun(tmp_path / "0") == 3 and str(found[0]) not in killer.killed
@@ -157,14 +158,14 @@ def test_an_item_survives_two_deaths_of_its_worker(tmp_path: Path):
 
 @pytest.fixture
 def stopped(tmp_path: Path) -> pytest.ExceptionInfo[Stopped]:
-    """How a run ends whose item 0 costs three workers their lives, while another is at work."""
+    """The error of a run in which three workers were killed during item 0, while another one works."""
     items = [(tmp_path / "0", 20.0), (tmp_path / "1", 20.0)]
     with pytest.raises(Stopped) as end:
         list(run_processes(count_run, items, 2, Killer(tmp_path / "0", times=3)))
     return end
 
 
-def test_the_third_death_over_an_item_stops_the_work(stopped: pytest.ExceptionInfo[Stopped], tmp_path: Path):
+def test_the_third_killed_worker_of_one_item_stops_the_work(stopped: pytest.ExceptionInfo[Stopped], tmp_path: Path):
     assert "workers died 3 times during the same task" in str(stopped.value)
     assert times_begun(tmp_path / "0") == 3 and team() == []
 
@@ -174,35 +175,37 @@ def test_a_worker_killed_before_it_took_its_item_costs_a_retry(
     monkeypatch: pytest.MonkeyPatch, item: bytes, after_s: float
 ):
     killed: list[int] = []
-    give = workers._Worker.give
+    send = Connection.send
 
-    def killing(self: Any, index: int, item: Any) -> None:
+    def killing(pipe: Connection, message: Any) -> None:
         if not killed:
-            killed.append(self.process.pid)
-            threading.Timer(after_s, os.kill, (self.process.pid, signal.SIGKILL)).start()
-            time.sleep(0.02 * (len(item) < 100))  # so that a small one goes to a dead worker as well
-        give(self, index, item)
+            (worker,) = team()
+            killed.append(worker.pid)
+            threading.Timer(after_s, os.kill, (worker.pid, signal.SIGKILL)).start()
+            time.sleep(0.02 * (len(item) < 100))  # so that a small item, too, is sent to a dead worker
+        send(pipe, message)
 
-    monkeypatch.setattr(workers._Worker, "give", killing)
+    monkeypatch.setattr(Connection, "send", killing)
     assert list(run_processes(size, [item], 1, ignore)) == [(0, len(item))]
+    assert len(killed) == 1
 
 
 # --- who does what
 
 
-def test_a_long_item_does_not_hold_up_the_others():
+def test_a_long_item_does_not_delay_the_others():
     found = list(run_processes(sleep_s, [1.5, *[0.01] * 6], 2, ignore))
     assert found[-1][0] == 0  # the long one is the last to be done
     pids = dict(found)
     assert pids[0] not in {pids[index] for index in range(1, 7)}
 
 
-def test_items_are_begun_in_their_order():
+def test_items_are_started_in_their_order():
     assert [index for index, _ in run_processes(process_id, "abcdef", 1, ignore)] == list(range(6))
 
 
 @pytest.mark.parametrize(("tasks", "pids"), [(1, [1] * 4), (3, [3, 1]), (4, [4])])
-def test_a_worker_is_replaced_after_its_share_of_tasks(monkeypatch: pytest.MonkeyPatch, tasks: int, pids: list[int]):
+def test_a_worker_is_replaced_after_a_number_of_tasks(monkeypatch: pytest.MonkeyPatch, tasks: int, pids: list[int]):
     monkeypatch.setattr(workers, "TASKS_OF_A_WORKER", tasks)
     found = Counter(pid for _, pid in run_processes(process_id, range(4), 1, ignore))
     assert list(found.values()) == pids
@@ -219,14 +222,14 @@ def test_no_more_workers_are_started_than_there_are_items():
     assert max(seen) == 2
 
 
-def test_a_worker_that_has_nothing_left_to_do_ends_before_the_others():
+def test_a_worker_without_further_items_ends_before_the_others():
     seen: list[int] = []
     list(run_processes(sleep_s, [0.01, 1.0], 2, lambda units: seen.append(len(team()))))
     assert 1 in seen[seen.index(2) :]
 
 
-def test_neither_a_worker_nor_a_pipe_is_left_when_all_is_done():
-    list(run_processes(process_id, [0], 1, ignore))  # whatever multiprocessing opens for good
+def test_no_worker_and_no_pipe_remain_at_the_end():
+    list(run_processes(process_id, [0], 1, ignore))  # multiprocessing opens files that stay open
     before = open_files()
     list(run_processes(process_id, range(4), 2, ignore))
     assert (open_files(), team()) == (before, [])
@@ -236,7 +239,7 @@ def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def test_no_worker_of_a_fresh_process_hears_ctrl_c(tmp_path: Path):
+def test_workers_of_a_new_process_ignore_ctrl_c(tmp_path: Path):
     (tmp_path / "interrupting.py").write_text(
         "import os, signal\ndef task(item, report):\n    os.kill(os.getpid(), signal.SIGINT)\n    return item\n"
     )
@@ -260,7 +263,7 @@ def test_an_errors_traceback_in_the_worker_is_shown_as_its_cause():
 
 
 @pytest.mark.parametrize("task", [raise_with_a_lock, raise_what_takes_two])
-def test_an_error_that_cannot_be_sent_still_tells_its_reason_and_place(task: Any):
+def test_an_error_that_cannot_be_sent_is_reported_with_its_reason_and_place(task: Any):
     with pytest.raises(TypeError, match="the true") as caught:
         list(run_processes(task, [0], 1, ignore))
     assert f"in {task.__name__}" in str(caught.value.__cause__)
@@ -284,7 +287,7 @@ def test_a_task_that_cannot_be_imported_is_an_error_and_ends_the_workers():
     assert team() == []
 
 
-def test_an_error_before_others_are_done_loses_nothing_that_was_told():
+def test_results_before_an_error_are_not_lost():
     results = run_processes(raise_at_two, range(4), 1, ignore)
     assert [next(results), next(results)] == [(0, 0), (1, 1)]
     with pytest.raises(ValueError, match="two"):
@@ -297,7 +300,7 @@ def raise_at_two(item: int, report: Report) -> int:
     return item
 
 
-def test_a_thread_that_a_task_leaves_behind_holds_nobody_up(monkeypatch: pytest.MonkeyPatch):
+def test_a_thread_that_a_task_leaves_behind_does_not_delay_the_end(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(workers, "PATIENCE_S", 0.5)
     since = time.monotonic()
     assert list(run_processes(begin_a_thread, [15.0], 1, ignore)) == [(0, "done")]

@@ -13,25 +13,25 @@ from world_models.runtime import writers
 SAY = "from world_models.runtime import writers; print(writers.new(), flush=True); input()"
 
 
-def test_a_writer_is_found_in_a_text_that_names_it():
+def test_the_writer_that_a_text_names_is_found():
     writer = writers.new()
     assert writers.find(f"shard-00000.h5.{writer}.partial") == writer
 
 
 @pytest.mark.parametrize("text", ["", "shard-00000.h5.partial", "ffffffffffff-7-7-ffff", "\0"])
-def test_a_text_that_names_no_writer_has_none(text: str):
+def test_no_writer_is_found_in_a_text_that_names_none(text: str):
     assert writers.find(text) is None
 
 
-def test_two_writings_of_a_process_have_names_of_their_own():
+def test_two_writers_of_one_process_have_different_names():
     assert writers.new().token != writers.new().token
 
 
-def test_this_process_runs():
+def test_this_process_counts_as_running():
     assert writers.new().is_running() is True
 
 
-def test_a_process_is_seen_to_run_to_be_killed_and_to_be_gone():
+def test_a_process_counts_as_running_until_it_is_killed():
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", SAY], text=True, **pipes) as process:  # type: ignore[call-overload]
         assert process.stdout is not None
@@ -44,16 +44,16 @@ def test_a_process_is_seen_to_run_to_be_killed_and_to_be_gone():
     assert (before, killed, writer.is_running()) == (True, False, False)
 
 
-def test_a_process_that_got_the_number_of_another_one_is_not_that_one():
+def test_a_process_that_reuses_an_id_is_another_process():
     writer = writers.new()
     assert dataclasses.replace(writer, started=writer.started + 1).is_running() is False
 
 
-def test_of_a_process_of_another_machine_nothing_is_known():
+def test_it_is_unknown_whether_a_process_of_another_machine_runs():
     assert dataclasses.replace(writers.new(), machine="f" * 12).is_running() is None
 
 
-def test_a_process_of_another_user_runs(monkeypatch: pytest.MonkeyPatch):
+def test_a_process_of_another_user_counts_as_running(monkeypatch: pytest.MonkeyPatch):
     def not_allowed(pid: int, signal: int) -> None:
         raise PermissionError(1, "Operation not permitted")
 
@@ -61,9 +61,12 @@ def test_a_process_of_another_user_runs(monkeypatch: pytest.MonkeyPatch):
     assert writers.new().is_running() is True
 
 
-def test_of_a_process_that_the_system_hides_nothing_is_known(monkeypatch: pytest.MonkeyPatch):
+def test_it_is_unknown_whether_a_process_runs_that_the_system_hides(monkeypatch: pytest.MonkeyPatch):
+    def hidden(path: Path, **kwargs: str) -> str:
+        raise PermissionError(path)
+
     writer = writers.new()
-    monkeypatch.setattr(writers, "_state_and_start", lambda pid: None)
+    monkeypatch.setattr(Path, "read_text", hidden)
     assert writer.is_running() is None
 
 
@@ -74,7 +77,7 @@ def machine(monkeypatch: pytest.MonkeyPatch):
     writers.machine.cache_clear()
 
 
-def test_a_machine_is_named_by_twelve_digits_that_stay(machine):
+def test_the_name_of_a_machine_has_twelve_digits_and_does_not_change(machine):
     assert writers.machine() == machine()
     assert len(machine()) == 12 and int(machine(), 16) >= 0
 
@@ -91,7 +94,7 @@ def test_a_container_on_the_same_host_is_another_machine(machine, monkeypatch: p
     assert machine() != before
 
 
-def test_where_the_system_does_not_name_the_machine_no_two_processes_are_of_one(
+def test_if_the_system_does_not_name_the_machine_each_process_gets_another_name(
     machine, monkeypatch: pytest.MonkeyPatch
 ):
     def nothing(path: Path, **kwargs: str) -> str:

@@ -45,14 +45,14 @@ def _train(data: Path, out: Path, more: str = "") -> Path:
 
 
 def _refused(data: Path, out: Path, more: str = "") -> str:
-    """The line that says why."""
+    """The line of the error."""
     with pytest.raises((ValueError, OSError)) as refusal:
         _train(data, out, more)
     return str(refusal.value)
 
 
 def _stopped(data: Path, out: Path, more: str = "") -> str:
-    """The line that training ends with."""
+    """The last line that training prints."""
     with pytest.raises(Stopped) as ended:
         _train(data, out, more)
     return str(ended.value)
@@ -77,11 +77,11 @@ def run(rollouts_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 # what a run leaves
 
 
-def test_run_holds_the_files_of_the_design(run: Path):
+def test_a_run_has_all_its_documented_files(run: Path):
     assert {path.name for path in run.iterdir()} >= FILES | {"figures", "baselines.safetensors"}
 
 
-def test_run_leaves_nothing_half_written(run: Path):
+def test_training_leaves_no_unfinished_files(run: Path):
     assert not list(run.rglob("*.partial"))
 
 
@@ -94,7 +94,7 @@ def test_config_yaml_is_the_resolved_config(run: Path, rollouts_dir: Path):
 
 
 @pytest.mark.slow
-def test_config_yaml_repeats_the_run(run: Path, tmp_path: Path):
+def test_training_with_config_yaml_repeats_the_run(run: Path, tmp_path: Path):
     out = tmp_path / "again"
     command.main(["--config", str(run / "config.yaml"), "--out", str(out)])
     assert files.file_sha256(out / "model.safetensors") == files.file_sha256(run / "model.safetensors")
@@ -114,7 +114,7 @@ def _from_state(run: Path) -> VAE:
     return vae
 
 
-def test_the_last_weights_are_the_states_standardised_on_training_frames(run: Path, rollouts_dir: Path):
+def test_the_last_weights_are_those_of_the_state_standardised_on_training_frames(run: Path, rollouts_dir: Path):
     data = Rollouts(rollouts_dir)
     trained_on = FrameSet(data, split_episodes(data.seeds, 0).train).read_spread(command.NUM_STANDARDISE_FRAMES)
     expected = standardised(_from_state(run), LabelledFrames.of_one_class(trained_on)).state_dict()
@@ -124,11 +124,11 @@ def test_the_last_weights_are_the_states_standardised_on_training_frames(run: Pa
 
 @pytest.fixture(scope="module")
 def plain(rollouts_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same run, its model saved as the learner has it."""
+    """The same run without standardising: its model has the learner's weights."""
     return _train(rollouts_dir, tmp_path_factory.mktemp("plain") / "run", "--beta_warmup_frames 45 --standardise false")
 
 
-def test_without_standardising_the_last_weights_are_the_states(plain: Path):
+def test_without_standardising_the_last_weights_are_those_of_the_state(plain: Path):
     weights = checkpoints.load_tensors(plain / "model.safetensors")
     assert all(torch.equal(tensor, weights[name]) for name, tensor in _from_state(plain).state_dict().items())
 
@@ -151,7 +151,7 @@ def test_figures_are_drawn_at_each_validation(run: Path):
     assert {path.name for path in (run / "figures").iterdir()} == expected
 
 
-def test_figures_are_pictures_of_many_colours(run: Path):
+def test_figures_have_many_colours(run: Path):
     for path in (run / "figures").glob("reconstructions_*.png"):
         picture = np.asarray(Image.open(path))
         assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 50
@@ -160,21 +160,21 @@ def test_figures_are_pictures_of_many_colours(run: Path):
 # metrics
 
 
-def test_training_lines_have_the_names_of_the_design(run: Path):
+def test_training_lines_have_the_documented_names(run: Path):
     names = {frozenset(line) for line in _lines(run, "train/sse")}
     assert names == {frozenset(NAMES | {f"train/{name}" for name in TRAIN_NAMES})}
 
 
-def test_validation_lines_have_the_names_of_the_design(run: Path):
+def test_validation_lines_have_the_documented_names(run: Path):
     names = {frozenset(line) for line in _lines(run, "val/sse")}
     assert names == {frozenset(NAMES | {f"val/{name}" for name in VAL_NAMES})}
 
 
-def test_metrics_are_all_numbers(run: Path):
+def test_all_metrics_are_finite_numbers(run: Path):
     assert all(math.isfinite(value) for line in _lines(run) for value in line.values())
 
 
-def test_training_ends_after_exactly_the_frames_asked_for(run: Path):
+def test_training_ends_after_exactly_the_requested_number_of_frames(run: Path):
     assert _lines(run)[-1]["frames_seen"] == 90
 
 
@@ -184,7 +184,7 @@ def test_a_validation_follows_the_last_step(run: Path):
     assert lines[-1]["step"] == lines[-2]["step"]
 
 
-def test_validations_come_at_the_first_step_past_each_interval(run: Path):
+def test_validations_follow_the_first_step_after_each_interval(run: Path):
     assert [line["frames_seen"] for line in _lines(run, "val/sse")] == [48, 80, 90]
 
 
@@ -204,7 +204,7 @@ def test_best_weights_are_those_of_the_lowest_validation_loss(run: Path):
     )
 
 
-def test_best_weights_are_not_taken_before_the_warm_up_is_over(data: Path, tmp_path: Path):
+def test_best_weights_are_not_saved_during_the_warm_up(data: Path, tmp_path: Path):
     run = _train(data, tmp_path / "run", "--beta_warmup_frames 85")
     assert resume.load_state(run)["best_loss_nats"] == _lines(run, "val/sse")[-1]["val/loss_nats"]
 
@@ -266,7 +266,7 @@ def test_validation_is_on_held_out_frames(data: Path, tmp_path: Path, monkeypatc
     assert scored == _split(Rollouts(data), 0)[1]
 
 
-def test_baselines_are_of_training_frames(data: Path, tmp_path: Path):
+def test_baselines_are_fitted_on_training_frames(data: Path, tmp_path: Path):
     run, rollouts = _train(data, tmp_path / "run", "--num_frames 16"), Rollouts(data)
     baselines = checkpoints.load_tensors(run / "baselines.safetensors")
     frames = np.concatenate([rollouts[i].frames for i in split_episodes(rollouts.seeds, 0).train])
@@ -285,7 +285,7 @@ def test_training_depends_on_its_seed(data: Path, tmp_path: Path):
     assert len({files.file_sha256(run / "model.safetensors") for run in runs}) == 2
 
 
-def test_training_leaves_the_global_generator_alone(data: Path, tmp_path: Path):
+def test_training_does_not_change_the_global_generator(data: Path, tmp_path: Path):
     before = torch.get_rng_state()
     _train(data, tmp_path / "run", "--num_frames 16")
     assert torch.equal(before, torch.get_rng_state())
@@ -296,7 +296,7 @@ def test_no_wandb_step_is_asked_for_when_it_is_disabled(data: Path, tmp_path: Pa
     assert not (run / "wandb").exists()
 
 
-def test_tensorboard_is_written_where_it_is_asked_for(data: Path, tmp_path: Path):
+def test_tensorboard_is_written_if_asked_for(data: Path, tmp_path: Path):
     run = _train(data, tmp_path / "run", "--num_frames 16 --tensorboard true")
     assert list((run / "tensorboard").glob("events.out.tfevents.*"))
 
@@ -319,7 +319,7 @@ def _first_weights(data: Path, out: Path, monkeypatch: pytest.MonkeyPatch, more:
 
 
 @pytest.mark.parametrize(("more", "he"), [("", True), ("--init he --seed 0", True), ("--init torch", False)])
-def test_training_begins_with_the_weights_asked_for(
+def test_training_starts_with_the_requested_initial_weights(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: str, he: bool
 ):
     torch.manual_seed(0)
@@ -333,7 +333,7 @@ def test_training_begins_with_the_weights_asked_for(
 # schedules
 
 
-def test_each_step_takes_the_scheduled_values(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_each_step_uses_the_scheduled_values(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     taken: list[tuple[float, float]] = []
     learn = Learner.learn
 
@@ -350,7 +350,7 @@ def test_each_step_takes_the_scheduled_values(data: Path, tmp_path: Path, monkey
 # how it ends
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_ctrl_c_saves_the_run_and_says_how_to_continue(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     learn = Learner.learn
 
     def interrupted(self: Learner, batch: Batch, lr: float, beta_share: float) -> None:
@@ -361,7 +361,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(data: Path, tmp_path: Path, monkeypa
     monkeypatch.setattr(Learner, "learn", interrupted)
     message = _stopped(data, tmp_path / "run", "--val_every_frames 1000")
     assert "--resume true" in message
-    assert resume.load_state(tmp_path / "run")["step"] in (3, 4)  # the signal is seen at once, or a step later
+    assert resume.load_state(tmp_path / "run")["step"] in (3, 4)  # the signal is noticed in this step or in the next
 
 
 def test_ctrl_c_while_resuming_asks_for_the_same_command(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -399,7 +399,7 @@ def _broken_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 
 
 @pytest.mark.parametrize("log_every_steps", [1, 1000])
-def test_a_loss_that_is_no_number_stops_the_run(
+def test_a_loss_that_is_not_finite_stops_the_run(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log_every_steps: int
 ):
     _broken_after(monkeypatch, 3)
@@ -426,7 +426,7 @@ def test_a_huge_learning_rate_stops_the_run(data: Path, tmp_path: Path):
     assert "the loss is" in _stopped(data, tmp_path / "run", "--lr 1e30 --lr_warmup_frames 0 --schedule constant")
 
 
-def test_ctrl_c_never_saves_weights_that_are_no_numbers(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_ctrl_c_never_saves_weights_that_are_not_finite(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     learn = Learner.learn
 
     def broken(self: Learner, batch: Batch, lr: float, beta_share: float) -> None:
@@ -440,12 +440,12 @@ def test_ctrl_c_never_saves_weights_that_are_no_numbers(data: Path, tmp_path: Pa
     assert all(bool(tensor.isfinite().all()) for tensor in state["vae"].values())
 
 
-def test_posterior_collapse_is_said(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_posterior_collapse_is_reported(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     _train(data, tmp_path / "run", "--vae.beta 1000 --vae.kl_tolerance 0 --num_frames 48")
     assert "posterior collapse after 48 frames" in capsys.readouterr().err
 
 
-def test_a_model_in_use_is_not_said_to_be_collapsed(
+def test_a_model_without_collapse_is_not_reported_as_collapsed(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     from world_models.vae import metrics
@@ -459,7 +459,7 @@ def test_a_model_in_use_is_not_said_to_be_collapsed(
 # what is refused
 
 
-def test_a_run_that_is_there_is_refused_without_resume(run: Path, rollouts_dir: Path):
+def test_an_existing_run_is_refused_without_resume(run: Path, rollouts_dir: Path):
     before = files.file_sha256(run / "state.pt")
     line = _refused(rollouts_dir, run, "--beta_warmup_frames 45")
     assert "holds a run already; give --resume true" in line
@@ -501,7 +501,7 @@ def test_a_damaged_state_is_refused_in_one_line(data: Path, tmp_path: Path):
     assert "not a training state" in _refused(data, run, "--num_frames 16 --resume true")
 
 
-def test_data_that_is_not_there_is_refused(tmp_path: Path):
+def test_missing_data_is_refused(tmp_path: Path):
     assert "nowhere: no such file or folder" in _refused(tmp_path / "nowhere", tmp_path / "run")
 
 
@@ -529,12 +529,12 @@ def _interrupted_before_its_first_save(data: Path, run: Path, monkeypatch: pytes
         _train(data, run, "--num_frames 32")
 
 
-def test_a_run_that_never_saved_is_begun_anew_by_resume(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_resume_starts_again_a_run_that_never_saved(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     _interrupted_before_its_first_save(data, tmp_path / "run", monkeypatch)
     run = _train(data, tmp_path / "run", "--num_frames 32 --resume true")
     assert _lines(run)[-1]["frames_seen"] == 32
 
 
-def test_resume_starts_a_run_where_there_is_none(data: Path, tmp_path: Path):
+def test_resume_starts_a_new_run_if_there_is_none(data: Path, tmp_path: Path):
     run = _train(data, tmp_path / "run", "--num_frames 16 --resume true")
     assert _lines(run)[-1]["frames_seen"] == 16

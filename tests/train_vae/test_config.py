@@ -35,7 +35,7 @@ def test_learning_rate_warms_up_and_then_follows_its_schedule(schedule: Any, see
 
 
 @pytest.mark.parametrize("seen", [0, 5, 10])
-def test_learning_rate_without_warm_up_begins_at_its_highest(seen: int):
+def test_without_a_warm_up_the_learning_rate_starts_at_its_maximum(seen: int):
     assert _config(lr_warmup_frames=0, schedule="constant").lr_at(seen) == 0.5
 
 
@@ -76,7 +76,7 @@ def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torc
     [("auto", True, True), ("bfloat16", True, True), ("float32", True, False), ("auto", False, False)],
     indirect=["gpu"],
 )
-def test_a_gpu_computes_in_bfloat16_by_itself_where_it_has_it(precision: Any, gpu: torch.device, on: bool):
+def test_a_gpu_with_bfloat16_uses_it_by_default(precision: Any, gpu: torch.device, on: bool):
     assert _config(precision=precision).bf16_on(gpu) is on
 
 
@@ -87,7 +87,7 @@ def test_bfloat16_on_a_gpu_that_only_emulates_it_is_refused(gpu: torch.device):
 
 
 @pytest.mark.parametrize(("precision", "on"), [("auto", False), ("bfloat16", True), ("float32", False)])
-def test_a_cpu_computes_in_bfloat16_where_asked_for(precision: Any, on: bool):
+def test_a_cpu_uses_bfloat16_only_if_asked_for(precision: Any, on: bool):
     assert _config(precision=precision).bf16_on(torch.device("cpu")) is on
 
 
@@ -124,16 +124,16 @@ def test_a_value_out_of_bounds_is_refused_by_its_fields_name(field: str, value: 
         *("lr_warmup_frames", "beta_warmup_frames", "split_seed", "seed"),
     ],
 )
-def test_a_number_beyond_all_use_is_refused(name: str):
+def test_an_absurdly_large_number_is_refused(name: str):
     with pytest.raises(ValueError, match=f"^{name} is 1{'0' * 30}; give "):
         dataclasses.replace(TrainConfig(), **{name: 10**30})
 
 
-def test_memory_beyond_all_use_is_refused():
+def test_an_absurdly_large_memory_is_refused():
     with pytest.raises(ValueError, match=r"^memory_gb is 1e\+300; give 1,000,000,000,000 at most$"):
         TrainConfig(memory_gb=1e300)
 
 
-def test_samples_beyond_all_use_are_refused():
+def test_an_absurdly_large_number_of_samples_is_refused():
     with pytest.raises(ValueError, match=r"^vae\.num_samples is 1000000; give 1,000 at most$"):
         VAEConfig(num_samples=10**6)

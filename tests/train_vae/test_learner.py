@@ -44,7 +44,7 @@ def _relative(ours: Tensor, expected: Tensor) -> float:
     return float((ours - expected).norm() / expected.norm())
 
 
-def test_steps_are_those_of_adam_on_the_objective():
+def test_steps_equal_those_of_adam_on_the_objective():
     learner, reference, start = _learner(), _learner().vae, _weights(_learner())
     adam = torch.optim.Adam(reference.parameters(), lr=1e-3)
     for step in range(3):
@@ -87,13 +87,13 @@ def _gradient_norm(learner: Learner) -> float:
     return math.sqrt(sum(float(gradient.square().sum()) for gradient in gradients if gradient is not None))
 
 
-def test_gradient_is_clipped_in_all():
+def test_the_norm_of_the_whole_gradient_is_clipped():
     learner = _learner(grad_clip=0.5)
     learner.learn(_batch(), 1e-3, 1.0)
     assert _gradient_norm(learner) == pytest.approx(0.5, rel=1e-3)
 
 
-def test_zero_means_no_clipping():
+def test_a_clipping_of_zero_means_no_clipping():
     learner = _learner(grad_clip=0.0)
     learner.learn(_batch(), 1e-3, 1.0)
     assert _gradient_norm(learner) > 0.5
@@ -106,7 +106,7 @@ def test_bfloat16_keeps_weights_and_losses_in_float32():
     assert math.isfinite(learner.means()["loss_nats"])
 
 
-def test_bfloat16_is_used_where_it_is_asked_for():
+def test_bfloat16_is_used_if_asked_for():
     exact, rounded = _learner(), _learner(bf16=True)
     for learner in (exact, rounded):
         learner.learn(_batch(), 1e-3, 1.0)
@@ -115,7 +115,7 @@ def test_bfloat16_is_used_where_it_is_asked_for():
     assert ours == pytest.approx(theirs, rel=0.05)
 
 
-def test_means_are_over_frames_not_over_batches():
+def test_means_are_taken_over_frames_and_not_over_batches():
     learner = _learner()
     terms = [
         learner.vae.objective(to_images(_frames(0, 6)), noise(0, 0, 6, 3)),
@@ -130,7 +130,7 @@ def test_means_are_over_frames_not_over_batches():
     assert learner.means() == pytest.approx(expected, rel=1e-5)
 
 
-def test_means_begin_anew_after_each_call():
+def test_means_start_again_after_each_call():
     learner = _learner()
     learner.learn(_batch(0), 0.0, 1.0)
     first = learner.means()
@@ -145,7 +145,7 @@ def test_steps_are_counted():
     assert learner.step == 3
 
 
-def test_restored_learner_goes_on_bit_for_bit():
+def test_a_restored_learner_continues_bit_for_bit():
     learner, restored = _learner(), _learner(seed=0, beta=1.0)
     for step in range(2):
         learner.learn(_batch(step), 1e-3, 1.0)
@@ -176,7 +176,7 @@ def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 @pytest.fixture(params=[1, 2])
 def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """How many threads a batch is cut for."""
+    """The number of threads between which a batch is split."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: request.param)
     yield request.param
     torch.set_num_threads(1)
@@ -213,7 +213,7 @@ def _backward(vae: VAE, rows: slice, size: int) -> tuple[Tensor, Tensor]:
 
 
 def _plainly(vae: VAE, size: int) -> tuple[Tensor, Tensor]:
-    """What `_backward` gives for a whole batch, by the definition of the networks and of the objective."""
+    """The result of `_backward` for a whole batch, computed by the definitions of networks and objective."""
     frames = _frames(0, size).permute(0, 3, 1, 2)
     mu, logvar = vae.encoder(frames.to(vae.encoder.mu.weight.dtype) / 255)
     logits, images = vae.decoder(mu + torch.exp(logvar / 2) * noise(0, 0, size, 3)), frames.float() / 255
@@ -227,7 +227,7 @@ def _plainly(vae: VAE, size: int) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("size", [1, 5, 16, 17, 40])
 @pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
-def test_gradient_is_that_of_the_plain_objective(form: str, threads: int, size: int, likelihood: str):
+def test_the_gradient_equals_that_of_the_plain_objective(form: str, threads: int, size: int, likelihood: str):
     expected, expected_sums = _plainly(_kinkless(_vae(likelihood)), size)
     gradient, sums = _backward(_kinkless(_vae(likelihood)), slice(None), size)
     assert _relative(gradient, expected) < 1e-5
@@ -238,18 +238,18 @@ def test_gradient_is_that_of_the_plain_objective(form: str, threads: int, size: 
 
 @pytest.mark.skipif(not BUILT, reason="the C convolutions were not built")
 @pytest.mark.parametrize("size", [1, 16, 33])
-def test_gradient_in_float64_is_that_of_the_plain_objective_to_its_last_digits(threads: int, size: int):
+def test_in_float64_the_gradient_equals_that_of_the_plain_objective_to_the_last_digits(threads: int, size: int):
     expected, expected_sums = _plainly(_vae().double(), size)
     gradient, sums = _backward(_vae().double(), slice(None), size)
     assert _relative(gradient, expected) < 1e-10
     assert _relative(sums, expected_sums) < 1e-10
 
 
-def test_sums_are_in_float64(form: str):
+def test_sums_of_losses_are_in_float64(form: str):
     assert _backward(_vae(), slice(None), 4)[1].dtype == torch.float64
 
 
-def test_gradients_are_added_to_those_that_are_there(form: str):
+def test_gradients_are_added_to_existing_ones(form: str):
     vae = _kinkless(_vae())
     once, _ = _backward(vae, slice(None), 20)
     backward(vae, _frames(0, 20), noise(0, 0, 20, 3), 0.5, 20, _no_classes(_frames(0, 20)))
@@ -257,7 +257,7 @@ def test_gradients_are_added_to_those_that_are_there(form: str):
 
 
 @pytest.mark.parametrize("cut", [1, 7, 16])
-def test_the_gradients_of_two_parts_add_up_to_that_of_the_whole(form: str, cut: int):
+def test_the_gradients_of_two_parts_add_up_to_that_of_the_whole_batch(form: str, cut: int):
     vae = _kinkless(_vae())
     whole, sums = _backward(vae, slice(None), 33)
     parts = [_backward(vae, rows, 33) for rows in (slice(cut), slice(cut, None))]
@@ -265,7 +265,7 @@ def test_the_gradients_of_two_parts_add_up_to_that_of_the_whole(form: str, cut: 
     torch.testing.assert_close(parts[0][1] + parts[1][1], sums, rtol=1e-5, atol=0)
 
 
-def test_a_parts_gradient_is_its_share_of_the_whole_batchs(form: str):
+def test_the_gradient_of_a_part_is_its_share_of_the_whole_batchs(form: str):
     vae = _vae()
     frames, eps = _frames(0, 6), noise(0, 0, 6, 3)
     backward(vae, frames, eps, 0.5, 6, _no_classes(frames))
@@ -280,12 +280,12 @@ def test_the_same_batch_gives_the_same_bits(form: str, threads: int):
     assert all(map(torch.equal, _backward(vae, slice(None), 24), _backward(vae, slice(None), 24)))
 
 
-def test_nothing_is_left_of_the_graph(form: str):
+def test_the_returned_sums_need_no_gradient(form: str):
     assert not _backward(_vae(), slice(None), 20)[1].requires_grad
 
 
 @pytest.mark.skipif(not BUILT, reason="the C convolutions were not built")
-def test_a_part_without_frames_adds_nothing(monkeypatch: pytest.MonkeyPatch):
+def test_a_part_without_frames_adds_no_gradient(monkeypatch: pytest.MonkeyPatch):
     vae = _vae()
     monkeypatch.setattr(torch, "empty_like", lambda like: torch.full_like(like, 7.0))  # memory is rarely fresh
     gradient, sums = _backward(vae, slice(0), 5)
@@ -293,7 +293,7 @@ def test_a_part_without_frames_adds_nothing(monkeypatch: pytest.MonkeyPatch):
 
 
 class _Summed:
-    """What `distributed.sum_up` does in two processes that know of each other's parts beforehand."""
+    """A stand-in for `distributed.sum_up` in two processes, which gets the sums of the other part in advance."""
 
     def __init__(self, others: list[Tensor]):
         self.others = others
@@ -303,7 +303,7 @@ class _Summed:
             tensor += other
 
 
-def test_two_parts_by_two_processes_make_the_step_of_the_whole(monkeypatch: pytest.MonkeyPatch):
+def test_two_processes_with_half_a_batch_each_make_the_step_of_the_whole_batch(monkeypatch: pytest.MonkeyPatch):
     rows = torch.tensor([0, 3, 4, 9, 10])
     others = torch.tensor([row for row in range(12) if row not in rows])
     frames, eps = _frames(0, 12), noise(0, 0, 12, 3)
@@ -321,7 +321,7 @@ def test_two_parts_by_two_processes_make_the_step_of_the_whole(monkeypatch: pyte
     assert _relative(_weights(one) - start, _weights(whole) - start) < 1e-3
 
 
-def test_a_frames_noise_is_that_of_its_row_in_the_whole_batch():
+def test_the_noise_of_a_frame_belongs_to_its_row_in_the_whole_batch():
     part, whole = _learner(), _learner()
     rows = torch.tensor([1, 4])
     part.learn(Batch(_frames()[rows], rows, 5, torch.zeros_like(rows)), 0.0, 1.0)
@@ -343,7 +343,7 @@ def test_variance_becomes_the_mean_squared_error_of_the_first_batch():
     assert learner.vae.variance.item() == pytest.approx(learner.means()["sse"] / 12_288, rel=1e-5)
 
 
-def test_variance_follows_the_mean_squared_error():
+def test_the_variance_follows_the_mean_squared_error():
     learner, variances = _following(), []
     for _ in range(60):
         learner.learn(_batch(), 1e-3, 0.0)
@@ -354,20 +354,20 @@ def test_variance_follows_the_mean_squared_error():
     assert learner.vae.variance.item() == pytest.approx(learner.means()["sse"] / 12_288, rel=0.1)
 
 
-def test_a_variance_that_is_given_stays():
+def test_a_given_variance_does_not_change():
     learner = _following(0.25)
     learner.learn(_batch(), 1e-3, 1.0)
     assert learner.vae.variance.item() == 0.25
 
 
-def test_variance_stays_above_zero_where_the_error_vanishes(monkeypatch: pytest.MonkeyPatch):
+def test_the_variance_stays_above_zero_if_there_is_no_error(monkeypatch: pytest.MonkeyPatch):
     learner = _following()
     monkeypatch.setattr("world_models.train_vae.learner.backward", lambda *_: torch.zeros(3, dtype=torch.float64))
     learner.learn(_batch(), 0.0, 1.0)
     assert learner.vae.variance.item() == pytest.approx(MIN_VARIANCE)
 
 
-def test_restored_learner_has_the_variance():
+def test_a_restored_learner_has_its_variance():
     learner, other = _following(), _following()
     learner.learn(_batch(), 1e-3, 1.0)
     other.restore(copy.deepcopy(learner.state()))
@@ -393,7 +393,7 @@ def _steps(device: str, compiled_size: int, bf16: bool = False, sizes: tuple[int
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
 @pytest.mark.parametrize("device", DEVICES)
-def test_compiled_steps_are_the_steps(device: str, monkeypatch: pytest.MonkeyPatch):
+def test_compiled_steps_equal_plain_steps(device: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(winograd, "is_available", lambda: False)
     plain, compiled = _steps(device, 0), _steps(device, 5)
     assert compiled.means() == pytest.approx(plain.means(), rel=1e-4)
@@ -401,7 +401,7 @@ def test_compiled_steps_are_the_steps(device: str, monkeypatch: pytest.MonkeyPat
     assert _relative(_weights(compiled) - start, _weights(plain) - start) < 0.02
 
 
-def test_only_batches_of_the_size_asked_for_are_compiled(monkeypatch: pytest.MonkeyPatch):
+def test_only_batches_of_the_requested_size_are_compiled(monkeypatch: pytest.MonkeyPatch):
     compiled: list[int] = []
 
     def spy(function: Any, **options: Any) -> Any:
@@ -432,7 +432,7 @@ def test_weights_in_any_memory_format_learn_and_restore_the_same():
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
-def test_arithmetic_is_as_asked_in_the_block_and_as_before_after_it(deterministic: bool):
+def test_cudnn_mode_holds_inside_the_block_and_is_restored_after_it(deterministic: bool):
     before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
     with cudnn_mode(torch.device("cuda"), deterministic):
         assert torch.are_deterministic_algorithms_enabled() == deterministic
@@ -440,7 +440,7 @@ def test_arithmetic_is_as_asked_in_the_block_and_as_before_after_it(deterministi
     assert (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark) == before
 
 
-def test_a_cpu_computes_deterministically_as_it_does_anyway():
+def test_deterministic_training_on_a_cpu_gives_the_usual_weights():
     with cudnn_mode(torch.device("cpu"), deterministic=True):
         asked = _steps("cpu", 0)
     assert torch.equal(_weights(asked), _weights(_steps("cpu", 0)))
@@ -449,7 +449,7 @@ def test_a_cpu_computes_deterministically_as_it_does_anyway():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("compiled_size", [0, 5])
-def test_a_gpu_gives_the_same_weights_again_on_request(compiled_size: int):
+def test_deterministic_training_on_a_gpu_repeats_the_same_weights(compiled_size: int):
     with cudnn_mode(torch.device("cuda"), deterministic=True):
         first, second = _steps("cuda", compiled_size), _steps("cuda", compiled_size)
     assert torch.equal(_weights(first), _weights(second))
@@ -457,7 +457,7 @@ def test_a_gpu_gives_the_same_weights_again_on_request(compiled_size: int):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_bf16_loses_less_than_a_hundredth_in_a_thousand_steps():
+def test_bfloat16_changes_the_error_by_less_than_a_hundredth_in_a_thousand_steps():
     losses = []
     for bf16 in (False, True):
         learner = _steps("cuda", 0, bf16, sizes=(64,) * 1000)
@@ -483,7 +483,7 @@ def _digit_batch(rows: list[int], size: int = 6) -> Batch:
 
 
 def _seen(learner: Learner, batch: Batch, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, ...]:
-    """What the gradient is computed of."""
+    """Records the images of which the gradient is computed."""
     from world_models.train_vae import learner as module
 
     seen: list[tuple[Any, ...]] = []
@@ -494,25 +494,25 @@ def _seen(learner: Learner, batch: Batch, monkeypatch: pytest.MonkeyPatch) -> tu
     return seen[0]
 
 
-def test_binarised_learning_sees_black_and_white_drawn_anew_each_step(monkeypatch: pytest.MonkeyPatch):
+def test_binarised_training_uses_new_black_and_white_images_in_each_step(monkeypatch: pytest.MonkeyPatch):
     learner, batch = _digit_learner(), _digit_batch([0, 1, 2, 3, 4, 5])
     first, second = (_seen(learner, batch, monkeypatch)[1] for _ in range(2))
     assert torch.equal(first, binarised(batch.frames, 7, 0)) and torch.equal(second, binarised(batch.frames, 7, 1))
     assert not torch.equal(first, second) and set(first.unique().tolist()) == {0, 255}
 
 
-def test_a_process_binarises_its_part_as_one_alone_would(monkeypatch: pytest.MonkeyPatch):
+def test_a_process_binarises_its_part_like_a_single_process(monkeypatch: pytest.MonkeyPatch):
     whole = _seen(_digit_learner(), _digit_batch([0, 1, 2, 3, 4, 5]), monkeypatch)
     part = _seen(_digit_learner(), _digit_batch([1, 4]), monkeypatch)
     assert torch.equal(part[1], whole[1][[1, 4]]) and torch.equal(part[2], whole[2][[1, 4]])
 
 
-def test_grey_learning_sees_grey(monkeypatch: pytest.MonkeyPatch):
+def test_training_without_binarising_uses_grey_images(monkeypatch: pytest.MonkeyPatch):
     batch = _digit_batch([0, 1, 2, 3, 4, 5])
     assert torch.equal(_seen(_digit_learner(binarise=False), batch, monkeypatch)[1], batch.frames)
 
 
-def test_a_conditional_model_learns_with_the_batchs_labels(monkeypatch: pytest.MonkeyPatch):
+def test_a_conditional_model_is_trained_with_the_labels_of_the_batch(monkeypatch: pytest.MonkeyPatch):
     batch = _digit_batch([1, 4, 5])
     seen = _seen(_digit_learner(num_classes=10), batch, monkeypatch)
     assert seen[-1].tolist() == [1, 4, 5]

@@ -63,7 +63,7 @@ def test_a_run_makes_its_folder(run: RunWriter, tmp_path: Path):
     assert (tmp_path / "runs" / "a").is_dir()
 
 
-def test_a_run_removes_what_was_half_written(tmp_path: Path, leave_partial: Callable[[Path], Path]):
+def test_a_run_removes_unfinished_files(tmp_path: Path, leave_partial: Callable[[Path], Path]):
     (tmp_path / "figures").mkdir()
     leave_partial(tmp_path / "state.pt")
     leave_partial(tmp_path / "figures" / "a.png")
@@ -71,7 +71,7 @@ def test_a_run_removes_what_was_half_written(tmp_path: Path, leave_partial: Call
     assert not list(tmp_path.rglob("*.partial"))
 
 
-def test_a_folder_is_held_until_the_run_is_closed(tmp_path: Path):
+def test_a_folder_is_locked_until_the_run_is_closed(tmp_path: Path):
     first = _open(tmp_path)
     with pytest.raises(Stopped, match="being written by another process"):
         _open(tmp_path)
@@ -79,7 +79,7 @@ def test_a_folder_is_held_until_the_run_is_closed(tmp_path: Path):
     _open(tmp_path).close()
 
 
-def test_a_run_that_could_not_be_tracked_lets_its_folder_go(tmp_path: Path, learner: Learner):
+def test_a_run_whose_tracking_failed_releases_its_folder(tmp_path: Path, learner: Learner):
     (tmp_path / "metrics.jsonl").mkdir()
     run = _open(tmp_path)
     with pytest.raises(ValueError, match="a folder, wanted a file"):
@@ -88,7 +88,7 @@ def test_a_run_that_could_not_be_tracked_lets_its_folder_go(tmp_path: Path, lear
     _open(tmp_path).close()
 
 
-def test_a_run_begins_with_its_config_and_its_baselines(
+def test_a_new_run_has_its_config_and_its_baselines(
     run: RunWriter, tmp_path: Path, learner: Learner, frames: np.ndarray
 ):
     run.begin(learner, lambda count: frames[:count])
@@ -110,7 +110,7 @@ def test_lines_are_logged_in_order(run: RunWriter, tmp_path: Path, learner: Lear
     assert [json.loads(line) for line in logged] == lines
 
 
-def test_what_was_logged_after_the_learners_step_is_dropped(tmp_path: Path, learner: Learner):
+def test_metrics_after_the_learners_step_are_dropped(tmp_path: Path, learner: Learner):
     (tmp_path / "metrics.jsonl").write_text('{"step": 0, "frames_seen": 0}\n{"step": 1, "frames_seen": 8}\n')
     run = _open(tmp_path)
     run.track(learner)
@@ -118,7 +118,7 @@ def test_what_was_logged_after_the_learners_step_is_dropped(tmp_path: Path, lear
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 0, "frames_seen": 0}\n'
 
 
-def test_pictures_are_drawn_under_the_frames_seen(run: RunWriter, tmp_path: Path, learner: Learner, frames: np.ndarray):
+def test_pictures_are_named_by_the_frames_seen(run: RunWriter, tmp_path: Path, learner: Learner, frames: np.ndarray):
     run.track(learner)
     held_out, position = LabelledFrames.of_one_class(frames), Position(9, 1234, 0.5)
     run.draw(KINDS["rollouts"].draw(learner.vae, held_out, position, finished=True), 1234)
@@ -126,7 +126,7 @@ def test_pictures_are_drawn_under_the_frames_seen(run: RunWriter, tmp_path: Path
     assert drawn == {f"{name}_000001234.png" for name in ("reconstructions", "samples", "interpolation")}
 
 
-def test_a_saved_run_is_the_learners(run: RunWriter, tmp_path: Path, learner: Learner):
+def test_a_saved_run_has_the_learners_weights_and_state(run: RunWriter, tmp_path: Path, learner: Learner):
     run.save(learner, learner.vae)
     out = tmp_path / "runs" / "a"
     assert _written(out) == {"model.safetensors", "model.json", "state.pt"}
@@ -135,13 +135,13 @@ def test_a_saved_run_is_the_learners(run: RunWriter, tmp_path: Path, learner: Le
     assert all(torch.equal(weights[name], tensor) for name, tensor in learner.vae.state_dict().items())
 
 
-def test_a_saved_run_says_what_it_was_trained_on(run: RunWriter, tmp_path: Path, learner: Learner):
+def test_a_saved_run_names_its_training_data(run: RunWriter, tmp_path: Path, learner: Learner):
     run.save(learner, learner.vae)
     found = description.load(tmp_path / "runs" / "a")
     assert (found.trained_on, found.step) == (TRAINED_ON, learner.step)
 
 
-def test_the_best_weights_are_saved_beside_the_last(run: RunWriter, tmp_path: Path, learner: Learner):
+def test_the_best_weights_are_saved_next_to_the_last_ones(run: RunWriter, tmp_path: Path, learner: Learner):
     run.save_best(learner, learner.vae)
     out = tmp_path / "runs" / "a"
     assert _written(out) == {"best.safetensors"}
@@ -149,11 +149,11 @@ def test_the_best_weights_are_saved_beside_the_last(run: RunWriter, tmp_path: Pa
     assert all(torch.equal(saved[name], tensor) for name, tensor in learner.vae.state_dict().items())
 
 
-# what W&B is told
+# messages to W&B
 
 
 class _Tracker:
-    """Stands in for a tracker, and remembers what it is told."""
+    """Replaces a tracker, and records the calls."""
 
     made_last: "_Tracker"
     run_id = None
@@ -172,7 +172,7 @@ class _Tracker:
         pass
 
 
-def test_a_run_says_which_data_it_reads(run: RunWriter, learner: Learner, monkeypatch: pytest.MonkeyPatch):
+def test_a_run_logs_the_data_that_it_reads(run: RunWriter, learner: Learner, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(tracking, "Tracker", _Tracker)
     run.track(learner)
     ((verb, product),) = _Tracker.made_last.products
@@ -180,7 +180,7 @@ def test_a_run_says_which_data_it_reads(run: RunWriter, learner: Learner, monkey
 
 
 @pytest.mark.parametrize(("weights", "name"), [("last", "model.safetensors"), ("best", "best.safetensors")])
-def test_a_finished_run_offers_its_best_weights_or_else_its_last(
+def test_a_finished_run_logs_its_best_weights_or_else_its_last(
     run: RunWriter, tmp_path: Path, learner: Learner, monkeypatch: pytest.MonkeyPatch, weights: str, name: str
 ):
     monkeypatch.setattr(tracking, "Tracker", _Tracker)
@@ -192,19 +192,19 @@ def test_a_finished_run_offers_its_best_weights_or_else_its_last(
     (tmp_path / "runs" / "a" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     run.log_final_model()
     verb, product = _Tracker.made_last.products[-1]
-    scores = {"weights": weights, "sse": learner.step + 0.5}  # of these weights, though later ones were validated too
+    scores = {"weights": weights, "sse": learner.step + 0.5}  # the scores of these weights, not of later ones
     assert (verb, product.kind, product.facts) == ("log_output", "model", scores)
     assert product.digest == files.file_sha256(tmp_path / "runs" / "a" / name)
 
 
-def test_tensorboard_is_written_where_it_is_asked_for(tmp_path: Path, learner: Learner):
+def test_tensorboard_is_written_if_asked_for(tmp_path: Path, learner: Learner):
     run = _open(tmp_path, tensorboard=True)
     run.track(learner)
     run.close()
     assert list(tmp_path.glob("tensorboard/events.out.tfevents.*"))
 
 
-def test_what_a_run_came_to_is_printed_and_warnings_go_to_stderr(
+def test_results_of_a_run_are_printed_and_warnings_go_to_stderr(
     run: RunWriter, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     run.say("done")

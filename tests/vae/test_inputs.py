@@ -46,7 +46,7 @@ def images(count: int = 2, dtype: torch.dtype = torch.float32) -> Tensor:
 # encode: what is taken
 
 
-def test_arrays_and_tensors_of_any_order_in_memory_give_the_same_latents(paper: VAE):
+def test_arrays_and_tensors_with_any_memory_order_give_the_same_latents(paper: VAE):
     given = frames(3)
     wide = np.repeat(given, 2, axis=1)
     expected = paper.encode(given).mu
@@ -61,14 +61,14 @@ def test_arrays_and_tensors_of_any_order_in_memory_give_the_same_latents(paper: 
         assert all(torch.equal(paper.encode(kind).mu, expected) for kind in kinds)
 
 
-def test_no_frames_have_no_latents(paper: VAE):
+def test_an_empty_batch_has_no_latents(paper: VAE):
     posterior = paper.encode(frames(0))
     assert posterior.mu.shape == posterior.logvar.shape == (0, 4)
     assert paper.decode(torch.zeros(0, 4)).shape == (0, 64, 64, 3)
 
 
 def test_a_batch_has_the_latents_of_its_frames(paper: VAE):
-    given = frames(130)  # of more than C computes at a time
+    given = frames(130)  # more images than C computes at a time
     whole, parts = paper.encode(given).mu, [paper.encode(part).mu for part in (given[:1], given[1:129], given[129:])]
     torch.testing.assert_close(whole, torch.cat(parts), rtol=1e-4, atol=1e-5)
 
@@ -86,7 +86,7 @@ def test_a_model_of_another_dtype_gives_its_own_latents(dtype: torch.dtype):
     assert model.decode(torch.zeros(2, 4, dtype=dtype)).shape == (2, 64, 64, 3)
 
 
-def test_autocast_takes_the_weights_dtype_and_its_own(paper: VAE):
+def test_autocast_accepts_the_dtype_of_the_weights_and_its_own(paper: VAE):
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         for dtype in (torch.float32, torch.bfloat16):
             assert paper.posterior(images(dtype=dtype)).mu.shape == (2, 4)
@@ -121,17 +121,17 @@ REFUSED: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize(("given", "found"), REFUSED.values(), ids=REFUSED)
-def test_what_is_no_frame_is_refused_in_one_line(paper: VAE, given: Any, found: str):
+def test_values_that_are_no_frames_are_refused_in_one_line(paper: VAE, given: Any, found: str):
     with pytest.raises(ValueError, match=rf"^(?=[^\n]*$){LINE}{found}"):
         paper.encode(given)
 
 
-def test_what_is_neither_array_nor_tensor_is_refused():
+def test_a_value_that_is_neither_array_nor_tensor_is_refused():
     with pytest.raises(ValueError, match="frames are a list; give a NumPy array or a tensor, uint8"):
         inputs.frames_tensor([[0]], (64, 64, 3))
 
 
-def test_digits_without_their_channel_say_how_to_get_it(conditional: VAE):
+def test_digits_without_a_channel_are_refused_with_what_to_do(conditional: VAE):
     with pytest.raises(ValueError, match=r"give frames\[\.\.\., None\]"):
         conditional.encode(np.zeros((2, 28, 28), np.uint8))
 
@@ -157,7 +157,7 @@ def test_labels_that_are_no_classes_are_refused(conditional: VAE, labels: Any, f
             function(given, labels)  # type: ignore[operator]
 
 
-def test_labels_of_any_whole_dtype_are_taken(conditional: VAE):
+def test_labels_of_any_integer_dtype_are_accepted(conditional: VAE):
     given = np.zeros((2, 28, 28, 1), np.uint8)
     expected = conditional.encode(given, torch.tensor([1, 7])).mu
     for dtype in (torch.uint8, torch.int32):
@@ -183,14 +183,14 @@ IMAGES: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize(("given", "found"), IMAGES.values(), ids=IMAGES)
-def test_images_that_the_layers_do_not_take_are_refused(paper: VAE, given: Tensor, found: str):
+def test_images_that_do_not_fit_the_layers_are_refused(paper: VAE, given: Tensor, found: str):
     for function in (paper.posterior, lambda images: forms.encode(paper.paper[0], images)):
         with pytest.raises(ValueError, match=found):
             function(given)
 
 
 @pytest.mark.parametrize("network", ["mlp", "conv"])
-def test_the_digit_networks_refuse_in_the_same_words(network: Any):
+def test_the_digit_networks_refuse_bad_input_in_the_same_way(network: Any):
     model = VAE(VAEConfig(z_dim=2, network=network, hidden=(8,)))
     with pytest.raises(ValueError, match=r"images of shape \(2, 1, 8, 8\), and the model takes \(batch, 1, 28, 28\)"):
         model.posterior(torch.rand(2, 1, 8, 8))
@@ -212,13 +212,13 @@ Z: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize(("given", "found"), Z.values(), ids=Z)
-def test_z_that_the_decoder_does_not_take_is_refused(paper: VAE, given: Tensor, found: str):
+def test_z_that_does_not_fit_the_decoder_is_refused(paper: VAE, given: Tensor, found: str):
     for function in (paper.decode, paper.logits, lambda z: forms.decode(paper.paper[1], z)):
         with pytest.raises(ValueError, match=found):
             function(given)
 
 
-def test_images_and_z_may_lie_in_any_order_in_memory(paper: VAE):
+def test_images_and_z_may_have_any_memory_order(paper: VAE):
     wide, z = images(4), torch.rand(4, 3)
     with torch.no_grad():
         assert torch.equal(paper.posterior(wide[::2]).mu, paper.posterior(wide[::2].clone()).mu)
@@ -227,7 +227,7 @@ def test_images_and_z_may_lie_in_any_order_in_memory(paper: VAE):
         assert torch.equal(paper.logits(z.t()), paper.logits(z.t().contiguous()))
 
 
-def test_pixels_have_the_gradient_of_the_definition(paper: VAE):
+def test_the_gradient_of_pixels_equals_that_of_the_definition(paper: VAE):
     model, pixels = VAE(VAEConfig(z_dim=4)).double(), images(dtype=torch.float64).requires_grad_()
     ours, expected = (
         torch.autograd.grad(mu.sin().sum(), pixels)[0]
@@ -290,7 +290,7 @@ FORMS: dict[str, tuple[str, Callable[..., Any], Callable[..., Any]]] = {
 @pytest.mark.parametrize("change", WRONG.values(), ids=WRONG)
 @pytest.mark.parametrize("name", ["images", "weights", "bias"])
 @pytest.mark.parametrize("form", FORMS)
-def test_a_form_refuses_what_is_not_the_layers(form: str, name: str, change: Callable[[Tensor], Tensor]):
+def test_a_form_refuses_arrays_that_do_not_fit_the_layer(form: str, name: str, change: Callable[[Tensor], Tensor]):
     images, make_arguments, run = FORMS[form]
     arguments, changed = make_arguments(), images if name == "images" else name
     arguments[changed] = change(arguments[changed])
@@ -299,7 +299,7 @@ def test_a_form_refuses_what_is_not_the_layers(form: str, name: str, change: Cal
 
 
 @needs_library
-def test_a_refusal_says_what_was_found_and_what_is_taken():
+def test_a_refusal_names_what_was_found_and_what_is_accepted():
     arguments = conv_arguments() | {"wide": torch.rand(2, 8, 8, 8)}
     with pytest.raises(ValueError) as caught:
         winograd.conv(**arguments, layer=LAYER)
@@ -310,13 +310,13 @@ def test_a_refusal_says_what_was_found_and_what_is_taken():
 
 @needs_library
 @pytest.mark.parametrize("function", ["conv", "conv_backward", "deconv", "deconv_backward"])
-def test_c_is_not_called_without_all_that_it_reads_and_writes(function: str):
+def test_a_call_with_a_missing_array_is_refused(function: str):
     with pytest.raises(ValueError, match=f"{function} needs "):
         winograd.call(function, LAYER, 2, torch.float32)
 
 
 @needs_library
-def test_bytes_are_taken_as_images_of_a_conv_alone():
+def test_bytes_are_refused_by_deconv():
     arguments = deconv_arguments()
     with pytest.raises(ValueError, match=r"narrow is torch.uint8"):
         winograd.deconv(arguments["narrow"].byte(), arguments["weights"], arguments["bias"], LAYER)
@@ -353,7 +353,7 @@ def test_a_layer_of_impossible_sizes_is_refused(sizes: Any):
 
 
 @pytest.mark.parametrize("shape", [(16, 8, 4), (16, 8, 4, 5), (16, 8, 9, 9)])
-def test_weights_without_an_algorithm_are_refused(shape: tuple[int, ...]):
+def test_weights_of_a_size_without_an_algorithm_are_refused(shape: tuple[int, ...]):
     with pytest.raises(ValueError, match="there is no such algorithm"):
         winograd.transform_weights(torch.rand(shape))
 
@@ -394,7 +394,7 @@ for number, call in enumerate(calls):
 
 
 @needs_library
-def test_odd_calls_are_refused_by_a_python_that_leaves_assertions_out():
+def test_bad_calls_are_refused_also_by_python_without_assertions():
     done = subprocess.run([sys.executable, "-O", "-c", ODD_CALLS], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()] == [str(number) for number in range(13)]

@@ -72,7 +72,7 @@ def _vector(num_envs: int = 2, mode: AutoresetMode = AutoresetMode.NEXT_STEP, **
 # the observation
 
 
-def test_the_observation_is_mu_of_the_frame_that_is_shown(vae: VAE):
+def test_the_observation_is_mu_of_the_current_frame(vae: VAE):
     env = Pictures()
     seen = LatentObservation(env, vae)
     first, _ = seen.reset(seed=0)
@@ -81,20 +81,20 @@ def test_the_observation_is_mu_of_the_frame_that_is_shown(vae: VAE):
     np.testing.assert_allclose(second, _mu(vae, env.shown[None])[0], atol=1e-6)
 
 
-def test_the_observation_lies_in_the_space(vae: VAE):
+def test_the_observation_is_in_the_observation_space(vae: VAE):
     env = LatentObservation(Pictures(), vae)
     assert env.observation_space == spaces.Box(-np.inf, np.inf, (4,), np.float32)
     assert env.observation_space.contains(env.reset(seed=0)[0])
 
 
 @pytest.mark.parametrize("shape", [(96, 96), (96, 96, 1)])
-def test_grey_pictures_are_seen(vae: VAE, shape: tuple[int, ...]):
+def test_grey_pictures_are_accepted(vae: VAE, shape: tuple[int, ...]):
     env = Pictures(shape)
     z, _ = LatentObservation(env, vae).reset(seed=0)
     np.testing.assert_allclose(z, _mu(vae, env.shown.reshape(1, 96, 96, 1))[0], atol=1e-6)
 
 
-def test_grey_pictures_of_several_environments_are_seen_one_by_one(vae: VAE):
+def test_grey_pictures_of_several_environments_are_encoded_separately(vae: VAE):
     z, _ = LatentObservation(_vector(shape=(96, 96)), vae).reset(seed=0)
     alone, _ = LatentObservation(Pictures((96, 96)), vae).reset(seed=1)
     np.testing.assert_allclose(z[1], alone, atol=1e-6)
@@ -108,7 +108,7 @@ def test_a_vector_environment_is_wrapped_as_one(vae: VAE):
     assert env.observation_space.contains(z)
 
 
-def test_several_environments_are_seen_as_each_alone(vae: VAE):
+def test_several_environments_give_the_same_latents_as_single_ones(vae: VAE):
     together = LatentObservation(_vector(), vae)
     alone = [LatentObservation(Pictures(), vae) for _ in range(2)]
     z = together.reset(seed=5)[0]
@@ -135,7 +135,7 @@ def test_the_last_observations_of_episodes_are_latents_too(vae: VAE):
 # normalised, and sampled
 
 
-def test_z_is_normalised_as_the_memory_models_is(vae: VAE, run_dir: Path, latents_dir: Path):
+def test_z_is_normalised_as_in_the_training_of_memory_models(vae: VAE, run_dir: Path, latents_dir: Path):
     vae, latents = load_vae(run_dir), Latents(latents_dir)
     plain, _ = LatentObservation(Pictures(), vae).reset(seed=0)
     z, _ = LatentObservation(Pictures(), vae, latents).reset(seed=0)
@@ -143,20 +143,20 @@ def test_z_is_normalised_as_the_memory_models_is(vae: VAE, run_dir: Path, latent
     assert z.dtype == np.float32
 
 
-def test_sequences_normalise_as_their_latents(run_dir: Path, latents_dir: Path):
+def test_sequences_normalise_like_their_latents(run_dir: Path, latents_dir: Path):
     vae = load_vae(run_dir)
     ways = Latents(latents_dir), LatentSequences(latents_dir, 5)
     assert np.array_equal(*(LatentObservation(Pictures(), vae, way).reset(seed=0)[0] for way in ways))
 
 
-def test_mean_and_std_are_those_of_the_summary(latents_dir: Path):
+def test_mean_and_std_are_read_from_the_summary(latents_dir: Path):
     summary = json.loads((latents_dir / "latents.json").read_text())
     for latents in (Latents(latents_dir), LatentSequences(latents_dir, 5)):
         np.testing.assert_allclose(latents.z_mean, summary["z_mean"])
         np.testing.assert_allclose(np.square(latents.z_std), summary["z_variance"])
 
 
-def test_normalised_sequences_have_the_mean_and_std_of_what_they_divide_by(latents_dir: Path):
+def test_z_mean_and_z_std_of_normalised_sequences_are_those_before_normalising(latents_dir: Path):
     plain, normalised = (LatentSequences(latents_dir, 5, normalise=on) for on in (False, True))
     expected = (plain[0]["z"].numpy() - plain.z_mean) / plain.z_std
     np.testing.assert_allclose(normalised[0]["z"].numpy(), expected, rtol=1e-4, atol=1e-4)
@@ -180,7 +180,7 @@ def test_samples_follow_from_the_seed(vae: VAE, make: Any):
     assert np.array_equal(first, again) and not np.array_equal(first, other)
 
 
-def test_without_a_seed_the_noise_goes_on(vae: VAE):
+def test_a_reset_without_a_seed_continues_the_noise(vae: VAE):
     env = LatentObservation(Pictures(), vae, sample=True)
     env.reset(seed=3)
     picture = np.zeros((96, 96, 3), np.uint8)
@@ -190,7 +190,7 @@ def test_without_a_seed_the_noise_goes_on(vae: VAE):
 
 
 @pytest.mark.parametrize("seed", [[3, 4], [3, None]])
-def test_several_seeds_are_taken(vae: VAE, seed: Any):
+def test_a_list_of_seeds_is_accepted(vae: VAE, seed: Any):
     z, _ = LatentObservation(_vector(), vae, sample=True).reset(seed=seed)
     assert z.shape == (2, 4)
 
@@ -201,7 +201,7 @@ def test_several_seeds_are_taken(vae: VAE, seed: Any):
 @pytest.mark.parametrize("sample", [False, True])
 def test_gymnasiums_checker_passes(vae: VAE, sample: bool):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the bounds of a Box, and of wrappers
+        warnings.simplefilter("ignore")  # warnings about the bounds of a Box, and about wrappers
         check_env(LatentObservation(gymnasium.make("LatentPictures-v0"), vae, sample=sample))
 
 
@@ -213,7 +213,7 @@ def test_gymnasiums_checker_passes_on_the_car(vae: VAE):
     car.close()
 
 
-def test_a_copy_sees_what_the_original_sees(vae: VAE):
+def test_a_copy_gives_the_same_observations(vae: VAE):
     env = LatentObservation(Pictures(), vae)
     assert np.array_equal(copy.deepcopy(env).reset(seed=0)[0], env.reset(seed=0)[0])
 
@@ -250,11 +250,11 @@ def test_a_model_of_digits_is_refused():
 
 @pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Types are not checked by the test run but, as for users, by the code alone."""
+    """Switches off the type checks of the tests, so that only the code itself checks types, as for users."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
-def test_a_path_in_the_place_of_the_model_is_refused(unchecked: None):
+def test_a_path_is_refused_as_the_model(unchecked: None):
     with pytest.raises(ValueError, match=r"vae is a str; give a V model, by world_models.load_vae\(run\)"):
         LatentObservation(Pictures(), "runs/vae")  # type: ignore[arg-type]
 
@@ -269,7 +269,7 @@ def test_latents_of_another_z_dim_are_refused(vae: VAE, latents_dir: Path):
         LatentObservation(Pictures(), vae, Latents(latents_dir))
 
 
-def test_what_holds_no_latents_is_refused(unchecked: None, vae: VAE):
+def test_a_value_that_is_no_latents_is_refused(unchecked: None, vae: VAE):
     with pytest.raises(ValueError, match="normalise is a bool; give Latents, LatentSequences or None"):
         LatentObservation(Pictures(), vae, True)  # type: ignore[arg-type]
 
@@ -292,7 +292,7 @@ def car():
     env.close()
 
 
-def test_info_holds_the_state_at_the_observation(car: TelemetryInfo):
+def test_info_holds_the_state_at_the_time_of_the_observation(car: TelemetryInfo):
     _, first = car.reset(seed=1)
     assert first.keys() >= set(CarTelemetry.NAMES)
     *_, second = car.step(np.array([0, 1, 0], np.float32))
@@ -307,7 +307,7 @@ def test_the_state_is_that_of_the_new_track_after_a_reset(car: TelemetryInfo):
     assert info["center_distance_m"] == CarTelemetry(car.unwrapped)()[CarTelemetry.NAMES.index("center_distance_m")]
 
 
-def test_the_state_is_that_of_the_new_track_where_a_wrapper_below_resets_by_itself():
+def test_the_state_is_that_of_the_new_track_if_a_wrapper_resets_by_itself():
     car = TelemetryInfo(Autoreset(gymnasium.make("world_models/CarRacing-v3", max_episode_steps=2)))
     car.reset(seed=1)
     still = np.zeros(3, np.float32)

@@ -19,13 +19,13 @@ def _logits(batch: int = 2, seed: int = 1) -> Tensor:
     return 2 * torch.randn(batch, 3, 64, 64, generator=torch.Generator().manual_seed(seed))
 
 
-def test_squared_error_is_summed_over_a_frames_values():
+def test_the_squared_error_is_summed_over_the_values_of_a_frame():
     torch.testing.assert_close(
         likelihoods.squared_error(torch.ones(2, 3, 64, 64), torch.zeros(2, 3, 64, 64)), torch.full((2,), 12_288.0)
     )
 
 
-def test_squared_error_is_the_nonconstant_part_of_a_normal_with_variance_one_half():
+def test_the_squared_error_is_the_variable_part_of_a_normal_with_variance_one_half():
     images, means = _images(), _images(seed=7)
     normal = Normal(means.double(), math.sqrt(0.5))
     constant = 12_288 * 0.5 * math.log(math.pi)
@@ -33,7 +33,7 @@ def test_squared_error_is_the_nonconstant_part_of_a_normal_with_variance_one_hal
     torch.testing.assert_close(likelihoods.squared_error(images, means).double(), expected, rtol=1e-5, atol=0)
 
 
-def test_gaussian_log_likelihood_is_that_of_torch_distributions():
+def test_the_gaussian_log_likelihood_equals_torchs():
     images, logits = _images(), _logits()
     expected = Normal(logits.sigmoid().double(), math.sqrt(0.5)).log_prob(images.double()).sum((1, 2, 3))
     torch.testing.assert_close(
@@ -41,12 +41,12 @@ def test_gaussian_log_likelihood_is_that_of_torch_distributions():
     )
 
 
-def test_gaussian_error_is_the_sse_itself_at_the_papers_variance():
+def test_the_gaussian_error_equals_the_sse_at_the_papers_variance():
     sse = torch.rand(5) * 100
     assert torch.equal(likelihoods.gaussian_error(sse, torch.tensor(0.5), NUM_VALUES), sse)
 
 
-def test_mean_squared_error_is_the_variance_of_the_least_loss():
+def test_the_loss_is_smallest_if_the_variance_is_the_mean_squared_error():
     sse = torch.rand(5, dtype=torch.float64) * 20
     variance = (sse.mean() / NUM_VALUES).requires_grad_()
     loss = likelihoods.gaussian_error(sse, variance, NUM_VALUES).mean()
@@ -55,7 +55,7 @@ def test_mean_squared_error_is_the_variance_of_the_least_loss():
     assert float(likelihoods.gaussian_error(sse, 1.1 * variance, NUM_VALUES).mean()) > float(loss)
 
 
-def test_gradient_at_the_optimal_variance_is_that_of_the_log_of_the_error():
+def test_the_gradient_at_the_optimal_variance_equals_that_of_the_log_of_the_error():
     error = (torch.rand(5, dtype=torch.float64) * 20).requires_grad_()
     variance = (error.mean() / NUM_VALUES).detach()
     (ours,) = torch.autograd.grad(likelihoods.gaussian_error(error, variance, NUM_VALUES).mean(), error)
@@ -63,7 +63,7 @@ def test_gradient_at_the_optimal_variance_is_that_of_the_log_of_the_error():
     torch.testing.assert_close(ours, expected)
 
 
-def test_bernoulli_log_likelihood_is_that_of_torch_distributions():
+def test_the_bernoulli_log_likelihood_equals_torchs():
     images, logits = _images().round(), _logits()
     expected = Bernoulli(logits=logits.double()).log_prob(images.double()).sum((1, 2, 3))
     torch.testing.assert_close(
@@ -71,7 +71,7 @@ def test_bernoulli_log_likelihood_is_that_of_torch_distributions():
     )
 
 
-def test_cross_entropy_of_grey_values_is_their_mean_over_black_and_white():
+def test_the_cross_entropy_of_a_grey_value_is_its_mean_over_black_and_white_pixels():
     images, logits = _images(), _logits()
     log_p, log_not_p = logits.double().sigmoid().log(), (-logits.double()).sigmoid().log()
     expected = -(images * log_p + (1 - images) * log_not_p).sum((1, 2, 3))

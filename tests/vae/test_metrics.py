@@ -18,7 +18,7 @@ from world_models.vae.posterior import Posterior
 
 
 def _frames(count: int, seed: int = 0) -> np.ndarray:
-    """Smooth random pictures: coarse ones, enlarged."""
+    """Smooth random pictures, which are enlarged coarse ones."""
     rng = np.random.default_rng(seed)
     return rng.integers(0, 256, (count, 8, 8, 3), np.uint8).repeat(8, 1).repeat(8, 2)
 
@@ -61,7 +61,7 @@ def _grey(count: int) -> np.ndarray:
 
 
 def _log_evidence(frames: np.ndarray) -> float:
-    """Mean log p(x) of the linear model, by the marginal's density."""
+    """Mean log p(x) of the linear model, computed from the density of the marginal."""
     images = to_images(torch.from_numpy(frames)).double().flatten(1)
     factor = torch.eye(3, dtype=torch.float64).repeat_interleave(4096, 0) * _Linear.WEIGHT
     marginal = LowRankMultivariateNormal(
@@ -73,23 +73,23 @@ def _log_evidence(frames: np.ndarray) -> float:
 # the bounds
 
 
-def test_bound_of_the_exact_posterior_is_the_evidence_with_one_sample():
+def test_with_the_exact_posterior_one_sample_gives_the_evidence():
     frames = _grey(4)
     assert metrics.iwae_nats(_Linear(), _data(frames), (1,))["1"] == pytest.approx(_log_evidence(frames), abs=0.05)
 
 
-def test_elbo_of_the_exact_posterior_is_the_evidence():
+def test_the_elbo_of_the_exact_posterior_is_the_evidence():
     frames = _grey(1).repeat(250, 0)
     assert metrics.measure(_Linear(), _data(frames)).elbo_nats == pytest.approx(_log_evidence(frames[:1]), abs=0.2)
 
 
-def test_bound_with_one_sample_is_the_elbo():
+def test_the_bound_with_one_sample_is_the_elbo():
     frames, model = _grey(2).repeat(200, 0), _Linear(exact=False)
     elbo = metrics.measure(model, _data(frames)).elbo_nats
     assert metrics.iwae_nats(model, _data(frames), (1,), seed=1)["1"] == pytest.approx(elbo, abs=0.2)
 
 
-def test_bound_rises_with_the_number_of_samples_to_the_evidence():
+def test_the_bound_rises_with_the_number_of_samples_up_to_the_evidence():
     frames = _grey(1).repeat(50, 0)
     bounds = [*metrics.iwae_nats(_Linear(exact=False), _data(frames)).values()]
     evidence = _log_evidence(frames[:1])
@@ -97,7 +97,7 @@ def test_bound_rises_with_the_number_of_samples_to_the_evidence():
     assert evidence - bounds[2] < 0.1 * (evidence - bounds[0])
 
 
-def test_bounds_are_named_by_their_samples():
+def test_bounds_are_named_by_their_number_of_samples():
     assert list(metrics.iwae_nats(_Linear(), _data(_grey(1)))) == ["1", "10", "100"]
 
 
@@ -114,7 +114,7 @@ def test_smaller_bounds_do_not_depend_on_the_larger_ones(vae: VAE):
 
 
 @pytest.mark.parametrize("cuts", [[], [3], [1, 2, 90]])
-def test_moments_are_numpys_however_the_values_come(cuts: Sequence[int]):
+def test_moments_equal_numpys_for_values_in_parts_of_any_size(cuts: Sequence[int]):
     values = np.random.default_rng(0).normal(5, [0.01, 1, 100], (100, 3)).astype(np.float32)
     moments = Moments()
     for part in np.split(values, cuts):
@@ -130,7 +130,7 @@ def test_variance_of_a_constant_is_not_negative():
 
 
 @pytest.mark.parametrize(("mse", "psnr_db"), [(1.0, 0.0), (0.01, 20.0), (1e-4, 40.0)])
-def test_psnr_is_ten_decibels_a_tenth_of_the_mean_squared_error(mse: float, psnr_db: float):
+def test_psnr_grows_by_ten_decibels_if_the_mean_squared_error_falls_to_a_tenth(mse: float, psnr_db: float):
     assert metrics.psnr_db(12_288 * mse, 12_288) == pytest.approx(psnr_db)
 
 
@@ -178,7 +178,7 @@ def test_ssim_of_other_images_is_below_one(vae: VAE):
 
 
 def _by_hand(vae: VAE, frames: np.ndarray) -> dict[str, float]:
-    """Of decode(mu), one frame at a time."""
+    """The errors of decode(mu), computed frame by frame."""
     sse, kl = [], []
     with torch.no_grad():
         for frame in frames:
@@ -190,13 +190,13 @@ def _by_hand(vae: VAE, frames: np.ndarray) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("count", [5, 130])
-def test_measure_is_the_mean_over_frames_of_decode_mu(vae: VAE, count: int):
+def test_measuring_gives_the_mean_error_of_the_decoded_mu(vae: VAE, count: int):
     frames = _frames(count)
     measured, by_hand = metrics.measure(vae, _data(frames)), _by_hand(vae, frames)
     assert {name: getattr(measured, name) for name in by_hand} == pytest.approx(by_hand, rel=1e-4)
 
 
-def test_validation_is_the_mean_over_frames_of_decode_mu(vae: VAE):
+def test_validation_gives_the_mean_error_of_the_decoded_mu(vae: VAE):
     frames = _frames(130)
     scores, by_hand = metrics.validate(vae, _data(frames), torch.zeros(130, 4)), _by_hand(vae, frames)
     assert {name: scores.known()[name] for name in by_hand} == pytest.approx(by_hand, rel=1e-4)
@@ -209,7 +209,7 @@ def test_validation_loss_is_the_objective_on_the_given_noise(vae: VAE):
     assert metrics.validate(vae, _data(frames), noise).loss_nats == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_psnr_is_that_of_the_mean_squared_error(vae: VAE):
+def test_psnr_is_computed_from_the_mean_squared_error(vae: VAE):
     measured = metrics.measure(vae, _data(_frames(4)))
     sse = measured.sse
     assert isinstance(sse, float)
@@ -229,7 +229,7 @@ def test_error_map_sums_to_the_sse(vae: VAE):
     assert scored.error_map.sum() == pytest.approx(scored.sse.mean(), rel=1e-5)
 
 
-def test_error_map_shows_where_the_error_lies(vae: VAE):
+def test_the_error_map_shows_the_place_of_the_error(vae: VAE):
     frames = vae.decode(vae.encode(_frames(1)).mu).numpy().repeat(3, 0)
     again = vae.decode(vae.encode(frames).mu).numpy()
     frames[:, 40:, 50:] = np.where(again[:, 40:, 50:] > 127, 0, 255)
@@ -237,7 +237,7 @@ def test_error_map_shows_where_the_error_lies(vae: VAE):
     assert error_map[40:, 50:].mean() > 10 * error_map[:40].mean()
 
 
-def test_posterior_of_each_frame_is_the_models(vae: VAE):
+def test_the_posterior_of_each_frame_is_that_of_the_model(vae: VAE):
     frames = _frames(130)
     scored, posterior = metrics.score_frames(vae, _data(frames)), vae.encode(frames)
     np.testing.assert_allclose(scored.mu, posterior.mu, atol=1e-5)
@@ -257,17 +257,17 @@ def test_used_dims_are_those_with_more_than_a_twentieth_of_a_nat():
     assert metrics.measure(_Copier(_spread_mu()), _data(_frames(6))).dims_used == 1
 
 
-def test_validation_counts_units_as_the_measurement_does():
+def test_validation_counts_active_units_like_the_measurement():
     scores = metrics.validate(_Copier(_spread_mu()), _data(_frames(6)), torch.zeros(6, 4))
     assert (scores.active_units, scores.dims_used) == (2, 1)
 
 
-def test_constant_mu_that_is_far_from_zero_is_not_active():
+def test_a_constant_mu_far_from_zero_is_not_active():
     measured = metrics.measure(_Copier(torch.full((6, 4), 3.0)), _data(_frames(6)))
     assert (measured.active_units, measured.dims_used) == (0, 4)
 
 
-def test_validation_of_a_broken_model_is_not_a_number(vae: VAE):
+def test_the_validation_of_a_broken_model_is_not_finite(vae: VAE):
     torch.nn.init.constant_(vae.decoder.deconv4.bias, math.nan)  # type: ignore[arg-type]
     assert math.isnan(metrics.validate(vae, _data(_frames(2)), torch.zeros(2, 4)).psnr_db)
 
@@ -280,7 +280,7 @@ def test_measurement_is_the_same_every_time(vae: VAE):
 
 
 class _Told(VAE):
-    """A model that gives back a grey of which only the right label knows."""
+    """A model whose images have a grey value that depends on the label."""
 
     def __init__(self, num_samples: int = 1):
         super().__init__(
@@ -302,24 +302,24 @@ def _labelled(count: int = 300) -> LabelledFrames:
 
 
 @pytest.mark.parametrize("num_samples", [1, 3])
-def test_validation_tells_each_frame_its_label(num_samples: int):
+def test_validation_gives_each_frame_its_label(num_samples: int):
     scores = metrics.validate(_Told(num_samples), _labelled(), torch.randn(300, 2 * num_samples))
     assert scores.sse == pytest.approx(0, abs=1e-4)
     assert scores.loss_nats == pytest.approx(1.0, abs=1e-3)  # the floor, 2 dimensions of 0.5 nats
 
 
-def test_measuring_tells_each_frame_its_label():
+def test_measuring_gives_each_frame_its_label():
     scores = metrics.measure(_Told(), _labelled())
     assert scores.sse == pytest.approx(0, abs=1e-4)
     assert scores.elbo_nats == pytest.approx(-0.5 * 784 * math.log(math.pi), rel=1e-5)
 
 
-def test_bounds_tell_each_frame_its_label():
+def test_bounds_give_each_frame_its_label():
     bounds = metrics.iwae_nats(_Told(), _labelled(), (1, 7))
     assert bounds["7"] == pytest.approx(-0.5 * 784 * math.log(math.pi), rel=1e-5)
 
 
-# the same whatever the number of threads
+# independence of the number of threads
 
 
 def test_measurement_does_not_depend_on_the_number_of_threads(vae: VAE, two_threads: None):

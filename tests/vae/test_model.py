@@ -58,7 +58,7 @@ def test_bad_config_is_refused_by_the_name_of_its_field(field: str, value: Any):
         VAEConfig(**{field: value})
 
 
-def test_kl_is_that_of_torch_distributions():
+def test_the_kl_equals_torchs():
     posterior = _posterior()
     expected = kl_divergence(_distribution(posterior), _standard_normal(posterior.mu))
     torch.testing.assert_close(posterior.kl_nats(), expected)
@@ -70,7 +70,7 @@ def test_kl_is_the_closed_form():
     torch.testing.assert_close(posterior.kl_nats(), torch.tensor([by_hand]))
 
 
-def test_kl_is_what_samples_say():
+def test_the_kl_equals_an_estimate_from_samples():
     torch.manual_seed(0)
     posterior = Posterior(torch.tensor([[0.5, -1.0]]), torch.tensor([[-1.0, 0.4]])).repeated(200_000)
     z = posterior.sample()
@@ -88,12 +88,12 @@ def test_kl_per_dim_sums_to_the_kl():
     torch.testing.assert_close(posterior.kl_nats_per_dim().sum(1), posterior.kl_nats())
 
 
-def test_log_prob_is_that_of_torch_distributions():
+def test_log_prob_equals_torchs():
     posterior, z = _posterior(), torch.randn(5, 3, dtype=torch.float64)
     torch.testing.assert_close(posterior.log_prob(z), _distribution(posterior).log_prob(z))
 
 
-def test_prior_log_prob_is_that_of_torch_distributions():
+def test_prior_log_prob_equals_torchs():
     z = torch.randn(5, 3, dtype=torch.float64)
     torch.testing.assert_close(prior_log_prob(z), _standard_normal(z).log_prob(z))
 
@@ -144,14 +144,14 @@ def test_gradient_of_the_loss_by_mu_and_sigma_is_that_of_finite_differences():
 
 
 @pytest.mark.parametrize("variance", [0.001, 0.5, 2.0])
-def test_gaussian_of_any_variance_is_that_of_torch_distributions(variance: float):
+def test_a_gaussian_of_any_variance_equals_torchs(variance: float):
     images, logits = _images(), _logits()
     model = VAE(VAEConfig(4, variance=variance))
     expected = Normal(logits.sigmoid().double(), math.sqrt(variance)).log_prob(images.double()).sum((1, 2, 3))
     torch.testing.assert_close(model.log_likelihood(images, logits).double(), expected, rtol=1e-5, atol=0)
 
 
-def test_variance_is_no_weight_of_the_model(model: VAE):
+def test_the_variance_is_not_a_weight_of_the_model(model: VAE):
     assert "variance" not in model.state_dict() and "variance" not in dict(model.named_parameters())
 
 
@@ -182,20 +182,20 @@ def _with_posterior(model: VAE, monkeypatch: pytest.MonkeyPatch, mu: Tensor) -> 
     return model
 
 
-def test_kl_floor_holds_for_each_frame_by_itself(model: VAE, monkeypatch: pytest.MonkeyPatch):
+def test_the_floor_of_the_kl_applies_to_each_frame_separately(model: VAE, monkeypatch: pytest.MonkeyPatch):
     mu = torch.tensor([[0.0] * 4, [3.0] * 4])  # KL of 0 and 18 nats: their mean is above the floor of 2
     terms = _with_posterior(model, monkeypatch, mu).objective(_images(), torch.zeros(2, 4))
     torch.testing.assert_close(terms.loss_nats - terms.sse, torch.tensor([2.0, 18.0]), rtol=0, atol=1e-3)
 
 
-def test_reported_kl_has_neither_floor_nor_beta(monkeypatch: pytest.MonkeyPatch):
+def test_the_reported_kl_has_neither_floor_nor_beta(monkeypatch: pytest.MonkeyPatch):
     model = VAE(VAEConfig(z_dim=4, beta=7.0))
     mu = torch.tensor([[0.0] * 4, [3.0] * 4])
     terms = _with_posterior(model, monkeypatch, mu).objective(_images(), torch.zeros(2, 4))
     torch.testing.assert_close(terms.kl_nats, torch.tensor([0.0, 18.0]))
 
 
-def test_reported_sse_is_the_squared_error_whatever_the_likelihood():
+def test_the_reported_sse_is_the_squared_error_for_each_likelihood():
     torch.manual_seed(0)
     model, images, noise = VAE(VAEConfig(4, likelihood="bernoulli")), _images(), torch.randn(2, 4)
     means = model.logits(model.posterior(images).sample(noise)).sigmoid()
@@ -225,7 +225,7 @@ def test_encode_gives_the_posterior_of_the_images(model: VAE):
     torch.testing.assert_close(model.encode(frames).mu, expected.mu)
 
 
-def test_encode_takes_arrays_as_it_takes_tensors(model: VAE):
+def test_encode_accepts_arrays_and_tensors(model: VAE):
     frames = _frames()
     of_array, of_tensor = model.encode(frames), model.encode(torch.from_numpy(frames))
     assert torch.equal(of_array.mu, of_tensor.mu)
@@ -241,13 +241,13 @@ def test_decode_gives_frames(model: VAE):
     assert (frames.dtype, frames.shape) == (torch.uint8, (3, 64, 64, 3))
 
 
-def test_decode_gives_the_rounded_means(model: VAE):
+def test_decode_gives_the_rounded_mean_pixels(model: VAE):
     z = torch.randn(3, 4)
     means = model.decoder(z).sigmoid().permute(0, 2, 3, 1) * 255
     assert (model.decode(z).float() - means).abs().max() <= 0.5 + 1e-3
 
 
-def test_frames_survive_the_way_through_images():
+def test_frames_do_not_change_on_the_way_to_images_and_back():
     every_value = torch.arange(256, dtype=torch.uint8).repeat(48).reshape(1, 64, 64, 3)
     assert torch.equal(to_frames(to_images(every_value)), every_value)
 
@@ -265,7 +265,7 @@ def test_to_frames_keeps_values_in_range():
     assert to_frames(torch.tensor([-0.5, 0.5, 1.5]).reshape(1, 3, 1, 1)).flatten().tolist() == [0, 128, 255]
 
 
-def test_model_knows_what_it_was_made_for():
+def test_a_model_has_its_config_preprocessing_and_device():
     model = VAE(VAEConfig(z_dim=7), {"size": 64})
     assert (model.config.z_dim, model.preprocess, model.device.type) == (7, {"size": 64}, "cpu")
 
@@ -283,7 +283,7 @@ def _digits(count: int = 3) -> Tensor:
 
 
 @pytest.mark.parametrize("config", [{}, {"network": "mlp", "hidden": (30,)}], ids=["paper", "mlp"])
-def test_several_samples_are_the_mean_of_single_ones(config: dict[str, Any]):
+def test_the_objective_with_several_samples_is_the_mean_over_single_ones(config: dict[str, Any]):
     torch.manual_seed(0)
     several = VAE(VAEConfig(4, kl_tolerance=0.0, num_samples=3, variance=0.5, **config))
     single = VAE(dataclasses.replace(several.config, num_samples=1))
@@ -302,13 +302,13 @@ def _autoencoder(**config: Any) -> VAE:
     return VAE(VAEConfig(4, network="mlp", hidden=(30,), posterior="point", variance=0.5, **config))
 
 
-def test_noise_does_not_reach_an_autoencoder():
+def test_noise_does_not_change_the_loss_of_an_autoencoder():
     model, images = _autoencoder(), _digits()
     quiet, loud = (model.objective(images, noise).loss_nats for noise in (torch.zeros(3, 4), torch.randn(3, 4)))
     assert torch.equal(quiet, loud)
 
 
-def test_an_autoencoder_pays_for_its_error_alone():
+def test_the_loss_of_an_autoencoder_is_only_its_error():
     model, images = _autoencoder(beta=7.0, kl_tolerance=3.0), _digits()
     terms = model.objective(images, torch.zeros(3, 4))
     expected = (images - model.logits(model.posterior(images).mu).sigmoid()).square().sum((1, 2, 3))
@@ -322,14 +322,14 @@ def test_an_autoencoders_gradient_is_finite():
     assert all(weight.grad is not None and bool(weight.grad.isfinite().all()) for weight in model.parameters())
 
 
-def test_a_posterior_repeated_has_each_frames_side_by_side():
+def test_a_repeated_posterior_keeps_the_copies_of_a_frame_together():
     mu = torch.arange(4.0).reshape(2, 2)
     repeated = PointPosterior(mu, torch.full_like(mu, -math.inf)).repeated(2)
     assert repeated.mu.tolist() == [[0, 1], [0, 1], [2, 3], [2, 3]] and isinstance(repeated, PointPosterior)
 
 
 @pytest.mark.parametrize("samples", [1, 2])
-def test_a_conditional_model_uses_the_class_it_is_told(samples: int):
+def test_a_conditional_model_uses_the_given_class(samples: int):
     torch.manual_seed(0)
     model = VAE(VAEConfig(4, network="mlp", hidden=(30,), num_classes=10, num_samples=samples))
     images, noise = _digits(), torch.zeros(3, 4 * samples)
@@ -339,7 +339,7 @@ def test_a_conditional_model_uses_the_class_it_is_told(samples: int):
     assert not torch.equal(*(model.decode(z, torch.full((3,), digit)) for digit in (0, 1)))
 
 
-def test_a_model_that_is_told_no_class_gives_the_same_for_each():
+def test_a_model_without_classes_ignores_the_class():
     model = VAE(VAEConfig(4, network="mlp", hidden=(30,)))
     z = torch.randn(3, 4)
     assert torch.equal(*(model.decode(z, torch.full((3,), digit)) for digit in (0, 1)))
@@ -357,18 +357,18 @@ def test_a_model_that_is_told_no_class_gives_the_same_for_each():
         ({"num_samples": 0}, "vae.num_samples is 0; give 1 or more"),
     ],
 )
-def test_networks_that_cannot_be_are_refused(config: dict[str, Any], wanted: str):
+def test_bad_settings_of_a_network_are_refused(config: dict[str, Any], wanted: str):
     with pytest.raises(ValueError, match=wanted):
         VAEConfig(**config)
 
 
-def test_frame_shape_is_the_networks():
+def test_the_shape_of_frames_is_that_of_the_network():
     assert VAE(VAEConfig(2)).frame_shape == (64, 64, 3)
     assert VAE(VAEConfig(2, network="conv")).frame_shape == (28, 28, 1)
     assert VAE(VAEConfig(2, network="conv")).num_values == 784
 
 
-def test_a_gaussian_over_digits_has_its_784_constants():
+def test_the_log_likelihood_of_a_gaussian_over_digits_counts_784_pixels():
     images = logits = _digits()
     model = VAE(VAEConfig(2, network="mlp", variance=0.1))
     expected = Normal(logits.sigmoid().double(), math.sqrt(0.1)).log_prob(images.double()).sum((1, 2, 3))
@@ -381,7 +381,7 @@ def test_frames_of_another_shape_are_refused(model: VAE, shape: tuple[int, ...])
         model.encode(torch.zeros(shape, dtype=torch.uint8))
 
 
-def test_a_conditional_model_without_labels_says_what_to_give():
+def test_a_conditional_model_without_labels_is_refused_with_what_to_give():
     model = VAE(VAEConfig(2, network="mlp", hidden=(4,), num_classes=10))
     with pytest.raises(ValueError, match=r"^the model is conditional; give each frame's class as labels$"):
         model.decode(torch.zeros(1, 2))

@@ -18,7 +18,7 @@ def test_every_network_that_a_config_may_name_can_be_built_and_saved():
     assert set(get_args(get_type_hints(VAEConfig)["network"])) == set(IMAGE_SHAPES) == set(ARCHITECTURES)
 
 
-def test_parameter_count_is_the_papers():
+def test_the_number_of_parameters_is_the_papers():
     assert num_parameters(VAE(VAEConfig())) == 4_348_547
 
 
@@ -60,7 +60,7 @@ def test_decoder_layers_have_the_papers_shapes():
     assert _shapes(layers, torch.randn(1, 32), decoder) == shapes
 
 
-def test_mu_and_logvar_come_from_heads_of_their_own():
+def test_mu_and_logvar_have_separate_layers():
     mu, logvar = Encoder(4)(torch.rand(1, 3, 64, 64))
     assert not torch.allclose(mu, logvar)
 
@@ -97,7 +97,7 @@ def test_logits_may_be_of_either_sign():
 
 
 @pytest.mark.parametrize("batch", [0, 1, 5])
-def test_images_do_not_know_of_each_other(batch: int):
+def test_the_latents_of_an_image_do_not_depend_on_other_images(batch: int):
     encoder, images = Encoder(3).double(), torch.rand(5, 3, 64, 64, dtype=torch.float64)
     for part, whole in zip(encoder(images[:batch]), encoder(images), strict=True):
         torch.testing.assert_close(part, whole[:batch], rtol=0, atol=1e-12)
@@ -115,7 +115,7 @@ def test_the_tutorials_vae_has_the_tutorials_layers():
     assert _count(network="mlp", z_dim=20) == dense == 652_824
 
 
-def test_the_tutorials_autoencoder_has_one_head():
+def test_the_tutorials_autoencoder_has_one_output_layer():
     dense = 784 * 128 + 128 + 128 * 64 + 64 + 64 * 128 + 128 + 128 * 784 + 784
     assert _count(network="mlp", z_dim=64, hidden=(128,), posterior="point") == dense
 
@@ -126,7 +126,7 @@ def test_the_decoder_has_the_encoders_layers_in_reverse():
     assert widths == [(2, 30), (2, 30), (50, 784), (30, 50), (30, 2), (50, 30), (784, 50)]
 
 
-def test_a_class_is_ten_more_inputs_of_encoder_and_decoder():
+def test_classes_add_ten_inputs_to_encoder_and_decoder():
     assert _count(network="mlp", num_classes=10) - _count(network="mlp") == 2 * 10 * 400
 
 
@@ -157,7 +157,7 @@ def _seeded(he: bool) -> VAE:
 
 
 def _power(layers: list[nn.Module], run: Tensor, network: nn.Module) -> list[float]:
-    """Mean square of what each layer makes, before its ReLU."""
+    """Mean square of the output of each layer, before its ReLU."""
     powers: list[float] = []
     for layer in layers:
         layer.register_forward_hook(lambda _layer, _args, output: powers.append(output.square().mean().item()))
@@ -165,20 +165,20 @@ def _power(layers: list[nn.Module], run: Tensor, network: nn.Module) -> list[flo
     return powers
 
 
-def test_a_signal_keeps_its_size_through_the_convolutions_of_he():
+def test_with_he_initialisation_a_signal_keeps_its_size_through_convolutions():
     vae = _seeded(he=True)
     encoder = vae.paper[0]
     powers = _power([encoder.conv1, encoder.conv2, encoder.conv3, encoder.conv4], torch.randn(32, 3, 64, 64), encoder)
     assert all(0.5 < after / before < 2 for before, after in pairwise(powers))
 
 
-def test_a_signal_fades_through_the_convolutions_of_pytorch():
+def test_with_pytorchs_initialisation_a_signal_becomes_smaller_through_convolutions():
     encoder = _seeded(he=False).paper[0]
     powers = _power([encoder.conv1, encoder.conv2, encoder.conv3, encoder.conv4], torch.randn(32, 3, 64, 64), encoder)
     assert all(after / before < 0.5 for before, after in pairwise(powers))
 
 
-def test_transposed_convolutions_keep_it_too():
+def test_with_he_initialisation_a_signal_keeps_its_size_through_transposed_convolutions():
     decoder = _seeded(he=True).paper[1]
     layers: list[nn.Module] = [decoder.linear, decoder.deconv1, decoder.deconv2, decoder.deconv3, decoder.deconv4]
     powers = _power(layers, torch.randn(32, 32), decoder)
@@ -187,7 +187,7 @@ def test_transposed_convolutions_keep_it_too():
     assert all(0.3 < ratio < 2 for ratio in others)
 
 
-def test_he_leaves_linear_weights_and_sets_biases_to_0():
+def test_he_initialisation_keeps_linear_weights_and_sets_biases_to_0():
     he, torchs = _seeded(he=True), _seeded(he=False)
     for name, parameter in he.named_parameters():
         if name.endswith("bias"):

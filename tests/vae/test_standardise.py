@@ -21,7 +21,7 @@ NETWORKS = {
 
 
 def _model(config: VAEConfig) -> VAE:
-    """A model whose z are far from the prior's, each dimension otherwise."""
+    """A model whose z are far from the prior, each dimension in another way."""
     torch.manual_seed(0)
     vae = VAE(config)
     with torch.no_grad():
@@ -45,14 +45,14 @@ def vae(request: pytest.FixtureRequest) -> VAE:
     return _model(NETWORKS[request.param])
 
 
-def test_reconstructions_stay_what_they_were(vae: VAE):
+def test_standardising_does_not_change_reconstructions(vae: VAE):
     data = _data(vae)
     told = torch.from_numpy(data.labels)
     before, after = (model.logits(model.encode(data.frames, told).mu, told) for model in (vae, standardised(vae, data)))
     torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
 
 
-def test_samples_of_the_same_noise_decode_to_the_same(vae: VAE):
+def test_standardising_does_not_change_the_decoded_samples_of_the_same_noise(vae: VAE):
     data = _data(vae)
     told, noise = torch.from_numpy(data.labels), torch.randn(len(data), 5)
     before, after = (
@@ -61,7 +61,7 @@ def test_samples_of_the_same_noise_decode_to_the_same(vae: VAE):
     torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
 
 
-def test_the_aggregate_posterior_has_the_priors_moments(vae: VAE):
+def test_after_standardising_the_aggregate_posterior_has_the_moments_of_the_prior(vae: VAE):
     data = _data(vae)
     posterior = standardised(vae, data).encode(data.frames, torch.from_numpy(data.labels))
     variance = posterior.mu.double().var(0, correction=0) + posterior.logvar.double().exp().mean(0)
@@ -73,14 +73,14 @@ def _kl_nats(vae: VAE, data: LabelledFrames) -> float:
     return metrics.measure(vae, data).kl_nats
 
 
-def test_the_kl_falls(vae: VAE):
+def test_standardising_lowers_the_kl(vae: VAE):
     data = _data(vae)
     assert _kl_nats(standardised(vae, data), data) < _kl_nats(vae, data) - 1
 
 
 @pytest.mark.parametrize("factor", [0.9, 1.1])
 @pytest.mark.parametrize("moved", [0.0, 0.1])
-def test_no_other_scale_or_shift_has_a_lower_kl(factor: float, moved: float):
+def test_no_other_scale_or_shift_gives_a_lower_kl(factor: float, moved: float):
     vae = _model(NETWORKS["mlp"])
     data = _data(vae)
     best = standardised(vae, data)
@@ -93,20 +93,20 @@ def test_no_other_scale_or_shift_has_a_lower_kl(factor: float, moved: float):
     assert _kl_nats(best, data) < _kl_nats(other, data)
 
 
-def test_the_model_itself_is_left_as_it_is(vae: VAE):
+def test_standardising_does_not_change_the_given_model(vae: VAE):
     before = copy.deepcopy(vae.state_dict())
     standardised(vae, _data(vae))
     assert all(torch.equal(before[name], tensor) for name, tensor in vae.state_dict().items())
 
 
-def test_once_is_enough(vae: VAE):
+def test_standardising_twice_equals_standardising_once(vae: VAE):
     data = _data(vae)
     once = standardised(vae, data)
     for name, tensor in standardised(once, data).state_dict().items():
         torch.testing.assert_close(tensor, once.state_dict()[name], rtol=1e-3, atol=1e-4)
 
 
-def test_a_dimension_that_says_nothing_stays_finite():
+def test_a_constant_dimension_stays_finite():
     vae = _model(NETWORKS["mlp"])
     assert vae.encoder.logvar is not None
     with torch.no_grad():
@@ -116,22 +116,22 @@ def test_a_dimension_that_says_nothing_stays_finite():
     assert standardised(vae, _data(vae)).is_finite
 
 
-def test_a_frame_of_vast_variance_leaves_numbers():
+def test_a_frame_with_a_huge_variance_keeps_the_weights_finite():
     vae = _model(NETWORKS["mlp"])
     assert vae.encoder.logvar is not None
     with torch.no_grad():
-        vae.encoder.logvar.bias[0] = 100.0  # exp of it is no float32
+        vae.encoder.logvar.bias[0] = 100.0  # exp of it is too large for float32
     assert standardised(vae, _data(vae)).is_finite
 
 
-def test_an_autoencoder_is_copied_as_it_is():
+def test_an_autoencoder_is_copied_unchanged():
     vae = _model(VAEConfig(z_dim=5, network="mlp", hidden=(16,), posterior="point"))
     same = standardised(vae, _data(vae))
     assert same is not vae
     assert all(torch.equal(same.state_dict()[name], tensor) for name, tensor in vae.state_dict().items())
 
 
-def test_the_likelihoods_variance_comes_along():
+def test_standardising_keeps_the_variance_of_the_likelihood():
     vae = _model(NETWORKS["paper"])
     vae.variance.fill_(0.003)
     assert standardised(vae, _data(vae, 20)).variance == vae.variance

@@ -54,7 +54,7 @@ def _forever(loader: DataLoader[Any]) -> Iterator[Any]:
     return itertools.chain.from_iterable(itertools.repeat(loader))
 
 
-class _Tutorial(nn.Module):
+class Tutorial(nn.Module):
     """The VAE of the tutorials, 784-400-20-400-784."""
 
     def __init__(self):
@@ -63,12 +63,14 @@ class _Tutorial(nn.Module):
         self.up, self.out = nn.Linear(20, 400), nn.Linear(400, 784)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The reconstruction, mu and logvar."""
         hidden = F.relu(self.hidden(pixels))
         mu, logvar = self.mu(hidden), self.logvar(hidden)
         z = mu + torch.exp(0.5 * logvar) * torch.randn_like(mu)
         return torch.sigmoid(self.out(F.relu(self.up(z)))), mu, logvar
 
     def loss(self, pixels: Tensor) -> Tensor:
+        """The negative ELBO in nats, summed over the batch."""
         shown, mu, logvar = self(pixels)
         kl = -0.5 * torch.sum(1 + logvar - mu.pow(2) - logvar.exp())
         return F.binary_cross_entropy(shown, pixels, reduction="sum") + kl
@@ -76,7 +78,7 @@ class _Tutorial(nn.Module):
 
 def _tutorial_step(device: torch.device) -> Callable[[Tensor], None]:
     """A training step as in the tutorials."""
-    model = _Tutorial().to(device)
+    model = Tutorial().to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
 
     def step(images: Tensor) -> None:

@@ -17,7 +17,7 @@ from world_models.data.sequences import LatentSequences, Window
 LENGTH, BATCH, Z_DIM = 32, 32, 32
 
 
-class _WindowByWindow(Dataset[Window]):
+class WindowByWindow(Dataset[Window]):
     """Reads one window at a time: each column from its file, and the noise from a new generator."""
 
     def __init__(self, path: Path):
@@ -59,7 +59,7 @@ def works(data: Rollouts, folder: Path, seconds: float) -> dict[str, Work]:
     of the latents in memory.
     """
     path = write(data, folder)
-    before, held = _WindowByWindow(path), LatentSequences(path, LENGTH)
+    before, held = WindowByWindow(path), LatentSequences(path, LENGTH)
     num_bytes = held.latents.num_rows * RowLayout.of(held.latents.shards).row_bytes
     half = LatentSequences(path, LENGTH, memory_gb=num_bytes / 2e9)
 

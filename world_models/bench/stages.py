@@ -74,13 +74,15 @@ def load_works(data: Rollouts, folder: Path, device: torch.device) -> dict[str, 
     }
 
 
-class _PlainVAE(VAE):
+class PlainVAE(VAE):
     """The paper's layers as they are written, without the faster forms."""
 
     def posterior(self, images: Float[Tensor, "batch 3 64 64"], labels: Tensor | None = None) -> Posterior:
+        """The posterior of images."""
         return Posterior(*self.encoder(images))
 
     def logits(self, z: Float[Tensor, "batch z"], labels: Tensor | None = None) -> Float[Tensor, "batch 3 64 64"]:
+        """The decoded images before the sigmoid."""
         return self.decoder(z)
 
 
@@ -109,16 +111,16 @@ def train_works(data: Rollouts, device: torch.device, seconds: float) -> dict[st
     sizes = dict.fromkeys([default, 100, 256, 1024] if device.type == "cuda" else [default, 100, 256])
     compiled = sizes if device.type == "cuda" else {}
     return {
-        "plain": timed(_plain_step(device), plain_batches()),
+        "plain": timed(plain_step(device), plain_batches()),
         **{f"batch_{size}": ours(resident(size)) for size in sizes},
         **{f"batch_{size}_compiled": ours(resident(size), size) for size in compiled},
         f"batch_{default}_from_shards": ours(streamed(device)),
     }
 
 
-def _plain_step(device: torch.device) -> Callable[[UInt8[np.ndarray, "batch 64 64 3"]], None]:
+def plain_step(device: torch.device) -> Callable[[UInt8[np.ndarray, "batch 64 64 3"]], None]:
     """A training step as in public code: the paper's layers, with frames converted to float on the host."""
-    vae = _PlainVAE(VAEConfig()).to(device)
+    vae = PlainVAE(VAEConfig()).to(device)
     optimizer = torch.optim.Adam(vae.parameters(), lr=1e-4)
 
     def step(frames: UInt8[np.ndarray, "batch 64 64 3"]) -> None:
@@ -134,7 +136,7 @@ def _plain_step(device: torch.device) -> Callable[[UInt8[np.ndarray, "batch 64 6
 def encode_works(data: Rollouts, folder: Path, device: torch.device) -> dict[str, Work]:
     """Encode rollouts to files of latents. The baseline encodes one shard."""
     fresh = itertools.count()
-    vae, shard = _PlainVAE(VAEConfig(), data.preprocess).to(device).eval(), data.shards[0]
+    vae, shard = PlainVAE(VAEConfig(), data.preprocess).to(device).eval(), data.shards[0]
 
     def whole_rollouts() -> int:
         with torch.inference_mode(), opening.open_for_reading(shard.path) as file:

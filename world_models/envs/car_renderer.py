@@ -66,7 +66,7 @@ class NoRenderer:
 _NOT_FINITE, _TOO_COMPLEX = 1, 2
 
 
-class _Scene(ctypes.Structure):
+class Scene(ctypes.Structure):
     """`Scene` of `_car_canvas.c`, field for field."""
 
     _fields_ = (
@@ -107,13 +107,16 @@ def load_library() -> ctypes.CDLL:
     library.canvas_size.restype = library.scene_size.restype = ctypes.c_size_t
     library.canvas_init.argtypes = [ctypes.c_void_p]
     library.canvas_draw.argtypes = [ctypes.c_void_p] * 3
-    if library.scene_size() != ctypes.sizeof(_Scene):
+    if library.scene_size() != ctypes.sizeof(Scene):
         raise ImportError("the C renderer belongs to another version; install the package again")
     return library
 
 
 class CRenderer:
     """Draws with `_car_canvas.c`. Each object has its own canvas.
+
+    Attributes:
+        scene: the numbers from which the C library draws the next frame.
 
     Raises:
         ImportError: the library was not built.
@@ -126,8 +129,8 @@ class CRenderer:
         memory = np.zeros(self._library.canvas_size() + 64, np.uint8)
         self._memory, self._canvas = memory, memory.ctypes.data + -memory.ctypes.data % 64
         self._library.canvas_init(self._canvas)
-        self._scene, self._out = _Scene(), np.zeros((96, 96, 3), np.uint8)
-        self._scene_at, self._out_at = ctypes.addressof(self._scene), self._out.ctypes.data
+        self.scene, self._out = Scene(), np.zeros((96, 96, 3), np.uint8)
+        self._scene_at, self._out_at = ctypes.addressof(self.scene), self._out.ctypes.data
         self._car: Any = None
         self._written = ""
 
@@ -148,7 +151,7 @@ class CRenderer:
         values += [wheel.phase for wheel in car.wheels]
         values += [wheel.omega for wheel in car.wheels]
         values += (velocity.x, velocity.y, car.wheels[0].joint.angle, car.hull.angularVelocity)
-        _pack_state(self._scene, 0, *values)
+        _pack_state(self.scene, 0, *values)
         self._write(reward_string(env.reward))
         failure = self._library.canvas_draw(self._canvas, self._scene_at, self._out_at)
         if failure == _NOT_FINITE:
@@ -160,7 +163,7 @@ class CRenderer:
     def _begin(self, env: car_racing.CarRacing) -> None:
         """Read what does not change during an episode."""
         car: Any = env.car
-        ground, scene = ground_of(env), self._scene
+        ground, scene = ground_of(env), self.scene
         self._ground, self._colors = ground, ground.colors
         scene.num_quads, scene.num_grass = ground.quads.shape[2], ground.num_grass
         scene.quads, scene.colors = ground.quads.ctypes.data, ground.colors.ctypes.data
@@ -183,7 +186,7 @@ class CRenderer:
         if text == self._written:
             return
         ink, place = reward_ink(text)
-        scene = self._scene
+        scene = self.scene
         self._ink, self._written = ink, text
         scene.ink, scene.num_ink = ink.ctypes.data, len(ink)
         scene.text_left, scene.text_top, scene.text_width, scene.text_height = place

@@ -97,12 +97,12 @@ def choose(name: RendererName, make: Callable[[], gymnasium.Env] = _car_racing) 
     if name not in ("auto", *RENDERERS):
         raise ValueError(f"renderer is {name!r}; give auto, {', '.join(RENDERERS)}")
     if name != "auto":
-        if problem := _problem(name, make):
+        if problem := problem_of(name, make):
             raise ValueError(f"renderer {name} cannot be used: {problem}; choose auto or another renderer")
         return name, "as asked"
     problems = []
     for candidate in RENDERERS:
-        problem = _problem(candidate, make)
+        problem = problem_of(candidate, make)
         if problem is None:
             count = TRIAL_FRAMES * check_factor()
             frames = "" if candidate == "gymnasium" else f", {count} trial frames like Gymnasium's"
@@ -112,7 +112,7 @@ def choose(name: RendererName, make: Callable[[], gymnasium.Env] = _car_racing) 
 
 
 @functools.cache
-def _problem(name: str, make: Callable[[], gymnasium.Env]) -> str | None:
+def problem_of(name: str, make: Callable[[], gymnasium.Env]) -> str | None:
     """Why a renderer cannot be used here: it was not built, or a trial frame differs. None if it can be used."""
     if name == "gymnasium":
         return None

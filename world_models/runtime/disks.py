@@ -12,7 +12,8 @@ NO_FLUSH_OF_FILES = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, _KERNELS_OWN_ENO
 NO_FLUSH_OF_FOLDERS = NO_FLUSH_OF_FILES | {errno.EPERM, errno.EACCES, errno.EBADF}
 """Errors that mean that a file system cannot flush. All other errors mean that the disk is full or broken."""
 
-_warned: set[str] = set()
+warned: set[str] = set()
+"""What this process has already warned of."""
 
 
 def flush(path: Path) -> str | None:
@@ -49,8 +50,8 @@ def warn_if_no_flush(folder: Path, file: Path) -> None:
     reasons = {"files": flush(file), "folders": flush(folder)}
     missing = [f"{what} ({reason})" for what, reason in reasons.items() if reason]
     what = " and ".join(missing)
-    if missing and what not in _warned:
-        _warned.add(what)
+    if missing and what not in warned:
+        warned.add(what)
         then = "damaged; delete them and" if reasons["files"] else "missing;"
         terminal.warn(
             f"{folder}: this disk cannot flush {what}. If its machine loses power, the files finished last may be "

@@ -28,13 +28,13 @@ def refuse_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(h5py, "File", on_this_disk)
 
 
-def test_a_file_is_read_where_the_disk_refuses_locks(path: Path, refuse_locks: None):
+def test_a_file_is_read_although_the_disk_refuses_locks(path: Path, refuse_locks: None):
     with opening.open_for_reading(path) as file:
         assert list(file) == ["x"]
 
 
 @pytest.mark.parametrize("locking", [None, False])
-def test_a_file_may_be_open_already(path: Path, locking: bool | None):
+def test_a_file_that_is_open_can_be_opened_again(path: Path, locking: bool | None):
     with h5py.File(path, "r", locking=locking), opening.open_for_reading(path) as file:
         assert list(file) == ["x"]
 
@@ -44,14 +44,14 @@ def test_a_file_that_is_read_can_be_opened_with_h5py_too(path: Path):
         assert list(file) == ["x"]
 
 
-def test_a_file_that_somebody_writes_into_is_an_error(path: Path):
+def test_opening_a_file_while_it_is_written_is_an_error(path: Path):
     with path.open("rb") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(BlockingIOError, match="unable to lock file"):
             opening.open_for_reading(path)
 
 
-def test_a_file_that_is_no_hdf5_file_is_an_error(tmp_path: Path):
+def test_opening_a_file_that_is_not_hdf5_is_an_error(tmp_path: Path):
     (tmp_path / "b.h5").write_text("no")
     with pytest.raises(OSError, match="signature"):
         opening.open_for_reading(tmp_path / "b.h5")

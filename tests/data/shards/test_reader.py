@@ -79,7 +79,7 @@ def test_shards_are_found_by_name_in_order(tmp_path: Path):
     assert shard_paths(tmp_path) == [shard_path(tmp_path, 2), shard_path(tmp_path, 10)]
 
 
-def test_shards_beyond_five_digits_are_in_the_order_of_their_numbers(tmp_path: Path):
+def test_shards_with_more_than_five_digits_are_sorted_by_number(tmp_path: Path):
     for index in (100_000, 99_999):
         shard_path(tmp_path, index).touch()
     assert shard_paths(tmp_path) == [shard_path(tmp_path, 99_999), shard_path(tmp_path, 100_000)]
@@ -95,7 +95,7 @@ def test_digested_strings_are_utf8_joined_by_nul():
     assert strings_bytes(("a", "ü", "")) == b"a\0\xc3\xbc\0"
 
 
-def test_the_attributes_a_format_requires_are_the_common_ones_and_the_shards_own():
+def test_a_format_requires_its_common_and_its_own_attributes():
     assert TINY.required == ("place", "note")
 
 
@@ -120,7 +120,7 @@ def test_an_exception_in_the_block_leaves_the_old_shard(tmp_path: Path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_shard_has_no_name_before_it_is_complete(tmp_path: Path):
+def test_a_shard_gets_its_name_only_when_it_is_complete(tmp_path: Path):
     with write_shard(tmp_path / "a.h5", TINY, {"value": (2,)}) as shard:
         shard.attributes.update(place="here", note="a")
         append_episode(shard, values(5))
@@ -129,14 +129,14 @@ def test_a_shard_has_no_name_before_it_is_complete(tmp_path: Path):
 
 
 @pytest.mark.parametrize("blocks", [(), (1, 1, 1), (99, 1, 100, 1000, 5), (1024, 1024), (2999,)])
-def test_rows_come_back_as_appended_whatever_the_blocks(tmp_path: Path, blocks: tuple[int, ...]):
+def test_rows_are_read_as_they_were_appended_in_blocks_of_any_size(tmp_path: Path, blocks: tuple[int, ...]):
     data = values(3000)
     shard = Shard(write_tiny(tmp_path / "a.h5", data, blocks), TINY, verify=True)
     np.testing.assert_array_equal(shard.read("value"), data)
     np.testing.assert_array_equal(shard.read("terminated"), end_flags(3000))
 
 
-def test_the_digests_do_not_depend_on_the_blocks(tmp_path: Path):
+def test_digests_do_not_depend_on_the_size_of_blocks(tmp_path: Path):
     whole = Shard(write_tiny(tmp_path / "a.h5", values(3000)), TINY)
     parts = Shard(write_tiny(tmp_path / "b.h5", values(3000), (7, 1500)), TINY)
     assert whole.digests == parts.digests
@@ -155,7 +155,7 @@ def test_rows_are_stored_and_digested_in_the_columns_dtype(tmp_path: Path, dtype
     assert opened.digests["value"] == hashlib.sha256(stored.tobytes()).hexdigest()
 
 
-def test_a_column_without_width_has_its_rows_and_the_digest_of_nothing(tmp_path: Path):
+def test_a_column_of_width_zero_has_rows_and_the_digest_of_no_bytes(tmp_path: Path):
     shard = Shard(write_tiny(tmp_path / "a.h5", values(5, width=0)), TINY, verify=True)
     assert shard.read("value").shape == (5, 0)
     assert shard.digests["value"] == hashlib.sha256(b"").hexdigest()
@@ -164,7 +164,7 @@ def test_a_column_without_width_has_its_rows_and_the_digest_of_nothing(tmp_path:
 @pytest.mark.parametrize(
     ("gzip", "packing"), [(4, ("gzip", 4, True)), (1, ("gzip", 1, True)), (None, (None, None, False))]
 )
-def test_columns_are_packed_as_the_format_says(tmp_path: Path, gzip: int | None, packing: tuple[Any, ...]):
+def test_columns_are_compressed_as_the_format_says(tmp_path: Path, gzip: int | None, packing: tuple[Any, ...]):
     fmt = Format(TINY.name, 3, TINY.columns, TINY.common, TINY.attributes, gzip)
     with h5py.File(write_tiny(tmp_path / "a.h5", values(5), fmt=fmt)) as file:
         column: Any = file["value"]
@@ -172,7 +172,7 @@ def test_columns_are_packed_as_the_format_says(tmp_path: Path, gzip: int | None,
         assert column.chunks == (100, 2)
 
 
-def test_the_episode_table_tiles_the_rows(tmp_path: Path):
+def test_the_episode_table_covers_all_rows_without_gaps(tmp_path: Path):
     with write_shard(tmp_path / "a.h5", TINY, {"value": (2,)}) as shard:
         shard.attributes.update(place="here", note="a")
         for rows in (3, 2, 6):
@@ -183,7 +183,7 @@ def test_the_episode_table_tiles_the_rows(tmp_path: Path):
     assert opened.num_rows == 11
 
 
-def test_a_table_given_at_once_is_that_of_the_episodes_one_by_one(tmp_path: Path):
+def test_an_episode_table_given_at_once_equals_one_given_episode_by_episode(tmp_path: Path):
     with write_shard(tmp_path / "a.h5", TINY, {"value": (2,)}) as shard:
         shard.attributes.update(place="here", note="a")
         flags = np.concatenate([end_flags(3), end_flags(4)])
@@ -228,7 +228,9 @@ def write_no_episode(shard: ShardWriter) -> None:
         write_no_episode,
     ],
 )
-def test_a_programmers_mistake_is_an_error_and_leaves_no_file(tmp_path: Path, mistake: Callable[[ShardWriter], None]):
+def test_a_wrong_call_of_the_writer_is_an_error_and_leaves_no_file(
+    tmp_path: Path, mistake: Callable[[ShardWriter], None]
+):
     with pytest.raises((AssertionError, ValueError)), write_shard(tmp_path / "a.h5", TINY, {"value": (2,)}) as shard:
         shard.attributes.update(place="here", note="a")
         mistake(shard)
@@ -244,7 +246,7 @@ def test_a_range_of_rows_is_read(tmp_path: Path):
     np.testing.assert_array_equal(shard.read("value", 48), values(50)[48:])
 
 
-def test_a_shard_knows_what_it_holds(tmp_path: Path):
+def test_a_shard_gives_its_attributes_shapes_and_dtypes(tmp_path: Path):
     shard = Shard(write_tiny(tmp_path / "a.h5", values(5)), TINY)
     assert shard.attributes["place"] == "here"
     assert shard.row_shapes == {"value": (2,), "terminated": (), "truncated": ()}
@@ -252,7 +254,7 @@ def test_a_shard_knows_what_it_holds(tmp_path: Path):
     assert repr(shard) == f"Shard({tmp_path / 'a.h5'}, 1 episodes, 5 rows)"
 
 
-def test_a_shards_digest_is_that_of_its_digests_with_sorted_keys(make_rollouts: Make):
+def test_a_shards_digest_is_the_sha256_of_its_digests_with_sorted_keys(make_rollouts: Make):
     (shard,) = open_shards(make_rollouts([3, 4]), ROLLOUTS)
     with h5py.File(shard.path) as file:
         stored: Any = file.attrs["digests"]
@@ -270,7 +272,7 @@ def test_attributes_of_variable_length_are_read_as_text(make_rollouts: Make):
     assert shard.attributes["env"] == "Synthetic-v0"
 
 
-def test_a_shard_replaced_on_disk_is_read_anew(tmp_path: Path):
+def test_a_shard_that_was_replaced_on_disk_is_opened_again(tmp_path: Path):
     path = write_tiny(tmp_path / "a.h5", values(5))
     shard = Shard(path, TINY)
     shard.read("value")
@@ -286,7 +288,7 @@ def test_a_shard_that_was_read_can_be_opened_with_h5py_too(tmp_path: Path):
         assert "value" in file
 
 
-def test_reading_leaves_the_file_as_it_was(make_rollouts: Make):
+def test_reading_does_not_change_the_file(make_rollouts: Make):
     path = shard_path(make_rollouts([3]), 0)
     before = path.read_bytes()
     Rollouts(path, verify=True)[0]
@@ -304,14 +306,14 @@ def few_descriptors() -> Iterator[None]:
     columns.cached_columns.cache_clear()
 
 
-def test_a_data_set_may_have_more_shards_than_a_process_may_open(tmp_path: Path, few_descriptors: None):
+def test_a_data_set_may_have_more_shards_than_a_process_can_open_files(tmp_path: Path, few_descriptors: None):
     for index in range(60):
         write_tiny(shard_path(tmp_path, index), values(3) + index)
     shards = open_shards(tmp_path, TINY)
     assert [float(shard.read("value")[0, 0]) for shard in shards] == list(range(60))
 
 
-def test_episodes_of_all_shards_stand_under_one_index(make_rollouts: Make):
+def test_episodes_are_numbered_across_all_shards(make_rollouts: Make):
     folder = make_rollouts([3, 5], [4])
     episodes = ShardedEpisodes(folder, ROLLOUTS)
     assert len(episodes) == 3
@@ -329,7 +331,7 @@ def test_data_sets_with_equal_columns_have_equal_digests(make_rollouts: Make):
     assert digests[0] == digests[1] != digests[2]
 
 
-def test_a_single_shard_opens_without_its_neighbours(make_rollouts: Make):
+def test_a_single_shard_can_be_opened_without_the_others(make_rollouts: Make):
     folder = make_rollouts([3], [4])
     assert len(open_shards(shard_path(folder, 1), ROLLOUTS)) == 1
 
@@ -383,7 +385,7 @@ def unpacked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 @pytest.mark.parametrize(
     ("start", "stop"), [(0, 25), (0, 10), (10, 20), (9, 11), (3, 7), (0, 1), (24, 25), (19, 25), (0, 1000)]
 )
-def test_bytes_of_a_range_are_those_that_hdf5_reads(
+def test_a_range_of_bytes_is_read_as_hdf5_reads_it(
     tmp_path: Path, unpacked: list[tuple[int, int]], start: int, stop: int, dtype: str
 ):
     path = write_bytes(tmp_path / "a.h5", byte_values(25, dtype=dtype))
@@ -409,18 +411,18 @@ LEFT_TO_HDF5: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("packing", PACKINGS | LEFT_TO_HDF5)
-def test_bytes_are_read_whatever_their_packing(tmp_path: Path, unpacked: list[tuple[int, int]], packing: str):
+def test_bytes_are_read_with_any_compression(tmp_path: Path, unpacked: list[tuple[int, int]], packing: str):
     path = repacked(write_bytes(tmp_path / "a.h5", byte_values(25)), **(PACKINGS | LEFT_TO_HDF5)[packing])
     np.testing.assert_array_equal(Shard(path, BYTES).read("value", 3, 23), byte_values(25)[3:23])
     assert unpacked == ([(3, 23)] if packing in PACKINGS else [])
 
 
-def test_numbers_of_several_bytes_are_left_to_hdf5(tmp_path: Path, unpacked: list[tuple[int, int]]):
+def test_columns_of_wider_numbers_are_read_by_hdf5(tmp_path: Path, unpacked: list[tuple[int, int]]):
     Shard(write_tiny(tmp_path / "a.h5", values(30)), TINY).read("value")
     assert unpacked == []
 
 
-def test_a_chunk_that_was_stored_as_it_is_is_read(tmp_path: Path, unpacked: list[tuple[int, int]]):
+def test_an_uncompressed_chunk_is_read(tmp_path: Path, unpacked: list[tuple[int, int]]):
     path = write_bytes(tmp_path / "a.h5", byte_values(25))
     with h5py.File(path, "r+") as file:
         plain: Any = file["value"]
@@ -432,7 +434,7 @@ def test_a_chunk_that_was_stored_as_it_is_is_read(tmp_path: Path, unpacked: list
 
 
 @pytest.mark.parametrize(("start", "stop"), [(0, 25), (3, 22), (12, 18), (10, 20)])
-def test_pieces_follow_each_other_as_they_lie_on_disk(tmp_path: Path, start: int, stop: int):
+def test_pieces_of_a_range_follow_the_chunks_on_disk(tmp_path: Path, start: int, stop: int):
     shard = Shard(write_bytes(tmp_path / "a.h5", byte_values(25)), BYTES)
     pieces = list(shard.pieces("value", start, stop))
     firsts = [first for first, _ in pieces]
@@ -440,7 +442,7 @@ def test_pieces_follow_each_other_as_they_lie_on_disk(tmp_path: Path, start: int
     np.testing.assert_array_equal(np.concatenate([piece for _, piece in pieces]), byte_values(25)[start:stop])
 
 
-def test_threads_that_read_at_once_get_what_one_gets(make_rollouts: Make):
+def test_threads_that_read_at_the_same_time_get_the_right_rows(make_rollouts: Make):
     (shard,) = open_shards(make_rollouts([60, 40]), ROLLOUTS)
     alone, ranges = shard.read("frames"), [(first, first + 9) for first in range(0, 90, 3)]
     with ThreadPoolExecutor(4) as threads:
@@ -467,12 +469,12 @@ def test_a_damaged_chunk_is_refused_when_it_is_read_by_file_and_column(tmp_path:
         shard.read("value", 15, 16)
 
 
-def test_rows_beside_a_damaged_chunk_are_read(tmp_path: Path):
+def test_rows_outside_a_damaged_chunk_are_read(tmp_path: Path):
     path = with_chunk(write_bytes(tmp_path / "a.h5", byte_values(25)), b"no deflate stream")
     np.testing.assert_array_equal(Shard(path, BYTES).read("value", 0, 10), byte_values(25)[:10])
 
 
-def test_no_more_than_a_chunk_may_hold_isunpacked(tmp_path: Path):
+def test_a_chunk_is_never_unpacked_beyond_its_size(tmp_path: Path):
     path = with_chunk(write_bytes(tmp_path / "a.h5", byte_values(25)), zlib.compress(bytes(1 << 26)))
     shard = Shard(path, BYTES)
     tracemalloc.start()
@@ -483,7 +485,7 @@ def test_no_more_than_a_chunk_may_hold_isunpacked(tmp_path: Path):
     assert peak < 1 << 24
 
 
-def test_a_range_of_nothing_reads_nothing(tmp_path: Path, unpacked: list[tuple[int, int]]):
+def test_an_empty_range_gives_no_rows(tmp_path: Path, unpacked: list[tuple[int, int]]):
     shard = Shard(write_bytes(tmp_path / "a.h5", byte_values(25)), BYTES)
     assert shard.read("value", 5, 5).shape == (0, 3)
     assert unpacked == []
@@ -714,24 +716,24 @@ def test_a_folder_with_a_shards_name_is_refused_by_name(tmp_path: Path):
         open_shards(tmp_path, ROLLOUTS)
 
 
-def test_an_error_without_words_is_named_by_its_kind(make_rollouts: Make, monkeypatch: pytest.MonkeyPatch):
-    def fail(*arguments: Any) -> None:
+def test_an_error_without_a_message_is_named_by_its_type(make_rollouts: Make, monkeypatch: pytest.MonkeyPatch):
+    def fail(path: Path) -> None:
         raise OSError
 
-    monkeypatch.setattr("world_models.data.shards.header.read_header", fail)
+    monkeypatch.setattr("world_models.data.shards.opening.open_for_reading", fail)
     with pytest.raises(ValueError, match=r"damaged or no HDF5 file \(OSError\)"):
         open_shards(make_rollouts([3]), ROLLOUTS)
 
 
 @pytest.mark.parametrize(("name", "said"), [("nowhere", "no such file or folder"), ("empty", r"no shard-\*.h5 in it")])
-def test_a_path_without_shards_says_what_to_name(tmp_path: Path, name: str, said: str):
+def test_the_error_for_a_path_without_shards_says_what_to_give(tmp_path: Path, name: str, said: str):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=f"{tmp_path / name}: {said}; name a folder of world_models.rollouts"):
         open_shards(tmp_path / name, ROLLOUTS)
 
 
 @pytest.mark.parametrize("index", [0, 1])
-def test_a_gap_in_the_shards_numbers_is_refused_by_the_missing_name(make_rollouts: Make, index: int):
+def test_a_missing_shard_between_others_is_refused_by_its_name(make_rollouts: Make, index: int):
     folder = make_rollouts([3], [3], [3])
     shard_path(folder, index).unlink()
     with pytest.raises(ValueError, match=f"^{folder}: shard-0000{index}.h5 is missing, so it is incomplete; run "):
@@ -829,7 +831,7 @@ def test_an_end_flag_in_the_wrong_place_is_found_by_verify_only(tmp_path: Path, 
         Shard(path, TINY, verify=True)
 
 
-def test_an_untouched_data_set_passes_verify(make_rollouts: Make):
+def test_an_unchanged_data_set_passes_verify(make_rollouts: Make):
     assert len(open_shards(make_rollouts([3, 4], [1]), ROLLOUTS, verify=True)) == 2
 
 

@@ -39,7 +39,7 @@ def write_latents(path: Path) -> None:
 
 
 @pytest.mark.parametrize("share", [0, 0.01, 0.1, 0.5, 0.9, 0.999])
-def test_a_shard_on_a_full_disk_stops_in_one_line_and_is_whole_when_there_is_room(tmp_path: Path, share: float):
+def test_writing_a_shard_to_a_full_disk_ends_in_one_line_and_works_once_there_is_room(tmp_path: Path, share: float):
     path = tmp_path / "shard-00000.h5"
     write_latents(path)
     size = path.stat().st_size
@@ -55,12 +55,12 @@ def test_a_shard_on_a_full_disk_stops_in_one_line_and_is_whole_when_there_is_roo
 
 
 def with_tests_on_the_path() -> dict[str, str]:
-    """The environment in which a process imports this module, and conftest."""
+    """The environment variables of a process that can import this module and conftest."""
     here = Path(__file__).parent
     return os.environ | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parents[1]), *sys.path])}
 
 
-def test_a_process_that_met_a_full_disk_ends_by_itself(tmp_path: Path):
+def test_a_process_ends_by_itself_after_a_full_disk(tmp_path: Path):
     program = "from test_steady_file import *\nwith largest_file(30_000): write_latents(Path(sys.argv[1]) / 'a.h5')"
     done = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path)], env=with_tests_on_the_path(), capture_output=True, text=True
@@ -69,8 +69,8 @@ def test_a_process_that_met_a_full_disk_ends_by_itself(tmp_path: Path):
     assert done.stderr.splitlines()[-1].startswith("world_models.runtime.errors.Stopped: ")
 
 
-def test_ctrl_c_while_a_shard_is_written_comes_up_in_the_program_not_in_hdf5(tmp_path: Path):
-    """Ten interrupts in a row, which would come up in HDF5's own calls if it worked in the main thread."""
+def test_ctrl_c_during_writing_is_raised_in_the_program_and_not_inside_hdf5(tmp_path: Path):
+    """Ten interrupts in a row. They would be raised inside HDF5's calls if it worked in the main thread."""
     program = """
 import os, signal, sys, threading, time
 from test_steady_file import *
@@ -95,7 +95,7 @@ print("heard")
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert "Error" not in done.stderr
-    assert done.returncode in (0, -signal.SIGINT)  # the latter: one of them came up outside of the `try`
+    assert done.returncode in (0, -signal.SIGINT)  # the latter if an interrupt was raised outside of the `try`
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def steady(tmp_path: Path) -> Iterator[SteadyFile]:
         yield file
 
 
-def test_what_is_written_is_read_back(steady: SteadyFile, tmp_path: Path):
+def test_written_bytes_are_read_back(steady: SteadyFile, tmp_path: Path):
     steady.write(b"abcdef")
     steady.seek(2)
     steady.write(b"XY")
@@ -114,14 +114,14 @@ def test_what_is_written_is_read_back(steady: SteadyFile, tmp_path: Path):
     assert (tmp_path / "a").read_bytes() == b"abXYef"
 
 
-def test_what_was_never_written_is_zero(steady: SteadyFile):
+def test_bytes_that_were_never_written_are_zero(steady: SteadyFile):
     steady.seek(2)
     steady.write(b"a")
     steady.seek(0)
     assert steady.read(5) == b"\0\0a\0\0"
 
 
-def test_after_a_failure_what_is_written_is_still_read_back_and_the_failure_is_raised(
+def test_after_a_failure_written_bytes_are_still_read_back_and_the_failure_is_raised(
     steady: SteadyFile, tmp_path: Path
 ):
     steady.write(b"abcdef")
@@ -137,7 +137,7 @@ def test_after_a_failure_what_is_written_is_still_read_back_and_the_failure_is_r
     assert failed.value.errno == errno.EFBIG
 
 
-def test_a_size_that_the_disk_has_not_is_a_failure(steady: SteadyFile):
+def test_a_size_larger_than_the_disk_is_a_failure(steady: SteadyFile):
     with largest_file(10):
         assert steady.truncate(20) == 20
     with pytest.raises(OSError):
@@ -154,22 +154,22 @@ def test_a_file_that_cannot_be_read_is_a_failure(steady: SteadyFile, monkeypatch
         steady.check()
 
 
-def test_what_is_written_after_the_end_goes_nowhere(tmp_path: Path):
+def test_writing_after_closing_changes_no_file(tmp_path: Path):
     steady = SteadyFile(tmp_path / "a")
     steady.close()
-    with (tmp_path / "b").open("wb"):  # may have got the number of the other one's descriptor
+    with (tmp_path / "b").open("wb"):  # it may have the number of the closed descriptor
         steady.write(b"lost")
     assert (tmp_path / "b").read_bytes() == b""
 
 
-def test_plain_hdf5_reads_what_was_written_through_it(tmp_path: Path):
+def test_hdf5_reads_a_file_that_was_written_through_a_steady_file(tmp_path: Path):
     with steady_file.atomic_file(tmp_path / "a.h5") as steady, h5py.File(steady, "w") as file:
         file["x"] = np.arange(5)
     with h5py.File(tmp_path / "a.h5") as file:
         assert file["x"][:].tolist() == [0, 1, 2, 3, 4]  # type: ignore[index]
 
 
-def test_what_lies_at_the_name_of_a_new_file_stays(tmp_path: Path):
+def test_a_link_at_the_name_of_a_new_file_is_not_followed(tmp_path: Path):
     (tmp_path / "theirs").write_text("theirs")
     (tmp_path / "ours").symlink_to("theirs")
     with pytest.raises(FileExistsError):

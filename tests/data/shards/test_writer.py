@@ -1,11 +1,9 @@
 """Columns are packed in HDF5's own gzip format, for any reader. Gathering rows in blocks does not change them."""
 
-import contextlib
 import hashlib
 import json
 import zlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +14,7 @@ import pytest
 from world_models.data.rollouts import BLOCK_ROWS, FRAME_SHAPE, Rollouts, RolloutWriter, write_rollouts
 from world_models.data.shards import Column, Format, shard_path
 from world_models.data.shards.reader import Shard
-from world_models.data.shards.steady_file import SteadyFile
-from world_models.data.shards.writer import ShardWriter, write_shard
+from world_models.data.shards.writer import write_shard
 
 ROWS = [2, 15, 16, 17, 63, 64, 65, 128, 200]
 PICTURES = Format(
@@ -76,7 +73,7 @@ def read_with_h5py(path: Path) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("name", ["frames", "flags", "numbers", "terminated"])
-def test_plain_h5py_reads_every_row(tmp_path: Path, name: str, rows: int):
+def test_h5py_reads_every_row(tmp_path: Path, name: str, rows: int):
     data = write_pictures(tmp_path / "a.h5", [rows])
     found = read_with_h5py(tmp_path / "a.h5")[name]
     assert found.dtype == data[name].dtype
@@ -84,25 +81,15 @@ def test_plain_h5py_reads_every_row(tmp_path: Path, name: str, rows: int):
 
 
 @pytest.mark.parametrize("blocks", [[1] * 70, [15, 1, 16, 33], [64, 1], [63, 1, 1], [100, 100], [5, 0, 60]])
-def test_plain_h5py_reads_every_row_whatever_the_blocks(tmp_path: Path, blocks: list[int]):
+def test_h5py_reads_every_row_that_was_written_in_blocks_of_any_size(tmp_path: Path, blocks: list[int]):
     data = write_pictures(tmp_path / "a.h5", blocks)
     found = read_with_h5py(tmp_path / "a.h5")
     for name, column in data.items():
         np.testing.assert_array_equal(found[name], column)
 
 
-def test_a_single_row_is_packed_and_read_back(tmp_path: Path):
-    with contextlib.closing(SteadyFile(tmp_path / "a.h5")) as steady, ThreadPoolExecutor(1) as thread:
-        writer = ShardWriter(steady, thread, PICTURES)
-        writer.open({"frames": (4, 3)}, {})
-        writer.append(frames=np.full((1, 4, 3), 7, np.uint8))
-        writer._columns["frames"].finish()
-        writer.close()
-    assert (read_with_h5py(tmp_path / "a.h5")["frames"] == np.full((1, 4, 3), 7)).all()
-
-
 @pytest.mark.parametrize("first", [0, 15, 16, 63, 64])
-def test_a_row_is_read_from_anywhere(tmp_path: Path, first: int):
+def test_h5py_reads_rows_from_any_place(tmp_path: Path, first: int):
     data = write_pictures(tmp_path / "a.h5", [65])
     with h5py.File(tmp_path / "a.h5") as file:
         frames: Any = file["frames"]
@@ -120,7 +107,7 @@ def test_the_filters_are_hdf5s_own_shuffle_and_deflate(tmp_path: Path, name: str
 
 
 @pytest.mark.parametrize("name", ["frames", "flags"])
-def test_every_chunk_is_a_whole_zlib_stream_with_no_filter_left_out(tmp_path: Path, name: str):
+def test_every_chunk_is_one_complete_zlib_stream_with_all_filters(tmp_path: Path, name: str):
     data = write_pictures(tmp_path / "a.h5", [65])
     with h5py.File(tmp_path / "a.h5") as file:
         dataset: Any = file[name]
@@ -132,13 +119,13 @@ def test_every_chunk_is_a_whole_zlib_stream_with_no_filter_left_out(tmp_path: Pa
     assert unpacked == whole + bytes(len(unpacked) - len(whole)) and len(unpacked) == len(whole) // 65 * 80
 
 
-def test_rows_beyond_the_end_of_the_last_chunk_are_not_there(tmp_path: Path):
+def test_the_padding_of_the_last_chunk_does_not_count_as_rows(tmp_path: Path):
     write_pictures(tmp_path / "a.h5", [17])
     assert {len(column) for name, column in read_with_h5py(tmp_path / "a.h5").items() if "episode" not in name} == {17}
 
 
 @pytest.mark.parametrize("rows", ROWS)
-def test_the_digests_are_of_the_rows_and_nothing_else(tmp_path: Path, rows: int):
+def test_the_digests_cover_the_rows_without_padding(tmp_path: Path, rows: int):
     data = write_pictures(tmp_path / "a.h5", [rows])
     digests = Shard(tmp_path / "a.h5", PICTURES, verify=True).digests
     assert {name: digests[name] for name in data} == {
@@ -146,7 +133,7 @@ def test_the_digests_are_of_the_rows_and_nothing_else(tmp_path: Path, rows: int)
     }
 
 
-def test_packed_and_unpacked_columns_hold_the_same(tmp_path: Path):
+def test_compressed_and_uncompressed_columns_have_the_same_values(tmp_path: Path):
     unpacked = Format(PICTURES.name, 1, PICTURES.columns, (), (), gzip=None)
     write_pictures(tmp_path / "a.h5", [65])
     write_pictures(tmp_path / "b.h5", [65], unpacked)
@@ -154,14 +141,14 @@ def test_packed_and_unpacked_columns_hold_the_same(tmp_path: Path):
     assert shards[0].digests == shards[1].digests
 
 
-def test_frames_without_noise_become_smaller(tmp_path: Path):
+def test_frames_without_noise_take_less_space_on_disk(tmp_path: Path):
     with write_rollouts(tmp_path / "a.h5", 2, [], ATTRIBUTES) as rollouts:
         drive(rollouts, 100)
     assert (tmp_path / "a.h5").stat().st_size < 100 * 64 * 64 * 3 / 10
 
 
 @pytest.mark.parametrize("chunk_rows", [3, 48, 100])
-def test_chunks_of_any_height_are_filled(tmp_path: Path, chunk_rows: int):
+def test_chunks_with_any_number_of_rows_are_filled(tmp_path: Path, chunk_rows: int):
     frames = Column(("uint8",), (4, 3), chunk_rows=chunk_rows)
     data = write_pictures(
         tmp_path / "a.h5", [40] * 5, Format("tests.odd", 1, {**PICTURES.columns, "frames": frames}, (), (), 4)
@@ -177,7 +164,7 @@ def frame_of(row: int) -> np.ndarray:
 
 
 def drive(rollouts: RolloutWriter, steps: int, first: int = 0) -> None:
-    """An episode whose rows tell their number in every column."""
+    """An episode whose rows have their number in every column."""
     for step in range(steps):
         row = first + step
         action = np.array([row, -row], np.float32)
@@ -209,7 +196,7 @@ def starts(lengths: list[int]) -> list[int]:
     return np.cumsum([0, *(steps + 1 for steps in lengths[:-1])]).tolist()
 
 
-def test_rows_are_copied_when_they_are_given(tmp_path: Path):
+def test_the_writer_copies_rows_so_that_the_caller_may_change_them(tmp_path: Path):
     frame, telemetry, action = frame_of(1), np.ones(1, np.float32), np.ones(2, np.float32)
     with write_rollouts(shard_path(tmp_path, 0), 2, ["x_m"], ATTRIBUTES) as rollouts:
         rollouts.step(frame, telemetry, action, 0.0, True, False)
@@ -221,7 +208,7 @@ def test_rows_are_copied_when_they_are_given(tmp_path: Path):
 
 
 @pytest.mark.parametrize("steps", [1, BLOCK_ROWS - 1, BLOCK_ROWS, BLOCK_ROWS + 1])
-def test_an_episode_left_open_is_an_error_and_leaves_no_file(tmp_path: Path, steps: int):
+def test_an_unfinished_episode_is_an_error_and_leaves_no_file(tmp_path: Path, steps: int):
     with pytest.raises(AssertionError), write_rollouts(tmp_path / "a.h5", 2, [], ATTRIBUTES) as rollouts:
         drive(rollouts, 5)
         for _ in range(steps):

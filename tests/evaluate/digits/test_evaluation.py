@@ -56,7 +56,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def run(runs: dict[str, Path], tmp_path: Path) -> Callable[[str], Path]:
-    """A run of one's own to write into."""
+    """A copy of a run, which the test may change."""
 
     def copied(name: str) -> Path:
         return Path(shutil.copytree(runs[name], tmp_path / name))
@@ -85,7 +85,7 @@ def test_every_kind_of_model_is_scored_and_shown(run: Callable[[str], Path], nam
     assert (scores["elbo_grey_nats"] is None) == (name == "ae")
     assert (scores["elbo_binarised_nats"] is None) == (name in ("ae", "gauss"))
     assert (scores["asked_share"] is None) == (name != "cvae")
-    assert "elbo_nats" not in scores and "iwae_nats" not in scores  # of which pixels, they would not say
+    assert "elbo_nats" not in scores and "iwae_nats" not in scores  # these names would not say of which pixels they are
     page = (folder / "report.html").read_text()
     assert html_faults(page) == []
     assert page.count("<figure ") == page.count("data:image/png") >= 5
@@ -103,7 +103,7 @@ def test_scores_say_what_was_scored(run: Callable[[str], Path], mnist_dir: Path)
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("weights", ["best", "last"])
-def test_the_report_says_where_the_weights_were_chosen_by_the_test_images(run: Callable[[str], Path], weights: str):
+def test_the_report_says_if_the_weights_were_chosen_by_the_test_images(run: Callable[[str], Path], weights: str):
     folder = run("vae")
     _evaluate(folder, "--weights", weights)
     assert ("the scores are slightly too good" in (folder / "report.html").read_text()) == (weights == "best")
@@ -123,23 +123,23 @@ def test_other_data_can_be_named(run: Callable[[str], Path], make_mnist: Callabl
 
 
 @pytest.mark.usefixtures("quick")
-def test_other_models_are_shown_beside(run: Callable[[str], Path], runs: dict[str, Path]):
+def test_other_runs_are_shown_for_comparison(run: Callable[[str], Path], runs: dict[str, Path]):
     folder = run("vae")
     _evaluate(folder, "--compare_with", f"[{runs['ae']},{runs['beta']}]")
     names = {path.name for path in (folder / "figures").glob("*.png")}
     assert {"holes.png", "trade_off.png"} <= names
 
 
-def test_runs_on_another_kind_of_data_are_refused_beside(runs: dict[str, Path], run_dir: Path, rollouts_dir: Path):
+def test_runs_on_another_kind_of_data_are_refused_for_comparison(
+    runs: dict[str, Path], run_dir: Path, rollouts_dir: Path
+):
     said = _refused("--vae", str(runs["vae"]), "--compare_with", f"[{run_dir}]")
     assert "trained on rollouts" in said and "on mnist; name runs on the same kind of data" in said
     argv = ("--vae", str(run_dir), "--data", str(rollouts_dir), "--compare_with", f"[{runs['vae']}]")
     assert "trained on mnist" in _refused(*argv)
 
 
-def test_of_a_folder_of_runs_those_on_another_kind_of_data_are_left_out(
-    runs: dict[str, Path], run_dir: Path, tmp_path: Path
-):
+def test_runs_on_another_kind_of_data_in_a_folder_are_left_out(runs: dict[str, Path], run_dir: Path, tmp_path: Path):
     (tmp_path / "runs").mkdir()
     for name, source in {"car": run_dir, "ae": runs["ae"]}.items():
         (tmp_path / "runs" / name).symlink_to(source)
@@ -147,7 +147,7 @@ def test_of_a_folder_of_runs_those_on_another_kind_of_data_are_left_out(
     assert [other.name for other in others] == ["ae"]
 
 
-def test_of_a_folder_of_runs_a_damaged_one_is_left_out_and_said(runs: dict[str, Path], tmp_path: Path):
+def test_a_damaged_run_in_a_folder_is_left_out_and_reported(runs: dict[str, Path], tmp_path: Path):
     (tmp_path / "runs" / "bad").mkdir(parents=True)
     (tmp_path / "runs" / "bad" / "model.json").write_text("{")
     (tmp_path / "runs" / "ae").symlink_to(runs["ae"])
@@ -158,7 +158,7 @@ def test_of_a_folder_of_runs_a_damaged_one_is_left_out_and_said(runs: dict[str, 
 
 
 @pytest.mark.usefixtures("quick")
-def test_figures_of_an_earlier_comparison_do_not_stay(run: Callable[[str], Path], runs: dict[str, Path]):
+def test_figures_of_an_earlier_comparison_are_removed(run: Callable[[str], Path], runs: dict[str, Path]):
     folder = run("vae")
     _evaluate(folder, "--compare_with", f"[{runs['ae']}]")
     assert (folder / "figures" / "holes.png").exists()
@@ -176,7 +176,7 @@ def test_an_autoencoder_has_no_kl_anywhere(run: Callable[[str], Path], tmp_path:
     assert rate_distortion.rate_points([record]) == [] and not record.series("val/kl_nats")
 
 
-def test_a_model_is_not_shown_beside_itself(runs: dict[str, Path]):
+def test_a_model_is_not_compared_with_itself(runs: dict[str, Path]):
     job = _found(runs["vae"], runs["vae"], runs["ae"])
     assert [other.name for other in job.others] == ["ae"] and list(job.models) == ["ae"]
 
@@ -187,17 +187,17 @@ def _refused(*argv: str) -> str:
     return str(refusal.value)
 
 
-def test_data_that_is_gone_is_refused_and_not_downloaded(runs: dict[str, Path], tmp_path: Path):
+def test_missing_data_is_refused_and_not_downloaded(runs: dict[str, Path], tmp_path: Path):
     assert "no MNIST there" in _refused("--vae", str(runs["vae"]), "--data", str(tmp_path / "nowhere"))
     assert not (tmp_path / "nowhere").exists()
 
 
 @pytest.mark.parametrize("argv", ["--foresight true", "--drive true", "--train_data rollouts/a"])
-def test_what_digits_do_not_have_is_refused(argv: str, runs: dict[str, Path]):
+def test_options_that_digits_do_not_have_are_refused(argv: str, runs: dict[str, Path]):
     assert "which have no episodes" in _refused("--vae", str(runs["vae"]), *argv.split())
 
 
-def test_a_model_that_says_it_is_of_digits_and_takes_other_frames_is_refused(
+def test_a_model_described_as_one_of_digits_that_takes_other_frames_is_refused(
     runs: dict[str, Path], run_dir: Path, tmp_path: Path
 ):
     """Frames of another shape would be read beyond their end."""
@@ -212,12 +212,12 @@ def test_a_model_that_says_it_is_of_digits_and_takes_other_frames_is_refused(
 
 
 @pytest.mark.usefixtures("quick")
-def test_neighbours_are_told_from_the_training_images_labels(run: Callable[[str], Path]):
-    assert _evaluate(run("vae"))["knn_accuracy"] > 0.3  # of bars that an untrained encoder nearly tells apart
+def test_nearest_neighbours_use_the_labels_of_the_training_images(run: Callable[[str], Path]):
+    assert _evaluate(run("vae"))["knn_accuracy"] > 0.3  # an untrained encoder nearly separates these bars
 
 
 @pytest.mark.usefixtures("quick")
-def test_digits_of_which_there_are_few_leave_pictures_out(mnist_dir: Path, tmp_path: Path):
+def test_pictures_are_left_out_if_there_are_few_digits(mnist_dir: Path, tmp_path: Path):
     for count in (1, 2, 5):
         out = _train(mnist_dir, tmp_path / str(count), "--num_val_frames", str(count))
         assert {path.stem for path in (out / "figures").iterdir() if "epoch" not in path.stem} == set()
@@ -236,7 +236,7 @@ def _record(make_run: Callable[..., Path], name: str = "a", lines: Any = LINES, 
     return run_records.read_run(make_run(name, config, lines))
 
 
-def test_what_beta_trades_is_the_loss_without_its_kl(make_run: Callable[..., Path]):
+def test_a_point_of_the_trade_off_is_kl_and_the_loss_without_it(make_run: Callable[..., Path]):
     points = digit_report.beta_points(_record(make_run), [_record(make_run, "b", beta=2.0)])
     assert points == [digit_report.BetaPoint(4.0, 5.0, 100.0), digit_report.BetaPoint(2.0, 5.0, 110.0)]
 
@@ -247,7 +247,7 @@ def test_runs_that_differ_in_more_than_beta_are_left_out(make_run: Callable[...,
 
 
 @pytest.mark.parametrize("vae", [{"posterior": "point"}, {"beta": "much"}, {"kl_tolerance": 0.5}])
-def test_runs_without_such_a_point_have_none(make_run: Callable[..., Path], vae: dict[str, Any]):
+def test_runs_whose_loss_cannot_be_split_have_no_point(make_run: Callable[..., Path], vae: dict[str, Any]):
     assert digit_report.beta_points(_record(make_run, **vae), []) == []
 
 
@@ -264,13 +264,13 @@ def test_the_trade_off_is_drawn(betas: tuple[float, ...]):
 # comparing
 
 
-def test_digits_are_compared_side_by_side(runs: dict[str, Path], tmp_path: Path):
+def test_compare_shows_digits_side_by_side(runs: dict[str, Path], tmp_path: Path):
     compare.main([str(runs["vae"]), str(runs["cvae"]), str(runs["ae"]), "--out", str(tmp_path / "page")])
     page = (tmp_path / "page" / "compare.html").read_text()
-    assert page.count('<img class="frames"') == 4  # the images, and what three models make of them
+    assert page.count('<img class="frames"') == 4  # the images, and their reconstructions by three models
 
 
-def test_the_kind_of_data_is_the_best_runs_and_the_others_are_named(
+def test_the_best_run_decides_the_kind_of_data_and_the_other_runs_are_named(
     run: Callable[[str], Path], run_dir: Path, tmp_path: Path
 ):
     for name, source in {"digits": run("vae"), "car": run_dir}.items():
@@ -283,7 +283,9 @@ def test_the_kind_of_data_is_the_best_runs_and_the_others_are_named(
     assert car is not None and list(car.by_run) == ["car"] and "none of digits, trained on MNIST" in notes[0]
 
 
-def test_frames_named_decide_the_kind(run: Callable[[str], Path], run_dir: Path, rollouts_dir: Path, mnist_dir: Path):
+def test_named_data_decides_the_kind_of_data(
+    run: Callable[[str], Path], run_dir: Path, rollouts_dir: Path, mnist_dir: Path
+):
     records = [run_records.read_run(run("vae")), run_records.read_run(run_dir)]
     for data, name in ((rollouts_dir, run_dir.name), (mnist_dir, "vae")):
         shown, _ = side_by_side.load(records, str(data), "last", "cpu")
@@ -292,7 +294,7 @@ def test_frames_named_decide_the_kind(run: Callable[[str], Path], run_dir: Path,
         assert name in shown.by_run
 
 
-def test_each_model_is_told_the_shown_frames_labels(run: Callable[[str], Path]):
+def test_each_conditional_model_gets_the_labels_of_the_shown_frames(run: Callable[[str], Path]):
     shown, _ = side_by_side.load([run_records.read_run(run("cvae"))], None, "last", "cpu")
     assert shown is not None
     told: list[Any] = []
@@ -315,7 +317,7 @@ def test_changed_digits_are_not_shown(run: Callable[[str], Path]):
     assert "has changed since the training" in notes[0]
 
 
-def test_comparing_says_so_where_mnist_is_gone(
+def test_compare_reports_that_mnist_is_missing(
     run: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     folder = run("vae")

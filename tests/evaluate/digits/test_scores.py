@@ -34,7 +34,7 @@ def classifier(data: mnist.Mnist) -> Classifier:
 
 
 class _Recalls(VAE):
-    """A model that decodes every z as an image of the digit it is told, or of the first digits if there is one."""
+    """A model that decodes every z to an image of the given digit, or of one of the first digits."""
 
     def __init__(self, digits: Digits, num_classes: int = 10, most: int = 10):
         super().__init__(VAEConfig(3, network="mlp", hidden=(4,), num_classes=num_classes))
@@ -51,7 +51,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(digit_scores, "NUM_SAMPLES", 200)
 
 
-def test_classifier_recognises_digits_it_has_not_seen(classifier: Classifier, data: mnist.Mnist):
+def test_the_classifier_recognises_digits_that_it_was_not_trained_on(classifier: Classifier, data: mnist.Mnist):
     assert digit_scores.accuracy(classifier, data.test) > 0.97
 
 
@@ -61,7 +61,7 @@ def test_classifier_is_the_same_every_time(data: mnist.Mnist):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_fitting_a_classifier_leaves_the_global_generator_alone(data: mnist.Mnist):
+def test_fitting_a_classifier_does_not_change_the_global_generator(data: mnist.Mnist):
     torch.manual_seed(0)
     expected = torch.rand(1)
     torch.manual_seed(0)
@@ -69,7 +69,7 @@ def test_fitting_a_classifier_leaves_the_global_generator_alone(data: mnist.Mnis
     assert torch.equal(torch.rand(1), expected)
 
 
-def test_images_of_digits_are_of_good_quality_and_noise_is_not(classifier: Classifier, data: mnist.Mnist):
+def test_images_of_digits_have_a_higher_quality_than_noise(classifier: Classifier, data: mnist.Mnist):
     good = digit_scores.quality(classifier, torch.from_numpy(data.test.frames))
     assert good.confident_share > 0.9
     assert good.class_entropy_nats == pytest.approx(math.log(10), abs=0.01)
@@ -84,17 +84,17 @@ def test_samples_of_one_digit_have_no_entropy(few: None, classifier: Classifier,
     assert scores.asked_share == pytest.approx(0.1, abs=0.02)
 
 
-def test_a_model_that_draws_what_it_is_asked_for_scores_one(few: None, classifier: Classifier, data: mnist.Mnist):
+def test_a_model_that_draws_the_requested_digit_scores_one(few: None, classifier: Classifier, data: mnist.Mnist):
     scores = digit_scores.sample_scores(_Recalls(data.test), classifier, torch.randn(50, 3))
     assert scores.asked_share is not None and scores.asked_share > 0.97
 
 
-def test_only_a_conditional_model_is_asked_for_a_digit(few: None, classifier: Classifier, data: mnist.Mnist):
+def test_only_a_conditional_model_is_scored_on_requested_digits(few: None, classifier: Classifier, data: mnist.Mnist):
     assert digit_scores.sample_scores(_Recalls(data.test, 0), classifier, torch.randn(50, 3)).asked_share is None
 
 
 class _ShowsZ(VAE):
-    """A model whose images are grey by z."""
+    """A model whose images have the grey value z."""
 
     def __init__(self):
         super().__init__(VAEConfig(1, network="mlp", hidden=(4,)))
@@ -104,13 +104,13 @@ class _ShowsZ(VAE):
 
 
 @pytest.mark.parametrize(("mean", "spread"), [(0.0, None), (torch.tensor([2.0]), torch.tensor([[0.5]]))])
-def test_samples_have_the_mean_and_spread_asked_for(mean: Any, spread: Tensor | None):
+def test_samples_have_the_requested_mean_and_standard_deviation(mean: Any, spread: Tensor | None):
     z = (digit_scores.decode_samples(_ShowsZ(), mean, spread)[0][:, 0, 0, 0].float() - 128) / 20
     assert float(z.mean()) == pytest.approx(float(mean), abs=0.05)
     assert float(z.std()) == pytest.approx(1.0 if spread is None else 0.5, abs=0.05)
 
 
-def test_neighbours_and_lines_tell_digits_that_lie_apart():
+def test_nearest_neighbours_and_the_linear_classifier_recognise_digits_that_lie_apart():
     labels = torch.arange(10).repeat(30)
     centres = 8 * torch.randn(10, 5, generator=torch.Generator().manual_seed(0))
     train, test = (centres[labels] + 0.1 * torch.randn(300, 5) for _ in range(2))
@@ -118,7 +118,7 @@ def test_neighbours_and_lines_tell_digits_that_lie_apart():
     assert digit_scores.linear_accuracy(train, labels, test, labels) == 1
 
 
-def test_neighbours_tell_what_no_line_does():
+def test_nearest_neighbours_recognise_digits_that_no_line_separates():
     """Digit 0 inside a ring of digit 1."""
     angle = torch.linspace(0, 6.28, 200)
     ring = torch.stack([angle.cos(), angle.sin()], 1)
@@ -127,17 +127,17 @@ def test_neighbours_tell_what_no_line_does():
     assert digit_scores.linear_accuracy(points, labels, points, labels) < 0.8
 
 
-def test_a_tie_among_neighbours_is_the_nearest_ones():
+def test_in_a_tie_of_single_neighbours_the_nearest_one_decides():
     train, labels = torch.tensor([[1.0], [2.0], [3.0], [4.0]]), torch.tensor([7, 3, 3, 7])
     assert digit_scores.knn_accuracy(train, labels, torch.tensor([[0.0]]), torch.tensor([7])) == 1
 
 
-def test_a_tie_among_pairs_is_the_nearer_ones():
+def test_in_a_tie_of_pairs_the_nearer_pair_decides():
     train, labels = torch.tensor([[1.0], [2.0], [3.0], [4.0], [5.0]]), torch.tensor([9, 5, 5, 2, 2])
     assert digit_scores.knn_accuracy(train, labels, torch.tensor([[0.0]]), torch.tensor([5])) == 1
 
 
-def test_latents_without_digits_tell_no_more_than_chance():
+def test_latents_without_information_give_the_accuracy_of_chance():
     labels = torch.randint(0, 10, (2000,), generator=torch.Generator().manual_seed(0))
     mu = torch.randn(2000, 4, generator=torch.Generator().manual_seed(1))
     for told in (digit_scores.knn_accuracy, digit_scores.linear_accuracy):
@@ -149,7 +149,7 @@ def _model(**config: Any) -> VAE:
     return VAE(VAEConfig(3, network="mlp", hidden=(8,), **config))
 
 
-def test_likelihoods_say_which_pixels_they_are_of(data: mnist.Mnist, monkeypatch: pytest.MonkeyPatch):
+def test_likelihoods_name_the_kind_of_their_pixels(data: mnist.Mnist, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(digit_scores, "SAMPLES", (1, 4))
     vae = _model(likelihood="bernoulli")
     found = digit_scores.likelihoods(vae, data.test, 30)
@@ -163,7 +163,7 @@ def test_likelihoods_say_which_pixels_they_are_of(data: mnist.Mnist, monkeypatch
 
 
 @pytest.mark.parametrize(("config", "known"), [({"posterior": "point"}, set()), ({}, {"iwae_grey_nats"})])
-def test_what_is_no_likelihood_is_null(
+def test_a_loss_that_is_no_likelihood_gives_null(
     config: dict[str, Any], known: set[str], data: mnist.Mnist, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(digit_scores, "SAMPLES", (1,))

@@ -1,4 +1,4 @@
-"""Imitation: the regression, the controller, who holds the wheel, and what is chosen."""
+"""Imitation: the regression, the controller, when the expert drives, and which controller is chosen."""
 
 import numpy as np
 import pytest
@@ -63,7 +63,7 @@ def read(frames: torch.Tensor) -> torch.Tensor:
     return frames[:, 0, 0, :1].float()
 
 
-def test_regression_finds_the_linear_law_that_made_the_actions():
+def test_regression_finds_the_linear_controller_that_made_the_actions():
     z = RNG.normal(3, 2, (500, 4))
     weights, bias = RNG.normal(size=(4, 3)), RNG.normal(size=3)
     sums = RegressionSums(4)
@@ -88,29 +88,29 @@ def test_actions_are_clipped_to_the_cars_box():
     np.testing.assert_array_equal(controller.act(np.array([[-5.0], [0.5], [5.0]])), [[-1, 0, 0], [0.5] * 3, [1] * 3])
 
 
-def test_a_rows_action_does_not_depend_on_the_other_rows():
+def test_the_action_of_a_row_does_not_depend_on_other_rows():
     controller, z = Controller(RNG.normal(size=(32, 3)), RNG.normal(size=3)), RNG.normal(size=(100, 32))
     np.testing.assert_array_equal(controller.act(z)[17:18], controller.act(z[17:18]))
 
 
-def test_moving_towards_another_controller_takes_a_share_of_the_difference():
+def test_a_controller_moves_towards_another_by_a_share_of_the_difference():
     moved = NOBODY.towards(Controller(np.full((1, 3), 4.0), np.full(3, 8.0)), 0.25)
     assert (moved.weights.tolist(), moved.bias.tolist()) == ([[1.0] * 3], [2.0] * 3)
 
 
 def _held(practice_round: PracticeRound, car: Car, offset_m: float) -> bool:
-    """Whether the expert holds the wheel at this distance from the middle."""
+    """Whether the expert drives at this distance from the middle."""
     car.at_m = offset_m
     return bool(practice_round([car])[0][0] != 0)
 
 
-def test_the_expert_takes_the_wheel_off_the_road_and_gives_it_back_near_the_middle():
+def test_the_expert_drives_off_the_road_until_the_car_is_near_the_middle():
     practice_round, car = PracticeRound(NOBODY, read, RegressionSums(1), 1), Car(SLOPE, 1)
     held = [_held(practice_round, car, at) for at in (0.0, 4.0, -5.5, -4.0, -2.0, -4.0)]
     assert held == [False, False, True, True, False, False]
 
 
-def test_every_state_that_is_come_into_is_a_lesson_until_the_track_ends():
+def test_every_visited_state_is_an_example_until_the_track_ends():
     sums = RegressionSums(1)
     lockstep.drive(SLOPE, range(4), 60, PracticeRound(None, read, sums, 4), ignore)
     assert sums.count == 4 * 40
@@ -122,7 +122,7 @@ def test_a_controller_learns_to_drive_as_the_expert_does():
     np.testing.assert_array_equal(driven.returns, 40)
 
 
-def test_each_round_practises_on_tracks_of_its_own(monkeypatch: pytest.MonkeyPatch):
+def test_each_round_uses_tracks_of_its_own(monkeypatch: pytest.MonkeyPatch):
     begun, drive = [], imitation.drive
     monkeypatch.setattr(
         imitation, "drive", lambda place, seeds, *rest: begun.append(seeds) or drive(place, seeds, *rest)
@@ -131,14 +131,14 @@ def test_each_round_practises_on_tracks_of_its_own(monkeypatch: pytest.MonkeyPat
     assert [list(seeds) for seeds in begun] == [[100, 101], [102, 103], [104, 105]]
 
 
-def test_progress_goes_on_from_round_to_round():
+def test_progress_continues_from_round_to_round():
     told: list[int] = []
     plan = PracticePlan(3, 2, 4, 0)
     imitation.train_controller(SLOPE, read, 1, plan, told.append)
     assert told == list(range(2, 25, 2)) and plan.total_steps == 24
 
 
-def test_what_is_learned_is_the_mean_of_the_second_half_of_the_rounds(monkeypatch: pytest.MonkeyPatch):
+def test_the_learned_controller_is_the_mean_of_the_second_half_of_the_rounds(monkeypatch: pytest.MonkeyPatch):
     fitted = iter([Controller(np.full((1, 3), value), np.full(3, -value)) for value in (8.0, 0.0, 8.0, 0.0)])
     monkeypatch.setattr(RegressionSums, "fit", lambda self: next(fitted))
     learned = imitation.train_controller(SLOPE, read, 1, PracticePlan(4, 2, 5, 0), ignore)

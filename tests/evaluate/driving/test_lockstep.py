@@ -1,4 +1,4 @@
-"""Tracks in lock-step: the same episodes as one by one, seen or not, and when they end."""
+"""Tracks in lock-step give the same episodes as single ones, with or without drawing, and end at the right step."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,7 +23,7 @@ def ignore(steps: int) -> None:
     pass
 
 
-def test_a_track_is_the_episode_that_an_environment_of_its_seed_gives():
+def test_a_track_is_the_episode_of_an_environment_with_its_seed():
     frames: list[np.ndarray] = []
 
     def watched(cars: Sequence[Car]) -> list[np.ndarray]:
@@ -43,7 +43,7 @@ def test_a_track_is_the_episode_that_an_environment_of_its_seed_gives():
     env.close()
 
 
-def test_advice_is_what_the_expert_does_and_distance_is_to_the_centre_line():
+def test_the_advice_is_the_experts_action_and_the_distance_is_to_the_centre_line():
     car, env = Car(CAR_RACING, 7), envs.make_env("CarRacing-v3")
     env.reset(7)
     for _ in range(3):
@@ -55,7 +55,7 @@ def test_advice_is_what_the_expert_does_and_distance_is_to_the_centre_line():
     env.close()
 
 
-def test_who_does_not_look_gets_black_frames_and_the_same_drive():
+def test_without_drawing_frames_are_black_and_the_drive_is_the_same():
     blind = Car(CAR_RACING, 3, drawn=False)
     assert not blind.frame.any()
     blind.close()
@@ -76,18 +76,18 @@ def _ending(monkeypatch: pytest.MonkeyPatch, last_reward: float) -> None:
     monkeypatch.setattr(envs.FrameEnv, "step", step_to_end)
 
 
-def test_a_track_that_has_ended_is_driven_no_further(monkeypatch: pytest.MonkeyPatch):
+def test_a_car_stops_when_its_track_has_ended(monkeypatch: pytest.MonkeyPatch):
     _ending(monkeypatch, 5.0)
     driven = lockstep.drive(CAR_RACING, [3], 9, full_gas, ignore)
     assert (driven.returns.tolist(), driven.finished.tolist(), len(driven.paths_m[0])) == ([6.0], [True], 3)
 
 
-def test_leaving_the_field_finishes_no_lap(monkeypatch: pytest.MonkeyPatch):
+def test_leaving_the_field_does_not_count_as_a_finished_lap(monkeypatch: pytest.MonkeyPatch):
     _ending(monkeypatch, -100.0)
     assert not lockstep.drive(CAR_RACING, [3], 9, full_gas, ignore).finished.any()
 
 
-def test_an_episode_that_is_cut_off_finishes_no_lap():
+def test_a_truncated_episode_does_not_count_as_a_finished_lap():
     assert not lockstep.drive(CAR_RACING, [3], 2, full_gas, ignore).finished.any()
 
 
@@ -106,7 +106,7 @@ def test_outlines_are_the_centre_lines_of_the_tracks():
     car.close()
 
 
-def test_parts_are_put_together_in_their_order():
+def test_results_of_parts_are_joined_in_their_order():
     one, other = (
         DriveResult(np.array([value]), np.array([value > 1]), [np.zeros((1, 2))], [np.ones((1, 2))])
         for value in (1.0, 2.0)
@@ -116,7 +116,7 @@ def test_parts_are_put_together_in_their_order():
     assert len(both.paths_m) == len(both.outlines_m) == 2
 
 
-def test_as_many_frames_are_read_at_once_whatever_the_number_of_cars():
+def test_the_batch_that_a_model_reads_has_a_fixed_size():
     cars, sizes = [Car(CAR_RACING, seed) for seed in (3, 4)], []
 
     def read(frames: torch.Tensor) -> torch.Tensor:
@@ -130,12 +130,12 @@ def test_as_many_frames_are_read_at_once_whatever_the_number_of_cars():
         car.close()
 
 
-def test_a_place_without_an_expert_is_refused():
+def test_an_environment_without_an_expert_is_refused():
     with pytest.raises(ValueError, match="no expert for this environment"):
         EnvSettings("CarRacing-v3", {"continuous": False}, "0:84").check()
 
 
-def test_a_place_with_an_expert_is_not_refused():
+def test_an_environment_with_an_expert_is_accepted():
     CAR_RACING.check()
 
 

@@ -1,4 +1,4 @@
-"""Driving as a measurement: what is refused, what is measured, that it is the same again, and its picture."""
+"""The measurement of driving: refusals, scores, repeatability, and its picture."""
 
 import dataclasses
 from collections.abc import Callable
@@ -35,7 +35,7 @@ def pca() -> Baselines:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two rounds on two tracks of three steps, then three tracks of four, two at once; in this process."""
+    """Training of two rounds on two tracks of three steps, then three scored tracks of four steps; in this process."""
     monkeypatch.setattr(measurement, "EXECUTOR", "serial")
     monkeypatch.setattr(measurement, "PRACTICE", PracticePlan(2, 2, 3, measurement.FIRST_PRACTICE_SEED))
     monkeypatch.setattr(measurement, "SCORED_TRACKS", range(2**40, 2**40 + 3))
@@ -47,19 +47,19 @@ def _frames(count: int) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (count, 64, 64, 3), np.uint8))
 
 
-def test_mu_is_the_models_own(vae: VAE):
+def test_the_controller_of_a_model_reads_its_mu(vae: VAE):
     frames, reader = _frames(11), measurement.mu_reader(vae)
     np.testing.assert_allclose(reader.read(frames), vae.encode(frames.numpy()).mu, atol=1e-5)
     assert reader.z_dim == 4
 
 
-def test_pca_reads_the_coefficients_of_the_run(pca: Baselines):
+def test_the_controller_of_pca_reads_the_coefficients_of_the_runs_components(pca: Baselines):
     frames, reader = _frames(11), measurement.pca_reader(pca)
     np.testing.assert_array_equal(reader.read(frames), pca.coefficients(frames))
     assert reader.z_dim == 3
 
 
-def test_no_learner_of_any_seed_practises_on_tracks_of_another_one_or_on_scored_ones():
+def test_learners_of_all_seeds_use_different_tracks_and_no_scored_ones():
     plans = [plan for seed in (0, 1, 999_999, 1_000_000) for plan in measurement.practice_plans(seed)]
     tracks = [track for plan in plans for index in range(plan.num_rounds) for track in plan.seeds(index)]
     assert len(plans) == 20 and len(set(tracks)) == len(tracks) == 20 * 80
@@ -74,7 +74,7 @@ def test_measuring_twice_gives_the_same_numbers_bit_for_bit(vae: VAE, pca: Basel
 
 
 @pytest.mark.slow
-def test_a_process_learns_what_this_process_learns(vae: VAE, quick: None):
+def test_another_process_learns_the_same_controller(vae: VAE, quick: None):
     task = measurement.TrainTask(CAR_RACING, measurement.mu_reader(vae), measurement.PRACTICE)
     ((_, there),) = executors.run(measurement.run_task, [task], "processes", 1, lambda steps: None)
     here = measurement.run_task(task, lambda steps: None)
@@ -82,7 +82,9 @@ def test_a_process_learns_what_this_process_learns(vae: VAE, quick: None):
     np.testing.assert_array_equal(there.weights, here.weights)
 
 
-def test_another_seed_practises_on_other_tracks(vae: VAE, pca: Baselines, quick: None, monkeypatch: pytest.MonkeyPatch):
+def test_another_seed_uses_other_training_tracks(
+    vae: VAE, pca: Baselines, quick: None, monkeypatch: pytest.MonkeyPatch
+):
     asked, run = [], executors.run
     monkeypatch.setattr(executors, "run", lambda task, items, *rest: asked.append(items) or run(task, items, *rest))
     practised = []
@@ -100,7 +102,7 @@ def test_another_seed_practises_on_other_tracks(vae: VAE, pca: Baselines, quick:
     assert not practised[0] & practised[1]
 
 
-def test_scores_are_those_of_the_tracks():
+def test_scores_are_statistics_of_the_tracks():
     driven = DriveResult(np.array([900.0, 100.0, 200.0]), np.array([True, False, False]), [], [])
     on_pca, by_expert = (DriveResult(np.array([score]), np.array([True]), [], []) for score in (300.0, 900.0))
     scores = measurement.scores(driven, on_pca, by_expert)
@@ -108,11 +110,11 @@ def test_scores_are_those_of_the_tracks():
     assert dataclasses.replace(scores, std=None) == DriveScores(400.0, None, 200.0, 1, 3, 300.0, 900.0)
 
 
-def test_the_environment_driven_is_that_of_the_data(rollouts_dir: Path):
+def test_the_controller_drives_the_environment_of_the_data(rollouts_dir: Path):
     assert measurement.env_settings_of(Rollouts(rollouts_dir)) == CAR_RACING
 
 
-def test_carracing_is_not_refused(rollouts_dir: Path):
+def test_carracing_is_accepted(rollouts_dir: Path):
     measurement.check(Rollouts(rollouts_dir), frozenset([0, 1, 2]))
 
 
@@ -129,7 +131,7 @@ def test_a_crop_that_does_not_fit_is_refused(make_rollouts: Callable[..., Path])
         measurement.check(data)
 
 
-def test_data_with_a_scored_track_are_refused(rollouts_dir: Path):
+def test_training_data_with_a_scored_track_is_refused(rollouts_dir: Path):
     with pytest.raises(ValueError, match=r"and 1 of them\s+are among.*collect with other seeds"):
         measurement.check(Rollouts(rollouts_dir), frozenset([5]), frozenset([2**40 + 99]))
 
@@ -142,7 +144,7 @@ def _circle(radius_m: float) -> np.ndarray:
     return radius_m * np.stack([np.cos(angle), np.sin(angle)], 1)
 
 
-def test_map_shows_each_road_and_path():
+def test_the_map_shows_each_road_and_path():
     paths = [_circle(100.0)[:40], _circle(100.0)[:1]]
     driven = DriveResult(np.array([850.0, 20.0]), np.array([True, False]), paths, [_circle(100.0), _circle(120.0)])
     picture = track_map.draw(driven)
@@ -151,7 +153,7 @@ def test_map_shows_each_road_and_path():
     assert road.sum() > 1000 and blue > 100
 
 
-def test_map_shows_twenty_tracks_at_most():
+def test_the_map_shows_at_most_twenty_tracks():
     many, few = (
         DriveResult(
             np.arange(count) * 1.0,

@@ -19,7 +19,7 @@ def small(one_thread: None) -> Iterator[None]:
 
 
 def _pushed(steps: int = 60, count: int = 20, sigma: float = 0.05) -> list[EncodedEpisode]:
-    """Latents that each action moves by itself: z_{t+1} = z_t + 0.3 a_t."""
+    """Latents that change only by actions: z_{t+1} = z_t + 0.3 a_t."""
     generator = torch.Generator().manual_seed(0)
     recordings = []
     for _ in range(count):
@@ -43,12 +43,12 @@ def _torchs(mixture: Mixture) -> MixtureSameFamily:
     return MixtureSameFamily(Categorical(logits=mixture.log_weights.transpose(2, 3)), normals)
 
 
-def test_likelihood_is_that_of_torch_distributions():
+def test_the_likelihood_equals_torchs():
     mixture, z = _mixture(), torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(mixture.nll(z), -_torchs(mixture).log_prob(z).sum(2))
 
 
-def test_mean_is_that_of_torch_distributions():
+def test_the_mean_equals_torchs():
     torch.testing.assert_close(_mixture().mean, _torchs(_mixture()).mean)
 
 
@@ -60,7 +60,7 @@ def test_samples_have_the_mean_and_the_variance_of_the_mixture():
     torch.testing.assert_close(samples.var(0), expected.variance, atol=0.1, rtol=0.1)
 
 
-def test_an_untrained_memory_that_predicts_change_starts_from_any_z_and_the_other_from_usual_ones():
+def test_an_untrained_memory_of_changes_predicts_far_values_of_z_and_one_of_z_does_not():
     z, actions = torch.full((1, 1, 2), 100.0), torch.zeros(1, 1, 2)
     at = {form: memory.untrained(2, 2, form, seed=0)(z, actions)[0].mean for form in FORMS}
     assert (at["predicts_change"] - 100).abs().max() < 1
@@ -87,7 +87,7 @@ def test_more_latent_dimensions_than_units_are_carried_as_far_as_they_go():
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_memory_learns_what_actions_do(form: Form):
+def test_a_memory_model_learns_the_effect_of_actions(form: Form):
     (unseen,) = _pushed(count=21)[20:]
     model = _fitted(_pushed(), form)
     with torch.inference_mode():
@@ -101,13 +101,13 @@ def test_fitting_is_the_same_every_time():
     assert torch.equal(first, second)
 
 
-def test_fitting_leaves_the_random_numbers_of_others_alone():
+def test_fitting_does_not_change_the_global_generator():
     state = torch.get_rng_state()
     _fitted(_pushed(count=2), num_steps=1)
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_short_episodes_are_learned_from_too():
+def test_short_episodes_are_used_for_training_too():
     model, (unseen,) = _fitted(_pushed(steps=7)), _pushed(count=21)[20:]
     with torch.inference_mode():
         foreseen = model(unseen.mu[None, :7], unseen.actions[None, :7])[0].mean[0]
@@ -123,20 +123,20 @@ def _numbered(*steps: int) -> list[EncodedEpisode]:
     return recordings
 
 
-def test_a_sequence_is_a_stretch_of_one_episode_with_the_actions_of_its_steps():
+def test_a_sequence_is_a_part_of_one_episode_with_the_actions_of_its_steps():
     z, actions, within = Sequences(_numbered(60, 80, 55), torch.Generator().manual_seed(0)).batch()
     assert z.shape == (16, 51, 1) and actions.shape == (16, 50, 1) and within.all()
     assert torch.equal(z.diff(dim=1), torch.ones(16, 50, 1))
     assert torch.equal(z[:, :-1], actions)
 
 
-def test_sequences_start_anywhere_from_which_they_fit():
+def test_sequences_start_at_every_row_where_they_fit():
     sequences = Sequences(_numbered(53), torch.Generator().manual_seed(0))
     starts = {int(start) for _ in range(20) for start in sequences.batch()[0][:, 0, 0]}
     assert starts == {1000, 1001, 1002, 1003}
 
 
-def test_what_lies_behind_a_short_episode_is_not_learned_from():
+def test_the_padding_of_short_episodes_is_not_used_for_training():
     z, _, within = Sequences(_numbered(7, 60), torch.Generator().manual_seed(0)).batch()
     short = z[:, 0, 0] < 2000
     assert within[~short].all()
@@ -144,7 +144,7 @@ def test_what_lies_behind_a_short_episode_is_not_learned_from():
     assert torch.equal(z[short][:, :8, 0], 1000.0 + torch.arange(8).expand(int(short.sum()), 8))
 
 
-def test_latents_are_drawn_anew_each_time():
+def test_latents_are_sampled_again_each_time():
     recordings = [EncodedEpisode(torch.zeros(4, 1), torch.ones(4, 1), torch.zeros(3, 1))]
     sequences = Sequences(recordings, torch.Generator().manual_seed(0))
     drawn = torch.cat([sequences.batch()[0].flatten() for _ in range(20)])
@@ -153,8 +153,8 @@ def test_latents_are_drawn_anew_each_time():
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_units_of_z_do_not_matter(form: Form):
-    """Latents that are shifted and a thousand times as large are foreseen a thousand times as far."""
+def test_predictions_scale_with_the_unit_of_z(form: Form):
+    """If latents are shifted and scaled by a thousand, their predictions are shifted and scaled in the same way."""
     episodes = _pushed(count=3)
     large = [EncodedEpisode(1000 * mu + 5, 1000 * std, actions) for mu, std, actions in episodes]
     foreseen = []
@@ -165,7 +165,7 @@ def test_units_of_z_do_not_matter(form: Form):
     torch.testing.assert_close(foreseen[1], 1000 * foreseen[0] + 5, rtol=1e-3, atol=1)
 
 
-def test_latents_and_actions_that_never_change_do_no_harm():
+def test_constant_latents_and_actions_are_predicted_well():
     still = [EncodedEpisode(torch.ones(31, 2), torch.zeros(31, 2), torch.ones(30, 2))]
     for form in FORMS:
         model = _fitted(still, form, num_steps=20)
@@ -173,7 +173,7 @@ def test_latents_and_actions_that_never_change_do_no_harm():
         assert (foreseen - 1).abs().max() < 1
 
 
-def test_the_std_of_latents_and_of_their_changes_is_that_of_drawn_ones():
+def test_the_standard_deviations_of_latents_and_changes_are_those_of_samples():
     """A V model that does not use a dimension has a mu there that stays near 0, and a z that is noise."""
     noise = EncodedEpisode(torch.zeros(101, 2), torch.ones(101, 2), torch.zeros(100, 2))
     model = memory.untrained(2, 2, "predicts_z", seed=0)
@@ -183,15 +183,15 @@ def test_the_std_of_latents_and_of_their_changes_is_that_of_drawn_ones():
 
 
 @pytest.mark.parametrize("z_dim", [2, 32, 40])
-def test_a_memory_that_predicts_z_begins_by_predicting_that_z_stays(z_dim: int):
+def test_an_untrained_memory_that_predicts_z_keeps_z(z_dim: int):
     generator = torch.Generator().manual_seed(0)
     z, actions = torch.randn(20, 1, z_dim, generator=generator), torch.zeros(20, 10, 3)
     predicted = memory.untrained(z_dim, 3, "predicts_z", seed=0)(z.expand(-1, 10, -1), actions)[0].mean[:, -1]
-    carried = min(z_dim, memory.HIDDEN)  # a dimension takes a unit
+    carried = min(z_dim, memory.HIDDEN)  # each dimension needs a unit
     assert (predicted - z[:, 0])[:, :carried].std() < 0.25
 
 
-def test_a_memory_that_carries_z_has_random_weights_otherwise():
+def test_an_untrained_memory_that_predicts_z_has_random_weights_except_for_those_that_keep_z():
     first, other = (memory.untrained(2, 3, "predicts_z", seed).state_dict()["lstm.weight_hh_l0"] for seed in (0, 1))
     differs = (first != other).view(4, -1, memory.HIDDEN)  # by gate, unit and input
     assert not differs[:, :2].any()

@@ -42,7 +42,7 @@ def _images(count: int, dtype: torch.dtype = torch.float64) -> Tensor:
 
 
 def _network(kind: type[nn.Module], z_dim: int, dtype: torch.dtype = torch.float64) -> Any:
-    """A network whose biases matter; in float32 so much that rounding cannot move an output across a ReLU's kink."""
+    """A network with biases. In float32 they are large, so that rounding cannot move an output across a ReLU's kink."""
     network = kind(z_dim).to(dtype)
     for index, parameter in enumerate(network.parameters()):
         values, is_bias = _random(*parameter.shape, dtype=dtype, seed=index), parameter.ndim == 1
@@ -81,19 +81,19 @@ def _assert_same_function(network: nn.Module, fast: Callable[[Tensor], Tensor], 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize(("batch", "z_dim"), [(1, 32), (3, 5), (9, 1)])
-def test_encoder_is_the_definitions_function(form: str, batch: int, z_dim: int, dtype: torch.dtype):
+def test_the_fast_encoder_equals_its_definition(form: str, batch: int, z_dim: int, dtype: torch.dtype):
     encoder = _network(Encoder, z_dim, dtype)
     _assert_same_function(encoder, lambda images: torch.cat(forms.encode(encoder, images), 1), _images(batch, dtype))
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize(("batch", "z_dim"), [(1, 32), (3, 5), (9, 1)])
-def test_decoder_is_the_definitions_function(form: str, batch: int, z_dim: int, dtype: torch.dtype):
+def test_the_fast_decoder_equals_its_definition(form: str, batch: int, z_dim: int, dtype: torch.dtype):
     decoder = _network(Decoder, z_dim, dtype)
     _assert_same_function(decoder, lambda z: forms.decode(decoder, z), _random(batch, z_dim, dtype=dtype, seed=2))
 
 
-def test_gradient_of_z_is_the_definitions(form: str):
+def test_the_gradient_of_z_equals_that_of_the_definition(form: str):
     decoder, z = _network(Decoder, 4), _random(3, 4).requires_grad_()
     ours, expected = (
         torch.autograd.grad(images.square().sum(), z)[0] for images in (forms.decode(decoder, z), decoder(z))
@@ -103,7 +103,7 @@ def test_gradient_of_z_is_the_definitions(form: str):
 
 @needs_library
 @pytest.mark.parametrize("dtype", TOLERANCE)
-def test_encoder_of_bytes_is_that_of_images_in_0_to_1(dtype: torch.dtype):
+def test_bytes_are_encoded_like_images_in_0_to_1(dtype: torch.dtype):
     encoder = _network(Encoder, 5, dtype)
     frames = torch.randint(0, 256, (3, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     weights, images = forms.prepare_encoder(encoder), frames.permute(0, 3, 1, 2).to(dtype) / 255
@@ -113,7 +113,7 @@ def test_encoder_of_bytes_is_that_of_images_in_0_to_1(dtype: torch.dtype):
 
 
 @needs_library
-def test_gradients_of_bytes_are_those_of_images_in_0_to_1():
+def test_gradients_for_bytes_equal_those_for_images_in_0_to_1():
     encoder = _network(Encoder, 5)
     frames = torch.randint(0, 256, (3, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     of_bytes = forms.run_encoder(forms.prepare_encoder(encoder), frames)
@@ -135,7 +135,7 @@ def test_weights_are_prepared_once_for_any_number_of_batches():
 
 
 @needs_library
-def test_the_two_forms_are_one_function(monkeypatch: pytest.MonkeyPatch):
+def test_the_two_fast_forms_compute_the_same(monkeypatch: pytest.MonkeyPatch):
     vae, images = VAE(VAEConfig(z_dim=3)).double(), _images(2)
     answers = []
     for form in ("winograd", "rewritten"):
@@ -162,7 +162,7 @@ PAPERS_LAYERS = {
 }
 
 
-def test_parameters_are_those_of_the_papers_layers_whatever_the_form(form: str):
+def test_each_form_has_the_parameters_of_the_papers_layers(form: str):
     vae = VAE(VAEConfig())
     vae.objective(_images(1, torch.float32), _random(1, 32, dtype=torch.float32)).loss_nats.sum().backward()
     shapes = {name: tuple(tensor.shape) for name, tensor in vae.state_dict().items()}
@@ -170,11 +170,11 @@ def test_parameters_are_those_of_the_papers_layers_whatever_the_form(form: str):
     assert {layer: shapes[f"{layer}.weight"] for layer in PAPERS_LAYERS} == PAPERS_LAYERS
 
 
-def test_parameter_count_is_the_papers_whatever_the_form(form: str):
+def test_each_form_has_the_papers_number_of_parameters(form: str):
     assert num_parameters(VAE(VAEConfig())) == 4_348_547
 
 
-def test_every_parameter_gets_a_gradient_whatever_the_form(form: str):
+def test_every_parameter_gets_a_gradient_in_each_form(form: str):
     vae = VAE(VAEConfig(z_dim=3))
     vae.objective(_images(1, torch.float32), _random(1, 3, dtype=torch.float32)).loss_nats.sum().backward()
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in vae.parameters())
@@ -213,7 +213,7 @@ def test_autocast_reaches_the_layers():
 
 
 @pytest.mark.parametrize("batch", [1, 8, 15, 16, 17, 40])
-def test_a_batch_encoded_in_parts_is_the_whole(form: str, two_threads: None, batch: int):
+def test_a_batch_encoded_in_parts_equals_the_whole_batch(form: str, two_threads: None, batch: int):
     encoder, images = _network(Encoder, 3), _images(batch)
     with torch.no_grad():
         for ours, expected in zip(forms.encode(encoder, images), encoder(images), strict=True):
@@ -221,7 +221,7 @@ def test_a_batch_encoded_in_parts_is_the_whole(form: str, two_threads: None, bat
 
 
 @pytest.mark.parametrize("batch", [1, 8, 15, 16, 17, 40])
-def test_a_batch_decoded_in_parts_is_the_whole(form: str, two_threads: None, batch: int):
+def test_a_batch_decoded_in_parts_equals_the_whole_batch(form: str, two_threads: None, batch: int):
     decoder, z = _network(Decoder, 3), _random(batch, 3)
     with torch.no_grad():
         _assert_close(forms.decode(decoder, z), decoder(z))
@@ -237,7 +237,7 @@ def test_a_batch_in_parts_is_computed_without_a_graph(two_threads: None, mode: A
 
 
 @pytest.mark.parametrize(("threads", "rows", "parts"), [(1, 100, 1), (2, 15, 1), (2, 16, 2), (4, 20, 2), (4, 64, 4)])
-def test_a_batch_is_cut_for_the_threads_where_it_is_worth_it(
+def test_a_batch_is_split_between_threads_if_it_is_large_enough(
     monkeypatch: pytest.MonkeyPatch, threads: int, rows: int, parts: int
 ):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
@@ -247,12 +247,12 @@ def test_a_batch_is_cut_for_the_threads_where_it_is_worth_it(
 
 
 @pytest.mark.parametrize("rows", [0, 1])
-def test_a_batch_of_almost_nothing_is_one_part(rows: int):
+def test_a_batch_of_at_most_one_row_is_not_split(rows: int):
     assert [len(part) for part in forms.split(torch.zeros(rows, 3))] == [rows]
 
 
 @pytest.mark.parametrize("parts", [[3], [3, 1], [5, 2, 4, 1]])
-def test_threads_answer_in_the_order_of_the_parts(parts: list[int]):
+def test_results_of_threads_are_in_the_order_of_the_parts(parts: list[int]):
     assert threads.in_threads(lambda part: part * 10, parts) == [part * 10 for part in parts]
 
 
@@ -261,7 +261,7 @@ def test_no_more_parts_are_computed_at_a_time_than_there_are_threads(two_threads
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
-def test_threads_leave_the_number_of_threads_as_it_was(two_threads: None, number: int):
+def test_threads_do_not_change_the_number_of_threads_of_pytorch(two_threads: None, number: int):
     torch.set_num_threads(number)
     threads.in_threads(lambda part: part, [1, 2])
     assert torch.get_num_threads() == number
@@ -273,14 +273,14 @@ def test_pytorch_starts_no_threads_within_a_part(two_threads: None):
 
 @pytest.mark.parametrize("parts", [[1], [1, 2]])
 @pytest.mark.parametrize("enabled", [False, True])
-def test_parts_ask_for_gradients_where_the_caller_does(enabled: bool, parts: list[int]):
+def test_parts_compute_gradients_if_the_caller_does(enabled: bool, parts: list[int]):
     with torch.set_grad_enabled(enabled):
         assert threads.in_threads(lambda part: torch.is_grad_enabled(), parts) == [enabled] * len(parts)
 
 
 @pytest.mark.parametrize("parts", [[1], [1, 2]])
 @pytest.mark.parametrize("enabled", [False, True])
-def test_parts_are_in_inference_mode_where_the_caller_is(enabled: bool, parts: list[int]):
+def test_parts_use_inference_mode_if_the_caller_does(enabled: bool, parts: list[int]):
     with torch.inference_mode(enabled):
         modes = threads.in_threads(lambda part: torch.is_inference_mode_enabled(), parts)
     assert modes == [enabled] * len(parts)
@@ -293,18 +293,18 @@ def _fails(part: int) -> int:
 
 
 @pytest.mark.parametrize("parts", [[2], [1, 2], [2, 1]])
-def test_what_a_part_raises_is_raised(parts: list[int]):
+def test_an_error_in_a_part_is_raised_to_the_caller(parts: list[int]):
     with pytest.raises(RuntimeError, match="part 2 failed"):
         threads.in_threads(_fails, parts)
 
 
-def test_a_part_that_raises_leaves_the_number_of_threads_as_it_was(two_threads: None):
+def test_an_error_in_a_part_does_not_change_the_number_of_threads(two_threads: None):
     with pytest.raises(RuntimeError, match="part 2 failed"):
         threads.in_threads(_fails, [1, 2])
     assert torch.get_num_threads() == 2
 
 
-def test_threads_are_usable_after_a_part_raised():
+def test_threads_can_be_used_after_an_error_in_a_part():
     with pytest.raises(RuntimeError, match="part 2 failed"):
         threads.in_threads(_fails, [1, 2])
     assert threads.in_threads(_fails, [1, 3]) == [1, 3]
@@ -314,13 +314,13 @@ def test_threads_are_usable_after_a_part_raised():
 
 
 @pytest.mark.parametrize("layers", [forms.CONVS, forms.DECONVS])
-def test_each_layer_takes_what_the_one_before_it_gives(layers: tuple[winograd_layer.Layer, ...]):
+def test_the_input_of_each_layer_fits_the_output_of_the_previous_one(layers: tuple[winograd_layer.Layer, ...]):
     narrowing = layers if layers is forms.CONVS else layers[::-1]
     for wider, narrower in itertools.pairwise(narrowing):
         assert (wider.narrow, wider.features) == (narrower.wide, narrower.channels)
 
 
-def test_no_pixel_that_the_definition_uses_is_left_out():
+def test_the_fast_layers_leave_out_only_pixels_that_are_not_used():
     encoder = _network(Encoder, 3)
     cut = F.relu(encoder.conv1(_images(1)))
     cut[:, :, forms.CONVS[0].narrow :], cut[:, :, :, forms.CONVS[0].narrow :] = torch.nan, torch.nan

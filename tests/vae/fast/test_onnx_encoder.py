@@ -19,7 +19,7 @@ def _frames(count: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("z_dim", [1, 32])
 @pytest.mark.parametrize("batch", [1, 7])
-def test_mu_and_logvar_are_those_of_the_definition(z_dim: int, batch: int):
+def test_mu_and_logvar_equal_those_of_the_definition(z_dim: int, batch: int):
     torch.manual_seed(0)
     encoder, frames = Encoder(z_dim), _frames(batch)
     with torch.no_grad():
@@ -28,7 +28,7 @@ def test_mu_and_logvar_are_those_of_the_definition(z_dim: int, batch: int):
         assert float((ours - theirs).norm() / theirs.norm()) < 1e-5
 
 
-def test_many_threads_may_encode_at_once():
+def test_many_threads_can_encode_at_the_same_time():
     torch.manual_seed(0)
     encode = onnx_encoder.encoder_of_frames(Encoder(4))
     parts = _frames(24).split(8)
@@ -38,14 +38,14 @@ def test_many_threads_may_encode_at_once():
     assert all(map(torch.equal, alone, together))
 
 
-def test_graph_is_a_valid_onnx_model():
+def test_the_graph_is_a_valid_onnx_model():
     import onnx
 
     onnx.checker.check_model(onnx.load_from_string(onnx_encoder.graph(Encoder(3))), full_check=True)
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
-def test_a_missing_package_is_named_with_its_remedy(package: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_missing_package_is_reported_with_what_to_install(package: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(
         ValueError, match=r"backend onnx needs onnx and onnxruntime; pip install 'world_models\[onnx\]'"

@@ -51,12 +51,12 @@ def _sum(layer: nn.Linear) -> float:
         return float(layer.weight.sum() + layer.bias.sum())
 
 
-def test_weights_that_stay_are_prepared_once(counted: Counted, layer: nn.Linear):
+def test_weights_that_do_not_change_are_prepared_once(counted: Counted, layer: nn.Linear):
     assert {counted(layer) for _ in range(5)} == {_sum(layer)}
     assert counted.count == 1
 
 
-def test_each_network_has_its_own(counted: Counted, layer: nn.Linear):
+def test_each_network_has_its_own_prepared_weights(counted: Counted, layer: nn.Linear):
     other = nn.Linear(5, 7)
     assert [counted(one) for one in (layer, other, layer, other)] == [_sum(layer), _sum(other)] * 2
     assert counted.count == 2
@@ -93,7 +93,7 @@ def _swapped_data(layer: nn.Linear) -> None:
 
 
 def _swapped_data_there_and_back(layer: nn.Linear) -> None:
-    """New memory, so often that an old address would come again."""
+    """New memory is allocated so often that an old address is used again."""
     for _ in range(20):
         layer.weight.data = layer.weight.data * 1.1
 
@@ -125,13 +125,13 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_a_change_of_weights_is_noticed(counted: Counted, layer: nn.Linear, change: Callable[[nn.Linear], Any]):
+def test_changed_weights_are_prepared_again(counted: Counted, layer: nn.Linear, change: Callable[[nn.Linear], Any]):
     before = counted(layer)
     change(layer)
     assert counted(layer) == _sum(layer) != before
 
 
-def test_a_change_by_another_owner_of_shared_memory_is_noticed(counted: Counted, layer: nn.Linear):
+def test_weights_that_are_changed_through_shared_memory_are_prepared_again(counted: Counted, layer: nn.Linear):
     layer.share_memory()
     counted(layer)
     owner = torch.empty(0).set_(layer.weight.detach().untyped_storage(), 0, (7, 5))  # type: ignore[call-overload]
@@ -139,13 +139,13 @@ def test_a_change_by_another_owner_of_shared_memory_is_noticed(counted: Counted,
     assert counted(layer) == _sum(layer)
 
 
-def test_weights_that_are_moved_to_shared_memory_stay_right(counted: Counted, layer: nn.Linear):
+def test_weights_that_are_moved_to_shared_memory_are_still_used_correctly(counted: Counted, layer: nn.Linear):
     before = counted(layer)
     layer.share_memory()
     assert counted(layer) == before == _sum(layer)
 
 
-def test_a_change_during_the_preparation_is_noticed(layer: nn.Linear):
+def test_weights_that_change_during_the_preparation_are_prepared_again(layer: nn.Linear):
     class Disturbed(Counted):
         def prepare(self, layer: nn.Linear) -> Tensor:
             prepared = super().prepare(layer)
@@ -158,7 +158,7 @@ def test_a_change_during_the_preparation_is_noticed(layer: nn.Linear):
     assert counted(layer) == _sum(layer)
 
 
-def test_weights_whose_changes_are_not_counted_are_prepared_each_time(counted: Counted):
+def test_weights_without_a_count_of_changes_are_prepared_each_time(counted: Counted):
     with torch.inference_mode():
         layer = nn.Linear(5, 7)
         counted(layer)
@@ -166,7 +166,7 @@ def test_weights_whose_changes_are_not_counted_are_prepared_each_time(counted: C
         assert counted(layer) == _sum(layer)
 
 
-def test_weights_that_are_no_numbers_are_prepared_once(counted: Counted, layer: nn.Linear):
+def test_weights_of_nan_are_prepared_once(counted: Counted, layer: nn.Linear):
     with torch.no_grad():
         layer.weight.fill_(torch.nan)
     counted(layer)
@@ -174,7 +174,7 @@ def test_weights_that_are_no_numbers_are_prepared_once(counted: Counted, layer: 
     assert counted.count == 1
 
 
-def test_a_parametrised_weight_is_followed(counted: Counted, layer: nn.Linear):
+def test_changes_of_a_parametrised_weight_are_noticed(counted: Counted, layer: nn.Linear):
     class Doubled(nn.Module):
         def forward(self, weight: Tensor) -> Tensor:
             return 2 * weight
@@ -184,7 +184,7 @@ def test_a_parametrised_weight_is_followed(counted: Counted, layer: nn.Linear):
     assert counted(layer) == _sum(layer) != before
 
 
-def test_a_network_that_is_gone_leaves_nothing_behind(counted: Counted):
+def test_a_deleted_network_frees_its_prepared_weights(counted: Counted):
     layer = nn.Linear(5, 7)
     counted(layer)
     weight = weakref.ref(layer.weight)
@@ -193,7 +193,7 @@ def test_a_network_that_is_gone_leaves_nothing_behind(counted: Counted):
     assert weight() is None
 
 
-def test_many_threads_may_ask_at_once(counted: Counted, layer: nn.Linear):
+def test_many_threads_can_ask_for_prepared_weights_at_the_same_time(counted: Counted, layer: nn.Linear):
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(counted, [layer] * 200)) == {_sum(layer)}
 
@@ -214,7 +214,7 @@ def vae() -> VAE:
 
 
 def _assert_as_the_definition(vae: VAE) -> None:
-    """Encode and decode give what the layers as they are written give."""
+    """Encode and decode give the same as the layers of the definition."""
     with torch.no_grad():
         mu, logvar = vae.paper[0](torch.from_numpy(FRAMES).permute(0, 3, 1, 2).to(vae.encoder.mu.weight.dtype) / 255)
         images = vae.paper[1](mu).sigmoid().permute(0, 2, 3, 1) * 255
@@ -224,24 +224,24 @@ def _assert_as_the_definition(vae: VAE) -> None:
     assert (vae.decode(mu) - images).abs().max() <= 0.5 + 1e-3
 
 
-def test_a_trained_model_encodes_and_decodes_as_its_new_weights_say(vae: VAE):
+def test_a_trained_model_encodes_and_decodes_with_its_new_weights(vae: VAE):
     optimizer = torch.optim.Adam(vae.parameters(), lr=0.01)
     vae.objective(torch.rand(2, 3, 64, 64), torch.randn(2, 4)).loss_nats.sum().backward()
     optimizer.step()
     _assert_as_the_definition(vae)
 
 
-def test_loaded_weights_are_those_that_encode_and_decode(vae: VAE):
+def test_after_loading_weights_the_model_encodes_and_decodes_with_them(vae: VAE):
     vae.load_state_dict(VAE(VAEConfig(z_dim=4)).state_dict())
     _assert_as_the_definition(vae)
 
 
-def test_a_model_in_double_precision_is_prepared_anew(vae: VAE):
+def test_a_model_in_double_precision_is_prepared_again(vae: VAE):
     _assert_as_the_definition(vae.double())
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda vae: pickle.loads(pickle.dumps(vae))], ids=["copy", "pickle"])
-def test_a_copy_follows_its_own_weights(vae: VAE, copied: Callable[[VAE], VAE]):
+def test_a_copy_uses_its_own_weights(vae: VAE, copied: Callable[[VAE], VAE]):
     other = copied(vae)
     with torch.no_grad():
         for parameter in other.parameters():
@@ -250,13 +250,13 @@ def test_a_copy_follows_its_own_weights(vae: VAE, copied: Callable[[VAE], VAE]):
     _assert_as_the_definition(vae)
 
 
-def test_what_is_kept_is_no_part_of_the_model(vae: VAE):
+def test_prepared_weights_are_not_saved_with_the_model(vae: VAE):
     fresh = VAE(VAEConfig(z_dim=4))
     assert vae.state_dict().keys() == fresh.state_dict().keys()
     assert len(pickle.dumps(vae)) == pytest.approx(len(pickle.dumps(fresh)), rel=1e-3)
 
 
-def test_gradients_are_those_of_a_model_that_never_encoded(vae: VAE):
+def test_gradients_do_not_depend_on_earlier_encoding(vae: VAE):
     fresh = VAE(VAEConfig(z_dim=4))
     fresh.load_state_dict(vae.state_dict())
     images, noise = torch.rand(2, 3, 64, 64), torch.randn(2, 4)
@@ -266,7 +266,7 @@ def test_gradients_are_those_of_a_model_that_never_encoded(vae: VAE):
         assert ours.grad is not None and theirs.grad is not None and torch.equal(ours.grad, theirs.grad)
 
 
-def test_z_may_go_into_what_is_trained(vae: VAE):
+def test_z_can_be_the_input_of_a_model_in_training(vae: VAE):
     """It is a plain tensor, also where the weights were prepared in inference mode."""
     fresh = VAE(VAEConfig(z_dim=4))
     with torch.inference_mode():
@@ -276,7 +276,7 @@ def test_z_may_go_into_what_is_trained(vae: VAE):
     assert controller.weight.grad is not None
 
 
-def test_frames_that_were_decoded_stay_what_they_are(vae: VAE):
+def test_decoded_frames_do_not_change_later(vae: VAE):
     first = vae.logits(torch.zeros(2, 4)).detach()
     with torch.no_grad():
         kept = vae.logits(torch.zeros(2, 4))
@@ -284,7 +284,7 @@ def test_frames_that_were_decoded_stay_what_they_are(vae: VAE):
     torch.testing.assert_close(kept, first)
 
 
-def test_many_threads_encode_while_weights_stay(vae: VAE):
+def test_many_threads_encode_with_the_same_prepared_weights(vae: VAE):
     expected = vae.encode(FRAMES).mu
     with ThreadPoolExecutor(4) as pool:
         assert all(torch.equal(found.mu, expected) for found in pool.map(vae.encode, [FRAMES] * 16))

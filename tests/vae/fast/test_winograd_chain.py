@@ -55,7 +55,7 @@ def _layer_by_layer(function: str, images: Tensor, weights: list[Tensor], layers
     ],
     ids=["conv", "deconv"],
 )
-def test_a_chain_of_layers_gives_what_single_ones_give(
+def test_a_chain_of_layers_equals_single_layers(
     function: str, chain: Any, layers: Any, shape: tuple[int, ...], is_packed: bool, count: int, dtype: torch.dtype
 ):
     weights, images = _weights(layers, function, dtype), _random(count, *shape, dtype=dtype)
@@ -63,7 +63,7 @@ def test_a_chain_of_layers_gives_what_single_ones_give(
     assert torch.equal(chain(images, given, layers), _layer_by_layer(function, images, weights, layers))
 
 
-def test_what_transposed_ones_give_outlives_the_next_call():
+def test_the_result_of_a_deconv_chain_does_not_change_in_the_next_call():
     weights = _weights(DECONVS, "deconv", torch.float32)
     first, second = (_random(1, 5, 5, 128, dtype=torch.float32) * scale for scale in (1, 2))
     found = winograd_chain.deconv_chain(first, weights, DECONVS)
@@ -72,7 +72,7 @@ def test_what_transposed_ones_give_outlives_the_next_call():
     assert torch.equal(found, before)
 
 
-def test_weights_of_another_layer_are_not_packed():
+def test_packing_weights_of_another_layer_is_refused():
     weights = _weights(CONVS[:1], "conv", torch.float32)[0]
     with pytest.raises(ValueError, match="weights is"):
         winograd.pack(weights, CONVS[1], "conv")

@@ -29,7 +29,7 @@ SANITIZE = (
     "-fno-sanitize-recover=all",
     "-g1",
     "-O0",
-)  # which compiles in a third of the time
+)  # this compiles in a third of the time
 SIZES = ("taps", "tile", "width", "channels", "stored", "bytes", "size", "features", "relu")
 ARRAYS = ("wide", "narrow", "weights", "bias")
 
@@ -50,7 +50,7 @@ class Library:
     def call(
         self, function: str, instruction_set: int, layer: Layer, images: int, arrays: dict[str, np.ndarray]
     ) -> None:
-        """Copy the arrays to memory of their very sizes, call, and copy back what has become of them."""
+        """Copy the arrays to memory of exactly their sizes, call the function, and copy the results back."""
         number_bytes = arrays["weights"].itemsize
         sizes = (ctypes.c_int64 * len(SIZES))(*(layer[name] for name in SIZES))
         memory = {name: self._c.malloc(array.nbytes) for name, array in arrays.items()}
@@ -61,7 +61,7 @@ class Library:
         work_bytes = self._library.winograd_work_bytes(ctypes.byref(sizes), number_bytes)
         work = ctypes.c_void_p()
         assert self._c.posix_memalign(ctypes.byref(work), ctypes.c_size_t(64), ctypes.c_size_t(work_bytes)) == 0
-        ctypes.memset(work, 255, work_bytes)  # a NaN, whatever the type: it must not be looked at
+        ctypes.memset(work, 255, work_bytes)  # a NaN in every dtype; it must not be read
         getattr(self._library, f"winograd_{function}")(
             instruction_set, number_bytes, ctypes.byref(sizes), ctypes.c_int64(images), work, ctypes.byref(pointers)
         )
@@ -71,7 +71,7 @@ class Library:
         self._c.free(work)
 
     def packed(self, instruction_set: int, layer: Layer, transposed: bool, weights: np.ndarray) -> np.ndarray:
-        """The weights as `conv_packed`, or `deconv_packed`, takes them."""
+        """The weights in the order for `conv_packed` or `deconv_packed`."""
         sizes = (ctypes.c_int64 * len(SIZES))(*(layer[name] for name in SIZES))
         source, target = (ctypes.c_void_p(self._c.malloc(weights.nbytes)) for _ in range(2))
         ctypes.memmove(source, weights.ctypes.data, weights.nbytes)
@@ -106,7 +106,10 @@ DECONVS = [
         *((1, 4, 16, 0, 1), (2, 3, 16, -1, 0), (3, 8, 48, 0, 1), (5, 1, 32, -3, 1), (6, 7, 16, 0, 0)),
     )
 ]
-CHAIN = [layer(2, 3, 12, 3, 32) | {"bytes": 1}, layer(2, 2, 4, 32, 64, spare=2)]  # as the model's first two
+CHAIN = [
+    layer(2, 3, 12, 3, 32) | {"bytes": 1},
+    layer(2, 2, 4, 32, 64, spare=2),
+]  # like the first two layers of the model
 
 
 def arrays_of(
@@ -162,7 +165,7 @@ def torment(path: Path) -> dict[str, Any]:
 
 
 def agree(library: Library, function: str, sizes: Layer, images: int, arrays: Arrays) -> None:
-    """One call by each instruction set: the results are the same but for rounding, so that each has computed."""
+    """One call with each instruction set. The results differ only by rounding, so each set has computed them."""
     first: Arrays = {}
     for instruction_set in library.sets:
         mine = {name: array.copy() for name, array in arrays.items()}
@@ -188,7 +191,7 @@ def agree_packed(
 
 
 def chain(library: Library) -> None:
-    """Two convolutions, the second on what the first gave, as `conv_chain` calls them."""
+    """Two convolutions in a row, as `conv_chain` calls them."""
     rng = np.random.default_rng(0)
     for instruction_set in library.sets:
         wide = rng.integers(0, 256, (2, 26, 26, 3), np.uint8)
@@ -232,7 +235,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
     return compile_with
 
 
-def test_no_sizes_make_the_library_misbehave(build: Build, sanitized: dict[str, str]):
+def test_the_library_has_no_memory_errors_for_any_sizes(build: Build, sanitized: dict[str, str]):
     """No access out of bounds, no undefined behaviour, and the same numbers by every instruction set."""
     done = subprocess.run(
         [sys.executable, __file__, str(build(*SANITIZE))], env=sanitized, capture_output=True, text=True
@@ -242,8 +245,8 @@ def test_no_sizes_make_the_library_misbehave(build: Build, sanitized: dict[str, 
     assert found["calls"] >= 200 * found["sets"]
 
 
-def test_an_array_that_is_too_short_is_seen(build: Build, sanitized: dict[str, str]):
-    """So that the silence of the test above means something."""
+def test_the_sanitizer_finds_an_array_that_is_too_short(build: Build, sanitized: dict[str, str]):
+    """Shows that the test above would fail if there were an error."""
     done = subprocess.run(
         [sys.executable, __file__, str(build(*SANITIZE)), "short"], env=sanitized, capture_output=True, text=True
     )
@@ -255,7 +258,7 @@ def test_no_compiler_warns_of_the_source(build: Build):
 
 
 def too_short(path: Path) -> None:
-    """An image of a pixel fewer than the layer says."""
+    """An image with one pixel fewer than the layer needs."""
     sizes = CONVS[0]
     found = arrays_of(sizes, 1, np.float32, np.random.default_rng(0), False)
     arrays = {name: found[name] for name in ("wide", "narrow", "weights")} | {"bias": np.zeros(16, np.float32)}

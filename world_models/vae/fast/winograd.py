@@ -37,7 +37,12 @@ class _Arrays(ctypes.Structure):
 
 
 @functools.cache
-def _library() -> ctypes.CDLL:
+def load_library() -> ctypes.CDLL:
+    """Load the C library.
+
+    Raises:
+        ImportError: the library was not built, or was built for another version of this file.
+    """
     spec = importlib.util.find_spec("world_models.vae.fast._winograd")
     if spec is None or spec.origin is None:
         raise ImportError("the C convolutions were not built; install a C compiler, then the package again")
@@ -52,7 +57,7 @@ def _library() -> ctypes.CDLL:
 def is_available() -> bool:
     """Whether the C library was built."""
     try:
-        _library()
+        load_library()
     except (ImportError, OSError, AttributeError):
         return False
     return True
@@ -61,7 +66,7 @@ def is_available() -> bool:
 @functools.cache
 def instruction_set() -> int:
     """The fastest instruction set of this processor: 0 portable, 1 AVX2, 2 AVX-512."""
-    return _library().winograd_best()
+    return load_library().winograd_best()
 
 
 _memory = threading.local()
@@ -111,7 +116,7 @@ def pack(weights: Tensor, layer: Layer, function: Literal["conv", "deconv"]) -> 
     """
     check_arrays("pack", layer, 0, weights.dtype, {"weights": weights})
     packed = torch.empty_like(weights)
-    _library().winograd_pack(
+    load_library().winograd_pack(
         instruction_set(),
         weights.dtype.itemsize,
         ctypes.byref(_sizes(layer, False)),
@@ -131,7 +136,7 @@ def call(function: str, layer: Layer, images: int, dtype: torch.dtype, **arrays:
     check_arrays(function, layer, images, dtype, arrays)
     if not images:
         return
-    library, number_bytes = _library(), dtype.itemsize
+    library, number_bytes = load_library(), dtype.itemsize
     wide = arrays.get("wide")
     sizes = _sizes(layer, wide is not None and wide.dtype == torch.uint8)
     pointers = _Arrays(**{name: array.data_ptr() for name, array in arrays.items() if array is not None})

@@ -50,7 +50,7 @@ print("done")
 
 
 def of_variable_length(path: Path) -> Path:
-    """Rewrites a shard's strings as the older writer had them."""
+    """Writes the strings of a shard as the older version did."""
     with h5py.File(path, "r+") as file:
         for owner in (file, file["telemetry"]):
             for name in list(owner.attrs):
@@ -72,7 +72,7 @@ def read_mutants(path: Path, seed: int, count: int) -> subprocess.CompletedProce
 
 
 @pytest.mark.parametrize("style", ["fixed", "variable"])
-def test_a_damaged_place_gives_a_line_or_data_never_a_hang_or_a_crash(make_rollouts: Make, style: str):
+def test_a_damaged_shard_gives_its_data_or_one_line_and_never_hangs_or_crashes(make_rollouts: Make, style: str):
     path = shard_path(make_rollouts([3, 4]), 0)
     if style == "variable":
         of_variable_length(path)
@@ -98,7 +98,9 @@ def test_no_string_in_a_shard_is_of_variable_length(make_rollouts: Make):
 
 
 @pytest.mark.parametrize("texts", [("", "a"), ("Fahrer ü", "東京"), ("a" * 300, "b")])
-def test_policies_of_any_letters_come_back(tmp_path: Path, make_rollouts: Make, texts: tuple[str, str]):
+def test_names_of_policies_with_any_characters_are_read_back(
+    tmp_path: Path, make_rollouts: Make, texts: tuple[str, str]
+):
     path = shard_path(make_rollouts([3, 4]), 0)
     with h5py.File(path, "r+") as file:
         del file["episode_policy"]
@@ -106,7 +108,7 @@ def test_policies_of_any_letters_come_back(tmp_path: Path, make_rollouts: Make, 
     assert Rollouts(path).policies == texts
 
 
-def test_older_strings_of_variable_length_are_read(make_rollouts: Make):
+def test_strings_of_variable_length_in_older_shards_are_read(make_rollouts: Make):
     path = shard_path(make_rollouts([3, 4]), 0)
     new = Rollouts(path, verify=True)
     before = new.shards[0].attributes, new.policies, new.telemetry_names, new.digest()
@@ -115,7 +117,7 @@ def test_older_strings_of_variable_length_are_read(make_rollouts: Make):
 
 
 def heap_objects(path: Path) -> int:
-    """Where the objects of a file's first heap begin."""
+    """The position of the objects of a file's first heap."""
     return path.read_bytes().index(b"GCOL") + 16
 
 
@@ -124,7 +126,7 @@ def heap_objects(path: Path) -> int:
     [(8, 2**40), (8, 0), (0, 99), (-16, 0), (-8, 2**40)],
     ids=["a huge object", "an object without length", "another number", "no heap", "a huge heap"],
 )
-def test_a_damaged_heap_is_refused_by_name(make_rollouts: Make, offset: int, value: int):
+def test_a_shard_with_a_damaged_string_heap_is_refused_by_name(make_rollouts: Make, offset: int, value: int):
     path = of_variable_length(shard_path(make_rollouts([3, 4]), 0))
     data = bytearray(path.read_bytes())
     at = heap_objects(path) + offset
@@ -152,10 +154,10 @@ def test_a_config_too_long_for_an_attribute_is_refused_with_its_size():
     [h5py.Empty("f4"), 0.5, np.arange(3), np.void(b"\0" * 4), ["a", "b"], "[" * 100_000, "9" * 5000, "null"],
     ids=["nothing", "float", "list", "bytes", "texts", "deep", "digits", "null"],
 )
-def test_an_attribute_of_another_kind_is_refused_by_name(make_rollouts: Make, name: str, value: Any):
+def test_an_attribute_of_another_type_is_refused_by_name(make_rollouts: Make, name: str, value: Any):
     path = shard_path(make_rollouts([3, 4]), 0)
     if isinstance(value, str) and (name in ("config", "env", "versions") or len(value) > 64_000):
-        value = h5py.Empty("S1")  # which are texts of any kind
+        value = h5py.Empty("S1")  # these attributes are texts of any kind
     with h5py.File(path, "r+") as file:
         file.attrs[name] = value
     with pytest.raises(ValueError, match=f"^{path}: ") as caught:
@@ -212,7 +214,7 @@ def test_a_pipe_with_a_shards_name_is_refused(tmp_path: Path):
         Rollouts(tmp_path)
 
 
-def test_a_shard_replaced_with_the_same_time_of_change_is_read_anew(make_rollouts: Make):
+def test_a_replaced_shard_with_the_same_modification_time_is_opened_again(make_rollouts: Make):
     path, other = (shard_path(make_rollouts([3, 4], name=name, seed=seed), 0) for name, seed in (("a", 0), ("b", 9)))
     mtime_ns = path.stat().st_mtime_ns
     Rollouts(path)[0]
@@ -232,7 +234,7 @@ def test_a_shard_replaced_by_other_episodes_after_it_was_opened_is_not_read(make
         shard.read("frames")
 
 
-def test_a_shard_that_was_extended_after_it_was_opened_reads_on(make_rollouts: Make):
+def test_a_shard_that_is_extended_while_it_is_open_can_still_be_read(make_rollouts: Make):
     path, other = (shard_path(make_rollouts(lengths, name=name), 0) for name, lengths in (("a", [3]), ("b", [3, 4])))
     data = Rollouts(path)
     before = data[0].frames

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import re
+import sys
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from world_models.collect import command
 from world_models.collect.command import CollectConfig, prepare
 from world_models.compare import table
 from world_models.data.rollouts import Rollouts
+from world_models.envs import simulators
 from world_models.runs import provenance, records
 from world_models.runs.provenance import TrainingRecord
 from world_models.runtime.cli import parse
@@ -43,6 +46,28 @@ def registered() -> Iterator[None]:
     gymnasium.register("Shades-v0", Shades)  # pyright: ignore[reportArgumentType]: a class makes environments too
     yield
     del gymnasium.registry["Shades-v0"]
+
+
+class Brightness:
+    """Reads the brightness of the picture."""
+
+    def __init__(self, env: Any):
+        self.env = env
+
+    def is_of_this_episode(self) -> bool:
+        return True
+
+    def __call__(self) -> np.ndarray:
+        return np.array([self.env.picture[0, 0, 0]], np.float32)
+
+
+class ShadesSimulator(simulators.Simulator):
+    """Knows how bright the picture is."""
+
+    telemetry_names = ("brightness",)
+
+    def telemetry(self) -> Brightness:
+        return Brightness(self.env.unwrapped)
 
 
 @pytest.fixture
@@ -96,16 +121,16 @@ def test_arguments_are_read_from_flags_and_yaml(tmp_path: Path, flags: list[str]
         (["--env_args.size.rows=3"], """--env_args.size '{"rows": 3}'"""),
     ],
 )
-def test_a_flag_nested_too_deeply_is_refused_with_the_way_to_write_it(flags: list[str], instead: str):
+def test_a_flag_that_is_nested_too_deeply_is_refused_with_the_right_form(flags: list[str], instead: str):
     with pytest.raises(ValueError, match=rf"is nested too deeply for a flag; give {re.escape(instead)}$"):
         parse(CollectConfig, flags, prog="collect")
 
 
-def test_the_way_to_write_it_gives_a_number():
+def test_the_right_form_of_a_nested_flag_gives_a_number():
     assert parse(CollectConfig, ["--env_args.size", '{"rows": 3}'], prog="collect").env_args == {"size": {"rows": 3}}
 
 
-def test_arguments_that_are_refused_are_refused_before_work_begins(asked: CollectConfig):
+def test_bad_arguments_are_refused_before_work_begins(asked: CollectConfig):
     with pytest.raises(ValueError, match="env_args holds shadow; Shades-v0 takes names, shade; did you mean shade"):
         prepare(dataclasses.replace(asked, env_args={"shadow": 1}))
     with pytest.raises(ValueError, match="env_args holds render_mode"):
@@ -127,11 +152,11 @@ def test_arguments_are_stored_as_json_with_sorted_names(asked: CollectConfig):
     assert data.env_args == {"names": {"a": None, "b": 1}, "shade": 90}
 
 
-def test_a_shard_without_the_attribute_had_no_arguments(asked: CollectConfig):
+def test_a_shard_without_the_attribute_has_no_arguments(asked: CollectConfig):
     assert made_earlier(asked).env_args == {}
 
 
-def test_shards_of_other_arguments_are_no_data_set(asked: CollectConfig):
+def test_shards_with_different_arguments_are_refused_as_one_data_set(asked: CollectConfig):
     data = collected(asked)
     with h5py.File(data.shards[1].path, "r+") as file:
         del file.attrs["env_args"]
@@ -140,7 +165,7 @@ def test_shards_of_other_arguments_are_no_data_set(asked: CollectConfig):
 
 
 @pytest.mark.parametrize("wrong", ["[1]", "5", "{"])
-def test_an_attribute_that_holds_no_names_is_refused(asked: CollectConfig, wrong: str):
+def test_an_attribute_that_is_no_json_object_is_refused(asked: CollectConfig, wrong: str):
     with h5py.File(collected(asked).shards[0].path, "r+") as file:
         file.attrs["env_args"] = wrong
     with pytest.raises(ValueError, match=r"shard-00000.h5: attribute env_args is n"):
@@ -157,20 +182,20 @@ def test_a_data_set_with_arguments_is_extended(asked: CollectConfig):
 
 
 @pytest.mark.parametrize("other", [{}, {"shade": 80}, {"shade": 90, "names": []}, {"shade": 90.0}], ids=str)
-def test_other_arguments_are_another_data_set(asked: CollectConfig, other: dict[str, Any]):
+def test_a_data_set_is_not_extended_with_other_arguments(asked: CollectConfig, other: dict[str, Any]):
     collected(asked)
     said = re.escape(f'holds a data set of env_args {{"shade": 90}}, not {json.dumps(dict(sorted(other.items())))}')
     with pytest.raises(ValueError, match=said):
         prepare(dataclasses.replace(asked, env_args=other))
 
 
-def test_a_data_set_from_before_there_were_arguments_is_extended(asked: CollectConfig):
+def test_a_data_set_of_an_older_version_without_arguments_is_extended(asked: CollectConfig):
     old = made_earlier(asked)
     data = collected(dataclasses.replace(asked, env_args={}, num_episodes=3))
     assert len(data) == 3 and [shard.digest() for shard in data.shards[:2]] == [shard.digest() for shard in old.shards]
 
 
-def test_a_data_set_that_auto_would_crop_otherwise_now_is_extended_as_it_was_cropped(asked: CollectConfig):
+def test_a_data_set_whose_crop_auto_no_longer_gives_is_extended_with_its_own_crop(asked: CollectConfig):
     was = dataclasses.replace(asked, crop="0:84")
     for shard in collected(was).shards:
         with h5py.File(shard.path, "r+") as file:
@@ -180,12 +205,16 @@ def test_a_data_set_that_auto_would_crop_otherwise_now_is_extended_as_it_was_cro
     assert len(collected(dataclasses.replace(was, num_episodes=3))) == 3
 
 
-def test_a_data_set_without_the_telemetry_of_today_is_refused_in_one_line(asked: CollectConfig, rollouts_dir: Path):
-    job = CollectConfig(str(rollouts_dir), 9, 40, episodes_per_shard=2, executor="serial")
-    env, *_ = command._try_env(job)
-    env.telemetry_names = ()
-    with pytest.raises(ValueError, match="has 19 columns of telemetry, and CarRacing-v3 now gives 0; choose another"):
-        command._check_same(job, env, command._finished_shards(job))
+def test_a_data_set_with_fewer_columns_of_telemetry_is_not_extended(
+    asked: CollectConfig, monkeypatch: pytest.MonkeyPatch
+):
+    collected(asked)  # at this time nothing was known of the environment
+    module: Any = types.ModuleType("shades_simulator")
+    module.simulator = ShadesSimulator
+    monkeypatch.setitem(sys.modules, "shades_simulator", module)
+    monkeypatch.setitem(simulators.KNOWN, "Shades", "shades_simulator")
+    with pytest.raises(ValueError, match="has 0 columns of telemetry, and Shades-v0 now gives 1; choose another --out"):
+        prepare(dataclasses.replace(asked, num_episodes=3))
 
 
 # --- never trained on and scored
@@ -197,7 +226,9 @@ def record(**facts: Any) -> TrainingRecord:
 
 @pytest.mark.parametrize("env", ["Shades-v0", "Shades-v7", "Shades"])
 @pytest.mark.parametrize("env_args", [{}, {"shade": 90}, {"shade": 1}], ids=str)
-def test_arguments_and_versions_hide_no_episode_trained_on(asked: CollectConfig, env: str, env_args: dict[str, Any]):
+def test_trained_episodes_are_recognised_under_other_arguments_and_versions(
+    asked: CollectConfig, env: str, env_args: dict[str, Any]
+):
     assert record(env=env, env_args=env_args).trained_seeds(collected(asked)) == {0}
 
 
@@ -205,11 +236,11 @@ def test_an_episode_of_another_environment_was_not_trained_on(asked: CollectConf
     assert record(env="Shades2-v0").trained_seeds(collected(asked)) == set()
 
 
-def test_a_model_knows_the_arguments_of_its_training_data(run_dir: Path):
+def test_the_description_of_a_model_has_the_arguments_of_its_training_data(run_dir: Path):
     assert json.loads((run_dir / "model.json").read_text())["env_args"] == {}
     assert provenance.load(run_dir).env_args == {}
 
 
-def test_a_comparison_says_the_arguments(make_run: Callable[..., Path]):
+def test_a_comparison_shows_the_arguments(make_run: Callable[..., Path]):
     run = records.read_run(make_run("a", description={"env": "Shades-v0", "env_args": {"shade": 90}}))
     assert ("its arguments", '{"shade": 90}') in table.provenance(run)

@@ -28,7 +28,7 @@ from world_models.runtime.errors import Stopped
 from world_models.train_vae.data import KINDS
 
 BRIEF = {0, 2, 3, 8, 9}
-"""Seeds whose episodes end in step 3. With two episodes a shard: one lost of the first, none left of the second."""
+"""Seeds whose episodes end in step 3. With two episodes per shard, the first shard has one left, the second none."""
 KEPT = [1, 4, 5, 6, 7]
 WARMUP = 5
 
@@ -91,19 +91,19 @@ def skipped(data: Rollouts | Latents) -> list[list[int]]:
 # --- collecting
 
 
-def test_episodes_that_end_in_their_warm_up_are_left_out_and_their_seeds_named(made: Path):
+def test_episodes_that_end_in_their_warm_up_are_left_out_and_their_seeds_are_stored(made: Path):
     data = Rollouts(made, verify=True)
     assert data.seeds.tolist() == KEPT and data.skipped_seeds == tuple(sorted(BRIEF))
     assert skipped(data) == [[0], [2, 3], [], [], [8, 9]]
 
 
-def test_the_others_are_what_they_would_be_without_them(made: Path, tmp_path: Path):
+def test_skipped_episodes_do_not_change_the_other_episodes(made: Path, tmp_path: Path):
     alone = gather(tmp_path / "alone", 1, seed=4)[0]
     np.testing.assert_array_equal(Rollouts(made)[1].frames, alone.frames)
     np.testing.assert_array_equal(Rollouts(made)[1].actions, alone.actions)
 
 
-def test_the_attribute_is_there_only_where_a_seed_was_skipped(made: Path):
+def test_only_shards_with_skipped_seeds_have_the_attribute(made: Path):
     found = []
     for index in range(5):
         with h5py.File(shard_path(made, index)) as file:
@@ -111,33 +111,31 @@ def test_the_attribute_is_there_only_where_a_seed_was_skipped(made: Path):
     assert found == [b"[0]", b"[2, 3]", None, None, b"[8, 9]"]
 
 
-def test_the_end_says_how_many_were_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_last_line_counts_the_skipped_episodes(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     gather(tmp_path / "out")
     assert "5 of 10 episodes ended during their warm-up and were left out" in capsys.readouterr().out
 
 
-def test_a_mixture_is_dealt_over_the_planned_episodes(tmp_path: Path):
+def test_a_mixture_is_distributed_over_all_planned_episodes(tmp_path: Path):
     data = gather(tmp_path / "out", policy="mixture", mixture={"brownian": 1.0, "random": 1.0})
     assert data.policies == tuple("random" if seed % 2 else "brownian" for seed in KEPT)
 
 
-def test_a_collection_of_which_nothing_is_left_is_refused_before_work(tmp_path: Path):
+def test_a_collection_that_would_skip_all_episodes_is_refused_before_work(tmp_path: Path):
     said = r"^each of the 2 episodes \(seeds 2 to 3\) ended within 5 warm-up steps; give fewer --warmup_steps"
     with pytest.raises(ValueError, match=said):
         collect.prepare(config_of(tmp_path / "out", 2, seed=2))
     assert not (tmp_path / "out").exists()
 
 
-def test_a_collection_of_which_nothing_was_left_after_all_ends_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_collection_that_skipped_all_episodes_ends_with_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     job = collect.prepare(config_of(tmp_path / "out", 4))
     monkeypatch.setattr(Lived, "brief", range(100))  # the seeds do not determine this one
     with pytest.raises(Stopped, match="holds no episode, each ended in its warm-up; collect with fewer --warmup_steps"):
         collect.collect(job)
 
 
-def test_what_is_left_out_depends_on_the_seed_alone(tmp_path: Path):
+def test_whether_an_episode_is_skipped_depends_only_on_its_seed(tmp_path: Path):
     orders = [gather(tmp_path / f"{size}", 10, episodes_per_shard=size) for size in (1, 5)]
     for one, other in itertools.pairwise(orders):
         assert one.skipped_seeds == other.skipped_seeds and one.seeds.tolist() == other.seeds.tolist() == KEPT
@@ -152,7 +150,7 @@ def test_a_data_set_with_skipped_seeds_is_finished(made: Path):
 
 
 @pytest.mark.parametrize("index", [0, 1, 3])
-def test_only_a_missing_shard_is_made_again_to_the_same_columns(copied: Path, made: Path, index: int):
+def test_a_missing_shard_is_collected_again_with_the_same_columns(copied: Path, made: Path, index: int):
     shard_path(copied, index).unlink()
     job = collect.prepare(config_of(copied))
     assert isinstance(job, Job) and [task.path for task in job.tasks] == [shard_path(copied, index)]
@@ -161,7 +159,7 @@ def test_only_a_missing_shard_is_made_again_to_the_same_columns(copied: Path, ma
 
 
 @pytest.mark.parametrize("before", [2, 3, 5, 9])
-def test_an_extended_data_set_is_the_one_that_was_collected_at_once(tmp_path: Path, made: Path, before: int):
+def test_an_extended_data_set_equals_one_that_was_collected_at_once(tmp_path: Path, made: Path, before: int):
     gather(tmp_path / "out", before)
     data = gather(tmp_path / "out", 10)
     assert data.digest() == Rollouts(made).digest() and skipped(data) == skipped(Rollouts(made))
@@ -175,7 +173,7 @@ def test_fewer_episodes_than_were_planned_are_refused(made: Path):
 # --- reading
 
 
-def test_verify_shows_what_was_left_out(made: Path, capsys: pytest.CaptureFixture[str]):
+def test_verify_counts_the_skipped_episodes(made: Path, capsys: pytest.CaptureFixture[str]):
     collect.collect(collect.prepare(CollectConfig(verify=str(made))))
     shown = capsys.readouterr().out
     assert (
@@ -193,7 +191,7 @@ def test_an_empty_shard_alone_is_refused_by_name(made: Path):
         Rollouts(shard_path(made, 1))
 
 
-def test_an_empty_shard_without_its_reason_is_refused(copied: Path):
+def test_an_empty_shard_without_skipped_seeds_is_refused(copied: Path):
     with h5py.File(shard_path(copied, 1), "r+") as file:
         del file.attrs["skipped_seeds"]
     with pytest.raises(ValueError, match=r"shard-00001.h5: episode columns of different lengths, or none; delete"):
@@ -208,7 +206,7 @@ def test_a_wrong_list_of_skipped_seeds_is_refused(copied: Path, wrong: str):
         Rollouts(copied)
 
 
-def test_training_sees_the_frames_of_the_episodes_that_are_there(made: Path):
+def test_training_uses_the_frames_of_all_stored_episodes(made: Path):
     data = KINDS["rollouts"].read(str(made), 0)
     assert len(data.train) + len(data.held_out) == 5 * 7
     assert len(FrameSet(Rollouts(made), range(5)).read_all()) == 5 * 7
@@ -224,19 +222,19 @@ def encoded(made: Path, run_dir: Path, tmp_path_factory: pytest.TempPathFactory)
     return out
 
 
-def test_latents_mirror_the_shards_and_what_they_skipped(made: Path, encoded: Path):
+def test_latents_have_the_shards_and_the_skipped_seeds_of_their_rollouts(made: Path, encoded: Path):
     rollouts, latents = Rollouts(made), Latents(encoded, verify=True)
     assert skipped(latents) == skipped(rollouts) and latents.seeds.tolist() == KEPT
     assert [shard.num_rows for shard in latents.shards] == [7, 0, 14, 14, 0]
 
 
-def test_the_summary_of_latents_counts_what_is_there(encoded: Path):
+def test_the_summary_of_latents_counts_the_stored_episodes(encoded: Path):
     summary = json.loads((encoded / SUMMARY_FILE).read_text())
     assert (summary["episodes"], summary["rows"], summary["check"]["passed"]) == (5, 35, True)
     assert np.isfinite(summary["mu_mean"]).all()
 
 
-def test_nothing_is_left_to_encode(made: Path, run_dir: Path, encoded: Path):
+def test_encoding_is_finished_after_one_run(made: Path, run_dir: Path, encoded: Path):
     job = encode.prepare(encode.EncodeConfig(str(made), str(run_dir), str(encoded)))
     assert job.missing_shards == () and job.is_finished
 
@@ -251,11 +249,11 @@ def test_latents_follow_an_extended_data_set(tmp_path: Path, run_dir: Path, enco
     assert skipped(latents) == skipped(Latents(encoded)) and latents.digest() == Latents(encoded).digest()
 
 
-def test_a_memory_model_reads_across_an_empty_shard(encoded: Path):
+def test_sequences_are_read_across_an_empty_shard(encoded: Path):
     sequences = LatentSequences(encoded, 6)
     assert [item["rewards"].tolist() for item in (sequences[i] for i in range(len(sequences)))] == [[1.0] * 6] * 5
 
 
-def test_an_empty_shard_is_an_empty_mirror(made: Path, encoded: Path):
+def test_an_empty_shard_of_rollouts_becomes_an_empty_shard_of_latents(made: Path, encoded: Path):
     rollouts, latents = Shard(shard_path(made, 1), FORMAT), Shard(shard_path(encoded, 1), LATENTS)
     assert latents.attributes["rollouts_digest"] == rollouts.digest() and len(latents.starts) == 0

@@ -87,9 +87,9 @@ class Canvas:
         self._end = self._at + size
         self._memory[self._at : self._end] = filling
         library.canvas_init(self._memory.ctypes.data + self._at)
-        self.longest_s = 0.0  # of the processor, which others use too
+        self.longest_s = 0.0  # time of this thread on the processor
 
-    def draw(self, scene: car_renderer._Scene) -> int:
+    def draw(self, scene: car_renderer.Scene) -> int:
         canvas, picture = self._memory.ctypes.data + self._at, self._picture.ctypes.data + self._out
         began = time.thread_time()
         code = self._draw(canvas, ctypes.addressof(scene), picture)
@@ -115,13 +115,13 @@ EDGES = (-32769, -32768, 32767, 32768, 65535, -65536, -1, 0, 99, 100, 799, 800, 
 
 
 def numbers(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    """Of one magnitude or another, and now and then an odd one."""
+    """Random numbers of different sizes, sometimes with unusual ones."""
     found = rng.normal(0, 10.0 ** rng.integers(-3, 13), shape)
     return np.where(rng.random(shape) < rng.choice([0, 0, 0.05]), rng.choice(ODD, shape), found)
 
 
 def corners(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Quads in pixels: about the canvas, far from it, at what an int16 holds, and rarely nowhere."""
+    """Quads in pixels: near the canvas, far from it, at the limits of int16, and rarely not finite."""
     shape = (2, 4, count)
     kinds = [
         rng.uniform(-50, 1050, shape),
@@ -136,9 +136,9 @@ def corners(rng: np.random.Generator, count: int) -> np.ndarray:
     return np.ascontiguousarray(quads)
 
 
-def garbage(rng: np.random.Generator) -> tuple[car_renderer._Scene, list[np.ndarray]]:
+def garbage(rng: np.random.Generator) -> tuple[car_renderer.Scene, list[np.ndarray]]:
     """A scene that no environment makes, and the arrays that it points to."""
-    scene = car_renderer._Scene()
+    scene = car_renderer.Scene()
     state = np.concatenate([(1, 0, 1, 0, 0) if rng.random() < 0.6 else numbers(rng, 5), numbers(rng, 32)])
     if rng.random() < 0.1:
         state[rng.integers(37)] = rng.choice(NO_NUMBERS)
@@ -178,8 +178,8 @@ def real_states(rng: np.random.Generator) -> Iterator[car_racing.CarRacing]:
         yield env
 
 
-def spoiled(scene: car_renderer._Scene, rng: np.random.Generator) -> None:
-    """Some numbers of a real scene's state become others."""
+def spoiled(scene: car_renderer.Scene, rng: np.random.Generator) -> None:
+    """Replace some numbers of the state of a real scene."""
     for index in rng.integers(0, 37, rng.integers(1, 4)):
         scene.state[index] = rng.choice([numbers(rng, 1)[0], rng.choice(ODD), scene.state[index] * 1000])
 
@@ -206,7 +206,7 @@ def test_every_build_draws_the_same_pictures(build: Build, flags: tuple[str, ...
 
 
 @pytest.mark.parametrize("flags", [("-DPORTABLE",), ("-O0",)], ids=["portable", "unoptimised"])
-def test_every_build_makes_the_same_of_garbage(build: Build, flags: tuple[str, ...]):
+def test_every_build_gives_the_same_results_for_random_numbers(build: Build, flags: tuple[str, ...]):
     rng, canvases = np.random.default_rng(2), [Canvas(opened(build())), Canvas(opened(build(*flags)))]
     for _ in range(500):
         scene, _arrays = garbage(rng)
@@ -216,8 +216,8 @@ def test_every_build_makes_the_same_of_garbage(build: Build, flags: tuple[str, .
             np.testing.assert_array_equal(canvases[0].picture, canvases[1].picture)
 
 
-def test_a_new_canvas_draws_what_a_used_one_draws(build: Build):
-    """Nor does it matter what was in the memory."""
+def test_a_new_canvas_draws_the_same_as_a_used_one(build: Build):
+    """The contents of the memory before the start do not matter either."""
     rng, library = np.random.default_rng(3), opened(build())
     used, pictures = Canvas(library), 0
     for number in range(500):
@@ -246,15 +246,15 @@ def torment(path: Path, scenes: int, seconds: float, seed: int) -> dict[str, Any
             scene, _arrays = garbage(rng)
         else:
             renderer.draw(next(states))
-            scene = renderer._scene
+            scene = renderer.scene
             if rng.random() < 0.7:
                 spoiled(scene, rng)
         codes[canvas.draw(scene)] += 1
     return {"codes": codes, "longest_s": canvas.longest_s}
 
 
-def test_no_numbers_make_the_library_misbehave(build: Build, sanitized: dict[str, str]):
-    """No access out of bounds, no undefined behaviour, no answer but the three, no call without end."""
+def test_no_numbers_make_the_library_fail_or_hang(build: Build, sanitized: dict[str, str]):
+    """No access out of bounds, no undefined behaviour, only the three return codes, no endless call."""
     seed = random.randrange(2**32)
     done = subprocess.run(
         [sys.executable, __file__, build(*SANITIZE), str(2 * FRAMES), str(SECONDS), str(seed)],

@@ -23,7 +23,7 @@ GAS = np.array([0.1, 0.8, 0], np.float32)
 
 
 class Kart(car_racing.CarRacing):
-    """Earns more, and is drawn as Gymnasium draws."""
+    """A subclass with higher rewards and Gymnasium's drawing."""
 
     def __init__(self, boost: float = 2.0, **options: Any):
         super().__init__(**options)
@@ -42,7 +42,7 @@ class WithoutBar(car_racing.CarRacing):
 
 
 class OurKart(CarRacing):
-    """Made of our own class, in other colours."""
+    """A subclass of our own class, with other colours."""
 
     def _init_colors(self) -> None:
         super()._init_colors()
@@ -89,23 +89,23 @@ def drive(env: envs.FrameEnv, actions: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize("env_id", ["Kart-v0", "OurKart-v0", "Grey-v0", "Cut-v0"])
-def test_what_is_made_of_car_racing_is_drawn_fast(env_id: str):
+def test_subclasses_of_car_racing_use_a_fast_renderer(env_id: str):
     assert envs.make_env(env_id).simulator.renderer == FASTEST
 
 
 @pytest.mark.parametrize("env_id", KINDS)
-def test_what_is_made_of_car_racing_has_its_telemetry(env_id: str):
+def test_subclasses_of_car_racing_have_its_telemetry(env_id: str):
     assert envs.make_env(env_id).telemetry_names == CarTelemetry.NAMES
 
 
 @pytest.mark.parametrize("env_id", ["Kart-v0", "OurKart-v0", "Grey-v0"])
-def test_a_fast_renderer_changes_nothing_of_what_is_stored(env_id: str):
+def test_a_fast_renderer_does_not_change_the_stored_data(env_id: str):
     fast, plain = (envs.make_env(env_id, renderer=name) for name in ("auto", "gymnasium"))
     assert (fast.simulator.renderer, plain.simulator.renderer) == (FASTEST, "gymnasium")
     assert drive(fast, [GAS] * 6) == drive(plain, [GAS] * 6)
 
 
-def test_frames_of_a_class_made_of_car_racing_are_checked():
+def test_frames_of_a_subclass_of_car_racing_are_checked():
     env = envs.make_env("Kart-v0")
     env.simulator.check_next_frame()
     env.reset(0)
@@ -113,14 +113,14 @@ def test_frames_of_a_class_made_of_car_racing_are_checked():
     assert env.simulator.num_checked == 1
 
 
-def test_a_class_that_draws_otherwise_draws_itself_and_it_is_said():
+def test_a_subclass_with_its_own_drawing_draws_itself_and_a_note_says_so():
     env = envs.make_env("WithoutBar-v0")
     assert env.simulator.renderer == "gymnasium"
     assert "drew" in env.simulator.renderer_note and "test_car_variants.WithoutBar" in env.simulator.renderer_note
     assert "report" not in env.simulator.renderer_note
 
 
-def test_a_renderer_asked_for_by_name_is_refused_where_a_class_draws_otherwise():
+def test_a_named_renderer_is_refused_for_a_subclass_with_its_own_drawing():
     with pytest.raises(
         ValueError, match=r"renderer pygame cannot be used: .* unlike those of .*WithoutBar; choose auto"
     ):
@@ -131,18 +131,18 @@ def test_a_renderer_asked_for_by_name_is_refused_where_a_class_draws_otherwise()
     ("env_id", "crop"),
     [("Kart-v0", (0, 84)), ("OurKart-v0", (0, 84)), ("Grey-v0", (0, 84)), ("Cut-v0", None), ("WithoutBar-v0", None)],
 )
-def test_the_bar_is_cut_off_where_there_is_one(env_id: str, crop: tuple[int, int] | None):
+def test_the_indicator_bar_is_cut_off_if_there_is_one(env_id: str, crop: tuple[int, int] | None):
     assert envs.make_env(env_id).preprocess.crop == crop
 
 
-def test_the_trial_of_a_class_leaves_the_environment_as_it_was():
+def test_the_trial_of_a_renderer_does_not_change_the_environment():
     env: Any = envs.make_env("Kart-v0").env.unwrapped
     assert (
         env.car is None and isinstance(env, Kart) and (type(env).__name__, type(env).__module__) == ("Kart", __name__)
     )
 
 
-def test_the_driver_drives_a_class_made_of_car_racing():
+def test_the_driver_drives_a_subclass_of_car_racing():
     env = envs.make_env("Kart-v0")
     frame = env.reset(0)
     policy = car_driver.Driver(env, 0)
@@ -154,7 +154,7 @@ def test_the_driver_drives_a_class_made_of_car_racing():
 
 @pytest.mark.parametrize("renderer", ["auto", "pygame"])
 @pytest.mark.parametrize("env_args", [{"domain_randomize": True}, {"continuous": False}, {"lap_complete_percent": 0.5}])
-def test_a_variant_is_gymnasiums_drawn_fast(env_args: dict[str, Any], renderer: str):
+def test_a_variant_equals_gymnasiums_with_a_fast_renderer(env_args: dict[str, Any], renderer: str):
     fast, plain = (envs.make_env("CarRacing-v3", "auto", name, env_args) for name in (renderer, "gymnasium"))
     assert fast.simulator.renderer != "gymnasium" and fast.telemetry_names == CarTelemetry.NAMES
     actions = [GAS if fast.action_space.shape else np.array([3], np.float32)] * 4
@@ -170,12 +170,12 @@ def test_the_colours_of_a_seed_are_always_the_same():
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_the_driver_keeps_to_the_road_by_keys(seed: int):
+def test_the_driver_stays_on_the_road_with_discrete_actions(seed: int):
     env = envs.make_env("CarRacing-v3", env_args={"continuous": False})
     frame, driver = env.reset(seed), car_driver.Driver(env, seed)
     earned = sum(env.step(envs.to_columns(env.action_space, driver(frame)))[1] for _ in range(120))
     env.close()
-    assert earned > 20  # keys at random earn less than nothing
+    assert earned > 20  # random actions earn a negative return
 
 
 # --- a start at a random tile
@@ -194,13 +194,13 @@ def place(env: Any) -> int:
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_the_track_of_a_seed_is_the_same_with_a_start_at_random(seed: int):
+def test_a_random_start_does_not_change_the_track_of_a_seed(seed: int):
     plain = CarRacing()
     plain.reset(seed=seed)
     assert start(seed).track == plain.track
 
 
-def test_the_tracks_after_a_seed_are_the_same_with_a_start_at_random():
+def test_a_random_start_does_not_change_the_tracks_of_later_episodes():
     anywhere, plain = start(3), CarRacing()
     plain.reset(seed=3)
     for env in (anywhere, plain):
@@ -208,12 +208,12 @@ def test_the_tracks_after_a_seed_are_the_same_with_a_start_at_random():
     assert anywhere.track == plain.track
 
 
-def test_starts_are_spread_over_the_track():
+def test_random_starts_are_spread_over_the_track():
     places = [place(env) / len(env.track) for env in map(start, range(12))]
     assert len(set(places)) == 12 and min(places) < 0.25 and max(places) > 0.75
 
 
-def test_a_seed_starts_always_at_the_same_tile():
+def test_a_seed_always_starts_at_the_same_tile():
     first, again = start(4), start(9)
     observation, _ = again.reset(seed=4)
     assert place(again) == place(first)
@@ -255,32 +255,32 @@ def test_a_lap_is_complete_where_it_began():
     assert index == place(env)
     env.tile_visited_count, first.road_visited = len(env.track) - 1, False
     heading, x, y = env.track[index - 4][1:4]
-    move_car(env.car, x, y, heading)  # as if the car came back
+    move_car(env.car, x, y, heading)  # as if the car had returned
     ends = [env.step(np.array([0, 1, 0], np.float32)) for _ in range(60)]
     assert any(terminated and info["lap_finished"] for _, _, terminated, _, info in ends)
 
 
 @pytest.mark.parametrize("renderer", ["c", "pygame"] if FASTEST == "c" else ["pygame"])
-def test_all_renderers_draw_a_start_at_random_alike(renderer: str):
+def test_all_renderers_give_the_same_frames_after_a_random_start(renderer: str):
     fast, plain = start(6, renderer=renderer), start(6, renderer="gymnasium")
     np.testing.assert_array_equal(fast.state, plain.state)
     for _ in range(3):
         np.testing.assert_array_equal(fast.step(GAS)[0], plain.step(GAS)[0])
 
 
-def test_frames_of_a_start_at_random_are_checked():
+def test_frames_after_a_random_start_are_checked():
     env = envs.make_env(envs.FAST_CAR_RACING, env_args={"random_start": True})
     env.simulator.check_next_frame()
     env.reset(0)
     assert env.simulator.num_checked == 1
 
 
-def test_gymnasium_makes_a_start_at_random():
+def test_gymnasium_make_accepts_random_start():
     env = gymnasium.make("world_models/CarRacing-v3", random_start=True)
     observation, _ = env.reset(seed=6)
     np.testing.assert_array_equal(observation, start(6).state)
 
 
 @pytest.mark.filterwarnings("ignore:.*Box action space.*:UserWarning", "ignore:.*render.*:UserWarning")
-def test_a_start_at_random_passes_gymnasiums_own_checks():
+def test_an_environment_with_a_random_start_passes_gymnasiums_checker():
     check_env(CarRacing(random_start=True), skip_render_check=True)

@@ -39,12 +39,12 @@ class Collection:
         return list(self.out.glob("*.partial"))
 
     def in_the_middle(self) -> bool:
-        """Something is finished, something half written."""
+        """Whether there are finished shards and unfinished files."""
         assert self.process.poll() is None, "it ended before it could be interrupted"
         return bool(self.shards() and self.partials())
 
     def session(self) -> list[psutil.Process]:
-        """The processes of its session that are alive, itself left out."""
+        """The living processes of its session, without itself."""
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
@@ -101,7 +101,7 @@ def digests(path: Path) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
-    """The digests of a run that nothing disturbed."""
+    """The digests of a collection without interruption."""
     out = tmp_path_factory.mktemp("unbroken")
     collect.main(["--out", str(out), *FLAGS, "--executor", "serial"])
     return digests(out)
@@ -110,7 +110,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
 # --- the whole process is killed
 
 
-def test_a_killed_collection_goes_on_to_the_same_columns(collection: Collection, unbroken: list[dict[str, str]]):
+def test_a_killed_collection_resumes_to_the_same_columns(collection: Collection, unbroken: list[dict[str, str]]):
     collection.process.kill()
     collection.process.wait()
     assert 0 < len(collection.shards()) < NUM_EPISODES
@@ -142,7 +142,7 @@ def test_a_killed_collection_leaves_no_damaged_shard(collection: Collection):
 
 @dataclasses.dataclass
 class Ended:
-    """How a collection ended after Ctrl-C."""
+    """The end of a collection after Ctrl-C."""
 
     collection: Collection
     status: int
@@ -181,16 +181,16 @@ def test_ctrl_c_leaves_no_process_behind(stopped: Ended):
     wait_until(lambda: not stopped.collection.session(), patience_s=1)
 
 
-def test_ctrl_c_leaves_nothing_half_written(stopped: Ended):
+def test_ctrl_c_leaves_no_unfinished_files(stopped: Ended):
     assert stopped.collection.partials() == []
 
 
-def test_ctrl_c_keeps_what_is_finished(stopped: Ended):
+def test_ctrl_c_keeps_finished_shards(stopped: Ended):
     kept = stopped.collection.shards()
     assert 0 < len(kept) < NUM_EPISODES and all(Shard(path, FORMAT, verify=True) for path in kept)
 
 
-def test_ctrl_c_says_that_finished_work_stays(stopped: Ended):
+def test_a_line_after_ctrl_c_says_that_finished_work_is_kept(stopped: Ended):
     assert "interrupted; what is finished stays" in stopped.errors
 
 

@@ -15,9 +15,10 @@ from pathlib import Path
 from socket import create_server, socket
 from typing import Any
 
+import psutil
 import pytest
 
-from world_models.runs import wandb_link, wandb_run
+from world_models.runs import wandb_run
 from world_models.runs.tracking import Tracker, WandbConfig
 
 pytestmark = pytest.mark.slow
@@ -44,7 +45,7 @@ def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path / "home")
     monkeypatch.delenv("NETRC", raising=False)
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # a port where nobody listens
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # no server listens on this port
     return tmp_path / "home"
 
 
@@ -57,7 +58,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The limits as they are."""
+    """The usual time limits."""
     monkeypatch.setattr(wandb_run, "LATE_START_S", LATE_START_S)
     monkeypatch.setattr(wandb_run, "END_S", END_S)
 
@@ -69,7 +70,7 @@ def run_folder(tmp_path: Path) -> Path:
 
 
 class _Server(BaseHTTPRequestHandler):
-    """As much of W&B's server as a run and `wandb sync` need: histories of runs, which are continued when resumed."""
+    """The part of W&B's server that runs and `wandb sync` need: it keeps histories of runs, and continues them."""
 
     protocol_version = "HTTP/1.1"
     histories: dict[str, dict[int, dict[str, Any]]]
@@ -157,7 +158,7 @@ def _wandb(*words: str) -> str:
 # who is logged in, and how
 
 
-def test_who_has_logged_in_by_wandbs_own_command_is_online(
+def test_after_a_login_with_wandbs_own_command_runs_are_online(
     run_folder: Path, server: dict[str, Any], home: Path, capsys: pytest.CaptureFixture[str]
 ):
     _wandb("login", KEY)
@@ -167,7 +168,9 @@ def test_who_has_logged_in_by_wandbs_own_command_is_online(
     assert str(tracker.run_id) in capsys.readouterr().err  # the address
 
 
-def test_who_is_not_logged_in_is_offline_and_told_how_to_upload(run_folder: Path, capsys: pytest.CaptureFixture[str]):
+def test_without_a_login_runs_are_offline_and_the_command_that_uploads_is_printed(
+    run_folder: Path, capsys: pytest.CaptureFixture[str]
+):
     tracker = _track(run_folder, 1)
     (written,) = (run_folder / "wandb").glob(f"offline-run-*-{tracker.run_id}")
     why, how = capsys.readouterr().err.splitlines()
@@ -176,7 +179,7 @@ def test_who_is_not_logged_in_is_offline_and_told_how_to_upload(run_folder: Path
     assert b"train/sse" in (written / f"run-{tracker.run_id}.wandb").read_bytes()
 
 
-def test_wandb_offline_in_the_folder_is_heeded(run_folder: Path, server: dict[str, Any], monkeypatch: Any):
+def test_wandb_offline_in_a_folder_makes_runs_offline(run_folder: Path, server: dict[str, Any], monkeypatch: Any):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     _wandb("offline")
     _track(run_folder, 1)
@@ -184,7 +187,7 @@ def test_wandb_offline_in_the_folder_is_heeded(run_folder: Path, server: dict[st
     assert list((run_folder / "wandb").glob("offline-run-*"))
 
 
-def test_wandb_disabled_in_the_folder_is_heeded(run_folder: Path, server: dict[str, Any], monkeypatch: Any):
+def test_wandb_disabled_in_a_folder_turns_wandb_off(run_folder: Path, server: dict[str, Any], monkeypatch: Any):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     _wandb("disabled")
     _track(run_folder, 1)
@@ -205,7 +208,7 @@ def test_a_variable_that_is_wrong_keeps_the_run_offline_in_one_line(
     assert why == f"W&B: {variable} is {value!r}, which it refuses. The run is kept offline."
 
 
-def test_the_folder_that_is_said_is_the_one_that_is_written(
+def test_the_printed_command_names_the_folder_that_was_written(
     run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setenv("WANDB_DIR", str(tmp_path / "new" / "place"))
@@ -214,7 +217,7 @@ def test_the_folder_that_is_said_is_the_one_that_is_written(
     assert f"`wandb sync {written}`" in capsys.readouterr().err
 
 
-def test_nobody_is_asked_anything_in_a_terminal(run_folder: Path, home: Path, monkeypatch: pytest.MonkeyPatch):
+def test_wandb_asks_no_questions_in_a_terminal(run_folder: Path, home: Path, monkeypatch: pytest.MonkeyPatch):
     (home / ".netrc").write_text(f"machine localhost\n  login user\n  password {KEY}\n")
     monkeypatch.setenv("WANDB_BASE_URL", "http://localhost:8080")
     ours, theirs = pty.openpty()
@@ -314,7 +317,7 @@ def test_what_was_logged_while_a_server_was_silent_is_kept_offline(
     assert b"train/sse" in written.read_bytes()
 
 
-def test_wandbs_service_may_be_killed(
+def test_killing_wandbs_service_does_not_end_the_work(
     run_folder: Path,
     server: dict[str, Any],
     limits: None,
@@ -323,13 +326,13 @@ def test_wandbs_service_may_be_killed(
 ):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     tracker = Tracker(run_folder, {"data": "rollouts/a"}, WandbConfig(), "train")
-    run: Any = tracker._wandb
     deadline = time.monotonic() + 60
     while not server and time.monotonic() < deadline:
         time.sleep(0.05)
-    for pid in wandb_link._descendants(run._process._process.pid):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, 9)
+    services = [service for child in psutil.Process().children() for service in child.children(recursive=True)]
+    for service in services:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            service.kill()
     for step in range(5):
         tracker.log({"step": step, "frames_seen": step})
         time.sleep(0.1)
@@ -343,7 +346,7 @@ def test_wandbs_service_may_be_killed(
 # runs in parts
 
 
-def test_a_run_that_was_resumed_offline_is_uploaded_whole_by_the_command_that_is_said(
+def test_the_printed_command_uploads_all_parts_of_a_run_that_was_resumed_offline(
     run_folder: Path, server: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     first = _track(run_folder, 10, 20, options=WandbConfig("offline"))

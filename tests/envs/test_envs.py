@@ -103,14 +103,14 @@ def test_a_spec_read_from_json_is_the_preprocess_it_was_written_from():
 
 
 @pytest.mark.parametrize("channels", [(), (1,)])
-def test_grey_becomes_three_equal_channels(channels: tuple[int, ...]):
+def test_a_grey_picture_becomes_three_equal_channels(channels: tuple[int, ...]):
     grey = PICTURE[:, :, 0]
     expected = cv2.resize(grey[:84], (64, 64), interpolation=cv2.INTER_AREA)
     frame = preprocess(grey.reshape(96, 96, *channels), SPEC)
     np.testing.assert_array_equal(frame, np.stack([expected] * 3, axis=2))
 
 
-def test_preprocess_leaves_the_observation_as_it_was():
+def test_preprocess_does_not_change_the_observation():
     before = PICTURE.copy()
     preprocess(PICTURE, SPEC)
     np.testing.assert_array_equal(PICTURE, before)
@@ -175,7 +175,7 @@ def test_the_frame_after_a_step_is_the_observation_that_the_step_returned():
     np.testing.assert_array_equal(frame, preprocess(PICTURE[40:80, :30], Preprocess()))
 
 
-def test_an_env_without_images_gives_what_it_draws():
+def test_an_env_without_images_gives_its_rendered_picture():
     env = envs.make_env("CartPole-v1")
     frame = env.reset(0)
     drawn: Any = env.env.render()
@@ -189,7 +189,7 @@ def test_a_step_returns_plain_numbers_and_flags():
     assert [(type(value), value) for value in rest] == [(float, 0.5), (bool, False), (bool, False)]
 
 
-def test_the_time_limit_of_the_id_is_left_out():
+def test_the_time_limit_of_the_registration_is_not_used():
     env = envs.make_env("Pictures-v0")  # registered with a limit of 3
     env.reset(0)
     assert not any(env.step(np.zeros(1, np.float32))[3] for _ in range(10))
@@ -207,7 +207,7 @@ def test_telemetry_has_a_name_for_each_value():
     assert len(env.telemetry_names) == len(env.telemetry()) > 0
 
 
-def test_close_reaches_the_env_underneath():
+def test_close_closes_the_wrapped_env():
     env = envs.make_env("Pictures-v0")
     env.close()
     assert env.env.unwrapped.closed  # type: ignore[attr-defined]
@@ -257,14 +257,14 @@ def test_an_action_takes_as_many_columns_as_it_has_numbers(space: spaces.Space, 
 
 
 @pytest.mark.parametrize("space", [space for space, _ in SPACES], ids=str)
-def test_columns_read_back_as_the_action_they_stand_for(space: spaces.Space):
+def test_columns_are_read_back_as_the_same_action(space: spaces.Space):
     space.seed(0)
     for action in (space.sample() for _ in range(10)):
         np.testing.assert_array_equal(envs.from_columns(space, envs.to_columns(space, action)), action)
 
 
 @pytest.mark.parametrize("space", [space for space, _ in SPACES if space.shape != ()], ids=str)
-def test_columns_read_back_belong_to_the_space(space: spaces.Space):
+def test_actions_that_are_read_back_belong_to_the_space(space: spaces.Space):
     space.seed(0)
     assert space.contains(envs.from_columns(space, envs.to_columns(space, space.sample())))
 
