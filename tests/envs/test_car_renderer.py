@@ -272,6 +272,7 @@ def test_an_episode_is_drawn_as_gymnasium_draws_it(renderer: Renderer, scenario:
     assert_none_differ(renderer, env, scenario, itertools.islice(episodes, 0, frames * stride, stride))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", MOMENTS, ids=lambda place: place.__name__)
 def test_an_unusual_moment_is_drawn_as_gymnasium_draws_it(renderer: Renderer, place: Callable[[CarRacing, int], None]):
     env = make_env(domain_randomize=True)
@@ -279,6 +280,7 @@ def test_an_unusual_moment_is_drawn_as_gymnasium_draws_it(renderer: Renderer, pl
     assert_none_differ(renderer, env, place.__name__, moments)
 
 
+@pytest.mark.slow
 def test_coordinates_beyond_16_bits_wrap_around_as_in_gymnasium():
     """No track has such corners, so the pygame renderer does not look for them."""
     renderer, env = make_renderer("c"), make_env()
@@ -353,6 +355,7 @@ def tracks() -> list[CarRacing]:
     return made
 
 
+@pytest.mark.slow
 def test_any_state_of_the_car_is_drawn_as_gymnasium_draws_it(renderer: Renderer, tracks: list[CarRacing]):
     @settings(max_examples=EXAMPLES if renderer.name == "c" else max(EXAMPLES // 10, 10), deadline=None)
     @given(track=st.integers(0, len(tracks) - 1), state=CARS)

@@ -164,6 +164,7 @@ def found(search: Callable[..., Path]) -> Path:
     return search(2)
 
 
+@pytest.mark.slow
 def test_a_controller_is_linear_on_z_and_h(found: Path):
     controller = load_file(found / "controller.safetensors")
     assert {name: tensor.shape for name, tensor in controller.items()} == {"weight": (3, 32 + 256), "bias": (3,)}

@@ -201,6 +201,7 @@ def real_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Pa
     return run
 
 
+@pytest.mark.slow
 @real
 def test_one_epoch_of_the_tutorials_vae_is_below_130_nats(real_run: Callable[..., Any]):
     _, last = real_run("vae")

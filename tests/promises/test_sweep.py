@@ -99,6 +99,7 @@ def test_the_command_of_a_sweep_without_an_agent_is_refused(monkeypatch: pytest.
         train_vae.main(_flags(TRIAL))
 
 
+@pytest.mark.slow
 def test_wandb_builds_the_same_flags_as_these_tests():
     utils = pytest.importorskip("wandb.sdk.launch.sweeps.utils", reason="an inner module, which W&B may move")
     sent = utils.create_sweep_command_args(

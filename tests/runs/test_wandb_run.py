@@ -148,6 +148,7 @@ def test_with_wandb_set_to_silent_nothing_is_printed_without_an_error(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_if_going_online_fails_the_run_is_kept_offline_with_all_messages(
     tmp_path: Path, package: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ):
@@ -166,6 +167,7 @@ def init(mode, **options):
     assert _logged(tmp_path) == ["1 {'x': 1}"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -237,6 +239,7 @@ def test_a_wandb_that_hangs_delays_the_end_only_up_to_the_limit(
     assert psutil.Process().children() == before  # W&B's process neither runs nor is a zombie
 
 
+@pytest.mark.slow
 def test_a_wandb_that_does_not_end_is_reported_with_the_command_that_uploads(
     tmp_path: Path, package: Callable[..., None], short_limits: None, capsys: pytest.CaptureFixture[str]
 ):
@@ -275,6 +278,7 @@ def is_running(pid: int) -> bool:
     return status.exists() and "(zombie)" not in status.read_text()
 
 
+@pytest.mark.slow
 def test_all_processes_that_wandb_started_end_with_it(tmp_path: Path, package: Callable[..., None], short_limits: None):
     """W&B starts a service in a session of its own, and that starts another process."""
     package(

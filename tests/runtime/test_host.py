@@ -106,6 +106,7 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
 # commands
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "number"), [*zip(["wait"] * 4, host.ENDING, strict=True), ("prepare", signal.SIGINT)])
 def test_each_signal_ends_a_command_with_its_status_and_one_line(start: Callable, how: str, number: signal.Signals):
     process = start(how)
@@ -113,6 +114,7 @@ def test_each_signal_ends_a_command_with_its_status_and_one_line(start: Callable
     assert ended(process) == (128 + number, "\npython -m waiting: interrupted; what is finished stays\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP])
 def test_a_signal_to_all_processes_leaves_ending_the_workers_to_their_parent(start: Callable, number: signal.Signals):
     process = start("team")

@@ -343,6 +343,7 @@ def test_variance_becomes_the_mean_squared_error_of_the_first_batch():
     assert learner.vae.variance.item() == pytest.approx(learner.means()["sse"] / 12_288, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_variance_follows_the_mean_squared_error():
     learner, variances = _following(), []
     for _ in range(60):

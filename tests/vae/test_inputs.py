@@ -393,6 +393,7 @@ for number, call in enumerate(calls):
 """
 
 
+@pytest.mark.slow
 @needs_library
 def test_bad_calls_are_refused_also_by_python_without_assertions():
     done = subprocess.run([sys.executable, "-O", "-c", ODD_CALLS], capture_output=True, text=True)

@@ -60,6 +60,7 @@ def with_tests_on_the_path() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parents[1]), *sys.path])}
 
 
+@pytest.mark.slow
 def test_a_process_ends_by_itself_after_a_full_disk(tmp_path: Path):
     program = "from test_steady_file import *\nwith largest_file(30_000): write_latents(Path(sys.argv[1]) / 'a.h5')"
     done = subprocess.run(
@@ -69,6 +70,7 @@ def test_a_process_ends_by_itself_after_a_full_disk(tmp_path: Path):
     assert done.stderr.splitlines()[-1].startswith("world_models.runtime.errors.Stopped: ")
 
 
+@pytest.mark.slow
 def test_ctrl_c_during_writing_is_raised_in_the_program_and_not_inside_hdf5(tmp_path: Path):
     """Ten interrupts in a row. They would be raised inside HDF5's calls if it worked in the main thread."""
     program = """
