@@ -358,6 +358,7 @@ def test_collect_uses_the_requested_renderer(gather: Callable[..., Rollouts], re
     assert renderers(gather(f"--renderer {renderer}")) == [renderer]
 
 
+@pytest.mark.slow
 def test_a_data_set_can_be_extended_with_another_renderer(gather: Callable[..., Rollouts], tmp_path: Path):
     gather("--renderer gymnasium", num_episodes=2)
     gather("--renderer c", num_episodes=4)

@@ -526,6 +526,7 @@ def test_a_pickle_holds_no_rows(make_latents: Make):
 # processes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start_method", ["fork", "spawn"])
 def test_persistent_workers_give_the_items_of_every_epoch(windows: LatentSequences, start_method: str):
     loader = DataLoader(windows, 2, num_workers=1, multiprocessing_context=start_method, persistent_workers=True)

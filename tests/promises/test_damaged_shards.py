@@ -71,6 +71,7 @@ def read_mutants(path: Path, seed: int, count: int) -> subprocess.CompletedProce
     return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", ["fixed", "variable"])
 def test_a_damaged_shard_gives_its_data_or_one_line_and_never_hangs_or_crashes(make_rollouts: Make, style: str):
     path = shard_path(make_rollouts([3, 4]), 0)
