@@ -22,9 +22,9 @@ class EvaluateConfig:
         compare_with: folders of other runs to show in the rate-distortion chart; for digits, in the chart over beta,
             and with samples of the same z.
         foresight: also train the paper's memory model on the latents, in two forms, and score its predictions as
-            frames; takes about six minutes on two cores.
+            frames; takes four to five minutes on two cores.
         drive: also train five linear controllers on mu, and let the mean of their weights drive 100 tracks of
-            CarRacing; takes three to four minutes on two cores.
+            CarRacing; takes four minutes on two cores.
         drive_seed: seed of the tracks on which the controllers are trained.
         max_frames: largest number of frames that are scored, evenly spread; of digits all are scored.
         num_iwae_frames: number of frames for the importance-weighted bounds.
