@@ -48,6 +48,7 @@ class ConvertConfig:
         keep: rollouts only: keep the episodes that meet all of these conditions, such as 'return>=0' or seed=3,7.
         drop: rollouts only: leave out the episodes that meet one of these conditions, such as policy=brownian.
         skip_broken: leave out episodes that cannot be read; otherwise the first one ends the work.
+        rows: number of rows of each sequence that series holds. Longer episodes are cut, shorter ones left out.
         episodes_per_shard: number of episodes in a file of rollouts.
         num_workers: number of processes; 0 for one per core.
         executor: where the work runs: processes, serial, or ray.
@@ -63,6 +64,7 @@ class ConvertConfig:
     keep: tuple[str, ...] | str = ()
     drop: tuple[str, ...] | str = ()
     skip_broken: bool = False
+    rows: int = 1000
     episodes_per_shard: int = 10
     num_workers: int = 0
     executor: Executor = "processes"
@@ -74,7 +76,13 @@ class ConvertConfig:
         require(self.out not in self.sources, f"out is {self.out}, like data; give another --out")
         require(len(set(self.sources)) == len(self.sources), "data names one data set twice; name each once")
         require(self.env is None or bool(self.env.strip()), "env is empty; name the environment, or leave it out")
-        require_bounds(self, every=(1, 1_000_000), episodes_per_shard=(1, 100_000_000), num_workers=(0, 10_000))
+        require_bounds(
+            self,
+            every=(1, 1_000_000),
+            rows=(2, 2**31 - 1),
+            episodes_per_shard=(1, 100_000_000),
+            num_workers=(0, 10_000),
+        )
         parse_crop(self.crop, None)
         for name in ("keep", "drop"):
             value = getattr(self, name)

@@ -1,0 +1,160 @@
+"""Write our rollouts and latents in other people's formats. A module of `formats/` says how; `WRITERS` lists them.
+
+A module that writes a format has a function `plan(data, out, config) -> Export`. It checks everything that can be wrong
+without writing anything. The `Export` that it returns writes the files.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from world_models.convert import formats
+from world_models.convert.config import ConvertConfig
+from world_models.data.latents import FORMAT as LATENTS
+from world_models.data.latents import Latents
+from world_models.data.rollouts import Rollouts
+from world_models.data.shards import shard_paths
+from world_models.data.shards.opening import open_for_reading
+from world_models.data.shards.strings import read_attribute
+from world_models.runtime import executors, files, locks, progress, terminal
+
+WRITERS = {"series": "series", "npz": "npz_writing", "parquet": "parquet"}
+"""The formats that are written, and the module in `formats/` that writes each."""
+
+
+class Export(Protocol):
+    """A checked export of a data set into one format."""
+
+    @property
+    def folder(self) -> Path:
+        """The folder that is written into. It need not exist."""
+        ...
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all files exist and were made from this data."""
+        ...
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows that are still to be written."""
+        ...
+
+    @property
+    def need_bytes(self) -> int:
+        """Estimated bytes of what is still to be written."""
+        ...
+
+    @property
+    def summary(self) -> str:
+        """A line that says what was written."""
+        ...
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Lines about what the other program will not read."""
+        ...
+
+    def write(self, report: executors.Report) -> None:
+        """Write what is missing, and report the number of rows so far."""
+        ...
+
+
+Plan = Callable[[Rollouts | Latents, Path, ConvertConfig], Export]
+"""Checks the data, the output and the settings of a format."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportJob:
+    """The checked export of a data set.
+
+    Attributes:
+        config: the command's settings.
+        export: what is written.
+    """
+
+    config: ConvertConfig
+    export: Export
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all files exist."""
+        return self.export.is_finished
+
+    @property
+    def num_frames(self) -> int:
+        """Number of rows that are still to be written."""
+        return self.export.num_rows
+
+    def run(self) -> None:
+        """Write the files, with a progress bar, and say what was written."""
+        export, finished = self.export, self.export.is_finished
+        if not finished:
+            files.make_folder(export.folder)
+            with locks.only_writer(export.folder), progress.bar(export.num_rows, "rows", "convert") as bar:
+                export.write(lambda rows: _advance(bar, rows))
+                _advance(bar, export.num_rows)
+        terminal.say(export.summary + (", finished before" if finished else ""))
+        terminal.warn(*export.warnings)
+
+
+def _advance(bar: progress.tqdm, rows: int) -> None:
+    bar.update(rows - bar.n)
+
+
+def holds_latents(path: Path) -> bool:
+    """Whether the first shard of a folder, or a shard itself, says that it holds latents. Others say so when opened."""
+    shards = shard_paths(path) if path.is_dir() else [path]
+    try:
+        with open_for_reading(shards[0]) as file:
+            return read_attribute(file, "format") == LATENTS.name
+    except (IndexError, OSError, ValueError):
+        return False
+
+
+def open_data(path: Path) -> Rollouts | Latents:
+    """Open our rollouts or latents.
+
+    Raises:
+        FileNotFoundError, ValueError: as `Rollouts`.
+    """
+    return Latents(path) if holds_latents(path) else Rollouts(path)
+
+
+def prepare(config: ConvertConfig) -> ExportJob:
+    """Check everything that can be wrong before the first byte is written.
+
+    Args:
+        config: the settings. `data` is one data set of ours, and `format` one of `WRITERS`.
+
+    Raises:
+        ValueError, OSError: the data, the format or `out` is bad. Nothing was written.
+    """
+    out = Path(str(config.out))
+    if len(config.sources) != 1:
+        raise ValueError(
+            f"data names {len(config.sources)} data sets, and format {config.format} takes one; merge them first with "
+            "--format rollouts"
+        )
+    (source,) = config.sources
+    if config.format not in WRITERS:
+        raise ValueError(f"format is {config.format}, and {source} holds our own data; give {' or '.join(WRITERS)}")
+    for name in ("keep", "drop"):
+        if getattr(config, name):
+            raise ValueError(f"{name} chooses episodes of rollouts; make such rollouts first with --format rollouts")
+    data = open_data(Path(source))
+    _check_out(out, data.path)
+    plan: Plan = formats.module(WRITERS[config.format]).plan
+    export = plan(data, out, config)
+    if not export.is_finished:
+        for shard in data.shards:
+            shard.check_finite()
+        files.check_room(export.folder, export.need_bytes)
+    return ExportJob(config, export)
+
+
+def _check_out(out: Path, data: Path) -> None:
+    """Check that no file is written among the data's own."""
+    if out == data or data in out.parents or (data.is_file() and out == data.parent):
+        raise ValueError(f"out is {out}, inside of data {data}; choose another --out")
