@@ -1,10 +1,14 @@
 """Convert data: other people's frames into rollouts, and our rollouts and latents into other people's formats.
 
-command    the command: checks the input, and runs the conversion
-config     its settings
-foreign    an episode of other people's data, and what a module of `formats/` has to give
-importing  writes foreign episodes as shards of rollouts
-formats/   one module for each format that is read or written
+command      the command: looks at the data, and chooses one of the three jobs below
+config       its settings
+importing    other people's data into rollouts
+merging      several data sets of rollouts into one, or only some of their episodes
+conditions   conditions on episodes, such as return<0
+foreign      an episode of other people's data, and what a module that reads them has to give
+found_files  the files of a folder in natural order
+shard_jobs   writes shards by many workers
+formats/     one module for each format
 """
 
 from collections.abc import Sequence
@@ -19,6 +23,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         ValueError, OSError: the input is bad. Nothing was written.
         Stopped: the work ended early (`world_models.runtime.errors.Stopped`).
+
+    Example:
+        >>> from world_models import convert
+        >>> convert.main(["--data", "rollouts/carracing", "--out", "rollouts/driven", "--drop", "policy=brownian"])
+        /...rollouts/driven: kept 3 of 6 episodes, 123 frames in 3 shards
     """
     from world_models.convert import command
 

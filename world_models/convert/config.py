@@ -93,3 +93,19 @@ class ConvertConfig:
     def sources(self) -> tuple[str, ...]:
         """What is read, as a tuple of paths."""
         return (self.data,) if isinstance(self.data, str) else tuple(self.data)
+
+    def check_unused(self, *names: str, reason: str) -> None:
+        """Refuse settings that would be ignored.
+
+        Args:
+            names: names of settings that have to be left at their defaults.
+            reason: why they have no use here, for the message.
+
+        Raises:
+            ValueError: one has another value.
+        """
+        fields = {field.name: field for field in dataclasses.fields(self)}
+        for name in names:
+            make, default = fields[name].default_factory, fields[name].default
+            unused = getattr(self, name) == (default if make is dataclasses.MISSING else make())
+            require(unused, f"{name} is given, but {reason}; leave --{name} out")

@@ -1,24 +1,43 @@
-"""Write foreign episodes as shards of rollouts. A shard depends only on its task, so any number of workers may help."""
+"""Import other people's data: foreign episodes become shards of rollouts.
+
+A shard depends only on its task, so any number of workers gives the same data set.
+"""
 
 import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from isal import isal_zlib
 
-from world_models.convert.foreign import BrokenEpisodeError, ForeignEpisode, Picture, Reader
-from world_models.data.rollouts import Frame, RolloutWriter, write_rollouts
-from world_models.data.shards import SKIPPED_SEEDS
-from world_models.envs.preprocessing import Preprocess, preprocess
-from world_models.runtime import executors
+from world_models.convert import formats, shard_jobs
+from world_models.convert.config import ConvertConfig
+from world_models.convert.foreign import BrokenEpisodeError, ForeignEpisode, Source
+from world_models.data.rollouts import FORMAT, Frame, Rollouts, RolloutWriter, write_rollouts
+from world_models.data.shards import SKIPPED_SEEDS, little_endian, shard_path, shard_paths, strings, writer
+from world_models.data.shards.reader import Shard
+from world_models.drawing import grids
+from world_models.envs.preprocessing import Preprocess, parse_crop, preprocess
+from world_models.runtime import executors, files, terminal, untrusted
+from world_models.runtime.cli import to_yaml
 from world_models.runtime.errors import Stopped
+from world_models.runtime.typed_json import Json
 
 NO_TELEMETRY = np.zeros(0, np.float32)
 SOURCES, SKIPPED_SOURCES = "sources", "skipped_sources"
 """Attributes of a shard: JSON lists of the names of its episodes, and of those that could not be read."""
+NUM_FIRST_FRAMES = 8
+IDENTITY = ("every", "keys", "episodes_per_shard")
+"""Settings that define an import, besides the attributes of its shards."""
+MAX_WARNINGS = 10
+BYTES_PER_SHARD = 30_000
+AGAIN = "give the same settings, or choose another --out"
+
+
+# ---- the work of a worker ----
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +46,7 @@ class ImportTask:
 
     Attributes:
         path: the file to write.
-        reader: reads the source.
-        names: names of the shard's episodes.
+        source: where the episodes are, with the names of this shard's episodes only.
         spec: how a picture becomes a frame.
         policy: name of the policy of all episodes.
         attributes: attributes of the shard.
@@ -36,8 +54,7 @@ class ImportTask:
     """
 
     path: Path
-    reader: Reader
-    names: tuple[str, ...]
+    source: Source
     spec: Preprocess
     policy: str
     attributes: Mapping[str, str | int]
@@ -49,24 +66,24 @@ class Imported:
     """The result of a task.
 
     Attributes:
-        num_frames: number of frames.
-        broken: for each episode that was left out, why it could not be read.
+        num_episodes: number of episodes in the shard.
+        broken: for each episode that was left out, a line that says why.
     """
 
-    num_frames: int
+    num_episodes: int
     broken: tuple[str, ...]
 
 
 class _BrokenError(Exception):
-    """The episode of this name cannot be read."""
+    """The episode of this name cannot be read. It ends the writing of a shard."""
 
-    def __init__(self, name: str, reason: str):
-        super().__init__(reason)
-        self.name, self.reason = name, reason
+    def __init__(self, name: str, line: str):
+        super().__init__(line)
+        self.name, self.line = name, line
 
 
 def import_shard(task: ImportTask, report: executors.Report) -> Imported:
-    """Write one shard. If an episode breaks off, the shard is written again without it, so no half of it is kept.
+    """Write one shard. If an episode breaks off, the shard is written again without it, so no part of it is kept.
 
     Args:
         task: what to write.
@@ -78,57 +95,335 @@ def import_shard(task: ImportTask, report: executors.Report) -> Imported:
     broken: dict[str, str] = {}
     while True:
         try:
-            return Imported(_write(task, broken, report), tuple(broken.values()))
+            _write(task, broken, report)
+            return Imported(len(task.source.names) - len(broken), tuple(broken.values()))
         except _BrokenError as error:
             if not task.skip_broken:
-                raise Stopped(f"{error.reason}; mend the file, or leave it out with --skip_broken true") from None
-            broken[error.name] = error.reason
+                raise Stopped(
+                    f"{error.line}; mend it, or leave such episodes out by --skip_broken true, and {files.AGAIN}"
+                ) from None
+            broken[error.name] = error.line
 
 
-def _write(task: ImportTask, broken: Mapping[str, str], report: executors.Report) -> int:
-    num_frames = 0
-    with write_rollouts(task.path, task.reader.num_actions, (), task.attributes) as rollouts:
-        for name in task.names:
-            if name not in broken:
-                num_frames += _copy(task, name, rollouts, lambda count, before=num_frames: report(before + count))
-        rollouts.set_attribute(SOURCES, json.dumps([name for name in task.names if name not in broken]))
+def _write(task: ImportTask, broken: Mapping[str, str], report: executors.Report) -> None:
+    names, before = [name for name in task.source.names if name not in broken], 0
+    with write_rollouts(task.path, task.source.reader.num_actions, (), task.attributes) as rollouts:
+        for name in names:
+            try:
+                before = _copy(task, name, rollouts, before, report)
+            except BrokenEpisodeError as error:
+                raise _BrokenError(name, _line(task.source, name, error)) from None
+        rollouts.set_attribute(SOURCES, json.dumps(names))
         if broken:
             rollouts.set_attribute(SKIPPED_SOURCES, json.dumps(list(broken)))
-            rollouts.set_attribute(SKIPPED_SEEDS, json.dumps([seed_of(name.encode()) for name in broken]))
-    return num_frames
+            rollouts.set_attribute(SKIPPED_SEEDS, json.dumps([_seed(name.encode()) for name in broken]))
 
 
-def _copy(task: ImportTask, name: str, rollouts: RolloutWriter, report: Callable[[int], object]) -> int:
-    """Copy one episode into the shard. Returns its number of frames."""
-    try:
-        episode = task.reader.open_episode(name)
-        return _copy_rows(episode, _frames(episode, task.spec), rollouts, task, report)
-    except BrokenEpisodeError as error:
-        raise _BrokenError(name, str(error)) from error
+def _line(source: Source, name: str, error: BrokenEpisodeError) -> str:
+    """What is wrong with an episode, with the path of its file."""
+    return f"{source.root / name / error.file}: {error}"
 
 
-def _copy_rows(  # the episode, its frames, and where they go
-    episode: ForeignEpisode,
-    frames: Iterator[Frame],
-    rollouts: RolloutWriter,
-    task: ImportTask,
-    report: Callable[[int], object],
-) -> int:
-    """Write the rows of one episode. Its seed is a digest of its contents, so equal episodes have equal seeds."""
+def _copy(task: ImportTask, name: str, rollouts: RolloutWriter, before: int, report: executors.Report) -> int:
+    """Copy an episode into a shard.
+
+    Args:
+        task: the shard.
+        name: the episode.
+        rollouts: where it goes.
+        before: number of frames before it.
+        report: called with the number of frames so far.
+
+    Returns:
+        The number of frames so far.
+    """
+    episode, num_actions = task.source.reader.open_episode(name), task.source.reader.num_actions
     digest, step, last = hashlib.sha256(), 0, None
-    for (frame, last), ends in _with_last(itertools.pairwise(frames)):
-        action, reward = _action(episode, step, task.reader.num_actions), _reward(episode, step)
+    for step, (frame, last, ends) in enumerate(_transitions(_frames(episode, task.spec))):
+        if episode.actions is not None and ends != (step + 1 == len(episode.actions)):
+            raise BrokenEpisodeError(f"{len(episode.actions)} actions do not fit its frames, wanted one fewer")
+        action, reward = _action_and_reward(episode, step, num_actions)
         terminated = ends and episode.terminated
-        for part in (frame, action, np.float32(reward)):
-            digest.update(little_endian(np.asarray(part)))
-        rollouts.step(frame, NO_TELEMETRY, action, reward, terminated, ends and not terminated)
-        step += 1
+        digest.update(little_endian(frame))
+        digest.update(little_endian(action))
+        digest.update(little_endian(reward))
+        rollouts.step(frame, NO_TELEMETRY, action, float(reward), terminated, ends and not terminated)
         if step % 16 == 0:
-            report(step)
+            report(before + step)
     if last is None:
-        raise BrokenEpisodeError("fewer than 2 frames, wanted at least one step from a frame to the next")
-    _check_length(episode, step)
+        raise BrokenEpisodeError("fewer than 2 frames, wanted 2 or more")
+    num_steps = step + 1
     digest.update(little_endian(last) + bytes([episode.terminated]))
-    rollouts.end_episode(last, NO_TELEMETRY, _as_seed(digest.digest()), task.policy)
-    report(step + 1)
-    return step + 1
+    rollouts.end_episode(last, NO_TELEMETRY, _seed(digest.digest()), task.policy)
+    report(before + num_steps + 1)
+    return before + num_steps + 1
+
+
+def _frames(episode: ForeignEpisode, spec: Preprocess) -> Iterator[Frame]:
+    for picture in episode.pictures:
+        try:
+            frame = preprocess(picture, spec)
+        except ValueError as error:  # such as fewer rows than the crop keeps
+            raise BrokenEpisodeError(str(error)) from None
+        yield frame
+
+
+def _transitions(frames: Iterator[Frame]) -> Iterator[tuple[Frame, Frame, bool]]:
+    """Each frame, the frame after it, and whether that is the last one."""
+    pairs = itertools.pairwise(frames)
+    pair = next(pairs, None)
+    while pair is not None:
+        following = next(pairs, None)
+        yield (*pair, following is None)
+        pair = following
+
+
+def _action_and_reward(episode: ForeignEpisode, step: int, num_actions: int) -> tuple[np.ndarray, np.ndarray]:
+    """Action and reward of a step; none and zero if the source has none."""
+    actions, rewards = episode.actions, episode.rewards
+    action = np.zeros(num_actions, np.float32) if actions is None else actions[step]
+    return action, np.float32(0) if rewards is None else rewards[step]
+
+
+def _seed(contents: bytes) -> int:
+    """The first 63 bits of the sha256 of some bytes, as a number."""
+    return int.from_bytes(hashlib.sha256(contents).digest()[:8], "big") >> 1
+
+
+# ---- the job ----
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportJob:
+    """A checked import.
+
+    Attributes:
+        config: its settings.
+        source: all episodes.
+        tasks: the shards that are still missing.
+        counts: number of frames of each of them, by the headers of the files.
+        note: lines that are printed before the work begins.
+        first_frames: picture of the first frames.
+    """
+
+    config: ConvertConfig
+    source: Source
+    tasks: tuple[ImportTask, ...]
+    counts: tuple[int, ...]
+    note: tuple[str, ...]
+    first_frames: grids.Picture
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all shards exist."""
+        return not self.tasks
+
+    @property
+    def num_frames(self) -> int:
+        """Number of frames to import, by the headers of the files."""
+        return sum(self.counts)
+
+    def run(self) -> None:
+        """Write the missing shards, with a progress bar, and print what the data set holds."""
+        terminal.say(*self.note)
+        results = shard_jobs.write_shards(self.config, import_shard, self.tasks, self.counts, self.first_frames)
+        _report(self, results)
+
+
+def prepare(config: ConvertConfig) -> ImportJob:
+    """Find the episodes, decode some frames of the first one, and find the missing shards.
+
+    Raises:
+        ValueError, OSError: the input is bad, or `out` holds another data set. Nothing was written.
+    """
+    config.check_unused("keep", "drop", reason="they choose among rollouts; import first, then filter the rollouts")
+    name, source = formats.find(config)
+    if name != "video":
+        config.check_unused("every", reason=f"it is for videos, and this is {name}")
+    if name != "npz":
+        config.check_unused("keys", reason=f"it is for npz files, and this is {name}")
+    spec = Preprocess(parse_crop(config.crop, None))
+    first = _first_frames(source, spec, config.skip_broken)
+    size, out = config.episodes_per_shard, Path(str(config.out))
+    planned = [source.names[start : start + size] for start in range(0, len(source.names), size)]
+    attributes = _attributes(config, name, source, spec)
+    finished = _finished_shards(config, planned, attributes)
+    tasks = tuple(
+        ImportTask(
+            shard_path(out, index), dataclasses.replace(source, names=names), spec, name, attributes, config.skip_broken
+        )
+        for index, names in enumerate(planned)
+        if index not in finished
+    )
+    for task in tasks:
+        _check_names(task.source.names)
+    counts = tuple(_count(task) for task in tasks)
+    files.check_room(out, round(sum(counts) * _bytes_per_frame(first)) + len(tasks) * BYTES_PER_SHARD)
+    rows = f", rows {spec.crop[0]}:{spec.crop[1]}" if spec.crop else ""
+    height, width = first.size
+    note = (
+        f"{config.sources[0]}: {len(source.names):,} episodes ({source.description})",
+        f"frames: {height}x{width}{rows} -> {spec.size}x{spec.size}; the first ones are shown in "
+        f"{out / shard_jobs.FIRST_FRAMES}",
+    )
+    return ImportJob(config, source, tasks, counts, note if tasks else (), grids.grid([first.frames]))
+
+
+def _attributes(config: ConvertConfig, name: str, source: Source, spec: Preprocess) -> dict[str, str | int]:
+    num_actions = source.reader.num_actions
+    unknown = [None] * num_actions  # the bounds of the space
+    space = {"type": "Box", "shape": [num_actions], "low": unknown, "high": unknown}
+    text = to_yaml(config)
+    strings.check_size("the config", text)
+    return {
+        "env": config.env or name,
+        "preprocess": json.dumps(dataclasses.asdict(spec)),
+        "action_space": json.dumps(space),
+        "warmup_steps": 0,
+        "config": text,
+    }
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """Check that a shard has room for the names of its episodes.
+
+    Raises:
+        ValueError: it has not.
+    """
+    num_bytes = len(json.dumps(names))
+    if num_bytes > strings.MAX_ATTRIBUTE_BYTES:
+        raise ValueError(
+            f"the names of the {len(names)} episodes of a shard take {num_bytes:,} bytes, and there is room for "
+            f"{strings.MAX_ATTRIBUTE_BYTES:,}; give fewer --episodes_per_shard"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _FirstFrames:
+    """The first frames of the first episode, and the height and width of its first picture."""
+
+    frames: np.ndarray
+    size: tuple[int, int]
+
+
+def _first_frames(source: Source, spec: Preprocess, skip_broken: bool) -> _FirstFrames:
+    """The first frames of the first episode that can be read.
+
+    Raises:
+        ValueError: it cannot be read, and `skip_broken` is false; or none can be read.
+    """
+    first_error = ""
+    for name in source.names:
+        try:
+            episode = source.reader.open_episode(name)
+            pictures = list(itertools.islice(episode.pictures, NUM_FIRST_FRAMES))
+            if len(pictures) < 2:
+                raise BrokenEpisodeError("fewer than 2 frames, wanted 2 or more")
+            shown = dataclasses.replace(episode, pictures=iter(pictures))
+            return _FirstFrames(np.stack(list(_frames(shown, spec))), pictures[0].shape[:2])
+        except BrokenEpisodeError as error:
+            first_error = first_error or _line(source, name, error)
+            if not skip_broken:
+                raise ValueError(f"{first_error}; mend it, or leave such episodes out by --skip_broken true") from None
+    raise ValueError(f"none of the {len(source.names)} episodes can be read; the first: {first_error}")
+
+
+def _count(task: ImportTask) -> int:
+    """Number of frames of a shard, by the headers of the files.
+
+    Raises:
+        ValueError: one cannot be read, and `skip_broken` is false.
+    """
+    total = 0
+    for name in task.source.names:
+        try:
+            total += task.source.reader.count(name)
+        except BrokenEpisodeError as error:
+            if not task.skip_broken:
+                line = _line(task.source, name, error)
+                raise ValueError(f"{line}; mend it, or leave such episodes out by --skip_broken true") from None
+    return total
+
+
+def _bytes_per_frame(first: _FirstFrames) -> float:
+    """Estimated number of bytes of a frame in a shard."""
+    packed = isal_zlib.compress(first.frames.tobytes(), writer.PACKING_LEVEL)
+    return len(packed) / len(first.frames)
+
+
+# ---- shards that exist ----
+
+
+def _finished_shards(
+    config: ConvertConfig, planned: Sequence[Sequence[str]], attributes: Mapping[str, str | int]
+) -> set[int]:
+    """Numbers of the shards in `out` that are finished. A shard to which episodes have come since is not.
+
+    Raises:
+        ValueError: `out` holds another data set, or a shard is damaged.
+    """
+    finished = set()
+    wanted = _identity(to_yaml(config), attributes)
+    for path in shard_paths(Path(str(config.out))):
+        shard, index = Shard(path, FORMAT), int(path.stem.removeprefix("shard-"))
+        if SOURCES not in shard.attributes:
+            raise ValueError(f"{path}: rollouts that were not imported; choose another --out")
+        found = _identity(str(shard.attributes["config"]), shard.attributes)
+        differing = [f"{name} {found[name]}, not {wanted[name]}" for name in wanted if found[name] != wanted[name]]
+        if differing:
+            raise ValueError(f"{config.out} holds an import of {'; '.join(differing)}: {AGAIN}")
+        names = planned[index] if index < len(planned) else ()
+        read, skipped = names_of(shard, SOURCES), names_of(shard, SKIPPED_SOURCES)
+        held = [name for name in names if name in {*read, *skipped}]
+        if [name for name in held if name not in skipped] != read or held != list(names[: len(read) + len(skipped)]):
+            raise ValueError(f"{path}: holds other episodes than {config.sources[0]}; choose another --out")
+        if len(held) == len(names) and (config.skip_broken or not skipped):
+            finished.add(index)
+    return finished
+
+
+def _identity(config: str, attributes: Mapping[str, object]) -> dict[str, Json]:
+    """What defines an import, by name.
+
+    Args:
+        config: the config, as YAML.
+        attributes: the attributes of a shard.
+    """
+    try:
+        settings = dict(untrusted.from_yaml(config))
+    except (TypeError, ValueError):
+        settings = {}
+    chosen = {name: json.dumps(settings.get(name)) for name in IDENTITY}
+    return {name: str(attributes[name]) for name in FORMAT.common} | chosen
+
+
+def names_of(shard: Shard, attribute: str) -> list[str]:
+    """The names in one of a shard's attributes `sources` and `skipped_sources`; empty if it has none."""
+    value = shard.json_attribute(attribute) if attribute in shard.attributes else []
+    return [str(name) for name in value] if isinstance(value, list) else []
+
+
+# ---- the end ----
+
+
+def _report(job: ImportJob, results: Sequence[Imported]) -> None:
+    """Print what the data set holds, and which episodes were left out."""
+    out = str(job.config.out)
+    broken = [line for result in results for line in result.broken]
+    terminal.warn(*(f"left out: {line}" for line in broken[:MAX_WARNINGS]))
+    if len(broken) > MAX_WARNINGS:
+        terminal.warn(f"left out: {len(broken) - MAX_WARNINGS} more, see the attribute {SKIPPED_SOURCES} of the shards")
+    try:
+        data = Rollouts(out)
+    except ValueError:
+        raise Stopped(f"{out}: none of the {len(job.source.names)} episodes could be read") from None
+    terminal.say(
+        f"{out}: {len(data)} episodes, {data.num_rows:,} frames in {len(data.shards)} shards"
+        + ("" if job.tasks else ", all finished before")
+    )
+    num_equal = len(data) - len(np.unique(data.seeds))
+    if num_equal:
+        terminal.warn(
+            f"{out}: {num_equal} of {len(data)} episodes equal another one, so an episode may be in training and in "
+            "validation; remove the doubles from the source, and import it again"
+        )
