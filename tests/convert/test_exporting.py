@@ -45,7 +45,7 @@ def test_bad_input_ends_the_command_with_one_line_and_status_2(make_rollouts: Ma
 
 def test_latents_without_a_format_are_refused(make_latents: Make, tmp_path: Path):
     assert refusal(make_latents([3]), tmp_path / "out", "auto").endswith(
-        "holds our own data; give series or npz or parquet"
+        "holds our own data; give one of series, npz, parquet"
     )
     assert not (tmp_path / "out").exists()
 
@@ -53,16 +53,21 @@ def test_latents_without_a_format_are_refused(make_latents: Make, tmp_path: Path
 def test_several_data_sets_are_refused(make_rollouts: Make, tmp_path: Path):
     a, b = make_rollouts([3], name="a"), make_rollouts([3], name="b")
     assert refusal(f"[{a},{b}]", tmp_path / "out").endswith(
-        "data names 2 data sets, and format npz takes one; merge them first with --format rollouts"
+        "data names 2 sources, and format npz takes one data set of ours; merge rollouts first with --format rollouts"
     )
 
 
 @pytest.mark.parametrize("option", ["--keep", "--drop"])
 def test_conditions_are_refused(make_rollouts: Make, tmp_path: Path, option: str):
-    name = option.removeprefix("--")
-    assert refusal(make_rollouts([3]), tmp_path / "out", more=f"{option} seed=0").endswith(
-        f"{name} chooses episodes of rollouts; make such rollouts first with --format rollouts"
+    assert "an export takes all episodes; choose them first with --format rollouts" in refusal(
+        make_rollouts([3]), tmp_path / "out", more=f"{option} seed=0"
     )
+
+
+@pytest.mark.parametrize("format", ["npz", "parquet"])
+def test_a_number_of_rows_is_for_series_alone(make_rollouts: Make, tmp_path: Path, format: str):
+    found = refusal(make_rollouts([3]), tmp_path / "out", format, "--rows 3")
+    assert found == "rows is given, but whole episodes are written; leave --rows out"
 
 
 def test_a_folder_inside_the_data_is_refused(make_rollouts: Make, tmp_path: Path):
@@ -91,7 +96,6 @@ def test_a_damaged_shard_is_refused(make_rollouts: Make, tmp_path: Path):
     data = make_rollouts([3])
     shard_path(data, 0).write_bytes(b"damaged")
     assert refusal(data, tmp_path / "out").startswith(f"{shard_path(data, 0)}: damaged or no HDF5 file")
-    assert not exporting.holds_latents(tmp_path)
 
 
 def test_a_full_disk_is_refused(make_rollouts: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -148,8 +152,8 @@ def test_the_record_names_the_data_and_its_digest(make_rollouts: Make, tmp_path:
 def test_a_job_says_how_many_frames_it_will_write(make_rollouts: Make, tmp_path: Path):
     data, out = make_rollouts([3, 4], [5]), tmp_path / "out"
     config = ConvertConfig(data=(str(data),), out=str(out), format="npz", executor="serial")
-    job = exporting.prepare(config)
+    job = exporting.prepare(config, has_latents=False)
     assert (job.num_frames, job.is_finished) == (15, False)
     job.run()
-    done = exporting.prepare(config)
+    done = exporting.prepare(config, has_latents=False)
     assert (done.num_frames, done.is_finished) == (0, True)

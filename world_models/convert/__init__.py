@@ -8,6 +8,10 @@ conditions   conditions on episodes, such as return<0
 foreign      an episode of other people's data, and what a module that reads them has to give
 found_files  the files of a folder in natural order
 shard_jobs   writes shards by many workers
+exporting    rollouts or latents into other people's formats
+folders      exports that are a folder of files, one task a shard
+npz_writer   writes npz files block by block
+dataset_card the README.md of a Parquet export
 formats/     one module for each format
 """
 

@@ -6,6 +6,9 @@ Examples:
   python -m world_models.convert --data pictures --out rollouts/pictures      a folder of pictures per episode
   python -m world_models.convert --data '[rollouts/a,rollouts/b]' --out rollouts/both
   python -m world_models.convert --data rollouts/a --out rollouts/good --drop 'return<0'
+  python -m world_models.convert --data latents/a --out series/series.npz --format series    for hardmaru's code
+  python -m world_models.convert --data rollouts/a --out theirs/a --format npz               for ctallec's code
+  python -m world_models.convert --data latents/a --out hub/a --format parquet               for datasets, pandas, ...
 
 --data may be a folder or a file. The command says what it takes it for; --format says it yourself. Pictures of any size
 are resized to 64x64 by area; --crop TOP:BOTTOM keeps only some rows of them. After a crash, run the same command again:
@@ -60,7 +63,7 @@ def prepare(config: ConvertConfig) -> Job:
         return merging.prepare(config)
     from world_models.convert import exporting
 
-    return exporting.prepare(config)
+    return exporting.prepare(config, has_latents=LATENTS.name in kinds)
 
 
 def _format_of_shards(path: Path) -> str | None:

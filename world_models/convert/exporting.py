@@ -1,4 +1,4 @@
-"""Write our rollouts and latents in other people's formats. A module of `formats/` says how; `WRITERS` lists them.
+"""Write our rollouts and latents in other people's formats. A module of `formats/` says how; `formats.WRITTEN` lists them.
 
 A module that writes a format has a function `plan(data, out, config) -> Export`. It checks everything that can be wrong
 without writing anything. The `Export` that it returns writes the files.
@@ -11,17 +11,9 @@ from typing import Protocol
 
 from world_models.convert import formats
 from world_models.convert.config import ConvertConfig
-from world_models.data.latents import FORMAT as LATENTS
 from world_models.data.latents import Latents
 from world_models.data.rollouts import Rollouts
-from world_models.data.shards import shard_paths
-from world_models.data.shards.opening import open_for_reading
-from world_models.data.shards.strings import read_attribute
 from world_models.runtime import executors, files, locks, progress, terminal
-
-WRITERS = {"series": "series", "npz": "npz_writing", "parquet": "parquet"}
-"""The formats that are written, and the module in `formats/` that writes each."""
-
 
 class Export(Protocol):
     """A checked export of a data set into one format."""
@@ -103,50 +95,33 @@ def _advance(bar: progress.tqdm, rows: int) -> None:
     bar.update(rows - bar.n)
 
 
-def holds_latents(path: Path) -> bool:
-    """Whether the first shard of a folder, or a shard itself, says that it holds latents. Others say so when opened."""
-    shards = shard_paths(path) if path.is_dir() else [path]
-    try:
-        with open_for_reading(shards[0]) as file:
-            return read_attribute(file, "format") == LATENTS.name
-    except (IndexError, OSError, ValueError):
-        return False
-
-
-def open_data(path: Path) -> Rollouts | Latents:
-    """Open our rollouts or latents.
-
-    Raises:
-        FileNotFoundError, ValueError: as `Rollouts`.
-    """
-    return Latents(path) if holds_latents(path) else Rollouts(path)
-
-
-def prepare(config: ConvertConfig) -> ExportJob:
+def prepare(config: ConvertConfig, has_latents: bool) -> ExportJob:
     """Check everything that can be wrong before the first byte is written.
 
     Args:
-        config: the settings. `data` is one data set of ours, and `format` one of `WRITERS`.
+        config: the settings.
+        has_latents: whether `config.data` holds latents; otherwise it holds rollouts.
 
     Raises:
-        ValueError, OSError: the data, the format or `out` is bad. Nothing was written.
+        ValueError, OSError: the data, the format, `out` or another setting is bad. Nothing was written.
     """
-    out = Path(str(config.out))
     if len(config.sources) != 1:
         raise ValueError(
-            f"data names {len(config.sources)} data sets, and format {config.format} takes one; merge them first with "
-            "--format rollouts"
+            f"data names {len(config.sources)} sources, and format {config.format} takes one data set of ours; merge "
+            "rollouts first with --format rollouts"
         )
     (source,) = config.sources
-    if config.format not in WRITERS:
-        raise ValueError(f"format is {config.format}, and {source} holds our own data; give {' or '.join(WRITERS)}")
-    for name in ("keep", "drop"):
-        if getattr(config, name):
-            raise ValueError(f"{name} chooses episodes of rollouts; make such rollouts first with --format rollouts")
-    data = open_data(Path(source))
-    _check_out(out, data.path)
-    plan: Plan = formats.module(WRITERS[config.format]).plan
-    export = plan(data, out, config)
+    if config.format not in formats.WRITTEN:
+        names = ", ".join(formats.WRITTEN)
+        raise ValueError(f"format is {config.format}, and {source} holds our own data; give one of {names}")
+    config.check_unused("env", "crop", "every", "keys", reason="the data are ours, and are written as they are")
+    config.check_unused("skip_broken", reason="a damaged shard is made again by the command that made it")
+    config.check_unused("keep", "drop", reason="an export takes all episodes; choose them first with --format rollouts")
+    config.check_unused("episodes_per_shard", reason="the files of an export have the episodes of the shards")
+    data = Latents(source) if has_latents else Rollouts(source)
+    _check_out(Path(str(config.out)), data.path)
+    plan: Plan = formats.module(formats.WRITTEN[config.format]).plan
+    export = plan(data, Path(str(config.out)), config)
     if not export.is_finished:
         for shard in data.shards:
             shard.check_finite()

@@ -1,14 +1,20 @@
 """The formats: a module for each, which is imported when it is used.
 
-npz     read: a file per episode, as ctallec's or hardmaru's code writes it
-images  read: a folder of pictures per episode
-video   read: a file per episode
+npz          read: a file per episode, as ctallec's or hardmaru's code writes it
+images       read: a folder of pictures per episode
+video        read: a file per episode
+npz_writing  written: rollouts for ctallec's code
+series       written: latents for hardmaru's code
+parquet      written: rollouts or latents for Hugging Face datasets, pandas, polars, DuckDB
 
 To add a format that is read, write a module with two names, and add it to `READ`:
 
 - `SUFFIXES`: the suffixes of its files, in lower case;
 - `find(root, files, config)`: gets the files with these suffixes, in natural order, and returns a `Source`
   (`world_models.convert.foreign`). It raises `ValueError` if they cannot be read with these settings.
+
+To add a format that is written, write a module with a function `plan(data, out, config)`, which returns an `Export`
+(`world_models.convert.exporting`), and add it to `WRITTEN`.
 """
 
 import importlib
@@ -21,6 +27,8 @@ from world_models.convert.foreign import Source
 
 READ = ("npz", "images", "video")
 """The formats that become rollouts."""
+WRITTEN = {"series": "series", "npz": "npz_writing", "parquet": "parquet"}
+"""The formats that rollouts or latents become, and the module that writes each."""
 
 
 def module(name: str) -> Any:

@@ -43,6 +43,7 @@ def plan(data: Rollouts | Latents, out: Path, config: ConvertConfig) -> FolderEx
     """
     if not isinstance(data, Rollouts):
         raise ValueError(f"{data.path}: holds latents, and npz takes rollouts; name the folder of rollouts as --data")
+    config.check_unused("rows", reason="whole episodes are written")
     record = folders.record("npz", data.path, data.digest())
     folders.check_folder(out, record)
     firsts = np.cumsum([0, *(len(shard.starts) for shard in data.shards)]).tolist()

@@ -60,6 +60,7 @@ def plan(data: Rollouts | Latents, out: Path, config: ConvertConfig) -> FolderEx
         ValueError: pyarrow is not installed, or `out` holds something else.
     """
     check()
+    config.check_unused("rows", reason="whole episodes are written")
     record = folders.record("parquet", data.path, data.digest())
     folders.check_folder(out, record)
     firsts = np.cumsum([0, *(len(shard.starts) for shard in data.shards)]).tolist()
