@@ -4,7 +4,7 @@ import dataclasses
 from typing import Literal
 
 from world_models.convert import conditions
-from world_models.envs.preprocessing import parse_crop
+from world_models.envs.preprocessing import Preprocess, parse_crop
 from world_models.runtime.errors import require, require_bounds
 from world_models.runtime.executors import Executor
 from world_models.runtime.paths import PATH, resolve_fields
@@ -75,7 +75,7 @@ class ConvertConfig:
         require(len(set(self.sources)) == len(self.sources), "data names one data set twice; name each once")
         require(self.env is None or bool(self.env.strip()), "env is empty; name the environment, or leave it out")
         require_bounds(self, every=(1, 1_000_000), episodes_per_shard=(1, 100_000_000), num_workers=(0, 10_000))
-        parse_crop(self.crop, None)
+        Preprocess(parse_crop(self.crop, None))
         for name in ("keep", "drop"):
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
