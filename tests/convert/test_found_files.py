@@ -2,8 +2,6 @@
 
 import os
 
-import pytest
-
 from world_models.convert.found_files import listed, natural_order, suffix
 
 
@@ -31,8 +29,3 @@ def test_hidden_files_and_linked_folders_are_left_out(tmp_path):
 def test_a_single_file_is_found_in_its_folder(tmp_path):
     (tmp_path / "one.mp4").touch()
     assert listed(tmp_path / "one.mp4") == (tmp_path, ["one.mp4"])
-
-
-def test_nothing_at_the_path(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no such file or folder"):
-        listed(tmp_path / "nothing")

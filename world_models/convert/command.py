@@ -50,7 +50,7 @@ def prepare(config: ConvertConfig) -> Job:
     """
     executors.check(config.executor)
     kinds = {_format_of_shards(Path(source)) for source in config.sources}
-    if kinds == {None}:
+    if None in kinds:
         from world_models.convert import importing
 
         return importing.prepare(config)
@@ -67,7 +67,12 @@ def _format_of_shards(path: Path) -> str | None:
     """The format of a folder of shards, or of one shard: that of rollouts or of latents. None if there is no shard.
 
     A damaged shard counts as rollouts, whose reader then says what is wrong with it.
+
+    Raises:
+        FileNotFoundError: there is nothing at the path.
     """
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder; name the data to convert")
     shards = shard_paths(path) if path.is_dir() else [path] if path.suffix == ".h5" else []
     if not shards or not untrusted.is_file(shards[0]):
         return None

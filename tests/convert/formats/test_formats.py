@@ -68,11 +68,6 @@ def test_a_format_that_is_only_written(config):
         formats.find(ConvertConfig(config.data, config.out, format="series"))
 
 
-def test_nothing_at_the_path(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no such file or folder"):
-        formats.find(ConvertConfig(str(tmp_path / "nothing"), str(tmp_path / "out")))
-
-
 def test_several_sources_of_other_people(config):
     fill(config, "a.png")
     several = ConvertConfig((config.sources[0], f"{config.sources[0]}2"), config.out)
