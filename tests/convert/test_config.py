@@ -40,7 +40,8 @@ def test_a_config_is_read_back_from_its_yaml(tmp_path):
     [
         ([], "data is empty; name what to convert"),
         (["--data", "a"], "out is empty; name what to write"),
-        (["--data", "a", "--out", "a"], "like data; give another --out"),
+        (["--data", "a", "--out", "a"], "which is in data; give an --out elsewhere"),
+        (["--data", "a", "--out", "a/b"], "which is in data; give an --out elsewhere"),
         (["--data", "[a,a]", "--out", "b"], "names one data set twice"),
         (["--data", "a", "--out", "b", "--format", "mp3"], "format is mp3"),
         (["--data", "a", "--out", "b", "--every", "0"], "every is 0; give 1 or more"),
