@@ -72,8 +72,8 @@ def test_a_number_of_rows_is_for_series_alone(make_rollouts: Make, tmp_path: Pat
 
 def test_a_folder_inside_the_data_is_refused(make_rollouts: Make, tmp_path: Path):
     data = make_rollouts([3])
-    assert refusal(data, data / "out").endswith(f"inside of data {data}; choose another --out")
-    assert refusal(shard_path(data, 0), data).endswith(f"inside of data {shard_path(data, 0)}; choose another --out")
+    assert refusal(data, data / "out").endswith("which is in data; give an --out elsewhere")
+    assert refusal(shard_path(data, 0), data).endswith("which no export has written; choose another --out")
 
 
 def test_one_shard_is_exported_alone(make_rollouts: Make, tmp_path: Path):

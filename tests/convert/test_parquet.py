@@ -162,9 +162,7 @@ def test_datasets_decodes_the_frames(data: Path, tmp_path: Path, monkeypatch: py
 def test_datasets_reads_latents_by_the_card(make_latents: Make, tmp_path: Path):
     datasets = pytest.importorskip("datasets")
     data = make_latents([9, 5], [6])
-    lines = datasets.load_dataset(
-        str(export(data, tmp_path / "out")), split="train", cache_dir=str(tmp_path / "cache")
-    )
+    lines = datasets.load_dataset(str(export(data, tmp_path / "out")), split="train", cache_dir=str(tmp_path / "cache"))
     assert lines.features["mu"].length == 4
     np.testing.assert_array_equal(
         np.array(lines["mu"][:], np.float32), np.concatenate([episode.mu for episode in Latents(data)])

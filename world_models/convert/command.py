@@ -17,7 +17,7 @@ it continues.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from world_models.convert.config import ConvertConfig
 from world_models.data.latents import FORMAT as LATENTS
@@ -27,6 +27,7 @@ from world_models.runtime import executors, untrusted
 from world_models.runtime.cli import run_command
 
 
+@runtime_checkable
 class Job(Protocol):
     """A checked conversion."""
 
@@ -53,7 +54,7 @@ def prepare(config: ConvertConfig) -> Job:
     """
     executors.check(config.executor)
     kinds = {_format_of_shards(Path(source)) for source in config.sources}
-    if kinds == {None}:
+    if None in kinds:
         from world_models.convert import importing
 
         return importing.prepare(config)
@@ -70,7 +71,12 @@ def _format_of_shards(path: Path) -> str | None:
     """The format of a folder of shards, or of one shard: that of rollouts or of latents. None if there is no shard.
 
     A damaged shard counts as rollouts, whose reader then says what is wrong with it.
+
+    Raises:
+        FileNotFoundError: there is nothing at the path.
     """
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder; name the data to convert")
     shards = shard_paths(path) if path.is_dir() else [path] if path.suffix == ".h5" else []
     if not shards or not untrusted.is_file(shards[0]):
         return None

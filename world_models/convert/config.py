@@ -1,10 +1,11 @@
 """Settings of a conversion."""
 
 import dataclasses
+from pathlib import Path
 from typing import Literal
 
 from world_models.convert import conditions
-from world_models.envs.preprocessing import parse_crop
+from world_models.envs.preprocessing import Preprocess, parse_crop
 from world_models.runtime.errors import require, require_bounds
 from world_models.runtime.executors import Executor
 from world_models.runtime.paths import PATH, resolve_fields
@@ -73,7 +74,9 @@ class ConvertConfig:
         require(len(self.data) > 0, "data is empty; name what to convert, as in --data FOLDER")
         require(self.out is not None, "out is empty; name what to write, as in --out rollouts/name")
         resolve_fields(self)
-        require(self.out not in self.sources, f"out is {self.out}, like data; give another --out")
+        for source in self.sources:
+            is_inside = Path(str(self.out)).is_relative_to(source)
+            require(not is_inside, f"out is {self.out}, which is in data; give an --out elsewhere")
         require(len(set(self.sources)) == len(self.sources), "data names one data set twice; name each once")
         require(self.env is None or bool(self.env.strip()), "env is empty; name the environment, or leave it out")
         require_bounds(
@@ -83,7 +86,7 @@ class ConvertConfig:
             episodes_per_shard=(1, 100_000_000),
             num_workers=(0, 10_000),
         )
-        parse_crop(self.crop, None)
+        Preprocess(parse_crop(self.crop, None))
         for name in ("keep", "drop"):
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))

@@ -7,7 +7,7 @@ without writing anything. The `Export` that it returns writes the files.
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from world_models.convert import formats
 from world_models.convert.config import ConvertConfig
@@ -15,6 +15,8 @@ from world_models.data.latents import Latents
 from world_models.data.rollouts import Rollouts
 from world_models.runtime import executors, files, locks, progress, terminal
 
+
+@runtime_checkable
 class Export(Protocol):
     """A checked export of a data set into one format."""
 
@@ -119,7 +121,6 @@ def prepare(config: ConvertConfig, has_latents: bool) -> ExportJob:
     config.check_unused("keep", "drop", reason="an export takes all episodes; choose them first with --format rollouts")
     config.check_unused("episodes_per_shard", reason="the files of an export have the episodes of the shards")
     data = Latents(source) if has_latents else Rollouts(source)
-    _check_out(Path(str(config.out)), data.path)
     plan: Plan = formats.module(formats.WRITTEN[config.format]).plan
     export = plan(data, Path(str(config.out)), config)
     if not export.is_finished:
@@ -127,9 +128,3 @@ def prepare(config: ConvertConfig, has_latents: bool) -> ExportJob:
             shard.check_finite()
         files.check_room(export.folder, export.need_bytes)
     return ExportJob(config, export)
-
-
-def _check_out(out: Path, data: Path) -> None:
-    """Check that no file is written among the data's own."""
-    if out == data or data in out.parents or (data.is_file() and out == data.parent):
-        raise ValueError(f"out is {out}, inside of data {data}; choose another --out")

@@ -36,12 +36,7 @@ def listed(path: Path) -> tuple[Path, list[str]]:
     """The folder, and the paths of all files in it and in its subfolders; for one file, its folder and its name.
 
     Hidden files and folders are left out. Links to folders are not followed, because they may form a circle.
-
-    Raises:
-        FileNotFoundError: there is nothing at the path.
     """
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file or folder; name the data to convert")
     if not path.is_dir():
         return path.parent, [path.name]
     found = []

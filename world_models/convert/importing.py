@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -17,7 +18,16 @@ from world_models.convert import formats, shard_jobs
 from world_models.convert.config import ConvertConfig
 from world_models.convert.foreign import BrokenEpisodeError, ForeignEpisode, Source
 from world_models.data.rollouts import FORMAT, Frame, Rollouts, RolloutWriter, write_rollouts
-from world_models.data.shards import SKIPPED_SEEDS, little_endian, shard_path, shard_paths, strings, writer
+from world_models.data.shards import (
+    SKIPPED_SEEDS,
+    SKIPPED_SOURCES,
+    SOURCES,
+    little_endian,
+    shard_path,
+    shard_paths,
+    strings,
+    writer,
+)
 from world_models.data.shards.reader import Shard
 from world_models.drawing import grids
 from world_models.envs.preprocessing import Preprocess, parse_crop, preprocess
@@ -27,8 +37,6 @@ from world_models.runtime.errors import Stopped
 from world_models.runtime.typed_json import Json
 
 NO_TELEMETRY = np.zeros(0, np.float32)
-SOURCES, SKIPPED_SOURCES = "sources", "skipped_sources"
-"""Attributes of a shard: JSON lists of the names of its episodes, and of those that could not be read."""
 NUM_FIRST_FRAMES = 8
 IDENTITY = ("every", "keys", "episodes_per_shard")
 """Settings that define an import, besides the attributes of its shards."""
@@ -116,7 +124,7 @@ def _write(task: ImportTask, broken: Mapping[str, str], report: executors.Report
         rollouts.set_attribute(SOURCES, json.dumps(names))
         if broken:
             rollouts.set_attribute(SKIPPED_SOURCES, json.dumps(list(broken)))
-            rollouts.set_attribute(SKIPPED_SEEDS, json.dumps([_seed(name.encode()) for name in broken]))
+            rollouts.set_attribute(SKIPPED_SEEDS, json.dumps([_seed_of_name(name) for name in broken]))
 
 
 def _line(source: Source, name: str, error: BrokenEpisodeError) -> str:
@@ -152,11 +160,12 @@ def _copy(task: ImportTask, name: str, rollouts: RolloutWriter, before: int, rep
             report(before + step)
     if last is None:
         raise BrokenEpisodeError("fewer than 2 frames, wanted 2 or more")
-    num_steps = step + 1
-    digest.update(little_endian(last) + bytes([episode.terminated]))
+    num_frames = step + 2
+    digest.update(little_endian(last))
+    digest.update(bytes([episode.terminated]))
     rollouts.end_episode(last, NO_TELEMETRY, _seed(digest.digest()), task.policy)
-    report(before + num_steps + 1)
-    return before + num_steps + 1
+    report(before + num_frames)
+    return before + num_frames
 
 
 def _frames(episode: ForeignEpisode, spec: Preprocess) -> Iterator[Frame]:
@@ -185,9 +194,14 @@ def _action_and_reward(episode: ForeignEpisode, step: int, num_actions: int) -> 
     return action, np.float32(0) if rewards is None else rewards[step]
 
 
-def _seed(contents: bytes) -> int:
-    """The first 63 bits of the sha256 of some bytes, as a number."""
-    return int.from_bytes(hashlib.sha256(contents).digest()[:8], "big") >> 1
+def _seed(digest: bytes) -> int:
+    """The first 63 bits of a digest, as a number."""
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def _seed_of_name(name: str) -> int:
+    """A number for an episode whose contents cannot be read."""
+    return _seed(hashlib.sha256(os.fsencode(name)).digest())
 
 
 # ---- the job ----

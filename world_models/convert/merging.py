@@ -15,9 +15,9 @@ import numpy as np
 from world_models.convert import conditions, shard_jobs
 from world_models.convert.conditions import Condition, EpisodeFacts
 from world_models.convert.config import ConvertConfig
-from world_models.convert.importing import SOURCES, names_of
+from world_models.convert.importing import names_of
 from world_models.data.rollouts import FORMAT, Rollouts, telemetry_names
-from world_models.data.shards import BLOCK_ROWS, shard_path, shard_paths, strings, writer
+from world_models.data.shards import BLOCK_ROWS, SOURCES, shard_path, shard_paths, strings, writer
 from world_models.data.shards.reader import Shard
 from world_models.runtime import executors, files, terminal
 from world_models.runtime.cli import to_yaml

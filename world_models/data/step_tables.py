@@ -71,9 +71,7 @@ def table(data: ShardedEpisodes[Any], arrays: Mapping[str, Sequence[str]]) -> Da
     except ImportError:
         raise ImportError("to_pandas needs pandas; install it: pip install pandas") from None
     firsts = np.cumsum([0, *(len(shard.starts) for shard in data.shards)]).tolist()
-    parts = [
-        index_columns(shard, 0, shard.num_rows, first) for shard, first in zip(data.shards, firsts, strict=False)
-    ]
+    parts = [index_columns(shard, 0, shard.num_rows, first) for shard, first in zip(data.shards, firsts, strict=False)]
     lines = pd.DataFrame({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
     names, codes = np.unique(data.policies, return_inverse=True)
     lines["policy"] = pd.Categorical.from_codes(codes[lines["episode"]], names.tolist())

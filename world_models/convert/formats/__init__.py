@@ -43,7 +43,6 @@ def find(config: ConvertConfig) -> tuple[str, Source]:
         The name of the format, and what was found.
 
     Raises:
-        FileNotFoundError: there is nothing at the path.
         ValueError: it is not of the format, of none that is known, or of several.
     """
     if len(config.sources) > 1:

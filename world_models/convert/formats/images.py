@@ -55,16 +55,16 @@ def find(root: Path, files: Sequence[str], config: ConvertConfig) -> Source:
     """The episodes among these files: the folders that hold pictures.
 
     Raises:
-        ValueError: there are pictures both in the folder itself and in subfolders.
+        ValueError: there are pictures both in the folder itself and in subfolders, or only one was named.
     """
+    if Path(config.sources[0]).is_file():
+        raise ValueError(f"{config.sources[0]}: a single picture, wanted a folder of the pictures of an episode")
     folders = list(dict.fromkeys(file.rpartition("/")[0] or "." for file in files))
     if "." in folders and len(folders) > 1:
         raise ValueError(
             f"{root}: holds pictures and also folders of pictures, such as {next(f for f in folders if f != '.')}; "
             "give each episode a folder of its own"
         )
-    if Path(config.sources[0]).is_file():
-        raise ValueError(f"{config.sources[0]}: a single picture, wanted a folder of the pictures of an episode")
     return Source(root, tuple(folders), ImagesReader(root), "folders of pictures")
 
 
@@ -80,7 +80,8 @@ def _picture(path: Path) -> np.ndarray:
             warnings.simplefilter("ignore")  # such as odd EXIF data
             with Image.open(path, formats=KINDS) as image:
                 _check_size(image.width * image.height)
-                return _rgb(ImageOps.exif_transpose(image))
+                ImageOps.exif_transpose(image, in_place=True)
+                return _rgb(image)
     except BrokenEpisodeError as error:
         raise BrokenEpisodeError(error.reason, path.name) from None
     except Exception as error:  # Pillow raises whatever a damaged file makes it trip over

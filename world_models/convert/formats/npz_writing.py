@@ -47,9 +47,7 @@ def plan(data: Rollouts | Latents, out: Path, config: ConvertConfig) -> FolderEx
     record = folders.record("npz", data.path, data.digest())
     folders.check_folder(out, record)
     firsts = np.cumsum([0, *(len(shard.starts) for shard in data.shards)]).tolist()
-    tasks = (
-        ShardTask(shard, out / shard.path.stem, first) for shard, first in zip(data.shards, firsts, strict=False)
-    )
+    tasks = (ShardTask(shard, out / shard.path.stem, first) for shard, first in zip(data.shards, firsts, strict=False))
     return FolderExport(
         folder=out,
         record=record,

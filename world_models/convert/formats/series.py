@@ -156,7 +156,9 @@ def _has_series(path: Path, data: Latents, rows: int) -> bool:
     if not untrusted.is_file(path):
         return False
     if read_comment(path) != _record(data, rows):
-        raise ValueError(f"{path}: exists already and is no series of {rows:,} rows of {data.path}; choose another --out")
+        raise ValueError(
+            f"{path}: exists already and is no series of {rows:,} rows of {data.path}; choose another --out"
+        )
     return True
 
 
@@ -192,7 +194,10 @@ def _initial(data: Latents, episodes: Int64[np.ndarray, " sequences"]) -> str:
     """The text of `initial_z.json`. Each number is rounded to float16 first, as in the npz file, then towards zero."""
     first = functools.partial(_read, data, rows=1)
     moments = [
-        [(first(episode, column)[0].astype(np.float64) * INITIAL_SCALE).astype(np.int64).tolist() for episode in episodes]
+        [
+            (first(episode, column)[0].astype(np.float64) * INITIAL_SCALE).astype(np.int64).tolist()
+            for episode in episodes
+        ]
         for column in ("mu", "logvar")
     ]
     return json.dumps(moments, indent=0, separators=(",", ": "))

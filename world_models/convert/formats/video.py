@@ -82,6 +82,8 @@ def _opened(path: Path) -> Iterator[cv2.VideoCapture]:
         if pixels > MAX_PIXELS:
             raise BrokenEpisodeError(f"frames of {pixels:,} pixels, wanted {MAX_PIXELS:,} at most")
         yield video
+    except cv2.error as error:  # such as no memory for a frame
+        raise BrokenEpisodeError(f"cannot be decoded ({' '.join(str(error).split())})") from None
     finally:
         video.release()
 

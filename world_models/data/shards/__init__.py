@@ -17,7 +17,10 @@ EPISODE_COLUMNS = {"episode_start": np.int64, "episode_length": np.int32, "episo
 """The numeric episode columns and their dtypes; `episode_policy`, a string, is the fourth."""
 
 SKIPPED_SEEDS = "skipped_seeds"
-"""Attribute of a shard that lacks planned episodes, since they ended in their warm-up: a JSON list of their seeds."""
+"""Attribute of a shard that lacks planned episodes: a JSON list of their seeds. They ended in their warm-up, or, if the
+shard was imported, could not be read."""
+SOURCES, SKIPPED_SOURCES = "sources", "skipped_sources"
+"""Attributes of an imported shard: JSON lists of the names of its episodes, and of those that could not be read."""
 
 BLOCK_ROWS = 1024
 INDEX_BYTES, HEADER_BYTES = 100, 50_000  # of a chunk, and of the attributes and all else in a file

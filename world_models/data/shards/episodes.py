@@ -64,7 +64,7 @@ class ShardedEpisodes(Sequence[AnyEpisode]):
         shards: its shards.
         lengths, seeds: rows and env seed of each episode, int64 (E,).
         policies: which policy drove each episode.
-        skipped_seeds: seeds of the episodes that were left out, since they ended in their warm-up.
+        skipped_seeds: seeds of the episodes that were left out, since they ended in their warm-up or could not be read.
 
     Raises:
         FileNotFoundError, ValueError: as `open_shards`; or all episodes were left out.

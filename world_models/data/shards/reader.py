@@ -55,7 +55,7 @@ class Shard:
         num_rows: rows of every row column.
         starts, lengths, seeds: the episode table, int64 (E,).
         policies: which policy drove each episode.
-        skipped_seeds: seeds of the episodes that were left out, since they ended in their warm-up.
+        skipped_seeds: seeds of the episodes that were left out, since they ended in their warm-up or could not be read.
         row_shapes: the shape of one row of each column.
 
     Raises:
@@ -85,7 +85,7 @@ class Shard:
 
     @property
     def num_planned(self) -> int:
-        """Episodes that were to be recorded: those that it holds, and those that ended in their warm-up."""
+        """Episodes that were planned: those that it holds, and those that were left out."""
         return len(self.starts) + len(self.skipped_seeds)
 
     def read(self, column: str, start: int = 0, stop: int | None = None) -> np.ndarray:
