@@ -33,7 +33,7 @@ def refusal(data: Path | str, out: Path, format: str = "npz", more: str = "") ->
 
 
 def test_bad_input_ends_the_command_with_one_line_and_status_2(make_rollouts: Make, tmp_path: Path):
-    command = [sys.executable, "-m", "world_models.convert", *"--format series --out".split(), f"{tmp_path}/s.npz"]
+    command = [sys.executable, "-m", "world_models.convert", "--format", "series", "--out", f"{tmp_path}/s.npz"]
     ended = subprocess.run([*command, "--data", make_rollouts([3])], capture_output=True, text=True)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr == (

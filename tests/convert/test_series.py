@@ -150,7 +150,7 @@ def test_a_kill_leaves_nothing_that_stays(data: Path, out: Path, leave_partial):
 def test_a_full_disk_ends_with_one_line_and_leaves_no_series(make_latents: Make, out: Path):
     from conftest import largest_file
 
-    data = make_latents([999] * 20)
+    data = make_latents([999] * 3)
     with largest_file(100_000), pytest.raises(Stopped, match=rf"^{out}: [^\n]*ulimit"):
         export(data, out, "")
     assert not list(out.parent.iterdir())

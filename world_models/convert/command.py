@@ -27,7 +27,7 @@ from world_models.runtime import executors, untrusted
 from world_models.runtime.cli import run_command
 
 
-@runtime_checkable
+@runtime_checkable  # so that tests can check annotations
 class Job(Protocol):
     """A checked conversion."""
 

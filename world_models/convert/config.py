@@ -30,7 +30,10 @@ class Keys:
     terminated: str | None = None
 
     def __post_init__(self):
-        require(self.frames is not None or self == Keys(), "keys.frames is empty; name the array of pictures, too")
+        others = (self.actions, self.rewards, self.terminated)
+        require(
+            self.frames is not None or others == (None,) * 3, "keys.frames is empty; name the array of pictures, too"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

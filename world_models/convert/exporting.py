@@ -1,6 +1,6 @@
-"""Write our rollouts and latents in other people's formats. A module of `formats/` says how; `formats.WRITTEN` lists them.
+"""Write our rollouts and latents in other people's formats. `formats.WRITTEN` names the module that writes each.
 
-A module that writes a format has a function `plan(data, out, config) -> Export`. It checks everything that can be wrong
+Such a module has a function `plan(data, out, config) -> Export`. It checks everything that can be wrong
 without writing anything. The `Export` that it returns writes the files.
 """
 
@@ -16,7 +16,7 @@ from world_models.data.rollouts import Rollouts
 from world_models.runtime import executors, files, locks, progress, terminal
 
 
-@runtime_checkable
+@runtime_checkable  # so that tests can check annotations
 class Export(Protocol):
     """A checked export of a data set into one format."""
 

@@ -50,7 +50,7 @@ class ForeignEpisode:
     terminated: bool = False
 
 
-@runtime_checkable
+@runtime_checkable  # so that tests can check annotations
 class Reader(Protocol):
     """Reads the episodes of a source. It is a small frozen dataclass, because each task of a worker holds a copy."""
 

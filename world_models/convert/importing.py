@@ -18,16 +18,7 @@ from world_models.convert import formats, shard_jobs
 from world_models.convert.config import ConvertConfig
 from world_models.convert.foreign import BrokenEpisodeError, ForeignEpisode, Source
 from world_models.data.rollouts import FORMAT, Frame, Rollouts, RolloutWriter, write_rollouts
-from world_models.data.shards import (
-    SKIPPED_SEEDS,
-    SKIPPED_SOURCES,
-    SOURCES,
-    little_endian,
-    shard_path,
-    shard_paths,
-    strings,
-    writer,
-)
+from world_models.data.shards import SKIPPED_SEEDS, SKIPPED_SOURCES, SOURCES, little_endian, shard_path, shard_paths, strings, writer
 from world_models.data.shards.reader import Shard
 from world_models.drawing import grids
 from world_models.envs.preprocessing import Preprocess, parse_crop, preprocess

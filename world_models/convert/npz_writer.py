@@ -15,7 +15,7 @@ from world_models.runtime import files
 
 PACKING_LEVEL = 1  # level 6 makes frames of CarRacing 7 % smaller and takes three times as long
 
-Append = Callable[[Shaped[np.ndarray, "rows *shape"]], None]
+Append = Callable[[Shaped[np.ndarray, "rows ..."]], None]
 """Appends rows to an array."""
 
 
@@ -47,7 +47,7 @@ class NpzWriter:
         with self._archive.open(f"{name}.npy", "w", force_zip64=True) as member:
             np.lib.format.write_array_header_1_0(member, header)
 
-            def append(rows: Shaped[np.ndarray, "rows *shape"]) -> None:
+            def append(rows: Shaped[np.ndarray, "rows ..."]) -> None:
                 nonlocal num_rows
                 assert rows.shape[1:] == shape[1:], (name, rows.shape, shape)
                 num_rows += len(rows)
@@ -68,10 +68,13 @@ def write_npz(path: Path, comment: str = "") -> Iterator[NpzWriter]:
     Raises:
         Stopped: the disk took no more.
     """
-    with files.whole(path) as temporary, temporary.open("xb") as file:
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=PACKING_LEVEL) as archive:
-            archive.comment = comment.encode()
-            yield NpzWriter(archive)
+    with (
+        files.whole(path) as temporary,
+        temporary.open("xb") as file,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=PACKING_LEVEL) as archive,
+    ):
+        archive.comment = comment.encode()
+        yield NpzWriter(archive)
 
 
 def read_comment(path: Path) -> str | None:

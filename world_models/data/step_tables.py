@@ -28,7 +28,8 @@ def index_columns(shard: Shard, start: int, stop: int, first_episode: int) -> di
 
     Args:
         shard: the shard.
-        start, stop: the rows.
+        start: the first of the rows.
+        stop: the row behind the last one.
         first_episode: number of the shard's first episode in the data set.
 
     Returns:
@@ -81,5 +82,5 @@ def table(data: ShardedEpisodes[Any], arrays: Mapping[str, Sequence[str]]) -> Da
     return pd.concat([lines, *blocks], axis=1)
 
 
-def _whole(data: ShardedEpisodes[Any], column: str) -> Shaped[np.ndarray, "rows *shape"]:
+def _whole(data: ShardedEpisodes[Any], column: str) -> Shaped[np.ndarray, "rows ..."]:
     return np.concatenate([shard.read(column) for shard in data.shards])

@@ -184,10 +184,7 @@ def test_a_single_file_is_a_data_set(imported, tmp_path):
     ("changed", "said"),
     [
         ({"observations": frames(1, 2)}, "holds 1 frames, wanted 2 or more"),
-        (
-            {"observations": frames(1, 13).astype(np.float32) / 255},
-            "observations is float32 (12, 64, 64, 3), wanted uint8",
-        ),
+        ({"observations": frames(1, 13).astype(np.float32) / 255}, "observations is float32 (12, 64, 64, 3), wanted uint8"),
         ({"observations": np.zeros((12, 3, 64, 64), np.uint8)}, "wanted 3 (RGB) or 1 (grey) on the last axis"),
         ({"observations": np.zeros((12, 64, 64, 4), np.uint8)}, "wanted 3 (RGB) or 1 (grey) on the last axis"),
         ({"observations": np.zeros((12, 0, 64, 3), np.uint8)}, "wanted pictures of 1 to"),

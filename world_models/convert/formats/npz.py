@@ -122,9 +122,7 @@ class NpzReader:
         _check_frames(str(keys.frames), frames)
         num_actions = num_columns(arrays, keys)
         if num_actions != self.num_actions:
-            raise BrokenEpisodeError(
-                f"actions of {num_actions} columns, wanted {self.num_actions} as in the first file"
-            )
+            raise BrokenEpisodeError(f"actions of {num_actions} columns, wanted {self.num_actions} as in the first file")
         for key in wanted[1:]:
             self._check_length(key, arrays[key], frames.shape[0])
         for key in (keys.rewards, keys.terminated):
@@ -242,15 +240,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     except BrokenEpisodeError:
         raise
     # What zipfile and NumPy raise for damaged, encrypted or unusually packed files.
-    except (
-        OSError,
-        EOFError,
-        zipfile.BadZipFile,
-        zlib.error,
-        struct.error,
-        NotImplementedError,
-        RuntimeError,
-    ) as error:
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError, RuntimeError) as error:
         raise BrokenEpisodeError(f"cannot be read as npz ({' '.join(str(error).split())})") from None
 
 
@@ -318,9 +308,7 @@ def _check_frames(key: str, frames: _Array) -> None:
     if frames.is_fortran:
         raise BrokenEpisodeError(f"{key} is stored in Fortran's order; save np.ascontiguousarray({key})")
     if frames.shape[3:] not in ((), (1,), (3,)):
-        raise BrokenEpisodeError(
-            f"{key} is {frames}, wanted 3 (RGB) or 1 (grey) on the last axis; move or cut the channels"
-        )
+        raise BrokenEpisodeError(f"{key} is {frames}, wanted 3 (RGB) or 1 (grey) on the last axis; move or cut the channels")
     if not 0 < math.prod(frames.shape[1:3]) <= MAX_PIXELS:
         raise BrokenEpisodeError(f"{key} is {frames}, wanted pictures of 1 to {MAX_PIXELS:,} pixels")
     if frames.shape[0] < 2:

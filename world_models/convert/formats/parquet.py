@@ -8,7 +8,7 @@
 | `is_final` | bool | whether this is the episode's final frame |
 | `seed`, `policy` | int64, string | of the episode |
 | `action` | float32 list of fixed size A | the action chosen after seeing this frame; absent if A is 0 |
-| `reward`, `terminated`, `truncated` | float32, bool, bool | what that action earned, and whether it ended the episode |
+| `reward`, `terminated`, `truncated` | float32, bool, bool | what that action earned, and how it ended the episode |
 | `frame` | PNG, as `Image` of `datasets`: a struct of `bytes` and `path` | rollouts: the frame |
 | `telemetry_...` | float32 | rollouts: simulator state at this frame, a column for each name |
 | `mu`, `logvar` | float32 list of fixed size z | latents: moments of the posterior of this frame |

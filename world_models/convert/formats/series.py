@@ -15,7 +15,8 @@ exactly `rows` rows, its last row is the final frame, with an action of zeros. R
 float16 has 11 significant bits; a value above 65,504 is refused. His arrays have this type too. They are no object
 arrays, so `numpy.load` needs no pickle.
 
-`initial_z.json` is `[mu, logvar]` of the first frames of up to 1,000 episodes, as whole numbers: 10,000 times the value.
+`initial_z.json` is `[mu, logvar]` of the first frames of up to 1,000 episodes. Its numbers are whole: 10,000 times the
+value.
 """
 
 import dataclasses
