@@ -14,7 +14,7 @@ it continues.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from world_models.convert.config import ConvertConfig
 from world_models.data.latents import FORMAT as LATENTS
@@ -24,6 +24,7 @@ from world_models.runtime import executors, untrusted
 from world_models.runtime.cli import run_command
 
 
+@runtime_checkable  # so that tests can check annotations
 class Job(Protocol):
     """A checked conversion."""
 

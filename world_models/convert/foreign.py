@@ -7,7 +7,7 @@ action follows which picture: `actions[t]` is the action that was chosen after s
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32
@@ -50,6 +50,7 @@ class ForeignEpisode:
     terminated: bool = False
 
 
+@runtime_checkable  # so that tests can check annotations
 class Reader(Protocol):
     """Reads the episodes of a source. It is a small frozen dataclass, because each task of a worker holds a copy."""
 
