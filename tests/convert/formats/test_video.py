@@ -149,6 +149,7 @@ class Undecodable(cv2.VideoCapture):
     """A video of OpenCV whose second frame cannot be decoded."""
 
     def __init__(self, *_: object):
+        super().__init__()
         self.grabbed = 0
 
     def isOpened(self) -> bool:  # noqa: N802
