@@ -45,11 +45,12 @@ def find(config: ConvertConfig) -> tuple[str, Source]:
     Raises:
         ValueError: it is not of the format, of none that is known, or of several.
     """
-    if len(config.sources) > 1:
+    first, *others = config.sources
+    if others:
         raise ValueError("data names several sources that are not all rollouts; convert each, then merge the rollouts")
     if config.format not in ("auto", *READ):
-        raise ValueError(f"format {config.format} is made of rollouts or latents, and {config.sources[0]} holds none")
-    path = Path(config.sources[0])
+        raise ValueError(f"format {config.format} is made of rollouts or latents, and {first} holds none")
+    path = Path(first)
     root, files = found_files.listed(path)
     by_format = {name: [file for file in files if found_files.suffix(file) in module(name).SUFFIXES] for name in READ}
     present = [name for name in READ if by_format[name]]

@@ -24,7 +24,7 @@ schema's metadata `world_models` holds the attributes of the shard and its diges
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -106,11 +106,12 @@ def write_shard(task: ShardTask, report: executors.Report) -> None:
     from pyarrow import parquet
 
     files.make_folder(task.target.parent)
+    dictionary: dict[str, Any] = {"use_dictionary": ["policy"]}  # numbers hardly repeat
     size = FRAMES_OF_GROUP if _holds_frames(task.source) else LATENTS_OF_GROUP
     with (
         files.whole(task.target) as temporary,
         temporary.open("xb") as file,
-        parquet.ParquetWriter(file, schema(task.source), compression="zstd", use_dictionary=["policy"]) as writer,
+        parquet.ParquetWriter(file, schema(task.source), compression="zstd", **dictionary) as writer,
     ):
         for start in range(0, task.source.num_rows, size):
             stop = min(start + size, task.source.num_rows)
