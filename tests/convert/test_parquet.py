@@ -233,6 +233,9 @@ def test_only_missing_files_are_written(data: Path, tmp_path: Path, capsys):
     first, second = (out / "data" / f"shard-0000{number}.parquet" for number in range(2))
     written, content = first.stat().st_mtime_ns, second.read_bytes()
     second.unlink()
+    (out / "README.md").write_text("edited")
+    export(data, out)
+    assert (out / "README.md").read_text() == "edited"
     (out / "README.md").unlink()
     export(data, out)
     assert (first.stat().st_mtime_ns, second.read_bytes()) == (written, content)

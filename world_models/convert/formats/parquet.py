@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 FRAMES_OF_GROUP, LATENTS_OF_GROUP = 1024, 16_384
 """Lines of a row group: the least that a reader unpacks. They take about 2 and 5 MB."""
 FRAME_BYTES = 2500
-"""Of a frame of CarRacing, which takes 2,260 bytes as OpenCV packs it by default. Level 6 takes 1,770 bytes and 2.6 times
-as long."""
+"""Of a frame of CarRacing. It takes 2,260 bytes as OpenCV packs it by default; level 6 takes 1,770, and 2.6 times as
+long."""
 INDEX_BYTES = 40
 DATA_FOLDER, CARD_FILE = "data", "README.md"
 FEATURE_TYPES = {"int32": "int32", "int64": "int64", "bool": "bool", "string": "string", "float": "float32"}
