@@ -5,8 +5,9 @@
     encode     rollouts + V model -> latents/<name>/shard-*.h5  mu and logvar of every frame
     evaluate   scores a V model                                 numbers, figures, a report page
     compare    compares several runs                            a table, a page
+    convert    other people's data -> rollouts, and rollouts and latents -> other people's formats
 
-Each is a command, `python -m world_models.<verb> --help`. `python -m world_models` runs all but `compare` on a small
+Each is a command, `python -m world_models.<verb> --help`. `python -m world_models` runs the first four on a small
 scale. From Python, `Rollouts`, `Latents` and `LatentSequences` read the files of the commands, `load_vae` loads a V
 model, and `preprocess` turns an observation into a frame. `LatentObservation` is a Gymnasium wrapper that observes z.
 `TelemetryInfo` is a wrapper that puts the simulator's state into `info`. Importing this package registers the

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from world_models import bench, collect, compare, encode, evaluate, train_vae
+from world_models import bench, collect, compare, convert, encode, evaluate, train_vae
 from world_models.runs import checkpoints
 from world_models.vae.config import VAEConfig
 from world_models.vae.fast import winograd
@@ -23,6 +23,7 @@ COMMANDS = {
     "encode": encode,
     "evaluate": evaluate,
     "compare": compare,
+    "convert": convert,
     "bench": bench,
 }
 

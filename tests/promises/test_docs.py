@@ -39,6 +39,7 @@ SCHEMAS = {
     "bench.command": "BenchConfig",
     "collect.command": "CollectConfig",
     "compare.command": "CompareConfig",
+    "convert.command": "ConvertConfig",
     "encode.command": "EncodeConfig",
     "evaluate.command": "EvaluateConfig",
     "train_vae.command": "TrainConfig",

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from world_models.data.rollouts import Rollouts
+from world_models.data.shards import SKIPPED_SOURCES
 from world_models.drawing import grids
 from world_models.runtime.terminal import say
 
@@ -20,7 +21,9 @@ def show(data: Rollouts) -> None:
     say(f"{data.path}: {data.env}{given}, complete, every digest correct")
     say(f"  episodes   {len(data)} in {len(data.shards)} shards, seeds {data.seeds.min()}..{data.seeds.max()}")
     if data.skipped_seeds:
-        say(f"  left out   {len(data.skipped_seeds)} episodes, which ended during their warm-up")
+        is_imported = any(SKIPPED_SOURCES in shard.attributes for shard in data.shards)
+        reason = "could not be read" if is_imported else "ended during their warm-up"
+        say(f"  left out   {len(data.skipped_seeds)} episodes, which {reason}")
     say(f"  frames     {data.num_rows:,}, {size / data.num_rows:,.0f} bytes each, {size / 1e6:,.1f} MB in all")
     say(f"  steps      {data.lengths.min() - 1}..{data.lengths.max() - 1} an episode")
     say(f"  preprocess {json.dumps(data.preprocess)}")
@@ -47,7 +50,7 @@ def contact_sheet(data: Rollouts, num_episodes: int = 8, num_frames: int = 10) -
         episode = data[int(index)]
         rows.append(episode.frames[np.linspace(0, len(episode), num_frames).astype(int)])
         labels.append(
-            f"seed {episode.seed}, {episode.policy}\n{len(episode)} steps\nreturn {episode.rewards.sum():.0f}"
+            f"seed {episode.seed}\n{episode.policy}\n{len(episode)} steps\nreturn {episode.rewards.sum():.0f}"
         )
     return grids.labelled(grids.grid(rows), labels)
 

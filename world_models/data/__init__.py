@@ -3,6 +3,7 @@
 shards/         HDF5 files of flat columns: the format, its reader and its writer
 rollouts        shards of frames, actions, rewards, ends and telemetry
 latents         shards of mu and logvar instead of frames
+step_tables     a pandas table of the rows of rollouts or latents
 latent_rows     rows of latents by number, in memory or in blocks
 latent_summary  latents.json: the counts and moments of latents
 sequences       windows of latents, as a memory model reads them

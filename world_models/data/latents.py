@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64
 
-from world_models.data import latent_summary, rollouts
+from world_models.data import latent_summary, rollouts, step_tables
 from world_models.data.shards import BLOCK_ROWS, SKIPPED_SEEDS, Column, Format, max_bytes_unpacked, reader, writer
 from world_models.data.shards.episodes import ShardedEpisodes
+from world_models.data.step_tables import DataFrame
 from world_models.runtime import files
 from world_models.runtime.terminal import printable
 
@@ -206,3 +207,25 @@ class Latents(ShardedEpisodes[LatentEpisode]):
         latents = {name: shard.read(name, start, start + rows) for name in ("mu", "logvar")}
         steps = {name: shard.read(name, start, start + rows - 1) for name in COPIED_COLUMNS}
         return LatentEpisode(**latents, **steps, seed=int(self.seeds[episode]), policy=self.policies[episode])
+
+    def to_pandas(self) -> DataFrame:
+        """All columns, as a pandas table with one line for each row of the data set.
+
+        The final frame of an episode has a line, too: `is_final` is true there, and its actions and reward are zeros.
+
+        Returns:
+            Columns `episode`, `step`, `is_final`, `seed`, `policy`, `reward`, `terminated`, `truncated`, `action_0` ..,
+            `mu_0` .., `logvar_0` ...
+
+        Raises:
+            ImportError: pandas is not installed.
+
+        Example:
+            >>> steps = world_models.Latents("latents/carracing").to_pandas()
+            >>> steps.shape, steps.filter(like="mu_").shape
+            ((246, 75), (246, 32))
+        """
+        names = {"mu": self.z_dim, "logvar": self.z_dim}
+        arrays = {"actions": step_tables.numbered("action", self.num_actions)}
+        arrays |= {name: step_tables.numbered(name, count) for name, count in names.items()}
+        return step_tables.table(self, arrays)

@@ -14,8 +14,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, UInt8
 
+from world_models.data import step_tables
 from world_models.data.shards import Column, Format, reader, writer
 from world_models.data.shards.episodes import ShardedEpisodes
+from world_models.data.step_tables import DataFrame
 from world_models.runtime import files
 from world_models.runtime.terminal import printable
 from world_models.runtime.typed_json import Json
@@ -238,6 +240,29 @@ class Rollouts(ShardedEpisodes[Episode]):
         """
         rewards = ((shard.read("rewards").astype(np.float64), shard.starts) for shard in self.shards if shard.num_rows)
         return np.concatenate([np.add.reduceat(earned, starts) for earned, starts in rewards])
+
+    def to_pandas(self) -> DataFrame:
+        """All columns but the frames, as a pandas table with one line for each row of the data set.
+
+        The final frame of an episode has a line, too: `is_final` is true there, and its actions and reward are zeros.
+
+        Returns:
+            Columns `episode`, `step`, `is_final`, `seed`, `policy`, `reward`, `terminated`, `truncated`, `action_0` ..,
+            and `telemetry_` with the name of each telemetry column.
+
+        Raises:
+            ImportError: pandas is not installed.
+
+        Example:
+            >>> steps = world_models.Rollouts("rollouts/carracing").to_pandas()
+            >>> len(steps), steps["telemetry_velocity_along_m_per_s"].dtype
+            (246, dtype('float32'))
+            >>> steps[~steps.is_final].groupby("episode").reward.sum().shape  # the returns
+            (6,)
+        """
+        telemetry = [f"telemetry_{name}" for name in self.telemetry_names]
+        actions = step_tables.numbered("action", self.num_actions)
+        return step_tables.table(self, {"actions": actions, "telemetry": telemetry})
 
 
 def telemetry_names(shard: reader.Shard) -> tuple[str, ...]:

@@ -26,7 +26,12 @@ EPISODE_COLUMNS = {"episode_start": np.int64, "episode_length": np.int32, "episo
 """The numeric episode columns and their dtypes. The fourth episode column, `episode_policy`, holds texts."""
 
 SKIPPED_SEEDS = "skipped_seeds"
-"""Attribute of a shard that lacks episodes because they ended during their warm-up: a JSON list of their seeds."""
+"""Attribute of a shard that lacks episodes: a JSON list of their seeds.
+
+They ended during their warm-up, or, if the shard was imported, could not be read.
+"""
+SOURCES, SKIPPED_SOURCES = "sources", "skipped_sources"
+"""Attributes of an imported shard: JSON lists of the names of its episodes, and of those that could not be read."""
 
 BLOCK_ROWS = 1024
 INDEX_BYTES, HEADER_BYTES = 100, 50_000  # upper bounds: for the index entry of a chunk, and for everything but columns

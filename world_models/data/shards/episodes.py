@@ -64,7 +64,8 @@ class ShardedEpisodes(Sequence[AnyEpisode]):
         shards: the shards.
         lengths, seeds: number of rows and environment's seed of each episode, int64 (E,).
         policies: name of the policy that drove each episode.
-        skipped_seeds: seeds of the episodes that were left out, because they ended during their warm-up.
+        skipped_seeds: seeds of the episodes that were left out, because they ended during their warm-up or
+            could not be read.
 
     Raises:
         FileNotFoundError, ValueError: as in `open_shards`, or all episodes were left out.

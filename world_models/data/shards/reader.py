@@ -41,7 +41,8 @@ class Shard:
         num_rows: number of rows of each row column.
         starts, lengths, seeds: first row, number of rows and environment's seed of each episode, int64 (E,).
         policies: name of the policy that drove each episode.
-        skipped_seeds: seeds of the episodes that were left out, because they ended during their warm-up.
+        skipped_seeds: seeds of the episodes that were left out, because they ended during their warm-up or
+            could not be read.
         row_shapes: shape of one row of each column.
         column_attributes: attributes of each column.
         column_dtypes: dtype of each column, as text.
@@ -82,7 +83,7 @@ class Shard:
 
     @property
     def num_planned(self) -> int:
-        """Number of episodes that were to be recorded: those in the file, and those that ended during their warm-up."""
+        """Number of planned episodes: those in the file, and those that were left out."""
         return len(self.starts) + len(self.skipped_seeds)
 
     def json_attribute(self, name: str) -> Json:

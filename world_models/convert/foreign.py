@@ -1,0 +1,93 @@
+"""Episodes of other people's data, and the interface of a module that reads them.
+
+A reader gives pictures of any size in time order, and what is known of actions, rewards and ends. It decides which
+action follows which picture: `actions[t]` is the action that was chosen after seeing picture t, as in our rollouts.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float32
+
+MAX_PIXELS = 100_000_000
+"""Largest number of pixels of a picture. It keeps a small broken file from taking all memory."""
+
+
+class BrokenEpisodeError(ValueError):
+    """An episode cannot be read.
+
+    Args:
+        reason: what was found and what was wanted, without the path.
+        file: the broken file, if the episode is a folder of files.
+    """
+
+    def __init__(self, reason: str, file: str = ""):
+        super().__init__(reason, file)
+        self.reason, self.file = reason, file
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+@dataclasses.dataclass(frozen=True)
+class ForeignEpisode:
+    """One episode of other people's data: T + 1 pictures and T transitions.
+
+    Attributes:
+        pictures: x_0 .. x_T, each uint8 (height, width, channels), where 3 channels are RGB and 1 is grey. They are
+            read one after the other, so a long video needs little memory. Reading may raise `BrokenEpisodeError`.
+        actions: a_0 .. a_{T-1}; None if the source has none.
+        rewards: the reward of each action; None if the source has none.
+        terminated: whether the last action terminated the episode; otherwise it truncated it.
+    """
+
+    pictures: Iterator[np.ndarray]
+    actions: Float32[np.ndarray, "T A"] | None = None
+    rewards: Float32[np.ndarray, " T"] | None = None
+    terminated: bool = False
+
+
+@runtime_checkable  # so that tests can check annotations
+class Reader(Protocol):
+    """Reads the episodes of a source. It is a small frozen dataclass, because each task of a worker holds a copy."""
+
+    @property
+    def num_actions(self) -> int:
+        """Number of columns of `actions`; 0 without actions."""
+        ...
+
+    def count(self, name: str) -> int:
+        """Number of pictures of an episode, without decoding them. It may be an estimate.
+
+        Raises:
+            BrokenEpisodeError: the episode cannot be read.
+        """
+        ...
+
+    def open_episode(self, name: str) -> ForeignEpisode:
+        """Open an episode.
+
+        Raises:
+            BrokenEpisodeError: the episode cannot be read.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Other people's data that was found at a path.
+
+    Attributes:
+        root: the folder.
+        names: path of each episode in it, in natural order; `.` is the folder itself.
+        reader: reads them.
+        description: what they are, such as "videos".
+    """
+
+    root: Path
+    names: tuple[str, ...]
+    reader: Reader
+    description: str

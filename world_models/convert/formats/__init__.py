@@ -1,0 +1,70 @@
+"""The formats: a module for each, which is imported when it is used.
+
+npz          read: a file per episode, as ctallec's or hardmaru's code writes it
+images       read: a folder of pictures per episode
+video        read: a file per episode
+npz_writing  written: rollouts for ctallec's code
+series       written: latents for hardmaru's code
+parquet      written: rollouts or latents for Hugging Face datasets, pandas, polars, DuckDB
+
+To add a format that is read, write a module with two names, and add it to `READ`:
+
+- `SUFFIXES`: the suffixes of its files, in lower case;
+- `find(root, files, config)`: gets the files with these suffixes, in natural order, and returns a `Source`
+  (`world_models.convert.foreign`). It raises `ValueError` if they cannot be read with these settings.
+
+To add a format that is written, write a module with a function `plan(data, out, config)`, which returns an `Export`
+(`world_models.convert.exporting`), and add it to `WRITTEN`.
+"""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from world_models.convert import found_files
+from world_models.convert.config import ConvertConfig
+from world_models.convert.foreign import Source
+
+READ = ("npz", "images", "video")
+"""The formats that become rollouts."""
+WRITTEN = {"series": "series", "npz": "npz_writing", "parquet": "parquet"}
+"""The formats that rollouts or latents become, and the module that writes each."""
+
+
+def module(name: str) -> Any:
+    """Import the module of a format."""
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+def find(config: ConvertConfig) -> tuple[str, Source]:
+    """Find out what other people's data is at `config.data`.
+
+    Returns:
+        The name of the format, and what was found.
+
+    Raises:
+        ValueError: it is not of the format, of none that is known, or of several.
+    """
+    first, *others = config.sources
+    if others:
+        raise ValueError("data names several sources that are not all rollouts; convert each, then merge the rollouts")
+    if config.format not in ("auto", *READ):
+        raise ValueError(f"format {config.format} is made of rollouts or latents, and {first} holds none")
+    path = Path(first)
+    root, files = found_files.listed(path)
+    by_format = {name: [file for file in files if found_files.suffix(file) in module(name).SUFFIXES] for name in READ}
+    present = [name for name in READ if by_format[name]]
+    wanted = config.format if config.format != "auto" else present[0] if len(present) == 1 else None
+    if wanted is None:
+        raise ValueError(f"{path}: {_what_is_there(by_format)}")
+    if wanted not in present:
+        raise ValueError(f"{path}: no file of format {wanted} ({', '.join(module(wanted).SUFFIXES)}) in it")
+    return wanted, module(wanted).find(root, found_files.natural_order(by_format[wanted]), config)
+
+
+def _what_is_there(by_format: dict[str, list[str]]) -> str:
+    counts = [f"{len(files):,} of format {name}" for name, files in by_format.items() if files]
+    if counts:
+        return f"files of several formats ({', '.join(counts)}); choose one by --format"
+    known = ", ".join(suffix for name in by_format for suffix in module(name).SUFFIXES)
+    return f"neither rollouts nor latents, and no file that can be read ({known}); name a folder of such data"

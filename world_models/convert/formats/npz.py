@@ -1,0 +1,344 @@
+"""NumPy files: an npz file is an episode, also in subfolders.
+
+Two layouts are known by the names of their arrays. Element t of each array is:
+
+| layout | arrays | frame t | action, reward and end t |
+|---|---|---|---|
+| ctallec | observations, actions, rewards, terminals | seen after action t | led to frame t |
+| hardmaru | obs, action | seen before action t | chosen after seeing frame t |
+
+- ctallec: row t takes action, reward and end of t + 1. Element 0 of these is lost, because the frame before it was not
+  stored. There may be more actions than frames; the rest was planned and never taken.
+- hardmaru: row t takes action t. The last action is lost, because the frame after it was not stored. There are no
+  rewards.
+- Other names are given by `--keys.frames` and so on. They are aligned as hardmaru's. There may also be one element
+  fewer than frames, as in Gymnasium's order; then nothing is lost.
+
+The last step of an episode terminates it if its end flag is set, else it truncates it. These files have one flag for
+both kinds of end, so an episode that a time limit ended may count as terminated.
+
+Pickles are never loaded. The size of an array is read from its header and compared with the size of the file before
+memory is taken. Pictures are unpacked a few at a time.
+"""
+
+import contextlib
+import dataclasses
+import math
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from world_models.convert.config import ConvertConfig, Keys
+from world_models.convert.foreign import MAX_PIXELS, BrokenEpisodeError, ForeignEpisode, Source
+from world_models.runtime import untrusted
+
+SUFFIXES = (".npz",)
+MAX_ACTIONS = 10_000
+MAX_DEFLATE_RATIO = 1100  # deflate packs 1,032 bytes into one at the best
+BLOCK_BYTES = 1 << 22
+HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+MAX_HEADER_BYTES = 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """What the arrays of a file are called, and how they are aligned.
+
+    Attributes:
+        name: name for messages.
+        keys: names of the arrays.
+        shift: row t takes element t + shift of actions, rewards and ends.
+    """
+
+    name: str
+    keys: Keys
+    shift: int = 0
+
+
+LAYOUTS = (
+    Layout("ctallec", Keys("observations", "actions", "rewards", "terminals"), shift=1),
+    Layout("hardmaru", Keys("obs", "action")),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Array:
+    """The header of an array in a file."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    is_fortran: bool
+
+    def __str__(self) -> str:
+        return f"{self.dtype} {self.shape}"
+
+
+@dataclasses.dataclass(frozen=True)
+class NpzReader:
+    """Reads npz files of one layout.
+
+    Attributes:
+        root: the folder of all episodes.
+        layout: names and alignment of the arrays.
+        num_actions: number of columns of `actions`.
+    """
+
+    root: Path
+    layout: Layout
+    num_actions: int
+
+    def count(self, name: str) -> int:
+        """Number of pictures, by the header of their array. All headers of the file are checked."""
+        with _opened(self.root / name) as archive:
+            return self._checked(archive)[str(self.layout.keys.frames)].shape[0]
+
+    def open_episode(self, name: str) -> ForeignEpisode:
+        """Open an episode. Actions, rewards and ends are read at once, pictures a few at a time."""
+        keys, path = self.layout.keys, self.root / name
+        with _opened(path) as archive:
+            arrays = self._checked(archive)
+            steps = arrays[str(keys.frames)].shape[0] - 1
+            actions = self._numbers(archive, arrays, keys.actions, steps)
+            rewards = self._numbers(archive, arrays, keys.rewards, steps)
+            terminated = self._terminated(archive, arrays, steps)
+        return ForeignEpisode(
+            pictures=_pictures(path, str(keys.frames)),
+            actions=None if actions is None else actions.reshape(steps, self.num_actions),
+            rewards=None if rewards is None else rewards.reshape(steps),
+            terminated=terminated,
+        )
+
+    def _checked(self, archive: zipfile.ZipFile) -> dict[str, _Array]:
+        """The headers of the arrays, whose shapes fit each other."""
+        keys = self.layout.keys
+        wanted = [key for key in dataclasses.astuple(keys) if key is not None]
+        arrays = {key: _header(archive, key) for key in wanted}
+        frames = arrays[str(keys.frames)]
+        _check_frames(str(keys.frames), frames)
+        num_actions = num_columns(arrays, keys)
+        if num_actions != self.num_actions:
+            raise BrokenEpisodeError(
+                f"actions of {num_actions} columns, wanted {self.num_actions} as in the first file"
+            )
+        for key in wanted[1:]:
+            self._check_length(key, arrays[key], frames.shape[0])
+        for key in (keys.rewards, keys.terminated):
+            if key is not None and math.prod(arrays[key].shape[1:]) != 1:
+                raise BrokenEpisodeError(f"{key} is {arrays[key]}, wanted one number a frame")
+        return arrays
+
+    def _check_length(self, key: str, array: _Array, num_frames: int) -> None:
+        have = array.shape[0] if array.shape else 0
+        if self.layout.shift:
+            fits = have == num_frames or (key == self.layout.keys.actions and have > num_frames)
+            wanted = f"{num_frames}"
+        else:
+            fits = have in (num_frames, num_frames - 1)
+            wanted = f"{num_frames} or {num_frames - 1}"
+        if not fits:
+            raise BrokenEpisodeError(f"{key} has {have} elements, wanted {wanted} for {num_frames} frames")
+
+    def _numbers(
+        self, archive: zipfile.ZipFile, arrays: Mapping[str, _Array], key: str | None, steps: int
+    ) -> np.ndarray | None:
+        """The elements of `steps` rows as float32; None without such an array."""
+        if key is None:
+            return None
+        found = _read(archive, key, arrays[key])[self.layout.shift :][:steps]
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = found.astype(np.float32)
+        if not np.isfinite(values).all():
+            raise BrokenEpisodeError(f"{key} holds numbers that are not finite in float32")
+        return values
+
+    def _terminated(self, archive: zipfile.ZipFile, arrays: Mapping[str, _Array], steps: int) -> bool:
+        key = self.layout.keys.terminated
+        if key is None:
+            return False
+        flags = _read(archive, key, arrays[key]).reshape(-1)[: self.layout.shift + steps] != 0
+        early = np.flatnonzero(flags[:-1])
+        if len(early):
+            raise BrokenEpisodeError(
+                f"{key} is set at element {early[0]} of {len(flags)}, wanted at the last one only; "
+                "give each episode a file of its own"
+            )
+        return bool(flags[-1])
+
+
+def num_columns(arrays: Mapping[str, _Array], keys: Keys) -> int:
+    """Number of columns of the actions; 0 if there are none.
+
+    Raises:
+        BrokenEpisodeError: they are too many.
+    """
+    if keys.actions is None:
+        return 0
+    columns = math.prod(arrays[keys.actions].shape[1:])
+    if not 0 < columns <= MAX_ACTIONS:
+        raise BrokenEpisodeError(f"{keys.actions} is {arrays[keys.actions]}, wanted 1 to {MAX_ACTIONS:,} columns")
+    return columns
+
+
+def find(root: Path, files: Sequence[str], config: ConvertConfig) -> Source:
+    """The episodes among these files: every file is one. The first file that can be read shows the layout.
+
+    Raises:
+        ValueError: its arrays are of no known layout, and `config.keys` names none; or no file can be read.
+    """
+    errors = []
+    for file in files if config.skip_broken else files[:1]:
+        reader = _reader_for(root, file, config)
+        if isinstance(reader, NpzReader):
+            return Source(root, tuple(files), reader, f"npz files, {_described(reader.layout)}")
+        errors.append(f"{root / file}: {reader}")
+    raise ValueError(errors[0])
+
+
+def _reader_for(root: Path, file: str, config: ConvertConfig) -> NpzReader | BrokenEpisodeError:
+    """A reader for files like this one, or why it cannot be read."""
+    try:
+        with _opened(root / file) as archive:
+            layout = _layout(archive, config.keys, root / file)
+            arrays = {key: _header(archive, key) for key in (layout.keys.actions,) if key is not None}
+            return NpzReader(root, layout, num_columns(arrays, layout.keys))
+    except BrokenEpisodeError as error:
+        return error
+
+
+def _described(layout: Layout) -> str:
+    return f"layout {layout.name}: {', '.join(key for key in dataclasses.astuple(layout.keys) if key is not None)}"
+
+
+def _layout(archive: zipfile.ZipFile, keys: Keys, path: Path) -> Layout:
+    names = {name.removesuffix(".npy") for name in archive.namelist()}
+    if keys.frames is not None:
+        missing = [key for key in dataclasses.astuple(keys) if key is not None and key not in names]
+        if missing:
+            raise ValueError(f"{path}: no array {', '.join(missing)}; it holds {_listed(names)}; give other --keys")
+        return Layout("--keys", keys)
+    for layout in LAYOUTS:
+        if set(dataclasses.astuple(layout.keys)) - {None} <= names:
+            return layout
+    raise ValueError(
+        f"{path}: holds {_listed(names)}, which is neither ctallec's layout (observations, actions, rewards, "
+        "terminals) nor hardmaru's (obs, action); name its arrays by --keys.frames, --keys.actions, --keys.rewards and "
+        "--keys.terminated"
+    )
+
+
+def _listed(names: set[str], most: int = 10) -> str:
+    shown = ", ".join(sorted(names)[:most]) or "no arrays"
+    return shown if len(names) <= most else f"{shown}, ..."
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Open a file. Errors of reading it in the block become `BrokenEpisodeError`."""
+    try:
+        if not untrusted.is_file(path):
+            raise BrokenEpisodeError("no such file any more")
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except BrokenEpisodeError:
+        raise
+    # What zipfile and NumPy raise for damaged, encrypted or unusually packed files.
+    except (
+        OSError,
+        EOFError,
+        zipfile.BadZipFile,
+        zlib.error,
+        struct.error,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:
+        raise BrokenEpisodeError(f"cannot be read as npz ({' '.join(str(error).split())})") from None
+
+
+@contextlib.contextmanager
+def _array(archive: zipfile.ZipFile, key: str) -> Iterator[tuple[_Array, zipfile.ZipExtFile]]:
+    """The header of an array, and the stream of its data. The array has the size that its header says."""
+    try:
+        info = archive.getinfo(f"{key}.npy")
+    except KeyError:
+        names = {name.removesuffix(".npy") for name in archive.namelist()}
+        raise BrokenEpisodeError(f"no array {key}; it holds {_listed(names)}") from None
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise BrokenEpisodeError(f"{key} is packed in a way that NumPy never uses; save it by np.savez_compressed")
+    if info.file_size > MAX_DEFLATE_RATIO * max(info.compress_size, 1):
+        raise BrokenEpisodeError(f"{key} claims more bytes than it can hold; do not trust this file")
+    with archive.open(info) as stream:
+        assert isinstance(stream, zipfile.ZipExtFile)
+        header, num_bytes = _read_header(stream, key)
+        data_bytes = math.prod(header.shape) * header.dtype.itemsize
+        if num_bytes + data_bytes != info.file_size:
+            raise BrokenEpisodeError(f"{key} is {header}, which does not fit its {info.file_size:,} bytes")
+        yield header, stream
+
+
+def _read_header(stream: zipfile.ZipExtFile, key: str) -> tuple[_Array, int]:
+    """The header of an array, and its number of bytes."""
+    try:
+        version = np.lib.format.read_magic(stream)
+        shape, is_fortran, dtype = HEADERS[version](stream, max_header_size=MAX_HEADER_BYTES)
+    except (ValueError, KeyError, SyntaxError, TypeError) as error:
+        raise BrokenEpisodeError(f"{key} is no array of NumPy ({' '.join(str(error).split())[:200]})") from None
+    if any(side < 0 for side in shape):
+        raise BrokenEpisodeError(f"{key} has the impossible shape {shape}")
+    if dtype.hasobject:
+        raise BrokenEpisodeError(f"{key} holds Python objects (a pickle), which are never loaded; save numbers")
+    if dtype.kind not in "biuf":
+        raise BrokenEpisodeError(f"{key} is {dtype}, wanted numbers")
+    return _Array(shape, dtype, is_fortran), stream.tell()
+
+
+def _header(archive: zipfile.ZipFile, key: str) -> _Array:
+    with _array(archive, key) as (header, _):
+        return header
+
+
+def _read(archive: zipfile.ZipFile, key: str, checked: _Array) -> np.ndarray:
+    """A whole array."""
+    with _array(archive, key) as (header, stream):
+        assert header == checked
+        values = np.frombuffer(_exactly(stream, math.prod(header.shape) * header.dtype.itemsize, key), header.dtype)
+    return values.reshape(header.shape, order="F" if header.is_fortran else "C")
+
+
+def _exactly(stream: zipfile.ZipExtFile, count: int, key: str) -> bytes:
+    data = stream.read(count)
+    if len(data) != count:
+        raise BrokenEpisodeError(f"{key} breaks off")
+    return data
+
+
+def _check_frames(key: str, frames: _Array) -> None:
+    if frames.dtype != np.uint8 or len(frames.shape) not in (3, 4):
+        raise BrokenEpisodeError(
+            f"{key} is {frames}, wanted uint8 (frames, height, width, 3), or without the last axis for grey ones"
+        )
+    if frames.is_fortran:
+        raise BrokenEpisodeError(f"{key} is stored in Fortran's order; save np.ascontiguousarray({key})")
+    if frames.shape[3:] not in ((), (1,), (3,)):
+        raise BrokenEpisodeError(
+            f"{key} is {frames}, wanted 3 (RGB) or 1 (grey) on the last axis; move or cut the channels"
+        )
+    if not 0 < math.prod(frames.shape[1:3]) <= MAX_PIXELS:
+        raise BrokenEpisodeError(f"{key} is {frames}, wanted pictures of 1 to {MAX_PIXELS:,} pixels")
+    if frames.shape[0] < 2:
+        raise BrokenEpisodeError(f"{key} holds {frames.shape[0]} frames, wanted 2 or more")
+
+
+def _pictures(path: Path, key: str) -> Iterator[np.ndarray]:
+    """The pictures, unpacked a few at a time."""
+    with _opened(path) as archive, _array(archive, key) as (header, stream):
+        count, *shape = header.shape
+        row_bytes = math.prod(shape)
+        block = max(1, BLOCK_BYTES // max(1, row_bytes))
+        for start in range(0, count, block):
+            rows = min(block, count - start)
+            pictures = np.frombuffer(_exactly(stream, rows * row_bytes, key), np.uint8).reshape(rows, *shape)
+            yield from pictures if len(shape) == 3 else pictures[..., None]
