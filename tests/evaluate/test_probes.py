@@ -1,5 +1,6 @@
 """Linear probes and small networks, on targets with known answers."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -85,10 +86,8 @@ def test_a_network_starts_from_pytorchs_usual_weights(monkeypatch: pytest.Monkey
     x, y = _features(), _line(_features())
     untrained = probes.mlp_r2(x, y, x, y, seed=3)[0]
     torch.manual_seed(3)
-    first, second, last = (
-        torch.nn.Linear(inputs, outputs)
-        for inputs, outputs in ((3, probes.HIDDEN), (probes.HIDDEN, probes.HIDDEN), (probes.HIDDEN, 1))
-    )
+    sizes = (3, probes.HIDDEN, probes.HIDDEN, 1)
+    first, second, last = (torch.nn.Linear(*size) for size in itertools.pairwise(sizes))
     with torch.no_grad():
         standard = torch.from_numpy((x - x.mean(0)) / x.std(0))
         predicted = last(second(first(standard).relu()).relu()).numpy() * y.std(0) + y.mean(0)
