@@ -20,9 +20,10 @@ def make_latents(make_rollouts: Callable[..., Path], tmp_path: Path) -> Callable
         folder.mkdir()
         rng = np.random.default_rng(0)
         for source in open_shards(make_rollouts(*shards), ROLLOUTS):
+            with np.errstate(over="ignore"):  # of float16
+                mu, logvar = (scale * rng.standard_normal((2, source.num_rows, z_dim))).astype(dtype)
             attributes = {"vae_sha256": "ab" * 32, "config": "dtype: float32\n"}
             with write_latents(folder / source.path.name, source, z_dim, dtype, attributes) as latents:
-                mu, logvar = (scale * rng.standard_normal((2, source.num_rows, z_dim))).astype(dtype)
                 latents.append(mu, logvar)
         return folder
 

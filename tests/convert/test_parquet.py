@@ -169,12 +169,13 @@ def test_datasets_reads_latents_by_the_card(make_latents: Make, tmp_path: Path):
     )
 
 
-def test_large_shards_are_written_in_groups(make_rollouts: Make, tmp_path: Path):
-    data = make_rollouts([700, 500, 3])
+def test_large_shards_are_written_in_groups(make_rollouts: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    data = make_rollouts([30, 20, 3])
+    monkeypatch.setattr("world_models.convert.formats.parquet.FRAMES_OF_GROUP", 40)
     file = parquet.ParquetFile(export(data, tmp_path / "out") / "data" / "shard-00000.parquet")
-    assert [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)] == [1024, 182]
+    assert [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)] == [40, 16]
     steps = file.read(["step"])["step"].to_numpy()
-    np.testing.assert_array_equal(steps, np.concatenate([np.arange(701), np.arange(501), np.arange(4)]))
+    np.testing.assert_array_equal(steps, np.concatenate([np.arange(31), np.arange(21), np.arange(4)]))
 
 
 def test_processes_write_the_same_bytes(data: Path, tmp_path: Path):

@@ -10,7 +10,7 @@ import pytest
 
 from world_models import convert
 from world_models.convert.config import ConvertConfig
-from world_models.convert.formats.series import plan
+from world_models.convert.formats import series
 from world_models.data.latents import Latents
 from world_models.data.rollouts import Rollouts
 from world_models.data.shards import shard_path
@@ -85,9 +85,8 @@ def test_the_original_never_reads_the_action_of_a_final_frame(data: Path, out: P
     np.testing.assert_array_equal(read.batch(np.random.default_rng(0))[0], before)
 
 
-def test_a_sequence_has_the_originals_thousand_rows_by_default(make_latents: Make, out: Path):
-    data = make_latents([1000, 998, 999])
-    assert RnnTrain(export(data, out, "")).mu.shape == (2, 1000, 4)
+def test_a_sequence_has_the_originals_thousand_rows_by_default():
+    assert ConvertConfig(data="latents/a", out="series.npz").rows == 1000
 
 
 def test_latents_of_float16_are_kept_bit_for_bit(make_latents: Make, out: Path):
@@ -104,10 +103,11 @@ def test_the_initial_latents_are_those_of_the_first_frames(data: Path, out: Path
     np.testing.assert_allclose(np.array(logvar) / 10_000, read.logvar[:, 0], atol=1e-4)
 
 
-def test_at_most_a_thousand_initial_latents_are_written(make_latents: Make, out: Path):
-    data = make_latents([1] * 1001)
-    assert len(RnnTrain(export(data, out, "--rows 2")).mu) == 1001
-    assert [len(moments) for moments in json.loads((out.parent / "initial_z.json").read_text())] == [1000, 1000]
+def test_the_number_of_initial_latents_is_bounded(data: Path, out: Path, monkeypatch: pytest.MonkeyPatch):
+    assert series.NUM_INITIAL == 1000
+    monkeypatch.setattr(series, "NUM_INITIAL", 2)
+    assert len(RnnTrain(export(data, out)).mu) == 3
+    assert [len(moments) for moments in json.loads((out.parent / "initial_z.json").read_text())] == [2, 2]
 
 
 def test_it_says_how_many_episodes_were_left_out(data: Path, out: Path, capsys):
@@ -150,9 +150,9 @@ def test_a_kill_leaves_nothing_that_stays(data: Path, out: Path, leave_partial):
 def test_a_full_disk_ends_with_one_line_and_leaves_no_series(make_latents: Make, out: Path):
     from conftest import largest_file
 
-    data = make_latents([999] * 3)
-    with largest_file(100_000), pytest.raises(Stopped, match=rf"^{out}: [^\n]*ulimit"):
-        export(data, out, "")
+    data = make_latents([99], z_dim=256)
+    with largest_file(20_000), pytest.raises(Stopped, match=rf"^{out}: [^\n]*ulimit"):
+        export(data, out, "--rows 100")
     assert not list(out.parent.iterdir())
 
 
@@ -209,9 +209,9 @@ def test_numbers_that_float16_does_not_hold_are_refused(data: Path, out: Path, c
 
 def test_planning_writes_nothing(data: Path, out: Path):
     config = ConvertConfig(data=str(data), out=str(out), format="series", rows=5)
-    planned = plan(Latents(data), out, config)
+    planned = series.plan(Latents(data), out, config)
     assert (planned.num_rows, planned.warnings, planned.is_finished) == (15, (), False)
     assert planned.need_bytes == 15 * 2 * (4 + 4 + 3)
     assert not out.parent.exists()
     with pytest.raises(ValueError, match="holds rollouts"):
-        plan(Rollouts(data.parent / "rollouts"), out, config)
+        series.plan(Rollouts(data.parent / "rollouts"), out, config)

@@ -31,9 +31,8 @@ class Keys:
 
     def __post_init__(self):
         others = (self.actions, self.rewards, self.terminated)
-        require(
-            self.frames is not None or others == (None,) * 3, "keys.frames is empty; name the array of pictures, too"
-        )
+        is_complete = self.frames is not None or not any(others)
+        require(is_complete, "keys.frames is empty; name the array of pictures, too")
 
 
 @dataclasses.dataclass(frozen=True)

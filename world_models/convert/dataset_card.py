@@ -33,9 +33,10 @@ MEANINGS = {
 }
 TELEMETRY = "simulator state at this frame; the name holds the unit"
 
-ALIGNMENT = """An episode of T steps has T + 1 lines. The line of step t < T holds the frame x_t, the action a_t that was
-chosen after seeing x_t, and the reward and ends that a_t caused. The line of step T holds the final frame: `is_final` is
-true, the action and the reward are zeros, both ends are false. A memory model learns (x_t, a_t) -> x_{t+1}."""
+ALIGNMENT = """An episode of T steps has T + 1 lines. The line of step t < T holds the frame x_t, the action a_t that
+was chosen after seeing x_t, and the reward and ends that a_t caused. The line of step T holds the final frame:
+`is_final` is true, the action and the reward are zeros, both ends are false. A memory model learns
+(x_t, a_t) -> x_{t+1}."""
 
 READING = """```python
 from datasets import load_dataset

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int64
 
 from world_models.convert import folders
 from world_models.convert.config import ConvertConfig
@@ -56,24 +57,24 @@ def plan(data: Rollouts | Latents, out: Path, config: ConvertConfig) -> FolderEx
         pages={},
         row_bytes=ROW_BYTES,
         summary=f"{out}: {len(data):,} npz files, {data.num_rows:,} frames",
-        warnings=_warnings(data),
+        warnings=_warnings(data.lengths),
         executor=config.executor,
         num_workers=config.num_workers,
     )
 
 
-def _warnings(data: Rollouts) -> tuple[str, ...]:
-    """What ctallec's loader will not read."""
-    short = int((data.lengths <= SEQUENCE_STEPS).sum())
+def _warnings(lengths: Int64[np.ndarray, " episodes"]) -> tuple[str, ...]:
+    """What ctallec's loader will not read of episodes with these numbers of rows."""
+    count, short = len(lengths), int((lengths <= SEQUENCE_STEPS).sum())
     lines = []
-    if len(data) <= HELD_OUT_FILES:
+    if count <= HELD_OUT_FILES:
         lines.append(
-            f"ctallec's loader holds out the last {HELD_OUT_FILES} files, so {len(data):,} files give no training data;"
+            f"ctallec's loader holds out the last {HELD_OUT_FILES} files, so {count:,} files give no training data;"
             " collect more episodes, or change that number in his data/loaders.py"
         )
     if short:
         lines.append(
-            f"{short:,} of {len(data):,} episodes have {SEQUENCE_STEPS} rows or fewer; ctallec's loader counts them "
+            f"{short:,} of {count:,} episodes have {SEQUENCE_STEPS} rows or fewer; ctallec's loader counts them "
             f"wrongly when it reads sequences of {SEQUENCE_STEPS} steps, so set seq_len to a smaller number"
         )
     return tuple(lines)

@@ -197,7 +197,7 @@ def _initial(data: Latents, episodes: Int64[np.ndarray, " sequences"]) -> str:
     moments = [
         [
             (first(episode, column)[0].astype(np.float64) * INITIAL_SCALE).astype(np.int64).tolist()
-            for episode in episodes
+            for episode in episodes.tolist()
         ]
         for column in ("mu", "logvar")
     ]
