@@ -7,8 +7,8 @@
     compare    compares several runs                            a table, a page
     convert    other people's data -> rollouts, and rollouts and latents -> other people's formats
 
-Each is a command, `python -m world_models.<verb> --help`. `python -m world_models` runs all but `compare` and
-`convert` on a small scale. From Python, `Rollouts`, `Latents` and `LatentSequences` read the files of the commands, `load_vae` loads a V
+Each is a command, `python -m world_models.<verb> --help`. `python -m world_models` runs the first four on a small
+scale. From Python, `Rollouts`, `Latents` and `LatentSequences` read the files of the commands, `load_vae` loads a V
 model, and `preprocess` turns an observation into a frame. `LatentObservation` is a Gymnasium wrapper that observes z.
 `TelemetryInfo` is a wrapper that puts the simulator's state into `info`. Importing this package registers the
 environment `world_models/CarRacing-v3`, which is CarRacing-v3 with the fast renderer. It does not import torch, Box2D

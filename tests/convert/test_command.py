@@ -44,7 +44,7 @@ def test_rollouts_are_merged(make_rollouts, tmp_path):
 def test_a_damaged_shard_counts_as_rollouts_and_is_named(make_rollouts, tmp_path):
     folder = make_rollouts([3, 4])
     (folder / "shard-00000.h5").write_bytes(b"damaged")
-    with pytest.raises(ValueError, match="shard-00000.h5: damaged or no HDF5 file"):
+    with pytest.raises(ValueError, match=r"shard-00000.h5: damaged or no HDF5 file"):
         convert.main(["--data", str(folder), "--out", str(tmp_path / "out"), "--drop", "seed=0"])
 
 

@@ -1,7 +1,5 @@
 """Files are found in subfolders, and sorted as people count."""
 
-import os
-
 from world_models.convert.found_files import listed, natural_order, suffix
 
 
@@ -20,7 +18,7 @@ def test_hidden_files_and_linked_folders_are_left_out(tmp_path):
     for name in ("a/1.png", "2.png", ".hidden.png", ".git/3.png", "a/.4.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    os.symlink(tmp_path, tmp_path / "circle")
+    (tmp_path / "circle").symlink_to(tmp_path)
     root, files = listed(tmp_path)
     assert root == tmp_path
     assert sorted(files) == ["2.png", "a/1.png"]

@@ -146,14 +146,14 @@ def test_other_settings_in_the_same_folder_are_refused(convert, flags, said):
 def test_other_episodes_in_the_same_folder_are_refused(convert, episodes):
     convert()
     (episodes / "0.npz").unlink()
-    with pytest.raises(ValueError, match="shard-00000.h5: holds other episodes than .*; choose another --out"):
+    with pytest.raises(ValueError, match=r"shard-00000.h5: holds other episodes than .*; choose another --out"):
         convert()
 
 
 def test_fewer_episodes_than_the_folder_holds_are_refused(convert, episodes):
     convert()
     (episodes / "4.npz").unlink()
-    with pytest.raises(ValueError, match="shard-00002.h5: holds other episodes"):
+    with pytest.raises(ValueError, match=r"shard-00002.h5: holds other episodes"):
         convert()
 
 
@@ -260,7 +260,9 @@ def pictures(count: int, height: int = 20) -> Iterator[np.ndarray]:
     yield from np.full((count, height, 20, 3), 9, np.uint8)
 
 
-def shard_of(tmp_path: Path, episode: Callable[[], ForeignEpisode], spec: Preprocess | None = None) -> importing.ImportTask:
+def shard_of(
+    tmp_path: Path, episode: Callable[[], ForeignEpisode], spec: Preprocess | None = None
+) -> importing.ImportTask:
     source = Source(tmp_path, ("one",), Given(episode), "given")
     attributes = {"env": "x", "preprocess": "{}", "action_space": "{}", "warmup_steps": 0, "config": ""}
     return importing.ImportTask(tmp_path / "shard-00000.h5", source, spec or Preprocess(), "given", attributes, False)
@@ -328,7 +330,9 @@ def test_keys_are_for_npz_files_only(convert, tmp_path):
 def test_names_that_a_shard_has_no_room_for_are_refused(convert, monkeypatch, tmp_path):
     monkeypatch.setattr(strings, "MAX_ATTRIBUTE_BYTES", 500)
     monkeypatch.setattr(strings, "check_size", lambda *_: None)  # of the config
-    with pytest.raises(ValueError, match="the names of the 5 episodes of a shard take .* give fewer --episodes_per_shard"):
+    with pytest.raises(
+        ValueError, match=r"the names of the 5 episodes of a shard take .* give fewer --episodes_per_shard"
+    ):
         monkeypatch.setattr(strings, "MAX_ATTRIBUTE_BYTES", 10)
         convert("--episodes_per_shard", "5")
     assert not (tmp_path / "out").exists()

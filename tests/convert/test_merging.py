@@ -18,7 +18,7 @@ COLUMNS = ("frames", "actions", "rewards", "terminated", "truncated", "telemetry
 @pytest.fixture
 def merge(tmp_path: Path) -> Callable[..., Rollouts]:
     def run(*sources: Path, flags: tuple[str, ...] = ()) -> Rollouts:
-        data = f"[{','.join(map(str, sources))}]" if len(sources) > 1 else str(sources[0])
+        data = f"[{','.join(map(str, sources))}]"
         command.main(["--data", data, "--out", f"{tmp_path}/out", "--executor", "serial", *flags])
         return Rollouts(tmp_path / "out", verify=True)
 
@@ -149,14 +149,14 @@ def test_an_interrupted_merging_continues(merge, make_rollouts, tmp_path):
 def test_other_episodes_in_the_same_folder_are_refused(merge, make_rollouts, flags):
     sources = make_rollouts([3, 4], [5]), make_rollouts([6], name="b", seed=100)
     merge(*sources)
-    with pytest.raises(ValueError, match="holds other episodes than these settings choose|none of the 4 episodes"):
+    with pytest.raises(ValueError, match=r"holds other episodes than these settings choose|none of the 4 episodes"):
         merge(*sources, flags=flags)
 
 
 def test_more_shards_than_are_planned_are_refused(merge, make_rollouts):
     sources = make_rollouts([3, 4], [5]), make_rollouts([6], name="b", seed=100)
     merge(*sources)
-    with pytest.raises(ValueError, match="shard-00002.h5: holds other episodes"):
+    with pytest.raises(ValueError, match=r"shard-00002.h5: holds other episodes"):
         merge(*sources, flags=("--drop", "seed=100"))
 
 

@@ -80,7 +80,9 @@ def parse(texts: Sequence[str], flag: str) -> tuple[Condition, ...]:
 def _parse(text: str, flag: str) -> Condition:
     match = CONDITION.fullmatch(text)
     if match is None or match[1] not in NAMES:
-        raise ValueError(f"{flag} is {text!r}; give a condition such as seed=3,7, policy=brownian, return<0 or length<50")
+        raise ValueError(
+            f"{flag} is {text!r}; give a condition such as seed=3,7, policy=brownian, return<0 or length<50"
+        )
     name, sign, rest = match.groups()
     parts = tuple(part.strip() for part in rest.split(","))
     if sign in COMPARE and (name == "policy" or len(parts) > 1):

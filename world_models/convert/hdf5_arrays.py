@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import h5py
 
@@ -24,6 +25,8 @@ FILTERS = HARMLESS_FILTERS | {LZF}
 """Filters that h5py itself brings along."""
 MAX_CHUNK_BYTES = 1 << 28
 MAX_DEFLATE_RATIO = 1100  # deflate packs 1,032 bytes into one at the best
+
+Member = TypeVar("Member", h5py.Group, h5py.Dataset)
 
 
 @contextlib.contextmanager
@@ -83,7 +86,7 @@ def array(owner: h5py.Group, name: str) -> h5py.Dataset:
     return found
 
 
-def _member(owner: h5py.Group, name: str, kind: type) -> h5py.Group | h5py.Dataset:  # pyright: ignore
+def _member(owner: h5py.Group, name: str, kind: type[Member]) -> Member:
     if not name or name not in owner:
         raise BrokenEpisodeError(f"no {printable(name)} in it")
     if not isinstance(owner.get(name, getlink=True), h5py.HardLink):

@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,22 +18,32 @@ from world_models.convert import formats, shard_jobs
 from world_models.convert.config import ConvertConfig
 from world_models.convert.foreign import BrokenEpisodeError, ForeignEpisode, Source
 from world_models.data.rollouts import FORMAT, Frame, Rollouts, RolloutWriter, write_rollouts
-from world_models.data.shards import SKIPPED_SEEDS, SKIPPED_SOURCES, SOURCES, little_endian, shard_path, shard_paths, strings, writer
+from world_models.data.shards import (
+    SKIPPED_SEEDS,
+    SKIPPED_SOURCES,
+    SOURCES,
+    little_endian,
+    shard_path,
+    shard_paths,
+    strings,
+    writer,
+)
 from world_models.data.shards.reader import Shard
 from world_models.drawing import grids
 from world_models.envs.preprocessing import Preprocess, parse_crop, preprocess
 from world_models.runtime import executors, files, terminal, untrusted
 from world_models.runtime.cli import to_yaml
 from world_models.runtime.errors import Stopped
-from world_models.runtime.typed_json import Json
 
 NO_TELEMETRY = np.zeros(0, np.float32)
 NUM_FIRST_FRAMES = 8
+TOO_SHORT = "fewer than 2 frames, wanted 2 or more"
 IDENTITY = ("every", "keys", "episodes_per_shard")
 """Settings that define an import, besides the attributes of its shards."""
 MAX_WARNINGS = 10
 BYTES_PER_SHARD = 30_000
 AGAIN = "give the same settings, or choose another --out"
+MEND = "mend it, or leave such episodes out by --skip_broken true"
 
 
 # ---- the work of a worker ----
@@ -92,26 +102,28 @@ def import_shard(task: ImportTask, report: executors.Report) -> Imported:
         Stopped: an episode cannot be read, and `skip_broken` is false. No file is kept.
     """
     broken: dict[str, str] = {}
-    while True:
-        try:
-            _write(task, broken, report)
-            return Imported(len(task.source.names) - len(broken), tuple(broken.values()))
-        except _BrokenError as error:
-            if not task.skip_broken:
-                raise Stopped(
-                    f"{error.line}; mend it, or leave such episodes out by --skip_broken true, and {files.AGAIN}"
-                ) from None
-            broken[error.name] = error.line
+    while found := _broken_one(task, broken, report):
+        if not task.skip_broken:
+            raise Stopped(f"{found.line}; {MEND}, and {files.AGAIN}")
+        broken[found.name] = found.line
+    return Imported(len(task.source.names) - len(broken), tuple(broken.values()))
+
+
+def _broken_one(task: ImportTask, broken: Mapping[str, str], report: executors.Report) -> _BrokenError | None:
+    """Write the shard without the broken episodes. Returns another one that cannot be read; then no file is kept."""
+    try:
+        _write(task, broken, report)
+    except _BrokenError as error:
+        return error
+    return None
 
 
 def _write(task: ImportTask, broken: Mapping[str, str], report: executors.Report) -> None:
-    names, before = [name for name in task.source.names if name not in broken], 0
-    with write_rollouts(task.path, task.source.reader.num_actions, (), task.attributes) as rollouts:
+    source, before = task.source, 0
+    names = [name for name in source.names if name not in broken]
+    with write_rollouts(task.path, source.reader.num_actions, source.telemetry, task.attributes) as rollouts:
         for name in names:
-            try:
-                before = _copy(task, name, rollouts, before, report)
-            except BrokenEpisodeError as error:
-                raise _BrokenError(name, _line(task.source, name, error)) from None
+            before = _copy(task, name, rollouts, before, report)
         rollouts.set_attribute(SOURCES, json.dumps(names))
         if broken:
             rollouts.set_attribute(SKIPPED_SOURCES, json.dumps(list(broken)))
@@ -136,27 +148,38 @@ def _copy(task: ImportTask, name: str, rollouts: RolloutWriter, before: int, rep
     Returns:
         The number of frames so far.
     """
-    episode, num_actions = task.source.reader.open_episode(name), task.source.reader.num_actions
-    digest, step, last = hashlib.sha256(), 0, None
-    for step, (frame, last, ends) in enumerate(_transitions(_frames(episode, task.spec))):
+    try:
+        episode = task.source.reader.open_episode(name)
+        return before + _copy_rows(task, episode, rollouts, lambda count: report(before + count))
+    except BrokenEpisodeError as error:
+        raise _BrokenError(name, _line(task.source, name, error)) from None
+
+
+def _copy_rows(
+    task: ImportTask, episode: ForeignEpisode, rollouts: RolloutWriter, report: Callable[[int], None]
+) -> int:
+    """Write the rows of an episode. Returns the number of its frames."""
+    num_actions, digest, step, following = task.source.reader.num_actions, hashlib.sha256(), 0, None
+    for step, (frame, following, ends) in enumerate(_transitions(_frames(episode, task.spec))):  # noqa: B007
         if episode.actions is not None and ends != (step + 1 == len(episode.actions)):
             raise BrokenEpisodeError(f"{len(episode.actions)} actions do not fit its frames, wanted one fewer")
         action, reward = _action_and_reward(episode, step, num_actions)
         terminated = ends and episode.terminated
+        truncated = ends and (episode.truncated or not terminated)
         digest.update(little_endian(frame))
         digest.update(little_endian(action))
         digest.update(little_endian(reward))
-        rollouts.step(frame, NO_TELEMETRY, action, float(reward), terminated, ends and not terminated)
+        rollouts.step(frame, _telemetry(episode, step), action, float(reward), terminated, truncated)
         if step % 16 == 0:
-            report(before + step)
-    if last is None:
-        raise BrokenEpisodeError("fewer than 2 frames, wanted 2 or more")
+            report(step)
+    if following is None:
+        raise BrokenEpisodeError(TOO_SHORT)
     num_frames = step + 2
-    digest.update(little_endian(last))
+    digest.update(little_endian(following))
     digest.update(bytes([episode.terminated]))
-    rollouts.end_episode(last, NO_TELEMETRY, _seed(digest.digest()), task.policy)
-    report(before + num_frames)
-    return before + num_frames
+    rollouts.end_episode(following, _telemetry(episode, num_frames - 1), _seed(digest.digest()), task.policy)
+    report(num_frames)
+    return num_frames
 
 
 def _frames(episode: ForeignEpisode, spec: Preprocess) -> Iterator[Frame]:
@@ -179,10 +202,15 @@ def _transitions(frames: Iterator[Frame]) -> Iterator[tuple[Frame, Frame, bool]]
 
 
 def _action_and_reward(episode: ForeignEpisode, step: int, num_actions: int) -> tuple[np.ndarray, np.ndarray]:
-    """Action and reward of a step; none and zero if the source has none."""
+    """Action and reward of a step; zeros if the source has none."""
     actions, rewards = episode.actions, episode.rewards
     action = np.zeros(num_actions, np.float32) if actions is None else actions[step]
-    return action, np.float32(0) if rewards is None else rewards[step]
+    return action, np.zeros((), np.float32) if rewards is None else np.asarray(rewards[step])
+
+
+def _telemetry(episode: ForeignEpisode, step: int) -> np.ndarray:
+    """The simulator's state at a picture; without columns if the source has none."""
+    return NO_TELEMETRY if episode.telemetry is None else episode.telemetry[step]
 
 
 def _seed(digest: bytes) -> int:
@@ -245,8 +273,8 @@ def prepare(config: ConvertConfig) -> ImportJob:
     name, source = formats.find(config)
     if name != "video":
         config.check_unused("every", reason=f"it is for videos, and this is {name}")
-    if name != "npz":
-        config.check_unused("keys", reason=f"it is for npz files, and this is {name}")
+    if name not in ("npz", "minari"):
+        config.check_unused("keys", reason=f"it is for npz files and Minari, and this is {name}")
     spec = Preprocess(parse_crop(config.crop, None))
     first = _first_frames(source, spec, config.skip_broken)
     size, out = config.episodes_per_shard, Path(str(config.out))
@@ -262,7 +290,7 @@ def prepare(config: ConvertConfig) -> ImportJob:
     )
     for task in tasks:
         _check_names(task.source.names)
-    counts = tuple(_count(task) for task in tasks)
+    counts = tuple(sum(_count(task, name) for name in task.source.names) for task in tasks)
     files.check_room(out, round(sum(counts) * _bytes_per_frame(first)) + len(tasks) * BYTES_PER_SHARD)
     rows = f", rows {spec.crop[0]}:{spec.crop[1]}" if spec.crop else ""
     height, width = first.size
@@ -277,11 +305,11 @@ def prepare(config: ConvertConfig) -> ImportJob:
 def _attributes(config: ConvertConfig, name: str, source: Source, spec: Preprocess) -> dict[str, str | int]:
     num_actions = source.reader.num_actions
     unknown = [None] * num_actions  # the bounds of the space
-    space = {"type": "Box", "shape": [num_actions], "low": unknown, "high": unknown}
+    space = source.action_space or {"type": "Box", "shape": [num_actions], "low": unknown, "high": unknown}
     text = to_yaml(config)
     strings.check_size("the config", text)
     return {
-        "env": config.env or name,
+        "env": config.env or source.env or name,
         "preprocess": json.dumps(dataclasses.asdict(spec)),
         "action_space": json.dumps(space),
         "warmup_steps": 0,
@@ -317,37 +345,42 @@ def _first_frames(source: Source, spec: Preprocess, skip_broken: bool) -> _First
     Raises:
         ValueError: it cannot be read, and `skip_broken` is false; or none can be read.
     """
-    first_error = ""
+    broken = []
     for name in source.names:
-        try:
-            episode = source.reader.open_episode(name)
-            pictures = list(itertools.islice(episode.pictures, NUM_FIRST_FRAMES))
-            if len(pictures) < 2:
-                raise BrokenEpisodeError("fewer than 2 frames, wanted 2 or more")
-            shown = dataclasses.replace(episode, pictures=iter(pictures))
-            return _FirstFrames(np.stack(list(_frames(shown, spec))), pictures[0].shape[:2])
-        except BrokenEpisodeError as error:
-            first_error = first_error or _line(source, name, error)
-            if not skip_broken:
-                raise ValueError(f"{first_error}; mend it, or leave such episodes out by --skip_broken true") from None
-    raise ValueError(f"none of the {len(source.names)} episodes can be read; the first: {first_error}")
+        found = _first_frames_of(source, name, spec)
+        if isinstance(found, _FirstFrames):
+            return found
+        broken.append(_line(source, name, found))
+        if not skip_broken:
+            raise ValueError(f"{broken[0]}; {MEND}")
+    raise ValueError(f"none of the {len(source.names)} episodes can be read; the first: {broken[0]}")
 
 
-def _count(task: ImportTask) -> int:
-    """Number of frames of a shard, by the headers of the files.
+def _first_frames_of(source: Source, name: str, spec: Preprocess) -> _FirstFrames | BrokenEpisodeError:
+    """The first frames of an episode, or why it cannot be read."""
+    try:
+        episode = source.reader.open_episode(name)
+        pictures = list(itertools.islice(episode.pictures, NUM_FIRST_FRAMES))
+        if len(pictures) < 2:
+            raise BrokenEpisodeError(TOO_SHORT)
+        shown = dataclasses.replace(episode, pictures=iter(pictures))
+        return _FirstFrames(np.stack(list(_frames(shown, spec))), pictures[0].shape[:2])
+    except BrokenEpisodeError as error:
+        return error
+
+
+def _count(task: ImportTask, name: str) -> int:
+    """Number of frames of an episode, by the header of its file; 0 if it will be left out.
 
     Raises:
-        ValueError: one cannot be read, and `skip_broken` is false.
+        ValueError: it cannot be read, and `skip_broken` is false.
     """
-    total = 0
-    for name in task.source.names:
-        try:
-            total += task.source.reader.count(name)
-        except BrokenEpisodeError as error:
-            if not task.skip_broken:
-                line = _line(task.source, name, error)
-                raise ValueError(f"{line}; mend it, or leave such episodes out by --skip_broken true") from None
-    return total
+    try:
+        return task.source.reader.count(name)
+    except BrokenEpisodeError as error:
+        if not task.skip_broken:
+            raise ValueError(f"{_line(task.source, name, error)}; {MEND}") from None
+        return 0
 
 
 def _bytes_per_frame(first: _FirstFrames) -> float:
@@ -387,7 +420,7 @@ def _finished_shards(
     return finished
 
 
-def _identity(config: str, attributes: Mapping[str, object]) -> dict[str, Json]:
+def _identity(config: str, attributes: Mapping[str, object]) -> dict[str, str]:
     """What defines an import, by name.
 
     Args:

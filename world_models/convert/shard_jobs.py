@@ -38,16 +38,17 @@ def write_shards(
     out = Path(str(config.out))
     files.make_folder(out)
     results = []
+
+    def watch(frames: int) -> None:
+        bar.update(frames - bar.n)
+
     with locks.only_writer(out) as lock:
         files.remove_partials(out)
         if first_frames is not None and tasks:
             grids.save(out / FIRST_FRAMES, first_frames)
         try:
             with progress.bar(sum(num_frames), "frames", "convert") as bar:
-                run = executors.run(
-                    write, tasks, config.executor, config.num_workers, lambda frames: bar.update(frames - bar.n)
-                )
-                with contextlib.closing(run):
+                with contextlib.closing(executors.run(write, tasks, config.executor, config.num_workers, watch)) as run:
                     for _, result in run:
                         lock.check()
                         results.append(result)

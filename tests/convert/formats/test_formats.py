@@ -64,7 +64,7 @@ def test_a_format_of_which_there_is_no_file(config):
 
 def test_a_format_that_is_only_written(config):
     fill(config, "a.png")
-    with pytest.raises(ValueError, match="format series is made of rollouts or latents, and .* holds none"):
+    with pytest.raises(ValueError, match=r"format series is made of rollouts or latents, and .* holds none"):
         formats.find(ConvertConfig(config.data, config.out, format="series"))
 
 

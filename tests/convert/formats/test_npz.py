@@ -8,6 +8,7 @@ import io
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,6 +70,11 @@ def refused(imported: Callable[..., Rollouts], tmp_path: Path) -> Callable[..., 
     return run
 
 
+def save(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    named: dict[str, Any] = arrays
+    np.savez_compressed(path, **named)
+
+
 def write_array(path: Path, name: str, header: dict, data: bytes = b"", packing: int = zipfile.ZIP_DEFLATED) -> None:
     """Add an array with this header and these bytes to an npz file."""
     buffer = io.BytesIO()
@@ -120,7 +126,8 @@ def test_arrays_of_other_names_are_aligned_as_in_gymnasium(imported):
         "scores": 10.0 * np.arange(STEPS),
         "over": np.arange(STEPS) == STEPS - 1,
     }
-    flags = "--keys.frames pictures --keys.actions controls --keys.rewards scores --keys.terminated over".split()
+    names = {"frames": "pictures", "actions": "controls", "rewards": "scores", "terminated": "over"}
+    flags = [word for name, array in names.items() for word in (f"--keys.{name}", array)]
     data = imported(arrays, *flags)
     (episode,) = data
     assert data.num_actions == 1
@@ -184,7 +191,10 @@ def test_a_single_file_is_a_data_set(imported, tmp_path):
     ("changed", "said"),
     [
         ({"observations": frames(1, 2)}, "holds 1 frames, wanted 2 or more"),
-        ({"observations": frames(1, 13).astype(np.float32) / 255}, "observations is float32 (12, 64, 64, 3), wanted uint8"),
+        (
+            {"observations": frames(1, 13).astype(np.float32) / 255},
+            "observations is float32 (12, 64, 64, 3), wanted uint8",
+        ),
         ({"observations": np.zeros((12, 3, 64, 64), np.uint8)}, "wanted 3 (RGB) or 1 (grey) on the last axis"),
         ({"observations": np.zeros((12, 64, 64, 4), np.uint8)}, "wanted 3 (RGB) or 1 (grey) on the last axis"),
         ({"observations": np.zeros((12, 0, 64, 3), np.uint8)}, "wanted pictures of 1 to"),
@@ -257,7 +267,7 @@ def test_a_small_file_that_claims_a_huge_array_takes_no_memory(file, tmp_path):
 
 def test_a_zip_entry_that_claims_more_than_deflate_can_hold(file, tmp_path, monkeypatch):
     monkeypatch.setattr(npz, "MAX_DEFLATE_RATIO", 10)  # what zeros exceed
-    np.savez_compressed(file, **as_hardmaru() | {"obs": np.zeros((100, 64, 64, 3), np.uint8)})
+    save(file, as_hardmaru() | {"obs": np.zeros((100, 64, 64, 3), np.uint8)})
     assert "obs claims more bytes than it can hold" in other_file(tmp_path)
 
 
@@ -282,14 +292,14 @@ def test_a_packing_that_numpy_never_uses(file, tmp_path):
 
 
 def test_a_file_whose_actions_have_other_columns_than_the_first(file, tmp_path):
-    np.savez(file, **as_hardmaru())
-    np.savez(file.with_name("rollout_1.npz"), **as_hardmaru() | {"action": np.zeros((STEPS, 2))})
+    save(file, as_hardmaru())
+    save(file.with_name("rollout_1.npz"), as_hardmaru() | {"action": np.zeros((STEPS, 2))})
     assert "rollout_1.npz: actions of 2 columns, wanted 3 as in the first file" in other_file(tmp_path)
 
 
 def test_the_first_file_that_can_be_read_shows_the_layout(file, tmp_path):
     file.write_bytes(b"no zip")
-    np.savez(file.with_name("rollout_1.npz"), **as_hardmaru())
+    save(file.with_name("rollout_1.npz"), as_hardmaru())
     assert "rollout_0.npz" in other_file(tmp_path)
     command.main(f"--data {tmp_path}/in --out {tmp_path}/out --executor serial --skip_broken true".split())
     assert len(Rollouts(tmp_path / "out")) == 1
@@ -304,7 +314,7 @@ def test_a_file_that_is_gone_is_broken(tmp_path):
 def test_data_that_are_damaged_in_the_middle_are_found(tmp_path):
     rng = np.random.default_rng(0)
     arrays = as_hardmaru() | {"obs": rng.integers(0, 256, (STEPS, 64, 64, 3), np.uint8)}
-    np.savez_compressed(tmp_path / "one.npz", **arrays)
+    save(tmp_path / "one.npz", arrays)
     whole = bytearray((tmp_path / "one.npz").read_bytes())
     whole[len(whole) // 2] ^= 255
     (tmp_path / "one.npz").write_bytes(whole)

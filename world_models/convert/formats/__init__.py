@@ -3,9 +3,11 @@
 npz          read: a file per episode, as ctallec's or hardmaru's code writes it
 images       read: a folder of pictures per episode
 video        read: a file per episode
+minari       read: a local Minari data set with image observations
 npz_writing  written: rollouts for ctallec's code
 series       written: latents for hardmaru's code
 parquet      written: rollouts or latents for Hugging Face datasets, pandas, polars, DuckDB
+minari_writing  written: rollouts or latents as a Minari data set
 
 To add a format that is read, write a module with two names, and add it to `READ`:
 
@@ -25,9 +27,9 @@ from world_models.convert import found_files
 from world_models.convert.config import ConvertConfig
 from world_models.convert.foreign import Source
 
-READ = ("npz", "images", "video")
+READ = ("npz", "images", "video", "minari")
 """The formats that become rollouts."""
-WRITTEN = {"series": "series", "npz": "npz_writing", "parquet": "parquet"}
+WRITTEN = {"series": "series", "npz": "npz_writing", "parquet": "parquet", "minari": "minari_writing"}
 """The formats that rollouts or latents become, and the module that writes each."""
 
 
@@ -45,11 +47,12 @@ def find(config: ConvertConfig) -> tuple[str, Source]:
     Raises:
         ValueError: it is not of the format, of none that is known, or of several.
     """
-    if len(config.sources) > 1:
+    first, *others = config.sources
+    if others:
         raise ValueError("data names several sources that are not all rollouts; convert each, then merge the rollouts")
     if config.format not in ("auto", *READ):
-        raise ValueError(f"format {config.format} is made of rollouts or latents, and {config.sources[0]} holds none")
-    path = Path(config.sources[0])
+        raise ValueError(f"format {config.format} is made of rollouts or latents, and {first} holds none")
+    path = Path(first)
     root, files = found_files.listed(path)
     by_format = {name: [file for file in files if found_files.suffix(file) in module(name).SUFFIXES] for name in READ}
     present = [name for name in READ if by_format[name]]

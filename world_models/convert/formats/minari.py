@@ -18,7 +18,6 @@ Minari itself is not imported. Its own reader would make the environment that th
 """
 
 import dataclasses
-import functools
 import io
 import json
 import math
@@ -82,8 +81,8 @@ class MinariReader:
             ends = [_end(episode, flags, steps) for flags in ("terminations", "truncations")]
             return ForeignEpisode(
                 pictures=self._pictures(episode),
-                actions=_numbers(episode, "actions", steps).reshape(steps, self.num_actions),
-                rewards=_numbers(episode, "rewards", steps).reshape(steps),
+                actions=_numbers(episode, "actions").reshape(steps, self.num_actions),
+                rewards=_numbers(episode, "rewards").reshape(steps),
                 terminated=ends[0],
                 truncated=ends[1],
                 telemetry=self._telemetry(episode, steps + 1),
@@ -135,15 +134,13 @@ class MinariReader:
         return np.stack([column[:].astype(np.float32) for column in columns], axis=1)
 
 
-def _numbers(episode: h5py.Group, key: str, steps: int) -> Float32[np.ndarray, "..."]:
+def _numbers(episode: h5py.Group, key: str) -> Float32[np.ndarray, "..."]:
     """An array as float32.
 
     Raises:
         BrokenEpisodeError: float32 cannot hold it. Only floating point numbers may be rounded.
     """
-    if not steps or 0 in (shape := hdf5_arrays.array(episode, key).shape):
-        return np.zeros(shape, np.float32)
-    found = hdf5_arrays.array(episode, key)[:]
+    found = hdf5_arrays.array(episode, key)[()]
     with np.errstate(over="ignore", invalid="ignore"):
         values = found.astype(np.float32)
     if not np.isfinite(values).all():
@@ -193,8 +190,8 @@ def find(root: Path, files: Sequence[str], config: ConvertConfig) -> Source:
     metadata = _read_metadata(path.with_name(METADATA_FILE))
     images, shape = _image(path, _space(path, metadata, "observation_space"), config.keys)
     space = _action_space(path, _space(path, metadata, "action_space"))
-    with_columns = min(_num_columns(path, space), MAX_ACTIONS + 1)
-    if with_columns > MAX_ACTIONS:
+    num_actions = action_columns.num_columns(space)
+    if num_actions > MAX_ACTIONS:
         raise ValueError(f"{path}: actions of more than {MAX_ACTIONS:,} columns; choose another data set")
     try:
         with hdf5_arrays.reading("the file"):
@@ -204,7 +201,7 @@ def find(root: Path, files: Sequence[str], config: ConvertConfig) -> Source:
     return Source(
         root=path,
         names=names,
-        reader=MinariReader(path, f"observations{images}", shape, with_columns, telemetry),
+        reader=MinariReader(path, f"observations{images}", shape, num_actions, telemetry),
         description=f"the Minari data set {printable(str(metadata.get('dataset_id')))}",
         env=_env(metadata),
         action_space=action_columns.describe_space(space),
@@ -276,8 +273,9 @@ def _entries(space: Mapping[str, Any]) -> Mapping[str, Any]:
 def _image_shape(space: Mapping[str, Any]) -> tuple[int, ...] | None:
     """The shape of the images of a space; None if it holds none."""
     shape = space.get("shape")
-    is_shape = isinstance(shape, list) and all(type(side) is int for side in shape)
-    if not is_shape or space.get("type") != "Box" or space.get("dtype") != "uint8" or len(shape) not in (2, 3):
+    if not isinstance(shape, list) or any(type(side) is not int for side in shape) or len(shape) not in (2, 3):
+        return None
+    if space.get("type") != "Box" or space.get("dtype") != "uint8":
         return None
     has_colours = shape[2:] in ([], [1], [3])
     return tuple(shape) if has_colours and min(shape[:2]) >= MIN_SIDE and math.prod(shape[:2]) <= MAX_PIXELS else None
@@ -308,7 +306,9 @@ def _action_space(path: Path, space: Mapping[str, Any]) -> gymnasium.Space:
     }
     kind = space.get("type")
     if kind not in makers:
-        raise ValueError(f"{path}: actions are {_shown(space)}, wanted one of {', '.join(makers)}; choose another data set")
+        raise ValueError(
+            f"{path}: actions are {_shown(space)}, wanted one of {', '.join(makers)}; choose another data set"
+        )
     try:
         return makers[kind]()
     except Exception as error:  # Gymnasium and NumPy raise whatever a wrong description makes them trip over
@@ -316,19 +316,21 @@ def _action_space(path: Path, space: Mapping[str, Any]) -> gymnasium.Space:
         raise ValueError(f"{path}: action_space is no {kind} ({reason}); write the data set again") from None
 
 
-def _num_columns(path: Path, space: gymnasium.Space) -> int:
-    return action_columns.num_columns(space)
-
-
 def _episodes(path: Path, metadata: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The names of the episodes, and of the telemetry of the first one."""
     file, count = hdf5_arrays.opened(path), metadata.get("total_episodes")
     if type(count) is not int or not 0 < count <= len(file):
         raise BrokenEpisodeError(f"{METADATA_FILE} says {count} episodes, and the file holds {len(file)}")
-    first = file.get("episode_0")
-    telemetry = first.get(TELEMETRY) if isinstance(first, h5py.Group) else None
-    names = tuple(telemetry) if isinstance(telemetry, h5py.Group) else ()
-    return tuple(f"episode_{number}" for number in range(count)), names if all(map(str.isprintable, names)) else ()
+    return tuple(f"episode_{number}" for number in range(count)), _telemetry_names(file)
+
+
+def _telemetry_names(file: h5py.File) -> tuple[str, ...]:
+    """The names of the telemetry of the first episode, in the order in which they were written."""
+    try:
+        names = tuple(hdf5_arrays.group(file, f"episode_0/{TELEMETRY}"))
+    except BrokenEpisodeError:
+        return ()
+    return names if all(map(str.isprintable, names)) else ()
 
 
 def _env(metadata: Mapping[str, Any]) -> str | None:

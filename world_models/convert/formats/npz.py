@@ -29,7 +29,6 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -122,7 +121,9 @@ class NpzReader:
         _check_frames(str(keys.frames), frames)
         num_actions = num_columns(arrays, keys)
         if num_actions != self.num_actions:
-            raise BrokenEpisodeError(f"actions of {num_actions} columns, wanted {self.num_actions} as in the first file")
+            raise BrokenEpisodeError(
+                f"actions of {num_actions} columns, wanted {self.num_actions} as in the first file"
+            )
         for key in wanted[1:]:
             self._check_length(key, arrays[key], frames.shape[0])
         for key in (keys.rewards, keys.terminated):
@@ -188,19 +189,24 @@ def find(root: Path, files: Sequence[str], config: ConvertConfig) -> Source:
     Raises:
         ValueError: its arrays are of no known layout, and `config.keys` names none; or no file can be read.
     """
-    broken = None
-    for file in files:
-        try:
-            with _opened(root / file) as archive:
-                layout = _layout(archive, config.keys, root / file)
-                arrays = {key: _header(archive, key) for key in (layout.keys.actions,) if key is not None}
-                reader = NpzReader(root, layout, num_columns(arrays, layout.keys))
-            return Source(root, tuple(files), reader, f"npz files, {_described(layout)}")
-        except BrokenEpisodeError as error:
-            broken = broken or f"{root / file}: {error}"
-            if not config.skip_broken:
-                break
-    raise ValueError(broken)
+    errors = []
+    for file in files if config.skip_broken else files[:1]:
+        reader = _reader_for(root, file, config)
+        if isinstance(reader, NpzReader):
+            return Source(root, tuple(files), reader, f"npz files, {_described(reader.layout)}")
+        errors.append(f"{root / file}: {reader}")
+    raise ValueError(errors[0])
+
+
+def _reader_for(root: Path, file: str, config: ConvertConfig) -> NpzReader | BrokenEpisodeError:
+    """A reader for files like this one, or why it cannot be read."""
+    try:
+        with _opened(root / file) as archive:
+            layout = _layout(archive, config.keys, root / file)
+            arrays = {key: _header(archive, key) for key in (layout.keys.actions,) if key is not None}
+            return NpzReader(root, layout, num_columns(arrays, layout.keys))
+    except BrokenEpisodeError as error:
+        return error
 
 
 def _described(layout: Layout) -> str:
@@ -240,12 +246,20 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     except BrokenEpisodeError:
         raise
     # What zipfile and NumPy raise for damaged, encrypted or unusually packed files.
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError, RuntimeError) as error:
+    except (
+        OSError,
+        EOFError,
+        zipfile.BadZipFile,
+        zlib.error,
+        struct.error,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:
         raise BrokenEpisodeError(f"cannot be read as npz ({' '.join(str(error).split())})") from None
 
 
 @contextlib.contextmanager
-def _array(archive: zipfile.ZipFile, key: str) -> Iterator[tuple[_Array, IO[bytes]]]:
+def _array(archive: zipfile.ZipFile, key: str) -> Iterator[tuple[_Array, zipfile.ZipExtFile]]:
     """The header of an array, and the stream of its data. The array has the size that its header says."""
     try:
         info = archive.getinfo(f"{key}.npy")
@@ -257,6 +271,7 @@ def _array(archive: zipfile.ZipFile, key: str) -> Iterator[tuple[_Array, IO[byte
     if info.file_size > MAX_DEFLATE_RATIO * max(info.compress_size, 1):
         raise BrokenEpisodeError(f"{key} claims more bytes than it can hold; do not trust this file")
     with archive.open(info) as stream:
+        assert isinstance(stream, zipfile.ZipExtFile)
         header, num_bytes = _read_header(stream, key)
         data_bytes = math.prod(header.shape) * header.dtype.itemsize
         if num_bytes + data_bytes != info.file_size:
@@ -264,7 +279,7 @@ def _array(archive: zipfile.ZipFile, key: str) -> Iterator[tuple[_Array, IO[byte
         yield header, stream
 
 
-def _read_header(stream: IO[bytes], key: str) -> tuple[_Array, int]:
+def _read_header(stream: zipfile.ZipExtFile, key: str) -> tuple[_Array, int]:
     """The header of an array, and its number of bytes."""
     try:
         version = np.lib.format.read_magic(stream)
@@ -293,7 +308,7 @@ def _read(archive: zipfile.ZipFile, key: str, checked: _Array) -> np.ndarray:
     return values.reshape(header.shape, order="F" if header.is_fortran else "C")
 
 
-def _exactly(stream: IO[bytes], count: int, key: str) -> bytes:
+def _exactly(stream: zipfile.ZipExtFile, count: int, key: str) -> bytes:
     data = stream.read(count)
     if len(data) != count:
         raise BrokenEpisodeError(f"{key} breaks off")
@@ -308,7 +323,9 @@ def _check_frames(key: str, frames: _Array) -> None:
     if frames.is_fortran:
         raise BrokenEpisodeError(f"{key} is stored in Fortran's order; save np.ascontiguousarray({key})")
     if frames.shape[3:] not in ((), (1,), (3,)):
-        raise BrokenEpisodeError(f"{key} is {frames}, wanted 3 (RGB) or 1 (grey) on the last axis; move or cut the channels")
+        raise BrokenEpisodeError(
+            f"{key} is {frames}, wanted 3 (RGB) or 1 (grey) on the last axis; move or cut the channels"
+        )
     if not 0 < math.prod(frames.shape[1:3]) <= MAX_PIXELS:
         raise BrokenEpisodeError(f"{key} is {frames}, wanted pictures of 1 to {MAX_PIXELS:,} pixels")
     if frames.shape[0] < 2:

@@ -23,7 +23,7 @@ from world_models.convert.foreign import MAX_PIXELS, BrokenEpisodeError, Foreign
 from world_models.runtime import untrusted
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".webm", ".mkv", ".gif")
-QUIET = {"OPENCV_FFMPEG_LOGLEVEL": "-8", "OPENCV_LOG_LEVEL": "OFF"}
+FFMPEG_LOG_LEVEL, NO_LOG = "OPENCV_FFMPEG_LOGLEVEL", "-8"
 TOLERANCE = 0.02
 MIN_TOLERANCE = 2
 """Share and number of frames that a video may lack, compared with its header."""
@@ -71,10 +71,13 @@ def _opened(path: Path) -> Iterator[cv2.VideoCapture]:
     Raises:
         BrokenEpisodeError: it cannot be opened, or its frames are too large.
     """
-    for name, value in QUIET.items():  # the libraries print lines of their own about damaged files
-        os.environ.setdefault(name, value)
     _check_file(path)
-    video = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+    os.environ.setdefault(FFMPEG_LOG_LEVEL, NO_LOG)  # FFmpeg reads it once, when the process opens its first video
+    log_level = cv2.setLogLevel(0)  # both print lines of their own about damaged files
+    try:
+        video = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+    finally:
+        cv2.setLogLevel(log_level)
     try:
         if not video.isOpened():
             raise BrokenEpisodeError("cannot be opened as a video; is it complete, and of a codec that OpenCV reads?")
