@@ -5,9 +5,7 @@ are refused.
 """
 
 import contextlib
-import functools
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -16,7 +14,7 @@ import h5py
 
 from world_models.convert.foreign import BrokenEpisodeError
 from world_models.data.shards import opening
-from world_models.data.shards.columns import HARMLESS_FILTERS, Identity, identity_of, is_written
+from world_models.data.shards.columns import HARMLESS_FILTERS, is_written
 from world_models.runtime import untrusted
 from world_models.runtime.terminal import printable
 
@@ -30,36 +28,18 @@ Member = TypeVar("Member", h5py.Group, h5py.Dataset)
 
 
 @contextlib.contextmanager
-def reading(what: str) -> Iterator[None]:
-    """Turn every error of this block into `BrokenEpisodeError`.
-
-    Args:
-        what: what is read, for the message.
-    """
+def opened(path: Path) -> Iterator[h5py.File]:
+    """Open a file. Every error of the block becomes `BrokenEpisodeError`."""
     try:
-        yield
+        if not untrusted.is_file(path):
+            raise BrokenEpisodeError("no such file any more")
+        with opening.open_for_reading(path) as file:
+            yield file
     except BrokenEpisodeError:
         raise
     except Exception as error:  # h5py raises whatever a damaged file makes it trip over
         reason = printable(" ".join(str(error).split())) or type(error).__name__
-        raise BrokenEpisodeError(f"{what} cannot be read ({reason})") from None
-
-
-def opened(path: Path) -> h5py.File:
-    """The open file. It stays open, because opening takes longer than reading a short episode.
-
-    Raises:
-        OSError, ValueError: it is no HDF5 file, or does not exist any more.
-    """
-    if not untrusted.is_file(path):
-        raise FileNotFoundError("no such file any more")
-    return _cached(path, identity_of(path), os.getpid())
-
-
-@functools.lru_cache(maxsize=2)
-def _cached(path: Path, identity: Identity, pid: int) -> h5py.File:
-    """The process is a part of the key, because an open HDF5 file must not be used after a fork."""
-    return opening.open_for_reading(path)
+        raise BrokenEpisodeError(f"cannot be read ({reason})") from None
 
 
 def group(owner: h5py.Group, name: str) -> h5py.Group:

@@ -70,17 +70,17 @@ class MinariReader:
 
     def count(self, name: str) -> int:
         """Number of images. The shapes of all arrays are checked."""
-        with hdf5_arrays.reading("the file"):
-            return len(self._images(self._episode(name)))
+        with hdf5_arrays.opened(self.path) as file:
+            return len(self._images(self._checked(file, name)))
 
     def open_episode(self, name: str) -> ForeignEpisode:
         """Open an episode. All but the images is read at once, images a few at a time."""
-        with hdf5_arrays.reading("the file"):
-            episode = self._episode(name)
+        with hdf5_arrays.opened(self.path) as file:
+            episode = self._checked(file, name)
             steps = len(self._images(episode)) - 1
             ends = [_end(episode, flags, steps) for flags in ("terminations", "truncations")]
             return ForeignEpisode(
-                pictures=self._pictures(episode),
+                pictures=self._pictures(name),
                 actions=_numbers(episode, "actions").reshape(steps, self.num_actions),
                 rewards=_numbers(episode, "rewards").reshape(steps),
                 terminated=ends[0],
@@ -88,9 +88,9 @@ class MinariReader:
                 telemetry=self._telemetry(episode, steps + 1),
             )
 
-    def _episode(self, name: str) -> h5py.Group:
+    def _checked(self, file: h5py.File, name: str) -> h5py.Group:
         """An episode whose arrays have shapes that fit each other."""
-        episode = hdf5_arrays.group(hdf5_arrays.opened(self.path), name)
+        episode = hdf5_arrays.group(file, name)
         num_images = len(self._images(episode))
         if num_images < 2:
             raise BrokenEpisodeError(f"{num_images} observations, wanted 2 or more")
@@ -115,9 +115,9 @@ class MinariReader:
             raise BrokenEpisodeError(f"{self.images} is {found.dtype} {found.shape}, wanted uint8 {shape} or JPEG")
         return found
 
-    def _pictures(self, episode: h5py.Group) -> Iterator[np.ndarray]:
-        with hdf5_arrays.reading(self.images):
-            images = self._images(episode)
+    def _pictures(self, name: str) -> Iterator[np.ndarray]:
+        with hdf5_arrays.opened(self.path) as file:
+            images = self._images(self._checked(file, name))
             is_jpeg = images.shape[1:] != self.shape
             height = images.chunks[0] if images.chunks else 1
             rows = max(1, BLOCK_BYTES // math.prod(self.shape) // height) * height  # whole chunks
@@ -194,8 +194,8 @@ def find(root: Path, files: Sequence[str], config: ConvertConfig) -> Source:
     if num_actions > MAX_ACTIONS:
         raise ValueError(f"{path}: actions of more than {MAX_ACTIONS:,} columns; choose another data set")
     try:
-        with hdf5_arrays.reading("the file"):
-            names, telemetry = _episodes(path, metadata)
+        with hdf5_arrays.opened(path) as file:
+            names, telemetry = _episodes(file, metadata)
     except BrokenEpisodeError as error:
         raise ValueError(f"{path}: {error}; download or write the data set again") from None
     return Source(
@@ -316,9 +316,9 @@ def _action_space(path: Path, space: Mapping[str, Any]) -> gymnasium.Space:
         raise ValueError(f"{path}: action_space is no {kind} ({reason}); write the data set again") from None
 
 
-def _episodes(path: Path, metadata: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _episodes(file: h5py.File, metadata: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The names of the episodes, and of the telemetry of the first one."""
-    file, count = hdf5_arrays.opened(path), metadata.get("total_episodes")
+    count = metadata.get("total_episodes")
     if type(count) is not int or not 0 < count <= len(file):
         raise BrokenEpisodeError(f"{METADATA_FILE} says {count} episodes, and the file holds {len(file)}")
     return tuple(f"episode_{number}" for number in range(count)), _telemetry_names(file)
