@@ -146,7 +146,7 @@ def test_a_damaged_record_is_refused(make_rollouts: Make, tmp_path: Path, text: 
 def test_the_record_names_the_data_and_its_digest(make_rollouts: Make, tmp_path: Path):
     data = make_rollouts([3])
     record = json.loads((export(data, tmp_path / "out") / folders.RECORD_FILE).read_text())
-    assert (record["format"], record["data"], record["digest"]) == ("npz", str(data), Rollouts(data).digest())
+    assert (record["format"], record["data"], record["digest"]) == ("npz", "rollouts", Rollouts(data).digest())
 
 
 def test_a_job_says_how_many_frames_it_will_write(make_rollouts: Make, tmp_path: Path):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import largest_file
+from PIL import Image
 
 from world_models.convert import command, importing
 from world_models.convert.config import ConvertConfig
@@ -207,7 +208,7 @@ def test_episodes_that_all_break_off_stop_the_work(convert, episodes, monkeypatc
     def copy(*_: object) -> int:
         raise BrokenEpisodeError("breaks off")
 
-    monkeypatch.setattr(importing, "_copy", copy)
+    monkeypatch.setattr(importing, "_copy_rows", copy)
     with pytest.raises(Stopped, match="none of the 5 episodes could be read"):
         convert("--skip_broken", "true")
 
@@ -352,7 +353,6 @@ def test_a_full_disk_stops_the_work_and_leaves_nothing_half(convert, tmp_path):
 
 
 def test_the_first_frames_are_drawn(convert, tmp_path):
-    from PIL import Image
-
     convert()
-    assert Image.open(tmp_path / "out/first_frames.png").size == (3 * 130 + 2, 132)
+    with Image.open(tmp_path / "out/first_frames.png") as picture:
+        assert picture.size == (3 * 130 + 2, 132)

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import largest_file
 
 from world_models.convert.npz_writer import read_comment, write_npz
 from world_models.runtime.errors import Stopped
@@ -48,8 +49,6 @@ def test_too_few_rows_are_an_error_and_leave_no_file(tmp_path: Path):
 
 
 def test_a_full_disk_ends_with_one_line_and_leaves_no_file(tmp_path: Path):
-    from conftest import largest_file
-
     noise = np.random.default_rng(0).integers(0, 256, 1_000_000, np.uint8)
     with (
         pytest.raises(Stopped, match=rf"^{tmp_path}/a\.npz: .*ulimit"),

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from conftest import largest_file
 from PIL import Image
 
 from world_models import convert
@@ -61,7 +62,7 @@ def read_back(source: Path, target: Path) -> None:
         if fmt is ROLLOUTS:
             shard.column_attributes["telemetry"] = {"names": told["telemetry_names"]}
         shard.append(**columns)
-        lengths = np.diff([-1, *finals]).tolist()
+        lengths = np.diff(finals, prepend=-1).tolist()
         seeds, policies = (table[name].to_numpy()[finals].tolist() for name in ("seed", "policy"))
         shard.tile_episodes(lengths, seeds, policies)
 
@@ -130,7 +131,7 @@ def test_pandas_reads_a_line_for_each_row(make_latents: Make, tmp_path: Path):
         assert of_episode.is_final.tolist() == [False] * len(episode) + [True]
         assert set(of_episode.seed) == {episode.seed}
         assert set(of_episode.policy) == {episode.policy}
-        steps = of_episode[~of_episode.is_final]
+        steps = of_episode.query("not is_final")
         np.testing.assert_array_equal(np.stack(of_episode.mu.to_list()), episode.mu)
         np.testing.assert_array_equal(np.stack(steps.action.to_list()), episode.actions)
         for ours, name in ROW_COLUMNS.items():
@@ -232,6 +233,9 @@ def test_only_missing_files_are_written(data: Path, tmp_path: Path, capsys):
     first, second = (out / "data" / f"shard-0000{number}.parquet" for number in range(2))
     written, content = first.stat().st_mtime_ns, second.read_bytes()
     second.unlink()
+    (out / "README.md").write_text("edited")
+    export(data, out)
+    assert (out / "README.md").read_text() == "edited"
     (out / "README.md").unlink()
     export(data, out)
     assert (first.stat().st_mtime_ns, second.read_bytes()) == (written, content)
@@ -242,8 +246,6 @@ def test_only_missing_files_are_written(data: Path, tmp_path: Path, capsys):
 
 
 def test_a_full_disk_ends_with_one_line_and_leaves_no_half_file(make_rollouts: Make, tmp_path: Path):
-    from conftest import largest_file
-
     data, out = make_rollouts([300]), tmp_path / "out"
     with largest_file(50_000), pytest.raises(Stopped, match=rf"^{out}/data/shard-00000\.parquet: [^\n]*ulimit"):
         export(data, out)

@@ -7,6 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from conftest import largest_file
 
 from world_models import convert
 from world_models.convert.config import ConvertConfig
@@ -148,8 +149,6 @@ def test_a_kill_leaves_nothing_that_stays(data: Path, out: Path, leave_partial):
 
 
 def test_a_full_disk_ends_with_one_line_and_leaves_no_series(make_latents: Make, out: Path):
-    from conftest import largest_file
-
     data = make_latents([99], z_dim=256)
     with largest_file(20_000), pytest.raises(Stopped, match=rf"^{out}: [^\n]*ulimit"):
         export(data, out, "--rows 100")

@@ -20,7 +20,7 @@ def test_rollouts_become_a_line_for_each_row(make_rollouts: Make):
     assert len(lines) == rollouts.num_rows
     for number, episode in enumerate(rollouts):
         of_episode = lines[lines.episode == number]
-        steps = of_episode[~of_episode.is_final]
+        steps = of_episode.query("not is_final")
         assert of_episode.step.tolist() == list(range(len(episode) + 1))
         assert (set(of_episode.seed), set(of_episode.policy)) == ({episode.seed}, {episode.policy})
         np.testing.assert_array_equal(steps[["action_0", "action_1", "action_2"]], episode.actions)

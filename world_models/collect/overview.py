@@ -50,7 +50,7 @@ def contact_sheet(data: Rollouts, num_episodes: int = 8, num_frames: int = 10) -
         episode = data[int(index)]
         rows.append(episode.frames[np.linspace(0, len(episode), num_frames).astype(int)])
         labels.append(
-            f"seed {episode.seed}, {episode.policy}\n{len(episode)} steps\nreturn {episode.rewards.sum():.0f}"
+            f"seed {episode.seed}\n{episode.policy}\n{len(episode)} steps\nreturn {episode.rewards.sum():.0f}"
         )
     return grids.labelled(grids.grid(rows), labels)
 

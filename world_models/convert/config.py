@@ -30,9 +30,8 @@ class Keys:
     terminated: str | None = None
 
     def __post_init__(self):
-        others = (self.actions, self.rewards, self.terminated)
-        is_complete = self.frames is not None or not any(others)
-        require(is_complete, "keys.frames is empty; name the array of pictures, too")
+        is_empty = self.actions is None and self.rewards is None and self.terminated is None
+        require(self.frames is not None or is_empty, "keys.frames is empty; name the array of pictures, too")
 
 
 @dataclasses.dataclass(frozen=True)

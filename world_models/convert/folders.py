@@ -6,12 +6,12 @@ that holds something else is refused.
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from world_models.data.shards.reader import Shard
 from world_models.runtime import executors, files, locks, untrusted
+from world_models.runtime.typed_json import Json
 
 RECORD_FILE = "export.json"
 MAX_RECORD_BYTES = 1_000_000
@@ -53,7 +53,7 @@ class FolderExport:
     """
 
     folder: Path
-    record: Mapping[str, str]
+    record: Mapping[str, Json]
     tasks: tuple[ShardTask, ...]
     write_shard: WriteShard
     pages: Mapping[str, str]
@@ -101,16 +101,16 @@ class FolderExport:
         finally:
             files.remove_partials(self.folder, *filter(Path.is_dir, parents))
         for name, text in self.pages.items():
-            files.write_text(self.folder / name, text)
+            if not (self.folder / name).exists():  # somebody may have edited it
+                files.write_text(self.folder / name, text)
 
 
-def record(format: str, path: Path, digest: str) -> dict[str, str]:
-    """What `export.json` holds: the format, the data's folder and digest, and the versions that wrote it."""
-    versions = json.dumps(files.versions(), sort_keys=True)
-    return {"format": format, "data": str(path), "digest": digest, "versions": versions}
+def record(format: str, path: Path, digest: str) -> dict[str, Json]:
+    """What `export.json` holds: the format, the name and digest of the data, and the versions that wrote it."""
+    return {"format": format, "data": path.name, "digest": digest, "versions": files.versions()}
 
 
-def check_folder(folder: Path, wanted: Mapping[str, str]) -> None:
+def check_folder(folder: Path, wanted: Mapping[str, Json]) -> None:
     """Check that a folder is new, is empty, or holds an export of the same data in the same format.
 
     Raises:

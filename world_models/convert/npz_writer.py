@@ -13,7 +13,7 @@ from jaxtyping import Shaped
 
 from world_models.runtime import files
 
-PACKING_LEVEL = 1  # level 6 makes frames of CarRacing 7 % smaller and takes three times as long
+PACKING_LEVEL = 1  # level 6 takes 1,290 bytes for a frame of CarRacing, not 1,810, and three times as long
 
 Append = Callable[[Shaped[np.ndarray, "rows ..."]], None]
 """Appends rows to an array."""

@@ -145,7 +145,7 @@ def test_a_file_that_is_gone_is_broken(tmp_path):
         video.VideoReader(tmp_path, 1).count("gone.mp4")
 
 
-class Undecodable(cv2.VideoCapture):
+class Undecodable:
     """A video of OpenCV whose second frame cannot be decoded."""
 
     def __init__(self, *_: object):
@@ -171,5 +171,6 @@ class Undecodable(cv2.VideoCapture):
 def test_a_frame_that_cannot_be_decoded_is_named(tmp_path, monkeypatch):
     (tmp_path / "clip.mp4").touch()
     monkeypatch.setattr(cv2, "VideoCapture", Undecodable)
+    monkeypatch.setattr(video, "_num_frames", lambda _: 4)
     with pytest.raises(video.BrokenEpisodeError, match="frame 1 cannot be decoded"):
         list(video.VideoReader(tmp_path, 1).open_episode("clip.mp4").pictures)

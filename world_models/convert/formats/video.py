@@ -73,11 +73,11 @@ def _opened(path: Path) -> Iterator[cv2.VideoCapture]:
     """
     _check_file(path)
     os.environ.setdefault(FFMPEG_LOG_LEVEL, NO_LOG)  # FFmpeg reads it once, when the process opens its first video
-    log_level = cv2.setLogLevel(0)  # both print lines of their own about damaged files
+    log_level = cv2.utils.logging.setLogLevel(0)  # both print lines of their own about damaged files
     try:
         video = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
     finally:
-        cv2.setLogLevel(log_level)
+        cv2.utils.logging.setLogLevel(log_level)
     try:
         if not video.isOpened():
             raise BrokenEpisodeError("cannot be opened as a video; is it complete, and of a codec that OpenCV reads?")
