@@ -271,6 +271,7 @@ def prepare(config: ConvertConfig) -> ImportJob:
     """
     config.check_unused("keep", "drop", reason="they choose among rollouts; import first, then filter the rollouts")
     name, source = formats.find(config)
+    config.check_unused("minari", reason="it is for writing a Minari data set")
     if name != "video":
         config.check_unused("every", reason=f"it is for videos, and this is {name}")
     if name not in ("npz", "minari"):

@@ -17,7 +17,7 @@ minari = pytest.importorskip("minari")
 from minari.data_collector import EpisodeBuffer  # noqa: E402
 
 from world_models.convert import command, formats, importing  # noqa: E402
-from world_models.convert.config import ConvertConfig, Keys  # noqa: E402
+from world_models.convert.config import ConvertConfig, Keys, MinariSettings  # noqa: E402
 from world_models.convert.foreign import BrokenEpisodeError  # noqa: E402
 from world_models.convert.formats.minari import MinariReader  # noqa: E402
 from world_models.data.rollouts import Rollouts  # noqa: E402
@@ -300,6 +300,11 @@ def test_files_that_are_no_minari_data_set_are_refused(write, tmp_path):
     assert "no main_data.hdf5 with metadata.json next to it" in refusal(folder, tmp_path)
     (folder / "main_data.hdf5").rename(folder / "a.arrow")
     assert "a data set in Arrow files, wanted HDF5" in refusal(folder, tmp_path)
+
+
+def test_settings_for_writing_are_refused(write, tmp_path):
+    found = refusal(write(), tmp_path, format="minari", minari=MinariSettings(author="me"))
+    assert found == "minari is given, but it is for writing a Minari data set; leave --minari out"
 
 
 # --- broken episodes
