@@ -1,18 +1,21 @@
 """Convert data: other people's frames into rollouts, and our rollouts and latents into other people's formats.
 
-command      the command: looks at the data, and chooses one of the three jobs below
-config       its settings
-importing    other people's data into rollouts
-merging      several data sets of rollouts into one, or only some of their episodes
-conditions   conditions on episodes, such as return<0
-foreign      an episode of other people's data, and what a module that reads them has to give
-found_files  the files of a folder in natural order
-shard_jobs   writes shards by many workers
-exporting    rollouts or latents into other people's formats
-folders      exports that are a folder of files, one task a shard
-npz_writer   writes npz files block by block
-dataset_card the README.md of a Parquet export
-formats/     one module for each format
+command          the command: looks at the data, and chooses one of the three jobs below
+config           its settings
+importing        other people's data into rollouts
+merging          several data sets of rollouts into one, or only some of their episodes
+conditions       conditions on episodes, such as return<0
+foreign          an episode of other people's data, and what a module that reads them has to give
+found_files      the files of a folder in natural order
+hdf5_arrays      arrays of HDF5 files that other people have written
+shard_jobs       writes shards by many workers
+exporting        rollouts or latents into other people's formats
+folders          exports that are a folder of files, one task a shard
+npz_writer       writes npz files block by block
+dataset_card     the README.md of a Parquet export
+minari_arrays    writes the arrays of a Minari data set
+minari_metadata  its spaces and metadata
+formats/         one module for each format
 """
 
 from collections.abc import Sequence

@@ -10,7 +10,7 @@ from world_models.runtime.errors import require, require_bounds
 from world_models.runtime.executors import Executor
 from world_models.runtime.paths import PATH, resolve_fields
 
-FormatName = Literal["auto", "rollouts", "npz", "images", "video", "series", "parquet"]
+FormatName = Literal["auto", "rollouts", "npz", "images", "video", "series", "parquet", "minari"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +35,29 @@ class Keys:
 
 
 @dataclasses.dataclass(frozen=True)
+class MinariSettings:
+    """What a Minari data set holds and says of itself.
+
+    Attributes:
+        observations: latents only: mu, with logvar in the infos; or mu_logvar, a dict of both.
+        author: who has made the data.
+        author_email: how to reach the author.
+        code_permalink: address of the code that has made the data.
+    """
+
+    observations: Literal["mu", "mu_logvar"] = "mu"
+    author: str = "unknown"
+    author_email: str = "unknown"
+    code_permalink: str = "unknown"
+
+    def __post_init__(self):
+        for name in ("author", "author_email", "code_permalink"):
+            text = getattr(self, name)
+            is_line = bool(text.strip()) and text.isprintable()
+            require(is_line, f"minari.{name} is {text!r}; give a line of text, or leave it out")
+
+
+@dataclasses.dataclass(frozen=True)
 class ConvertConfig:
     """What to convert, and into what.
 
@@ -46,10 +69,12 @@ class ConvertConfig:
         env: name of the environment that the frames come from; null takes the name of the format that is read.
         crop: rows of each picture to keep: none, or TOP:BOTTOM.
         every: of a video, take each n-th frame.
-        keys: names of the arrays in npz files that are neither of ctallec's nor of hardmaru's layout.
+        keys: names of the arrays in npz files that are neither of ctallec's nor of hardmaru's layout. keys.frames also
+            names the image in the observations of a Minari data set.
         keep: rollouts only: keep the episodes that meet all of these conditions, such as 'return>=0' or seed=3,7.
         drop: rollouts only: leave out the episodes that meet one of these conditions, such as policy=brownian.
         skip_broken: leave out episodes that cannot be read; otherwise the first one ends the work.
+        minari: what is written as a Minari data set.
         rows: number of rows of each sequence that series holds. Longer episodes are cut, shorter ones left out.
         episodes_per_shard: number of episodes in a file of rollouts.
         num_workers: number of processes; 0 for one per core.
@@ -66,6 +91,7 @@ class ConvertConfig:
     keep: tuple[str, ...] | str = ()
     drop: tuple[str, ...] | str = ()
     skip_broken: bool = False
+    minari: MinariSettings = dataclasses.field(default_factory=MinariSettings)
     rows: int = 1000
     episodes_per_shard: int = 10
     num_workers: int = 0
@@ -88,6 +114,8 @@ class ConvertConfig:
             num_workers=(0, 10_000),
         )
         Preprocess(parse_crop(self.crop, None))
+        if self.format != "minari":
+            self.check_unused("minari", reason=f"format is {self.format}")
         for name in ("keep", "drop"):
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))

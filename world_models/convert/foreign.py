@@ -5,12 +5,14 @@ action follows which picture: `actions[t]` is the action that was chosen after s
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32
+
+from world_models.runtime.typed_json import Json
 
 MAX_PIXELS = 100_000_000
 """Largest number of pixels of a picture. It keeps a small broken file from taking all memory."""
@@ -42,12 +44,16 @@ class ForeignEpisode:
         actions: a_0 .. a_{T-1}; None if the source has none.
         rewards: the reward of each action; None if the source has none.
         terminated: whether the last action terminated the episode; otherwise it truncated it.
+        truncated: whether the last action also truncated the episode if it terminated it.
+        telemetry: simulator state at each picture; None if the source has none.
     """
 
     pictures: Iterator[np.ndarray]
     actions: Float32[np.ndarray, "T A"] | None = None
     rewards: Float32[np.ndarray, " T"] | None = None
     terminated: bool = False
+    truncated: bool = False
+    telemetry: Float32[np.ndarray, "T+1 S"] | None = None
 
 
 @runtime_checkable  # so that tests can check annotations
@@ -85,9 +91,15 @@ class Source:
         names: path of each episode in it, in natural order; `.` is the folder itself.
         reader: reads them.
         description: what they are, such as "videos".
+        env: id of the environment that the pictures come from; None if it is unknown.
+        action_space: description of the action space, as in rollouts; None if it is unknown.
+        telemetry: name of each column of telemetry.
     """
 
     root: Path
     names: tuple[str, ...]
     reader: Reader
     description: str
+    env: str | None = None
+    action_space: Mapping[str, Json] | None = None
+    telemetry: tuple[str, ...] = ()

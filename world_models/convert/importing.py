@@ -119,8 +119,9 @@ def _broken_one(task: ImportTask, broken: Mapping[str, str], report: executors.R
 
 
 def _write(task: ImportTask, broken: Mapping[str, str], report: executors.Report) -> None:
-    names, before = [name for name in task.source.names if name not in broken], 0
-    with write_rollouts(task.path, task.source.reader.num_actions, (), task.attributes) as rollouts:
+    source, before = task.source, 0
+    names = [name for name in source.names if name not in broken]
+    with write_rollouts(task.path, source.reader.num_actions, source.telemetry, task.attributes) as rollouts:
         for name in names:
             before = _copy(task, name, rollouts, before, report)
         rollouts.set_attribute(SOURCES, json.dumps(names))
@@ -164,10 +165,11 @@ def _copy_rows(
             raise BrokenEpisodeError(f"{len(episode.actions)} actions do not fit its frames, wanted one fewer")
         action, reward = _action_and_reward(episode, step, num_actions)
         terminated = ends and episode.terminated
+        truncated = ends and (episode.truncated or not terminated)
         digest.update(little_endian(frame))
         digest.update(little_endian(action))
         digest.update(little_endian(reward))
-        rollouts.step(frame, NO_TELEMETRY, action, float(reward), terminated, ends and not terminated)
+        rollouts.step(frame, _telemetry(episode, step), action, float(reward), terminated, truncated)
         if step % 16 == 0:
             report(step)
     if following is None:
@@ -175,7 +177,7 @@ def _copy_rows(
     num_frames = step + 2
     digest.update(little_endian(following))
     digest.update(bytes([episode.terminated]))
-    rollouts.end_episode(following, NO_TELEMETRY, _seed(digest.digest()), task.policy)
+    rollouts.end_episode(following, _telemetry(episode, num_frames - 1), _seed(digest.digest()), task.policy)
     report(num_frames)
     return num_frames
 
@@ -204,6 +206,11 @@ def _action_and_reward(episode: ForeignEpisode, step: int, num_actions: int) -> 
     actions, rewards = episode.actions, episode.rewards
     action = np.zeros(num_actions, np.float32) if actions is None else actions[step]
     return action, np.zeros((), np.float32) if rewards is None else np.asarray(rewards[step])
+
+
+def _telemetry(episode: ForeignEpisode, step: int) -> np.ndarray:
+    """The simulator's state at a picture; without columns if the source has none."""
+    return NO_TELEMETRY if episode.telemetry is None else episode.telemetry[step]
 
 
 def _seed(digest: bytes) -> int:
@@ -264,10 +271,11 @@ def prepare(config: ConvertConfig) -> ImportJob:
     """
     config.check_unused("keep", "drop", reason="they choose among rollouts; import first, then filter the rollouts")
     name, source = formats.find(config)
+    config.check_unused("minari", reason="it is for writing a Minari data set")
     if name != "video":
         config.check_unused("every", reason=f"it is for videos, and this is {name}")
-    if name != "npz":
-        config.check_unused("keys", reason=f"it is for npz files, and this is {name}")
+    if name not in ("npz", "minari"):
+        config.check_unused("keys", reason=f"it is for npz files and Minari, and this is {name}")
     spec = Preprocess(parse_crop(config.crop, None))
     first = _first_frames(source, spec, config.skip_broken)
     size, out = config.episodes_per_shard, Path(str(config.out))
@@ -298,11 +306,11 @@ def prepare(config: ConvertConfig) -> ImportJob:
 def _attributes(config: ConvertConfig, name: str, source: Source, spec: Preprocess) -> dict[str, str | int]:
     num_actions = source.reader.num_actions
     unknown = [None] * num_actions  # the bounds of the space
-    space = {"type": "Box", "shape": [num_actions], "low": unknown, "high": unknown}
+    space = source.action_space or {"type": "Box", "shape": [num_actions], "low": unknown, "high": unknown}
     text = to_yaml(config)
     strings.check_size("the config", text)
     return {
-        "env": config.env or name,
+        "env": config.env or source.env or name,
         "preprocess": json.dumps(dataclasses.asdict(spec)),
         "action_space": json.dumps(space),
         "warmup_steps": 0,

@@ -1,11 +1,13 @@
 """The formats: a module for each, which is imported when it is used.
 
-npz          read: a file per episode, as ctallec's or hardmaru's code writes it
-images       read: a folder of pictures per episode
-video        read: a file per episode
-npz_writing  written: rollouts for ctallec's code
-series       written: latents for hardmaru's code
-parquet      written: rollouts or latents for Hugging Face datasets, pandas, polars, DuckDB
+npz             read: a file per episode, as ctallec's or hardmaru's code writes it
+images          read: a folder of pictures per episode
+video           read: a file per episode
+minari          read: a local Minari data set with image observations
+npz_writing     written: rollouts for ctallec's code
+series          written: latents for hardmaru's code
+parquet         written: rollouts or latents for Hugging Face datasets, pandas, polars, DuckDB
+minari_writing  written: rollouts or latents as a Minari data set
 
 To add a format that is read, write a module with two names, and add it to `READ`:
 
@@ -25,9 +27,9 @@ from world_models.convert import found_files
 from world_models.convert.config import ConvertConfig
 from world_models.convert.foreign import Source
 
-READ = ("npz", "images", "video")
+READ = ("npz", "images", "video", "minari")
 """The formats that become rollouts."""
-WRITTEN = {"series": "series", "npz": "npz_writing", "parquet": "parquet"}
+WRITTEN = {"series": "series", "npz": "npz_writing", "parquet": "parquet", "minari": "minari_writing"}
 """The formats that rollouts or latents become, and the module that writes each."""
 
 
