@@ -1,9 +1,11 @@
 """An import continues after an interruption, leaves out broken episodes only if asked, and never mixes data sets."""
 
 import json
-from collections.abc import Callable, Iterator
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from conftest import largest_file
@@ -11,10 +13,9 @@ from PIL import Image
 
 from world_models.convert import command, importing
 from world_models.convert.config import ConvertConfig
-from world_models.convert.foreign import BrokenEpisodeError, ForeignEpisode, Source
+from world_models.convert.formats import npz
 from world_models.data.rollouts import Rollouts
 from world_models.data.shards import SKIPPED_SEEDS, strings
-from world_models.envs import Preprocess
 from world_models.runtime.errors import Stopped
 
 
@@ -38,6 +39,16 @@ def damage(path: Path) -> None:
     """Change a byte in the middle of the frames, which shows only when they are unpacked."""
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 255
+    path.write_bytes(data)
+
+
+def cut_end_of_frames(path: Path) -> None:
+    """Change the last packed bytes of the frames, which shows only when the last frames are unpacked."""
+    data = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        info = archive.getinfo("obs.npy")
+    end = info.header_offset + 30 + len("obs.npy") + info.compress_size
+    data[end - 40 : end] = bytes(40)
     path.write_bytes(data)
 
 
@@ -164,9 +175,12 @@ def test_collected_rollouts_are_not_extended(convert, make_rollouts):
         convert()
 
 
-def test_a_config_that_is_no_yaml_is_another_one():
-    attributes = dict.fromkeys(importing.FORMAT.common, "x")
-    assert importing._identity("[", attributes)["every"] == "null"
+def test_a_shard_whose_config_is_no_yaml_is_not_extended(convert, tmp_path):
+    convert()
+    with h5py.File(tmp_path / "out/shard-00000.h5", "r+") as file:
+        file.attrs["config"] = np.bytes_("[")
+    with pytest.raises(ValueError, match="holds an import of every null, not 1"):
+        convert()
 
 
 # --- broken episodes
@@ -205,10 +219,12 @@ def test_no_episode_that_can_be_read_is_an_error(convert, episodes):
 
 
 def test_episodes_that_all_break_off_stop_the_work(convert, episodes, monkeypatch):
-    def copy(*_: object) -> int:
-        raise BrokenEpisodeError("breaks off")
-
-    monkeypatch.setattr(importing, "_copy_rows", copy)
+    monkeypatch.setattr(importing, "NUM_FIRST_FRAMES", 2)  # of the files, so much is looked at before the work
+    monkeypatch.setattr(npz, "BLOCK_BYTES", 1)
+    for index in range(5):
+        rows = 50 + index
+        write(episodes / f"{index}.npz", index, rows)
+        cut_end_of_frames(episodes / f"{index}.npz")
     with pytest.raises(Stopped, match="none of the 5 episodes could be read"):
         convert("--skip_broken", "true")
 
@@ -239,70 +255,6 @@ def test_many_broken_episodes_are_listed_in_part(convert, episodes, monkeypatch,
     assert "left out: 2 more, see the attribute skipped_sources of the shards" in said
 
 
-# --- what a reader may give
-
-
-class Given:
-    """A reader that gives the episodes of this test."""
-
-    num_actions = 2
-
-    def __init__(self, episode: Callable[[], ForeignEpisode]):
-        self.episode = episode
-
-    def count(self, name: str) -> int:
-        return 3
-
-    def open_episode(self, name: str) -> ForeignEpisode:
-        return self.episode()
-
-
-def pictures(count: int, height: int = 20) -> Iterator[np.ndarray]:
-    yield from np.full((count, height, 20, 3), 9, np.uint8)
-
-
-def shard_of(
-    tmp_path: Path, episode: Callable[[], ForeignEpisode], spec: Preprocess | None = None
-) -> importing.ImportTask:
-    source = Source(tmp_path, ("one",), Given(episode), "given")
-    attributes = {"env": "x", "preprocess": "{}", "action_space": "{}", "warmup_steps": 0, "config": ""}
-    return importing.ImportTask(tmp_path / "shard-00000.h5", source, spec or Preprocess(), "given", attributes, False)
-
-
-def zeros(count: int) -> np.ndarray:
-    return np.zeros((count, 2), np.float32)
-
-
-@pytest.mark.parametrize(
-    ("episode", "said"),
-    [
-        (lambda: ForeignEpisode(pictures(1)), "fewer than 2 frames, wanted 2 or more"),
-        (lambda: ForeignEpisode(pictures(0)), "fewer than 2 frames, wanted 2 or more"),
-        (lambda: ForeignEpisode(pictures(5), zeros(3)), "3 actions do not fit its frames, wanted one fewer"),
-        (lambda: ForeignEpisode(pictures(3), zeros(3)), "3 actions do not fit its frames, wanted one fewer"),
-        (lambda: ForeignEpisode(iter([np.zeros((20, 20, 2), np.uint8)] * 3)), "holds 2, and 3 (RGB) or 1 (grey)"),
-    ],
-)
-def test_an_episode_that_does_not_fit_is_broken(tmp_path, episode, said):
-    with pytest.raises(Stopped) as stopped:
-        importing.import_shard(shard_of(tmp_path, episode), lambda _: None)
-    assert f"{tmp_path}/one: " in str(stopped.value)
-    assert said in str(stopped.value)
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_picture_with_fewer_rows_than_the_crop_keeps_is_broken(tmp_path):
-    task = shard_of(tmp_path, lambda: ForeignEpisode(pictures(3, height=10)), Preprocess(crop=(0, 15)))
-    with pytest.raises(Stopped, match="crop keeps rows to 15, the picture has 10"):
-        importing.import_shard(task, lambda _: None)
-
-
-def test_progress_is_the_number_of_frames(tmp_path):
-    reported: list[int] = []
-    importing.import_shard(shard_of(tmp_path, lambda: ForeignEpisode(pictures(40))), reported.append)
-    assert reported == [0, 16, 32, 40]
-
-
 # --- before the work
 
 
@@ -324,7 +276,7 @@ def test_settings_that_do_not_fit_the_data_are_refused(convert, tmp_path, flags,
 def test_keys_are_for_npz_files_only(convert, tmp_path):
     (tmp_path / "clips").mkdir()
     (tmp_path / "clips/a.mp4").touch()
-    with pytest.raises(ValueError, match="keys is given, but it is for npz files, and this is video"):
+    with pytest.raises(ValueError, match="keys is given, but it is for npz files and Minari, and this is video"):
         convert("--keys.frames", "obs", data=tmp_path / "clips")
 
 

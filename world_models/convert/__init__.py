@@ -3,6 +3,7 @@
 command          the command: looks at the data, and chooses one of the three jobs below
 config           its settings
 importing        other people's data into rollouts
+shard_import     writes one shard of them
 merging          several data sets of rollouts into one, or only some of their episodes
 conditions       conditions on episodes, such as return<0
 foreign          an episode of other people's data, and what a module that reads them has to give

@@ -1,28 +1,21 @@
-"""Import other people's data: foreign episodes become shards of rollouts.
-
-A shard depends only on its task, so any number of workers gives the same data set.
-"""
+"""Import other people's data: foreign episodes become shards of rollouts."""
 
 import dataclasses
-import hashlib
 import itertools
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from isal import isal_zlib
 
-from world_models.convert import formats, shard_jobs
+from world_models.convert import formats, shard_import, shard_jobs
 from world_models.convert.config import ConvertConfig
-from world_models.convert.foreign import BrokenEpisodeError, ForeignEpisode, Source
-from world_models.data.rollouts import FORMAT, Frame, Rollouts, RolloutWriter, write_rollouts
+from world_models.convert.foreign import BrokenEpisodeError, Source
+from world_models.data.rollouts import FORMAT, Rollouts
 from world_models.data.shards import (
-    SKIPPED_SEEDS,
     SKIPPED_SOURCES,
     SOURCES,
-    little_endian,
     shard_path,
     shard_paths,
     strings,
@@ -30,200 +23,17 @@ from world_models.data.shards import (
 )
 from world_models.data.shards.reader import Shard
 from world_models.drawing import grids
-from world_models.envs.preprocessing import Preprocess, parse_crop, preprocess
-from world_models.runtime import executors, files, terminal, untrusted
+from world_models.envs.preprocessing import Preprocess, parse_crop
+from world_models.runtime import files, terminal, untrusted
 from world_models.runtime.cli import to_yaml
 from world_models.runtime.errors import Stopped
 
-NO_TELEMETRY = np.zeros(0, np.float32)
 NUM_FIRST_FRAMES = 8
-TOO_SHORT = "fewer than 2 frames, wanted 2 or more"
 IDENTITY = ("every", "keys", "episodes_per_shard")
 """Settings that define an import, besides the attributes of its shards."""
 MAX_WARNINGS = 10
 BYTES_PER_SHARD = 30_000
 AGAIN = "give the same settings, or choose another --out"
-MEND = "mend it, or leave such episodes out by --skip_broken true"
-
-
-# ---- the work of a worker ----
-
-
-@dataclasses.dataclass(frozen=True)
-class ImportTask:
-    """Everything that a worker needs to write one shard.
-
-    Attributes:
-        path: the file to write.
-        source: where the episodes are, with the names of this shard's episodes only.
-        spec: how a picture becomes a frame.
-        policy: name of the policy of all episodes.
-        attributes: attributes of the shard.
-        skip_broken: whether an episode that cannot be read is left out; otherwise the work stops.
-    """
-
-    path: Path
-    source: Source
-    spec: Preprocess
-    policy: str
-    attributes: Mapping[str, str | int]
-    skip_broken: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class Imported:
-    """The result of a task.
-
-    Attributes:
-        num_episodes: number of episodes in the shard.
-        broken: for each episode that was left out, a line that says why.
-    """
-
-    num_episodes: int
-    broken: tuple[str, ...]
-
-
-class _BrokenError(Exception):
-    """The episode of this name cannot be read. It ends the writing of a shard."""
-
-    def __init__(self, name: str, line: str):
-        super().__init__(line)
-        self.name, self.line = name, line
-
-
-def import_shard(task: ImportTask, report: executors.Report) -> Imported:
-    """Write one shard. If an episode breaks off, the shard is written again without it, so no part of it is kept.
-
-    Args:
-        task: what to write.
-        report: called with the number of frames so far.
-
-    Raises:
-        Stopped: an episode cannot be read, and `skip_broken` is false. No file is kept.
-    """
-    broken: dict[str, str] = {}
-    while found := _broken_one(task, broken, report):
-        if not task.skip_broken:
-            raise Stopped(f"{found.line}; {MEND}, and {files.RUN_AGAIN}")
-        broken[found.name] = found.line
-    return Imported(len(task.source.names) - len(broken), tuple(broken.values()))
-
-
-def _broken_one(task: ImportTask, broken: Mapping[str, str], report: executors.Report) -> _BrokenError | None:
-    """Write the shard without the broken episodes. Returns another one that cannot be read; then no file is kept."""
-    try:
-        _write(task, broken, report)
-    except _BrokenError as error:
-        return error
-    return None
-
-
-def _write(task: ImportTask, broken: Mapping[str, str], report: executors.Report) -> None:
-    source, before = task.source, 0
-    names = [name for name in source.names if name not in broken]
-    with write_rollouts(task.path, source.reader.num_actions, source.telemetry, task.attributes) as rollouts:
-        for name in names:
-            before = _copy(task, name, rollouts, before, report)
-        rollouts.set_attribute(SOURCES, json.dumps(names))
-        if broken:
-            rollouts.set_attribute(SKIPPED_SOURCES, json.dumps(list(broken)))
-            rollouts.set_attribute(SKIPPED_SEEDS, json.dumps([_seed_of_name(name) for name in broken]))
-
-
-def _line(source: Source, name: str, error: BrokenEpisodeError) -> str:
-    """What is wrong with an episode, with the path of its file."""
-    return f"{source.root / name / error.file}: {error}"
-
-
-def _copy(task: ImportTask, name: str, rollouts: RolloutWriter, before: int, report: executors.Report) -> int:
-    """Copy an episode into a shard.
-
-    Args:
-        task: the shard.
-        name: the episode.
-        rollouts: where it goes.
-        before: number of frames before it.
-        report: called with the number of frames so far.
-
-    Returns:
-        The number of frames so far.
-    """
-    try:
-        episode = task.source.reader.open_episode(name)
-        return before + _copy_rows(task, episode, rollouts, lambda count: report(before + count))
-    except BrokenEpisodeError as error:
-        raise _BrokenError(name, _line(task.source, name, error)) from None
-
-
-def _copy_rows(
-    task: ImportTask, episode: ForeignEpisode, rollouts: RolloutWriter, report: Callable[[int], None]
-) -> int:
-    """Write the rows of an episode. Returns the number of its frames."""
-    num_actions, digest, step, following = task.source.reader.num_actions, hashlib.sha256(), 0, None
-    for step, (frame, following, ends) in enumerate(_transitions(_frames(episode, task.spec))):  # noqa: B007
-        if episode.actions is not None and ends != (step + 1 == len(episode.actions)):
-            raise BrokenEpisodeError(f"{len(episode.actions)} actions do not fit its frames, wanted one fewer")
-        action, reward = _action_and_reward(episode, step, num_actions)
-        terminated = ends and episode.terminated
-        truncated = ends and (episode.truncated or not terminated)
-        digest.update(little_endian(frame))
-        digest.update(little_endian(action))
-        digest.update(little_endian(reward))
-        rollouts.step(frame, _telemetry(episode, step), action, float(reward), terminated, truncated)
-        if step % 16 == 0:
-            report(step)
-    if following is None:
-        raise BrokenEpisodeError(TOO_SHORT)
-    num_frames = step + 2
-    digest.update(little_endian(following))
-    digest.update(bytes([episode.terminated]))
-    rollouts.end_episode(following, _telemetry(episode, num_frames - 1), _seed(digest.digest()), task.policy)
-    report(num_frames)
-    return num_frames
-
-
-def _frames(episode: ForeignEpisode, spec: Preprocess) -> Iterator[Frame]:
-    for picture in episode.pictures:
-        try:
-            frame = preprocess(picture, spec)
-        except ValueError as error:  # such as fewer rows than the crop keeps
-            raise BrokenEpisodeError(str(error)) from None
-        yield frame
-
-
-def _transitions(frames: Iterator[Frame]) -> Iterator[tuple[Frame, Frame, bool]]:
-    """Each frame, the frame after it, and whether that is the last one."""
-    pairs = itertools.pairwise(frames)
-    pair = next(pairs, None)
-    while pair is not None:
-        following = next(pairs, None)
-        yield (*pair, following is None)
-        pair = following
-
-
-def _action_and_reward(episode: ForeignEpisode, step: int, num_actions: int) -> tuple[np.ndarray, np.ndarray]:
-    """Action and reward of a step; zeros if the source has none."""
-    actions, rewards = episode.actions, episode.rewards
-    action = np.zeros(num_actions, np.float32) if actions is None else actions[step]
-    return action, np.zeros((), np.float32) if rewards is None else np.asarray(rewards[step])
-
-
-def _telemetry(episode: ForeignEpisode, step: int) -> np.ndarray:
-    """The simulator's state at a picture; without columns if the source has none."""
-    return NO_TELEMETRY if episode.telemetry is None else episode.telemetry[step]
-
-
-def _seed(digest: bytes) -> int:
-    """The first 63 bits of a digest, as a number."""
-    return int.from_bytes(digest[:8], "big") >> 1
-
-
-def _seed_of_name(name: str) -> int:
-    """A number for an episode whose contents cannot be read."""
-    return _seed(hashlib.sha256(os.fsencode(name)).digest())
-
-
-# ---- the job ----
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,7 +51,7 @@ class ImportJob:
 
     config: ConvertConfig
     source: Source
-    tasks: tuple[ImportTask, ...]
+    tasks: tuple[shard_import.ImportTask, ...]
     counts: tuple[int, ...]
     note: tuple[str, ...]
     first_frames: grids.Picture
@@ -259,7 +69,9 @@ class ImportJob:
     def run(self) -> None:
         """Write the missing shards, with a progress bar, and print what the data set holds."""
         terminal.say(*self.note)
-        results = shard_jobs.write_shards(self.config, import_shard, self.tasks, self.counts, self.first_frames)
+        results = shard_jobs.write_shards(
+            self.config, shard_import.import_shard, self.tasks, self.counts, self.first_frames
+        )
         _report(self, results)
 
 
@@ -283,7 +95,7 @@ def prepare(config: ConvertConfig) -> ImportJob:
     attributes = _attributes(config, name, source, spec)
     finished = _finished_shards(config, planned, attributes)
     tasks = tuple(
-        ImportTask(
+        shard_import.ImportTask(
             shard_path(out, index), dataclasses.replace(source, names=names), spec, name, attributes, config.skip_broken
         )
         for index, names in enumerate(planned)
@@ -351,9 +163,9 @@ def _first_frames(source: Source, spec: Preprocess, skip_broken: bool) -> _First
         found = _first_frames_of(source, name, spec)
         if isinstance(found, _FirstFrames):
             return found
-        broken.append(_line(source, name, found))
+        broken.append(shard_import.broken_line(source, name, found))
         if not skip_broken:
-            raise ValueError(f"{broken[0]}; {MEND}")
+            raise ValueError(f"{broken[0]}; {shard_import.MEND}")
     raise ValueError(f"none of the {len(source.names)} episodes can be read; the first: {broken[0]}")
 
 
@@ -363,14 +175,14 @@ def _first_frames_of(source: Source, name: str, spec: Preprocess) -> _FirstFrame
         episode = source.reader.open_episode(name)
         pictures = list(itertools.islice(episode.pictures, NUM_FIRST_FRAMES))
         if len(pictures) < 2:
-            raise BrokenEpisodeError(TOO_SHORT)
+            raise BrokenEpisodeError(shard_import.TOO_SHORT)
         shown = dataclasses.replace(episode, pictures=iter(pictures))
-        return _FirstFrames(np.stack(list(_frames(shown, spec))), pictures[0].shape[:2])
+        return _FirstFrames(np.stack(list(shard_import.frames_of(shown, spec))), pictures[0].shape[:2])
     except BrokenEpisodeError as error:
         return error
 
 
-def _count(task: ImportTask, name: str) -> int:
+def _count(task: shard_import.ImportTask, name: str) -> int:
     """Number of frames of an episode, by the header of its file; 0 if it will be left out.
 
     Raises:
@@ -380,7 +192,7 @@ def _count(task: ImportTask, name: str) -> int:
         return task.source.reader.count(name)
     except BrokenEpisodeError as error:
         if not task.skip_broken:
-            raise ValueError(f"{_line(task.source, name, error)}; {MEND}") from None
+            raise ValueError(f"{shard_import.broken_line(task.source, name, error)}; {shard_import.MEND}") from None
         return 0
 
 
@@ -388,9 +200,6 @@ def _bytes_per_frame(first: _FirstFrames) -> float:
     """Estimated number of bytes of a frame in a shard."""
     packed = isal_zlib.compress(first.frames.tobytes(), writer.PACKING_LEVEL)
     return len(packed) / len(first.frames)
-
-
-# ---- shards that exist ----
 
 
 def _finished_shards(
@@ -442,10 +251,7 @@ def names_of(shard: Shard, attribute: str) -> list[str]:
     return [str(name) for name in value] if isinstance(value, list) else []
 
 
-# ---- the end ----
-
-
-def _report(job: ImportJob, results: Sequence[Imported]) -> None:
+def _report(job: ImportJob, results: Sequence[shard_import.Imported]) -> None:
     """Print what the data set holds, and which episodes were left out."""
     out = str(job.config.out)
     broken = [line for result in results for line in result.broken]
