@@ -41,7 +41,7 @@ def write(
     Raises:
         Stopped: the disk took no more, or a shard cannot be read.
     """
-    with steady_file.whole(path) as steady, ThreadPoolExecutor(1, "hdf5") as thread:
+    with steady_file.atomic_file(path) as steady, ThreadPoolExecutor(1, "hdf5") as thread:
         rows = _written_rows(steady, data, space, observations)
         try:
             while (count := thread.submit(next, rows, None).result()) is not None:
