@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from world_models.collect import command as collect_command
 from world_models.convert import command, merging
 from world_models.convert.config import ConvertConfig
 from world_models.data.rollouts import Rollouts, write_rollouts
@@ -114,12 +115,10 @@ def test_imported_episodes_keep_the_names_of_their_files(merge, tmp_path):
     assert json.loads(str(merged.shards[0].attributes["sources"])) == ["0.npz", "2.npz"]
 
 
-def test_collect_refuses_to_extend_a_filtered_data_set(merge, rollouts_dir):
-    from world_models import collect
-
-    merged = merge(rollouts_dir, flags=("--drop", "seed=0"))
+def test_collect_refuses_to_extend_a_filtered_data_set(merge, make_rollouts):
+    merged = merge(make_rollouts([3, 4]), flags=("--drop", "seed=0"))
     with pytest.raises(ValueError, match="collected by another program"):
-        collect.main(f"--out {merged.path} --num_episodes 6 --max_steps 40 --episodes_per_shard 2".split())
+        collect_command._config_of(merged.shards[0])
 
 
 def test_it_says_how_many_episodes_were_kept(merge, make_rollouts, tmp_path, capsys):

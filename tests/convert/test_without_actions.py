@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from world_models import Latents, LatentSequences, Rollouts, convert, encode, evaluate, train_vae
+from world_models.runs import provenance
 from world_models.runs.scores import read_scores
 
 
@@ -61,6 +62,7 @@ def test_it_is_evaluated_on_held_out_episodes(folder, run):
 
 
 @pytest.mark.slow
-def test_evaluating_on_the_training_data_is_noticed(folder, run, capsys):
-    evaluate.main(f"--data {folder}/rollouts/pictures --vae {run}".split())
-    assert "trained on" in capsys.readouterr().out
+def test_episodes_that_the_model_was_trained_on_are_known_by_their_seeds(folder, run):
+    training = provenance.load(run)
+    assert len(training.seen(Rollouts(folder / "rollouts/pictures"))) == 5  # of 6, as one is for validation
+    assert not training.seen(Rollouts(folder / "rollouts/heldout"))
