@@ -140,6 +140,14 @@ def test_a_broken_picture_is_named(tmp_path, damage):
     assert "mend it, or leave such episodes out by --skip_broken true" in said
 
 
+def test_a_data_set_of_broken_pictures_only_is_refused(tmp_path):
+    for episode in range(2):
+        (tmp_path / f"in/{episode}").mkdir(parents=True)
+        (tmp_path / f"in/{episode}/0.png").write_bytes(b"broken")
+    said = refused(tmp_path, "--skip_broken", "true")
+    assert f"none of the 2 episodes can be read; the first: {tmp_path}/in/0/0.png: cannot be read as a picture" in said
+
+
 def test_a_picture_of_too_many_pixels_is_refused_by_its_header(tmp_path, monkeypatch):
     for step in range(2):
         save(tmp_path / f"in/{step}.png", picture(1))

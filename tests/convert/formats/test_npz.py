@@ -297,6 +297,12 @@ def test_a_file_whose_actions_have_other_columns_than_the_first(file, tmp_path):
     assert "rollout_1.npz: actions of 2 columns, wanted 3 as in the first file" in other_file(tmp_path)
 
 
+def test_a_file_that_lacks_an_array_of_the_first_is_named(file, tmp_path):
+    save(file, as_hardmaru())
+    save(file.with_name("rollout_1.npz"), {"obs": frames(0, STEPS)})
+    assert "rollout_1.npz: no array action; it holds obs" in other_file(tmp_path)
+
+
 def test_the_first_file_that_can_be_read_shows_the_layout(file, tmp_path):
     file.write_bytes(b"no zip")
     save(file.with_name("rollout_1.npz"), as_hardmaru())
