@@ -273,7 +273,7 @@ def test_settings_that_do_not_fit_the_data_are_refused(convert, tmp_path, flags,
     assert not (tmp_path / "out").exists()
 
 
-def test_keys_are_for_npz_files_only(convert, tmp_path):
+def test_keys_are_for_npz_files_and_minari_only(convert, tmp_path):
     (tmp_path / "clips").mkdir()
     (tmp_path / "clips/a.mp4").touch()
     with pytest.raises(ValueError, match="keys is given, but it is for npz files and Minari, and this is video"):

@@ -38,7 +38,7 @@ def buffer(steps: int, observations: Any = None, actions: Any = None, **changed:
     last = np.arange(steps) == steps - 1
     arrays: dict[str, Any] = {
         "observations": images(steps) if observations is None else observations,
-        "actions": np.float32([[t, 2 * t] for t in range(steps)]) if actions is None else actions,
+        "actions": np.array([[t, 2 * t] for t in range(steps)], np.float32) if actions is None else actions,
         "rewards": np.arange(steps) / 2,
         "terminations": last,
         "truncations": np.zeros(steps, bool),
@@ -151,7 +151,7 @@ def test_an_episode_without_an_end_is_truncated(write, convert):
 @pytest.mark.parametrize(
     ("space", "actions", "columns", "described"),
     [
-        (ACTIONS, np.float32([[0, 1], [1, 5]]), [[0, 1], [1, 5]], {"type": "Box", "shape": [2]}),
+        (ACTIONS, np.array([[0, 1], [1, 5]], np.float32), [[0, 1], [1, 5]], {"type": "Box", "shape": [2]}),
         (spaces.Discrete(3, start=1), np.array([1, 3]), [[1], [3]], {"type": "Discrete", "n": 3, "start": 1}),
         (spaces.MultiDiscrete([3, 4]), np.array([[2, 3], [0, 1]]), [[2, 3], [0, 1]], {"type": "MultiDiscrete"}),
         (spaces.MultiBinary(2), np.array([[1, 0], [1, 1]], np.int8), [[1, 0], [1, 1]], {"type": "MultiBinary"}),

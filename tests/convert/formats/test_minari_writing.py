@@ -351,7 +351,7 @@ def test_telemetry_that_cannot_name_an_array_is_refused(data: Path, out: Path, m
 
 def test_an_environment_keeps_its_arguments(data: Path):
     rollouts = Rollouts(data)
-    rollouts.env_args = {"domain_randomize": True}
+    rollouts.env_args.update(domain_randomize=True)
     spec = minari_metadata.env_spec(rollouts)
     assert spec is not None
     assert spec.kwargs == {"domain_randomize": True}
