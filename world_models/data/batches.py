@@ -143,11 +143,14 @@ class Streamed(Source):
 
     def _read(self, window: Window, buffer: "_Buffer") -> _StreamedWindow:
         mine, is_mine = self.my_blocks(window.blocks), self.is_mine(window)
-        place = np.empty_like(window.order)  # in this process's order, of each of the window's frames
+        num_mine = int(is_mine.sum())
+        # In this process's order, of each of the window's frames. A last row takes the frames that are not drawn.
+        place = np.full(len(window.positions), num_mine)
         place[window.order] = np.cumsum(is_mine) - 1
-        frames = buffer.room_for(int(is_mine.sum()))
+        buffered = buffer.room_for(num_mine + 1)
         rows = np.repeat(mine, self.frames.block_lengths[window.blocks])
-        self.frames.read_into(frames.numpy(), window.blocks[mine], place[rows])
+        self.frames.read_into(buffered.numpy(), window.blocks[mine], place[rows])
+        frames = buffered[:num_mine]
         on_cpu = self.device.type == "cpu"
         return _StreamedWindow(window, is_mine, frames if on_cpu else frames.to(self.device), is_buffer=on_cpu)
 

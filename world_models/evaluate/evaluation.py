@@ -35,12 +35,14 @@ class Source:
         data_digest: digest of its contents.
         weights: best or last.
         vae_sha256: sha256 of the weights' file.
+        parts: the data sets, if there are several; no name in eval.json.
     """
 
     data: str
     data_digest: str
     weights: layout.Weights
     vae_sha256: str
+    parts: Sequence[Product] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,9 +81,9 @@ class Evaluation:
     measure: Callable[[Done], Found]
 
 
-def source(run: Path, weights: layout.Weights, data: str, data_digest: str) -> Source:
+def source(run: Path, weights: layout.Weights, data: str, data_digest: str, parts: Sequence[Product] = ()) -> Source:
     """Make the `Source` of a run's weights, `best` or `last`, and data."""
-    return Source(data, data_digest, weights, files.file_sha256(layout.weights_path(run, weights)))
+    return Source(data, data_digest, weights, files.file_sha256(layout.weights_path(run, weights)), parts)
 
 
 def is_finished(of: Evaluation) -> bool:
@@ -110,10 +112,11 @@ def evaluate(of: Evaluation, config: EvaluateConfig) -> None:
 
 def _log_to_wandb(of: Evaluation, config: EvaluateConfig, scores: Scores, shown: Shown) -> None:
     read = (
-        Product("dataset", of.source.data, of.source.data_digest),
+        Product("dataset", of.source.data, of.source.data_digest, parts=of.source.parts),
         Product("model", config.vae, of.source.vae_sha256),
     )
-    settings = yaml.safe_load(to_yaml(config)) | {"data": of.source.data}
+    data = [part.path for part in of.source.parts] or of.source.data
+    settings = yaml.safe_load(to_yaml(config)) | {"data": data}
     drawn = {name: picture for name, picture in shown.items() if isinstance(picture, np.ndarray)}
     outcome = tracking.Outcome(read, scores=scores.plain(), pictures=drawn)
     tracking.record(of.run, settings, config.wandb, "evaluate", outcome)

@@ -18,9 +18,10 @@ from world_models.evaluate.driving import measurement, track_map
 from world_models.evaluate.driving.lockstep import Driven
 from world_models.evaluate.evaluation import Done, Evaluation, Found, Shown
 from world_models.evaluate.foresight import study as foresight
-from world_models.evaluate.job import PROBE_FRAMES, RolloutJob, spread_episodes
+from world_models.evaluate.job import PROBE_FRAMES, RolloutJob, set_of_frames, spread_episodes
 from world_models.runs import rate_distortion
-from world_models.runs.score_parts import R2, Drive
+from world_models.runs.records import distinct_names
+from world_models.runs.score_parts import R2, DataScores, Drive
 from world_models.runs.scores import RolloutScores
 from world_models.runtime import files, threads
 from world_models.runtime.errors import Stopped
@@ -130,7 +131,7 @@ def _scores(job: RolloutJob, held_out: HeldOut, done: Done) -> RolloutScores:
         pca_components=len(job.baselines.components),
         frames=len(held_out.frames),
         episodes=len(job.data),
-        trained_on_episodes=job.trained_on,
+        trained_on_episodes=sum(job.trained_on),
         data=job.source.data,
         data_digest=job.source.data_digest,
         weights=job.source.weights,
@@ -139,9 +140,40 @@ def _scores(job: RolloutJob, held_out: HeldOut, done: Done) -> RolloutScores:
         versions=files.versions(),
         foresight=None,
         drive=None,
+        by_data=_by_data(job, held_out),
     )
     done()
     return scores
+
+
+def _by_data(job: RolloutJob, held_out: HeldOut) -> dict[str, DataScores] | None:
+    """The main scores of each data set, by a short name of its folder; None if there is only one."""
+    sets, scored = job.data.sets, held_out.scored
+    if len(sets) == 1:
+        return None
+    set_of = set_of_frames(job.data, job.config.max_frames)
+    found = {}
+    for number, name in enumerate(distinct_names([each.path for each in sets])):
+        chosen = set_of == number
+        part = metrics.Scored(scored.error_map, *(column[chosen] for column in scored[1:]))
+        summary = metrics.summary(part, job.vae.num_values)
+        errors = job.baselines.measure(held_out.frames[chosen])
+        found[name] = DataScores(
+            sse=summary.sse,
+            psnr_db=summary.psnr_db,
+            ssim=summary.ssim,
+            kl_nats=summary.kl_nats,
+            active_units=summary.active_units,
+            elbo_nats=summary.elbo_nats,
+            mean_sse=errors.mean_sse,
+            pca_sse=errors.pca_sse,
+            frames=int(chosen.sum()),
+            episodes=len(sets[number]),
+            trained_on_episodes=job.trained_on[number],
+            data=str(sets[number].path),
+            data_digest=sets[number].digest(),
+        )
+    return found
 
 
 def _drive(job: RolloutJob) -> tuple[Drive, Driven]:

@@ -11,7 +11,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from world_models.runs.layout import SCORES_FILE, WEIGHT_FILES
-from world_models.runs.score_parts import R2, AggregatePosterior, Bins, Drive, Foreseen, KindError, SampleQuality
+from world_models.runs.score_parts import (
+    R2,
+    AggregatePosterior,
+    Bins,
+    DataScores,
+    Drive,
+    Foreseen,
+    KindError,
+    SampleQuality,
+)
 from world_models.runtime import files, typed_json, untrusted
 from world_models.runtime.typed_json import Json
 
@@ -98,6 +107,7 @@ class RolloutScores(Scores):
         unsteadiness: change of each dimension of mu from frame to frame: 0 is constant, 1 is unrelated.
         plausible_share: share of decoded prior samples that look like frames.
         episodes: number of scored episodes.
+        by_data: the main scores of each data set, by its name; None, and not in the file, for a single data set.
     """
 
     sse: float | None
@@ -134,6 +144,11 @@ class RolloutScores(Scores):
     versions: Mapping[str, str] | None
     foresight: Mapping[str, Mapping[str, Foreseen]] | None
     drive: Drive | None
+    by_data: Mapping[str, DataScores] | None
+
+    def plain(self) -> dict[str, Json]:
+        """The scores as a JSON object."""
+        return {name: value for name, value in super().plain().items() if name != "by_data" or value is not None}
 
     def summary(self) -> str | None:
         """The result in a line; None where a number of it is missing."""
