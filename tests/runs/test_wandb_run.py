@@ -397,9 +397,17 @@ def test_wandb_is_told_which_program_works(
     assert run._environment["WANDB_PROGRAM"] == "/my/train.py"
 
 
-@pytest.mark.parametrize(("data", "tag"), [("rollouts/carracing/", "carracing"), ("x" * 100, "x" * 64)])
+@pytest.mark.parametrize(
+    ("data", "tag"),
+    [
+        ("rollouts/carracing/", "carracing"),
+        ("x" * 100, "x" * 64),
+        (["rollouts/a", "more/b/"], "a+b"),
+        (["x" * 60, "y" * 60], f"{'x' * 60}+yyy"),
+    ],
+)
 def test_a_run_is_tagged_with_its_data_set_as_far_as_wandb_allows(
-    tmp_path: Path, package: Callable[..., None], data: str, tag: str
+    tmp_path: Path, package: Callable[..., None], data: str | list[str], tag: str
 ):
     package()
     run = wandb_run.begin(tmp_path, {"data": data}, WandbConfig(), "train")
