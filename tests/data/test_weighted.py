@@ -30,7 +30,7 @@ def data(make_rollouts: Callable[..., Path]) -> Rollouts:
 
 
 def _frames(data: Rollouts, weights: Sequence[float]) -> WeightedFrameSet:
-    return WeightedFrameSet(data, range(len(data)), weights)
+    return WeightedFrameSet(data, range(len(data)), [*map(float, weights)])
 
 
 def _batches(frames: FrameSet, streamed: bool = False, **settings: Any) -> Batches:
@@ -63,7 +63,7 @@ def _of(data: Rollouts, number: int) -> set[str]:
 
 @pytest.mark.parametrize(
     ("total", "weights", "expected"),
-    [(100, [1, 3], [25, 75]), (10, [1, 3], [3, 7]), (10, [1, 1, 1], [4, 3, 3]), (7, [0.5, 0.5], [4, 3])],
+    [(100, [1.0, 3.0], [25, 75]), (10, [1.0, 3.0], [3, 7]), (10, [1.0] * 3, [4, 3, 3]), (7, [0.5, 0.5], [4, 3])],
 )
 def test_shares_are_whole_and_proportional(total: int, weights: list[float], expected: list[int]):
     assert shares(total, weights) == expected

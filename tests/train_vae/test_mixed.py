@@ -20,7 +20,7 @@ from world_models.runs import description, provenance
 from world_models.runs.artifacts import Product
 from world_models.runs.description import DataSet
 from world_models.runs.resume import load_state
-from world_models.runtime import files
+from world_models.runtime import cli, files
 from world_models.runtime.errors import Stopped
 from world_models.train_vae import command
 from world_models.train_vae.config import TrainConfig
@@ -68,8 +68,17 @@ def test_a_list_of_one_data_set_is_that_data_set(a: Path, tmp_path: Path):
     assert _config(tmp_path / "run", a) == TrainConfig(data=str(a), out=str(tmp_path / "run"), vae=VAEConfig(z_dim=2))
 
 
-def test_whole_numbers_are_weights(a: Path, b: Path, tmp_path: Path):
-    assert _config(tmp_path, a, b, data_weights=(1, 3)).data_weights == (1.0, 3.0)
+@pytest.mark.parametrize("given", ["[1,3]", "[1.0, 3]"])
+def test_whole_numbers_are_weights(given: str):
+    config = cli.parse(TrainConfig, ["--data", "[a,b]", "--data_weights", given], prog="test")
+    assert config.data_weights == (1.0, 3.0)
+    assert yaml.safe_load(cli.to_yaml(config))["data_weights"] == [1.0, 3.0]
+
+
+@pytest.mark.parametrize(("given", "wanted"), [("[x,1]", "x; give a number"), ("3", r"3; give a list in brackets")])
+def test_weights_that_are_no_numbers_are_refused(given: str, wanted: str):
+    with pytest.raises(ValueError, match=f"^data_weights is {wanted}"):
+        cli.parse(TrainConfig, ["--data", "[a,b]", "--data_weights", given], prog="test")
 
 
 @pytest.mark.parametrize(
@@ -113,7 +122,7 @@ def test_training_and_validation_are_those_of_each_set(a: Path, b: Path, tmp_pat
 
 
 def test_weights_draw_the_frames(a: Path, b: Path, tmp_path: Path):
-    train = command.prepare(_config(tmp_path / "run", a, b, data_weights=(1, 3))).data.train
+    train = command.prepare(_config(tmp_path / "run", a, b, data_weights=(1.0, 3.0))).data.train
     assert isinstance(train, WeightedFrameSet)
     assert train.num_drawn[1] == pytest.approx(3 * train.num_drawn[0], abs=3)
 
@@ -224,7 +233,7 @@ def test_resuming_checks_weights_and_sets(run: Path, a: Path, b: Path, make_roll
 
 def test_sets_that_were_moved_are_resumed(run: Path, a: Path, b: Path, tmp_path: Path):
     moved = [shutil.move(folder, tmp_path / f"moved-{folder.name}") for folder in (a, b)]
-    config = _config(run, *moved, data_weights=(1, 3), num_frames=32, batch_size=16, lr_warmup_frames=8)
+    config = _config(run, *moved, data_weights=(1.0, 3.0), num_frames=32, batch_size=16, lr_warmup_frames=8)
     config = TrainConfig(**vars(config) | {"val_every_frames": 1000, "num_val_frames": 8, "resume": True})
     assert command.prepare(config).is_finished
 

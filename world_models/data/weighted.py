@@ -70,7 +70,7 @@ def shares(total: int, weights: Sequence[float]) -> list[int]:
     """Divide `total` in proportion to the weights, into whole numbers by the largest remainders.
 
     Example:
-        >>> shares(10, [1, 3])
+        >>> shares(10, [1.0, 3.0])
         [3, 7]
     """
     exact = total * np.array(weights, np.float64) / np.sum(weights)

@@ -62,7 +62,7 @@ class TrainConfig:
 
     dataset: Dataset = "rollouts"
     data: tuple[str, ...] | str = dataclasses.field(default=DEFAULT_FOLDER, metadata=PATH)
-    data_weights: tuple[float, ...] = dataclasses.field(default=(), metadata=ONLY_IF_SET)
+    data_weights: tuple[float | int, ...] = dataclasses.field(default=(), metadata=ONLY_IF_SET)
     out: str = dataclasses.field(default="runs/vae", metadata=PATH)
     num_frames: int = 120_000
     batch_size: int = 64
