@@ -71,7 +71,7 @@ class Source:
         """Which blocks are read by this process."""
         return blocks % self.world == self.rank
 
-    def is_mine(self, window: Window) -> Bool[np.ndarray, " frames"]:
+    def is_mine(self, window: Window) -> Bool[np.ndarray, " drawn"]:
         """Whether a frame of the window, in its order, is this process's."""
         return np.repeat(self.my_blocks(window.blocks), self.frames.block_lengths[window.blocks])[window.order]
 
@@ -80,7 +80,7 @@ class _ResidentWindow(NamedTuple):
     """A window of frames that are held in memory. `is_mine` marks, in the window's order, those of this process."""
 
     window: Window
-    is_mine: Bool[np.ndarray, " frames"]
+    is_mine: Bool[np.ndarray, " drawn"]
     frames: UInt8[Tensor, "_ height width channels"]
     rows: Int64[Tensor, " part"]
     device: torch.device
@@ -115,7 +115,7 @@ class _StreamedWindow(NamedTuple):
     """A window that was read from disk. The frames of this process are neighbours in its buffer."""
 
     window: Window
-    is_mine: Bool[np.ndarray, " frames"]
+    is_mine: Bool[np.ndarray, " drawn"]
     frames: UInt8[Tensor, "part height width channels"]
     is_buffer: bool
 

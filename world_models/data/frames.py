@@ -39,7 +39,7 @@ class Window:
 
     blocks: Int64[np.ndarray, " blocks"]
     positions: Int64[np.ndarray, " frames"]
-    order: Int64[np.ndarray, " frames"]
+    order: Int64[np.ndarray, " drawn"]
     ends_epoch: bool
 
 
