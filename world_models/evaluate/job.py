@@ -116,6 +116,8 @@ def prepare(config: EvaluateConfig) -> RolloutJob:
 
 def _check_alike(data: Rollouts, max_frames: int) -> None:
     """Check that several data sets can be scored together, and that frames of each of them are scored."""
+    if len(data.sets) == 1:
+        return
     for each in data.sets:
         if (each.env, each.telemetry_names) != (data.env, data.telemetry_names):
             raise ValueError(
