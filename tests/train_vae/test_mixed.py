@@ -232,7 +232,7 @@ def test_resuming_checks_weights_and_sets(run: Path, a: Path, b: Path, make_roll
 
 
 def test_sets_that_were_moved_are_resumed(run: Path, a: Path, b: Path, tmp_path: Path):
-    moved = [shutil.move(folder, tmp_path / f"moved-{folder.name}") for folder in (a, b)]
+    moved = [Path(shutil.move(folder, tmp_path / f"moved-{folder.name}")) for folder in (a, b)]
     config = _config(run, *moved, data_weights=(1.0, 3.0), num_frames=32, batch_size=16, lr_warmup_frames=8)
     config = TrainConfig(**vars(config) | {"val_every_frames": 1000, "num_val_frames": 8, "resume": True})
     assert command.prepare(config).is_finished
