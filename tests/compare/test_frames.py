@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from world_models.compare import frames
+from world_models.data import several
 from world_models.data.rollouts import Rollouts
 from world_models.data.split import split_episodes
 from world_models.runs import checkpoints, layout
@@ -66,6 +67,19 @@ def test_the_shown_frames_were_held_out_by_the_run(run_dir: Path, rollouts_dir: 
     assert (models.data, notes) == (str(rollouts_dir), [])
     assert len(models.frames) == len(held_out)
     assert np.array_equal(models.frames.read_all(), held_out)
+
+
+def test_frames_of_several_data_sets_are_those_a_run_held_out(make_model: MakeModel, make_rollouts: Any):
+    folders = [make_rollouts([3, 4], name="one"), make_rollouts([5, 6], name="two", seed=100)]
+    data = several.open_rollouts(folders)
+    sets = [
+        {"data": str(each.path), "data_digest": each.digest(), "env": each.env, "train_seeds": [int(each.seeds[0])]}
+        for each in data.sets
+    ]
+    models, _ = _load(make_model("a", data=None, train_seeds=None, data_digest=data.digest(), data_sets=sets))
+    assert models is not None
+    assert models.data == data.name
+    assert np.array_equal(models.frames.read_all(), np.concatenate([data[1].frames, data[3].frames]))
 
 
 def test_no_frame_is_shown_that_any_of_the_runs_was_trained_on(make_model: MakeModel, make_rollouts: Any):

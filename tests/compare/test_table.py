@@ -278,6 +278,12 @@ def test_provenance_lists_all_known_facts():
     }
 
 
+def test_provenance_says_what_differs_between_data_sets():
+    sets = [{"data": name, "env": "A-v0", "env_args": {}} for name in ("rollouts/a", "rollouts/b")]
+    facts = dict(table.provenance(_run("a", description={"data_sets": sets})))
+    assert (facts["data"], facts["environment"]) == ('["rollouts/a", "rollouts/b"]', "A-v0")
+
+
 @pytest.mark.parametrize("versions", [None, 3, "x", []])
 def test_provenance_leaves_out_invalid_versions(versions: Any):
     assert table.provenance(_run("a", description={"versions": versions})) == [("folder", "runs/a")]

@@ -21,7 +21,7 @@ from world_models.compare import table
 from world_models.data.rollouts import Rollouts
 from world_models.envs import simulators
 from world_models.runs import provenance, records
-from world_models.runs.provenance import TrainingRecord
+from world_models.runs.provenance import SetRecord
 from world_models.runtime.cli import parse
 
 
@@ -220,8 +220,8 @@ def test_a_data_set_with_fewer_columns_of_telemetry_is_not_extended(
 # --- never trained on and scored
 
 
-def record(**facts: Any) -> TrainingRecord:
-    return TrainingRecord(**{"data": "", "data_digest": "", "split_seed": 0, "seeds": frozenset({0, 5})} | facts)
+def record(**facts: Any) -> SetRecord:
+    return SetRecord(**{"data": "", "data_digest": "", "seeds": frozenset({0, 5})} | facts)
 
 
 @pytest.mark.parametrize("env", ["Shades-v0", "Shades-v7", "Shades"])
@@ -238,7 +238,7 @@ def test_an_episode_of_another_environment_was_not_trained_on(asked: CollectConf
 
 def test_the_description_of_a_model_has_the_arguments_of_its_training_data(run_dir: Path):
     assert json.loads((run_dir / "model.json").read_text())["env_args"] == {}
-    assert provenance.load(run_dir).env_args == {}
+    assert [each.env_args for each in provenance.load(run_dir).sets] == [{}]
 
 
 def test_a_comparison_shows_the_arguments(make_run: Callable[..., Path]):

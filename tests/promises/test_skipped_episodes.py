@@ -207,7 +207,7 @@ def test_a_wrong_list_of_skipped_seeds_is_refused(copied: Path, wrong: str):
 
 
 def test_training_uses_the_frames_of_all_stored_episodes(made: Path):
-    data = KINDS["rollouts"].read(str(made), 0)
+    data = KINDS["rollouts"].read([str(made)], 0, ())
     assert len(data.train) + len(data.held_out) == 5 * 7
     assert len(FrameSet(Rollouts(made), range(5)).read_all()) == 5 * 7
 

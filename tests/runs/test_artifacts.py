@@ -99,6 +99,13 @@ def test_a_server_that_never_answers_is_not_waited_for():
     thread.join()
 
 
+def test_each_of_several_data_sets_is_an_artifact():
+    run, parts = _Run(), [DATA, Product("dataset", "rollouts/b", "xyz")]
+    declare(run, Product("dataset", "rollouts/a, rollouts/b", "both", parts=parts), "use_artifact", print).join()
+    assert run.config == {"data_digest": "both"}
+    assert [artifact.name for _, artifact in run.artifacts] == ["car_racing-dataset", "b-dataset"]
+
+
 def test_an_artifact_has_the_name_of_its_folder_in_characters_that_wandb_accepts():
     assert DATA.artifact().name == "car_racing-dataset"
 

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from world_models.runs import description
-from world_models.runs.description import Description, TrainedOn
+from world_models.runs.description import DataSet, Description, TrainedOn
 
 ROLLOUTS = TrainedOn("rollouts", "rollouts/a", "d1", "Synthetic-v0", {"shade": 1}, [3, 5], 0)
 DIGITS = TrainedOn("mnist", "data", "d2")
+SETS = [DataSet("rollouts/a", "d1", "Synthetic-v0", {"shade": 1}, [3]), DataSet("rollouts/b", "d2", "B-v0", {}, [4, 5])]
+SEVERAL = TrainedOn(data_digest="d3", split_seed=0, data_sets=SETS, data_weights=[1.0, 3.0])
 SAID = {"format": "world_models.vae", "architecture": "conv_vae"}
 
 
@@ -40,6 +42,29 @@ def test_the_description_of_a_digits_model_has_no_episodes(tmp_path: Path):
     assert (
         not {"env", "env_args", "train_seeds", "split_seed"} & json.loads((tmp_path / "model.json").read_text()).keys()
     )
+
+
+def test_several_data_sets_are_each_described(tmp_path: Path):
+    _described(SEVERAL).save(tmp_path)
+    assert description.load(tmp_path).trained_on == SEVERAL
+    assert SEVERAL.sets == SETS
+    written = json.loads((tmp_path / "model.json").read_text())
+    assert [*written][5:] == ["dataset", "data_digest", "split_seed", "data_sets", "data_weights", "step"]
+    assert written["data_sets"][1] == vars(SETS[1])
+
+
+@pytest.mark.parametrize("trained_on", [ROLLOUTS, DIGITS], ids=["rollouts", "mnist"])
+def test_a_single_data_set_is_one_of_one(trained_on: TrainedOn):
+    (found,) = trained_on.sets
+    assert vars(found).items() <= vars(trained_on).items()
+
+
+@pytest.mark.parametrize("strange", [None, 5, "x", {"a": 1}], ids=str)
+def test_sets_and_weights_of_another_type_count_as_not_said(strange: Any):
+    found = Description.from_json({"data_sets": strange, "data_weights": strange}).trained_on
+    assert (found.data_sets, found.data_weights) == (None, None)
+    found = Description.from_json({"data_sets": [strange], "data_weights": ["x"]}).trained_on
+    assert (found.data_sets, found.data_weights) == ([DataSet(env_args={})], None)
 
 
 def test_older_descriptions_are_read_as_rollouts_without_environment_arguments():

@@ -40,7 +40,21 @@ DIGITS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize(("value", "kind"), [(ROLLOUTS, RolloutScores), (DIGITS, DigitScores)])
+OF_SET = {
+    **{"sse": 40.5, "psnr_db": 24.5, "ssim": 0.75, "kl_nats": 30.5, "active_units": 2, "elbo_nats": -7.5},
+    **{"mean_sse": 300.0, "pca_sse": 50.5, "frames": 60, "episodes": 2, "trained_on_episodes": 0},
+    **{"data": "rollouts/a", "data_digest": "d1"},
+}
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (ROLLOUTS, RolloutScores),
+        (ROLLOUTS | {"by_data": {"a": OF_SET, "b": OF_SET}}, RolloutScores),
+        (DIGITS, DigitScores),
+    ],
+)
 def test_scores_are_written_as_they_were_read_in_the_same_order(value: dict[str, Any], kind: type[Scores]):
     found = from_json(value)
     assert type(found) is kind

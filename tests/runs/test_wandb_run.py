@@ -408,9 +408,17 @@ def test_wandb_gets_the_name_of_the_program_that_works(
     assert environment["WANDB_PROGRAM"] == "/my/train.py"
 
 
-@pytest.mark.parametrize(("data", "tag"), [("rollouts/carracing/", "carracing"), ("x" * 100, "x" * 64)])
+@pytest.mark.parametrize(
+    ("data", "tag"),
+    [
+        ("rollouts/carracing/", "carracing"),
+        ("x" * 100, "x" * 64),
+        (["rollouts/a", "more/b/"], "a+b"),
+        (["x" * 60, "y" * 60], f"{'x' * 60}+yyy"),
+    ],
+)
 def test_a_run_has_the_name_of_its_data_set_as_a_tag_of_at_most_64_letters(
-    tmp_path: Path, begun: list[Any], data: str, tag: str
+    tmp_path: Path, begun: list[Any], data: str | list[str], tag: str
 ):
     wandb_run.begin(tmp_path, {"data": data}, WandbConfig(), "train")
     ((request, _),) = begun

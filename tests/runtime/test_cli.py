@@ -160,6 +160,20 @@ def test_to_yaml_keeps_the_order_of_the_fields_and_holds_plain_values_only():
     assert values["vae"] == {"z_dim": 32, "likelihood": "gaussian"}
 
 
+@dataclasses.dataclass(frozen=True)
+class Newer:
+    """Settings, one of which is newer than the files of some runs."""
+
+    lr: float = 0.5
+    weights: tuple[float, ...] = dataclasses.field(default=(), metadata=cli.ONLY_IF_SET)
+
+
+def test_to_yaml_leaves_a_newer_field_out_until_it_is_set():
+    assert cli.to_yaml(Newer()) == "lr: 0.5\n"
+    assert yaml.safe_load(cli.to_yaml(Newer(weights=(1.0,)))) == {"lr": 0.5, "weights": [1.0]}
+    assert yaml.safe_load(cli.to_yaml(Newer(), every_field=True)) == {"lr": 0.5, "weights": []}
+
+
 def test_the_flag_version_prints_the_version_of_the_package(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as caught:
         parse("--version")

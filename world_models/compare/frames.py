@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from world_models.data import mnist
+from world_models.data import mnist, several
 from world_models.data.frames import FrameSet, FrameSource
 from world_models.data.rollouts import Rollouts
 from world_models.drawing import charts, grids
@@ -103,9 +103,9 @@ def _of_rollouts(
     models, left_out = _models(saved, lambda run: _load(run, rollouts, weights, device))
     frames = _held_out(rollouts, [run for run in saved if run.name in models])
     if frames is None:
-        why = f"no frames are shown: a run was trained on each episode of {rollouts.path}; name others with --data"
+        why = f"no frames are shown: a run was trained on each episode of {rollouts.name}; name others with --data"
         raise _NothingShownError(*left_out, why)
-    return ShownModels(str(rollouts.path), frames, models), left_out
+    return ShownModels(rollouts.name, frames, models), left_out
 
 
 def _of_digits(
@@ -187,14 +187,14 @@ def _of_one_kind(runs: Sequence[RunRecord], data: str | None) -> tuple[_Kind, li
 
 def _trained_on(saved: Sequence[RunRecord]) -> Rollouts:
     """The training data of the first run whose data have not changed since the training."""
-    named = [(run.trained_on.data, run.trained_on.data_digest) for run in saved]
-    recorded = dict.fromkeys((path, digest) for path, digest in named if path is not None and digest is not None)
-    for path, digest in recorded:
+    named = [(tuple(each.data for each in run.trained_on.sets), run.trained_on.data_digest) for run in saved]
+    recorded = {(tuple(map(str, paths)), digest): None for paths, digest in named if digest and paths and all(paths)}
+    for paths, digest in recorded:
         with contextlib.suppress(ValueError, OSError):
-            rollouts = Rollouts(path)
+            rollouts = several.open_rollouts(paths)
             if rollouts.digest() == digest:
                 return rollouts
-    paths = ", ".join(sorted({path for path, _ in recorded})[:3])
+    paths = ", ".join(sorted({path for paths, _ in recorded for path in paths})[:3])
     no_data = "no model.json names its training data" if saved else "no run has saved a model yet"
     why = f"{paths} does not exist any more or has changed since the training" if recorded else no_data
     raise _NothingShownError(f"no frames are shown: {why}; name rollouts with --data")
@@ -204,7 +204,7 @@ def _load(run: RunRecord, data: Rollouts, weights: layout.Weights, device: torch
     """Load a run's model; raises ValueError if it takes other frames or does not name its training data."""
     provenance.load(run.path)
     vae = checkpoints.load_vae(run.path, weights, device)
-    provenance.check_preprocess(data.preprocess, data.path, vae, run.name)
+    provenance.check_preprocess(data.preprocess, data.name, vae, run.name)
     return vae
 
 

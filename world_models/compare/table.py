@@ -6,9 +6,11 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from world_models.runs.description import TrainedOn
 from world_models.runs.rate_distortion import was_scored_on_training_episodes
 from world_models.runs.records import RunRecord
 from world_models.runs.scores import Scores
+from world_models.runtime.typed_json import Json
 
 NOTHING = "-"
 NOT_COMPARED = ("out", "resume", "wandb")
@@ -185,9 +187,9 @@ def provenance(run: RunRecord) -> list[tuple[str, str]]:
         "folder": str(run.path),
         "git commit": versions.get("git_commit"),
         "versions": ", ".join(f"{k} {v}" for k, v in versions.items() if k != "git_commit"),
-        "environment": trained_on.env,
-        "its arguments": trained_on.env_args,
-        "data": trained_on.data,
+        "environment": _of_each(trained_on, "env"),
+        "its arguments": _of_each(trained_on, "env_args"),
+        "data": _of_each(trained_on, "data"),
         "data digest": trained_on.data_digest,
         "preprocess": run.description and run.description.preprocess,
         "evaluated on": scores and scores.data,
@@ -195,6 +197,12 @@ def provenance(run: RunRecord) -> list[tuple[str, str]]:
         "evaluated weights": scores and scores.vae_sha256,
     }
     return [(name, _plain(value)[:MAX_LENGTH]) for name, value in facts.items() if value]
+
+
+def _of_each(trained_on: TrainedOn, name: str) -> Json:
+    """A fact about the training data; if it is not the same of all data sets, the list of those of each."""
+    facts = [getattr(each, name) for each in trained_on.sets]
+    return facts[0] if facts and all(fact == facts[0] for fact in facts) else facts
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:

@@ -73,7 +73,7 @@ class WindowLoader:
         """Whether each of these blocks belongs to this process."""
         return blocks % self.world == self.rank
 
-    def is_mine(self, window: ShuffleWindow) -> Bool[np.ndarray, " frames"]:
+    def is_mine(self, window: ShuffleWindow) -> Bool[np.ndarray, " drawn"]:
         """Whether each frame of the window belongs to this process, in the window's order of training."""
         return np.repeat(self.my_blocks(window.blocks), self.frames.block_lengths[window.blocks])[window.order]
 
@@ -90,7 +90,7 @@ class _ResidentWindow(NamedTuple):
     """
 
     window: ShuffleWindow
-    is_mine: Bool[np.ndarray, " frames"]
+    is_mine: Bool[np.ndarray, " drawn"]
     frames: UInt8[Tensor, "_ height width channels"]
     rows: Int64[Tensor, " part"]
     device: torch.device
@@ -132,7 +132,7 @@ class _StreamedWindow(NamedTuple):
     """
 
     window: ShuffleWindow
-    is_mine: Bool[np.ndarray, " frames"]
+    is_mine: Bool[np.ndarray, " drawn"]
     frames: UInt8[Tensor, "part height width channels"]
     is_buffer: bool
 
@@ -160,11 +160,15 @@ class StreamingLoader(WindowLoader):
 
     def _read(self, window: ShuffleWindow, buffer: "_Buffer") -> _StreamedWindow:
         mine, is_mine = self.my_blocks(window.blocks), self.is_mine(window)
-        place = np.empty_like(window.order)  # position of each frame among this process's frames, in the window's order
+        num_mine = int(is_mine.sum())
+        # Position of each frame among this process's frames, in the window's order. Frames that are not drawn get one
+        # last row.
+        place = np.full(len(window.positions), num_mine)
         place[window.order] = np.cumsum(is_mine) - 1
-        frames = buffer.room_for(int(is_mine.sum()))
+        buffered = buffer.room_for(num_mine + 1)
         rows = np.repeat(mine, self.frames.block_lengths[window.blocks])
-        self.frames.read_into(frames.numpy(), window.blocks[mine], place[rows])
+        self.frames.read_into(buffered.numpy(), window.blocks[mine], place[rows])
+        frames = buffered[:num_mine]
         on_cpu = self.device.type == "cpu"
         return _StreamedWindow(window, is_mine, frames if on_cpu else frames.to(self.device), is_buffer=on_cpu)
 

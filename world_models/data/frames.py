@@ -3,7 +3,8 @@
 Seed, epoch and the size of the shuffle buffer determine the order of an epoch. First the epoch's blocks (up to 64
 neighbouring rows of an episode) are shuffled. Then they are grouped into windows of about `shuffle_frames` frames. Then
 the frames of each window are shuffled. `batches.py` makes batches in this order. The order depends neither on where the
-frames are held nor on the number of processes.
+frames are held nor on the number of processes. An epoch has each frame once, unless `WeightedFrameSet` in `weighted.py`
+draws them.
 """
 
 import abc
@@ -12,6 +13,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -30,14 +32,23 @@ class ShuffleWindow:
     Attributes:
         blocks: numbers of its blocks.
         positions: positions of the blocks' frames, block by block.
-        order: order of training: the k-th frame of the window is at `positions[order[k]]`.
+        order: order of training: the k-th frame of the window is at `positions[order[k]]`. Frames that are not drawn
+            are not in it.
         ends_epoch: whether it is the last window of its epoch.
     """
 
     blocks: Int64[np.ndarray, " blocks"]
     positions: Int64[np.ndarray, " frames"]
-    order: Int64[np.ndarray, " frames"]
+    order: Int64[np.ndarray, " drawn"]
     ends_epoch: bool
+
+
+class Drawn(NamedTuple):
+    """The frames of an epoch: of block `blocks[k]` the rows from `starts[k]` to before `stops[k]`."""
+
+    blocks: Int64[np.ndarray, " drawn"]
+    starts: Int64[np.ndarray, " drawn"]
+    stops: Int64[np.ndarray, " drawn"]
 
 
 class FrameSource(abc.ABC):
@@ -108,16 +119,28 @@ class FrameSource(abc.ABC):
             spread[start:stop] = block
         return spread
 
+    def drawn(self, seed: int, epoch: int) -> Drawn:
+        """The frames of an epoch, as many as the source has. Here every frame is drawn once, in each epoch."""
+        num_blocks = len(self.block_lengths)
+        return Drawn(np.arange(num_blocks), np.zeros(num_blocks, np.int64), self.block_lengths)
+
     def windows(self, seed: int, epoch: int, shuffle_frames: int) -> Iterator[ShuffleWindow]:
-        """The windows of an epoch, in order. Every position is in exactly one of them."""
+        """The windows of an epoch, in order. Every drawn frame is in exactly one of them."""
         rng = np.random.default_rng([seed, epoch])
-        blocks = rng.permutation(len(self.block_lengths))
-        group = (np.cumsum(self.block_lengths[blocks]) - 1) // max(1, shuffle_frames)
+        drawn = self.drawn(seed, epoch)
+        order = rng.permutation(len(drawn.blocks))
+        blocks, starts, stops = (column[order] for column in drawn)
+        group = (np.cumsum(stops - starts) - 1) // max(1, shuffle_frames)
         seen = 0
-        for chosen in np.split(blocks, np.flatnonzero(np.diff(group)) + 1):
+        for part in np.split(np.arange(len(blocks)), np.flatnonzero(np.diff(group)) + 1):
+            chosen = blocks[part]
             positions = np.concatenate([np.arange(*self.block_offsets[block : block + 2]) for block in chosen])
-            seen += len(positions)
-            yield ShuffleWindow(chosen, positions, rng.permutation(len(positions)), ends_epoch=seen == len(self))
+            first = np.cumsum(self.block_lengths[chosen]) - self.block_lengths[chosen]
+            rows = np.concatenate(
+                [np.arange(*ends) for ends in zip(first + starts[part], first + stops[part], strict=True)]
+            )
+            seen += len(rows)
+            yield ShuffleWindow(chosen, positions, rows[rng.permutation(len(rows))], ends_epoch=seen == len(self))
 
 
 class FrameSet(FrameSource):

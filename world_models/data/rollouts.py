@@ -208,6 +208,27 @@ class Rollouts(ShardedEpisodes[Episode]):
                     f"is {', '.join(self.telemetry_names)}; keep data sets in folders of their own"
                 )
 
+    @property
+    def sets(self) -> "tuple[Rollouts, ...]":
+        """The data sets that these rollouts are made of: only itself, unless several were opened together.
+
+        Example:
+            >>> rollouts = world_models.Rollouts("rollouts/carracing")
+            >>> rollouts.sets == (rollouts,)
+            True
+        """
+        return (self,)
+
+    @property
+    def name(self) -> str:
+        """The path, or the paths of all sets, as text.
+
+        Example:
+            >>> world_models.Rollouts("rollouts/carracing").name
+            '/...rollouts/carracing'
+        """
+        return ", ".join(str(each.path) for each in self.sets)
+
     def __repr__(self) -> str:
         return f"Rollouts({printable(f'{self.path}: {self.env}')}, {len(self)} episodes, {self.num_rows} frames)"
 

@@ -3,6 +3,7 @@
 Examples:
   python -m world_models.evaluate --data rollouts/heldout --vae runs/vae
   python -m world_models.evaluate --data rollouts/heldout --vae runs/vae --weights last
+  python -m world_models.evaluate --data '[rollouts/a,rollouts/b]' --vae runs/vae        all together, and each set
   python -m world_models.evaluate --data rollouts/heldout --vae runs/vae --drive true   trains a controller that drives
   python -m world_models.evaluate --vae runs/mnist/vae --compare_with '[runs/mnist/ae]'  digits: MNIST's test images
 

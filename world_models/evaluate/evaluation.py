@@ -35,12 +35,14 @@ class ScoredInputs:
         data_digest: digest of its contents.
         weights: best or last.
         vae_sha256: sha256 of the weights' file.
+        parts: the data sets, if there are several; no name in eval.json.
     """
 
     data: str
     data_digest: str
     weights: layout.Weights
     vae_sha256: str
+    parts: Sequence[Product] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,9 +81,11 @@ class Evaluation:
     measure: Callable[[PartDone], Results]
 
 
-def scored_inputs(run: Path, weights: layout.Weights, data: str, data_digest: str) -> ScoredInputs:
+def scored_inputs(
+    run: Path, weights: layout.Weights, data: str, data_digest: str, parts: Sequence[Product] = ()
+) -> ScoredInputs:
     """Make the `ScoredInputs` of a run's weights, `best` or `last`, and data."""
-    return ScoredInputs(data, data_digest, weights, files.file_sha256(layout.weights_path(run, weights)))
+    return ScoredInputs(data, data_digest, weights, files.file_sha256(layout.weights_path(run, weights)), parts)
 
 
 def is_finished(evaluation: Evaluation) -> bool:
@@ -110,10 +114,11 @@ def evaluate(evaluation: Evaluation, config: EvaluateConfig) -> None:
 
 def _log_to_wandb(evaluation: Evaluation, config: EvaluateConfig, scores: Scores, figures: Figures) -> None:
     products = (
-        Product("dataset", evaluation.inputs.data, evaluation.inputs.data_digest),
+        Product("dataset", evaluation.inputs.data, evaluation.inputs.data_digest, parts=evaluation.inputs.parts),
         Product("model", config.vae, evaluation.inputs.vae_sha256),
     )
-    settings = yaml.safe_load(to_yaml(config)) | {"data": evaluation.inputs.data}
+    data = [part.path for part in evaluation.inputs.parts] or evaluation.inputs.data
+    settings = yaml.safe_load(to_yaml(config)) | {"data": data}
     drawn = {name: picture for name, picture in figures.items() if isinstance(picture, np.ndarray)}
     outcome = tracking.Outcome(products, scores=scores.plain(), pictures=drawn)
     tracking.record(evaluation.run, settings, config.wandb, "evaluate", outcome)

@@ -6,16 +6,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int64
 
+from world_models.data import several
 from world_models.data.frames import FrameSet
 from world_models.data.rollouts import Rollouts
-from world_models.data.split import split_episodes
 from world_models.evaluate import evaluation
 from world_models.evaluate.config import EvaluateConfig
 from world_models.evaluate.driving import measurement
 from world_models.evaluate.evaluation import ScoredInputs
 from world_models.evaluate.foresight import study
 from world_models.runs import checkpoints, provenance, rate_distortion, records
+from world_models.runs.artifacts import Product
 from world_models.runs.provenance import TrainingRecord
 from world_models.runtime.distributed import torch_device
 from world_models.vae import baselines
@@ -37,12 +39,12 @@ class RolloutJob:
         inputs: the weights and the data.
         name: short name of the model, for charts with other runs.
         vae: the model.
-        data: the rollouts that it is scored on.
+        data: the rollouts that it is scored on, one data set or several.
         baselines: PCA and mean of its training frames.
         probe_data: training frames of tracks that are not scored. Probes and memory models are fitted on them, and
             dreams are compared with them. None if there are none.
         telemetry: the columns of telemetry with finite numbers in all frames; the others are left out.
-        num_trained_episodes: number of episodes of `data` that the model was trained on.
+        num_trained_episodes: number of episodes of each set of `data` that the model was trained on.
         others: other runs for the rate-distortion chart.
         notes: warnings: what is left out, which scores are too good, and why.
     """
@@ -56,7 +58,7 @@ class RolloutJob:
     baselines: baselines.Baselines
     probe_data: FrameSet | None
     telemetry: tuple[str, ...]
-    num_trained_episodes: int
+    num_trained_episodes: Sequence[int]
     others: Sequence[rate_distortion.RatePoint]
     notes: Sequence[str]
 
@@ -68,8 +70,9 @@ def prepare(config: EvaluateConfig) -> RolloutJob:
         FileNotFoundError, ValueError: something is missing, damaged, or cannot be compared.
     """
     run, device = Path(config.vae), torch_device(config.device)
-    data, vae = Rollouts(config.data or HELD_OUT), checkpoints.load_vae(run, config.weights, device)
-    provenance.check_preprocess(data.preprocess, data.path, vae, str(run))
+    data, vae = several.open_rollouts(config.data or HELD_OUT), checkpoints.load_vae(run, config.weights, device)
+    provenance.check_preprocess(data.preprocess, data.name, vae, str(run))
+    _check_alike(data, config.max_frames)
     training = provenance.load(run)
     fitted = baselines.Baselines(**checkpoints.load_baselines(run, vae))
     found = records.other_runs(run, "rollouts", [Path(folder) for folder in config.compare_with])
@@ -77,19 +80,23 @@ def prepare(config: EvaluateConfig) -> RolloutJob:
     probe_data, why_no_probes = _probe_data(run, config.train_data, training, data, vae)
     telemetry, left_out = _usable_telemetry(data, probe_data)
     notes = [*found.notes, *not_taken, *why_no_probes, *left_out]
-    num_trained_episodes = len(training.trained_seeds(data))
-    if num_trained_episodes:
-        notes.append(
-            f"the model was trained on {num_trained_episodes} episodes of {data.path}, so its scores are too good; "
-            "collect with another --seed"
-        )
-    if training.env_args != data.env_args:
-        scored, trained = (json.dumps(args, sort_keys=True) for args in (data.env_args, training.env_args))
-        notes.append(f"{data.path} has env_args {scored}, the model's training data has {trained}")
+    num_trained_episodes = [training.num_trained_episodes(each) for each in data.sets]
+    for each, count in zip(data.sets, num_trained_episodes, strict=True):
+        if count:
+            notes.append(
+                f"the model was trained on {count} episodes of {each.path}, so its scores are too good; collect with "
+                "another --seed"
+            )
+        known_args = [record.env_args for record in training.sets]
+        if each.env_args not in known_args:
+            trained = " and ".join(dict.fromkeys(json.dumps(args, sort_keys=True) for args in known_args))
+            scored = json.dumps(each.env_args, sort_keys=True)
+            notes.append(f"{each.path} has env_args {scored}, the model's training data has {trained}")
+    parts = [Product("dataset", str(each.path), each.digest()) for each in data.sets] if len(data.sets) > 1 else []
     job = RolloutJob(
         config=config,
         run=run,
-        inputs=evaluation.scored_inputs(run, config.weights, str(data.path), data.digest()),
+        inputs=evaluation.scored_inputs(run, config.weights, data.name, data.digest(), parts),
         name=found.own_name,
         vae=vae,
         data=data,
@@ -107,10 +114,34 @@ def prepare(config: EvaluateConfig) -> RolloutJob:
     return job
 
 
+def _check_alike(data: Rollouts, max_frames: int) -> None:
+    """Check that several data sets can be scored together, and that frames of each of them are scored."""
+    if len(data.sets) == 1:
+        return
+    for each in data.sets:
+        if (each.env, each.telemetry_names) != (data.env, data.telemetry_names):
+            raise ValueError(
+                f"{each.path} is of {each.env} and {data.path} of {data.env}, or their telemetry differs; evaluate on "
+                "them one by one"
+            )
+    scored = set(set_of_frames(data, max_frames).tolist())
+    for number, each in enumerate(data.sets):
+        if number not in scored:
+            raise ValueError(f"max_frames is {max_frames}, and none of them is of {each.path}; raise --max_frames")
+
+
+def set_of_frames(data: Rollouts, max_frames: int) -> Int64[np.ndarray, " frames"]:
+    """The number of the set that each scored frame is of."""
+    all_frames = FrameSet(data, range(len(data)))
+    return np.repeat(several.set_of_episodes(data), data.lengths)[all_frames.spread_positions(max_frames)]
+
+
 def _probe_data(
-    run: Path, train_data: str | None, training: TrainingRecord, data: Rollouts, vae: VAE
+    run: Path, train_data: tuple[str, ...] | str | None, training: TrainingRecord, data: Rollouts, vae: VAE
 ) -> tuple[FrameSet | None, list[str]]:
     """The run's training frames, without the tracks that are scored.
+
+    Of several training sets, only those are taken that have the environment and the telemetry of the scored data.
 
     Returns:
         The frames, or None if there are none; and lines that say why.
@@ -119,19 +150,20 @@ def _probe_data(
         FileNotFoundError, ValueError: `train_data` cannot be used.
     """
     try:
-        train = Rollouts(train_data) if train_data else training.rollouts()
-        provenance.check_preprocess(train.preprocess, train.path, vae, str(run))
-        if (data.env, data.telemetry_names) != (train.env, train.telemetry_names):
+        train = several.open_rollouts(train_data) if train_data else training.rollouts()
+        provenance.check_preprocess(train.preprocess, train.name, vae, str(run))
+        alike = [(each.env, each.telemetry_names) == (data.env, data.telemetry_names) for each in train.sets]
+        if not any(alike):
             raise ValueError(
-                f"{train.path} is of {train.env} and {data.path} of {data.env}, or their telemetry differs; "
+                f"{train.name} is of {train.env} and {data.name} of {data.env}, or their telemetry differs; "
                 "name other --train_data"
             )
-        scored = set(data.seeds.tolist())
-        chosen = split_episodes(train.seeds, training.split_seed).train
+        scored, set_of = set(data.seeds.tolist()), several.set_of_episodes(train)
+        chosen = [index for index in several.split_sets(train, training.split_seed).train if alike[set_of[index]]]
         unseen = [index for index in chosen if int(train.seeds[index]) not in scored]
         if not unseen:
             raise ValueError(
-                f"all training episodes of {train.path} are on tracks that are scored; name other --train_data"
+                f"all training episodes of {train.name} are on tracks that are scored; name other --train_data"
             )
         return FrameSet(train, unseen), []
     except (ValueError, OSError) as error:
@@ -162,13 +194,13 @@ def check_foresight(job: RolloutJob) -> None:
     longest = max(int(job.data.lengths[index]) for index in spread_episodes(job.data)) - 1
     if longest < study.min_steps():
         raise ValueError(
-            f"{job.data.path}: episodes of {longest} steps at most, foresight wants one of {study.min_steps()}; "
+            f"{job.data.name}: episodes of {longest} steps at most, foresight wants one of {study.min_steps()}; "
             "collect longer ones, or leave --foresight out"
         )
     for actions in (job.probe_data.read_spread(len(job.probe_data), "actions"), *_columns(job.data, "actions")):
         if not np.isfinite(actions).all():
             raise ValueError(
-                f"{job.data.path}, or the training data, has actions that are not finite; leave --foresight out"
+                f"{job.data.name}, or the training data, has actions that are not finite; leave --foresight out"
             )
 
 

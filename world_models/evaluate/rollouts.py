@@ -17,9 +17,10 @@ from world_models.evaluate.driving import measurement, track_map
 from world_models.evaluate.driving.lockstep import DriveResult
 from world_models.evaluate.evaluation import Evaluation, Figures, PartDone, Results
 from world_models.evaluate.foresight import study as foresight
-from world_models.evaluate.rollout_job import PROBE_FRAMES, RolloutJob, spread_episodes
+from world_models.evaluate.rollout_job import PROBE_FRAMES, RolloutJob, set_of_frames, spread_episodes
 from world_models.runs import rate_distortion
-from world_models.runs.score_parts import R2, DriveScores
+from world_models.runs.records import distinct_names
+from world_models.runs.score_parts import R2, DataScores, DriveScores
 from world_models.runs.scores import RolloutScores
 from world_models.runtime import files, threads
 from world_models.runtime.errors import Stopped
@@ -130,7 +131,7 @@ def _scores(job: RolloutJob, held_out: HeldOut, part_done: PartDone) -> RolloutS
         pca_components=len(job.baselines.components),
         frames=len(held_out.frames),
         episodes=len(job.data),
-        trained_on_episodes=job.num_trained_episodes,
+        trained_on_episodes=sum(job.num_trained_episodes),
         data=job.inputs.data,
         data_digest=job.inputs.data_digest,
         weights=job.inputs.weights,
@@ -139,9 +140,40 @@ def _scores(job: RolloutJob, held_out: HeldOut, part_done: PartDone) -> RolloutS
         versions=files.versions(),
         foresight=None,
         drive=None,
+        by_data=_by_data(job, held_out),
     )
     part_done()
     return scores
+
+
+def _by_data(job: RolloutJob, held_out: HeldOut) -> dict[str, DataScores] | None:
+    """The main scores of each data set, by a short name of its folder; None if there is only one."""
+    sets, frame_scores = job.data.sets, held_out.frame_scores
+    if len(sets) == 1:
+        return None
+    set_of = set_of_frames(job.data, job.config.max_frames)
+    found = {}
+    for number, name in enumerate(distinct_names([each.path for each in sets])):
+        chosen = set_of == number
+        part = metrics.FrameScores(frame_scores.error_map, *(column[chosen] for column in frame_scores[1:]))
+        mean_scores = metrics.mean_scores(part, job.vae.num_values)
+        errors = job.baselines.measure(held_out.frames[chosen])
+        found[name] = DataScores(
+            sse=mean_scores.sse,
+            psnr_db=mean_scores.psnr_db,
+            ssim=mean_scores.ssim,
+            kl_nats=mean_scores.kl_nats,
+            active_units=mean_scores.active_units,
+            elbo_nats=mean_scores.elbo_nats,
+            mean_sse=errors.mean_sse,
+            pca_sse=errors.pca_sse,
+            frames=int(chosen.sum()),
+            episodes=len(sets[number]),
+            trained_on_episodes=job.num_trained_episodes[number],
+            data=str(sets[number].path),
+            data_digest=sets[number].digest(),
+        )
+    return found
 
 
 def _drive(job: RolloutJob) -> tuple[DriveScores, DriveResult]:

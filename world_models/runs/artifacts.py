@@ -7,7 +7,7 @@ machines are the same version of an artifact. W&B shows which run made it and wh
 import dataclasses
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,12 +25,14 @@ class Product:
         path: its folder.
         digest: digest of its contents.
         facts: further metadata.
+        parts: the data sets that it is made of, if there are several. Each of them is an artifact then.
     """
 
     kind: Literal["dataset", "model", "latents"]
     path: str
     digest: str
     facts: Mapping[str, Json] = dataclasses.field(default_factory=dict)
+    parts: "Sequence[Product]" = ()
 
     @property
     def hashes(self) -> dict[str, str]:
@@ -67,7 +69,8 @@ def declare(
     def send() -> None:
         try:
             if not run.offline:  # W&B refuses use_artifact offline
-                getattr(run, verb)(product.artifact())
+                for each in product.parts or [product]:
+                    getattr(run, verb)(each.artifact())
         except Exception as error:
             say(f"{product.path} could not be declared as an artifact ({' '.join(str(error).split())}).")
 

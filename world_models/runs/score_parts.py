@@ -83,6 +83,25 @@ class DriveScores:
 
 
 @dataclasses.dataclass(frozen=True)
+class DataScores:
+    """The main scores of a model on one of several data sets. They mean the same as in `RolloutScores`."""
+
+    sse: float | None
+    psnr_db: float | None
+    ssim: float | None
+    kl_nats: float | None
+    active_units: int | None
+    elbo_nats: float | None
+    mean_sse: float | None
+    pca_sse: float | None
+    frames: int | None
+    episodes: int | None
+    trained_on_episodes: int | None
+    data: str | None
+    data_digest: str | None
+
+
+@dataclasses.dataclass(frozen=True)
 class SampleQuality:
     """Quality of sampled digits, judged by a classifier.
 

@@ -15,6 +15,7 @@ from world_models.runs.score_parts import (
     R2,
     AggregatePosterior,
     Bins,
+    DataScores,
     DriveScores,
     ForesightErrors,
     KindError,
@@ -106,6 +107,7 @@ class RolloutScores(Scores):
         unsteadiness: change of each dimension of mu from frame to frame: 0 is constant, 1 is unrelated.
         plausible_share: share of decoded prior samples that look like frames.
         episodes: number of scored episodes.
+        by_data: the main scores of each data set, by its name; None, and not in the file, for a single data set.
     """
 
     sse: float | None
@@ -142,6 +144,11 @@ class RolloutScores(Scores):
     versions: Mapping[str, str] | None
     foresight: Mapping[str, Mapping[str, ForesightErrors]] | None
     drive: DriveScores | None
+    by_data: Mapping[str, DataScores] | None
+
+    def plain(self) -> dict[str, Json]:
+        """The scores as a JSON object."""
+        return {name: value for name, value in super().plain().items() if name != "by_data" or value is not None}
 
     def summary(self) -> str | None:
         """The main scores in one line; None if one of them is missing."""

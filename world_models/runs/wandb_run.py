@@ -75,13 +75,19 @@ def begin(  # the last two are for a resumed run, and for work that is not the t
         config=config,
         options=options,
         job_type=job_type,
-        data_tag=Path(str(config.get("data", ""))).resolve().name[:LONGEST_TAG],
+        data_tag=_data_tag(config.get("data", "")),
         run_id=own_id,
         resumed=own_id == run_id,
         argv=sys.argv[:],
         pid=os.getpid(),
     )
     return WandbRun(request, environment)
+
+
+def _data_tag(data: Json) -> str:
+    """The names of the data sets."""
+    paths = data if isinstance(data, list | tuple) else [data]
+    return "+".join(Path(str(path)).resolve().name for path in paths)[:LONGEST_TAG]
 
 
 def _environment(is_separate: bool) -> dict[str, str]:

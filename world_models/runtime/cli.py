@@ -27,6 +27,9 @@ Checked = TypeVar("Checked")
 
 POSITIONAL = {"positional": True}
 """Metadata of a config's field, a tuple of strings, that takes the arguments without a flag."""
+ONLY_IF_SET = {"only_if_set": True}
+"""Metadata of a config's field that `to_yaml` leaves out while it has its default. So the files of runs that do not use
+it stay as they were before the field existed."""
 TRACEBACK = "WORLD_MODELS_TRACEBACK"
 """Environment variable: unless it is empty or 0, a command that ends early shows the traceback too."""
 
@@ -140,9 +143,20 @@ def _show_traceback(error: Exception) -> None:
         terminal.warn(*"".join(traceback.format_exception(error)).splitlines())
 
 
-def to_yaml(config: Any) -> str:
-    """The resolved config as YAML. `--config` reads it back to the same values."""
-    return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False)
+def to_yaml(config: Any, every_field: bool = False) -> str:
+    """The resolved config as YAML. `--config` reads it back to the same values.
+
+    Args:
+        config: the dataclass.
+        every_field: whether to include fields with the metadata `ONLY_IF_SET` that have their defaults.
+    """
+    left_out = {
+        field.name
+        for field in dataclasses.fields(config)
+        if "only_if_set" in field.metadata and getattr(config, field.name) == field.default and not every_field
+    }
+    values = {name: value for name, value in dataclasses.asdict(config).items() if name not in left_out}
+    return yaml.safe_dump(_plain(values), sort_keys=False)
 
 
 def _plain(value: Any) -> Any:

@@ -97,7 +97,7 @@ def _wanted(hint: Any) -> str:
     """Describe the values that a setting takes."""
     kind, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
     if kind in UNIONS:
-        return " or ".join(map(_wanted, inner))
+        return " or ".join(_wanted(each) for each in inner if each is not int or float not in inner)
     if kind is typing.Literal:
         return ", ".join(map(repr, inner))
     return SECTION if dataclasses.is_dataclass(kind) else WANTED[kind]

@@ -63,6 +63,20 @@ def resolve_fields(config: Any) -> None:
         object.__setattr__(config, field.name, places)
 
 
+def one_or_several(paths: str | tuple[str, ...], name: str) -> str | tuple[str, ...]:
+    """Check the paths of a setting that takes one path or several. A tuple of one path becomes that path.
+
+    Raises:
+        ValueError: there is none, or one is named twice.
+    """
+    if isinstance(paths, str):
+        return paths
+    twice = next((path for path in paths if paths.count(path) > 1), None)
+    if not paths or twice:
+        raise ValueError(f"{name} names {twice or 'nothing'}{' twice' if twice else ''}; name each data set once")
+    return paths[0] if len(paths) == 1 else paths
+
+
 def check_name(text: str, name: str) -> None:
     """Check that a text is the name of one folder.
 

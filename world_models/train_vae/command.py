@@ -4,6 +4,7 @@ Examples:
   python -m world_models.train_vae                                       the quick scale, minutes on a laptop
   python -m world_models.train_vae --data rollouts/carracing --out runs/beta4 --vae.beta 4 --num_frames 400000
   python -m world_models.train_vae --config configs/paper/train_vae.yaml
+  python -m world_models.train_vae --data '[rollouts/a,rollouts/b]' --data_weights '[1,3]'
   python -m world_models.train_vae --config configs/mnist/vae.yaml       the tutorials' VAE of handwritten digits
   python -m world_models.train_vae --resume true                         continue after Ctrl-C, a crash, a preemption
 
@@ -93,11 +94,12 @@ def prepare(config: TrainConfig) -> Job:
         raise ValueError("compile is for a GPU, but this is a CPU, whose code is compiled already; leave --compile out")
     config.bf16_on(device)  # checks that the GPU has this precision
     resume.check_new(Path(config.out), config.resume)
-    data = KINDS[config.dataset].read(config.data, config.split_seed)
+    data = KINDS[config.dataset].read(config.folders, config.split_seed, config.data_weights)
     memory_bytes = int(config.memory_gb * 1e9)
     order = (config.batch_size, config.seed, config.shuffle_frames)
     batches = Batches(data.train, *order, memory_bytes, world.rank, world.size)
-    texts = to_yaml(config), to_yaml(TrainConfig(data=config.data, out=config.out))
+    defaults = TrainConfig(data=config.data, out=config.out)
+    texts = to_yaml(config, every_field=True), to_yaml(defaults, every_field=True)
     saved = resume.load_run(Path(config.out), *texts, FREE_ON_RESUME, data.trained_on)
     state = None if saved is None else resume.check_state(Path(config.out), saved, config.vae)
     files.check_room(Path(config.out), 200_000_000)

@@ -7,14 +7,15 @@ from typing import Literal
 import torch
 
 from world_models.runs import tracking
+from world_models.runtime.cli import ONLY_IF_SET
 from world_models.runtime.distributed import Device
 from world_models.runtime.errors import require, require_bounds
-from world_models.runtime.paths import PATH, resolve_fields
+from world_models.runtime.paths import PATH, one_or_several, resolve_fields
 from world_models.train_vae.data import DEFAULT_FOLDER, KINDS, Dataset
 from world_models.vae.config import VAEConfig
 from world_models.vae.networks import IMAGE_SHAPES
 
-MAX_FRAMES, MAX_BATCH = 1_000_000_000_000, 1_048_576
+MAX_FRAMES, MAX_BATCH, MAX_WEIGHT = 1_000_000_000_000, 1_048_576, 1_000_000_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,9 +24,13 @@ class TrainConfig:
 
     Attributes:
         dataset: rollouts or mnist. Some episodes of rollouts are held out; of mnist the test images are held out.
-        data: folder of rollouts; for mnist the folder that holds MNIST/raw, which is downloaded if it is missing.
+        data: folder of rollouts; several data sets of rollouts as '[a,b]' are trained on together. For mnist the folder
+            that holds MNIST/raw, which is downloaded if it is missing.
+        data_weights: share of each data set in the frames of an epoch, as '[1,3]'; empty mixes them by their numbers of
+            frames.
         out: folder of the run; in a W&B sweep, {wandb_run_id} in it gives each run its own folder.
-        num_frames: number of frames to see in all; each epoch sees every training frame once.
+        num_frames: number of frames to see in all; an epoch sees every training frame once, unless data_weights is
+            given.
         batch_size: number of frames of a step.
         lr: highest learning rate of Adam.
         schedule: learning rate after the warm-up: cosine (falls to zero at the end) or constant.
@@ -56,7 +61,8 @@ class TrainConfig:
     """
 
     dataset: Dataset = "rollouts"
-    data: str = dataclasses.field(default=DEFAULT_FOLDER, metadata=PATH)
+    data: tuple[str, ...] | str = dataclasses.field(default=DEFAULT_FOLDER, metadata=PATH)
+    data_weights: tuple[float | int, ...] = dataclasses.field(default=(), metadata=ONLY_IF_SET)
     out: str = dataclasses.field(default="runs/vae", metadata=PATH)
     num_frames: int = 120_000
     batch_size: int = 64
@@ -86,6 +92,7 @@ class TrainConfig:
 
     def __post_init__(self):
         resolve_fields(self)
+        object.__setattr__(self, "data", one_or_several(self.data, "data"))
         require_bounds(
             self,
             num_frames=(1, MAX_FRAMES),
@@ -104,8 +111,25 @@ class TrainConfig:
         for name in ("lr", "memory_gb"):
             require(0 < getattr(self, name) < math.inf, f"{name} is {getattr(self, name)}; give a number above 0")
         require(self.memory_gb <= MAX_FRAMES, f"memory_gb is {self.memory_gb}; give {MAX_FRAMES:,} at most")
-        require(self.out != self.data, f"out is {self.out}, the folder of the data; give the run another --out")
+        require(self.out not in self.folders, f"out is {self.out}, the folder of the data; give the run another --out")
+        self._check_weights()
         self._check_model_fits_data()
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The folder of each data set."""
+        return (self.data,) if isinstance(self.data, str) else self.data
+
+    def _check_weights(self) -> None:
+        """Check `data_weights`, and make it a tuple of floats, so that 1 and 1.0 are the same setting."""
+        weights = tuple(map(float, self.data_weights))
+        object.__setattr__(self, "data_weights", weights)
+        found = f"data_weights is {list(self.data_weights)}"
+        require(not weights or len(self.folders) > 1, f"{found}, but data is one data set; leave data_weights out")
+        require(
+            len(weights) in (0, len(self.folders)), f"{found}; give {len(self.folders)} numbers, one for each data set"
+        )
+        require(all(0 < weight <= MAX_WEIGHT for weight in weights), f"{found}; give numbers above 0")
 
     def _check_model_fits_data(self) -> None:
         kind, network = KINDS[self.dataset], self.vae.network
@@ -116,7 +140,7 @@ class TrainConfig:
             f"vae.network {network} does not take {self.dataset}'s frames, {height}x{width}x{channels}; give "
             f"{' or '.join(suitable)}{kind.advice}, or another --dataset",
         )
-        kind.check(self.data, self.vae, self.binarise)
+        kind.check(self.folders, self.vae, self.binarise)
 
     def lr_at(self, frames_seen: int) -> float:
         """The learning rate after `frames_seen` frames: linear warm-up, then a cosine to zero or a constant."""

@@ -7,18 +7,19 @@ name in `KINDS`.
 import abc
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 
-from world_models.data import mnist
+from world_models.data import mnist, several
 from world_models.data.frames import FrameSet, FrameSource
-from world_models.data.rollouts import FRAME_SHAPE, Rollouts
-from world_models.data.split import split_episodes
+from world_models.data.rollouts import FRAME_SHAPE
+from world_models.data.weighted import WeightedFrameSet
 from world_models.drawing import digit_views, model_views
-from world_models.runs.description import TrainedOn
+from world_models.runs.description import DataSet, TrainedOn
 from world_models.runtime.errors import require
 from world_models.runtime.paths import resolved
 from world_models.runtime.typed_json import Json
@@ -40,7 +41,7 @@ class TrainingData:
         train: training frames.
         held_out: frames that are never trained on.
         preprocess: how observations were turned into frames.
-        trained_on: data set, folder, digest, and the split.
+        trained_on: data sets, folders, digests, and the split.
     """
 
     train: FrameSource
@@ -69,7 +70,7 @@ class DataKind(abc.ABC):
     advice = ""
 
     @abc.abstractmethod
-    def check(self, folder: str, vae: VAEConfig, binarise: bool) -> None:
+    def check(self, folders: Sequence[str], vae: VAEConfig, binarise: bool) -> None:
         """Check that the settings suit this kind of data.
 
         Raises:
@@ -77,12 +78,17 @@ class DataKind(abc.ABC):
         """
 
     @abc.abstractmethod
-    def read(self, folder: str, split_seed: int) -> TrainingData:
-        """Open the data in a folder.
+    def read(self, folders: Sequence[str], split_seed: int, weights: Sequence[float]) -> TrainingData:
+        """Open the data in the folders.
+
+        Args:
+            folders: the folder of each data set.
+            split_seed: seed of the split into training and validation episodes.
+            weights: the weight of each set; empty if they are mixed by their numbers of frames.
 
         Raises:
-            FileNotFoundError: the folder holds no data.
-            ValueError: the data are damaged or of another kind.
+            FileNotFoundError: a folder holds no data.
+            ValueError: the data are damaged or of another kind, or the sets cannot be mixed.
         """
 
     @abc.abstractmethod
@@ -91,21 +97,30 @@ class DataKind(abc.ABC):
 
 
 class _Rollouts(DataKind):
-    """Frames of an environment. Some of the episodes are held out."""
+    """Frames of environments, from one data set or several. Some of the episodes of each set are held out."""
 
     frame_shape = FRAME_SHAPE
 
-    def check(self, folder: str, vae: VAEConfig, binarise: bool) -> None:
+    def check(self, folders: Sequence[str], vae: VAEConfig, binarise: bool) -> None:
         require(not binarise, "binarise is for the grey pixels of mnist; leave it out")
 
-    def read(self, folder: str, split_seed: int) -> TrainingData:
-        data = Rollouts(folder)
-        split = split_episodes(data.seeds, split_seed)
-        seeds = data.seeds[list(split.train)].tolist()
-        trained_on = TrainedOn(
-            "rollouts", str(data.path), data.digest(), data.env, data.env_args, train_seeds=seeds, split_seed=split_seed
-        )
-        return TrainingData(FrameSet(data, split.train), FrameSet(data, split.val), data.preprocess, trained_on)
+    def read(self, folders: Sequence[str], split_seed: int, weights: Sequence[float]) -> TrainingData:
+        data = several.open_rollouts(folders)
+        split = several.split_sets(data, split_seed)
+        train = WeightedFrameSet(data, split.train, weights) if weights else FrameSet(data, split.train)
+        chosen = np.array(split.train)
+        seeds = [data.seeds[chosen[several.set_of_episodes(data)[chosen] == n]].tolist() for n in range(len(data.sets))]
+        sets = [
+            DataSet(str(each.path), each.digest(), each.env, each.env_args, train_seeds)
+            for each, train_seeds in zip(data.sets, seeds, strict=True)
+        ]
+        if len(sets) == 1:
+            trained_on = TrainedOn("rollouts", **vars(sets[0]), split_seed=split_seed)
+        else:
+            trained_on = TrainedOn(
+                data_digest=data.digest(), split_seed=split_seed, data_sets=sets, data_weights=weights or None
+            )
+        return TrainingData(train, FrameSet(data, split.val), data.preprocess, trained_on)
 
     def draw(self, vae: VAE, held_out: LabelledFrames, position: Position, finished: bool) -> Pictures:
         return Pictures(f"{position.frames_seen:09d}", model_views.validation_pictures(vae, held_out.frames))
@@ -117,15 +132,18 @@ class _Mnist(DataKind):
     frame_shape = mnist.FRAME_SHAPE
     advice = " (or start from --config configs/mnist/vae.yaml)"
 
-    def check(self, folder: str, vae: VAEConfig, binarise: bool) -> None:
+    def check(self, folders: Sequence[str], vae: VAEConfig, binarise: bool) -> None:
         classes = vae.num_classes
+        require(len(folders) == 1, f"data is {', '.join(folders)}; for mnist give one folder, that holds MNIST/raw")
+        folder = folders[0]
         require(classes in (0, mnist.NUM_DIGITS), f"vae.num_classes is {classes}; give 10, MNIST's digits, or 0")
         require(
             folder != os.path.realpath(DEFAULT_FOLDER),
             f"data is {folder}, which is not a folder of MNIST; give --data data, or the folder that holds MNIST/raw",
         )
 
-    def read(self, folder: str, split_seed: int) -> TrainingData:
+    def read(self, folders: Sequence[str], split_seed: int, weights: Sequence[float]) -> TrainingData:
+        (folder,) = folders
         if any(Path(folder).glob("shard-*.h5")):
             raise ValueError(f"{folder}: holds rollouts; give --data data, or the folder that holds MNIST/raw")
         data = mnist.load(folder, download=True)

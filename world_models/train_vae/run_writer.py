@@ -75,13 +75,11 @@ class RunWriter:
     def track(self, learner: Learner) -> None:
         """Begin to log. Lines after the last checkpoint are removed, because a resumed run logs them again."""
         tracking.truncate_metrics(self._out, learner.step)
-        settings, data = yaml.safe_load(self._config), self._trained_on
+        settings = yaml.safe_load(self._config)
         self._tracker = tracking.Tracker(self._out, settings, self._wandb, "train", self._tensorboard, learner.wandb_id)
         self._open.callback(self._tracker.finish)
         learner.wandb_id = self._tracker.run_id or learner.wandb_id
-        assert data.data is not None and data.data_digest is not None, data
-        facts = {"env": data.env, "env_args": data.env_args}
-        self._tracker.log_input(Product("dataset", data.data, data.data_digest, facts))
+        self._tracker.log_input(_product(self._trained_on))
 
     def log(self, position: Position, part: Literal["train", "val"], values: Mapping[str, float]) -> None:
         """Log one line of metrics, from training or from a validation."""
@@ -123,3 +121,14 @@ class RunWriter:
     def close(self) -> None:
         """Finish logging, and unlock the folder."""
         self._open.close()
+
+
+def _product(trained_on: TrainedOn) -> Product:
+    """The training data as a product that the run reads; several data sets are its parts."""
+    parts = [
+        Product("dataset", str(each.data), str(each.data_digest), {"env": each.env, "env_args": each.env_args})
+        for each in trained_on.sets
+    ]
+    if len(parts) == 1:
+        return parts[0]
+    return Product("dataset", ", ".join(each.path for each in parts), str(trained_on.data_digest), parts=parts)

@@ -73,13 +73,17 @@ class ShardedEpisodes(Sequence[AnyEpisode]):
 
     def __init__(self, path: str | Path, fmt: Format, verify: bool = False):
         self.path = resolved(path)
-        self.shards = open_shards(self.path, fmt, verify)
+        self._hold(open_shards(self.path, fmt, verify))
+        if not len(self.lengths):
+            raise ValueError(f"{path}: holds no episode, each ended in its warm-up; collect with fewer --warmup_steps")
+
+    def _hold(self, shards: tuple[Shard, ...]) -> None:
+        """Index the episodes of these shards."""
+        self.shards = shards
         self.lengths = np.concatenate([shard.lengths for shard in self.shards])
         self.seeds = np.concatenate([shard.seeds for shard in self.shards])
         self.policies = tuple(policy for shard in self.shards for policy in shard.policies)
         self.skipped_seeds = tuple(seed for shard in self.shards for seed in shard.skipped_seeds)
-        if not len(self.lengths):
-            raise ValueError(f"{path}: holds no episode, each ended in its warm-up; collect with fewer --warmup_steps")
         self._starts = np.concatenate([shard.starts for shard in self.shards])
         self._shard_of = np.repeat(np.arange(len(self.shards)), [len(shard.starts) for shard in self.shards])
 

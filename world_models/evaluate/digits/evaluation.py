@@ -81,6 +81,10 @@ def load_job(config: EvaluateConfig) -> DigitJob:
     vae = checkpoints.load_digits_vae(run, weights, device)
     if (folder := config.data or description.load(run).trained_on.data) is None:
         raise description.missing_parts_error(run, "data")
+    if not isinstance(folder, str):
+        raise ValueError(
+            f"{run}: a model of MNIST's digits, and data is {', '.join(folder)}; give MNIST's folder alone"
+        )
     path = str(resolved(folder, "data"))
     data = mnist.load(path)
     name, others, notes = records.other_runs(run, "mnist", [Path(folder) for folder in config.compare_with])
