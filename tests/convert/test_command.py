@@ -5,13 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 from PIL import Image
 
 from world_models import convert
-from world_models.convert import command, importing, merging
+from world_models.convert import command, exporting, importing, merging
 from world_models.convert.config import ConvertConfig
 from world_models.data.rollouts import Rollouts
 
@@ -54,11 +53,14 @@ def test_a_single_shard_counts_as_rollouts(make_rollouts, tmp_path):
     assert Rollouts(tmp_path / "out").seeds.tolist() == [1]
 
 
-def test_latents_are_told_from_rollouts(make_rollouts):
-    folder = make_rollouts([3])
-    with h5py.File(folder / "shard-00000.h5", "a") as file:
-        file.attrs["format"] = "world_models.latents"
-    assert command._format_of_shards(folder) == "world_models.latents"
+def test_latents_are_exported_and_never_merged(make_latents, tmp_path):
+    latents, out = str(make_latents([3])), str(tmp_path / "series/series.npz")
+    job = command.prepare(ConvertConfig(latents, out, format="series", rows=4))
+    assert isinstance(job, exporting.ExportJob)
+    assert job.num_frames == 4
+    for format_name in ("auto", "rollouts"):
+        with pytest.raises(ValueError, match=f"format is {format_name}, and .* holds our own data; give one of series"):
+            command.prepare(ConvertConfig(latents, out, format=format_name, drop="seed=0"))
 
 
 @pytest.mark.parametrize("data", ["nothing", "[nothing, pictures]"])

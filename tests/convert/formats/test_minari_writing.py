@@ -13,6 +13,7 @@ import pytest
 from conftest import largest_file
 
 minari = pytest.importorskip("minari")
+from minari.data_collector import EpisodeBuffer  # noqa: E402
 
 from world_models import convert  # noqa: E402
 from world_models.convert import minari_metadata  # noqa: E402
@@ -104,12 +105,23 @@ def test_minari_reads_seed_and_policy_of_an_episode(data: Path, out: Path):
 def test_the_metadata_are_all_that_minari_asks_for(data: Path, out: Path):
     settings = {"author": "A. Student", "author_email": "a@b.c", "code_permalink": "https://example.org/code"}
     export(data, out, *(f"--minari.{name}={value}" for name, value in settings.items()))
-    spec = gymnasium.spec("CarRacing-v3")
-    asked = minari.utils._generate_dataset_metadata(  # which warns of everything that is left out
-        "pictures-v0", spec, spec, "a", "b", "c", "d", None, None, None, 1, "e", ["f"]
+    spec, found = gymnasium.spec("CarRacing-v3"), minari.load_dataset("pictures-v0").storage.metadata
+    episode = EpisodeBuffer(observations=[0, 0], actions=[0], rewards=[0.0], terminations=[True], truncations=[False])
+    asked = minari.create_dataset_from_buffers(  # which warns of everything that is left out
+        "asked-v0",
+        [episode],
+        env=spec,
+        eval_env=spec,
+        algorithm_name="a",
+        author="b",
+        author_email="c",
+        code_permalink="d",
+        description="e",
+        requirements=["f"],
+        observation_space=gymnasium.spaces.Discrete(1),
+        action_space=gymnasium.spaces.Discrete(1),
     )
-    found = minari.load_dataset("pictures-v0").storage.metadata
-    assert asked.keys() <= found.keys()
+    assert asked.storage.metadata.keys() <= found.keys()
     assert (found["author"], found["author_email"]) == ({"A. Student"}, {"a@b.c"})
     assert found["code_permalink"] == "https://example.org/code"
     assert found["algorithm_name"] == "brownian, driver"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from world_models import convert
+from world_models.convert.config import ConvertConfig
 from world_models.convert.formats import npz_writing
 from world_models.data.rollouts import Rollouts
 
@@ -120,8 +121,16 @@ def test_it_warns_where_the_originals_loader_has_too_few_files(data: Path, tmp_p
     assert "2 of 3 episodes have 32 rows or fewer" in warned
 
 
-def test_it_warns_of_nothing_where_the_original_reads_all():
-    assert npz_writing._warnings(np.full(601, 33)) == ()
+def test_it_warns_of_nothing_if_the_original_reads_all(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    rollouts, out = Rollouts(data), tmp_path / "out"
+    num_files, shortest = len(rollouts), int(rollouts.lengths.min())
+    monkeypatch.setattr(npz_writing, "HELD_OUT_FILES", num_files - 1)
+    monkeypatch.setattr(npz_writing, "SEQUENCE_STEPS", shortest - 1)
+    config = ConvertConfig(str(data), str(out), format="npz")
+    assert npz_writing.plan(rollouts, out, config).warnings == ()
+    monkeypatch.setattr(npz_writing, "HELD_OUT_FILES", num_files)
+    monkeypatch.setattr(npz_writing, "SEQUENCE_STEPS", shortest)
+    assert len(npz_writing.plan(rollouts, out, config).warnings) == 2
 
 
 def test_latents_are_refused(make_latents: Make, tmp_path: Path):

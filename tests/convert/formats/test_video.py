@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -145,32 +146,15 @@ def test_a_file_that_is_gone_is_broken(tmp_path):
         video.VideoReader(tmp_path, 1).count("gone.mp4")
 
 
-class Undecodable:
-    """A video of OpenCV whose second frame cannot be decoded."""
-
-    def __init__(self, *_: object):
-        self.grabbed = 0
-
-    def isOpened(self) -> bool:  # noqa: N802
-        return True
-
-    def get(self, prop: int) -> float:
-        return 4.0
-
-    def grab(self) -> bool:
-        self.grabbed += 1
-        return True
-
-    def retrieve(self) -> tuple[bool, np.ndarray | None]:
-        return (True, picture(0)) if self.grabbed == 1 else (False, None)
-
-    def release(self) -> None:
-        pass
-
-
 def test_a_frame_that_cannot_be_decoded_is_named(tmp_path, monkeypatch):
     (tmp_path / "clip.mp4").touch()
-    monkeypatch.setattr(cv2, "VideoCapture", Undecodable)
-    monkeypatch.setattr(video, "_num_frames", lambda _: 4)
+    undecodable = Mock(spec=cv2.VideoCapture)
+    undecodable.isOpened.return_value = True
+    undecodable.get.return_value = 4.0  # width, height and number of frames
+    undecodable.grab.return_value = True
+    undecodable.retrieve.side_effect = [(True, picture(0)), (False, None)]
+    monkeypatch.setattr(cv2, "VideoCapture", lambda *_: undecodable)
+    pictures = video.VideoReader(tmp_path, 1).open_episode("clip.mp4").pictures
+    np.testing.assert_array_equal(next(pictures), picture(0)[..., ::-1])
     with pytest.raises(video.BrokenEpisodeError, match="frame 1 cannot be decoded"):
-        list(video.VideoReader(tmp_path, 1).open_episode("clip.mp4").pictures)
+        next(pictures)

@@ -107,7 +107,10 @@ class MinariExport:
             Stopped: the disk took no more, or a shard cannot be read. Nothing is kept.
         """
         lock = locks.lock_of(self.folder)
-        with files.disk_errors_as_stopped(self.path), files.temporary_folder(self.folder, f".{self.path.name}.") as temporary:
+        with (
+            files.disk_errors_as_stopped(self.path),
+            files.temporary_folder(self.folder, f".{self.path.name}.") as temporary,
+        ):
             self._write_into(temporary / DATA_FOLDER, report)
             disks.flush(temporary)
             for namespace in self._namespaces():
