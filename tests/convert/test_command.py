@@ -64,7 +64,7 @@ def test_latents_are_exported_and_never_merged(make_latents, tmp_path):
 
 
 @pytest.mark.parametrize("data", ["nothing", "[nothing, pictures]"])
-def test_nothing_at_the_path(data, pictures, tmp_path, monkeypatch):
+def test_a_missing_path_is_refused(data, pictures, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="nothing: no such file or folder; name the data to convert"):
         convert.main(["--data", data, "--out", "out"])
@@ -82,7 +82,7 @@ def test_any_number_of_workers_writes_the_same_shards(pictures, tmp_path):
     assert Rollouts(tmp_path / "one").digest() == Rollouts(tmp_path / "two").digest()
 
 
-def test_it_says_what_it_took_the_data_for(pictures, tmp_path, capsys):
+def test_the_command_prints_the_format_that_it_found(pictures, tmp_path, capsys):
     convert.main(["--data", str(pictures), "--out", str(tmp_path / "out"), "--executor", "serial", "--crop", "8:40"])
     assert capsys.readouterr().out.splitlines() == [
         f"{pictures}: 4 episodes (folders of pictures)",
@@ -91,7 +91,7 @@ def test_it_says_what_it_took_the_data_for(pictures, tmp_path, capsys):
     ]
 
 
-def test_a_process_ends_with_status_2_and_one_line_if_the_input_is_bad(pictures, tmp_path):
+def test_bad_input_ends_the_process_with_status_2_and_one_line(pictures, tmp_path):
     (pictures / "1/1.png").write_bytes(b"broken")
     argv = [sys.executable, "-m", "world_models.convert", "--data", str(pictures), "--out", str(tmp_path / "out")]
     result = subprocess.run([*argv, "--format", "npz"], capture_output=True, text=True)
@@ -100,7 +100,7 @@ def test_a_process_ends_with_status_2_and_one_line_if_the_input_is_bad(pictures,
     assert not (tmp_path / "out").exists()
 
 
-def test_a_process_ends_with_status_1_and_names_a_file_that_is_broken_in_the_middle(pictures, tmp_path):
+def test_a_file_that_breaks_during_the_work_ends_the_process_with_status_1_and_its_name(pictures, tmp_path):
     (pictures / "3/1.png").write_bytes(b"broken")
     argv = [sys.executable, "-m", "world_models.convert", "--data", str(pictures), "--out", str(tmp_path / "out")]
     result = subprocess.run([*argv, "--episodes_per_shard", "2", "--num_workers", "1"], capture_output=True, text=True)

@@ -123,7 +123,7 @@ def test_collect_refuses_to_extend_a_filtered_data_set(merge, make_rollouts):
     assert merged.shards[0].path.read_bytes() == before
 
 
-def test_it_says_how_many_episodes_were_kept(merge, make_rollouts, tmp_path, capsys):
+def test_the_command_prints_how_many_episodes_were_kept(merge, make_rollouts, tmp_path, capsys):
     folder = make_rollouts([3, 4])
     merge(folder, flags=("--keep", "seed=1"))
     merge(folder, flags=("--keep", "seed=1"))
@@ -217,7 +217,7 @@ def test_one_data_set_without_a_condition_is_refused(refused, make_rollouts):
     assert "name several data sets to merge them, --keep or --drop to choose" in refused(make_rollouts([3]))
 
 
-def test_no_episode_left_is_refused(refused, make_rollouts):
+def test_conditions_that_keep_no_episode_are_refused(refused, make_rollouts):
     assert "none of the 2 episodes meets the conditions" in refused(make_rollouts([3, 4]), flags=("--keep", "seed=9"))
 
 

@@ -249,14 +249,16 @@ def test_only_missing_files_are_written(data: Path, tmp_path: Path, capsys):
     assert said[-1] == f"{out}: 3 episodes, 23 lines in 2 Parquet files, finished before"
 
 
-def test_a_full_disk_ends_with_one_line_and_leaves_no_half_file(make_rollouts: Make, tmp_path: Path):
+def test_a_full_disk_ends_with_one_line_and_leaves_no_incomplete_file(make_rollouts: Make, tmp_path: Path):
     data, out = make_rollouts([300]), tmp_path / "out"
     with largest_file(50_000), pytest.raises(Stopped, match=rf"^{out}/data/shard-00000\.parquet: [^\n]*ulimit"):
         export(data, out)
     assert not list((out / "data").iterdir())
 
 
-def test_without_pyarrow_it_says_what_to_install(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_without_pyarrow_the_error_names_the_package_to_install(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     real = builtins.__import__
 
     def without(name: str, *rest: Any, **named: Any) -> Any:

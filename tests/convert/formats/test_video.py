@@ -84,7 +84,7 @@ def test_videos_are_episodes_in_natural_order_also_of_subfolders(tmp_path):
     assert [len(episode) + 1 for episode in run(tmp_path)] == [3, 4, 5]
 
 
-def test_a_gif_shows_what_a_frame_leaves_of_the_one_before(tmp_path):
+def test_a_frame_of_a_gif_is_drawn_over_the_one_before(tmp_path):
     background, spot = Image.new("RGB", (64, 64), (200, 0, 0)), Image.new("RGB", (64, 64), (200, 0, 0))
     spot.paste((0, 200, 0), (0, 0, 8, 8))
     (tmp_path / "in").mkdir()
@@ -95,7 +95,7 @@ def test_a_gif_shows_what_a_frame_leaves_of_the_one_before(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.avi", "clip.gif"])
-def test_a_file_that_is_no_video_is_named(tmp_path, name):
+def test_a_file_that_is_no_video_is_refused_by_its_name(tmp_path, name):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / name).write_bytes(b"no video" * 100)
     assert f"{tmp_path}/in/{name}: cannot be " in refused(tmp_path)
@@ -141,7 +141,7 @@ def test_a_pipe_is_not_opened(tmp_path, suffix):
     assert "a named pipe, wanted a file" in refused(tmp_path)
 
 
-def test_a_file_that_is_gone_is_broken(tmp_path):
+def test_a_missing_file_is_broken(tmp_path):
     with pytest.raises(video.BrokenEpisodeError, match="no such file any more"):
         video.VideoReader(tmp_path, 1).count("gone.mp4")
 
