@@ -5,13 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 from PIL import Image
 
 from world_models import convert
-from world_models.convert import command, importing, merging
+from world_models.convert import command, exporting, importing, merging
 from world_models.convert.config import ConvertConfig
 from world_models.data.rollouts import Rollouts
 
@@ -54,15 +53,18 @@ def test_a_single_shard_counts_as_rollouts(make_rollouts, tmp_path):
     assert Rollouts(tmp_path / "out").seeds.tolist() == [1]
 
 
-def test_latents_are_told_from_rollouts(make_rollouts):
-    folder = make_rollouts([3])
-    with h5py.File(folder / "shard-00000.h5", "a") as file:
-        file.attrs["format"] = "world_models.latents"
-    assert command._format_of_shards(folder) == "world_models.latents"
+def test_latents_are_exported_and_never_merged(make_latents, tmp_path):
+    latents, out = str(make_latents([3])), str(tmp_path / "series/series.npz")
+    job = command.prepare(ConvertConfig(latents, out, format="series", rows=4))
+    assert isinstance(job, exporting.ExportJob)
+    assert job.num_frames == 4
+    for format_name in ("auto", "rollouts"):
+        with pytest.raises(ValueError, match=f"format is {format_name}, and .* holds our own data; give one of series"):
+            command.prepare(ConvertConfig(latents, out, format=format_name, drop="seed=0"))
 
 
 @pytest.mark.parametrize("data", ["nothing", "[nothing, pictures]"])
-def test_nothing_at_the_path(data, pictures, tmp_path, monkeypatch):
+def test_a_missing_path_is_refused(data, pictures, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="nothing: no such file or folder; name the data to convert"):
         convert.main(["--data", data, "--out", "out"])
@@ -80,7 +82,7 @@ def test_any_number_of_workers_writes_the_same_shards(pictures, tmp_path):
     assert Rollouts(tmp_path / "one").digest() == Rollouts(tmp_path / "two").digest()
 
 
-def test_it_says_what_it_took_the_data_for(pictures, tmp_path, capsys):
+def test_the_command_prints_the_format_that_it_found(pictures, tmp_path, capsys):
     convert.main(["--data", str(pictures), "--out", str(tmp_path / "out"), "--executor", "serial", "--crop", "8:40"])
     assert capsys.readouterr().out.splitlines() == [
         f"{pictures}: 4 episodes (folders of pictures)",
@@ -89,7 +91,7 @@ def test_it_says_what_it_took_the_data_for(pictures, tmp_path, capsys):
     ]
 
 
-def test_a_process_ends_with_status_2_and_one_line_if_the_input_is_bad(pictures, tmp_path):
+def test_bad_input_ends_the_process_with_status_2_and_one_line(pictures, tmp_path):
     (pictures / "1/1.png").write_bytes(b"broken")
     argv = [sys.executable, "-m", "world_models.convert", "--data", str(pictures), "--out", str(tmp_path / "out")]
     result = subprocess.run([*argv, "--format", "npz"], capture_output=True, text=True)
@@ -98,7 +100,7 @@ def test_a_process_ends_with_status_2_and_one_line_if_the_input_is_bad(pictures,
     assert not (tmp_path / "out").exists()
 
 
-def test_a_process_ends_with_status_1_and_names_a_file_that_is_broken_in_the_middle(pictures, tmp_path):
+def test_a_file_that_breaks_during_the_work_ends_the_process_with_status_1_and_its_name(pictures, tmp_path):
     (pictures / "3/1.png").write_bytes(b"broken")
     argv = [sys.executable, "-m", "world_models.convert", "--data", str(pictures), "--out", str(tmp_path / "out")]
     result = subprocess.run([*argv, "--episodes_per_shard", "2", "--num_workers", "1"], capture_output=True, text=True)

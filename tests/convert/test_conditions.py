@@ -53,7 +53,7 @@ def test_an_episode_does_not_meet_a_condition(text):
         ("length<3,4", "< compares a seed, return or length with one number"),
     ],
 )
-def test_what_is_no_condition_is_refused_with_its_flag(text, said):
+def test_a_text_that_is_no_condition_is_refused_with_its_flag(text, said):
     with pytest.raises(ValueError, match="drop is") as refused:
         parse([text], "drop")
     assert said in str(refused.value)

@@ -34,13 +34,13 @@ def test_plain_arrays_are_read(path: Path, options: dict[str, Any]):
 
 
 @pytest.mark.parametrize("name", ["b", "a/b", "", "a/", "../a"])
-def test_a_missing_array(path: Path, name: str):
+def test_a_missing_array_is_refused(path: Path, name: str):
     with h5py.File(path, "w") as file:
         file["a"] = np.arange(3)
     assert "in it" in refusal(path, name) or "is not a group" in refusal(path, name)
 
 
-def test_a_group_is_no_array(path: Path):
+def test_a_group_in_the_place_of_an_array_is_refused(path: Path):
     with h5py.File(path, "w") as file:
         file.create_group("a")
     assert refusal(path, "a") == "a is not an array"
@@ -73,7 +73,7 @@ def test_plugins_are_not_loaded(path: Path):
     assert "a is packed by a plugin" in refusal(path, "a")
 
 
-def test_too_large_pieces_are_refused(path: Path):
+def test_chunks_that_are_too_large_are_refused(path: Path):
     with h5py.File(path, "w") as file:
         file.create_dataset("a", (1 << 29,), np.uint8, chunks=(1 << 29,), compression="gzip")
     assert "a is packed in pieces of more than" in refusal(path, "a")

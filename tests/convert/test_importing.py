@@ -130,7 +130,7 @@ def test_a_finished_import_is_not_repeated(convert, episodes, tmp_path, capsys):
     assert capsys.readouterr().out == f"{tmp_path}/out: 5 episodes, 25 frames in 3 shards, all finished before\n"
 
 
-def test_episodes_that_came_since_are_added(convert, episodes):
+def test_new_episodes_are_added(convert, episodes):
     before = convert().seeds
     write(episodes / "5.npz", 5, 4)
     write(episodes / "6.npz", 6, 4)
@@ -193,7 +193,7 @@ def test_a_broken_episode_ends_the_work_and_is_named(convert, episodes, tmp_path
     assert [path.name for path in (tmp_path / "out").glob("*.h5*")] == ["shard-00000.h5"]
 
 
-def test_a_broken_episode_is_left_out_whole_if_asked(convert, episodes, capsys):
+def test_skip_broken_leaves_out_the_whole_broken_episode(convert, episodes, capsys):
     damage(episodes / "2.npz")
     data = convert("--skip_broken", "true")
     assert data.lengths.tolist() == [3, 4, 6, 7]
@@ -211,7 +211,7 @@ def test_a_shard_of_broken_episodes_is_empty(convert, episodes):
     assert convert("--skip_broken", "true").lengths.tolist() == [3, 4, 7]
 
 
-def test_no_episode_that_can_be_read_is_an_error(convert, episodes):
+def test_a_data_set_without_a_readable_episode_is_refused(convert, episodes):
     for index in range(5):
         (episodes / f"{index}.npz").write_bytes(b"broken")
     with pytest.raises(ValueError, match=r"0.npz: cannot be read as npz"):
@@ -280,7 +280,7 @@ def test_keys_are_for_npz_files_and_minari_only(convert, tmp_path):
         convert("--keys.frames", "obs", data=tmp_path / "clips")
 
 
-def test_names_that_a_shard_has_no_room_for_are_refused(convert, monkeypatch, tmp_path):
+def test_names_that_are_too_long_for_a_shard_are_refused(convert, monkeypatch, tmp_path):
     monkeypatch.setattr(strings, "MAX_ATTRIBUTE_BYTES", 500)
     monkeypatch.setattr(strings, "check_size", lambda *_: None)  # of the config
     with pytest.raises(
@@ -298,7 +298,7 @@ def test_a_disk_without_room_is_found_before_anything_is_written(convert, monkey
     assert not (tmp_path / "out").exists()
 
 
-def test_a_full_disk_stops_the_work_and_leaves_nothing_half(convert, tmp_path):
+def test_a_full_disk_stops_the_work_and_leaves_no_incomplete_file(convert, tmp_path):
     with largest_file(20_000), pytest.raises(Stopped, match="what is finished stays"):
         convert()
     assert not list((tmp_path / "out").glob("*.h5*"))

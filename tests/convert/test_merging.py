@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from world_models.collect import command as collect_command
+from world_models import collect
 from world_models.convert import command, merging
 from world_models.convert.config import ConvertConfig
 from world_models.data.rollouts import Rollouts, write_rollouts
@@ -117,11 +117,13 @@ def test_imported_episodes_keep_the_names_of_their_files(merge, tmp_path):
 
 def test_collect_refuses_to_extend_a_filtered_data_set(merge, make_rollouts):
     merged = merge(make_rollouts([3, 4]), flags=("--drop", "seed=0"))
-    with pytest.raises(ValueError, match="collected by another program"):
-        collect_command._config_of(merged.shards[0])
+    before = merged.shards[0].path.read_bytes()
+    with pytest.raises(ValueError, match=r"shard-00000\.h5: collected by another program"):
+        collect.main(f"--out {merged.path} --num_episodes 2 --executor serial".split())
+    assert merged.shards[0].path.read_bytes() == before
 
 
-def test_it_says_how_many_episodes_were_kept(merge, make_rollouts, tmp_path, capsys):
+def test_the_command_prints_how_many_episodes_were_kept(merge, make_rollouts, tmp_path, capsys):
     folder = make_rollouts([3, 4])
     merge(folder, flags=("--keep", "seed=1"))
     merge(folder, flags=("--keep", "seed=1"))
@@ -215,7 +217,7 @@ def test_one_data_set_without_a_condition_is_refused(refused, make_rollouts):
     assert "name several data sets to merge them, --keep or --drop to choose" in refused(make_rollouts([3]))
 
 
-def test_no_episode_left_is_refused(refused, make_rollouts):
+def test_conditions_that_keep_no_episode_are_refused(refused, make_rollouts):
     assert "none of the 2 episodes meets the conditions" in refused(make_rollouts([3, 4]), flags=("--keep", "seed=9"))
 
 

@@ -55,7 +55,7 @@ def test_sequences_have_no_action_columns(latents):
 
 
 @pytest.mark.slow
-def test_it_is_evaluated_on_held_out_episodes(folder, run):
+def test_the_model_is_evaluated_on_held_out_episodes(folder, run):
     evaluate.main(f"--data {folder}/rollouts/heldout --vae {run}".split())
     scores, _ = read_scores(run)
     assert scores is not None and (run / "report.html").exists()

@@ -50,25 +50,25 @@ def test_files_of_several_formats_need_a_choice(config, tmp_path):
 
 
 @pytest.mark.parametrize("names", [(), ("notes.txt",)])
-def test_a_folder_without_files_of_a_known_format(config, names):
+def test_a_folder_without_files_of_a_known_format_is_refused(config, names):
     fill(config, *names)
     with pytest.raises(ValueError, match="neither rollouts nor latents, and no file that can be read"):
         formats.find(config)
 
 
-def test_a_format_of_which_there_is_no_file(config):
+def test_a_format_without_a_file_is_refused(config):
     fill(config, "a.png")
     with pytest.raises(ValueError, match=r"no file of format npz \(.npz\) in it"):
         formats.find(ConvertConfig(config.data, config.out, format="npz"))
 
 
-def test_a_format_that_is_only_written(config):
+def test_a_format_that_is_only_written_is_refused_for_reading(config):
     fill(config, "a.png")
     with pytest.raises(ValueError, match=r"format series is made of rollouts or latents, and .* holds none"):
         formats.find(ConvertConfig(config.data, config.out, format="series"))
 
 
-def test_several_sources_of_other_people(config):
+def test_several_sources_that_are_not_rollouts_are_refused(config):
     fill(config, "a.png")
     several = ConvertConfig((config.sources[0], f"{config.sources[0]}2"), config.out)
     with pytest.raises(ValueError, match="several sources that are not all rollouts"):

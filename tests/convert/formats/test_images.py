@@ -105,7 +105,7 @@ def test_a_photo_is_turned_as_its_camera_says(tmp_path):
     np.testing.assert_array_equal(read(tmp_path / "in/0.png"), picture(200)[::-1, ::-1])
 
 
-def test_pictures_beside_folders_of_pictures_are_refused(tmp_path):
+def test_pictures_next_to_folders_of_pictures_are_refused(tmp_path):
     save(tmp_path / "in/0.png", picture(1))
     save(tmp_path / "in/episode/0.png", picture(1))
     assert "holds pictures and also folders of pictures, such as episode" in refused(tmp_path)
@@ -155,5 +155,5 @@ def test_a_picture_of_too_many_pixels_is_refused_by_its_header(tmp_path, monkeyp
     assert "0.png: a picture of 4,096 pixels, wanted 100 at most" in refused(tmp_path)
 
 
-def test_a_folder_that_is_gone_has_no_pictures(tmp_path):
+def test_a_missing_folder_has_no_pictures(tmp_path):
     assert images.ImagesReader(tmp_path).count("gone") == 0

@@ -186,7 +186,7 @@ def test_an_unknown_environment_has_the_name_of_the_format(write, convert, env_s
 
 
 @pytest.mark.parametrize("place", [".", "data", "data/main_data.hdf5", ".."])
-def test_any_folder_of_it_and_its_file_may_be_named(write, tmp_path, place):
+def test_a_data_set_is_found_by_each_of_its_folders_and_by_its_file(write, tmp_path, place):
     data = write()
     config = ConvertConfig(str((data / place).resolve()), str(tmp_path / "out"), executor="serial")
     name, source = formats.find(config)
@@ -265,7 +265,7 @@ def test_actions_that_are_no_columns_are_refused(write, tmp_path, space, message
 
 
 @pytest.mark.parametrize("wrong", ["", "[]", "[" * 100_000, "{"])
-def test_wrong_metadata_are_refused(write, tmp_path, wrong):
+def test_metadata_that_are_no_json_object_are_refused(write, tmp_path, wrong):
     data = write()
     change(data, observation_space=wrong)
     assert "observation_space is no JSON object" in refusal(data, tmp_path)

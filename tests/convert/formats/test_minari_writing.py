@@ -13,6 +13,7 @@ import pytest
 from conftest import largest_file
 
 minari = pytest.importorskip("minari")
+from minari.data_collector import EpisodeBuffer  # noqa: E402
 
 from world_models import convert  # noqa: E402
 from world_models.convert import minari_metadata  # noqa: E402
@@ -104,12 +105,23 @@ def test_minari_reads_seed_and_policy_of_an_episode(data: Path, out: Path):
 def test_the_metadata_are_all_that_minari_asks_for(data: Path, out: Path):
     settings = {"author": "A. Student", "author_email": "a@b.c", "code_permalink": "https://example.org/code"}
     export(data, out, *(f"--minari.{name}={value}" for name, value in settings.items()))
-    spec = gymnasium.spec("CarRacing-v3")
-    asked = minari.utils._generate_dataset_metadata(  # which warns of everything that is left out
-        "pictures-v0", spec, spec, "a", "b", "c", "d", None, None, None, 1, "e", ["f"]
+    spec, found = gymnasium.spec("CarRacing-v3"), minari.load_dataset("pictures-v0").storage.metadata
+    episode = EpisodeBuffer(observations=[0, 0], actions=[0], rewards=[0.0], terminations=[True], truncations=[False])
+    asked = minari.create_dataset_from_buffers(  # which warns of everything that is left out
+        "asked-v0",
+        [episode],
+        env=spec,
+        eval_env=spec,
+        algorithm_name="a",
+        author="b",
+        author_email="c",
+        code_permalink="d",
+        description="e",
+        requirements=["f"],
+        observation_space=gymnasium.spaces.Discrete(1),
+        action_space=gymnasium.spaces.Discrete(1),
     )
-    found = minari.load_dataset("pictures-v0").storage.metadata
-    assert asked.keys() <= found.keys()
+    assert asked.storage.metadata.keys() <= found.keys()
     assert (found["author"], found["author_email"]) == ({"A. Student"}, {"a@b.c"})
     assert found["code_permalink"] == "https://example.org/code"
     assert found["algorithm_name"] == "brownian, driver"
@@ -161,7 +173,7 @@ def test_minari_reads_latents_bit_for_bit(make_latents: Make, out: Path, dtype: 
 # there and back
 
 
-def test_back_again_every_column_is_equal(data: Path, out: Path, tmp_path: Path):
+def test_an_import_of_the_export_gives_equal_columns(data: Path, out: Path, tmp_path: Path):
     convert.main(f"--data {export(data, out)} --out {tmp_path}/back --executor serial".split())
     before, after = Rollouts(data), Rollouts(tmp_path / "back", verify=True)
     for episode, again in zip(before, after, strict=True):
@@ -199,7 +211,7 @@ def write_discrete(folder: Path, space: dict[str, Any], actions: list[list[float
         ({}, [[], []], "Box([], [], (0,), float32)"),
     ],
 )
-def test_actions_of_any_space_return(tmp_path: Path, out: Path, space: dict, actions: list, wanted: str | None):
+def test_actions_of_any_space_are_read_back(tmp_path: Path, out: Path, space: dict, actions: list, wanted: str | None):
     data = write_discrete(tmp_path / "data", space, actions)
     convert.main(f"--data {export(data, out)} --out {tmp_path}/back --executor serial".split())
     read, after = minari.load_dataset("pictures-v0"), Rollouts(tmp_path / "back")
@@ -221,7 +233,7 @@ def test_an_id_may_have_namespaces(data: Path, root: Path):
     assert minari.namespace.list_local_namespaces() == ["ours", "ours/cars"]
 
 
-def test_elsewhere_the_namespaces_are_those_that_exist(data: Path, tmp_path: Path, monkeypatch, capsys):
+def test_outside_of_minaris_folder_existing_namespaces_are_found(data: Path, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "root"))
     (tmp_path / "other/cars").mkdir(parents=True)
     (tmp_path / "other/cars/namespace_metadata.json").write_text('{"description": "cars"}')
@@ -266,14 +278,14 @@ def test_another_data_set_of_the_same_name_is_kept(data: Path, make_latents: Mak
 
 
 @pytest.mark.parametrize("metadata", [None, "", "[]", "{}", '{"world_models": 3}', '{"world_models": {}}'])
-def test_what_convert_has_not_written_is_kept(data: Path, out: Path, metadata: str | None):
+def test_a_folder_that_convert_has_not_written_is_kept(data: Path, out: Path, metadata: str | None):
     (out / "data").mkdir(parents=True)
     if metadata is not None:
         (out / "data/metadata.json").write_text(metadata)
     assert refusal(data, out) == f"{out}: exists, and convert has not written it; choose another --out"
 
 
-def test_a_file_in_its_place_is_kept(data: Path, out: Path):
+def test_a_file_in_the_place_of_the_data_set_is_kept(data: Path, out: Path):
     out.parent.mkdir()
     out.write_text("mine")
     assert "exists, and convert has not written it" in refusal(data, out)
@@ -295,7 +307,7 @@ def test_an_error_while_the_arrays_are_written_leaves_nothing(data: Path, out: P
     assert not list(out.parent.iterdir())
 
 
-def test_what_a_killed_process_has_left_is_deleted(data: Path, out: Path, leave_partial):
+def test_the_unfinished_folder_of_a_killed_process_is_deleted(data: Path, out: Path, leave_partial):
     out.parent.mkdir()
     partial = leave_partial(out.parent / ".pictures-v0")
     partial.unlink()

@@ -144,7 +144,7 @@ def test_frames_alone_have_no_action_columns_and_zero_rewards(imported):
     assert data.action_space == {"type": "Box", "shape": [0], "low": [], "high": []}
 
 
-def test_the_data_set_says_where_it_comes_from(imported):
+def test_the_data_set_names_its_sources(imported):
     data = imported(as_ctallec())
     assert (data.env, set(data.policies)) == ("npz", {"npz"})
     assert data.action_space == {"type": "Box", "shape": [3], "low": [None] * 3, "high": [None] * 3}
@@ -227,7 +227,7 @@ def test_arrays_of_no_known_layout_are_listed(refused):
     assert "--keys.frames" in said
 
 
-def test_a_file_of_no_arrays(refused):
+def test_a_file_without_arrays_is_refused(refused):
     assert "holds no arrays" in refused({})
 
 
@@ -235,7 +235,7 @@ def test_many_arrays_are_listed_in_part(refused):
     assert "a10, a11, a2, a3, a4, a5, a6, a7, ..., which" in refused({f"a{i}": np.zeros(1) for i in range(12)})
 
 
-def test_a_named_array_that_is_not_there(refused):
+def test_a_missing_array_is_named(refused):
     assert "no array image; it holds images" in refused({"images": frames(0, 5)}, "--keys.frames", "image")
 
 
@@ -253,7 +253,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "in/rollout_0.npz"
 
 
-def test_a_file_that_is_no_zip(file, tmp_path):
+def test_a_file_that_is_no_zip_archive_is_refused(file, tmp_path):
     file.write_bytes(b"no zip")
     assert "rollout_0.npz: cannot be read as npz (File is not a zip file)" in other_file(tmp_path)
 
@@ -265,33 +265,33 @@ def test_a_small_file_that_claims_a_huge_array_takes_no_memory(file, tmp_path):
     assert "which does not fit its 1,128 bytes" in other_file(tmp_path)
 
 
-def test_a_zip_entry_that_claims_more_than_deflate_can_hold(file, tmp_path, monkeypatch):
+def test_a_zip_entry_that_claims_more_than_deflate_can_hold_is_refused(file, tmp_path, monkeypatch):
     monkeypatch.setattr(npz, "MAX_DEFLATE_RATIO", 10)  # what zeros exceed
     save(file, as_hardmaru() | {"obs": np.zeros((100, 64, 64, 3), np.uint8)})
     assert "obs claims more bytes than it can hold" in other_file(tmp_path)
 
 
-def test_an_array_of_negative_size(file, tmp_path):
+def test_an_array_of_negative_size_is_refused(file, tmp_path):
     write_array(file, "obs", {"descr": "|u1", "fortran_order": False, "shape": (-1, -1, 1, 1)}, bytes(1))
     write_array(file, "action", {"descr": "<f4", "fortran_order": False, "shape": (1,)}, bytes(4))
     assert "obs has the impossible shape" in other_file(tmp_path)
 
 
-def test_an_array_without_a_header(file, tmp_path):
+def test_an_array_without_a_header_is_refused(file, tmp_path):
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("obs.npy", b"not a header of NumPy")
         archive.writestr("action.npy", b"")
     assert "is no array of NumPy" in other_file(tmp_path)
 
 
-def test_a_packing_that_numpy_never_uses(file, tmp_path):
+def test_a_packing_that_numpy_never_uses_is_refused(file, tmp_path):
     header = {"descr": "|u1", "fortran_order": False, "shape": (2, 64, 64, 3)}
     write_array(file, "obs", header, bytes(2 * 64 * 64 * 3), zipfile.ZIP_LZMA)
     write_array(file, "action", {"descr": "<f4", "fortran_order": False, "shape": (2, 1)}, bytes(8))
     assert "obs is packed in a way that NumPy never uses" in other_file(tmp_path)
 
 
-def test_a_file_whose_actions_have_other_columns_than_the_first(file, tmp_path):
+def test_a_file_with_another_number_of_action_columns_is_refused(file, tmp_path):
     save(file, as_hardmaru())
     save(file.with_name("rollout_1.npz"), as_hardmaru() | {"action": np.zeros((STEPS, 2))})
     assert "rollout_1.npz: actions of 2 columns, wanted 3 as in the first file" in other_file(tmp_path)
@@ -311,13 +311,13 @@ def test_the_first_file_that_can_be_read_shows_the_layout(file, tmp_path):
     assert len(Rollouts(tmp_path / "out")) == 1
 
 
-def test_a_file_that_is_gone_is_broken(tmp_path):
+def test_a_missing_file_is_broken(tmp_path):
     reader = npz.NpzReader(tmp_path, npz.LAYOUTS[1], 3)
     with pytest.raises(npz.BrokenEpisodeError, match="no such file any more"):
         reader.open_episode("gone.npz")
 
 
-def test_data_that_are_damaged_in_the_middle_are_found(tmp_path):
+def test_frames_that_are_damaged_in_the_middle_are_found(tmp_path):
     rng = np.random.default_rng(0)
     arrays = as_hardmaru() | {"obs": rng.integers(0, 256, (STEPS, 64, 64, 3), np.uint8)}
     save(tmp_path / "one.npz", arrays)

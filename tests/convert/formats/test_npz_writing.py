@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from world_models import convert
+from world_models.convert.config import ConvertConfig
 from world_models.convert.formats import npz_writing
 from world_models.data.rollouts import Rollouts
 
@@ -73,7 +74,7 @@ def test_the_original_reads_each_action_with_the_frames_before_and_after_it(data
     assert number == len(read)
 
 
-def test_the_first_row_is_made_up_of_zeros(data: Path, tmp_path: Path):
+def test_actions_rewards_and_terminals_begin_with_zeros(data: Path, tmp_path: Path):
     for arrays in SequenceDataset(export(data, tmp_path / "out"), steps=4).buffer:
         assert not (arrays["actions"][0].any() or arrays["rewards"][0] or arrays["terminals"][0])
 
@@ -113,15 +114,23 @@ def test_processes_write_the_same_bytes(data: Path, tmp_path: Path):
     assert all((one / name).read_bytes() == (two / name).read_bytes() for name in names)
 
 
-def test_it_warns_where_the_originals_loader_has_too_few_files(data: Path, tmp_path: Path, capsys):
+def test_it_warns_if_the_originals_loader_has_too_few_files(data: Path, tmp_path: Path, capsys):
     export(data, tmp_path / "out")
     warned = capsys.readouterr().err
     assert "holds out the last 600 files, so 3 files give no training data" in warned
     assert "2 of 3 episodes have 32 rows or fewer" in warned
 
 
-def test_it_warns_of_nothing_where_the_original_reads_all():
-    assert npz_writing._warnings(np.full(601, 33)) == ()
+def test_it_warns_of_nothing_if_the_original_reads_all(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    rollouts, out = Rollouts(data), tmp_path / "out"
+    num_files, shortest = len(rollouts), int(rollouts.lengths.min())
+    monkeypatch.setattr(npz_writing, "HELD_OUT_FILES", num_files - 1)
+    monkeypatch.setattr(npz_writing, "SEQUENCE_STEPS", shortest - 1)
+    config = ConvertConfig(str(data), str(out), format="npz")
+    assert npz_writing.plan(rollouts, out, config).warnings == ()
+    monkeypatch.setattr(npz_writing, "HELD_OUT_FILES", num_files)
+    monkeypatch.setattr(npz_writing, "SEQUENCE_STEPS", shortest)
+    assert len(npz_writing.plan(rollouts, out, config).warnings) == 2
 
 
 def test_latents_are_refused(make_latents: Make, tmp_path: Path):
@@ -151,7 +160,7 @@ def test_only_missing_episodes_are_written(data: Path, tmp_path: Path, capsys):
     assert capsys.readouterr().out.endswith(f"{out}: 3 npz files, 317 frames, finished before\n")
 
 
-def test_a_kill_leaves_nothing_that_stays(data: Path, tmp_path: Path, leave_partial):
+def test_the_unfinished_files_of_a_killed_process_are_deleted(data: Path, tmp_path: Path, leave_partial):
     out = export(data, tmp_path / "out")
     missing = out / "shard-00000" / "episode-000001.npz"
     missing.unlink()

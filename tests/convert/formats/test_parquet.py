@@ -15,6 +15,8 @@ from conftest import largest_file
 from PIL import Image
 
 from world_models import convert
+from world_models.convert import dataset_card
+from world_models.convert.formats.parquet import schema
 from world_models.data.latents import FORMAT as LATENTS
 from world_models.data.latents import Latents
 from world_models.data.rollouts import FORMAT as ROLLOUTS
@@ -213,10 +215,12 @@ def test_the_card_explains_every_column(make_latents: Make, tmp_path: Path, kind
 
 
 @pytest.mark.parametrize(("lines", "name"), [(999, "n<1K"), (1000, "1K<n<10K"), (10**6, "1M<n<10M"), (10**9, "n>1B")])
-def test_the_card_names_the_size_as_the_hub_does(lines: int, name: str):
-    from world_models.convert import dataset_card
-
-    assert header_of(f"---\n{dataset_card._header('name', lines)}---\n")["size_categories"] == [name]
+def test_the_card_names_the_size_as_the_hub_does(data: Path, monkeypatch: pytest.MonkeyPatch, lines: int, name: str):
+    rollouts = Rollouts(data)
+    monkeypatch.setattr(Rollouts, "num_rows", lines)
+    card = dataset_card.text(rollouts, schema(rollouts.shards[0]))
+    assert f"| lines | {lines:,} |" in card
+    assert header_of(card)["size_categories"] == [name]
 
 
 def test_text_of_the_data_does_not_leave_its_place_in_the_card(make_rollouts: Make, tmp_path: Path):
@@ -245,14 +249,16 @@ def test_only_missing_files_are_written(data: Path, tmp_path: Path, capsys):
     assert said[-1] == f"{out}: 3 episodes, 23 lines in 2 Parquet files, finished before"
 
 
-def test_a_full_disk_ends_with_one_line_and_leaves_no_half_file(make_rollouts: Make, tmp_path: Path):
+def test_a_full_disk_ends_with_one_line_and_leaves_no_incomplete_file(make_rollouts: Make, tmp_path: Path):
     data, out = make_rollouts([300]), tmp_path / "out"
     with largest_file(50_000), pytest.raises(Stopped, match=rf"^{out}/data/shard-00000\.parquet: [^\n]*ulimit"):
         export(data, out)
     assert not list((out / "data").iterdir())
 
 
-def test_without_pyarrow_it_says_what_to_install(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_without_pyarrow_the_error_names_the_package_to_install(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     real = builtins.__import__
 
     def without(name: str, *rest: Any, **named: Any) -> Any:

@@ -111,7 +111,7 @@ def test_the_number_of_initial_latents_is_bounded(data: Path, out: Path, monkeyp
     assert [len(moments) for moments in json.loads((out.parent / "initial_z.json").read_text())] == [2, 2]
 
 
-def test_it_says_how_many_episodes_were_left_out(data: Path, out: Path, capsys):
+def test_the_command_prints_how_many_episodes_were_left_out(data: Path, out: Path, capsys):
     export(data, out)
     said = f"{out}: 3 sequences of 5 rows, z_dim 4, 3 action columns; 1 of 4 episodes are shorter and were left out\n"
     assert capsys.readouterr().out == said
@@ -133,7 +133,7 @@ def test_a_finished_export_is_not_repeated(data: Path, out: Path, capsys):
     assert capsys.readouterr().out.endswith(", finished before\n")
 
 
-def test_without_the_initial_latents_only_they_are_written(data: Path, out: Path):
+def test_missing_initial_latents_are_written_alone(data: Path, out: Path):
     initial = export(data, out).parent / "initial_z.json"
     text, written = initial.read_text(), out.stat().st_mtime_ns
     initial.unlink()
@@ -141,7 +141,7 @@ def test_without_the_initial_latents_only_they_are_written(data: Path, out: Path
     assert (initial.read_text(), out.stat().st_mtime_ns) == (text, written)
 
 
-def test_a_kill_leaves_nothing_that_stays(data: Path, out: Path, leave_partial):
+def test_the_unfinished_files_of_a_killed_process_are_deleted(data: Path, out: Path, leave_partial):
     out.parent.mkdir()
     partials = [leave_partial(out), leave_partial(out.parent / "initial_z.json")]
     export(data, out)
@@ -196,7 +196,7 @@ def test_other_initial_latents_are_kept(data: Path, out: Path):
 
 
 @pytest.mark.parametrize(("column", "wrong"), [("mu", 1e5), ("logvar", np.nan), ("mu", -np.inf)])
-def test_numbers_that_float16_does_not_hold_are_refused(data: Path, out: Path, column: str, wrong: float):
+def test_numbers_that_float16_cannot_hold_are_refused(data: Path, out: Path, column: str, wrong: float):
     with h5py.File(shard_path(data, 1), "r+") as file:
         values = file[column]
         assert isinstance(values, h5py.Dataset)

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -83,7 +84,7 @@ def test_videos_are_episodes_in_natural_order_also_of_subfolders(tmp_path):
     assert [len(episode) + 1 for episode in run(tmp_path)] == [3, 4, 5]
 
 
-def test_a_gif_shows_what_a_frame_leaves_of_the_one_before(tmp_path):
+def test_a_frame_of_a_gif_is_drawn_over_the_one_before(tmp_path):
     background, spot = Image.new("RGB", (64, 64), (200, 0, 0)), Image.new("RGB", (64, 64), (200, 0, 0))
     spot.paste((0, 200, 0), (0, 0, 8, 8))
     (tmp_path / "in").mkdir()
@@ -94,7 +95,7 @@ def test_a_gif_shows_what_a_frame_leaves_of_the_one_before(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.avi", "clip.gif"])
-def test_a_file_that_is_no_video_is_named(tmp_path, name):
+def test_a_file_that_is_no_video_is_refused_by_its_name(tmp_path, name):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / name).write_bytes(b"no video" * 100)
     assert f"{tmp_path}/in/{name}: cannot be " in refused(tmp_path)
@@ -140,37 +141,20 @@ def test_a_pipe_is_not_opened(tmp_path, suffix):
     assert "a named pipe, wanted a file" in refused(tmp_path)
 
 
-def test_a_file_that_is_gone_is_broken(tmp_path):
+def test_a_missing_file_is_broken(tmp_path):
     with pytest.raises(video.BrokenEpisodeError, match="no such file any more"):
         video.VideoReader(tmp_path, 1).count("gone.mp4")
 
 
-class Undecodable:
-    """A video of OpenCV whose second frame cannot be decoded."""
-
-    def __init__(self, *_: object):
-        self.grabbed = 0
-
-    def isOpened(self) -> bool:  # noqa: N802
-        return True
-
-    def get(self, prop: int) -> float:
-        return 4.0
-
-    def grab(self) -> bool:
-        self.grabbed += 1
-        return True
-
-    def retrieve(self) -> tuple[bool, np.ndarray | None]:
-        return (True, picture(0)) if self.grabbed == 1 else (False, None)
-
-    def release(self) -> None:
-        pass
-
-
 def test_a_frame_that_cannot_be_decoded_is_named(tmp_path, monkeypatch):
     (tmp_path / "clip.mp4").touch()
-    monkeypatch.setattr(cv2, "VideoCapture", Undecodable)
-    monkeypatch.setattr(video, "_num_frames", lambda _: 4)
+    undecodable = Mock(spec=cv2.VideoCapture)
+    undecodable.isOpened.return_value = True
+    undecodable.get.return_value = 4.0  # width, height and number of frames
+    undecodable.grab.return_value = True
+    undecodable.retrieve.side_effect = [(True, picture(0)), (False, None)]
+    monkeypatch.setattr(cv2, "VideoCapture", lambda *_: undecodable)
+    pictures = video.VideoReader(tmp_path, 1).open_episode("clip.mp4").pictures
+    np.testing.assert_array_equal(next(pictures), picture(0)[..., ::-1])
     with pytest.raises(video.BrokenEpisodeError, match="frame 1 cannot be decoded"):
-        list(video.VideoReader(tmp_path, 1).open_episode("clip.mp4").pictures)
+        next(pictures)
