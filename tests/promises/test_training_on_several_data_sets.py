@@ -162,7 +162,7 @@ def test_a_run_on_one_set_is_recorded_as_before(a: Path, tmp_path: Path):
 
 def test_wandb_is_given_every_set(a: Path, b: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     given: list[Product] = []
-    monkeypatch.setattr("world_models.runs.tracking.Tracker.read", lambda self, product: given.append(product))
+    monkeypatch.setattr("world_models.runs.tracking.Tracker.log_input", lambda self, product: given.append(product))
     _train(tmp_path / "run", a, b)
     (product,) = given
     assert (product.kind, product.digest) == ("dataset", open_rollouts([a, b]).digest())

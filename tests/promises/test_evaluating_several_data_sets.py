@@ -117,7 +117,7 @@ def test_wandb_is_given_every_set(run: Path, tests: list[Path], monkeypatch: pyt
     monkeypatch.setattr(tracking, "record", lambda *arguments: given.append(arguments))
     _evaluate(run, *tests)
     ((_, config, _, _, outcome),) = given
-    data = outcome.read[0]
+    data = outcome.inputs[0]
     assert config["data"] == [str(folder) for folder in tests]
     assert data.digest == open_rollouts(tests).digest()
     assert [(part.path, part.digest) for part in data.parts] == [(str(each), Rollouts(each).digest()) for each in tests]
