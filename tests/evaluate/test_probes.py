@@ -114,6 +114,14 @@ def test_repeating_features_until_they_exceed_the_rows_does_not_change_the_resul
     assert once is not None and once > 0.9
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_a_few_equal_frames_of_many_pixels_can_be_fitted(seed: int):
+    rng = np.random.default_rng(seed)
+    frames = rng.integers(0, 256, (3, 12_288)).astype(np.float32)[rng.integers(0, 3, 14)]
+    targets = rng.normal(size=(14, 2)).astype(np.float32)
+    assert all(r2 is not None and r2 <= 1 for r2 in probes.linear_r2(frames, targets, frames, targets))
+
+
 def _pixels_r2(train: np.ndarray, train_y: np.ndarray, test: np.ndarray, test_y: np.ndarray) -> float | None:
     few = [np.zeros((len(pixels), 1), np.float32) for pixels in (train, test)]
     fitted, scored = probes.Examples(few[0], few[0], train, train_y), probes.Examples(few[1], few[1], test, test_y)

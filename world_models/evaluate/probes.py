@@ -19,6 +19,10 @@ BATCH = 256
 RIDGES = (1e-3, 1e-1, 10.0)
 """Strengths of ridge regression. Each target takes the one with the lowest error on the last fifth of the rows."""
 
+SINGLE_PRECISION_ROWS = 1000
+"""From this number of rows on, products of raw pixels are in float32, which halves their time. With fewer rows, the
+ridge is too small to make up for their rounding: the system of alike frames may have no solution."""
+
 PIXEL_ROWS = 4000
 """Largest number of frames for a probe of raw pixels. Capped, because a frame has more pixels than there are frames."""
 
@@ -85,7 +89,8 @@ def linear_r2(train_x: Rows, train_y: Rows, test_x: Rows, test_y: Rows) -> list[
     # On 20,000 x 32, scikit-learn's Ridge gives the same R2 but takes 1.2 times the processor time. RidgeCV takes 2
     # times as long and chooses other strengths, which changes R2 by up to 0.3.
     wide = train_x.shape[1] > len(train_x)
-    train, tests = (x.astype(np.float32 if wide else np.float64) for x in (train_x, test_x))
+    single = wide and len(train_x) >= SINGLE_PRECISION_ROWS
+    train, tests = (x.astype(np.float32 if single else np.float64) for x in (train_x, test_x))
     center, scale = train.mean(0), train.std(0) + 1e-8
     for x in (train, tests):  # in place, because raw pixels take much memory
         x -= center
