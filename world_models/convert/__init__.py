@@ -9,6 +9,7 @@ conditions       conditions on episodes, such as return<0
 foreign          an episode of other people's data, and what a module that reads them has to give
 found_files      the files of a folder in natural order
 hdf5_arrays      arrays of HDF5 files that other people have written
+npz_arrays       arrays of npz files that other people have written
 shard_jobs       writes shards by many workers
 exporting        rollouts or latents into other people's formats
 folders          exports that are a folder of files, one task a shard

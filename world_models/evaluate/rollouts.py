@@ -104,7 +104,6 @@ def _scores(job: RolloutJob, held_out: HeldOut, part_done: PartDone) -> RolloutS
     part_done()
     probe_r2, probe_r2_on_road = _probes(job, held_out)
     part_done()
-    mu_by_episode = [vae.encode(episode.frames).mu.cpu().numpy() for episode in _whole_episodes(job)]
     scores = RolloutScores(
         sse=mean_scores.sse,
         psnr_db=mean_scores.psnr_db,
@@ -126,7 +125,7 @@ def _scores(job: RolloutJob, held_out: HeldOut, part_done: PartDone) -> RolloutS
         sse_by_kind=breakdown.by_kind(frame_scores.sse, held_out.columns),
         sse_by_telemetry=breakdown.by_telemetry(frame_scores.sse, held_out.columns),
         aggregate_posterior=breakdown.aggregate_posterior(frame_scores.mu, frame_scores.variance),
-        unsteadiness=breakdown.unsteadiness(mu_by_episode),
+        unsteadiness=_unsteadiness(job),
         plausible_share=_plausible_share(job, held_out.frames),
         pca_components=len(job.baselines.components),
         frames=len(held_out.frames),
@@ -144,6 +143,10 @@ def _scores(job: RolloutJob, held_out: HeldOut, part_done: PartDone) -> RolloutS
     )
     part_done()
     return scores
+
+
+def _unsteadiness(job: RolloutJob) -> list[float]:
+    return breakdown.unsteadiness([job.vae.encode(each.frames).mu.cpu().numpy() for each in _whole_episodes(job)])
 
 
 def _by_data(job: RolloutJob, held_out: HeldOut) -> dict[str, DataScores] | None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from world_models.convert import command
+from world_models.convert import command, npz_arrays
 from world_models.convert.formats import npz
 from world_models.data.rollouts import Rollouts
 
@@ -266,7 +266,7 @@ def test_a_small_file_that_claims_a_huge_array_takes_no_memory(file, tmp_path):
 
 
 def test_a_zip_entry_that_claims_more_than_deflate_can_hold_is_refused(file, tmp_path, monkeypatch):
-    monkeypatch.setattr(npz, "MAX_DEFLATE_RATIO", 10)  # what zeros exceed
+    monkeypatch.setattr(npz_arrays, "MAX_DEFLATE_RATIO", 10)  # what zeros exceed
     save(file, as_hardmaru() | {"obs": np.zeros((100, 64, 64, 3), np.uint8)})
     assert "obs claims more bytes than it can hold" in other_file(tmp_path)
 

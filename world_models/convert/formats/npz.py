@@ -21,27 +21,21 @@ Pickles are never loaded. The size of an array is read from its header and compa
 memory is taken. Pictures are unpacked a few at a time.
 """
 
-import contextlib
 import dataclasses
 import math
-import struct
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from world_models.convert import npz_arrays
 from world_models.convert.config import ConvertConfig, Keys
 from world_models.convert.foreign import MAX_PIXELS, BrokenEpisodeError, ForeignEpisode, Source
-from world_models.runtime import untrusted
 
 SUFFIXES = (".npz",)
 MAX_ACTIONS = 10_000
-MAX_DEFLATE_RATIO = 1100  # deflate packs 1,032 bytes into one at the best
 BLOCK_BYTES = 1 << 22
-HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-MAX_HEADER_BYTES = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,18 +60,6 @@ LAYOUTS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class _Array:
-    """The header of an array in a file."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    is_fortran: bool
-
-    def __str__(self) -> str:
-        return f"{self.dtype} {self.shape}"
-
-
-@dataclasses.dataclass(frozen=True)
 class NpzReader:
     """Reads npz files of one layout.
 
@@ -93,13 +75,13 @@ class NpzReader:
 
     def count(self, name: str) -> int:
         """Number of pictures, by the header of their array. All headers of the file are checked."""
-        with _opened(self.root / name) as archive:
+        with npz_arrays.opened(self.root / name) as archive:
             return self._checked(archive)[str(self.layout.keys.frames)].shape[0]
 
     def open_episode(self, name: str) -> ForeignEpisode:
         """Open an episode. Actions, rewards and ends are read at once, pictures a few at a time."""
         keys, path = self.layout.keys, self.root / name
-        with _opened(path) as archive:
+        with npz_arrays.opened(path) as archive:
             arrays = self._checked(archive)
             steps = arrays[str(keys.frames)].shape[0] - 1
             actions = self._numbers(archive, arrays, keys.actions, steps)
@@ -112,11 +94,11 @@ class NpzReader:
             terminated=terminated,
         )
 
-    def _checked(self, archive: zipfile.ZipFile) -> dict[str, _Array]:
+    def _checked(self, archive: zipfile.ZipFile) -> dict[str, npz_arrays.NpzArray]:
         """The headers of the arrays, whose shapes fit each other."""
         keys = self.layout.keys
         wanted = [key for key in dataclasses.astuple(keys) if key is not None]
-        arrays = {key: _header(archive, key) for key in wanted}
+        arrays = {key: npz_arrays.header(archive, key) for key in wanted}
         frames = arrays[str(keys.frames)]
         _check_frames(str(keys.frames), frames)
         num_actions = num_columns(arrays, keys)
@@ -131,7 +113,7 @@ class NpzReader:
                 raise BrokenEpisodeError(f"{key} is {arrays[key]}, wanted one number a frame")
         return arrays
 
-    def _check_length(self, key: str, array: _Array, num_frames: int) -> None:
+    def _check_length(self, key: str, array: npz_arrays.NpzArray, num_frames: int) -> None:
         have = array.shape[0] if array.shape else 0
         if self.layout.shift:
             fits = have == num_frames or (key == self.layout.keys.actions and have > num_frames)
@@ -143,23 +125,23 @@ class NpzReader:
             raise BrokenEpisodeError(f"{key} has {have} elements, wanted {wanted} for {num_frames} frames")
 
     def _numbers(
-        self, archive: zipfile.ZipFile, arrays: Mapping[str, _Array], key: str | None, steps: int
+        self, archive: zipfile.ZipFile, arrays: Mapping[str, npz_arrays.NpzArray], key: str | None, steps: int
     ) -> np.ndarray | None:
         """The elements of `steps` rows as float32; None without such an array."""
         if key is None:
             return None
-        found = _read(archive, key, arrays[key])[self.layout.shift :][:steps]
+        found = npz_arrays.read(archive, key, arrays[key])[self.layout.shift :][:steps]
         with np.errstate(over="ignore", invalid="ignore"):
             values = found.astype(np.float32)
         if not np.isfinite(values).all():
             raise BrokenEpisodeError(f"{key} holds numbers that are not finite in float32")
         return values
 
-    def _terminated(self, archive: zipfile.ZipFile, arrays: Mapping[str, _Array], steps: int) -> bool:
+    def _terminated(self, archive: zipfile.ZipFile, arrays: Mapping[str, npz_arrays.NpzArray], steps: int) -> bool:
         key = self.layout.keys.terminated
         if key is None:
             return False
-        flags = _read(archive, key, arrays[key]).reshape(-1)[: self.layout.shift + steps] != 0
+        flags = npz_arrays.read(archive, key, arrays[key]).reshape(-1)[: self.layout.shift + steps] != 0
         early = np.flatnonzero(flags[:-1])
         if len(early):
             raise BrokenEpisodeError(
@@ -169,7 +151,7 @@ class NpzReader:
         return bool(flags[-1])
 
 
-def num_columns(arrays: Mapping[str, _Array], keys: Keys) -> int:
+def num_columns(arrays: Mapping[str, npz_arrays.NpzArray], keys: Keys) -> int:
     """Number of columns of the actions; 0 if there are none.
 
     Raises:
@@ -201,9 +183,9 @@ def find(root: Path, files: Sequence[str], config: ConvertConfig) -> Source:
 def _reader_for(root: Path, file: str, config: ConvertConfig) -> NpzReader | BrokenEpisodeError:
     """A reader for files like this one, or why it cannot be read."""
     try:
-        with _opened(root / file) as archive:
+        with npz_arrays.opened(root / file) as archive:
             layout = _layout(archive, config.keys, root / file)
-            arrays = {key: _header(archive, key) for key in (layout.keys.actions,) if key is not None}
+            arrays = {key: npz_arrays.header(archive, key) for key in (layout.keys.actions,) if key is not None}
             return NpzReader(root, layout, num_columns(arrays, layout.keys))
     except BrokenEpisodeError as error:
         return error
@@ -218,104 +200,21 @@ def _layout(archive: zipfile.ZipFile, keys: Keys, path: Path) -> Layout:
     if keys.frames is not None:
         missing = [key for key in dataclasses.astuple(keys) if key is not None and key not in names]
         if missing:
-            raise ValueError(f"{path}: no array {', '.join(missing)}; it holds {_listed(names)}; give other --keys")
+            raise ValueError(
+                f"{path}: no array {', '.join(missing)}; it holds {npz_arrays.listed(names)}; give other --keys"
+            )
         return Layout("--keys", keys)
     for layout in LAYOUTS:
         if set(dataclasses.astuple(layout.keys)) - {None} <= names:
             return layout
     raise ValueError(
-        f"{path}: holds {_listed(names)}, which is neither ctallec's layout (observations, actions, rewards, "
+        f"{path}: holds {npz_arrays.listed(names)}, which is neither ctallec's layout (observations, actions, rewards, "
         "terminals) nor hardmaru's (obs, action); name its arrays by --keys.frames, --keys.actions, --keys.rewards and "
         "--keys.terminated"
     )
 
 
-def _listed(names: set[str], most: int = 10) -> str:
-    shown = ", ".join(sorted(names)[:most]) or "no arrays"
-    return shown if len(names) <= most else f"{shown}, ..."
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
-    """Open a file. Errors of reading it in the block become `BrokenEpisodeError`."""
-    try:
-        if not untrusted.is_file(path):
-            raise BrokenEpisodeError("no such file any more")
-        with zipfile.ZipFile(path) as archive:
-            yield archive
-    except BrokenEpisodeError:
-        raise
-    # What zipfile and NumPy raise for damaged, encrypted or unusually packed files.
-    except (
-        OSError,
-        EOFError,
-        zipfile.BadZipFile,
-        zlib.error,
-        struct.error,
-        NotImplementedError,
-        RuntimeError,
-    ) as error:
-        raise BrokenEpisodeError(f"cannot be read as npz ({' '.join(str(error).split())})") from None
-
-
-@contextlib.contextmanager
-def _array(archive: zipfile.ZipFile, key: str) -> Iterator[tuple[_Array, zipfile.ZipExtFile]]:
-    """The header of an array, and the stream of its data. The array has the size that its header says."""
-    try:
-        info = archive.getinfo(f"{key}.npy")
-    except KeyError:
-        names = {name.removesuffix(".npy") for name in archive.namelist()}
-        raise BrokenEpisodeError(f"no array {key}; it holds {_listed(names)}") from None
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise BrokenEpisodeError(f"{key} is packed in a way that NumPy never uses; save it by np.savez_compressed")
-    if info.file_size > MAX_DEFLATE_RATIO * max(info.compress_size, 1):
-        raise BrokenEpisodeError(f"{key} claims more bytes than it can hold; do not trust this file")
-    with archive.open(info) as stream:
-        assert isinstance(stream, zipfile.ZipExtFile)
-        header, num_bytes = _read_header(stream, key)
-        data_bytes = math.prod(header.shape) * header.dtype.itemsize
-        if num_bytes + data_bytes != info.file_size:
-            raise BrokenEpisodeError(f"{key} is {header}, which does not fit its {info.file_size:,} bytes")
-        yield header, stream
-
-
-def _read_header(stream: zipfile.ZipExtFile, key: str) -> tuple[_Array, int]:
-    """The header of an array, and its number of bytes."""
-    try:
-        version = np.lib.format.read_magic(stream)
-        shape, is_fortran, dtype = HEADERS[version](stream, max_header_size=MAX_HEADER_BYTES)
-    except (ValueError, KeyError, SyntaxError, TypeError) as error:
-        raise BrokenEpisodeError(f"{key} is no array of NumPy ({' '.join(str(error).split())[:200]})") from None
-    if any(side < 0 for side in shape):
-        raise BrokenEpisodeError(f"{key} has the impossible shape {shape}")
-    if dtype.hasobject:
-        raise BrokenEpisodeError(f"{key} holds Python objects (a pickle), which are never loaded; save numbers")
-    if dtype.kind not in "biuf":
-        raise BrokenEpisodeError(f"{key} is {dtype}, wanted numbers")
-    return _Array(shape, dtype, is_fortran), stream.tell()
-
-
-def _header(archive: zipfile.ZipFile, key: str) -> _Array:
-    with _array(archive, key) as (header, _):
-        return header
-
-
-def _read(archive: zipfile.ZipFile, key: str, checked: _Array) -> np.ndarray:
-    """A whole array."""
-    with _array(archive, key) as (header, stream):
-        assert header == checked
-        values = np.frombuffer(_exactly(stream, math.prod(header.shape) * header.dtype.itemsize, key), header.dtype)
-    return values.reshape(header.shape, order="F" if header.is_fortran else "C")
-
-
-def _exactly(stream: zipfile.ZipExtFile, count: int, key: str) -> bytes:
-    data = stream.read(count)
-    if len(data) != count:
-        raise BrokenEpisodeError(f"{key} breaks off")
-    return data
-
-
-def _check_frames(key: str, frames: _Array) -> None:
+def _check_frames(key: str, frames: npz_arrays.NpzArray) -> None:
     if frames.dtype != np.uint8 or len(frames.shape) not in (3, 4):
         raise BrokenEpisodeError(
             f"{key} is {frames}, wanted uint8 (frames, height, width, 3), or without the last axis for grey ones"
@@ -334,11 +233,11 @@ def _check_frames(key: str, frames: _Array) -> None:
 
 def _pictures(path: Path, key: str) -> Iterator[np.ndarray]:
     """The pictures, unpacked a few at a time."""
-    with _opened(path) as archive, _array(archive, key) as (header, stream):
+    with npz_arrays.opened(path) as archive, npz_arrays.array(archive, key) as (header, stream):
         count, *shape = header.shape
         row_bytes = math.prod(shape)
         block = max(1, BLOCK_BYTES // max(1, row_bytes))
         for start in range(0, count, block):
             rows = min(block, count - start)
-            pictures = np.frombuffer(_exactly(stream, rows * row_bytes, key), np.uint8).reshape(rows, *shape)
+            pictures = np.frombuffer(npz_arrays.exactly(stream, rows * row_bytes, key), np.uint8).reshape(rows, *shape)
             yield from pictures if len(shape) == 3 else pictures[..., None]
