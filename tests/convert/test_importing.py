@@ -262,7 +262,7 @@ def test_many_broken_episodes_are_listed_in_part(convert, episodes, monkeypatch,
     ("flags", "said"),
     [
         (["--every", "2"], "every is given, but it is for videos, and this is npz; leave --every out"),
-        (["--drop", "seed=1"], "drop is given, but they choose among rollouts; import first"),
+        (["--drop", "seed=1"], "drop is given, but conditions choose among rollouts; import first"),
         (["--crop", "0:50"], "crop keeps rows to 50, the picture has 32"),
     ],
 )

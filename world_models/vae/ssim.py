@@ -17,7 +17,7 @@ def ssim(
     """Structural similarity of each image with the other one, mean over pixels and channels. Equal images have 1.
 
     Wang et al. 2004, eq. 13. Around each pixel, means, variances and the covariance are weighted by a Gaussian window.
-    At the borders the images are mirrored, as in torchmetrics, which gives the same values in five times the time.
+    At the borders the images are mirrored, as in torchmetrics, which takes six times as long.
 
     Args:
         images: values in [0, 1]; height and width are at least 6 pixels.
