@@ -81,7 +81,9 @@ def prepare(config: ConvertConfig) -> ImportJob:
     Raises:
         ValueError, OSError: the input is bad, or `out` holds another data set. Nothing was written.
     """
-    config.check_unused("keep", "drop", reason="conditions choose among rollouts; import first, then filter the rollouts")
+    config.check_unused(
+        "keep", "drop", reason="conditions choose among rollouts; import first, then filter the rollouts"
+    )
     name, source = formats.find(config)
     config.check_unused("minari", reason="it is for writing a Minari data set")
     if name != "video":
