@@ -332,6 +332,7 @@ gymnasium.register("Failing-v0", Failing)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("traceback", ["", "0", "1"])
 def test_the_traceback_of_an_env_in_a_worker_is_shown_if_asked_for(tmp_path: Path, traceback: str):
     (tmp_path / "failing_env.py").write_text(OWN_ENV)

@@ -386,6 +386,7 @@ def test_closing_twice_is_no_error(resets: int):
     env.close()
 
 
+@pytest.mark.slow
 def test_closed_environments_free_their_memory():
     source = """if True:
         import gymnasium, json, psutil, world_models

@@ -146,6 +146,7 @@ def test_model_json_names_every_set(a: Path, b: Path, tmp_path: Path, weights: s
     assert (config["data"], config.get("data_weights")) == ([str(a), str(b)], [1.0, 3.0] if weights else None)
 
 
+@pytest.mark.slow
 def test_config_yaml_of_a_mixture_can_be_trained_again(a: Path, b: Path, tmp_path: Path):
     first = _train(tmp_path / "first", a, b, more="--data_weights [1,3]")
     command.main(["--config", str(first / "config.yaml"), "--out", str(tmp_path / "again")])
@@ -199,6 +200,7 @@ def _interrupted(out: Path, *data: Path, more: str) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_a_resumed_mixture_has_the_same_weights(a: Path, b: Path, tmp_path: Path):
     more = "--data_weights [1,3] --num_frames 90 --batch_size 8"
     whole = _train(tmp_path / "whole", a, b, more=more)

@@ -187,7 +187,13 @@ def test_a_wandb_that_cannot_be_imported_is_reported_in_one_line(
     assert line.endswith(f"W&B is not used any more; {tmp_path} has everything.")
 
 
-@pytest.mark.parametrize("pause_s", [0, 1], ids=["told more at once", "told more when its process is gone"])
+@pytest.mark.parametrize(
+    "pause_s",
+    [
+        pytest.param(0, id="told more at once"),
+        pytest.param(1, id="told more when its process is gone", marks=pytest.mark.slow),
+    ],
+)
 def test_a_failure_while_logging_is_reported_in_one_line(
     pause_s: int,
     tmp_path: Path,
@@ -225,7 +231,9 @@ HANGS = {
 }
 
 
-@pytest.mark.parametrize("where", HANGS)
+@pytest.mark.parametrize(
+    "where", [pytest.param(where, marks=() if where == "log" else pytest.mark.slow) for where in HANGS]
+)
 def test_a_wandb_that_hangs_delays_the_end_only_up_to_the_limit(
     tmp_path: Path, package: Callable[..., None], short_limits: None, where: str
 ):
@@ -304,6 +312,7 @@ Run.finish = lambda self, exit_code: time.sleep(1000)
     assert len(pids) == 2 and not any(map(is_running, pids))
 
 
+@pytest.mark.slow
 def test_sending_a_message_never_waits(tmp_path: Path, package: Callable[..., None], short_limits: None):
     package(instead=HANGS["init"])
     run = _begin(tmp_path)
@@ -314,6 +323,7 @@ def test_sending_a_message_never_waits(tmp_path: Path, package: Callable[..., No
     run.finish()
 
 
+@pytest.mark.slow
 def test_too_many_waiting_messages_end_the_use_of_wandb(
     tmp_path: Path,
     package: Callable[..., None],

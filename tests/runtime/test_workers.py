@@ -204,6 +204,7 @@ def test_items_are_started_in_their_order():
     assert [index for index, _ in run_processes(process_id, "abcdef", 1, ignore)] == list(range(6))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("tasks", "pids"), [(1, [1] * 4), (3, [3, 1]), (4, [4])])
 def test_a_worker_is_replaced_after_a_number_of_tasks(monkeypatch: pytest.MonkeyPatch, tasks: int, pids: list[int]):
     monkeypatch.setattr(workers, "TASKS_OF_A_WORKER", tasks)

@@ -151,6 +151,7 @@ def test_figures_are_drawn_at_each_validation(run: Path):
     assert {path.name for path in (run / "figures").iterdir()} == expected
 
 
+@pytest.mark.slow
 def test_figures_have_many_colours(run: Path):
     for path in (run / "figures").glob("reconstructions_*.png"):
         picture = np.asarray(Image.open(path))
@@ -204,6 +205,7 @@ def test_best_weights_are_those_of_the_lowest_validation_loss(run: Path):
     )
 
 
+@pytest.mark.slow
 def test_best_weights_are_not_saved_during_the_warm_up(data: Path, tmp_path: Path):
     run = _train(data, tmp_path / "run", "--beta_warmup_frames 85")
     assert resume.load_state(run)["best_loss_nats"] == _lines(run, "val/sse")[-1]["val/loss_nats"]
@@ -296,6 +298,7 @@ def test_no_wandb_step_is_asked_for_when_it_is_disabled(data: Path, tmp_path: Pa
     assert not (run / "wandb").exists()
 
 
+@pytest.mark.slow
 def test_tensorboard_is_written_if_asked_for(data: Path, tmp_path: Path):
     run = _train(data, tmp_path / "run", "--num_frames 16 --tensorboard true")
     assert list((run / "tensorboard").glob("events.out.tfevents.*"))
@@ -333,6 +336,7 @@ def test_training_starts_with_the_requested_initial_weights(
 # schedules
 
 
+@pytest.mark.slow
 def test_each_step_uses_the_scheduled_values(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     taken: list[tuple[float, float]] = []
     learn = Learner.learn

@@ -67,6 +67,7 @@ def test_learners_of_all_seeds_use_different_tracks_and_no_scored_ones():
     assert (len(measurement.SCORED_TRACKS), measurement.NUM_STEPS) == (100, 1000)
 
 
+@pytest.mark.slow
 def test_measuring_twice_gives_the_same_numbers_bit_for_bit(vae: VAE, pca: Baselines, quick: None):
     first, again = (measurement.measure(CAR_RACING, vae, pca, 0)[0] for _ in range(2))
     assert first == again

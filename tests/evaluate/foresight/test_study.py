@@ -146,6 +146,7 @@ def test_scores_of_a_memory_that_predicts_no_change_equal_those_computed_by_hand
         assert of.foreseen_by_seed == pytest.approx([foreseen] * 2, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_sampled_error_is_that_of_the_expected_image(episode: Episode):
     """A linear code decodes the expected z to the expected image, so both errors agree, except for chance."""
     rows = np.random.default_rng(0).integers(len(episode.frames), size=600)  # shuffled, so errors are large
