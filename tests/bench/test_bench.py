@@ -17,6 +17,8 @@ from gymnasium.envs.box2d import car_racing
 from world_models.bench import acting, command, digits, driving, measuring, result, sequences, stages
 from world_models.data.rollouts import Rollouts
 from world_models.data.sequences import LatentSequences
+from world_models.runtime import executors
+from world_models.runtime.errors import Stopped
 from world_models.vae.config import VAEConfig
 from world_models.vae.fast import forms
 from world_models.vae.model import VAE
@@ -339,6 +341,24 @@ def test_a_folder_is_refused_as_the_file_of_results(tmp_path: Path):
 def test_older_results_are_overwritten(tmp_path: Path, text: str):
     (tmp_path / "a.json").write_text(text)
     command.prepare(command.BenchConfig(json=str(tmp_path / "a.json")))
+
+
+def test_a_stopped_benchmark_keeps_the_results_of_finished_stages(
+    rollouts_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run = executors.run
+
+    def stop_at_load(work: Any, tasks: list[Any], *more: Any) -> Any:
+        if tasks[0][0] == "load":
+            raise Stopped("the disk is full")
+        return run(work, tasks, *more)
+
+    monkeypatch.setattr(executors, "run", stop_at_load)
+    path = tmp_path / "bench.json"
+    argv = f"--stages read,load --data {rollouts_dir} --repeats 1 --seconds 0.1 --json {path}"
+    with pytest.raises(Stopped):
+        command.main(argv.split())
+    assert {row["stage"] for row in json.loads(path.read_text())} == {"read"}
 
 
 def test_acting_is_compared_with_the_plain_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

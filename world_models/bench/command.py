@@ -115,8 +115,8 @@ def _holds_results(path: Path) -> bool:
 
 
 def bench(job: Job) -> list[Result]:
-    """Measure, print a table, and write the JSON. Returns the results."""
-    results = []
+    """Measure, print a table, and write the JSON after each stage. Returns the results."""
+    results: list[Result] = []
     with (
         tempfile.TemporaryDirectory(prefix="world_models_bench_") as folder,
         files.disk_errors_as_stopped(Path(folder)),
@@ -125,13 +125,11 @@ def bench(job: Job) -> list[Result]:
         if not {*stages_asked} <= {"collect", "act", "digits"} and not job.data:
             data = _own_data(Path(folder))
             job = dataclasses.replace(job, config=dataclasses.replace(job.config, data=str(data.path)), data=data)
-        if len(stages_asked) == 1:
-            results = _measure(stages_asked[0], job, Path(folder))
-        else:
-            for stage in stages_asked:
-                results += _apart(stage, job.config, folder)
-    if job.config.json:
-        files.write_json(Path(job.config.json), [result.as_json() for result in results])
+        for stage in stages_asked:
+            alone = len(stages_asked) == 1
+            results += _measure(stage, job, Path(folder)) if alone else _apart(stage, job.config, folder)
+            if job.config.json:
+                files.write_json(Path(job.config.json), [result.as_json() for result in results])
     return results
 
 
