@@ -36,7 +36,7 @@ def save_all(folder: Path, shown: Mapping[str, Picture | bytes]) -> None:
 def png(picture: Picture) -> bytes:
     """The bytes of a PNG file of the picture."""
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG")
+    Image.fromarray(picture).save(buffer, "PNG", compress_level=4)  # level 6 takes twice as long and saves 6 %
     return buffer.getvalue()
 
 

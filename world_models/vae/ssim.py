@@ -35,9 +35,10 @@ def ssim(
         return (values @ columns).transpose(2, 3) @ rows
 
     x, y = mean(images), mean(others)
-    variances = (mean(images.square()) - x.square()).clamp_min(0) + (mean(others.square()) - y.square()).clamp_min(0)
-    covariance = mean(images * others) - x * y
-    alike = (2 * x * y + C1) * (2 * covariance + C2) / ((x.square() + y.square() + C1) * (variances + C2))
+    products, squares = x * y, x.square() + y.square()
+    variances = (mean(images.square() + others.square()) - squares).clamp_min(0)  # the sum of both
+    covariance = mean(images * others) - products
+    alike = (2 * products + C1) * (2 * covariance + C2) / ((squares + C1) * (variances + C2))
     return alike.mean((1, 2, 3))
 
 
