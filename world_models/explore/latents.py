@@ -47,7 +47,7 @@ class Dimensions:
         kl_nats: mean KL of each; zeros for a plain autoencoder.
         order: their numbers, those with the highest KL first; for a plain autoencoder, those with the largest spread.
         used: whether each is in use.
-        mean, std: mean and standard deviation of mu.
+        mean, std: mean and standard deviation of z, sampled once for each frame; for the prior they are 0 and 1.
     """
 
     kl_nats: list[float]
@@ -59,8 +59,8 @@ class Dimensions:
 
 def dimensions(vae: VAE, posterior: Posterior) -> Dimensions:
     """Describe the dimensions of z."""
-    mu = posterior.mu.double()
-    kl, std = posterior.kl_nats_per_dim().double().mean(0), mu.std(0, correction=0)
+    mu, variance = posterior.mu.double(), posterior.logvar.double().exp()
+    kl, std = posterior.kl_nats_per_dim().double().mean(0), (mu.var(0, correction=0) + variance.mean(0)).sqrt()
     is_point = vae.config.posterior == "point"
     used = std.square() > ACTIVE_VARIANCE if is_point else kl > USED_KL_NATS
     order = (std if is_point else kl).argsort(descending=True, stable=True)

@@ -179,7 +179,7 @@ class Session:
         """Log HTML files, by their paths. They are shown as they are, without W&B's own style."""
         import wandb
 
-        self._run.log({name: wandb.Html(path, inject=False) for name, path in pages.items()})
+        self._run.log({name: wandb.Html(path, inject=False) for name, path in pages.items()}, step=None)
 
     def summary(self, values: Mapping[str, float | int]) -> None:
         """Log the results of the work."""

@@ -2,7 +2,8 @@
 //
 // Explorer.contents   what the page shows
 // Explorer.array      an array of the page, by its name
-// Explorer.frame      a frame of an episode
+// Explorer.frame      a frame of an episode, in a promise
+// Explorer.copyFrame  the same for a canvas, at once, so that an episode plays smoothly
 // window.explorer     decode and encode, also for tests and notebooks
 "use strict";
 (function (scope) {
@@ -12,6 +13,12 @@
   Explorer.contents = JSON.parse(textOf("explorer-contents"));
   const { blobs, models, episodes, image } = Explorer.contents;
   const frameSize = image.height * image.width * image.channels;
+
+  if (typeof DecompressionStream === "undefined" || typeof Worker === "undefined") {
+    const reason = "This browser is too old for the page. Chrome 80, Firefox 113, Safari 16.4 or newer ones can show it.";
+    scope.explorer = { ready: Promise.reject(new Error(reason)) };
+    return;
+  }
 
   // Bytes from base64 text that was compressed with gzip.
   async function unpacked(text) {
@@ -55,24 +62,47 @@
     return arrays.get(name);
   };
 
-  // Frame `i` of an episode: height x width x channel, 0 to 255. Do not change it.
-  Explorer.frame = async function (episode, i) {
-    const pixels = await Explorer.array(episodes[episode].frames);
-    return new Uint8ClampedArray(pixels.buffer, pixels.byteOffset + i * frameSize, frameSize);
+  const sheets = []; // the pixels of each episode's frames, once they are unpacked
+
+  // A promise that is kept when the frames of an episode can be copied.
+  Explorer.loadFrames = async function (episode) {
+    sheets[episode] = await Explorer.array(episodes[episode].frames);
   };
 
-  // Pixels of a frame as the browser draws them, with an opaque alpha.
+  // Frame `i` of an episode: height x width x channel, 0 to 255. The pixels are a copy.
+  Explorer.frame = async function (episode, i) {
+    await Explorer.loadFrames(episode);
+    return new Uint8ClampedArray(sheets[episode].subarray(i * frameSize, (i + 1) * frameSize));
+  };
+
+  // Copies frame `i` of an episode into an ImageData. False if the frames are not unpacked yet; they will be soon.
+  Explorer.copyFrame = function (episode, i, drawn) {
+    if (!sheets[episode]) {
+      Explorer.loadFrames(episode);
+      return false;
+    }
+    copy(sheets[episode], i * frameSize, drawn.data);
+    return true;
+  };
+
+  // The pixels of a frame as an ImageData.
   Explorer.toImageData = function (pixels) {
     const drawn = new ImageData(image.width, image.height);
-    const { channels } = image;
-    for (let from = 0, to = 0; from < pixels.length; from += channels, to += 4) {
-      drawn.data[to] = pixels[from];
-      drawn.data[to + 1] = pixels[from + (channels === 3 ? 1 : 0)];
-      drawn.data[to + 2] = pixels[from + (channels === 3 ? 2 : 0)];
-      drawn.data[to + 3] = 255;
-    }
+    copy(pixels, 0, drawn.data);
     return drawn;
   };
+
+  // Copies the frame that begins at `from` as red, green, blue and an opaque alpha.
+  function copy(pixels, from, rgba) {
+    const { channels } = image;
+    const [green, blue] = channels === 3 ? [1, 2] : [0, 0];
+    for (let to = 0; to < rgba.length; from += channels, to += 4) {
+      rgba[to] = pixels[from];
+      rgba[to + 1] = pixels[from + green];
+      rgba[to + 2] = pixels[from + blue];
+      rgba[to + 3] = 255;
+    }
+  }
 
   const source = new Blob([textOf("script-networks"), "\n", textOf("script-worker")], { type: "text/javascript" });
   const worker = new Worker(URL.createObjectURL(source));
@@ -108,6 +138,7 @@
 
   const ready = Promise.all(models.map((_, model) => load(model))).then(() => undefined);
 
+  // The values are copied before the first `await`, so the caller may change them at once.
   async function compute(task, values, length, { model = 0, label = null } = {}) {
     if (!models[model]) throw new RangeError(`there is no model ${model}; give 0 to ${models.length - 1}`);
     const { num_classes } = models[model];
