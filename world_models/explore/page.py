@@ -18,7 +18,11 @@ from world_models.explore.blobs import Blob
 from world_models.runtime.typed_json import Json
 
 HERE = Path(__file__).parent
-SCRIPTS = ("networks", "worker", "engine")
+SCRIPTS = (
+    *("networks", "worker", "engine"),
+    *("state", "draw", "stage", "sliders", "player", "plots", "episode", "scatter", "path", "map"),
+    *("brushes", "paint", "directions", "compare", "digits", "app"),
+)
 """The scripts in `js/`, in the order in which the page runs them."""
 
 
