@@ -133,9 +133,7 @@ def test_chosen_episodes_are_shown_and_training_episodes_are_warned_of(
     assert f"a model was trained on episode {seen[1]}, {seen[0]} of " in job.notes[0]
 
 
-def test_the_page_is_logged_to_wandb(
-    run_dir: Path, heldout_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_the_page_is_logged_to_wandb(run_dir: Path, heldout_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     logged: list[tuple[str, Outcome]] = []
     monkeypatch.setattr(tracking, "record", lambda run, config, wandb, kind, outcome: logged.append((kind, outcome)))
     explore.main(f"--vae {run_dir} --data {heldout_dir} --out {tmp_path / 'x.html'} --max_frames 5".split())

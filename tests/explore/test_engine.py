@@ -45,7 +45,9 @@ def _check_agreement(page: Any, vae: VAE, frames: np.ndarray, label: int = 0) ->
         assert np.abs(logvar - posterior.logvar.numpy()).max() <= MOST_MU
 
 
-def test_a_model_of_rollouts_gives_pytorchs_numbers(open_page: OpenPage, car_page: Path, run_dir: Path, heldout_dir: Path):
+def test_a_model_of_rollouts_gives_pytorchs_numbers(
+    open_page: OpenPage, car_page: Path, run_dir: Path, heldout_dir: Path
+):
     _check_agreement(open_page(car_page), load_vae(run_dir), Rollouts(heldout_dir)[1].frames[20::10])
 
 

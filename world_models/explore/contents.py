@@ -81,6 +81,7 @@ def contents(models: Sequence[Model], shown: Shown) -> tuple[dict[str, Json], di
         "commit": versions["git_commit"],
         "package_version": versions["world_models"],
         "data": shown.product.path,
+        "env": shown.env,
         "image": {"height": height, "width": width, "channels": channels},
         "digits": _digits(vae) if shown.is_of_digits else None,
         "models": [

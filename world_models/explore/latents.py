@@ -1,4 +1,4 @@
-"""Statistics of z for the page: KL, mean and spread of each dimension, principal components, directions of telemetry."""
+"""Statistics of z for the page: KL and spread of each dimension, principal components, directions of telemetry."""
 
 import dataclasses
 from collections.abc import Sequence

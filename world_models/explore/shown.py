@@ -106,6 +106,7 @@ class Shown(abc.ABC):
         product: the data set, for W&B.
         num_frames: number of frames that are shown.
         notes: what is wrong with the choice of the frames.
+        env: the environment; None for digits.
         telemetry: the columns of telemetry.
         action_names: the columns of the actions.
         is_of_digits: whether the frames are digits, with their classes as labels.
@@ -114,6 +115,7 @@ class Shown(abc.ABC):
     product: Product
     num_frames: int
     notes: Sequence[str] = ()
+    env: str | None = None
     telemetry: Sequence[Column] = ()
     action_names: Sequence[str] = ()
     is_of_digits = False
@@ -152,11 +154,12 @@ class ShownEpisodes(Shown):
         seen = [str(episode) for episode in self._episodes if episode not in unseen]
         if seen:
             self.notes = [
-                f"a model was trained on episode {', '.join(seen)} of {data.path}, so its reconstructions are too good; "
-                "collect with another --seed"
+                f"a model was trained on episode {', '.join(seen)} of {data.path}, so its reconstructions are too "
+                "good; collect with another --seed"
             ]
         self.product = Product("dataset", str(data.path), data.digest())
         self.num_frames = sum(min(int(data.lengths[episode]), config.max_frames) for episode in self._episodes)
+        self.env = data.env
         self.telemetry = [column(name) for name in data.telemetry_names]
         numbered = [f"action {number}" for number in range(data.num_actions)]
         known = ACTION_NAMES.get(data.env, ())
@@ -185,9 +188,7 @@ class ShownEpisodes(Shown):
     def sample(self, count: int) -> Sample:
         """Read frames of the episodes that no model was trained on."""
         source = FrameSet(self._data, self._sampled)
-        return Sample(
-            LabelledFrames.of_one_class(source.read_spread(count)), source.read_spread(count, "telemetry")
-        )
+        return Sample(LabelledFrames.of_one_class(source.read_spread(count)), source.read_spread(count, "telemetry"))
 
 
 class ShownDigits(Shown):
