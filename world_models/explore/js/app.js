@@ -6,6 +6,12 @@
   const model = contents.models[0];
 
   const THEMES = ["auto", "light", "dark"];
+  const OWN_KEYS = {
+    // which elements do something else with a key
+    " ": "button:not([role=tab]), select, summary, a, [data-keys]",
+    Enter: "button, select, summary, a, [data-keys]",
+    arrows: "input, select, [data-keys]",
+  };
   const tabListeners = [];
   let shown = "sliders";
 
@@ -82,7 +88,8 @@
       PageDown: () => player.seek(player.index + 50),
       Home: () => player.seek(0),
       End: () => player.seek(player.count() - 1),
-      Enter: player.take,
+      Enter: () => player.take(),
+      f: () => byId("follow").click(),
     };
     const always = {
       z: Explorer.undo,
@@ -97,12 +104,10 @@
       const isCommand = event.ctrlKey || event.metaKey;
       if (event.defaultPrevented || event.altKey || byId("help").open || (isCommand && key !== "z" && key !== "y")) return;
       const isFilm = shown === "episode" || shown === "compare";
-      const takesArrows = target.matches("input, select, textarea, [data-keys]");
-      const takesAll = takesArrows || target.matches("button, summary, a");
       const number = Number(key);
       let action = null;
-      if (isFilm && film[key] && !(key === " " || key === "Enter" ? takesAll : takesArrows)) action = film[key];
-      else if (always[key] && !target.matches("select, textarea")) action = always[key];
+      if (isFilm && film[key] && !target.matches(OWN_KEYS[key] || OWN_KEYS.arrows)) action = film[key];
+      else if (always[key] && !target.matches("select")) action = always[key];
       else if (number >= 1 && number <= usable.length && !target.matches("select")) {
         action = () => Explorer.showTab(usable[number - 1].dataset.panel, true);
       }
@@ -131,6 +136,7 @@
 
   async function start() {
     document.body.classList.toggle("is-digits", contents.digits !== null);
+    if (contents.digits) byId("tab-episode").textContent = "Images";
     startTheme();
     showFacts();
     Explorer.startStage();

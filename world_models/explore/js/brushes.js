@@ -38,15 +38,25 @@
 
   Explorer.isCarRacing = /CarRacing/.test(env || "");
 
-  // Paints the car over: each row of its place goes from the colour on the left to the colour on the right.
+  const isCar = ([r, g, b]) => (r > 80 && r > 1.4 * Math.max(g, b)) || Math.max(r, g, b) < 80; // red, or a wheel
+
+  // Paints the car over: in each row of its place, from the colour on its left to the colour on its right. The pixels
+  // next to the car are mixed with its colours, so they are painted over, too.
   Explorer.takeCarOff = function (pixels) {
     const [left, right] = [CAR.left, CAR.right].map((share) => Math.round(share * width));
+    const at = (row, column) => (row * width + column) * channels;
     for (let row = Math.round(CAR.top * height); row < CAR.bottom * height; row += 1) {
+      const found = [];
       for (let column = left; column < right; column += 1) {
-        const share = (column - left + 1) / (right - left + 1);
-        for (let c = 0; c < channels; c += 1) {
-          const [from, to] = [left - 1, right].map((at) => pixels[(row * width + at) * channels + c]);
-          pixels[(row * width + column) * channels + c] = (1 - share) * from + share * to;
+        if (isCar(pixels.subarray(at(row, column), at(row, column) + 3))) found.push(column);
+      }
+      if (!found.length) continue;
+      const [before, after] = [found[0] - 2, found[found.length - 1] + 2];
+      for (let column = before + 1; column < after; column += 1) {
+        const share = (column - before) / (after - before);
+        for (let c = 0; c < 3; c += 1) {
+          pixels[at(row, column) + c] =
+            (1 - share) * pixels[at(row, before) + c] + share * pixels[at(row, after) + c];
         }
       }
     }

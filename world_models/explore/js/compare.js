@@ -38,8 +38,7 @@
       "section",
       { class: "model", "aria-label": name },
       element("h3", {}, name),
-      labelled("Reconstruction", decoded),
-      labelled("Difference", difference),
+      element("div", { class: "pair" }, labelled("Reconstruction", decoded), labelled("Difference, 3\u00d7", difference)),
       Explorer.muStrip(model),
       element("p", { class: "error" }, "Squared error of this frame: ", element("b", {}, error)),
       scoresOf(models[model]),
@@ -67,9 +66,9 @@
     });
 
     byId("compare-transport").append(Explorer.transport());
-    const first = element("section", { class: "model" }, element("h3", {}, "Frame"), labelled("Original", original));
+    const first = element("section", { class: "model" }, element("h3", {}, "Frame"), labelled("What the models see", original));
     byId("columns").append(first, ...columns.map(({ column }) => column));
-    byId("columns").style.setProperty("--columns", models.length + 1);
+    byId("columns").style.setProperty("--models", models.length);
 
     function show(index) {
       if (!Explorer.isShown("compare")) return;
@@ -78,6 +77,6 @@
     }
 
     player.onFrame(show);
-    Explorer.onTab(() => player.frames && show(player.index));
+    Explorer.onTab((name) => name === "compare" && player.frames && show(player.index));
   };
 })(window);

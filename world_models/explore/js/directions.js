@@ -7,7 +7,7 @@
 
   const REACH = 3; // standard deviations of the column, on each side of its mean
   const STEPS = [-2, -1, 0, 1, 2];
-  const STRONG = 0.5; // directions with a lower r2 are folded away
+  const OPEN = 6; // directions that are not folded away, those with the highest r2
 
   const rows = [];
 
@@ -78,12 +78,10 @@
   Explorer.startDirections = function () {
     if (!directions.length) return;
     directions.forEach((direction, number) => {
-      byId(direction.r2 >= STRONG ? "directions-strong" : "directions-weak").append(makeRow(direction, number));
+      byId(number < OPEN ? "directions-strong" : "directions-weak").append(makeRow(direction, number));
     });
-    const weak = byId("directions-weak-box");
-    weak.hidden = !byId("directions-weak").children.length;
-    weak.open = !byId("directions-strong").children.length;
-    weak.addEventListener("toggle", renderStrips);
+    byId("directions-weak-box").hidden = directions.length <= OPEN;
+    byId("directions-weak-box").addEventListener("toggle", renderStrips);
     Explorer.onChange(showValues);
     Explorer.onSettled(renderStrips);
     Explorer.onTab(renderStrips);

@@ -20,15 +20,24 @@
       if (!Explorer.isShown("episode")) return;
       frame.show(player.frames, index * frameSize);
       Explorer.reconstruction("episode", 0, index, showDecoded);
+      if (follows()) player.take("follow");
     }
 
-    byId("episode-transport").append(Explorer.transport());
+    // The sliders can follow the episode: they show the mu of each frame.
+    const follows = () => byId("follow").getAttribute("aria-pressed") === "true";
+    byId("follow").addEventListener("click", () => {
+      byId("follow").setAttribute("aria-pressed", String(!follows()));
+      Explorer.endGesture();
+      if (follows()) player.take("follow");
+    });
+
+    byId("episode-transport").prepend(Explorer.transport());
     byId("episode-strip").append(Explorer.muStrip(0));
     Explorer.plots(byId("plots"));
     for (const id of ["episode-frame", "episode-decoded", "episode-difference"]) {
-      byId(id).closest("button").addEventListener("click", player.take);
+      byId(id).closest("button").addEventListener("click", () => player.take());
     }
     player.onFrame(show);
-    Explorer.onTab(() => player.frames && show(player.index));
+    Explorer.onTab((name) => name === "episode" && player.frames && show(player.index));
   };
 })(window);

@@ -90,12 +90,16 @@
     painted.set(original);
     strokes = [];
     makeBrushes();
+    pictures.painted.show(painted);
+    showUndo();
+    encodeBoth();
+  }
+
+  function encodeBoth() {
     Explorer.request("paint-first", Explorer.URGENCY.moving, () => encoded(original), (found) => {
       first = found;
       look();
     });
-    pictures.painted.show(painted);
-    showUndo();
   }
 
   function makeBrushes() {
@@ -195,7 +199,7 @@
     byId("paint-clear").addEventListener("click", () => change(() => painted.fill(0)));
     byId("car-off").addEventListener("click", () => change(() => Explorer.takeCarOff(painted)));
     byId("paint-index").addEventListener("input", () => take(Number(byId("paint-index").value)));
-    byId("paint-label").addEventListener("change", () => begin(painted));
+    byId("paint-label").addEventListener("change", encodeBoth);
     byId("paint-take").addEventListener("click", () => {
       if (seen) Explorer.change(seen.mu, "The painted frame", model.num_classes ? { label: label() } : {});
     });

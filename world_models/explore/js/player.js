@@ -86,11 +86,11 @@
   }
 
   // Puts mu of the shown frame on the sliders.
-  player.take = function () {
-    const { z_dim } = models[0];
-    const z = player.mu[0].slice(player.index * z_dim, (player.index + 1) * z_dim);
-    const origin = player.nameOf(player.episode, player.index);
-    Explorer.change(z, origin, models[0].num_classes ? { label: player.label(player.index) } : {});
+  player.take = function (gesture = null) {
+    const { z_dim, num_classes } = models[0];
+    const z = player.mu[0].subarray(player.index * z_dim, (player.index + 1) * z_dim);
+    const label = num_classes ? player.label(player.index) : null;
+    Explorer.change(z, player.nameOf(player.episode, player.index), { gesture, label });
   };
 
   // Reconstructions are kept, so that a second look at a frame shows them at once.

@@ -108,13 +108,16 @@
   // A small plot of one column with a cursor; a click goes to that frame.
   function makePlot({ name, values }) {
     const { player } = Explorer;
+    const [, words, unit] = name.match(/^(.*?)(?: \[(.*)\])?$/);
     const canvas = element("canvas", { "aria-hidden": "true" });
     const cursor = element("i", {});
     const value = document.createTextNode("");
-    const caption = element("figcaption", {}, element("span", { title: name }, name), element("output", {}, value));
+    const output = element("output", {}, value, element("small", {}, unit ? ` ${unit}` : ""));
+    const caption = element("figcaption", {}, element("span", { title: name }, words), output);
     const box = element("div", { class: "line" }, canvas, cursor);
     const figure = element("figure", { class: "plot" }, caption, box);
     const { low, high } = Explorer.range(values);
+    const decimals = Math.max(0, Math.min(6, 2 - Math.floor(Math.log10(high - low))));
     let width = 0;
 
     function draw() {
@@ -135,7 +138,7 @@
 
     function move(index) {
       cursor.style.transform = `translateX(${(index / (values.length - 1)) * width}px)`;
-      if (!player.isPlaying || index % TEXT_EVERY === 0) value.data = Explorer.short(values[index]);
+      if (!player.isPlaying || index % TEXT_EVERY === 0) value.data = Explorer.number(values[index], decimals);
     }
 
     box.addEventListener("click", (event) => {

@@ -72,7 +72,9 @@
     context.fillStyle = Explorer.colours.line;
     context.beginPath();
     context.moveTo(0, height);
-    counts.forEach((value, bin) => context.lineTo(((bin + 0.5) / BINS) * width, height * (1 - 0.92 * (value / highest))));
+    counts.forEach((value, bin) => {
+      context.lineTo(((bin + 0.5) / BINS) * width, height * (1 - Math.sqrt(value / highest))); // so that rare values show
+    });
     context.lineTo(width, height);
     context.fill();
   }

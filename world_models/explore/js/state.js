@@ -146,7 +146,7 @@
     const parts = await Promise.all(episodes.map(({ mu }) => Explorer.array(mu[0])));
     const count = episodes.reduce((sum, { num_frames }) => sum + num_frames, 0);
     const mu = new Float32Array(count * model.z_dim);
-    const episode = new Uint8Array(count);
+    const episode = new Uint16Array(count);
     const frame = new Uint16Array(count);
     let row = 0;
     parts.forEach((part, number) => {
