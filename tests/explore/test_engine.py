@@ -76,21 +76,6 @@ def test_frames_are_exact(open_page: OpenPage, car_page: Path, heldout_dir: Path
         assert np.array_equal(np.reshape(found, (64, 64, 3)), Rollouts(heldout_dir)[episode].frames[row])
 
 
-def test_a_frame_is_copied_to_a_picture(open_page: OpenPage, car_page: Path, heldout_dir: Path):
-    page = open_page(car_page)
-    copied = """async () => {
-        const picture = new ImageData(64, 64);
-        await Explorer.loadFrames(0);
-        const frame = Explorer.toImageData(await Explorer.frame(0, 5));
-        return [Explorer.copyFrame(0, 5, picture), Array.from(picture.data), Array.from(frame.data)];
-    }"""
-    is_copied, drawn, other = page.evaluate(copied)
-    assert is_copied and drawn == other
-    rgba = np.reshape(drawn, (64, 64, 4))
-    assert np.array_equal(rgba[..., :3], Rollouts(heldout_dir)[0].frames[5])
-    assert (rgba[..., 3] == 255).all()
-
-
 def test_the_arrays_of_a_page_are_exact(open_page: OpenPage, car_page: Path, heldout_dir: Path):
     page = open_page(car_page)
     found = page.evaluate("Explorer.array('telemetry-1').then((numbers) => Array.from(numbers))")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from world_models.explore import latents
-from world_models.explore.shown import Column, Sample
+from world_models.explore.shown import Sample
 from world_models.runtime.errors import Stopped
 from world_models.vae.config import VAEConfig
 from world_models.vae.labelled_frames import LabelledFrames
@@ -68,15 +68,19 @@ def test_equal_z_have_a_plane():
     assert latents.plane(np.ones((5, 3), np.float32)).explained == [0.0, 0.0]
 
 
-def _sample(telemetry: np.ndarray) -> Sample:
+def _sample(*columns: np.ndarray, num_episodes: int = 4) -> Sample:
+    telemetry = np.stack(columns, 1).astype(np.float32)
     frames = np.zeros((len(telemetry), 64, 64, 3), np.uint8)
-    return Sample(LabelledFrames.of_one_class(frames), telemetry.astype(np.float32))
+    return Sample(
+        LabelledFrames.of_one_class(frames), telemetry, np.arange(len(telemetry)) * num_episodes // len(telemetry)
+    )
 
 
-def test_a_direction_raises_the_prediction_by_one_unit():
+@pytest.mark.parametrize("num_episodes", [1, 2, 7])
+def test_a_direction_raises_the_prediction_by_one_unit(num_episodes: int):
     z = _normal(400, 4) @ _normal(4, 4)
     speed = 3 * z[:, 0] - z[:, 2] + 20
-    (found,) = latents.directions(z, _sample(speed[:, None]), [Column("speed", "m/s")])
+    (found,) = latents.directions(z, _sample(speed, num_episodes=num_episodes), ["speed_m_per_s"])
     assert (found.name, found.unit) == ("speed", "m/s")
     assert found.r2 > 0.99
     assert found.mean == pytest.approx(float(speed.mean()), rel=1e-4)
@@ -87,16 +91,33 @@ def test_a_direction_raises_the_prediction_by_one_unit():
 def test_a_direction_follows_the_correlations_of_z():
     first = _normal(500)
     z = np.stack([first, first + 0.1 * np.random.default_rng(1).standard_normal(500)], 1).astype(np.float32)
-    (found,) = latents.directions(z, _sample(z[:, :1]), [Column("first", "")])
+    (found,) = latents.directions(z, _sample(z[:, 0]), ["first"])
     assert found.vector == pytest.approx([1, 1], abs=0.1)  # both change together in the data
+
+
+def test_what_holds_only_in_one_episode_is_not_predicted():
+    episode = np.arange(400) // 100
+    z = (episode[:, None] * 100 + _normal(400, 1)).astype(np.float32)
+    place = np.float32([3, -7, 9, 1])[episode]  # each track is somewhere
+    assert latents.directions(z, _sample(place), ["place_m"]) == []
 
 
 def test_columns_that_cannot_be_predicted_have_no_direction():
     z, noise = _normal(400, 2), np.random.default_rng(1).standard_normal(400)
-    telemetry = np.stack([noise, np.ones(400), np.where(noise > 2, np.inf, z[:, 0]), z[:, 1]], 1)
-    columns = [Column(name, "") for name in ("noise", "constant", "infinite", "known")]
-    assert [each.name for each in latents.directions(z, _sample(telemetry), columns)] == ["known"]
+    sample = _sample(noise, np.ones(400), np.where(noise > 2, np.inf, z[:, 0]), z[:, 1])
+    found = latents.directions(z, sample, ["noise", "constant", "infinite", "known"])
+    assert [each.name for each in found] == ["known"]
+
+
+def test_on_a_road_a_direction_is_that_of_the_frames_along_the_road():
+    z, share = _normal(400, 2), np.repeat([0.0, 1.0], 200)
+    distance = np.where(share == 1, z[:, 0], 50 * np.random.default_rng(1).standard_normal(400))
+    calm = np.zeros(400)
+    names = ["zoom_px_per_m", "wheels_on_road_share", "curvature_ahead_25m_per_m", "relative_heading_rad", "distance_m"]
+    sample = _sample(calm + 16, share, calm, calm, distance)
+    (found,) = latents.directions(z, sample._replace(episodes=np.arange(400) % 4), names)
+    assert (found.name, found.std) == ("distance", pytest.approx(1, abs=0.2))
 
 
 def test_a_few_frames_give_no_directions():
-    assert latents.directions(_normal(5, 2), _sample(_normal(5, 1)), [Column("speed", "")]) == []
+    assert latents.directions(_normal(5, 2), _sample(_normal(5)), ["speed"]) == []

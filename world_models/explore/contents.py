@@ -9,7 +9,7 @@ import numpy as np
 
 from world_models.explore import latents, weights
 from world_models.explore.blobs import Blob, packed
-from world_models.explore.shown import FRAMES_PER_S, Clip, Shown
+from world_models.explore.shown import FRAMES_PER_S, Clip, Shown, column
 from world_models.runs import layout
 from world_models.runs.scores import read_scores
 from world_models.runtime import files
@@ -93,7 +93,8 @@ def contents(models: Sequence[Model], shown: Shown) -> tuple[dict[str, Json], di
         ],
         "map": dataclasses.asdict(latents.plane(np.concatenate([of_clip[0] for of_clip in mus]))),
         "directions": [
-            dataclasses.asdict(each) for each in latents.directions(posteriors[0].mu.numpy(), sample, shown.telemetry)
+            dataclasses.asdict(each)
+            for each in latents.directions(posteriors[0].mu.numpy(), sample, shown.telemetry_names)
         ],
     }
     return found, page.blobs
@@ -146,5 +147,5 @@ def _episode(page: Page, index: int, clip: Clip, mus: Sequence[np.ndarray], show
         "actions": page.add(f"actions-{index}", clip.actions),
         "action_names": [*shown.action_names],
         "telemetry": page.add(f"telemetry-{index}", clip.telemetry),
-        "telemetry_names": [str(column) for column in shown.telemetry],
+        "telemetry_names": [str(column(name)) for name in shown.telemetry_names],
     }

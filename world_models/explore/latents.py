@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64
+from jaxtyping import Float32, Float64, Int64
 
-from world_models.explore.shown import Column, Sample
+from world_models.envs import car_frames
+from world_models.explore.shown import Sample, column
 from world_models.runtime import threads
 from world_models.runtime.errors import Stopped
 from world_models.vae.labelled_frames import LabelledFrames
@@ -19,7 +20,11 @@ from world_models.vae.posterior import Posterior
 RIDGE = 1e-3
 """Strength of ridge regression, per frame, on z in standard deviations."""
 
+FOLDS = 5
+"""Number of parts of the cross-validation."""
+
 MIN_R2 = 0.1
+MIN_FRAMES = 20
 LARGEST_TELEMETRY = 1e15
 MIN_SPREAD = 1e-6
 
@@ -109,7 +114,7 @@ class Direction:
         weights: the regression's weights.
         intercept: its prediction at z = 0.
         mean, std: mean and standard deviation of the column.
-        r2: share of the column's variance that the regression predicts, on frames that it was not fitted on.
+        r2: share of the column's variance that such a regression predicts on episodes that it was not fitted on.
     """
 
     name: str
@@ -122,42 +127,65 @@ class Direction:
     r2: float
 
 
-def directions(mu: Mu, sample: Sample, columns: Sequence[Column]) -> list[Direction]:
+def directions(mu: Mu, sample: Sample, names: Sequence[str]) -> list[Direction]:
     """The directions of the columns that can be predicted, the best first.
+
+    A regression is fitted on all frames, and for CarRacing another one on the frames along the road. The better one is
+    taken.
 
     Args:
         mu: z of the sampled frames.
         sample: the frames, with their telemetry.
-        columns: the columns of telemetry.
+        names: names of the columns of telemetry, as the data name them.
     """
-    found = []
-    if len(mu) >= 10:
-        z = mu.astype(np.float64)
-        for head, values in zip(columns, sample.telemetry.astype(np.float64).T, strict=True):
-            if (np.abs(values) < LARGEST_TELEMETRY).all() and values.std() > MIN_SPREAD:
-                found.append(_direction(z, values, head))
+    columns = dict(zip(names, sample.telemetry.astype(np.float64).T, strict=True))
+    everywhere, on_road = np.ones(len(mu), bool), car_frames.along_the_road(columns)
+    choices = [everywhere] if on_road is None else [everywhere, on_road]
+    z = mu.astype(np.float64)
+    found = [
+        max(fits, key=lambda each: each.r2)
+        for name, values in columns.items()
+        if (fits := [fit for rows in choices if (fit := _fit(z[rows], values[rows], sample.episodes[rows], name))])
+    ]
     return sorted((each for each in found if each.r2 >= MIN_R2), key=lambda each: -each.r2)
 
 
-def _direction(z: Float64[np.ndarray, "frames z"], values: Float64[np.ndarray, " frames"], head: Column) -> Direction:
-    first = len(z) - len(z) // 5  # the last fifth is from other episodes, if there are several
-    weights, intercept = _ridge(z[:first], values[:first])
-    rest = values[first:]
-    missed = np.square(rest - z[first:] @ weights - intercept).sum()
-    r2 = 1 - missed / max(float(np.square(rest - rest.mean()).sum()), MIN_SPREAD)
+def _fit(
+    z: Float64[np.ndarray, "frames z"],
+    values: Float64[np.ndarray, " frames"],
+    episodes: Int64[np.ndarray, " frames"],
+    name: str,
+) -> Direction | None:
+    """The direction of a column; None if there are few frames, or the column is constant or not finite."""
+    if len(z) < MIN_FRAMES or not (np.abs(values) < LARGEST_TELEMETRY).all() or values.std() < MIN_SPREAD:
+        return None
     weights, intercept = _ridge(z, values)
     across = np.cov(z.T, ddof=0).reshape(z.shape[1], z.shape[1]) @ weights
-    vector = across / max(float(weights @ across), 1e-300)
+    head = column(name)
     return Direction(
         name=head.name,
         unit=head.unit,
-        vector=vector.tolist(),
+        vector=(across / max(float(weights @ across), 1e-300)).tolist(),
         weights=weights.tolist(),
         intercept=intercept,
         mean=float(values.mean()),
         std=float(values.std()),
-        r2=float(r2),
+        r2=_cross_validated_r2(z, values, episodes),
     )
+
+
+def _cross_validated_r2(
+    z: Float64[np.ndarray, "frames z"], values: Float64[np.ndarray, " frames"], episodes: Int64[np.ndarray, " frames"]
+) -> float:
+    """R2 on frames of episodes that the regression was not fitted on. A single episode is cut into five parts."""
+    found, numbers = np.unique(episodes, return_inverse=True)
+    parts = numbers % FOLDS if len(found) > 1 else np.arange(len(z)) * FOLDS // len(z)
+    missed = 0.0
+    for part in np.unique(parts):
+        held_out = parts == part
+        weights, intercept = _ridge(z[~held_out], values[~held_out])
+        missed += float(np.square(values[held_out] - z[held_out] @ weights - intercept).sum())
+    return 1 - missed / float(np.square(values - values.mean()).sum())
 
 
 def _ridge(

@@ -43,13 +43,17 @@ def render(contents: Mapping[str, Json], blobs: Mapping[str, Blob]) -> str:
     style = _source("explorer.css")
     scripts = [Script(name, _source(f"js/{name}.js")) for name in SCRIPTS]
     heads: Json = {name: dict(blob.head) for name, blob in blobs.items()}
-    return _environment().get_template("explorer.html").render(
-        title=contents["title"],
-        contents=contents,
-        csp=_policy(style, scripts),
-        style=style,
-        scripts=scripts,
-        data=_data({**contents, "blobs": heads}, blobs),
+    return (
+        _environment()
+        .get_template("explorer.html")
+        .render(
+            title=contents["title"],
+            contents=contents,
+            csp=_policy(style, scripts),
+            style=style,
+            scripts=scripts,
+            data=_data({**contents, "blobs": heads}, blobs),
+        )
     )
 
 

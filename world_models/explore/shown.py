@@ -93,10 +93,17 @@ class Clip:
 
 
 class Sample(NamedTuple):
-    """Frames that are evenly spread over the data, for the statistics of z, and their telemetry."""
+    """Frames that are evenly spread over the data, for the statistics of z.
+
+    Attributes:
+        frames: the frames.
+        telemetry: the simulator's state at each frame.
+        episodes: number of the episode of each frame.
+    """
 
     frames: LabelledFrames
     telemetry: Float32[np.ndarray, "frames S"]
+    episodes: Int64[np.ndarray, " frames"]
 
 
 class Shown(abc.ABC):
@@ -107,7 +114,7 @@ class Shown(abc.ABC):
         num_frames: number of frames that are shown.
         notes: what is wrong with the choice of the frames.
         env: the environment; None for digits.
-        telemetry: the columns of telemetry.
+        telemetry_names: the columns of telemetry, as the data name them.
         action_names: the columns of the actions.
         is_of_digits: whether the frames are digits, with their classes as labels.
     """
@@ -116,7 +123,7 @@ class Shown(abc.ABC):
     num_frames: int
     notes: Sequence[str] = ()
     env: str | None = None
-    telemetry: Sequence[Column] = ()
+    telemetry_names: Sequence[str] = ()
     action_names: Sequence[str] = ()
     is_of_digits = False
 
@@ -160,7 +167,7 @@ class ShownEpisodes(Shown):
         self.product = Product("dataset", str(data.path), data.digest())
         self.num_frames = sum(min(int(data.lengths[episode]), config.max_frames) for episode in self._episodes)
         self.env = data.env
-        self.telemetry = [column(name) for name in data.telemetry_names]
+        self.telemetry_names = data.telemetry_names
         numbered = [f"action {number}" for number in range(data.num_actions)]
         known = ACTION_NAMES.get(data.env, ())
         self.action_names = known if len(known) == data.num_actions else numbered
@@ -188,7 +195,12 @@ class ShownEpisodes(Shown):
     def sample(self, count: int) -> Sample:
         """Read frames of the episodes that no model was trained on."""
         source = FrameSet(self._data, self._sampled)
-        return Sample(LabelledFrames.of_one_class(source.read_spread(count)), source.read_spread(count, "telemetry"))
+        episodes = np.repeat(np.arange(len(self._sampled)), self._data.lengths[self._sampled])
+        return Sample(
+            LabelledFrames.of_one_class(source.read_spread(count)),
+            source.read_spread(count, "telemetry"),
+            episodes[source.spread_positions(count)],
+        )
 
 
 class ShownDigits(Shown):
@@ -214,7 +226,9 @@ class ShownDigits(Shown):
 
     def sample(self, count: int) -> Sample:
         """Test images."""
-        return Sample(LabelledFrames(*self._read(count)), np.zeros((min(count, len(self._source)), 0), np.float32))
+        frames, labels = self._read(count)
+        nothing = np.zeros((len(frames), 0), np.float32)
+        return Sample(LabelledFrames(frames, labels), nothing, np.zeros(len(frames), np.int64))
 
     def _read(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         return self._source.read_spread(count), self._source.labels[self._source.spread_positions(count)]

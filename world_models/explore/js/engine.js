@@ -2,8 +2,7 @@
 //
 // Explorer.contents   what the page shows
 // Explorer.array      an array of the page, by its name
-// Explorer.frame      a frame of an episode, in a promise
-// Explorer.copyFrame  the same for a canvas, at once, so that an episode plays smoothly
+// Explorer.frame      a frame of an episode
 // window.explorer     decode and encode, also for tests and notebooks
 "use strict";
 (function (scope) {
@@ -62,47 +61,11 @@
     return arrays.get(name);
   };
 
-  const sheets = []; // the pixels of each episode's frames, once they are unpacked
-
-  // A promise that is kept when the frames of an episode can be copied.
-  Explorer.loadFrames = async function (episode) {
-    sheets[episode] = await Explorer.array(episodes[episode].frames);
-  };
-
   // Frame `i` of an episode: height x width x channel, 0 to 255. The pixels are a copy.
   Explorer.frame = async function (episode, i) {
-    await Explorer.loadFrames(episode);
-    return new Uint8ClampedArray(sheets[episode].subarray(i * frameSize, (i + 1) * frameSize));
+    const pixels = await Explorer.array(episodes[episode].frames);
+    return new Uint8ClampedArray(pixels.subarray(i * frameSize, (i + 1) * frameSize));
   };
-
-  // Copies frame `i` of an episode into an ImageData. False if the frames are not unpacked yet; they will be soon.
-  Explorer.copyFrame = function (episode, i, drawn) {
-    if (!sheets[episode]) {
-      Explorer.loadFrames(episode);
-      return false;
-    }
-    copy(sheets[episode], i * frameSize, drawn.data);
-    return true;
-  };
-
-  // The pixels of a frame as an ImageData.
-  Explorer.toImageData = function (pixels) {
-    const drawn = new ImageData(image.width, image.height);
-    copy(pixels, 0, drawn.data);
-    return drawn;
-  };
-
-  // Copies the frame that begins at `from` as red, green, blue and an opaque alpha.
-  function copy(pixels, from, rgba) {
-    const { channels } = image;
-    const [green, blue] = channels === 3 ? [1, 2] : [0, 0];
-    for (let to = 0; to < rgba.length; from += channels, to += 4) {
-      rgba[to] = pixels[from];
-      rgba[to + 1] = pixels[from + green];
-      rgba[to + 2] = pixels[from + blue];
-      rgba[to + 3] = 255;
-    }
-  }
 
   const source = new Blob([textOf("script-networks"), "\n", textOf("script-worker")], { type: "text/javascript" });
   const worker = new Worker(URL.createObjectURL(source));
