@@ -137,6 +137,7 @@
   async function start() {
     document.body.classList.toggle("is-digits", contents.digits !== null);
     if (contents.digits) byId("tab-episode").textContent = "Images";
+    for (const caption of document.querySelectorAll(".difference")) caption.textContent = Explorer.differenceName;
     startTheme();
     showFacts();
     Explorer.startStage();

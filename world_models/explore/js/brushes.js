@@ -38,10 +38,10 @@
 
   Explorer.isCarRacing = /CarRacing/.test(env || "");
 
-  const isCar = ([r, g, b]) => (r > 80 && r > 1.4 * Math.max(g, b)) || Math.max(r, g, b) < 80; // red, or a wheel
+  const isCar = ([r, g, b]) => r > 1.15 * Math.max(g, b) || Math.max(r, g, b) < 80; // red, or a wheel
 
-  // Paints the car over: in each row of its place, from the colour on its left to the colour on its right. The pixels
-  // next to the car are mixed with its colours, so they are painted over, too.
+  // Paints the car over, each row of its place with the colour of the road next to it, or else with what lies there. The
+  // pixels at the car's sides are mixed with its colours, so they are painted over, too.
   Explorer.takeCarOff = function (pixels) {
     const [left, right] = [CAR.left, CAR.right].map((share) => Math.round(share * width));
     const at = (row, column) => (row * width + column) * channels;
@@ -51,14 +51,10 @@
         if (isCar(pixels.subarray(at(row, column), at(row, column) + 3))) found.push(column);
       }
       if (!found.length) continue;
-      const [before, after] = [found[0] - 2, found[found.length - 1] + 2];
-      for (let column = before + 1; column < after; column += 1) {
-        const share = (column - before) / (after - before);
-        for (let c = 0; c < 3; c += 1) {
-          pixels[at(row, column) + c] =
-            (1 - share) * pixels[at(row, before) + c] + share * pixels[at(row, after) + c];
-        }
-      }
+      const [first, last] = [found[0] - 1, found[found.length - 1] + 1];
+      const sides = [first - 1, last + 1].map((column) => pixels.slice(at(row, column), at(row, column) + 3));
+      const colour = sides.find(isGrey) || sides[0];
+      for (let column = first; column <= last; column += 1) pixels.set(colour, at(row, column));
     }
   };
 

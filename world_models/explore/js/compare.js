@@ -38,7 +38,7 @@
       "section",
       { class: "model", "aria-label": name },
       element("h3", {}, name),
-      element("div", { class: "pair" }, labelled("Reconstruction", decoded), labelled("Difference, 3\u00d7", difference)),
+      element("div", { class: "pair" }, labelled("Reconstruction", decoded), labelled(Explorer.differenceName, difference)),
       Explorer.muStrip(model),
       element("p", { class: "error" }, "Squared error of this frame: ", element("b", {}, error)),
       scoresOf(models[model]),

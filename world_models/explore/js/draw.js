@@ -7,7 +7,8 @@
 "use strict";
 (function (scope) {
   const Explorer = (scope.Explorer = scope.Explorer || {});
-  const { image, models } = Explorer.contents;
+  const { contents } = Explorer;
+  const { image, models } = contents;
   const { channels } = image;
 
   Explorer.byId = (id) => document.getElementById(id);
@@ -77,7 +78,8 @@
     return { canvas, show, difference };
   };
 
-  Explorer.DIFFERENCE_GAIN = 3;
+  Explorer.DIFFERENCE_GAIN = contents.digits ? 1 : 3; // the strokes of digits are strong enough
+  Explorer.differenceName = Explorer.DIFFERENCE_GAIN === 1 ? "Difference" : `Difference, ${Explorer.DIFFERENCE_GAIN}\u00d7`;
   Explorer.frameSize = image.height * image.width * channels;
 
   // A row of small decoded frames. `render(fill)` asks `fill(i, z)` for the z of each; `pick(i, z)` is called on a click.

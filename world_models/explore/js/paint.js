@@ -70,7 +70,8 @@
       const change = (seen.mu[dim] - first.mu[dim]) / Explorer.spread[dim];
       const length = (Math.min(Math.abs(change), LARGEST) / LARGEST) * (height / 2);
       context.fillStyle = change < 0 ? colours.negative : colours.positive;
-      context.fillRect(i * step + step * 0.15, height / 2 - (change < 0 ? 0 : length), step * 0.7, length);
+      const wide = Math.min(step * 0.7, 24);
+      context.fillRect((i + 0.5) * step - wide / 2, height / 2 - (change < 0 ? 0 : length), wide, length);
     });
   }
 

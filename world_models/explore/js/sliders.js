@@ -7,6 +7,7 @@
 
   const LARGEST = 4; // standard deviations at the end of a slider
   const STEPS = [-4, -3, -2, -1, 0, 1, 2, 3, 4]; // of the row of frames
+  const FEW = 8; // so many sliders or fewer lie in one column
   const BINS = 48; // of the small histograms
 
   const rows = [];
@@ -98,6 +99,7 @@
 
   Explorer.startSliders = function () {
     for (const dim of model.order) byId(model.used[dim] ? "sliders-used" : "sliders-unused").append(makeRow(dim));
+    byId("sliders-used").classList.toggle("is-short", model.z_dim <= FEW);
     const unused = model.z_dim - Explorer.usedDims.length;
     byId("unused").hidden = unused === 0;
     byId("unused").open = unused === model.z_dim;

@@ -58,7 +58,8 @@
       const length = (Math.min(Math.abs(value), LARGEST) / LARGEST) * middle;
       context.fillStyle = value < 0 ? colours.negative : colours.positive;
       context.globalAlpha = model.used[dim] ? 1 : 0.35;
-      context.fillRect(i * step + step * 0.15, value < 0 ? middle : middle - length, step * 0.7, length);
+      const wide = Math.min(step * 0.7, 24);
+      context.fillRect((i + 0.5) * step - wide / 2, value < 0 ? middle : middle - length, wide, length);
     });
     context.globalAlpha = 1;
   }
