@@ -1,5 +1,7 @@
 """A real browser, and explorer pages of small models."""
 
+import contextlib
+import functools
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,9 +33,9 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture
-def open_page(chromium: Any) -> Iterator[OpenPage]:
-    """Opens a page and waits for its models. In the end, the page must have loaded no other file and shown no error."""
+@contextlib.contextmanager
+def _pages(chromium: Any) -> Iterator[OpenPage]:
+    """Opens pages. In the end, they must have loaded no other file and shown no error."""
     faults: list[str] = []
     contexts: list[Any] = []
 
@@ -44,7 +46,7 @@ def open_page(chromium: Any) -> Iterator[OpenPage]:
         page = context.new_page()
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("console", lambda line: faults.append(line.text) if line.type in ("error", "warning") else None)
-        page.on("request", lambda request: faults.append(request.url) if not _is_own(request.url, address) else None)
+        page.on("request", lambda request: None if _is_own(request.url, address) else faults.append(request.url))
         page.goto(address)
         page.evaluate("explorer.ready")
         return page
@@ -53,6 +55,20 @@ def open_page(chromium: Any) -> Iterator[OpenPage]:
     for context in contexts:
         context.close()
     assert faults == []
+
+
+@pytest.fixture
+def open_page(chromium: Any) -> Iterator[OpenPage]:
+    """Opens a page and waits for its models. In the end, it must have loaded no other file and shown no error."""
+    with _pages(chromium) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def car(chromium: Any, car_page: Path) -> Iterator[Any]:
+    """The open page of `car_page`, for tests that only ask it for numbers."""
+    with _pages(chromium) as opened:
+        yield opened(car_page)
 
 
 def _is_own(url: str, address: str) -> bool:
@@ -80,8 +96,9 @@ def car_page(run_dir: Path, heldout_dir: Path, tmp_path_factory: pytest.TempPath
 
 @pytest.fixture(scope="session")
 def digits_run(mnist_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Trains a small model of digits for a moment."""
+    """Trains a small model of digits for a moment, once for each choice of flags. Do not change the run."""
 
+    @functools.cache
     def train(*more: str) -> Path:
         out = tmp_path_factory.mktemp("digits") / "vae"
         train_vae.main([*f"{TINY_DIGITS} --data {mnist_dir} --out {out}".split(), *more])

@@ -45,20 +45,22 @@ def _check_agreement(page: Any, vae: VAE, frames: np.ndarray, label: int = 0) ->
         assert np.abs(logvar - posterior.logvar.numpy()).max() <= MOST_MU
 
 
-def test_a_model_of_rollouts_gives_pytorchs_numbers(
-    open_page: OpenPage, car_page: Path, run_dir: Path, heldout_dir: Path
-):
-    _check_agreement(open_page(car_page), load_vae(run_dir), Rollouts(heldout_dir)[1].frames[20::10])
+def test_a_model_of_rollouts_gives_pytorchs_numbers(car: Any, run_dir: Path, heldout_dir: Path):
+    _check_agreement(car, load_vae(run_dir), Rollouts(heldout_dir)[1].frames[20::10])
 
 
 DIGITS = {
     "mlp": ["--vae.z_dim", "2"],
-    "conditional": ["--vae.num_classes", "10"],
     "autoencoder": ["--vae.posterior", "point", "--vae.likelihood", "gaussian"],
     "conv": ["--vae.network", "conv"],
 }
 
 
+def test_a_conditional_model_gives_pytorchs_numbers(open_page: OpenPage, digits_page: Path, mnist_dir: Path):
+    _check_agreement(open_page(digits_page), load_vae(digits_page.parent), mnist.load(mnist_dir).test.frames[:2], 3)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DIGITS)
 def test_a_model_of_digits_gives_pytorchs_numbers(
     open_page: OpenPage, digits_run: Callable[..., Path], mnist_dir: Path, name: str
@@ -69,37 +71,43 @@ def test_a_model_of_digits_gives_pytorchs_numbers(
     _check_agreement(open_page(run / "explorer.html"), load_vae(run), frames[3:20:10], label=3)
 
 
-def test_frames_are_exact(open_page: OpenPage, car_page: Path, heldout_dir: Path):
-    page = open_page(car_page)
+def test_frames_are_exact(car: Any, heldout_dir: Path):
     for episode, row in ((0, 0), (1, 40)):
-        found = page.evaluate("([e, i]) => Explorer.frame(e, i).then((pixels) => Array.from(pixels))", [episode, row])
+        found = car.evaluate("([e, i]) => Explorer.frame(e, i).then((pixels) => Array.from(pixels))", [episode, row])
         assert np.array_equal(np.reshape(found, (64, 64, 3)), Rollouts(heldout_dir)[episode].frames[row])
 
 
-def test_the_arrays_of_a_page_are_exact(open_page: OpenPage, car_page: Path, heldout_dir: Path):
-    page = open_page(car_page)
-    found = page.evaluate("Explorer.array('telemetry-1').then((numbers) => Array.from(numbers))")
+def test_the_arrays_of_a_page_are_exact(car: Any, heldout_dir: Path):
+    found = car.evaluate("Explorer.array('telemetry-1').then((numbers) => Array.from(numbers))")
     assert np.array_equal(np.reshape(found, (41, -1)), Rollouts(heldout_dir)[1].telemetry)
 
 
-def test_what_cannot_be_computed_is_refused_in_a_sentence(open_page: OpenPage, car_page: Path, digits_page: Path):
-    def refusal(page: Any, call: str) -> str:
-        return page.evaluate(f"{call}.then(() => 'done', (error) => error.message)")
-
-    page = open_page(car_page)
-    assert refusal(page, "explorer.decode([1, 2])") == "2 numbers; decode takes 32"
-    assert refusal(page, "explorer.decode(new Array(32).fill(NaN))") == "decode takes finite numbers"
-    assert refusal(page, "explorer.decode(new Array(32).fill(0), {model: 2})") == "there is no model 2; give 0 to 1"
-    assert refusal(page, "explorer.encode([0])") == "1 numbers; encode takes 12288"
-    assert "label of 0 to 9" in refusal(open_page(digits_page), "explorer.decode([0, 0, 0])")
-
-
-def test_the_second_model_can_be_asked_too(open_page: OpenPage, car_page: Path):
-    page, z = open_page(car_page), np.ones((1, 32))
-    assert np.array_equal(_decoded(page, z), _decoded(page, z, model=1))  # it is a copy of the first one
+@pytest.mark.parametrize(
+    ("call", "refusal"),
+    [
+        ("decode([1, 2])", "2 numbers; decode takes 32"),
+        ("decode(new Array(32).fill(NaN))", "decode takes finite numbers"),
+        ("decode(new Array(32).fill(0), {model: 2})", "there is no model 2; give 0 to 1"),
+        ("encode([0])", "1 numbers; encode takes 12288"),
+    ],
+)
+def test_what_cannot_be_computed_is_refused_in_a_sentence(car: Any, call: str, refusal: str):
+    assert car.evaluate(f"explorer.{call}.then(() => 'done', (error) => error.message)") == refusal
 
 
-def test_answers_belong_to_their_questions(open_page: OpenPage, car_page: Path):
+def test_a_conditional_model_needs_a_label(open_page: OpenPage, digits_page: Path):
+    page = open_page(digits_page)
+    for label, refusal in (("10", "the model is conditional; give a label of 0 to 9"), ("9", "done")):
+        call = f"explorer.decode([0, 0, 0], {{label: {label}}}).then(() => 'done', (error) => error.message)"
+        assert page.evaluate(call) == refusal
+
+
+def test_the_second_model_can_be_asked_too(car: Any):
+    z = np.ones((1, 32))
+    assert np.array_equal(_decoded(car, z), _decoded(car, z, model=1))  # it is a copy of the first one
+
+
+def test_answers_belong_to_their_questions(car: Any):
     script = """async () => {
         const z = Array.from({length: 6}, (_, i) => new Array(32).fill(i - 3));
         const alone = [];
@@ -107,4 +115,4 @@ def test_answers_belong_to_their_questions(open_page: OpenPage, car_page: Path):
         const together = await Promise.all(z.map((each) => explorer.decode(each)));
         return JSON.stringify(alone) === JSON.stringify(together.map((each) => Array.from(each)));
     }"""
-    assert open_page(car_page).evaluate(script)
+    assert car.evaluate(script)
