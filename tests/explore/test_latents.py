@@ -24,7 +24,7 @@ def _normal(*shape: int) -> np.ndarray:
 
 
 def test_dimensions_are_sorted_by_kl():
-    mu = torch.from_numpy(_normal(500, 3) * np.float32([0.01, 3, 1]))
+    mu = torch.from_numpy(_normal(500, 3) * np.array([0.01, 3, 1], np.float32))
     found = latents.dimensions(VAE(VAEConfig(z_dim=3)), Posterior(mu, torch.zeros(500, 3)))
     assert found.order == [1, 2, 0]
     assert found.used == [False, True, True]
@@ -33,7 +33,7 @@ def test_dimensions_are_sorted_by_kl():
 
 def test_dimensions_of_an_autoencoder_are_sorted_by_their_spread():
     vae = VAE(VAEConfig(network="mlp", posterior="point", z_dim=2))
-    mu = torch.from_numpy(_normal(500, 2) * np.float32([0.05, 2]))
+    mu = torch.from_numpy(_normal(500, 2) * np.array([0.05, 2], np.float32))
     found = latents.dimensions(vae, PointPosterior(mu, torch.full_like(mu, -torch.inf)))
     assert (found.order, found.used, found.kl_nats) == ([1, 0], [False, True], [0, 0])
     assert np.allclose(found.std, mu.numpy().std(0), atol=1e-5)
@@ -53,7 +53,7 @@ def test_a_model_whose_z_is_not_finite_stops_the_work():
 
 
 def test_the_plane_has_the_directions_of_the_largest_variance():
-    found = latents.plane(_normal(2000, 3) * np.float32([1, 5, 2]) + 7)
+    found = latents.plane(_normal(2000, 3) * np.array([1, 5, 2], np.float32) + 7)
     assert np.allclose(found.mean, 7, atol=0.5)
     assert np.allclose(found.components, [[0, 1, 0], [0, 0, 1]], atol=0.1)
     assert found.explained == pytest.approx([25 / 30, 4 / 30], abs=0.05)
@@ -98,7 +98,7 @@ def test_a_direction_follows_the_correlations_of_z():
 def test_what_holds_only_in_one_episode_is_not_predicted():
     episode = np.arange(400) // 100
     z = (episode[:, None] * 100 + _normal(400, 1)).astype(np.float32)
-    place = np.float32([3, -7, 9, 1])[episode]  # each track is somewhere
+    place = np.array([3, -7, 9, 1], np.float32)[episode]  # each track is somewhere
     assert latents.directions(z, _sample(place), ["place_m"]) == []
 
 

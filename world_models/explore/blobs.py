@@ -10,6 +10,8 @@ from typing import NamedTuple
 import deflate
 import numpy as np
 
+from world_models.runtime.typed_json import Json
+
 LEVEL = 9
 """libdeflate's level: 12 makes a page 1 % smaller and takes much longer."""
 TYPES = ("float16", "float32", "uint8")
@@ -29,7 +31,7 @@ class Blob(NamedTuple):
     text: str
 
     @property
-    def head(self) -> dict[str, object]:
+    def head(self) -> dict[str, Json]:
         """What the page has to know about the text."""
         return {"type": self.type, "shape": list(self.shape)}
 

@@ -42,7 +42,7 @@ def render(contents: Mapping[str, Json], blobs: Mapping[str, Blob]) -> str:
     """
     style = _source("explorer.css")
     scripts = [Script(name, _source(f"js/{name}.js")) for name in SCRIPTS]
-    heads: Json = {name: dict(blob.head) for name, blob in blobs.items()}
+    heads: Json = {name: blob.head for name, blob in blobs.items()}
     return (
         _environment()
         .get_template("explorer.html")
