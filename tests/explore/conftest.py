@@ -88,9 +88,9 @@ def heldout_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def car_page(run_dir: Path, heldout_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a model of CarRacing next to a copy of it, with two new episodes."""
     folder = tmp_path_factory.mktemp("car")
-    shutil.copytree(run_dir, folder / "other")
+    other = shutil.copytree(run_dir, folder / "<b>other")  # a name that would be bold if it became HTML
     out = folder / "explorer.html"
-    explore.main(f"--vae {run_dir} --data {heldout_dir} --out {out} --compare_with [{folder / 'other'}]".split())
+    explore.main(f"--vae {run_dir} --data {heldout_dir} --out {out} --compare_with [{other}]".split())
     return out
 
 
