@@ -34,7 +34,8 @@
         const value = mean + Number(input.value) * std;
         Explorer.change(move(direction, value, state.z.slice()), `${title} ${write(value, unit)}`, { gesture: title });
       },
-      change: Explorer.endGesture,
+      pointerup: Explorer.endGesture,
+      blur: Explorer.endGesture,
     });
     const value = element("output", { for: input.id });
     const strip = Explorer.filmstrip(

@@ -26,7 +26,11 @@
   };
 
   Explorer.number = (value, digits = 2) => value.toFixed(digits).replace("-", "\u2212");
-  Explorer.signed = (value, digits = 2) => (value < 0 ? "" : "+") + Explorer.number(value, digits);
+  Explorer.signed = function (value, digits = 2) {
+    const text = Explorer.number(value, digits);
+    if (Number(value.toFixed(digits)) === 0) return Explorer.number(0, digits);
+    return value < 0 ? text : `+${text}`;
+  };
 
   // A number with three significant digits.
   Explorer.short = function (value) {

@@ -75,7 +75,7 @@
       strip = Explorer.filmstrip("path", STEPS.map(percent), (i) => goTo(STEPS[i]));
       byId("path-strip").append(strip.element);
       byId("path-play").addEventListener("click", () => (walk ? stop() : start()));
-      byId("path-share").addEventListener("change", Explorer.endGesture);
+      for (const end of ["pointerup", "blur"]) byId("path-share").addEventListener(end, Explorer.endGesture);
       byId("path-share").addEventListener("input", () => {
         if (walk) stop();
         goTo(Number(byId("path-share").value));

@@ -45,10 +45,15 @@
   function announce() {
     for (const listener of changed) listener();
     clearTimeout(settling);
-    settling = setTimeout(() => settled.forEach((listener) => listener()), SETTLED_MS);
+    settling = setTimeout(settle, SETTLED_MS);
   }
 
-  // Sets z, and the label if one is given. Changes with the same `gesture` (one drag of a slider) are undone together.
+  function settle() {
+    settling = 0;
+    for (const listener of settled) listener();
+  }
+
+  // Sets z, and the label if one is given. Changes with the same `gesture`, such as one drag, are undone together.
   Explorer.change = function (z, origin, { gesture = null, label = state.label } = {}) {
     if (gesture === null || gesture !== lastGesture) {
       past.push(snapshot());
@@ -107,6 +112,9 @@
     }
     isBusy = false;
   }
+
+  // Whether everything that was asked for has been computed and drawn.
+  Explorer.isAtRest = () => !isBusy && !settling;
 
   function mostUrgent() {
     let best = null;
