@@ -116,3 +116,20 @@ def test_answers_belong_to_their_questions(car: Any):
         return JSON.stringify(alone) === JSON.stringify(together.map((each) => Array.from(each)));
     }"""
     assert car.evaluate(script)
+
+
+@pytest.mark.parametrize(
+    ("missing", "sentence"),
+    [
+        ("delete window.DecompressionStream", "too old to unpack the page's data"),
+        ("window.Worker = function () { throw new Error('no workers here'); }", "no workers here"),
+    ],
+)
+def test_a_browser_that_cannot_show_the_page_is_told_why(chromium: Any, digits_page: Path, missing: str, sentence: str):
+    context = chromium.new_context()
+    context.add_init_script(missing)
+    page = context.new_page()
+    page.goto(digits_page.as_uri())
+    assert sentence in page.evaluate("explorer.ready.catch((error) => error.message)")
+    assert sentence in page.get_by_role("alert").inner_text()
+    context.close()

@@ -56,7 +56,7 @@ def test_the_decoders_layers_give_the_models_logits(name: str):
     assert np.allclose(found, wanted.reshape(-1), atol=1e-4)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "paper with many dimensions"])
 def test_the_encoders_layers_give_mu_and_logvar(name: str):
     vae = _vae(name)
     frame = np.random.default_rng(0).integers(0, 256, vae.frame_shape, np.uint8)

@@ -13,14 +13,11 @@
   const { blobs, models, episodes, image } = Explorer.contents;
   const frameSize = image.height * image.width * image.channels;
 
-  if (typeof DecompressionStream === "undefined" || typeof Worker === "undefined") {
-    const reason = "This browser is too old for the page. Chrome 80, Firefox 113, Safari 16.4 or newer ones can show it.";
-    scope.explorer = { ready: Promise.reject(new Error(reason)) };
-    return;
-  }
-
   // Bytes from base64 text that was compressed with gzip.
   async function unpacked(text) {
+    if (typeof DecompressionStream === "undefined") {
+      throw new Error("This browser is too old to unpack the page's data. Use a version of 2023 or later.");
+    }
     const letters = atob(text);
     const bytes = new Uint8Array(letters.length);
     for (let i = 0; i < letters.length; i += 1) bytes[i] = letters.charCodeAt(i);
@@ -67,12 +64,29 @@
     return new Uint8ClampedArray(pixels.subarray(i * frameSize, (i + 1) * frameSize));
   };
 
-  const source = new Blob([textOf("script-networks"), "\n", textOf("script-worker")], { type: "text/javascript" });
-  const worker = new Worker(URL.createObjectURL(source));
-  const waiting = new Map();
+  const waiting = new Map(); // what to do with the answer to each request
+  let worker = null;
   let lastId = 0;
 
-  function ask(request, transferred = []) {
+  function startWorker() {
+    const source = new Blob([textOf("script-networks"), "\n", textOf("script-worker")], { type: "text/javascript" });
+    const started = new Worker(URL.createObjectURL(source));
+    started.onmessage = ({ data: { id, answer, failure } }) => {
+      const { resolve, reject } = waiting.get(id);
+      waiting.delete(id);
+      if (failure) reject(new Error(failure));
+      else resolve(answer);
+    };
+    started.onerror = (event) => {
+      const error = new Error(`The browser does not start the page's worker. ${event.message || ""}`);
+      for (const { reject } of waiting.values()) reject(error);
+      waiting.clear();
+    };
+    return started;
+  }
+
+  async function ask(request, transferred = []) {
+    worker = worker || startWorker();
     lastId += 1;
     const id = lastId;
     return new Promise((resolve, reject) => {
@@ -80,17 +94,6 @@
       worker.postMessage({ id, ...request }, transferred);
     });
   }
-
-  worker.onmessage = ({ data: { id, answer, failure } }) => {
-    const { resolve, reject } = waiting.get(id);
-    waiting.delete(id);
-    if (failure) reject(new Error(failure));
-    else resolve(answer);
-  };
-  worker.onerror = (event) => {
-    for (const { reject } of waiting.values()) reject(new Error(event.message || "the worker cannot be started"));
-    waiting.clear();
-  };
 
   async function load(model) {
     const { layers, z_dim, num_classes, posterior, blob } = models[model];
