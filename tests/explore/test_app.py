@@ -3,6 +3,8 @@ another file."""
 
 import base64
 import io
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,21 @@ def reader(car: Any) -> Reader:
     found = Reader(car)
     car.evaluate(RESET)
     return found
+
+
+@pytest.fixture(scope="session")
+def trained_page(car_page: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of CarRacing as if its model had learnt something: one dimension is in use, and it tells the speed."""
+    head, found, rest = re.split(r'(?<=id="explorer-contents">)(.*?)(?=</script>)', car_page.read_text(), maxsplit=1)
+    contents = json.loads(found)
+    model = contents["models"][0]
+    unit = [float(dim == 0) for dim in range(model["z_dim"])]
+    model["used"] = [dim == 0 for dim in range(model["z_dim"])]
+    speed = {"name": "speed", "unit": "m/s", "vector": unit, "weights": unit, "intercept": 5.0, "mean": 5.0}
+    contents["directions"] = [{**speed, "std": 2.0, "r2": 0.9}]
+    out = tmp_path_factory.mktemp("trained") / "explorer.html"
+    out.write_text(head + json.dumps(contents).replace("<", r"\u003c") + rest)
+    return out
 
 
 @pytest.fixture
@@ -207,6 +224,26 @@ def test_the_car_is_taken_off_the_road(reader: Reader):
     assert _reds(reader.picture("#paint-canvas")) > 0
     reader.page.get_by_role("button", name="Car off").click()
     assert _reds(reader.picture("#paint-canvas")) == 0
+
+
+def test_a_direction_moves_z_until_the_column_has_the_chosen_value(open_page: OpenPage, trained_page: Path):
+    reader = Reader(open_page(trained_page))
+    before = reader.sliders()
+    reader.show("Directions")
+    reader.page.get_by_label("speed in m/s").focus()
+    reader.page.keyboard.press("End")
+    assert reader.text(".direction output") == "11.0 m/s"
+    after = reader.sliders()
+    assert [dim for dim, (a, b) in enumerate(zip(before, after, strict=True)) if a != b] == [0]
+
+
+def test_dimensions_that_are_not_in_use_are_folded_away(open_page: OpenPage, trained_page: Path):
+    page = open_page(trained_page)
+    assert page.locator("#sliders-used .slider").count() == 1
+    assert not page.locator("#sliders-unused").is_visible()
+    page.locator("#unused-count").click()
+    assert page.locator("#sliders-unused .slider").count() == 31
+    assert page.locator("#sliders-unused").is_visible()
 
 
 def test_models_are_shown_side_by_side_and_a_name_is_text(reader: Reader):
