@@ -47,8 +47,8 @@
     context.strokeStyle = Explorer.colours.ink;
     context.lineWidth = 1.5;
     if (places.length === 2) line(context, places);
-    places.forEach(([left, top], i) => ring(context, left, top, 9, "AB"[i]));
     ring(context, ...scatter.toScreen(...plane.of(state.z)), 6, "");
+    places.forEach(([left, top], i) => ring(context, left, top, 9, "AB"[i]));
   }
 
   function line(context, [from, to]) {
@@ -138,6 +138,7 @@
   function listen() {
     const target = canvas();
     target.addEventListener("pointerdown", (event) => {
+      if (!scatter) return;
       target.setPointerCapture(event.pointerId);
       isDown = !isInterpolating();
       byId("map-preview").hidden = true;
