@@ -182,6 +182,10 @@ def test_data_of_another_preprocess_are_refused(refused: Refused, run_dir: Path,
     assert "collect with the same --crop" in refused("--vae", run_dir, "--data", data)
 
 
+def test_a_model_with_too_many_dimensions_is_refused(refused: Refused, digits_run: Callable[..., Path]):
+    assert "z has 1,025 dimensions" in refused("--vae", digits_run("--vae.z_dim", "1025"))
+
+
 def test_an_episode_that_does_not_exist_is_refused(refused: Refused, run_dir: Path, heldout_dir: Path):
     line = refused("--vae", run_dir, "--data", heldout_dir, "--episodes", "[0,2]")
     assert line.endswith("has no episode 2; its 2 episodes are 0 to 1")

@@ -44,10 +44,11 @@ def test_frames_are_encoded_in_their_order():
     assert torch.allclose(latents.encode(vae, FRAMES, Path("run")).mu, vae.encode(FRAMES.frames).mu, atol=1e-5)
 
 
-def test_a_model_whose_z_is_not_finite_stops_the_work():
+@pytest.mark.parametrize("head", ["mu", "logvar"])
+def test_a_model_whose_z_is_not_finite_stops_the_work(head: str):
     vae = VAE(VAEConfig(z_dim=2))
     with torch.no_grad():
-        vae.encoder.mu.weight.fill_(3e38)
+        getattr(vae.encoder, head).bias.fill_(3e38)
     with pytest.raises(Stopped, match="run: the model gives numbers that are not finite"):
         latents.encode(vae, FRAMES, Path("run"))
 

@@ -5,6 +5,8 @@ import hashlib
 import json
 import re
 from html import unescape
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,3 +83,14 @@ def test_the_page_has_no_style_or_handler_in_a_tag(text: str):
 def test_numbers_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="not JSON compliant"):
         page.render({"title": "x", "value": float("nan")}, {})
+
+
+def test_a_script_that_is_not_the_pages_does_not_run(chromium: Any, digits_page: Path):
+    page = chromium.new_page()
+    page.goto(digits_page.as_uri())
+    add = "(part) => document.body.append(document.createRange().createContextualFragment(part))"
+    for part in ("<script>window.other = 1</script>", "<img src='https://example.org/x' onerror='window.other = 1'>"):
+        page.evaluate(add, part)
+    page.evaluate("new Promise((resolve) => setTimeout(resolve, 50))")
+    assert page.evaluate("window.other") is None
+    page.close()

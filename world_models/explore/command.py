@@ -28,6 +28,7 @@ from world_models.runtime.distributed import torch_device
 from world_models.runtime.errors import require
 
 ROOM_BYTES = 50_000_000
+MAX_Z_DIM = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +75,9 @@ def prepare(config: ExploreConfig) -> Job:
         Model(name, path, config.weights, load(path, config.weights, device))
         for name, path in zip(names, [run, *(other.path for other in others.runs)], strict=True)
     ]
+    for model in models:
+        z_dim = model.vae.config.z_dim
+        require(z_dim <= MAX_Z_DIM, f"{model.run}: z has {z_dim:,} dimensions; the page can show {MAX_Z_DIM:,} at most")
     chosen = shown.prepare(config, found, [(model.run, model.vae) for model in models])
     untrusted.is_file(out)
     files.check_room(out.parent, ROOM_BYTES)

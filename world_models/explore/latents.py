@@ -39,9 +39,10 @@ def encode(vae: VAE, data: LabelledFrames, run: Path) -> Posterior:
     """
     parts = threads.in_threads(lambda batch: vae.encode(*batch), [*data.batches()])
     mu, logvar = (torch.cat([getattr(part, name) for part in parts]).cpu() for name in ("mu", "logvar"))
-    if not bool(mu.isfinite().all()):
+    found = dataclasses.replace(parts[0], mu=mu, logvar=logvar)
+    if not bool(found.mu.isfinite().all() and found.kl_nats_per_dim().isfinite().all()):
         raise Stopped(f"{run}: the model gives numbers that are not finite for some frames; train it again")
-    return dataclasses.replace(parts[0], mu=mu, logvar=logvar)
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
