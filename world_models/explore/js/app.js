@@ -23,7 +23,7 @@
     const suits = {
       directions: contents.directions.length > 0,
       compare: contents.models.length > 1,
-      digits: contents.digits !== null,
+      digits: contents.digits !== null && model.z_dim > 1,
     };
     const all = [...document.querySelectorAll("[role=tab]")];
     for (const tab of all) tab.hidden = suits[tab.dataset.panel] === false;
@@ -92,7 +92,7 @@
       f: () => byId("follow").click(),
     };
     const always = {
-      z: Explorer.undo,
+      z: () => (shown === "draw" ? Explorer.undoStroke() : Explorer.undo()),
       y: Explorer.redo,
       0: Explorer.zero,
       s: Explorer.sample,
@@ -139,6 +139,7 @@
     if (contents.digits) byId("tab-episode").textContent = "Images";
     for (const caption of document.querySelectorAll(".difference")) caption.textContent = Explorer.differenceName;
     startTheme();
+    if (!Explorer.array) await scope.explorer.ready; // the browser is too old, and this says so
     showFacts();
     Explorer.startStage();
     Explorer.startPaint();

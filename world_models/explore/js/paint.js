@@ -131,12 +131,12 @@
     look();
   }
 
-  function undo() {
+  Explorer.undoStroke = function () {
     if (!strokes.length) return;
     painted.set(strokes.pop());
     showUndo();
     look();
-  }
+  };
 
   // A stroke from the last place to this one, in dots that overlap.
   function stroke(x, y) {
@@ -195,7 +195,7 @@
       cursor = null;
       drawCursor();
     });
-    byId("paint-undo").addEventListener("click", undo);
+    byId("paint-undo").addEventListener("click", Explorer.undoStroke);
     byId("paint-reset").addEventListener("click", () => change(() => painted.set(original)));
     byId("paint-clear").addEventListener("click", () => change(() => painted.fill(0)));
     byId("car-off").addEventListener("click", () => change(() => Explorer.takeCarOff(painted)));

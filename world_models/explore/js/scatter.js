@@ -45,9 +45,7 @@
       found.push({ name: "digit", classes: contents.digits.labels, values: labels.flatMap((part) => [...part]) });
     } else {
       const columns = await Promise.all(episodes.map((_, episode) => Explorer.columns(episode)));
-      for (const { name } of columns[0]) {
-        gather(name, columns.map((each) => each.find((column) => column.name === name).values));
-      }
+      columns[0].forEach(({ name }, i) => gather(name, columns.map((each) => each[i].values)));
       gather("frame number", episodes.map(({ num_frames }) => Array.from({ length: num_frames }, (_, i) => i)));
     }
     if (episodes.length > 1) {
@@ -118,7 +116,8 @@
     if (classes) return (value) => palette[value % palette.length];
     const { low, high } = Explorer.range(values);
     const shades = Array.from({ length: 256 }, (_, i) => Explorer.cssColour(sequential, i));
-    return (value) => shades[Math.round(255 * Math.max(0, Math.min(1, (value - low) / (high - low))))];
+    const shade = (value) => shades[Math.round(255 * Math.max(0, Math.min(1, (value - low) / (high - low))))];
+    return (value) => shade(value) || Explorer.colours.muted; // a value may be missing
   }
 
   // The legend: a bar with its ends, or one mark for each class.
