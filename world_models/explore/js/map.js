@@ -4,7 +4,6 @@
 (function (scope) {
   const Explorer = (scope.Explorer = scope.Explorer || {});
   const { contents, byId, state, element } = Explorer;
-  const { image } = contents;
   const model = contents.models[0];
 
   const REACH = 7; // pixels between a click and the point that is meant
@@ -172,7 +171,6 @@
       for (const dim of model.order) byId(id).append(element("option", { value: dim }, `z${dim}`));
       byId(id).selectedIndex = Math.min(at, model.z_dim - 1);
     }
-    if (image.channels === 1) byId("map-preview").classList.add("is-digit");
     listen();
     points = await Explorer.shownMu();
     colourings = await Explorer.colourings();

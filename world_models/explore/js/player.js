@@ -10,6 +10,7 @@
   const { episodes, models } = contents;
 
   const IMAGES_PER_S = 4; // of digits, which have no time of their own
+  const KEPT_BYTES = 40e6; // of the reconstructions of an episode by a model
   const SPEEDS = [0.25, 0.5, 1, 2];
 
   const listeners = [];
@@ -93,13 +94,13 @@
     Explorer.change(z, player.nameOf(player.episode, player.index), { gesture, label });
   };
 
-  // Reconstructions are kept, so that a second look at a frame shows them at once.
+  // Reconstructions are kept, so that a second look at a frame shows them at once; not those of very long episodes.
   const kept = new Map();
 
   function store(model) {
     const key = `${player.episode}-${model}`;
     if (!kept.has(key)) {
-      const count = player.count();
+      const count = player.count() * frameSize <= KEPT_BYTES ? player.count() : 0;
       kept.set(key, { pixels: new Uint8ClampedArray(count * frameSize), known: new Uint8Array(count) });
     }
     return kept.get(key);
@@ -117,9 +118,11 @@
     const z = player.mu[model].subarray(index * z_dim, (index + 1) * z_dim);
     const episode = player.episode;
     const keep = (decoded) => {
-      pixels.set(decoded, index * frameSize);
-      known[index] = 1;
-      if (episode === player.episode) done(pixels, index * frameSize, index);
+      if (index < known.length) {
+        pixels.set(decoded, index * frameSize);
+        known[index] = 1;
+      }
+      if (episode === player.episode) done(decoded, 0, index);
     };
     Explorer.decode(`${name}-${model}`, Explorer.URGENCY.moving, z, keep, { model, label: player.label(index) });
   };
