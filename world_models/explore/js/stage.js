@@ -26,7 +26,7 @@
       const drawn = temperature * normal();
       return hasPrior ? drawn : Explorer.fromDeviations(dim, drawn);
     });
-    const what = hasPrior ? "A sample of the prior" : "A sample with the data\u2019s mean and spread";
+    const what = hasPrior ? "A sample of the prior" : "A random z";
     Explorer.change(z, `${what}, temperature ${temperature.toFixed(2)}`);
   };
 
