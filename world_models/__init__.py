@@ -5,6 +5,7 @@
     encode     rollouts + V model -> latents/<name>/shard-*.h5  mu and logvar of every frame
     evaluate   scores a V model                                 numbers, figures, a report page
     compare    compares several runs                            a table, a page
+    explore    makes a page to play with a V model              one HTML file
     convert    other people's data -> rollouts, and rollouts and latents -> other people's formats
 
 Each is a command, `python -m world_models.<verb> --help`. `python -m world_models` runs the first four on a small

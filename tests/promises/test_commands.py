@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from world_models import bench, collect, compare, convert, encode, evaluate, train_vae
+from world_models import bench, collect, compare, convert, encode, evaluate, explore, train_vae
 from world_models.runs import checkpoints
 from world_models.vae.config import VAEConfig
 from world_models.vae.fast import winograd
@@ -24,6 +24,7 @@ COMMANDS = {
     "evaluate": evaluate,
     "compare": compare,
     "convert": convert,
+    "explore": explore,
     "bench": bench,
 }
 

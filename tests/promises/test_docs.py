@@ -42,6 +42,7 @@ SCHEMAS = {
     "convert.command": "ConvertConfig",
     "encode.command": "EncodeConfig",
     "evaluate.command": "EvaluateConfig",
+    "explore.command": "ExploreConfig",
     "train_vae.command": "TrainConfig",
 }
 

@@ -10,7 +10,7 @@ import world_models
 
 TESTS = Path(__file__).parents[1]
 PACKAGE = TESTS.parent / "world_models"
-VERBS = ("train_vae", "encode", "evaluate", "compare", "bench")
+VERBS = ("train_vae", "encode", "evaluate", "compare", "explore", "bench")
 """Commands that import PyTorch; collect never does."""
 ALLOWED = {"_replace", "_asdict", "_exit", "_C", "_render", "_init_colors"}
 """Names with an underscore that tests may use: public ones of Python and PyTorch, and two methods of Gymnasium."""
@@ -78,10 +78,10 @@ def test_a_command_sets_openmp_before_pytorch_is_imported(command, tmp_path):
 
 
 def modules_of(test: Path) -> list[Path]:
-    """The files that a test file may be named for: a module, a C library, or the package itself."""
+    """The files that a test file may be named for: a module, a C library, a script of a page, or the package itself."""
     folder, name = PACKAGE / test.parent.relative_to(TESTS), test.stem.removeprefix("test_")
     library = name.removesuffix("_library")
-    found = [folder / f"{name}.py"]
+    found = [folder / f"{name}.py", folder / "js" / f"{name}.js"]
     found += [folder / f"_{library}.c"] if library != name else []
     return found + ([folder / "__init__.py"] if name == folder.name else [])
 

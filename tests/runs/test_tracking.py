@@ -211,6 +211,11 @@ def test_work_without_metrics_logs_its_pictures(tmp_path: Path, run: _Run):
     assert pictures["evaluate/worst"] is picture
 
 
+def test_work_without_metrics_logs_its_pages(tmp_path: Path, run: _Run):
+    _record(tmp_path, ON, pages={"explorer": tmp_path / "explorer.html"})
+    assert ("pages", {"evaluate/explorer": str(tmp_path / "explorer.html")}) in run.told
+
+
 # a folder for each run of a sweep
 
 

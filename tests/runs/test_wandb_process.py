@@ -78,6 +78,7 @@ class _Library:
         self.calls: list[dict[str, Any]] = []
         self.wrong: dict[str, str] = {}
         self.Image = lambda picture: ("image", picture.shape)
+        self.Html = lambda path, inject: ("page", path, inject)
         self.Settings = type("Settings", (dict,), {"model_fields": dict.fromkeys(fields)})
 
     def setup(self) -> Any:
@@ -318,6 +319,13 @@ def test_pictures_are_in_the_row_of_their_step(tmp_path: Path, library: Install)
     picture = np.zeros((4, 6, 3), np.uint8)
     _served(_request(tmp_path), ("images", {"samples": picture}, {"frames_seen": 30}, 4), FINISH)
     assert run.rows == [({"frames_seen": 30, "samples": ("image", (4, 6, 3))}, 4)]
+
+
+def test_pages_are_shown_as_they_are(tmp_path: Path, library: Install):
+    run = _Run(tmp_path)
+    library(run)
+    _served(_request(tmp_path), ("pages", {"explore/explorer": "/x/explorer.html"}), FINISH)
+    assert run.rows == [({"explore/explorer": ("page", "/x/explorer.html", False)}, None)]
 
 
 def test_hashes_of_sources_and_products_are_in_the_config(tmp_path: Path, library: Install):

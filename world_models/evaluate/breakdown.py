@@ -1,48 +1,19 @@
 """Breaks down a V model's error: by kind of frame, by state of the simulator. Also measures of mu and of samples."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float, UInt8
 
+from world_models.envs.car_frames import Columns, kinds
 from world_models.runs.score_parts import AggregatePosterior, Bins, KindError
 
 NUM_BINS = 5
 NUM_DREAMS = 512
 NEAR_FRAMES = 25
-CURVE_PER_M = 0.02
-"""With more curvature than this, 25 m ahead, the road counts as a curve. Its radius is 50 m."""
 
 AnyFrames = UInt8[np.ndarray, "_ 64 64 3"]
-Columns = Mapping[str, Float[np.ndarray, " frames"]]
-
-
-def kinds(telemetry: Columns) -> dict[str, Bool[np.ndarray, " frames"]]:
-    """The frames of each kind, for CarRacing. A frame has one kind. Empty if the telemetry lacks the needed columns."""
-    if not {"zoom_px_per_m", "wheels_on_road_share", "curvature_ahead_25m_per_m"} <= telemetry.keys():
-        return {}
-    zoom, on_road = telemetry["zoom_px_per_m"], telemetry["wheels_on_road_share"] >= 0.5
-    zooming = zoom < 0.99 * zoom.max()
-    curve = np.abs(telemetry["curvature_ahead_25m_per_m"]) > CURVE_PER_M
-    return {
-        "opening zoom": zooming,
-        "on a straight": ~zooming & on_road & ~curve,
-        "before or in a curve": ~zooming & on_road & curve,
-        "on the grass": ~zooming & ~on_road,
-    }
-
-
-def along_the_road(telemetry: Columns) -> Bool[np.ndarray, " frames"] | None:
-    """The frames in which CarRacing's car drives along the road; None if the telemetry lacks the needed columns.
-
-    All wheels are on the road, the opening zoom is over, and the heading is within 90 degrees of the road's. The last
-    condition is needed because a road looks the same to a car that drives backwards along it.
-    """
-    if not kinds(telemetry) or "relative_heading_rad" not in telemetry:
-        return None
-    on_road = telemetry["wheels_on_road_share"] == 1
-    return on_road & ~kinds(telemetry)["opening zoom"] & (np.abs(telemetry["relative_heading_rad"]) < np.pi / 2)
 
 
 def by_kind(sse: Float[np.ndarray, " frames"], telemetry: Columns) -> dict[str, KindError]:

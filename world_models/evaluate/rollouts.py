@@ -11,6 +11,7 @@ import torch
 from world_models.data.frames import FrameSet
 from world_models.data.rollouts import Episode
 from world_models.drawing import charts, grids, model_views
+from world_models.envs import car_frames
 from world_models.evaluate import breakdown, page, probes, rollout_job
 from world_models.evaluate.config import EvaluateConfig
 from world_models.evaluate.driving import measurement, track_map
@@ -241,7 +242,7 @@ def _probes(job: RolloutJob, held_out: HeldOut) -> tuple[Probes | None, Probes |
 
 
 def _along_the_road(names: Sequence[str], examples: probes.Examples) -> probes.Examples | None:
-    chosen = breakdown.along_the_road(dict(zip(names, examples.telemetry.T, strict=True)))
+    chosen = car_frames.along_the_road(dict(zip(names, examples.telemetry.T, strict=True)))
     return None if chosen is None else examples.where(chosen)
 
 

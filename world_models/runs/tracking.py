@@ -116,12 +116,14 @@ class Outcome:
         output: the product that it made, if any.
         scores: its results; the numbers among them go to W&B's summary.
         pictures: its figures.
+        pages: HTML files, by name.
     """
 
     inputs: Sequence[Product]
     output: Product | None = None
     scores: Mapping[str, Json] = dataclasses.field(default_factory=dict)
     pictures: Mapping[str, Picture] = dataclasses.field(default_factory=dict)
+    pages: Mapping[str, Path] = dataclasses.field(default_factory=dict)
 
 
 def record(folder: Path, config: Mapping[str, Json], wandb: WandbConfig, job_type: str, outcome: Outcome) -> None:
@@ -145,6 +147,8 @@ def record(folder: Path, config: Mapping[str, Json], wandb: WandbConfig, job_typ
     run.call("summary", {name: value for name, value in results.items() if _is_finite(value)})
     if outcome.pictures:
         run.call("images", {f"{job_type}/{name}": picture for name, picture in outcome.pictures.items()}, {}, None)
+    if outcome.pages:
+        run.call("pages", {f"{job_type}/{name}": str(path) for name, path in outcome.pages.items()})
     run.finish()
 
 

@@ -175,6 +175,12 @@ class Session:
 
         self._run.log({**others, **{name: wandb.Image(image) for name, image in images.items()}}, step=step)
 
+    def pages(self, pages: Mapping[str, str]) -> None:
+        """Log HTML files, by their paths. They are shown as they are, without W&B's own style."""
+        import wandb
+
+        self._run.log({name: wandb.Html(path, inject=False) for name, path in pages.items()}, step=None)
+
     def summary(self, values: Mapping[str, float | int]) -> None:
         """Log the results of the work."""
         self._run.summary.update(dict(values))
