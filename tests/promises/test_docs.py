@@ -176,11 +176,12 @@ def test_every_python_block_runs(page, block, used_folder, monkeypatch):
 
 def test_the_controller_of_the_guide_collects_the_same_frames_for_the_same_seed(used_folder, run_small):
     (command,) = (line for line in BASH[ROOT / "docs/collect.md"].splitlines() if "my_driver:drive" in line)
-    for name in ("driven", "again"):
+    names = ("by_controller", "again")
+    for name in names:
         run_small(used_folder, command.replace("rollouts/driven", f"rollouts/{name}"))
-    driven, again = (world_models.Rollouts(used_folder / f"rollouts/{name}") for name in ("driven", "again"))
-    assert (driven[0].policy, driven[0].seed) == ("my_driver:drive", 10_000)
-    assert driven.digest() == again.digest()
+    first, again = (world_models.Rollouts(used_folder / f"rollouts/{name}") for name in names)
+    assert (first[0].policy, first[0].seed) == ("my_driver:drive", 10_000)
+    assert first.digest() == again.digest()
 
 
 @pytest.mark.slow

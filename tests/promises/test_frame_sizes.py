@@ -22,8 +22,8 @@ from world_models.vae.model import VAE
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 MakeRollouts = Callable[..., Path]
-SPEC = {"crop": None, "size": 64, "interpolation": "INTER_AREA"}
-CROPPED = SPEC | {"crop": [0, 84]}
+SPEC: dict[str, Any] = {"crop": None, "size": 64, "interpolation": "INTER_AREA"}
+CROPPED: dict[str, Any] = SPEC | {"crop": [0, 84]}
 LINE = r"[^\n]*"
 COMMANDS = {"train_vae": train_vae, "encode": encode, "evaluate": evaluate, "convert": convert}
 
@@ -32,8 +32,8 @@ COMMANDS = {"train_vae": train_vae, "encode": encode, "evaluate": evaluate, "con
 def large(make_rollouts: MakeRollouts) -> Path:
     """Rollouts whose frames are 96x96x3."""
     folder = make_rollouts([4, 4])
+    rows = world_models.Rollouts(folder).num_rows
     with h5py.File(folder / "shard-00000.h5", "a") as shard:
-        rows = len(shard["frames"])
         del shard["frames"]
         shard["frames"] = np.zeros((rows, 96, 96, 3), np.uint8)
     return folder
