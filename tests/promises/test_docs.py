@@ -9,6 +9,7 @@ import json
 import re
 import shlex
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -17,6 +18,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 
 import world_models
 from world_models.data.latents import LatentEpisode
@@ -32,8 +34,17 @@ COMMANDS = sorted({line for text in TEXT.values() for line in re.findall(r"pytho
 PYTHON = [(page, block) for page in PAGES for block in re.findall(r"```python\n(.*?)```", TEXT[page], re.S)]
 LINKS = [(page, link) for page in PAGES for link in re.findall(r"\]\((?!http)([^)]+)\)", TEXT[page])]
 NAMED = [(page, name) for page in PAGES for name in re.findall(r"`([\w/-]+/[\w-]+\.(?:py|c|md|yaml))`", TEXT[page])]
+BASH = {page: "".join(re.findall(r"```bash\n(.*?)```", text, re.S)) for page, text in TEXT.items()}
+OWN_CONTROLLER = next(block for _, block in PYTHON if "def drive(env, seed)" in block)
 FLAGS = [(page, flag) for page in PAGES for flag in re.findall(r"`--([\w.]+)", TEXT[page])]
 OTHER_FLAGS = {"config", "help", "print_config", "cov", "memory", "processes"}  # the parser's, pytest's, the examples'
+SMALL = {
+    "collect": "--num_episodes 2 --max_steps 20 --episodes_per_shard 2 --executor serial",
+    "train_vae": "--num_frames 40 --batch_size 20 --lr_warmup_frames 5 --val_every_frames 1000 --wandb.mode disabled",
+    "evaluate": "--num_iwae_frames 5",
+    "encode": "",
+}
+"""Flags that make the commands of a guide small."""
 SCHEMAS = {
     "__main__": "PipelineConfig",
     "bench.command": "BenchConfig",
@@ -127,15 +138,67 @@ def used_folder(rollouts_dir, run_dir, latents_dir, tmp_path_factory) -> Path:
         "rollouts/heldout": rollouts_dir,
         "runs/vae": run_dir,
         "latents/carracing": latents_dir,
+        "latents/random": latents_dir,
+        "latents/driven": latents_dir,
     }.items():
         shutil.copytree(made, folder / name)
+    _write_controller(folder)
     return folder
+
+
+def _write_controller(folder: Path) -> None:
+    """Write a controller as `examples/controller.py` does, and the policy of the guide that drives with it."""
+    weights = {"weight": np.full((3, 32), 0.01, np.float32), "bias": np.zeros(3, np.float32)}
+    (folder / "runs/controller").mkdir(parents=True)
+    save_file(weights, folder / "runs/controller/controller.safetensors")
+    (folder / "my_driver.py").write_text(OWN_CONTROLLER)
+
+
+@pytest.fixture
+def run_small(monkeypatch, one_thread):
+    """Runs a command of a guide at a small scale, in a folder whose modules can be imported."""
+
+    def run(folder: Path, line: str) -> None:
+        monkeypatch.chdir(folder)
+        monkeypatch.syspath_prepend(folder)
+        monkeypatch.delitem(sys.modules, "my_driver", raising=False)
+        _, _, module, *argv = shlex.split(line, comments=True)
+        verb = module.removeprefix("world_models.")
+        importlib.import_module(module).main([*argv, *SMALL[verb].split()])
+
+    return run
 
 
 @pytest.mark.parametrize(("page", "block"), PYTHON, ids=[f"{named(page)}-{i}" for i, (page, _) in enumerate(PYTHON)])
 def test_every_python_block_runs(page, block, used_folder, monkeypatch):
     monkeypatch.chdir(used_folder)
     exec(compile(block, str(page), "exec"), {})
+
+
+def test_the_controller_of_the_guide_collects_the_same_frames_for_the_same_seed(used_folder, run_small):
+    (command,) = (line for line in BASH[ROOT / "docs/collect.md"].splitlines() if "my_driver:drive" in line)
+    names = ("by_controller", "again")
+    for name in names:
+        run_small(used_folder, command.replace("rollouts/driven", f"rollouts/{name}"))
+    first, again = (world_models.Rollouts(used_folder / f"rollouts/{name}") for name in names)
+    assert (first[0].policy, first[0].seed) == ("my_driver:drive", 10_000)
+    assert first.digest() == again.digest()
+
+
+@pytest.mark.slow
+def test_the_iterative_training_of_the_guide_runs(tmp_path, run_small):
+    text = TEXT[ROOT / "docs/train.md"]
+    blocks = re.findall(r"```bash\n(.*?)```", text[text.index("## Iterative training") :], re.S)[:2]
+    for line in "".join(blocks).splitlines():
+        if line.startswith("python examples/controller.py"):
+            _write_controller(tmp_path)
+        else:
+            run_small(tmp_path, line)
+    assert json.loads((tmp_path / "runs/both/eval.json").read_text())["by_data"].keys() == {
+        "random-heldout",
+        "driven-heldout",
+    }
+    assert len(world_models.Latents(tmp_path / "latents/driven")) == 2
 
 
 @pytest.mark.parametrize(("module", "name", "docstring"), list(_examples()))

@@ -201,3 +201,17 @@ def test_the_folder_of_the_data_is_refused_for_a_run():
 def test_the_folder_of_the_data_or_model_is_refused_for_latents(source: str):
     with pytest.raises(ValueError, match=f"like {source}; give the latents another --out"):
         EncodeConfig(**dict[str, Any]({source: "a", "out": "b/../a"}))
+
+
+@pytest.mark.parametrize(
+    ("schema", "field"),
+    [(EncodeConfig, "data"), (CompareConfig, "data"), (CollectConfig, "verify"), (EvaluateConfig, "vae")],
+)
+def test_a_list_is_refused_where_one_path_is_taken(schema: type, field: str):
+    with pytest.raises(ValueError, match=rf"^{field} is '\[a,b\]', and it takes one path, .*; .* once for each$"):
+        schema(**{field: "[a,b]"})
+
+
+def test_a_folder_with_brackets_in_its_name_is_taken(here: Path):
+    (here / "[a]").mkdir()
+    assert EncodeConfig(data="[a]").data == str(here / "[a]")

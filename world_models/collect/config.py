@@ -44,7 +44,7 @@ class CollectConfig:
         mixture: policies of mixture, with the weight of each.
         seed: seed of the first episode; episode i has seed + i.
         warmup_steps: number of steps with zero actions at the start of an episode; they are not stored.
-        crop: rows of the observation to keep: auto, none, or TOP:BOTTOM.
+        crop: rows of the observation to keep: auto, none, or TOP:BOTTOM; they are resized to 64x64, the paper's size.
         renderer: renderer of CarRacing: auto, c, pygame, or gymnasium; all give the same frames.
         num_workers: number of processes; 0 for one per core.
         executor: where the work runs: processes, serial, or ray.

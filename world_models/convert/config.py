@@ -67,7 +67,7 @@ class ConvertConfig:
         format: format that is read, or, if data holds our rollouts or latents, that is written; auto finds out what
             is read, and merges rollouts.
         env: name of the environment that the frames come from; null takes the name of the format that is read.
-        crop: rows of each picture to keep: none, or TOP:BOTTOM.
+        crop: rows of each picture to keep: none, or TOP:BOTTOM; they are resized to 64x64, the paper's size.
         every: of a video, take each n-th frame.
         keys: names of the arrays in npz files that are neither of ctallec's nor of hardmaru's layout. keys.frames also
             names the image in the observations of a Minari data set.

@@ -26,11 +26,15 @@ FRAME_SHAPE = (64, 64, 3)
 FRAME_BYTES = 64 * 64 * 3
 BLOCK_ROWS = 64
 
+WHY_THIS_SIZE = (
+    "frames are 64x64x3, as in the paper; save pictures of another size as npz files or images, which convert resizes"
+)
+
 FORMAT = Format(
     name="world_models.rollouts",
     version=1,
     columns={
-        "frames": Column(("uint8",), FRAME_SHAPE, chunk_rows=16),
+        "frames": Column(("uint8",), FRAME_SHAPE, chunk_rows=16, why_this_shape=WHY_THIS_SIZE),
         "actions": Column(("float32",), (None,), finite=True),
         "rewards": Column(("float32",), finite=True),
         "terminated": Column(("bool",)),

@@ -29,7 +29,10 @@ class Preprocess:
         if self.crop is not None and not 0 <= self.crop[0] < self.crop[1]:
             raise ValueError(f"crop {self.crop[0]}:{self.crop[1]} keeps no row; give TOP:BOTTOM with 0 <= TOP < BOTTOM")
         if self.size != SIZE or self.interpolation != "INTER_AREA":
-            raise ValueError(f"frames are {SIZE}x{SIZE}, INTER_AREA; found {self.size}, {self.interpolation}")
+            raise ValueError(
+                f"preprocess has size {self.size} and {self.interpolation}, and frames are {SIZE}x{SIZE} by "
+                "INTER_AREA, as in the paper; give these two, because pictures of any size are resized to them"
+            )
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> "Preprocess":
@@ -101,7 +104,10 @@ def preprocess(frame: np.ndarray, spec: Preprocess | Mapping[str, Any]) -> UInt8
         height, axis = pictures.shape[-3], max(0, frame.ndim - 3)
         first, last = preprocessing.crop
         if last > height:
-            raise ValueError(f"crop keeps rows to {last}, the picture has {height} (axis {axis}); crop fewer")
+            are_frames = f", or leave preprocess out if these are {SIZE}x{SIZE} frames" if height == SIZE else ""
+            raise ValueError(
+                f"crop keeps rows to {last}, the picture has {height} (axis {axis}); crop fewer{are_frames}"
+            )
         pictures = pictures[..., first:last, :, :]
     if pictures.ndim == 3:
         return _frame(pictures, preprocessing.size)

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from world_models.data.mnist import NUM_DIGITS
+from world_models.data.rollouts import FRAME_SHAPE
 from world_models.runs import description
 from world_models.runs.description import ARCHITECTURES, Description, TrainedOn
 from world_models.runs.layout import BASELINES_FILE, DESCRIPTION_FILE, Weights, weights_path
@@ -124,7 +125,7 @@ def load_vae(run: str | Path, weights: Weights = "best", device: str | torch.dev
 
     Raises:
         FileNotFoundError: the folder holds no model.
-        ValueError: its files are damaged, or have another architecture.
+        ValueError: its files are damaged, or have another architecture, or the model takes frames of another size.
 
     Example:
         >>> vae = world_models.load_vae("runs/vae")
@@ -138,15 +139,27 @@ def load_vae(run: str | Path, weights: Weights = "best", device: str | torch.dev
             raise ValueError(f"{'vae' if found.vae is None else 'preprocess'} is missing, or is not an object")
         config, preprocess = _config(found.vae), dict(found.preprocess)
         with torch.device("meta"):  # allocate no memory before the shapes in the file are known to be the same
-            described = VAE(config, preprocess).state_dict()
+            described = VAE(config, preprocess)
     except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
         path = Path(run) / DESCRIPTION_FILE
         raise ValueError(f"{path}: not a description of a model ({error}); train it again") from None
-    _check_shapes(path, {name: tuple(tensor.shape) for name, tensor in described.items()})
+    _check_frame_size(run, described)
+    _check_shapes(path, {name: tuple(tensor.shape) for name, tensor in described.state_dict().items()})
     vae = VAE(config, preprocess)
     vae.load_state_dict(_finite(path, load_tensors(path)))
     vae.variance.fill_(_variance(path, vae.config))
     return vae.to(device).eval()
+
+
+def _check_frame_size(run: Path, vae: VAE) -> None:
+    """Check that a model of rollouts was trained on frames of the size that ours have."""
+    height, width, channels = FRAME_SHAPE
+    size = vae.preprocess.get("size", height)
+    if vae.frame_shape == FRAME_SHAPE and size != height:
+        raise ValueError(
+            f"{run / DESCRIPTION_FILE}: a model of frames with size {size}, wanted {height}x{width}x{channels}, as in "
+            "the paper; train one on data of collect or convert, which resize pictures of any size"
+        )
 
 
 def _config(fields: Mapping[str, Any]) -> VAEConfig:

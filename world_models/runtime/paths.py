@@ -52,15 +52,26 @@ def resolve_fields(config: Any) -> None:
     """Resolve the fields of a frozen config that have the metadata `PATH` or `LINK`. `__post_init__` calls it first.
 
     Raises:
-        ValueError: as in `resolved`.
+        ValueError: as in `resolved`, or the field takes one path and the value is a list of them, as text.
     """
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if "resolve" not in field.metadata or value is None:
             continue
+        if isinstance(value, str):
+            _check_one(value, field.name)
         resolve = functools.partial(field.metadata["resolve"], name=field.name)
         places = tuple(str(resolve(each)) for each in value) if isinstance(value, tuple | list) else str(resolve(value))
         object.__setattr__(config, field.name, places)
+
+
+def _check_one(path: str, name: str) -> None:
+    """Refuse a list such as `[a,b]`, as other settings take it. A setting that takes one reads a list as a text."""
+    if path.startswith("[") and path.endswith("]") and not os.path.lexists(path):
+        raise ValueError(
+            f"{name} is {_short(path)}, and it takes one path, not a list; give one without brackets, and run the "
+            "command once for each"
+        )
 
 
 def one_or_several(paths: str | tuple[str, ...], name: str) -> str | tuple[str, ...]:

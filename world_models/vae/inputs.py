@@ -72,7 +72,12 @@ def _remedy(shape: tuple[int, ...], frame_shape: tuple[int, int, int]) -> str:
         )
     if channels == 1 and shape[1:] == (height, width):
         return "give frames[..., None]"
-    return "world_models.preprocess(observations, vae.preprocess) makes frames of observations"
+    if channels == 1:
+        return f"resize them to {height}x{width}, as MNIST's digits are"
+    return (
+        f"world_models.preprocess(observations, vae.preprocess) resizes pictures of any size to {height}x{width}, the "
+        "paper's size"
+    )
 
 
 def check_labels(labels: Tensor, num_classes: int, num_rows: int) -> None:

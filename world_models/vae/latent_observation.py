@@ -136,7 +136,8 @@ class _PictureEncoder:
         if crop is not None and crop[1] > rows:
             raise ValueError(
                 f"the environment's pictures have {rows} rows, and the model's preprocess keeps rows {crop[0]}:"
-                f"{crop[1]}; give the environment that the model was trained on"
+                f"{crop[1]}; give the environment that the model was trained on, or resize its pictures by "
+                "gymnasium.wrappers.ResizeObservation"
             )
         self._is_flat = len(space.shape or ()) == 2  # grey, without an axis of channels
         self._mean, self._std = _moments(normalise, z_dim)

@@ -260,7 +260,7 @@ def _image(path: Path, space: Mapping[str, Any], keys: Keys) -> tuple[str, tuple
     if shape is None:
         raise ValueError(
             f"{path}: observations{place} are {_shown(found)}, wanted images: uint8 (height, width, 3), or grey ones, "
-            f"of {MIN_SIDE}x{MIN_SIDE} pixels or more; choose another data set"
+            f"of {MIN_SIDE}x{MIN_SIDE} pixels or more, which are resized to 64x64; choose another data set"
         )
     return place, shape
 

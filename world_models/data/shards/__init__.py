@@ -46,12 +46,14 @@ class Column:
         row_shape: shape of one row; None for an axis of any length.
         chunk_rows: number of rows of an HDF5 chunk, the smallest part that can be unpacked.
         finite: whether every number has to be finite; `verify` and `encode` refuse other numbers.
+        why_this_shape: why rows have this shape and what to do with others, for the message; may be empty.
     """
 
     dtypes: tuple[str, ...]
     row_shape: tuple[int | None, ...] = ()
     chunk_rows: int = BLOCK_ROWS
     finite: bool = False
+    why_this_shape: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

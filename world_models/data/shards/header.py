@@ -178,7 +178,8 @@ def _check_column(path: Path, file: h5py.File, name: str, spec: Column) -> h5py.
     shape_fits = all(want in (None, have) for want, have in zip(spec.row_shape, dataset.shape[1:], strict=True))
     if str(dataset.dtype) not in spec.dtypes or not shape_fits:
         wanted = f"{' or '.join(spec.dtypes)} ({', '.join(['N', *(str(n or 'any') for n in spec.row_shape)])})"
-        refuse(path, f"{name} is {dataset.dtype} {dataset.shape}, wanted {wanted}; {REMAKE}")
+        advice = REMAKE if shape_fits else spec.why_this_shape or REMAKE
+        refuse(path, f"{name} is {dataset.dtype} {dataset.shape}, wanted {wanted}; {advice}")
     return dataset
 
 
