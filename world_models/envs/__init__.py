@@ -203,8 +203,8 @@ def make_env(
     env = make()
     if len(names := observations.pictures_in(env.observation_space)) > 1:
         raise ValueError(
-            f"{env_id} observes {len(names)} pictures, {', '.join(names)}; choose an env that observes one of them, such "
-            "as by gymnasium.wrappers.FilterObservation"
+            f"{env_id} observes {len(names)} pictures: {', '.join(names)}; choose an env that observes one of them, "
+            "for example by gymnasium.wrappers.FilterObservation"
         )
     no_pictures = observations.why_no_pictures(env)
     preprocessing = Preprocess(parse_crop(crop, None if no_pictures else simulator_of(env).auto_crop(make)))
