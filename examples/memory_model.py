@@ -1,7 +1,7 @@
 """Train the memory model of World Models on latents, and let it dream (Ha & Schmidhuber 2018, appendix A.2).
 
 The memory model M is an MDN-RNN: an LSTM reads z_t and the action a_t, and gives the distribution of z_{t+1}, a mixture
-of five normal distributions for each dimension. Run it after the pipeline:
+of five normal distributions for each dimension. Discrete actions are one-hot columns. Run it after the pipeline:
 
     python -m world_models.encode --data rollouts/carracing --vae runs/vae --out latents/carracing
     python -m world_models.collect --out rollouts/heldout --seed 1000000 --num_episodes 8
@@ -125,12 +125,14 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     try:
-        sequences = LatentSequences(args.latents, args.length, seed=args.seed)
-        heldout = LatentSequences(args.heldout, args.length)
+        one_hot = Latents(args.latents).action_space.get("type") == "Discrete"
+        sequences = LatentSequences(args.latents, args.length, seed=args.seed, one_hot=one_hot)
+        heldout = LatentSequences(args.heldout, args.length, one_hot=one_hot)
         latents, real, vae = Latents(args.heldout)[0], Rollouts(args.rollouts)[0].frames, load_vae(args.vae)
         num_frames = min(100, len(latents) - SEEN)
         if num_frames < 1:
             raise ValueError(f"{args.heldout}: its first episode has {len(latents)} steps, a dream begins after {SEEN}")
+        dreamt_window = LatentSequences(args.heldout, SEEN + num_frames, one_hot=one_hot)[0]  # of the first episode
         out = Path(args.out)
         out.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
@@ -141,9 +143,9 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{name}: {nats:.2f} nats per step, on held-out latents")
 
     save_file(model.state_dict(), out / "memory.safetensors")
-    mu, actions = torch.from_numpy(latents.mu).float(), torch.from_numpy(latents.actions)
+    mu = torch.from_numpy(latents.mu).float()
     shown = slice(SEEN, SEEN + num_frames)
-    dreamt = vae.decode(dream(model, mu, actions, num_frames))
+    dreamt = vae.decode(dream(model, mu, dreamt_window["actions"], num_frames))
     write_gif(out / "dream.gif", real[shown], vae.decode(mu[shown]).numpy(), dreamt.numpy())
     print(f"{out / 'dream.gif'} shows a held-out episode: real, reconstructed, dreamt from its frame {SEEN} on")
 

@@ -67,6 +67,23 @@ class SteeredPictures(Pictures):
     action_space = spaces.Box(-1.0, 1.0, (2,))
 
 
+class DictOfPictures(Pictures):
+    observation_space: spaces.Space = spaces.Dict(
+        screen=spaces.Box(0, 255, (48, 40, 3), np.uint8), health=spaces.Box(0, 100, (1,), np.float32)
+    )
+
+    def observe(self) -> Any:
+        return {"screen": picture(self.seed, self.now), "health": np.zeros(1, np.float32)}
+
+
+class TwoPictures(Pictures):
+    observation_space: spaces.Space = spaces.Dict(left=Pictures.observation_space, right=Pictures.observation_space)
+
+
+class NoPicture(Pictures):
+    observation_space: spaces.Space = spaces.Dict(health=spaces.Box(0, 100, (1,), np.float32))
+
+
 class Finishing(Pictures):
     LAST = (7, True, False)
 
@@ -78,7 +95,9 @@ class Limited(Pictures):
 @pytest.fixture(autouse=True)
 def registered() -> Iterator[None]:
     Pictures.taken.clear()
-    with registered_envs(Pictures, GreyPictures, SteeredPictures, Finishing, Limited):
+    with registered_envs(
+        *(Pictures, GreyPictures, SteeredPictures, DictOfPictures, TwoPictures, NoPicture, Finishing, Limited)
+    ):
         yield
 
 
@@ -180,6 +199,17 @@ def test_an_episode_ends_if_its_environment_ends_it(gather: Callable[..., Rollou
 def test_an_episode_that_terminates_at_max_steps_is_also_truncated(gather: Callable[..., Rollouts]):
     episode = gather("--max_steps 7", env="Finishing-v0")[0]
     assert (episode.terminated[-1], episode.truncated[-1]) == (True, True)
+
+
+def test_the_picture_of_a_dict_is_stored_like_a_picture_alone(
+    gather: Callable[..., Rollouts], capsys: pytest.CaptureFixture[str]
+):
+    in_dicts = gather(env="DictOfPictures-v0", policy="repeated")
+    assert "frames: observations['screen'] 48x40x3 -> 64x64; " in capsys.readouterr().out
+    assert in_dicts.action_space == {"type": "Discrete", "n": 3, "start": 0} and in_dicts.num_actions == 1
+    for episode in in_dicts:
+        shown = [picture(episode.seed, step) for step in range(11)]
+        np.testing.assert_array_equal(episode.frames, preprocess(np.stack(shown), in_dicts.preprocess))
 
 
 def test_cart_pole_is_collected_as_rendered_pictures(gather: Callable[..., Rollouts]):
@@ -377,6 +407,13 @@ def test_more_episodes_add_only_the_missing_shards(rollouts_dir: Path):
         ({"env": "CartPole-v1", "policy": "driver"}, "driver needs"),
         ({"env": "CartPole-v1", "policy": "random", "crop": "500:600"}, "400"),
         ({"env": "CartPole-v1", "policy": "random", "crop": "0:1000"}, "400"),
+        ({"env": "Pictures-v0"}, "brownian needs bounded .*use random or repeated, which take any actions"),
+        ({"env": "TwoPictures-v0", "policy": "repeated"}, "TwoPictures-v0 observes 2 pictures: left, right; choose"),
+        (
+            {"env": "NoPicture-v0", "policy": "repeated"},
+            "NoPicture-v0 has neither .*observations are a Dict of health;",
+        ),
+        ({"env": "not_there.envs:Doom-v1"}, "No module named 'not_there'; install it, or give an id"),
         ({"crop": "0:97"}, "keeps rows to 97"),
         ({"crop": "top"}, "crop is 'top'"),
     ],

@@ -85,13 +85,13 @@ def test_attributes_are_the_documented_ones(make_latents: Make, tmp_path: Path):
     found = attributes_of(shard_path(make_latents([3, 4]), 0))
     source = attributes_of(shard_path(tmp_path / "rollouts", 0))
     assert set(found) == {
-        *("format", "format_version", "vae_sha256", "rollouts_digest", "preprocess"),
+        *("format", "format_version", "vae_sha256", "rollouts_digest", "preprocess", "action_space"),
         *("config", "versions", "complete", "digests"),
     }
     assert (found["format"], found["format_version"]) == ("world_models.latents", 1)
     assert found["complete"]
     assert {name: found[name] for name in ATTRIBUTES} == ATTRIBUTES
-    assert found["preprocess"] == source["preprocess"]
+    assert all(found[name] == source[name] for name in ("preprocess", "action_space"))
     digests = json.dumps(json.loads(source["digests"]), sort_keys=True)
     assert found["rollouts_digest"] == hashlib.sha256(digests.encode()).hexdigest()
     assert json.loads(found["versions"]) == files.versions()
@@ -164,6 +164,7 @@ def test_the_reader_gives_the_facts_about_the_data_set(make_latents: Make):
     latents = Latents(make_latents([3, 4], [2]))
     assert (latents.z_dim, latents.num_actions, latents.num_rows) == (Z_DIM, 3, 12)
     assert latents.preprocess == {"crop": [0, 84], "size": 64, "interpolation": "INTER_AREA"}
+    assert latents.action_space == {"type": "Box", "shape": [3]}
     assert latents.vae_sha256 == "ab" * 32
 
 
@@ -189,6 +190,23 @@ def test_shards_of_two_models_or_two_preprocessings_are_refused_by_name(make_lat
         file.attrs[name] = '"other"'
     with pytest.raises(ValueError, match=f"^{shard_path(folder, 1)}: its {name} is "):
         Latents(folder)
+
+
+def test_shards_of_two_action_spaces_are_refused_by_name(make_latents: Make):
+    folder = make_latents([3], [3])
+    with h5py.File(shard_path(folder, 1), "r+") as file:
+        file.attrs["action_space"] = '{"type": "Discrete"}'
+    with pytest.raises(ValueError, match=f"^{shard_path(folder, 1)}: its action_space is .*Discrete"):
+        Latents(folder)
+
+
+@pytest.mark.parametrize(("older", "known"), [([0], True), ([0, 1], False)])
+def test_shards_of_older_versions_have_no_action_space(make_latents: Make, older: list[int], known: bool):
+    folder = make_latents([3], [3])
+    for index in older:
+        with h5py.File(shard_path(folder, index), "r+") as file:
+            del file.attrs["action_space"]
+    assert Latents(folder).action_space == ({"type": "Box", "shape": [3]} if known else {})
 
 
 def test_mu_and_logvar_of_different_widths_are_refused_by_name(make_latents: Make):

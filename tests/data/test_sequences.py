@@ -230,6 +230,57 @@ def test_iterating_ends_with_the_last_window(windows: LatentSequences):
     assert sum(1 for _ in windows) == len(windows) == 6  # type: ignore[attr-defined]
 
 
+# one-hot actions
+
+
+def make_discrete(folder: Path, start: int = 0) -> Path:
+    """Discrete latents of three actions: episodes of 4, 2 and 5 steps; row r takes action (r % 3) + start."""
+    write_latents(folder, [[4, 2], [5]])
+    first = 0
+    for path in sorted(folder.glob("*.h5")):
+        with h5py.File(path, "r+") as file:
+            rows = np.arange(first, first + len(file["rewards"]))  # type: ignore[arg-type]
+            final = np.cumsum(file["episode_length"][:]) - 1  # type: ignore[index]
+            actions = (rows % 3 + start).astype(np.float32)
+            actions[final] = 0  # as the recorder leaves it
+            del file["actions"]
+            file.create_dataset("actions", data=actions[:, None])
+            file.attrs["action_space"] = json.dumps({"type": "Discrete", "n": 3, "start": start})
+            first += len(rows)
+    return folder
+
+
+@pytest.mark.parametrize("memory_gb", [4, 1e-9])
+@pytest.mark.parametrize("start", [0, 5])
+def test_discrete_actions_are_one_hot_columns(tmp_path: Path, start: int, memory_gb: float):
+    windows = LatentSequences(make_discrete(tmp_path, start), 3, stride=1, pad=True, memory_gb=memory_gb, one_hot=True)
+    assert len(windows) == 2 + 1 + 3
+    for item in all_of(windows):
+        assert item["actions"].dtype == torch.float32 and item["actions"].shape == (3, 3)
+        wanted = torch.nn.functional.one_hot(item["rewards"].long() % 3, 3) * item["mask"][:, None]
+        assert torch.equal(item["actions"], wanted.float())
+
+
+def test_discrete_actions_are_one_column_unless_asked_otherwise(tmp_path: Path):
+    windows = LatentSequences(make_discrete(tmp_path), 3)
+    assert windows[0]["actions"].tolist() == [[0], [1], [2]]
+
+
+def test_batches_hold_the_same_one_hot_actions(tmp_path: Path):
+    windows = LatentSequences(make_discrete(tmp_path), 3, one_hot=True)
+    assert same_bits(windows[range(len(windows))], joined(all_of(windows)))
+
+
+def test_an_action_that_is_no_index_is_refused_by_its_shard(tmp_path: Path):
+    folder = make_discrete(tmp_path)
+    with h5py.File(shard_path(folder, 1), "r+") as file:
+        file["actions"][4] = 3.0  # type: ignore[index]
+    windows = LatentSequences(folder, 3, stride=1, one_hot=True)
+    windows[0]
+    with pytest.raises(Stopped, match=f"^{shard_path(folder, 1)}: actions hold a number that is no index of an action"):
+        windows[len(windows) - 1]
+
+
 # padding
 
 

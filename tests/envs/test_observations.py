@@ -7,7 +7,13 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
-from gymnasium.wrappers import FrameStackObservation, GrayscaleObservation, ResizeObservation, TransformObservation
+from gymnasium.wrappers import (
+    FilterObservation,
+    FrameStackObservation,
+    GrayscaleObservation,
+    ResizeObservation,
+    TransformObservation,
+)
 
 from world_models import envs
 from world_models.envs import PictureError, observations, preprocess
@@ -99,6 +105,62 @@ def test_pictures_of_wrappers_are_accepted(make: Callable[..., envs.FrameEnv], w
     env = make(RGB, wrap)
     env.reset(0)
     assert not env.from_render and env.picture is not None and env.picture.shape == env.env.observation_space.shape
+
+
+# --- pictures in dicts
+
+HEALTH = spaces.Box(0, 100, (1,), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("space", "name"),
+    [
+        (spaces.Dict(health=HEALTH, screen=RGB), "screen"),
+        (spaces.Dict(depth=box(48, 40, 1), screen=RGB), "screen"),
+        (spaces.Dict(depth=box(48, 40), symbols=box(7, 7, 3)), "depth"),
+    ],
+    ids=str,
+)
+def test_the_only_rgb_or_else_the_only_grey_picture_of_a_dict_is_the_frame(
+    make: Callable[..., envs.FrameEnv], space: spaces.Dict, name: str
+):
+    env = make(space)
+    shown = [space.sample(), space.sample()]
+    env.env.unwrapped.shown = list(shown)  # type: ignore[attr-defined]
+    frames = env.reset(0), env.step(np.zeros(1, np.float32))[0]
+    np.testing.assert_array_equal(frames, [preprocess(one[name], env.preprocess) for one in shown])
+    assert env.picture_name == name and not env.from_render
+
+
+@pytest.mark.parametrize("draws", [False, True])
+def test_a_dict_with_several_pictures_is_refused_by_their_names(make: Callable[..., envs.FrameEnv], draws: bool):
+    several = spaces.Dict(left=RGB, right=RGB, depth=box(48, 40, 1))
+    with pytest.raises(ValueError, match="Shows-v0 observes 2 pictures: left, right; choose an env that observes one"):
+        make(several, draws=draws)
+
+
+def test_a_wrapper_may_leave_one_of_several_pictures(make: Callable[..., envs.FrameEnv]):
+    env = make(spaces.Dict(left=RGB, right=RGB), lambda env: FilterObservation(env, ["right"]))
+    assert env.picture_name == "right"
+
+
+def test_stacked_dicts_hold_no_picture(make: Callable[..., envs.FrameEnv]):
+    env = make(spaces.Dict(screen=RGB, health=HEALTH), lambda env: FrameStackObservation(env, 4))
+    assert env.from_render and env.picture_name is None
+
+
+@pytest.mark.parametrize("shown", [{"health": np.zeros(1)}, np.zeros((48, 40, 3), np.uint8)], ids=["other", "no dict"])
+def test_an_observation_without_the_promised_picture_is_refused(make: Callable[..., envs.FrameEnv], shown: Any):
+    env = make(spaces.Dict(screen=RGB, health=HEALTH))
+    env.env.unwrapped.shown = [shown]  # type: ignore[attr-defined]
+    with pytest.raises(PictureError, match="Shows-v0: 'screen' of the observation gave None, not uint8 48x40x3"):
+        env.reset(0)
+
+
+def test_a_crop_beyond_the_picture_of_a_dict_is_refused(make: Callable[..., envs.FrameEnv]):
+    make(spaces.Dict(screen=RGB))
+    with pytest.raises(ValueError, match="crop 0:49 keeps rows to 49, Shows-v0 has 48"):
+        envs.make_env("Shows-v0", crop="0:49")
 
 
 # --- what is none

@@ -55,6 +55,12 @@ def test_actions_depend_only_on_the_seed(name: str):
     np.testing.assert_array_equal(act(make(first, 7), 100), act(make(second, 7), 100))
 
 
+@pytest.mark.parametrize("name", sorted(policies.BUILTIN.keys() - {"random", "repeated"}))
+def test_a_policy_that_does_not_fit_the_actions_names_those_that_do(name: str):
+    with pytest.raises(ValueError, match="use random or repeated, which take any actions"):
+        policies.BUILTIN[name](Stub(spaces.Discrete(3)), 0)
+
+
 @pytest.mark.parametrize("name", sorted(policies.BUILTIN.keys() - {"expert"}))
 def test_another_seed_gives_other_actions(name: str):
     make = policies.BUILTIN[name]
@@ -90,6 +96,24 @@ def test_random_is_uniform_over_the_box():
 def test_random_takes_each_discrete_action_and_no_other():
     actions = act(policies.random(Stub(spaces.Discrete(4, start=1)), 0), 200)
     assert set(actions.tolist()) == {1, 2, 3, 4}
+
+
+# --- repeated
+
+
+def test_repeated_takes_each_action_for_one_to_ten_steps():
+    actions = act(policies.repeated(Stub(), 5), 3000)
+    changes = np.flatnonzero((actions[1:] != actions[:-1]).any(axis=1)) + 1  # two actions in turn are never equal
+    _, counts = np.unique(np.diff(changes), return_counts=True)
+    assert len(counts) == 10 and counts.min() > 0.5 * counts.mean()
+
+
+@pytest.mark.parametrize("space", [spaces.Discrete(3, start=1), spaces.MultiBinary(4)], ids=str)
+def test_repeated_takes_actions_of_any_space(space: spaces.Space):
+    policy = policies.repeated(Stub(space), 5)  # type: ignore[arg-type]
+    actions = [policy(FRAME) for _ in range(300)]
+    assert all(action in space for action in actions)
+    assert len({str(action) for action in actions}) > 2
 
 
 # --- brownian
@@ -247,7 +271,7 @@ def test_a_policy_of_the_user_may_be_a_class(own_module: Callable[[str], None]):
 @pytest.mark.parametrize("name", ["", "brwnian", "mixture", "own_policy_module"])
 def test_the_error_for_an_unknown_policy_lists_the_known_ones(name: str):
     with pytest.raises(
-        ValueError, match="is none of random, brownian, driver, expert, mixture; give one of them or package"
+        ValueError, match="is none of random, repeated, brownian, driver, expert, mixture; give one of them or package"
     ):
         policies.load_policy(name)
 

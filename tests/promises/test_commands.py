@@ -204,7 +204,7 @@ def test_an_output_folder_with_data_of_another_config_is_refused(refused, rollou
         (["--env", "CarRacing-v99"], "CarRacing-v99"),
         (["--env", "NoSuchEnv-v0"], "NoSuchEnv"),
         (["--policy", "no_such_package.module:policy"], "cannot be imported"),
-        (["--policy", "clever"], "random, brownian, driver, expert, mixture"),
+        (["--policy", "clever"], "random, repeated, brownian, driver, expert, mixture"),
         (["--crop", "60:20"], "crop"),
         (["--num_episodes", "0"], "num_episodes is 0; give 1 or more"),
         (["--max_steps", "100000000", "--num_episodes", "1000000"], "GB are free"),

@@ -19,6 +19,7 @@ from world_models.envs import policies
 from world_models.runtime.executors import Executor
 
 WARMUP_STEPS = 5
+DOOM = Path(__file__).parents[2] / "configs/doom/collect.yaml"
 
 
 def digests(path: Path) -> list[dict[str, str]]:
@@ -94,6 +95,24 @@ def test_extending_completes_a_partial_last_shard_to_the_same_columns(rollouts_d
 def test_a_partial_last_shard_begins_with_the_same_episodes(rollouts_dir: Path, tmp_path: Path):
     partial, whole = Rollouts(gather(config(tmp_path, num_episodes=1)))[0], Rollouts(rollouts_dir)[0]
     np.testing.assert_array_equal(partial.frames, whole.frames)
+
+
+@pytest.mark.slow
+def test_doom_is_collected_with_the_same_columns_by_two_processes_in_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """ViZDoom reads the settings of the picture from a file in the working folder, unless the recipe forbids it."""
+    pytest.importorskip("vizdoom", reason="ViZDoom is not installed; pip install 'world_models[doom]'")
+    for name, flags in {"one": "--executor serial", "two": "--executor processes --num_workers 2"}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "_vizdoom.ini").write_text(f"[GlobalSettings]\nr_fakecontrast={int(name == 'two')}\n")
+        monkeypatch.chdir(tmp_path / name)
+        command.main([*f"--config {DOOM} --out rollouts --num_episodes 4 --episodes_per_shard 2 {flags}".split()])
+    one, two = (Rollouts(tmp_path / name / "rollouts") for name in ("one", "two"))
+    assert digests(one.path) == digests(two.path)
+    assert one.num_actions == 1 and {*np.concatenate([episode.actions[:, 0] for episode in one])} == {0, 1, 2}
+    frames = np.concatenate([episode.frames[:-1] for episode in one])
+    assert (frames.reshape(len(frames), -1).std(axis=1) > 0).all()  # only the final ones are black
 
 
 # --- episodes

@@ -3,12 +3,14 @@
 import argparse
 import importlib.util
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -114,6 +116,30 @@ def test_likelihoods_of_a_memory_model_and_its_baselines_are_finite(memory_model
     found = memory_model.score(memory_model.MDNRNN(32, 3), sequences, sequences)
     assert list(found) == ["memory model", "z stays, with normal noise", "z is anything that occurs"]
     assert all(np.isfinite(nats) for nats in found.values())
+
+
+def test_a_memory_model_reads_discrete_actions_as_one_hot_columns(
+    memory_model: ModuleType,
+    latents_dir: Path,
+    rollouts_dir: Path,
+    run_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(memory_model, "SEEN", 5)
+    shutil.copytree(latents_dir, tmp_path / "latents")
+    for path in (tmp_path / "latents").glob("*.h5"):
+        with h5py.File(path, "r+") as file:
+            rows = len(file["rewards"])  # type: ignore[arg-type]
+            del file["actions"]
+            file.create_dataset("actions", data=np.arange(rows, dtype=np.float32)[:, None] % 4)
+            file.attrs["action_space"] = '{"type": "Discrete", "n": 4, "start": 0}'
+    latents, out = tmp_path / "latents", tmp_path / "out"
+    memory_model.main(
+        f"--latents {latents} --heldout {latents} --rollouts {rollouts_dir} --vae {run_dir} --out {out} "
+        "--epochs 1 --length 10".split()
+    )
+    assert load_file(out / "memory.safetensors")["lstm.weight_ih_l0"].shape == (4 * 256, 32 + 4)
 
 
 def test_a_dream_depends_on_the_actions_and_on_no_frame_after_its_start(memory_model: ModuleType):

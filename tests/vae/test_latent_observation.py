@@ -52,6 +52,20 @@ class Pictures(gymnasium.Env[np.ndarray, np.int64]):
         return self.shown
 
 
+class DictOfPicture(Pictures):
+    """Shows the same pictures as one entry of a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.picture_space = self.observation_space
+        health = spaces.Box(0, 100, (1,), np.float32)
+        self.observation_space = spaces.Dict(health=health, screen=self.picture_space)  # type: ignore[assignment]
+
+    def _picture(self) -> Any:
+        self.shown = self.np_random.integers(0, 256, self.picture_space.shape, np.uint8)  # type: ignore[arg-type]
+        return {"health": np.zeros(1, np.float32), "screen": self.shown}
+
+
 gymnasium.register("LatentPictures-v0", Pictures)  # type: ignore[arg-type]
 
 
@@ -130,6 +144,22 @@ def test_the_last_observations_of_episodes_are_latents_too(vae: VAE):
     assert terminated.all()
     np.testing.assert_allclose(infos["final_obs"][1], last, atol=1e-6)
     assert not np.allclose(z[1], last)
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
+def test_dicts_with_a_picture_give_the_latents_of_the_picture(vae: VAE, mode: AutoresetMode):
+    def made(kind: type[Pictures]) -> list[gymnasium.Env | gymnasium.vector.VectorEnv]:
+        return [kind(), SyncVectorEnv([kind] * 2, autoreset_mode=mode)]
+
+    for plain, in_dicts in zip(made(Pictures), made(DictOfPicture), strict=True):
+        envs = [LatentObservation(env, vae) for env in (plain, in_dicts)]
+        np.testing.assert_array_equal(*(env.reset(seed=5)[0] for env in envs))
+        action = np.zeros(2, np.int64) if isinstance(in_dicts, SyncVectorEnv) else np.int64(0)
+        for _ in range(STEPS):
+            (z, *_, infos), (again, *_, infos_again) = (env.step(action) for env in envs)
+            np.testing.assert_array_equal(z, again)
+            last, last_again = (np.stack(each.get("final_obs", np.zeros(1))) for each in (infos, infos_again))
+            np.testing.assert_array_equal(last, last_again)
 
 
 # normalised, and sampled

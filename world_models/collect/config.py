@@ -40,7 +40,7 @@ class CollectConfig:
         max_steps: number of steps after which an episode is truncated.
         env: id of a Gymnasium environment with image observations or render_mode rgb_array; module:id imports first.
         env_args: arguments for the environment, by name, such as domain_randomize of CarRacing.
-        policy: policy that drives: random, brownian, driver, expert, mixture, or your own as package.module:name.
+        policy: what drives: random, repeated, brownian, driver, expert, mixture, or your own as package.module:name.
         mixture: policies of mixture, with the weight of each.
         seed: seed of the first episode; episode i has seed + i.
         warmup_steps: number of steps with zero actions at the start of an episode; they are not stored.

@@ -89,7 +89,8 @@ def _check_colours(env: envs.FrameEnv, shown: Sequence[np.ndarray]) -> None:
 def _frames_line(env: envs.FrameEnv) -> str:
     shape, crop = _picture(env).shape, env.preprocess.crop
     size = observations.sizes(shape) + ("" if shape[2:] == (3,) else " grey")
-    source = f"render(), {size}" if env.from_render else f"observations {size}"
+    name = "" if env.picture_name is None else f"[{env.picture_name!r}]"
+    source = f"render(), {size}" if env.from_render else f"observations{name} {size}"
     rows = f", rows {crop[0]}:{crop[1]}" if crop else ""
     reason = f" (observations are {observations.why_no_pictures(env.env)})" if env.from_render else ""
     return f"frames: {source}{rows} -> {env.preprocess.size}x{env.preprocess.size}{reason}"

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from world_models.data.shards.episodes import ShardedEpisodes
 from world_models.data.step_tables import DataFrame
 from world_models.runtime import files
 from world_models.runtime.terminal import printable
+from world_models.runtime.typed_json import Json
 
 FORMAT = Format(
     name="world_models.latents",
@@ -101,6 +102,7 @@ def write_latents(
         shard.attributes.update(attributes)
         shard.attributes.update(
             preprocess=str(source.attributes["preprocess"]),
+            action_space=str(source.attributes["action_space"]),
             rollouts_digest=source.digest(),
             versions=json.dumps(files.versions()),
         )
@@ -122,6 +124,7 @@ class Latents(ShardedEpisodes[LatentEpisode]):
     Attributes:
         z_dim: number of latent dimensions.
         num_actions: number of columns of `actions`.
+        action_space: description of the action space, as in the rollouts; empty if an older version made the latents.
         preprocess: how observations became the frames that were encoded.
         vae_sha256: sha256 of the V model's weights.
 
@@ -144,6 +147,7 @@ class Latents(ShardedEpisodes[LatentEpisode]):
             raise ValueError(f"{first.path}: mu and logvar differ in width; delete the file and make it again")
         self.z_dim: int = first.row_shapes["mu"][0]
         self.num_actions: int = first.row_shapes["actions"][0]
+        self.action_space = _action_space(self.shards)
         self.preprocess = first.json_object("preprocess")
         self.vae_sha256 = str(first.attributes["vae_sha256"])
 
@@ -229,3 +233,21 @@ class Latents(ShardedEpisodes[LatentEpisode]):
         arrays = {"actions": step_tables.numbered("action", self.num_actions)}
         arrays |= {name: step_tables.numbered(name, count) for name, count in names.items()}
         return step_tables.table(self, arrays)
+
+
+def _action_space(shards: Sequence[reader.Shard]) -> dict[str, Json]:
+    """The description of the action space that the shards share. Shards of older versions have none.
+
+    Raises:
+        ValueError: two shards describe different ones.
+    """
+    described = [shard for shard in shards if "action_space" in shard.attributes]
+    spaces = [shard.json_object("action_space") for shard in described]
+    for shard, space in zip(described, spaces, strict=True):
+        if space != spaces[0]:
+            found, wanted = printable(json.dumps(space)), printable(json.dumps(spaces[0]))
+            raise ValueError(
+                f"{shard.path}: its action_space is {found}, that of {described[0].path.name} is {wanted}; keep data "
+                "sets in folders of their own"
+            )
+    return spaces[0] if spaces else {}

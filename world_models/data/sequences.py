@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from world_models.data import latent_rows
+from world_models.data.discrete_actions import DiscreteActions
 from world_models.data.latents import COPIED_COLUMNS, Latents
 from world_models.data.shards.columns import UnreadableError
 from world_models.runtime.terminal import printable
@@ -50,11 +51,13 @@ class LatentSequences(Dataset[Window]):
         pad: whether to include episodes shorter than `length`; adds `mask`.
         normalise: whether to bring z to mean 0 and variance 1, by `z_mean` and `z_variance` of `latents.json`.
         memory_gb: upper bound on the memory for latents, in 10^9 bytes.
+        one_hot: whether to give discrete actions as one column for each action: 1 for the action that was taken, 0 for
+            the others, float32 (length, number of actions). Otherwise one column holds the action's index.
 
     Raises:
         FileNotFoundError: there are no latents.
-        ValueError: bad bounds; no episode is as long as a window; or `normalise` finds no `latents.json` of these
-            latents.
+        ValueError: bad bounds; no episode is as long as a window; `normalise` finds no `latents.json` of these
+            latents; or `one_hot`, and the actions are not discrete.
 
     Example:
         >>> sequences = LatentSequences("latents/carracing", length=20)
@@ -79,6 +82,7 @@ class LatentSequences(Dataset[Window]):
         pad: bool = False,
         normalise: bool = False,
         memory_gb: float | int = 4,
+        one_hot: bool = False,
     ):
         stride = length if stride is None else stride
         if length < 1 or stride < 1:
@@ -89,6 +93,7 @@ class LatentSequences(Dataset[Window]):
             raise ValueError(f"memory_gb is {memory_gb}; give a number above 0")
         self.latents, self.length, self.stride, self.seed, self.pad = Latents(path), length, stride, seed, pad
         self._moments = (self.z_mean.astype(np.float32), self.z_std.astype(np.float32)) if normalise else None
+        self._discrete = self._discrete_actions() if one_hot else None
         self._memory_bytes = memory_gb * 1e9
         self._epoch = _shared(0)
         self._starts, self._steps = self._windows()
@@ -119,6 +124,9 @@ class LatentSequences(Dataset[Window]):
             >>> z = sequences[0]["z"].numpy() * sequences.z_std + sequences.z_mean  # as the V model decodes it
         """
         return self.latents.z_std
+
+    def _discrete_actions(self) -> DiscreteActions:
+        return DiscreteActions.described_by(self.latents.action_space, self.latents.num_actions, self.latents.path)
 
     def _windows(self) -> tuple[Int64[np.ndarray, " windows"], Int64[np.ndarray, " windows"]]:
         """Each window's first row among all rows, and its number of transitions."""
@@ -187,6 +195,9 @@ class LatentSequences(Dataset[Window]):
         drawn = self._sample(rows["mu"], rows["logvar"], numbers)
         self._check_finite(drawn, starts)
         z = torch.from_numpy(drawn)
+        if self._discrete is not None:
+            rows["actions"] = self._discrete.one_hot(rows["actions"])
+            self._check_indices(rows["actions"], starts, steps)
         copied = {name: torch.from_numpy(rows[name])[:, :-1] for name in COPIED_COLUMNS}
         batch = {"z": z[:, :-1], "next_z": z[:, 1:], **copied}
         return _padded(batch, torch.from_numpy(steps)) if self.pad else batch
@@ -215,10 +226,27 @@ class LatentSequences(Dataset[Window]):
         if np.isfinite(z).all():
             return
         window = np.flatnonzero(~np.isfinite(z).all(axis=(1, 2)))[0]
-        ends = np.cumsum([shard.num_rows for shard in self.latents.shards])
-        path = self.latents.shards[np.searchsorted(ends, starts[window], side="right")].path
         reason = "mu and logvar give a z that is not finite: they are damaged, or too large for float16"
-        raise UnreadableError(printable(f"{path}: {reason}; delete the file and run encode again"))
+        raise self._unreadable(int(starts[window]), f"{reason}; delete the file and run encode again")
+
+    def _check_indices(
+        self,
+        one_hot: Float32[np.ndarray, "windows rows actions"],
+        starts: Int64[np.ndarray, " windows"],
+        steps: Int64[np.ndarray, " windows"],
+    ) -> None:
+        """Refuse damaged latents, whose actions are no indices of actions."""
+        is_transition = np.arange(one_hot.shape[1]) < steps[:, None]
+        wrong = np.flatnonzero((is_transition & ~one_hot.any(axis=2)).any(axis=1))
+        if len(wrong):
+            reason = "actions hold a number that is no index of an action of its action_space"
+            raise self._unreadable(int(starts[wrong[0]]), f"{reason}; check the rollouts, and encode them again")
+
+    def _unreadable(self, row: int, reason: str) -> UnreadableError:
+        """An error that names the shard with this row of the data set."""
+        ends = np.cumsum([shard.num_rows for shard in self.latents.shards])
+        path = self.latents.shards[np.searchsorted(ends, row, side="right")].path
+        return UnreadableError(printable(f"{path}: {reason}"))
 
     def _noise(self, numbers: Sequence[int]) -> Float32[np.ndarray, "windows rows z"]:
         """Standard normal noise, one generator for each window. PyTorch's generator takes a third of NumPy's time."""

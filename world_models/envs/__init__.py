@@ -83,6 +83,7 @@ class FrameEnv:
         preprocess: how observations become frames.
         telemetry_names: names of the values of `telemetry()`, with units; empty if the simulator is unknown.
         from_render: whether frames are made of what `render()` draws, instead of the observations.
+        picture_name: name of the picture in a dict observation; None if the observations are no dicts, or not used.
         picture: the picture that the current frame was made of; None before the first reset.
     """
 
@@ -90,6 +91,8 @@ class FrameEnv:
         self.env, self.preprocess = env, preprocessing
         self.action_space: spaces.Space[Any] = env.action_space
         self.from_render = from_render
+        name, self._picture_space = observations.picture_in(env.observation_space)
+        self.picture_name = None if from_render else name
         self.picture: UInt8[np.ndarray, "height width *channels"] | None = None
         self._shape: tuple[int, ...] | None = None
         self.simulator = simulator_of(env)
@@ -108,7 +111,7 @@ class FrameEnv:
             observation, _ = self.env.reset(seed=seed)
         self._telemetry = self.simulator.telemetry()
         self._state = None
-        self._shape = None if self.from_render else self.env.observation_space.shape
+        self._shape = None if self.from_render else self._picture_space.shape
         return self._frame(observation)
 
     def step(self, action: Float32[np.ndarray, " A"]) -> tuple[Frame, float, bool, bool]:
@@ -153,11 +156,18 @@ class FrameEnv:
         with self._as_env_errors():
             return self.env.render()
 
+    @property
+    def _source(self) -> str:
+        if self.from_render:
+            return "render()"
+        return "the observation" if self.picture_name is None else f"{self.picture_name!r} of the observation"
+
     def _frame(self, observation: Any) -> Frame:
-        picture: Any = self._drawn() if self.from_render else observation
+        picture: Any = self._drawn() if self.from_render else observations.picture_of(observation, self.picture_name)
         if not (isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.shape == self._shape):
-            source = f"{self.name}: {'render()' if self.from_render else 'the observation'}"
-            self._shape = observations.check_picture(source, picture, self._shape, self.preprocess.crop)
+            self._shape = observations.check_picture(
+                f"{self.name}: {self._source}", picture, self._shape, self.preprocess.crop
+            )
         self.picture = picture
         return preprocess(picture, self.preprocess)
 
@@ -167,8 +177,9 @@ def make_env(
 ) -> FrameEnv:
     """Make an environment by its Gymnasium id.
 
-    Frames are made of the observations if those are images, else of what `render_mode="rgb_array"` draws. The
-    environment is made without its time limit, because a collection has its own limit, `max_steps`.
+    Frames are made of the observations if those are images, or dicts with one image: the only RGB image or, if there is
+    none, the only grey one. Other frames are made of what `render_mode="rgb_array"` draws. The environment is made
+    without its time limit, because a collection has its own limit, `max_steps`.
 
     Args:
         env_id: the id; CarRacing-v3 is made with the fast renderer, which gives the same observations.
@@ -178,7 +189,7 @@ def make_env(
 
     Raises:
         ValueError: the id is unknown, a package is missing, the environment does not take the arguments, it shows no
-            images, its actions do not fit flat columns, or the renderer cannot draw it on this machine.
+            images or several, its actions do not fit flat columns, or the renderer cannot draw it on this machine.
 
     Example:
         >>> env = make_env("CarRacing-v3")
@@ -190,6 +201,11 @@ def make_env(
     """
     make = recipe(env_id, renderer, env_args or {})
     env = make()
+    if len(names := observations.pictures_in(env.observation_space)) > 1:
+        raise ValueError(
+            f"{env_id} observes {len(names)} pictures: {', '.join(names)}; choose an env that observes one of them, "
+            "for example by gymnasium.wrappers.FilterObservation"
+        )
     no_pictures = observations.why_no_pictures(env)
     preprocessing = Preprocess(parse_crop(crop, None if no_pictures else simulator_of(env).auto_crop(make)))
     if no_pictures:
@@ -201,7 +217,8 @@ def make_env(
         env.close()
         env = make(render_mode="rgb_array")
     elif preprocessing.crop is not None:
-        rows, last = env.observation_space.shape[0], preprocessing.crop[1]  # type: ignore[index]
+        _, space = observations.picture_in(env.observation_space)
+        rows, last = space.shape[0], preprocessing.crop[1]  # type: ignore[index]
         if last > rows:
             raise ValueError(f"crop {crop} keeps rows to {last}, {env_id} has {rows}")
     num_columns(env.action_space)

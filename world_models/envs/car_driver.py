@@ -6,7 +6,7 @@ import numpy as np
 from gymnasium import spaces
 from jaxtyping import Float32, UInt8
 
-from world_models.envs.drivable import Drivable, generator
+from world_models.envs.drivable import FOR_ANY_ACTIONS, Drivable, generator
 
 
 class Driver:
@@ -38,7 +38,7 @@ class Driver:
         if missing or not (has_pedals or has_keys):
             raise ValueError(
                 f"policy driver needs CarRacing's telemetry and continuous actions or keys, this env has {space}; "
-                "use random, as in --policy random, or leave driver out of --mixture"
+                f"{FOR_ANY_ACTIONS}, or leave driver out of --mixture"
             )
         self._keys = Keys() if has_keys else None
         self._env = env

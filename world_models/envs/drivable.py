@@ -25,6 +25,9 @@ class Drivable(Protocol):
 
 PolicyFactory = Callable[[Any, int], Policy]
 
+FOR_ANY_ACTIONS = "use random or repeated, which take any actions, as in --policy repeated"
+"""What to do if a policy does not fit the actions of an environment."""
+
 
 def generator(seed: int) -> np.random.Generator:
     """The random generator of a policy, made of the episode's seed. Its stream differs from that of the track."""

@@ -13,6 +13,7 @@ import numpy as np
 from gymnasium import spaces
 from jaxtyping import Float32
 
+from world_models.envs.drivable import FOR_ANY_ACTIONS
 from world_models.runtime.errors import require
 
 
@@ -87,7 +88,7 @@ class Expert:
         if not (set(self.NEEDED_COLUMNS) <= set(names) and isinstance(space, spaces.Box) and space.shape == (3,)):
             raise ValueError(
                 f"no expert for this environment: it drives CarRacing with continuous actions, this env has {space}; "
-                "choose another policy, such as random, or CarRacing-v3"
+                f"{FOR_ANY_ACTIONS}, or choose CarRacing-v3"
             )
         self._env, self._skill = env, skill or Skill()
         self._columns = [names.index(name) for name in self.NEEDED_COLUMNS]

@@ -127,7 +127,7 @@ def find_spec(env_id: str) -> registration.EnvSpec:
             importlib.import_module(module)
         except (Exception, SystemExit) as error:  # the import runs the user's code
             if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
-                problem = f"{error}; give an id, or MODULE:ID with a module that Python finds"
+                problem = f"{error}; install it, or give an id, or MODULE:ID with a module that Python finds"
             else:
                 problem = f"the import of {module} fails, {describe_error(error)}; {HOW_TO_FIX}"
             raise ValueError(f"env {env_id!r} cannot be made: {problem}") from error

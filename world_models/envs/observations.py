@@ -3,9 +3,13 @@
 A picture is uint8, height x width x 3 (RGB), or grey (one channel, or no axis of channels). Other observations can
 have the shape of a picture, such as three stacked grey frames or a grid of symbols. A data set of them would be
 useless, so they are refused here.
+
+A dict observation may hold a picture among other entries: the only RGB picture or, if there is none, the only grey one.
+Several of them are refused, because nothing says which one is meant.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
@@ -34,8 +38,11 @@ def why_no_pictures(env: gymnasium.Env) -> str | None:
 
 def why_no_picture_space(space: spaces.Space[Any]) -> str | None:
     """Like `why_no_pictures`, for a space alone. A space does not show whether wrappers have stacked frames."""
+    space = picture_in(space)[1]
     if isinstance(space, spaces.Dict):
-        return f"a Dict of {', '.join(map(str, space))}"
+        names = pictures_in(space)
+        several = f" with {len(names)} pictures ({', '.join(names)})" if names else ""
+        return f"a Dict of {', '.join(map(str, space))}{several}"
     if not isinstance(space, spaces.Box):
         return " ".join(f"{space}".split())
     found = f"{space.dtype} {sizes(space.shape)}"
@@ -52,6 +59,47 @@ def why_no_picture_space(space: spaces.Space[Any]) -> str | None:
     return None
 
 
+def pictures_in(space: spaces.Space[Any]) -> list[str]:
+    """Names of the RGB pictures in a dict observation or, if there are none, of the grey ones; empty without a dict.
+
+    Example:
+        >>> front, map_, depth = (spaces.Box(0, 255, (64, 64, channels), np.uint8) for channels in (3, 3, 1))
+        >>> pictures_in(spaces.Dict(front=front, map=map_, depth=depth, speed=spaces.Box(0, 100)))
+        ['front', 'map']
+    """
+    parts = space.items() if isinstance(space, spaces.Dict) else ()
+    boxes = {name: part for name, part in parts if isinstance(part, spaces.Box) and not why_no_picture_space(part)}
+    return [name for name, box in boxes.items() if not _is_grey(box.shape)] or list(boxes)
+
+
+def picture_in(space: spaces.Space[Any]) -> tuple[str | None, spaces.Space[Any]]:
+    """Find the picture in observations of this space.
+
+    Returns:
+        The picture's name in a dict observation, and its space. Without a dict, or if a dict holds no picture or
+        several, the name is None and the space is the given one.
+
+    Example:
+        >>> screen = spaces.Box(0, 255, (240, 320, 3), np.uint8)
+        >>> picture_in(spaces.Dict(screen=screen, health=spaces.Box(0, 100)))[0]
+        'screen'
+    """
+    names = pictures_in(space)
+    return (names[0], space[names[0]]) if len(names) == 1 else (None, space)  # type: ignore[index]
+
+
+def picture_of(observation: Any, name: str | None) -> Any:
+    """The picture of an observation; None if the observation is not a dict with an entry of this name.
+
+    Args:
+        observation: an observation.
+        name: name of the picture in a dict observation, from `picture_in`; None if the observation is the picture.
+    """
+    if name is None:
+        return observation
+    return observation.get(name) if isinstance(observation, Mapping) else None
+
+
 def _has_picture_shape(shape: tuple[int, ...]) -> bool:
     return len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3))
 
@@ -65,10 +113,11 @@ def _what_has_shape(shape: tuple[int, ...]) -> str:
 
 def _stacked(env: gymnasium.Env) -> str | None:
     """Describe observations that are shaped like a picture but hold several frames, stacked by a wrapper; else None."""
-    found = f"{env.observation_space.dtype} {sizes(env.observation_space.shape or ())}"
+    _, space = picture_in(env.observation_space)
+    found = f"{space.dtype} {sizes(space.shape or ())}"
     while isinstance(env, gymnasium.Wrapper):
         name = type(env).__name__
-        inner, outer = (each.observation_space.shape or () for each in (env.env, env))
+        inner, outer = (picture_in(each.observation_space)[1].shape or () for each in (env.env, env))
         if "stack" in name.lower():
             return f"{found}, stacked by {name}"
         if _is_grey(inner) and outer[2:] == (3,):

@@ -1,4 +1,4 @@
-"""Policies that drive an environment: random, brownian, driver, expert, mixtures of them, or your own.
+"""Policies that drive an environment: random, repeated, brownian, driver, expert, mixtures of them, or your own.
 
 A policy is made once an episode, `make(env, seed) -> policy`, and called once a step, `policy(frame) -> action`. All
 its randomness comes from the seed, so `episode_seed` and `episode_policy` reproduce an episode. Give your own policy as
@@ -8,15 +8,18 @@ its randomness comes from the seed, so `episode_seed` and `episode_policy` repro
 import importlib
 import math
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from gymnasium import spaces
 from jaxtyping import UInt8
 
 from world_models.envs.car_driver import Driver
-from world_models.envs.drivable import Drivable, Policy, PolicyFactory, generator
+from world_models.envs.drivable import FOR_ANY_ACTIONS, Drivable, Policy, PolicyFactory, generator
 from world_models.envs.expert import Expert
+
+MAX_REPEATS = 10
+"""Largest number of steps for which `repeated` takes an action."""
 
 
 def random(env: Drivable, seed: int) -> Policy:
@@ -24,6 +27,25 @@ def random(env: Drivable, seed: int) -> Policy:
     space = env.action_space
     space.seed(int(generator(seed).integers(2**31)))
     return lambda frame: space.sample()
+
+
+def repeated(env: Drivable, seed: int) -> Policy:
+    """Random actions, each taken for 1 to 10 steps. Action and number of steps are uniform.
+
+    The random policy that the paper's code drives Doom with also repeats its actions up to 10 times.
+    """
+    new_action, rng = random(env, seed), generator(seed)
+    action: Any = None
+    steps_left = 0
+
+    def act(frame: UInt8[np.ndarray, "64 64 3"]) -> Any:
+        nonlocal action, steps_left
+        if steps_left == 0:
+            action, steps_left = new_action(frame), int(rng.integers(1, MAX_REPEATS + 1))
+        steps_left -= 1
+        return action
+
+    return act
 
 
 def brownian(env: Drivable, seed: int) -> Policy:
@@ -36,7 +58,7 @@ def brownian(env: Drivable, seed: int) -> Policy:
     if not (isinstance(space, spaces.Box) and space.is_bounded()):
         raise ValueError(
             f"policy brownian needs bounded continuous actions, this env has {space}; "
-            "use random, as in --policy random, or leave brownian out of --mixture"
+            f"{FOR_ANY_ACTIONS}, or leave brownian out of --mixture"
         )
     rng = generator(seed)
     action: np.ndarray | None = None
@@ -53,7 +75,13 @@ def brownian(env: Drivable, seed: int) -> Policy:
     return act
 
 
-BUILTIN: dict[str, PolicyFactory] = {"random": random, "brownian": brownian, "driver": Driver, "expert": Expert}
+BUILTIN: dict[str, PolicyFactory] = {
+    "random": random,
+    "repeated": repeated,
+    "brownian": brownian,
+    "driver": Driver,
+    "expert": Expert,
+}
 
 
 def load_policy(name: str) -> PolicyFactory:

@@ -26,7 +26,8 @@ class LatentObservation(gymnasium.ObservationWrapper[Any, Any, Any], RecordConst
     `LatentVectorObservation`, which encodes all observations in one batch, (num_envs, z_dim).
 
     Args:
-        env: an environment, or a vector environment, that observes pictures like those of the training data.
+        env: an environment, or a vector environment, that observes pictures like those of the training data, or dicts
+            with one such picture.
         vae: the V model, on any device.
         normalise: `Latents` or `LatentSequences`. If given, z is shifted and scaled to mean 0 and variance 1 by their
             `z_mean` and `z_std`. Give the latents that the memory model was trained on with `normalise=True`.
@@ -68,9 +69,9 @@ class LatentObservation(gymnasium.ObservationWrapper[Any, Any, Any], RecordConst
         self._encode.seed(seed)
         return super().reset(seed=seed, options=options)
 
-    def observation(self, observation: UInt8[np.ndarray, "..."]) -> Float32[np.ndarray, " z"]:
-        """The latent of a picture."""
-        return self._encode(observation[None])[0]
+    def observation(self, observation: Any) -> Float32[np.ndarray, " z"]:
+        """The latent of an observation: of a picture, or of the picture in a dict."""
+        return self._encode(self._encode.picture(observation)[None])[0]
 
 
 class LatentVectorObservation(VectorWrapper[Any, Any, Any, Any, Any]):
@@ -97,18 +98,19 @@ class LatentVectorObservation(VectorWrapper[Any, Any, Any, Any, Any]):
     ) -> tuple[Float32[np.ndarray, "envs z"], dict[str, Any]]:
         """Begin an episode in each environment."""
         self._encode.seed(seed)
-        pictures, infos = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]: it takes lists, too
-        return self._encode(pictures), infos
+        batch, infos = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]: it takes lists, too
+        return self._encode(self._encode.picture(batch)), infos
 
     def step(self, actions: Any) -> tuple[Float32[np.ndarray, "envs z"], Any, Any, Any, dict[str, Any]]:
         """Take an action in each environment."""
-        pictures, rewards, terminations, truncations, infos = self.env.step(actions)
+        batch, rewards, terminations, truncations, infos = self.env.step(actions)
         if "final_obs" in infos:
             ended = np.flatnonzero(infos["_final_obs"])
             final = np.empty(self.num_envs, object)
-            final[ended] = list(self._encode(np.stack(infos["final_obs"][ended])))
+            pictures = np.stack([self._encode.picture(observation) for observation in infos["final_obs"][ended]])
+            final[ended] = list(self._encode(pictures))
             infos = infos | {"final_obs": final}
-        return self._encode(pictures), rewards, terminations, truncations, infos
+        return self._encode(self._encode.picture(batch)), rewards, terminations, truncations, infos
 
 
 class _PictureEncoder:
@@ -132,6 +134,7 @@ class _PictureEncoder:
                 "gymnasium.wrappers.AddRenderObservation"
             )
         self._vae, self._preprocessing, self._sample = vae, Preprocess.from_spec(vae.preprocess), sample
+        self._name, space = observations.picture_in(space)
         rows, crop = (space.shape or (0,))[0], self._preprocessing.crop
         if crop is not None and crop[1] > rows:
             raise ValueError(
@@ -143,6 +146,10 @@ class _PictureEncoder:
         self._mean, self._std = _moments(normalise, z_dim)
         self.space = spaces.Box(-np.inf, np.inf, (z_dim,), np.float32)
         self._rng = np.random.default_rng()
+
+    def picture(self, observation: Any) -> UInt8[np.ndarray, "..."]:
+        """The picture in an observation, or the batch of pictures in a batch of observations."""
+        return observations.picture_of(observation, self._name)
 
     def seed(self, seed: int | Sequence[int | None] | None) -> None:
         """Restart the noise with the seed of one environment or of several; None continues it."""
