@@ -11,6 +11,7 @@ import yaml
 from world_models.convert import lerobot_stats
 from world_models.convert.folders import ShardTask
 from world_models.convert.formats.parquet import feature
+from world_models.convert.lerobot_metadata import INFO_FILE
 from world_models.data.rollouts import FRAME_SHAPE, Rollouts
 from world_models.data.shards.reader import Shard
 from world_models.data.step_tables import numbered
@@ -26,7 +27,7 @@ VERSION = "v3.0"
 CAMERA = "observation.image"
 FILE_OF_SHARD = "chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 DATA_PATH, EPISODES_PATH = f"data/{FILE_OF_SHARD}", f"meta/episodes/{FILE_OF_SHARD}"
-INFO_FILE, STATS_FILE, TASKS_FILE, CARD_FILE = "meta/info.json", "meta/stats.json", "meta/tasks.parquet", "README.md"
+STATS_FILE, TASKS_FILE, CARD_FILE = "meta/stats.json", "meta/tasks.parquet", "README.md"
 FILES_OF_CHUNK = 1000
 DATA_FILE_MB, VIDEO_FILE_MB = 100, 200
 """Sizes at which LeRobot begins new files. They are its defaults, and bind only what it appends itself."""

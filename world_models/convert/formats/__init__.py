@@ -5,6 +5,7 @@ images           read: a folder of pictures per episode
 video            read: a file per episode
 minari           read: a local Minari data set with image observations
 lerobot          read: one camera of a local LeRobot data set
+parquet_reading  read: rollouts that were written as Parquet
 npz_writing      written: rollouts for ctallec's code
 series           written: latents for hardmaru's code
 parquet          written: rollouts or latents for Hugging Face datasets, pandas, polars, DuckDB
@@ -29,8 +30,15 @@ from world_models.convert import found_files
 from world_models.convert.config import ConvertConfig
 from world_models.convert.foreign import Source
 
-READ = ("npz", "images", "video", "minari", "lerobot")
-"""The formats that become rollouts."""
+READ = {
+    "npz": "npz",
+    "images": "images",
+    "video": "video",
+    "minari": "minari",
+    "lerobot": "lerobot",
+    "parquet": "parquet_reading",
+}
+"""The formats that become rollouts, and the module that reads each."""
 WHOLE_FOLDERS = ("lerobot",)
 """Those of them whose folders hold files that would also be of another format, such as videos."""
 WRITTEN = {
@@ -44,7 +52,7 @@ WRITTEN = {
 
 
 def module(name: str) -> Any:
-    """Import the module of a format."""
+    """Import one of these modules."""
     return importlib.import_module(f"{__name__}.{name}")
 
 
@@ -71,18 +79,18 @@ def find(config: ConvertConfig) -> tuple[str, Source]:
     if wanted is None:
         raise ValueError(f"{path}: {_what_is_there(by_format)}")
     if not by_format[wanted]:
-        raise ValueError(f"{path}: no file of format {wanted} ({', '.join(module(wanted).SUFFIXES)}) in it")
-    return wanted, module(wanted).find(root, found_files.natural_order(by_format[wanted]), config)
+        raise ValueError(f"{path}: no file of format {wanted} ({', '.join(module(READ[wanted]).SUFFIXES)}) in it")
+    return wanted, module(READ[wanted]).find(root, found_files.natural_order(by_format[wanted]), config)
 
 
 def _is_of(name: str, file: str) -> bool:
     """Whether a file is of a format, by the end of its path."""
-    return f"/{file}".lower().endswith(module(name).SUFFIXES)
+    return f"/{file}".lower().endswith(module(READ[name]).SUFFIXES)
 
 
 def _what_is_there(by_format: dict[str, list[str]]) -> str:
     counts = [f"{len(files):,} of format {name}" for name, files in by_format.items() if files]
     if counts:
         return f"files of several formats ({', '.join(counts)}); choose one by --format"
-    known = ", ".join(suffix for name in by_format for suffix in module(name).SUFFIXES)
+    known = ", ".join(suffix for name in by_format for suffix in module(READ[name]).SUFFIXES)
     return f"neither rollouts nor latents, and no file that can be read ({known}); name a folder of such data"

@@ -36,7 +36,8 @@ from world_models.convert import folders, lerobot_describing, lerobot_stats, par
 from world_models.convert.config import ConvertConfig
 from world_models.convert.folders import FolderExport, ShardTask
 from world_models.convert.formats.parquet import png
-from world_models.convert.lerobot_describing import CAMERA, CARD_FILE, DATA_PATH, EPISODES_PATH, INFO_FILE, place_of
+from world_models.convert.lerobot_describing import CAMERA, CARD_FILE, DATA_PATH, EPISODES_PATH, place_of
+from world_models.convert.lerobot_metadata import INFO_FILE
 from world_models.data.latents import Latents
 from world_models.data.rollouts import Rollouts, telemetry_names
 from world_models.runtime import executors, files
