@@ -94,7 +94,9 @@ def table(found: dict[str, np.ndarray], frames: np.ndarray | None) -> Any:
 
     arrays = {name: pa.array(list(each) if each.ndim > 1 else each) for name, each in found.items()}
     if frames is not None:
-        arrays[CAMERA] = pa.array([{"bytes": png(frame), "path": f"frame-{t:06d}.png"} for t, frame in enumerate(frames)])
+        arrays[CAMERA] = pa.array(
+            [{"bytes": png(frame), "path": f"frame-{t:06d}.png"} for t, frame in enumerate(frames)]
+        )
     return pa.table(arrays)
 
 
@@ -128,13 +130,23 @@ def entry(episode: int, rows: int, first: int, file: int, is_video: bool, start_
     found |= {"data/chunk_index": 0, "data/file_index": file}
     found |= {"dataset_from_index": first, "dataset_to_index": first + rows}
     if is_video:
-        of_video = {"chunk_index": 0, "file_index": file, "from_timestamp": start_s, "to_timestamp": start_s + rows / FPS}
+        of_video = {
+            "chunk_index": 0,
+            "file_index": file,
+            "from_timestamp": start_s,
+            "to_timestamp": start_s + rows / FPS,
+        }
         found |= {f"videos/{CAMERA}/{name}": value for name, value in of_video.items()}
     return found
 
 
 def write_metadata(
-    root: Path, version: str, episodes: Sequence[dict[str, Any]], found: dict[str, np.ndarray], is_video: bool, rows: int
+    root: Path,
+    version: str,
+    episodes: Sequence[dict[str, Any]],
+    found: dict[str, np.ndarray],
+    is_video: bool,
+    rows: int,
 ) -> None:
     import pyarrow as pa
 
@@ -142,7 +154,7 @@ def write_metadata(
     features: dict[str, Any] = {CAMERA: kind}
     for name, each in found.items():
         dtype = "int64" if name in WHOLE else DTYPES.get(name, "float32")
-        features[name] = {"dtype": dtype, "shape": [each[0].size], "names": None}
+        features[name] = {"dtype": dtype, "shape": [np.asarray(each[0]).size], "names": None}
     if "observation.state" in features:
         features["observation.state"]["names"] = {"motors": ["left", "right"]}
     info = {

@@ -107,7 +107,7 @@ def test_a_record_that_does_not_fit_the_data_is_refused(before: Path, after: Pat
     out = export(before, tmp_path / "out")
     record = json.loads((out / folders.RECORD_FILE).read_text())
     (out / folders.RECORD_FILE).write_text(json.dumps(record | changed))
-    with pytest.raises(ValueError, match="holds an export whose digest is .*; delete the folder or choose another"):
+    with pytest.raises(ValueError, match=r"holds an export whose digest is .*; delete the folder or choose another"):
         export(after, out)
 
 

@@ -239,8 +239,8 @@ def check_folder(folder: Path, wanted: Mapping[str, Json], data: Rollouts | Late
 
 def _refuse(folder: Path, name: str, found: Mapping[str, Json], wanted: Mapping[str, Json]) -> NoReturn:
     raise ValueError(
-        f"{folder}: holds an export whose {name} is {printable(str(found.get(name)))}, wanted {wanted[name]}; delete the "
-        "folder or choose another --out"
+        f"{folder}: holds an export whose {name} is {printable(str(found.get(name)))}, wanted {wanted[name]}; delete "
+        "the folder or choose another --out"
     )
 
 

@@ -99,9 +99,7 @@ def prepare(config: ConvertConfig) -> ImportJob:
     attributes = _attributes(config, name, source, spec)
     finished = _finished_shards(config, planned, attributes)
     tasks = tuple(
-        shard_import.ImportTask(
-            shard_path(out, index), source.only(names), spec, name, attributes, config.skip_broken
-        )
+        shard_import.ImportTask(shard_path(out, index), source.only(names), spec, name, attributes, config.skip_broken)
         for index, names in enumerate(planned)
         if index not in finished
     )

@@ -127,8 +127,8 @@ def read_info(root: Path) -> Info:
     version = found.get("codebase_version")
     if version not in VERSIONS:
         raise ValueError(
-            f"{path}: codebase_version is {printable(str(version))}, wanted {', '.join(VERSIONS)}; convert the data set "
-            "with LeRobot's own scripts"
+            f"{path}: codebase_version is {printable(str(version))}, wanted {', '.join(VERSIONS)}; convert the data "
+            "set with LeRobot's own scripts"
         )
     fps, episodes, features = found.get("fps"), found.get("total_episodes"), found.get("features")
     for name, fits, wanted in (
@@ -157,7 +157,9 @@ def read_info(root: Path) -> Info:
 def _feature(path: Path, name: str, value: Any) -> Feature:
     shape = value.get("shape") if isinstance(value, dict) else None
     if not isinstance(shape, list) or any(type(side) is not int or side < 0 for side in shape):
-        raise ValueError(f"{path}: the shape of {printable(name)} is {printable(str(shape))[:100]}, wanted sizes; {AGAIN}")
+        raise ValueError(
+            f"{path}: the shape of {printable(name)} is {printable(str(shape))[:100]}, wanted sizes; {AGAIN}"
+        )
     feature = Feature(str(value.get("dtype")), tuple(shape), None, _is_depth(value))
     return dataclasses.replace(feature, names=_names(value.get("names"), feature.width))
 
@@ -225,8 +227,8 @@ def places(info: Info, camera: str) -> list[Place]:
     found = sorted(_own_files(info, camera) if info.has_own_files else _shared_files(info, camera), key=_number)
     if [place.number for place in found] != list(range(info.num_episodes)):
         raise ValueError(
-            f"{info.root}: its list holds {len(found):,} episodes, and {INFO_FILE} says {info.num_episodes:,} from 0 on; "
-            f"{AGAIN}"
+            f"{info.root}: its list holds {len(found):,} episodes, and {INFO_FILE} says {info.num_episodes:,} from 0 "
+            f"on; {AGAIN}"
         )
     return found
 

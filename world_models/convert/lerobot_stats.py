@@ -92,7 +92,7 @@ class Total:
         """Those of all episodes so far, which are one or more."""
         count = self._sums["count"]
         means = {name: self._sums[name] / count for name in ("mean", *QUANTILES)}
-        variance: Float64[np.ndarray, "..."] = np.maximum(0, self._sums["square"] / count - means["mean"] ** 2)
+        variance: Float64[np.ndarray, ...] = np.maximum(0, self._sums["square"] / count - means["mean"] ** 2)
         return {"min": self._low, "max": self._high, "std": np.sqrt(variance), "count": np.array([count]), **means}
 
 

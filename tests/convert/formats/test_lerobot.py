@@ -53,7 +53,7 @@ def test_row_t_holds_frame_t_and_the_action_after_it(convert, tmp_path, version,
     for number, episode in enumerate(rollouts):
         steps, wanted = np.arange(LENGTHS[number] - 1), pictures(number, LENGTHS[number])
         error = np.abs(episode.frames[:, :1, :1].astype(int) - wanted[:, :1, :1])
-        assert error.max() <= (3 if is_video else 0)
+        assert error.max() <= (6 if is_video else 0)  # of lossy packing; frames differ by 20
         np.testing.assert_array_equal(episode.actions, np.stack([steps, 2 * steps + 100 * number], 1))
         np.testing.assert_array_equal(episode.rewards, steps / 2)
         np.testing.assert_array_equal(episode.telemetry[:, 1], -np.arange(LENGTHS[number]))
@@ -137,10 +137,12 @@ def test_episodes_in_one_row_group_are_read_a_few_rows_at_a_time(convert, tmp_pa
 @needs_av
 def test_a_picture_is_that_of_the_timestamp(convert, tmp_path):
     """The video has a picture more at its beginning than rows."""
-    write(tmp_path / "in", "v2.1", (4,), True, timestamp=lambda _, rows: ((np.arange(rows) + 1) / FPS).astype(np.float32))
+    write(
+        tmp_path / "in", "v2.1", (4,), True, timestamp=lambda _, rows: ((np.arange(rows) + 1) / FPS).astype(np.float32)
+    )
     path = tmp_path / f"in/videos/chunk-000/{CAMERA}/episode_000000.mp4"
     write_video(path, pictures(0, 5))
-    assert np.abs(convert()[0].frames[:, 0, 0, 0].astype(int) - [30, 50, 70, 90]).max() <= 3
+    assert np.abs(convert()[0].frames[:, 0, 0, 0].astype(int) - [30, 50, 70, 90]).max() <= 6
 
 
 def test_new_episodes_are_added(convert, tmp_path):
@@ -217,7 +219,9 @@ def test_the_choice_of_a_camera_is_asked_for(two_cameras, tmp_path, camera, said
 def test_a_camera_is_for_lerobot_only(tmp_path):
     (tmp_path / "in").mkdir()
     np.savez(tmp_path / "in/a.npz", obs=np.zeros((2, 64, 64, 3), np.uint8), action=np.zeros(2))
-    assert refusal(tmp_path, camera="top").startswith("camera is given, but it is for LeRobot data sets, and this is npz")
+    assert refusal(tmp_path, camera="top").startswith(
+        "camera is given, but it is for LeRobot data sets, and this is npz"
+    )
 
 
 # --- refused before anything is written
@@ -226,7 +230,7 @@ def test_a_camera_is_for_lerobot_only(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"codebase_version": "v1.6"}, "codebase_version is v1.6, wanted v2.0, v2.1, v3.0; convert the data set with"),
+        ({"codebase_version": "v1.6"}, "codebase_version is v1.6, wanted v2.0, v2.1, v3.0; convert the data set"),
         ({"fps": 0}, "fps is 0, wanted a number above 0"),
         ({"fps": "fast"}, "fps is fast, wanted a number above 0"),
         ({"total_episodes": True}, "total_episodes is True, wanted a number"),
@@ -326,7 +330,7 @@ def test_without_a_package_the_error_names_it(tmp_path, monkeypatch, package):
         return real(name, *rest, **named)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: name != package and real_find(name, *rest))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else real_find(name))
     assert refusal(tmp_path).endswith("; pip install 'world_models[lerobot]'")
 
 

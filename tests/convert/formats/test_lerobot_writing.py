@@ -107,7 +107,9 @@ def test_statistics_are_those_of_the_rows(data: Path, tmp_path: Path):
 def test_quantiles_of_one_episode_are_exact(make_rollouts: Make, tmp_path: Path):
     out = export(make_rollouts([40]), tmp_path / "out")
     told, found = json.loads((out / "meta/stats.json").read_text()), rows(out)
-    np.testing.assert_allclose(told["action"]["q10"], np.quantile(found["action"].astype(float), 0.1, axis=0), rtol=1e-6)
+    np.testing.assert_allclose(
+        told["action"]["q10"], np.quantile(found["action"].astype(float), 0.1, axis=0), rtol=1e-6
+    )
     wanted = np.quantile(found["observation.image"].reshape(-1, 3) / 255, 0.9, axis=0, method="inverted_cdf")
     np.testing.assert_allclose(np.ravel(told["observation.image"]["q90"]), wanted, rtol=1e-6)
 
@@ -121,7 +123,11 @@ def test_metadata_name_the_features_and_the_places_of_episodes(data: Path, tmp_p
     assert info["features"]["observation.state"]["names"] == ["speed_m_per_s", "heading_rad"]
     episodes = parquet.read_table(sorted((out / "meta/episodes").glob("*/*.parquet"))).to_pylist()
     places = ("data/file_index", "dataset_from_index", "dataset_to_index", "length")
-    assert [tuple(episode[name] for name in places) for episode in episodes] == [(0, 0, 10, 10), (0, 10, 12, 2), (1, 12, 19, 7)]
+    assert [tuple(episode[name] for name in places) for episode in episodes] == [
+        (0, 0, 10, 10),
+        (0, 10, 12, 2),
+        (1, 12, 19, 7),
+    ]
     assert episodes[0]["tasks"] == ["drive"]
 
 
@@ -199,7 +205,9 @@ def test_a_data_set_that_has_grown_is_added_to(make_rollouts: Make, tmp_path: Pa
         assert (fresh / name).read_bytes() == (out / name).read_bytes(), name
 
 
-@pytest.mark.parametrize(("flag", "said"), [("--lerobot.fps 30", "fps is 50"), ("--lerobot.task steer", "task is drive")])
+@pytest.mark.parametrize(
+    ("flag", "said"), [("--lerobot.fps 30", "fps is 50"), ("--lerobot.task steer", "task is drive")]
+)
 def test_other_settings_in_the_same_folder_are_refused(data: Path, tmp_path: Path, flag: str, said: str):
     export(data, tmp_path / "out")
     with pytest.raises(ValueError, match=f"holds an export whose {said}, wanted"):

@@ -5,10 +5,10 @@ pictures become RGB of 8 bits, and a photo is turned as its EXIF data say.
 """
 
 import dataclasses
+import io
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -89,7 +89,7 @@ def _picture(path: Path) -> np.ndarray:
         raise BrokenEpisodeError(f"cannot be read as a picture ({reason})", path.name) from None
 
 
-def decoded(source: Path | IO[bytes]) -> np.ndarray:
+def decoded(source: Path | io.BytesIO) -> np.ndarray:
     """The picture in a file, as RGB or grey.
 
     Raises:

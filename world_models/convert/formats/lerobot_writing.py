@@ -15,8 +15,8 @@
 | `task_index` | int64 | 0, the only task |
 
 The last row holds the final frame. There is no action after it, so the other values repeat those of the row before, as
-in the data that LeRobot's own evaluation writes. `convert` reads this back: frames, telemetry, actions, rewards and ends
-are the same. LeRobot has no place for seeds and policies.
+in the data that LeRobot's own evaluation writes. `convert` reads this back: frames, telemetry, actions, rewards and
+ends are the same. LeRobot has no place for seeds and policies.
 
 `OUT/meta` holds what LeRobot reads first: `info.json`, `stats.json`, `tasks.parquet` and a file of episodes for each
 shard, with the statistics of each episode. `README.md` is a dataset card. `export.json` says which data the folder was
@@ -32,12 +32,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
-from world_models.convert import folders, lerobot_describing, lerobot_stats, parquet_arrays
+from world_models.convert import folders, lerobot_stats, lerobot_summary, parquet_arrays
 from world_models.convert.config import ConvertConfig
 from world_models.convert.folders import FolderExport, ShardTask
 from world_models.convert.formats.parquet import png
-from world_models.convert.lerobot_describing import CAMERA, CARD_FILE, DATA_PATH, EPISODES_PATH, place_of
 from world_models.convert.lerobot_metadata import INFO_FILE
+from world_models.convert.lerobot_summary import CAMERA, CARD_FILE, DATA_PATH, EPISODES_PATH, place_of
 from world_models.data.latents import Latents
 from world_models.data.rollouts import Rollouts, telemetry_names
 from world_models.runtime import executors, files
@@ -83,7 +83,7 @@ class LerobotExport(FolderExport):
         if self.earlier.state != "same":
             (self.folder / INFO_FILE).unlink(missing_ok=True)
         super().write(report)
-        lerobot_describing.write(self.folder, self.data, self.fps, self.task)
+        lerobot_summary.write(self.folder, self.data, self.fps, self.task)
 
 
 def plan(data: Rollouts | Latents, out: Path, config: ConvertConfig) -> LerobotExport:
@@ -95,9 +95,11 @@ def plan(data: Rollouts | Latents, out: Path, config: ConvertConfig) -> LerobotE
     parquet_arrays.check_installed("lerobot")
     config.check_unused("rows", reason="whole episodes are written")
     if not isinstance(data, Rollouts):
-        raise ValueError(f"{data.path}: holds latents, and lerobot takes rollouts; name the folder of rollouts as --data")
+        raise ValueError(
+            f"{data.path}: holds latents, and lerobot takes rollouts; name the folder of rollouts as --data"
+        )
     fps, task = config.lerobot.fps, config.lerobot.task
-    pages = {CARD_FILE: lerobot_describing.card(data, fps, task)}
+    pages = {CARD_FILE: lerobot_summary.card(data, fps, task)}
     record = folders.record("lerobot", data, pages, fps=fps, task=task)
     earlier = folders.check_folder(out, record, data)
     tasks = folders.shard_tasks(data, lambda shard: out / place_of(shard, EPISODES_PATH))
@@ -109,8 +111,8 @@ def plan(data: Rollouts | Latents, out: Path, config: ConvertConfig) -> LerobotE
         write_shard=functools.partial(write_shard, out, fps, task),
         pages=pages,
         row_bytes=FRAME_BYTES + NUMBERS_BYTES + 4 * (data.num_actions + len(data.telemetry_names)),
-        summary=f"{out}: {len(data):,} episodes, {data.num_rows:,} frames; LeRobotDataset({out.name!r}, root={str(out)!r}) "
-        "reads it",
+        summary=f"{out}: {len(data):,} episodes, {data.num_rows:,} frames; "
+        f"LeRobotDataset({out.name!r}, root={str(out)!r}) reads it",
         warnings=(),
         executor=config.executor,
         num_workers=config.num_workers,
@@ -135,7 +137,7 @@ def write_shard(out: Path, fps: int, text: str, task: ShardTask, report: executo
     path, shard = out / place_of(task.source, DATA_PATH), task.source
     for folder in (path.parent, task.target.parent):
         files.make_folder(folder)
-    kind = lerobot_describing.schema(shard.row_shapes["actions"][0], telemetry_names(shard))
+    kind = lerobot_summary.schema(shard.row_shapes["actions"][0], telemetry_names(shard))
     with (
         files.atomic_path(path) as temporary,
         temporary.open("xb") as file,
@@ -143,7 +145,7 @@ def write_shard(out: Path, fps: int, text: str, task: ShardTask, report: executo
     ):
         stats = [_write_episode(writer, task, number, fps, report) for number in range(len(shard.starts))]
     with files.atomic_path(task.target) as temporary, temporary.open("xb") as file:
-        parquet.write_table(lerobot_describing.episode_table(task, text, stats), file)
+        parquet.write_table(lerobot_summary.episode_table(task, text, stats), file)
 
 
 def _write_episode(
@@ -186,7 +188,9 @@ def _numbers(task: ShardTask, number: int, fps: int) -> dict[str, Shaped[np.ndar
 
 
 def _batch(
-    kind: "pa.Schema", frames: UInt8[np.ndarray, "rows 64 64 3"], numbers: Mapping[str, Shaped[np.ndarray, "rows width"]]
+    kind: "pa.Schema",
+    frames: UInt8[np.ndarray, "rows 64 64 3"],
+    numbers: Mapping[str, Shaped[np.ndarray, "rows width"]],
 ) -> "pa.RecordBatch":
     """Rows as Arrow. LeRobot stores a single number as itself, and several as a list."""
     import pyarrow as pa

@@ -186,6 +186,7 @@ def _lines(task: ShardTask, start: int, stop: int) -> "pa.RecordBatch":
 
 
 def png(frame: UInt8[np.ndarray, "64 64 3"]) -> bytes:
+    """A frame as the bytes of a PNG file."""
     packed, picture = cv2.imencode(".png", frame[..., ::-1])
     assert packed, "a frame is a picture"
     return picture.tobytes()

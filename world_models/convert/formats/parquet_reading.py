@@ -1,8 +1,8 @@
 """Parquet: rollouts that `convert --format parquet` has written. Other Parquet files are refused.
 
-A file holds whole episodes, and each line a frame (`world_models.convert.formats.parquet`). This is the alignment of our
-rows, so nothing is lost: frames, actions, rewards, ends and telemetry come back bit for bit. The seed of an episode is
-made from its contents, as for all data from elsewhere, and its policy is `parquet`.
+A file holds whole episodes, and each line a frame (`world_models.convert.formats.parquet`). This is the alignment of
+our rows, so nothing is lost: frames, actions, rewards, ends and telemetry come back bit for bit. The seed of an episode
+is made from its contents, as for all data from elsewhere, and its policy is `parquet`.
 """
 
 import dataclasses

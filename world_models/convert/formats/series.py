@@ -158,8 +158,8 @@ def _has_series(path: Path, data: Latents, rows: int) -> bool:
         return False
     if read_comment(path) != _record(data, rows):
         raise ValueError(
-            f"{path}: exists already and is no series of {rows:,} rows of {data.path} as it is now; delete it or choose "
-            "another --out"
+            f"{path}: exists already and is no series of {rows:,} rows of {data.path} as it is now; delete it or "
+            "choose another --out"
         )
     return True
 

@@ -58,7 +58,9 @@ def features(num_actions: int, telemetry: Sequence[str]) -> dict[str, dict[str, 
     return {
         CAMERA: {"dtype": "image", "shape": list(FRAME_SHAPE), "names": ["height", "width", "channels"]},
         **{
-            name: {"dtype": "float32", "shape": [len(names)], "names": names} for name, names in vectors.items() if names
+            name: {"dtype": "float32", "shape": [len(names)], "names": names}
+            for name, names in vectors.items()
+            if names
         },
         **{name: {"dtype": dtype, "shape": [1], "names": None} for name, dtype in single.items()},
     }
