@@ -70,8 +70,8 @@ def write(
     firsts = np.cumsum([0, *lengths]).tolist()
     episodes, found = [], {}
     for number, file in enumerate(files):
-        values = {"chunk_index": 0, "file_index": number, "episode_chunk": 0, "episode_index": number}
-        values["video_key"] = CAMERA
+        values: dict[str, Any] = {"chunk_index": 0, "file_index": number, "video_key": CAMERA}
+        values |= {"episode_chunk": 0, "episode_index": number}
         parts = []
         for episode in file:
             found = columns(episode, lengths[episode], firsts[episode])

@@ -22,7 +22,7 @@ from world_models.runtime.typed_json import Json
 
 RECORD_FILE = "export.json"
 MAX_RECORD_BYTES = 100_000_000
-ABOUT_DATA = ("data", "digest", "shards", "last_episodes", "last_digest", "pages", "versions")
+ABOUT_DATA = ("data", "digest", "episodes", "shards", "last_episodes", "last_digest", "pages", "versions")
 """What `export.json` says of the data and of its writer. All else are settings, which have to stay."""
 
 
@@ -68,11 +68,13 @@ class Earlier:
 
     Attributes:
         state: none; that of the same data; or smaller, that of the data's first episodes.
+        episodes: number of its episodes, as `export.json` says.
         grown: names of the shards that it holds, and that have got more episodes since.
         pages: names of its texts that nobody has edited, if the data set has grown.
     """
 
     state: Literal["none", "same", "smaller"] = "none"
+    episodes: Json = None
     grown: frozenset[str] = frozenset()
     pages: tuple[str, ...] = ()
 
@@ -185,6 +187,7 @@ def record(
         **settings,
         "data": data.path.name,
         "digest": data.digest(),
+        "episodes": len(data),
         "shards": {shard.path.name: shard.digest() for shard in data.shards},
         "last_episodes": len(last.starts),
         "last_digest": _digest_of_episodes(last, len(last.starts)),
@@ -229,12 +232,12 @@ def check_folder(folder: Path, wanted: Mapping[str, Json], data: Rollouts | Late
         if found.get(name) != wanted[name]:
             _refuse(folder, name, found, wanted)
     if found.get("digest") == wanted["digest"]:
-        return Earlier("same")
+        return Earlier("same", found.get("episodes"))
     if not _begins_with(data, found):
         _refuse(folder, "digest", found, wanted)
     digests = {shard.path.name: shard.digest() for shard in data.shards}
     grown = frozenset(name for name, digest in _digests(found).items() if digests[name] != digest)
-    return Earlier("smaller", grown, tuple(_unedited_pages(folder, found)))
+    return Earlier("smaller", found.get("episodes"), grown, tuple(_unedited_pages(folder, found)))
 
 
 def _refuse(folder: Path, name: str, found: Mapping[str, Json], wanted: Mapping[str, Json]) -> NoReturn:

@@ -85,7 +85,8 @@ def prepare(config: ConvertConfig) -> ImportJob:
         "keep", "drop", reason="conditions choose among rollouts; import first, then filter the rollouts"
     )
     name, source = formats.find(config)
-    config.check_unused("minari", "lerobot", reason="it is for writing a data set of this format")
+    config.check_unused("minari", reason="it is for writing a Minari data set")
+    config.check_unused("lerobot", reason="it is for writing a LeRobot data set")
     if name != "video":
         config.check_unused("every", reason=f"it is for videos, and this is {name}")
     if name not in ("npz", "minari"):

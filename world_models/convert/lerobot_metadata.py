@@ -118,40 +118,45 @@ def read_info(root: Path) -> Info:
         ValueError: it is damaged, or of another version.
     """
     path = root / INFO_FILE
+    found = _object(path)
+    chunk_size, robot = found.get("chunks_size"), found.get("robot_type")
+    is_named = isinstance(robot, str) and robot.isprintable() and 0 < len(robot.strip()) <= 200 and robot != "unknown"
+    return Info(
+        root=root,
+        version=found["codebase_version"],
+        fps=float(found["fps"]),
+        features={name: _feature(path, name, value) for name, value in found["features"].items()},
+        data_path=found["data_path"],
+        video_path=str(found.get("video_path") or ""),
+        chunk_size=int(chunk_size) if is_number(chunk_size) and chunk_size >= 1 else 1000,
+        num_episodes=found["total_episodes"],
+        robot=robot if is_named else None,
+    )
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """The object in `info.json`, with the values that it needs."""
     try:
         found: Any = untrusted.from_json(untrusted.read_text(path, MAX_INFO_BYTES) or "")
     except ValueError as error:
         raise ValueError(f"{path}: is no JSON ({error}); {AGAIN}") from None
     if not isinstance(found, dict):
         raise ValueError(f"{path}: is no JSON object; {AGAIN}")
-    version = found.get("codebase_version")
+    version, fps, episodes = (found.get(name) for name in ("codebase_version", "fps", "total_episodes"))
     if version not in VERSIONS:
         raise ValueError(
             f"{path}: codebase_version is {printable(str(version))}, wanted {', '.join(VERSIONS)}; convert the data "
             "set with LeRobot's own scripts"
         )
-    fps, episodes, features = found.get("fps"), found.get("total_episodes"), found.get("features")
     for name, fits, wanted in (
         ("fps", is_number(fps) and fps > 0, "a number above 0"),
         ("total_episodes", type(episodes) is int and episodes > 0, "a number above 0"),
         ("data_path", isinstance(found.get("data_path"), str), "a text"),
-        ("features", isinstance(features, dict), "an object"),
+        ("features", isinstance(found.get("features"), dict), "an object"),
     ):
         if not fits:
             raise ValueError(f"{path}: {name} is {printable(str(found.get(name)))[:100]}, wanted {wanted}; {AGAIN}")
-    chunk_size, video_path, robot = (found.get(name) for name in ("chunks_size", "video_path", "robot_type"))
-    is_named = isinstance(robot, str) and robot.isprintable() and 0 < len(robot.strip()) <= 200 and robot != "unknown"
-    return Info(
-        root=root,
-        version=version,
-        fps=float(fps),
-        features={name: _feature(path, name, value) for name, value in features.items()},
-        data_path=found["data_path"],
-        video_path=video_path if isinstance(video_path, str) else "",
-        chunk_size=int(chunk_size) if is_number(chunk_size) and chunk_size >= 1 else 1000,
-        num_episodes=episodes,
-        robot=robot if is_named else None,
-    )
+    return found
 
 
 def _feature(path: Path, name: str, value: Any) -> Feature:

@@ -214,6 +214,14 @@ def test_other_settings_in_the_same_folder_are_refused(data: Path, tmp_path: Pat
         export(data, tmp_path / "out", flag)
 
 
+def test_a_data_set_that_lerobot_has_added_to_is_refused(data: Path, tmp_path: Path):
+    out = export(data, tmp_path / "out")
+    info = json.loads((out / "meta/info.json").read_text())
+    (out / "meta/info.json").write_text(json.dumps(info | {"total_episodes": 4}))
+    with pytest.raises(ValueError, match="holds 4 episodes, and convert has written 3 of them; choose another --out"):
+        export(data, out)
+
+
 def test_latents_are_refused(make_latents: Make, tmp_path: Path):
     with pytest.raises(ValueError, match="holds latents, and lerobot takes rollouts"):
         export(make_latents([3]), tmp_path / "out")

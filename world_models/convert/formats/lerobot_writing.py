@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
-from world_models.convert import folders, lerobot_stats, lerobot_summary, parquet_arrays
+from world_models.convert import folders, lerobot_metadata, lerobot_stats, lerobot_summary, parquet_arrays
 from world_models.convert.config import ConvertConfig
 from world_models.convert.folders import FolderExport, ShardTask
 from world_models.convert.formats.parquet import png
@@ -102,6 +102,7 @@ def plan(data: Rollouts | Latents, out: Path, config: ConvertConfig) -> LerobotE
     pages = {CARD_FILE: lerobot_summary.card(data, fps, task)}
     record = folders.record("lerobot", data, pages, fps=fps, task=task)
     earlier = folders.check_folder(out, record, data)
+    _check_own_episodes(out, earlier)
     tasks = folders.shard_tasks(data, lambda shard: out / place_of(shard, EPISODES_PATH))
     return LerobotExport(
         folder=out,
@@ -120,6 +121,19 @@ def plan(data: Rollouts | Latents, out: Path, config: ConvertConfig) -> LerobotE
         fps=fps,
         task=task,
     )
+
+
+def _check_own_episodes(out: Path, earlier: folders.Earlier) -> None:
+    """Check that LeRobot has added no episodes to an earlier export, because new files would mix with them.
+
+    Raises:
+        ValueError: it has.
+    """
+    if earlier.state != "none" and (out / INFO_FILE).exists():
+        found = lerobot_metadata.read_info(out).num_episodes
+        if found != earlier.episodes:
+            has = f"holds {found:,} episodes, and convert has written {earlier.episodes} of them"
+            raise ValueError(f"{out}: {has}; choose another --out")
 
 
 def write_shard(out: Path, fps: int, text: str, task: ShardTask, report: executors.Report) -> None:
