@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 BUFFER_BYTES = 1 << 20
 """Bytes of a file that are read at once. Without this limit, pyarrow reads whole columns."""
+MAX_RATIO = 1100
+"""Largest number of bytes that one packed byte may become. Deflate reaches 1,032 at the best."""
 ROWS, PICTURES = 4096, 16
 """Rows of numbers, and pictures, that are unpacked at once."""
 MAX_NUMBERS_BYTES = 1 << 31
@@ -54,12 +56,21 @@ def opened(path: Path) -> Iterator["parquet.ParquetFile"]:
         if not untrusted.is_file(path):
             raise BrokenEpisodeError("no such file")
         with path.open("rb") as stream, parquet.ParquetFile(stream, pre_buffer=False, buffer_size=BUFFER_BYTES) as file:
+            _check_size(file, path.stat().st_size)
             yield file
     except BrokenEpisodeError:
         raise
     except Exception as error:  # pyarrow raises whatever a damaged file makes it trip over
         reason = printable(" ".join(str(error).split())) or type(error).__name__
         raise BrokenEpisodeError(f"cannot be read as Parquet ({reason[:200]})") from None
+
+
+def _check_size(file: "parquet.ParquetFile", file_bytes: int) -> None:
+    """Check that the header claims no more bytes than a file of this size can hold."""
+    metadata = file.metadata
+    claimed = sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
+    if not 0 <= claimed <= MAX_RATIO * file_bytes:
+        raise BrokenEpisodeError("claims more bytes than a file of this size can hold; do not trust this file")
 
 
 def check_rows(file: "parquet.ParquetFile", start: int, stop: int) -> None:

@@ -14,8 +14,9 @@ pytest.importorskip("pyarrow")
 
 from lerobot_files import CAMERA, FPS, change_info, columns, pictures, table, write, write_table, write_video
 
-from world_models.convert import command
+from world_models.convert import command, formats
 from world_models.convert.config import ConvertConfig
+from world_models.convert.foreign import Source
 from world_models.data.rollouts import Rollouts
 from world_models.runtime.errors import Stopped
 
@@ -39,6 +40,10 @@ def refusal(tmp_path: Path, **settings: Any) -> str:
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "out").exists()
     return str(refused.value)
+
+
+def found_in(tmp_path: Path) -> Source:
+    return formats.find(ConvertConfig(str(tmp_path / "in"), str(tmp_path / "out")))[1]
 
 
 # --- what is read
@@ -165,19 +170,27 @@ def test_new_episodes_are_added(convert, tmp_path):
         (["x\n", "y"], ("state_0", "state_1")),
     ],
 )
-def test_names_of_the_state_name_the_telemetry(convert, tmp_path, names, wanted):
+def test_names_of_the_state_name_the_telemetry(tmp_path, names, wanted):
     write(tmp_path / "in", lengths=(3,), files=[(0,)])
     info = json.loads((tmp_path / "in/meta/info.json").read_text())["features"]
     info["observation.state"]["names"] = names
     change_info(tmp_path / "in", features=info)
-    assert convert().telemetry_names == wanted
+    assert found_in(tmp_path).telemetry == wanted
 
 
 @pytest.mark.parametrize("robot", ["unknown", None, " ", "a\nb"])
-def test_an_unknown_robot_leaves_the_name_of_the_format(convert, tmp_path, robot):
+def test_an_unknown_robot_is_no_environment(tmp_path, robot):
     write(tmp_path / "in", lengths=(3,), files=[(0,)])
     change_info(tmp_path / "in", robot_type=robot)
-    assert convert().env == "lerobot"
+    assert found_in(tmp_path).env is None
+
+
+def test_an_empty_file_of_episodes_is_passed_over(tmp_path):
+    from pyarrow import parquet
+
+    path = write(tmp_path / "in") / "meta/episodes/chunk-000/file-000.parquet"
+    parquet.write_table(parquet.read_table(path).slice(0, 0), path.with_name("file-001.parquet"))
+    assert found_in(tmp_path).names == ("episode_000000", "episode_000001", "episode_000002")
 
 
 # --- one camera of several

@@ -28,8 +28,8 @@ NUMBERS = [
 ]
 
 
-def export(data: Path, out: Path, more: str = "--executor serial") -> Path:
-    convert.main(f"--data {data} --out {out} --format lerobot {more}".split())
+def export(data: Path, out: Path, more: str = "", executor: str = "serial") -> Path:
+    convert.main(f"--data {data} --out {out} --format lerobot --executor {executor} {more}".split())
     return out
 
 
@@ -161,7 +161,7 @@ def test_data_without_actions_and_telemetry_come_back(data: Path, tmp_path: Path
 
 
 def test_processes_write_the_same_bytes(data: Path, tmp_path: Path):
-    one, two = export(data, tmp_path / "one"), export(data, tmp_path / "two", "--num_workers 2")
+    one, two = export(data, tmp_path / "one"), export(data, tmp_path / "two", "--num_workers 2", "processes")
     names = [path.relative_to(one) for path in one.rglob("*") if path.is_file() and path.name != "export.json"]
     assert len(names) == 8
     for name in names:
