@@ -28,7 +28,8 @@ pytestmark = pytest.mark.slow
 def rows(rollouts_dir, tmp_path_factory):
     """The JSON of a benchmark of the stages that do not drive."""
     path = tmp_path_factory.mktemp("bench") / "bench.json"
-    argv = f"--stages read,load,train,encode,sequences,convert --data {rollouts_dir} --repeats 1 --seconds 0.1 --json {path}"
+    stages = "read,load,train,encode,sequences,convert"
+    argv = f"--stages {stages} --data {rollouts_dir} --repeats 1 --seconds 0.1 --json {path}"
     command.main(argv.split())
     return json.loads(path.read_text())
 

@@ -139,6 +139,30 @@ def test_episodes_in_one_row_group_are_read_a_few_rows_at_a_time(convert, tmp_pa
         np.testing.assert_array_equal(episode.actions[:, 0], np.arange(LENGTHS[number] - 1))
 
 
+@pytest.mark.parametrize("is_video", [False, pytest.param(True, marks=needs_av)])
+def test_what_lerobot_has_written_is_read(convert, tmp_path, is_video):
+    """LeRobot packs videos as AV1, several episodes in a file."""
+    datasets = pytest.importorskip("lerobot.datasets.lerobot_dataset")
+    camera = {"dtype": "video" if is_video else "image", "shape": (48, 64, 3), "names": ["height", "width", "channels"]}
+    kinds = {"action": ((2,), "float32"), "next.reward": ((1,), "float32"), "next.done": ((1,), "bool")}
+    features = {name: {"dtype": dtype, "shape": shape, "names": None} for name, (shape, dtype) in kinds.items()}
+    theirs = datasets.LeRobotDataset.create(
+        "in", FPS, {CAMERA: camera, **features}, root=tmp_path / "in", use_videos=is_video
+    )
+    for number, rows in enumerate(LENGTHS):
+        found = columns(number, rows, 0)
+        for t, picture in enumerate(pictures(number, rows)):
+            theirs.add_frame(
+                {CAMERA: picture, **{name: found[name][t].reshape(kinds[name][0]) for name in kinds}, "task": "drive"}
+            )
+        theirs.save_episode()
+    theirs.finalize()
+    for number, episode in enumerate(convert()):
+        wanted = pictures(number, LENGTHS[number])[:, :1, :1]
+        assert np.abs(episode.frames[:, :1, :1].astype(int) - wanted).max() <= (6 if is_video else 0)
+        np.testing.assert_array_equal(episode.actions, columns(number, LENGTHS[number], 0)["action"][:-1])
+
+
 @needs_av
 def test_a_picture_is_that_of_the_timestamp(convert, tmp_path):
     """The video has a picture more at its beginning than rows."""
