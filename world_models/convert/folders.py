@@ -79,9 +79,17 @@ class Earlier:
     pages: tuple[str, ...] = ()
 
 
-def missing(tasks: Sequence[ShardTask], earlier: Earlier) -> tuple[ShardTask, ...]:
-    """The tasks whose file is not there, or holds fewer episodes than the shard has now."""
-    return tuple(task for task in tasks if task.source.path.name in earlier.grown or not task.target.exists())
+def missing(
+    tasks: Sequence[ShardTask], earlier: Earlier, is_written: Callable[[ShardTask], bool]
+) -> tuple[ShardTask, ...]:
+    """The tasks whose shard has grown since an earlier export, or whose files are not all there.
+
+    Args:
+        tasks: those of all shards.
+        earlier: what an earlier export has left.
+        is_written: whether all files of a task are there.
+    """
+    return tuple(task for task in tasks if task.source.path.name in earlier.grown or not is_written(task))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -175,6 +175,9 @@ def test_only_missing_files_are_written(data: Path, tmp_path: Path, capsys):
     out = export(data, tmp_path / "out")
     first, second = (out / f"data/chunk-000/file-00{number}.parquet" for number in range(2))
     written = first.stat().st_mtime_ns
+    second.unlink()
+    export(data, out)
+    assert second.exists()
     (out / "meta/episodes/chunk-000/file-001.parquet").unlink()
     second.unlink()
     (out / "meta/info.json").unlink()

@@ -108,7 +108,7 @@ def plan(data: Rollouts | Latents, out: Path, config: ConvertConfig) -> LerobotE
         folder=out,
         record=record,
         earlier=earlier,
-        tasks=tuple(task for task in folders.missing(tasks, earlier) if task.source.num_rows),
+        tasks=folders.missing(tasks, earlier, functools.partial(_is_written, out)),
         write_shard=functools.partial(write_shard, out, fps, task),
         pages=pages,
         row_bytes=FRAME_BYTES + NUMBERS_BYTES + 4 * (data.num_actions + len(data.telemetry_names)),
@@ -121,6 +121,11 @@ def plan(data: Rollouts | Latents, out: Path, config: ConvertConfig) -> LerobotE
         fps=fps,
         task=task,
     )
+
+
+def _is_written(out: Path, task: ShardTask) -> bool:
+    """Whether the files of a shard are there. A shard without episodes becomes none."""
+    return not task.source.num_rows or (task.target.exists() and (out / place_of(task.source, DATA_PATH)).exists())
 
 
 def _check_own_episodes(out: Path, earlier: folders.Earlier) -> None:

@@ -52,7 +52,7 @@ def plan(data: Rollouts | Latents, out: Path, config: ConvertConfig) -> FolderEx
         folder=out,
         record=record,
         earlier=earlier,
-        tasks=tuple(task for task in tasks if task.source.path.name in earlier.grown or _is_missing(task)),
+        tasks=folders.missing(tasks, earlier, _is_written),
         write_shard=write_shard,
         pages={},
         row_bytes=ROW_BYTES,
@@ -87,8 +87,8 @@ def _episodes(task: ShardTask) -> Iterator[tuple[Path, int, int]]:
         yield task.target / f"episode-{task.first_episode + number:06d}.npz", start, rows
 
 
-def _is_missing(task: ShardTask) -> bool:
-    return not all(path.exists() for path, _, _ in _episodes(task))
+def _is_written(task: ShardTask) -> bool:
+    return all(path.exists() for path, _, _ in _episodes(task))
 
 
 def write_shard(task: ShardTask, report: executors.Report) -> None:

@@ -72,7 +72,7 @@ def plan(data: Rollouts | Latents, out: Path, config: ConvertConfig) -> FolderEx
         folder=out,
         record=record,
         earlier=earlier,
-        tasks=folders.missing(tasks, earlier),
+        tasks=folders.missing(tasks, earlier, lambda task: task.target.exists()),
         write_shard=write_shard,
         pages=pages,
         row_bytes=INDEX_BYTES + 4 * data.num_actions + (FRAME_BYTES if is_rollouts else latents_bytes),
