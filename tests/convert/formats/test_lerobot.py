@@ -15,7 +15,7 @@ pytest.importorskip("pyarrow")
 from lerobot_files import CAMERA, FPS, change_info, columns, pictures, table, write, write_table, write_video
 
 from world_models.convert import command, formats
-from world_models.convert.config import ConvertConfig
+from world_models.convert.config import ConvertConfig, LerobotSettings
 from world_models.convert.foreign import Source
 from world_models.data.rollouts import Rollouts
 from world_models.runtime.errors import Stopped
@@ -259,6 +259,12 @@ def test_a_camera_is_for_lerobot_only(tmp_path):
     assert refusal(tmp_path, camera="top").startswith(
         "camera is given, but it is for LeRobot data sets, and this is npz"
     )
+
+
+def test_settings_for_writing_are_refused(tmp_path):
+    write(tmp_path / "in")
+    found = refusal(tmp_path, format="lerobot", lerobot=LerobotSettings(fps=30))
+    assert found == "lerobot is given, but it is for writing a LeRobot data set; leave --lerobot out"
 
 
 # --- refused before anything is written
