@@ -100,7 +100,9 @@ class LerobotReader:
             columns = {column: self._rows(file, place, column, width) for column, width in self.widths.items()}
             numbers = self._rows(file, place, NUMBER)
             if (numbers != place.number).any():
-                raise BrokenEpisodeError(f"the rows of episode {place.number} hold {NUMBER} {numbers[0, 0]}")
+                raise BrokenEpisodeError(
+                    f"the rows of episode {place.number} hold {NUMBER} {numbers[numbers != place.number][0]}"
+                )
             times = self._times(file, place) if self.is_video else None
             terminated, truncated = _ends(columns)
             actions, rewards, state = (columns.get(column) for column in (ACTION, REWARD, STATE))
