@@ -30,7 +30,8 @@ pytestmark = pytest.mark.slow
 def rows(rollouts_dir, tmp_path_factory):
     """The JSON of a benchmark of the stages that do not drive."""
     path = tmp_path_factory.mktemp("bench") / "bench.json"
-    argv = f"--stages read,load,train,encode,sequences --data {rollouts_dir} --repeats 1 --seconds 0.1 --json {path}"
+    stages = "read,load,train,encode,sequences,convert"
+    argv = f"--stages {stages} --data {rollouts_dir} --repeats 1 --seconds 0.1 --json {path}"
     command.main(argv.split())
     return json.loads(path.read_text())
 
@@ -52,14 +53,15 @@ def test_every_row_has_the_agreed_keys(rows):
 
 def test_each_stage_has_one_default_variant(rows):
     defaults = [row["stage"] for row in rows if row["default"]]
-    assert defaults == ["read", "load", "train", "encode", "sequences"]
+    assert defaults == ["read", "load", "train", "encode", "sequences", "convert"]
 
 
 def test_each_stage_has_its_documented_baseline(rows):
-    names = {row["stage"]: row["baseline"] for row in rows}
+    names = {(row["stage"], row["baseline"]) for row in rows}
     assert names == {
-        **{"read": "single_frames", "load": "frame_by_frame", "train": "plain", "encode": "whole_rollouts"},
-        "sequences": "window_by_window",
+        *[("read", "single_frames"), ("load", "frame_by_frame"), ("train", "plain"), ("encode", "whole_rollouts")],
+        *[("sequences", "window_by_window")],
+        *[("convert", "cv2_images"), ("convert", "cv2_video"), ("convert", "savez_compressed")],
     }
 
 

@@ -52,6 +52,12 @@ def test_a_config_is_read_back_from_its_yaml(tmp_path):
         (["--data", "a", "--out", "b", "--keys.actions", "action"], "keys.frames is empty; name the array of pictures"),
         (["--data", "a", "--out", "b", "--episodes_per_shard", "0"], "episodes_per_shard is 0"),
         (["--data", "a", "--out", "b", "--num_workers", "-1"], "num_workers is -1"),
+        (["--data", "a", "--out", "b", "--format", "lerobot", "--lerobot.fps", "0"], "fps is 0; give 1 or more"),
+        (
+            ["--data", "a", "--out", "b", "--format", "lerobot", "--lerobot.task", " "],
+            "lerobot.task is ' '; give a line",
+        ),
+        (["--data", "a", "--out", "b", "--lerobot.fps", "30"], "lerobot is given, but format is auto"),
     ],
 )
 def test_a_bad_setting_is_named(argv, said):

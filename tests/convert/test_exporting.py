@@ -45,7 +45,7 @@ def test_bad_input_ends_the_command_with_one_line_and_status_2(make_rollouts: Ma
 
 def test_latents_without_a_format_are_refused(make_latents: Make, tmp_path: Path):
     assert refusal(make_latents([3]), tmp_path / "out", "auto").endswith(
-        "holds our own data; give one of series, npz, parquet, minari"
+        "holds our own data; give one of series, npz, parquet, minari, lerobot"
     )
     assert not (tmp_path / "out").exists()
 

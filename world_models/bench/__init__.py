@@ -7,6 +7,7 @@ stages     the work of reading, loading, training and encoding, and their baseli
 sequences  the work of reading sequences of latents
 driving    the work of collecting
 acting     the work of a controller that reads z of a V model
+converting the work of importing pictures and videos, and of exporting
 digits     the work of training on MNIST
 """
 

@@ -17,6 +17,9 @@ algorithms that need fewer multiplications.
   train     plain            the paper's layers as written, batch 100, float32 conversion on the host
   encode    whole_rollouts   whole rollouts divided by 255 in float64 on the host, cast, through the plain encoder
   sequences window_by_window windows of 32 latents one by one, each column read from its file, in a DataLoader
+  convert   cv2_images       cv2.imread and cv2.resize of each picture, without storing; one process
+            cv2_video        cv2.VideoCapture and cv2.resize of each frame, without storing; one process
+            savez_compressed numpy.savez_compressed of each episode; one process
   act       plain_encoder    the same steps of a controller's loop, each frame through the plain encoder; not by default
   digits    tutorial         784-400-20-400-784 on MNIST's files by torchvision and a DataLoader; not by default
 """
@@ -30,7 +33,7 @@ from pathlib import Path
 
 import torch
 
-from world_models.bench import acting, driving, sequences, stages
+from world_models.bench import acting, converting, driving, sequences, stages
 from world_models.bench.measuring import Work, gemm_gflop_per_s, interleave
 from world_models.bench.result import GFLOP_PER_FRAME, Result, dtype, of_samples
 from world_models.collect import command as collect
@@ -42,7 +45,7 @@ from world_models.runtime.errors import require, require_bounds
 from world_models.runtime.paths import PATH, resolve_fields
 
 MIN_FRAMES = 200
-STAGES = ("collect", "read", "load", "train", "encode", "sequences")
+STAGES = ("collect", "read", "load", "train", "encode", "sequences", "convert")
 MORE_STAGES = ("act", "digits")  # not measured by default
 
 
@@ -51,7 +54,8 @@ class BenchConfig:
     """What to measure.
 
     Attributes:
-        stages: stages to measure, separated by commas: collect, read, load, train, encode, sequences, act, digits.
+        stages: stages to measure, separated by commas: collect, read, load, train, encode, sequences, convert,
+            act, digits.
         data: rollouts to read; null collects some into a temporary folder.
         json: file for the results, as a list of objects.
         repeats: number of interleaved pairs of each variant and its baseline.
@@ -176,6 +180,9 @@ def _results(stage: str, job: Job, folder: Path) -> Iterator[Result]:
         return
     data = job.data
     assert data is not None
+    if stage == "convert":
+        yield from _measure_each(stage, converting.comparisons(data, folder), job)
+        return
     works: dict[str, Callable[[], dict[str, Work]]] = {
         "read": lambda: stages.read_works(data),
         "load": lambda: stages.load_works(data, folder, job.device),

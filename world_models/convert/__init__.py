@@ -10,6 +10,8 @@ foreign          an episode of other people's data, and what a module that reads
 found_files      the files of a folder in natural order
 hdf5_arrays      arrays of HDF5 files that other people have written
 npz_arrays       arrays of npz files that other people have written
+parquet_arrays   columns of Parquet files that other people have written
+timed_video      pictures of mp4 files by their times
 shard_jobs       writes shards by many workers
 exporting        rollouts or latents into other people's formats
 folders          exports that are a folder of files, one task a shard
@@ -17,6 +19,9 @@ npz_writer       writes npz files block by block
 dataset_card     the README.md of a Parquet export
 minari_arrays    writes the arrays of a Minari data set
 minari_metadata  its spaces and metadata
+lerobot_metadata reads the metadata of a LeRobot data set
+lerobot_summary  writes them
+lerobot_stats    statistics of its episodes
 formats/         one module for each format
 """
 

@@ -11,6 +11,8 @@ Examples:
   python -m world_models.convert --data latents/a --out hub/a --format parquet               for datasets, pandas, ...
   python -m world_models.convert --data rollouts/a --out datasets/a-v0 --format minari        for Minari
   python -m world_models.convert --data datasets/b-v0 --out rollouts/b                        from Minari
+  python -m world_models.convert --data rollouts/a --out datasets/a --format lerobot          for LeRobot
+  python -m world_models.convert --data datasets/b --out rollouts/b --camera top              from LeRobot
 
 --data may be a folder or a file. The command says what it takes it for; --format says it yourself. Pictures of any size
 are resized to 64x64 by area; --crop TOP:BOTTOM keeps only some rows of them. After a crash, run the same command again:

@@ -10,7 +10,7 @@ from world_models.runtime.errors import require, require_bounds
 from world_models.runtime.executors import Executor
 from world_models.runtime.paths import PATH, resolve_fields
 
-FormatName = Literal["auto", "rollouts", "npz", "images", "video", "series", "parquet", "minari"]
+FormatName = Literal["auto", "rollouts", "npz", "images", "video", "series", "parquet", "minari", "lerobot"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +58,24 @@ class MinariSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class LerobotSettings:
+    """What a LeRobot data set says of itself.
+
+    Attributes:
+        fps: frames per second. LeRobot asks for them; 50 are those of CarRacing.
+        task: what the driver was asked to do, in words.
+    """
+
+    fps: int = 50
+    task: str = "drive"
+
+    def __post_init__(self):
+        require_bounds(self, fps=(1, 1000))
+        is_line = bool(self.task.strip()) and self.task.isprintable()
+        require(is_line, f"lerobot.task is {self.task!r}; give a line of text, or leave it out")
+
+
+@dataclasses.dataclass(frozen=True)
 class ConvertConfig:
     """What to convert, and into what.
 
@@ -71,10 +89,12 @@ class ConvertConfig:
         every: of a video, take each n-th frame.
         keys: names of the arrays in npz files that are neither of ctallec's nor of hardmaru's layout. keys.frames also
             names the image in the observations of a Minari data set.
+        camera: of a LeRobot data set with several cameras, the one to read, such as top or observation.images.top.
         keep: rollouts only: keep the episodes that meet all of these conditions, such as 'return>=0' or seed=3,7.
         drop: rollouts only: leave out the episodes that meet one of these conditions, such as policy=brownian.
         skip_broken: leave out episodes that cannot be read; otherwise the first one ends the work.
         minari: what is written as a Minari data set.
+        lerobot: what is written as a LeRobot data set.
         rows: number of rows of each sequence that series holds. Longer episodes are cut, shorter ones left out.
         episodes_per_shard: number of episodes in a file of rollouts.
         num_workers: number of processes; 0 for one per core.
@@ -88,10 +108,12 @@ class ConvertConfig:
     crop: str = "none"
     every: int = 1
     keys: Keys = dataclasses.field(default_factory=Keys)
+    camera: str | None = None
     keep: tuple[str, ...] | str = ()
     drop: tuple[str, ...] | str = ()
     skip_broken: bool = False
     minari: MinariSettings = dataclasses.field(default_factory=MinariSettings)
+    lerobot: LerobotSettings = dataclasses.field(default_factory=LerobotSettings)
     rows: int = 1000
     episodes_per_shard: int = 10
     num_workers: int = 0
@@ -114,8 +136,9 @@ class ConvertConfig:
             num_workers=(0, 10_000),
         )
         Preprocess(parse_crop(self.crop, None))
-        if self.format != "minari":
-            self.check_unused("minari", reason=f"format is {self.format}")
+        for name in ("minari", "lerobot"):
+            if self.format != name:
+                self.check_unused(name, reason=f"format is {self.format}")
         for name in ("keep", "drop"):
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))

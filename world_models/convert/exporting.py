@@ -116,7 +116,8 @@ def prepare(config: ConvertConfig, has_latents: bool) -> ExportJob:
     if config.format not in formats.WRITTEN:
         names = ", ".join(formats.WRITTEN)
         raise ValueError(f"format is {config.format}, and {source} holds our own data; give one of {names}")
-    config.check_unused("env", "crop", "every", "keys", reason="the data are ours, and are written as they are")
+    as_they_are = "the data are ours, and are written as they are"
+    config.check_unused("env", "crop", "every", "keys", "camera", reason=as_they_are)
     config.check_unused("skip_broken", reason="a damaged shard is made again by the command that made it")
     config.check_unused("keep", "drop", reason="an export takes all episodes; choose them first with --format rollouts")
     config.check_unused("episodes_per_shard", reason="the files of an export have the episodes of the shards")

@@ -5,12 +5,12 @@ action follows which picture: `actions[t]` is the action that was chosen after s
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Shaped
 
 from world_models.runtime.typed_json import Json
 
@@ -65,6 +65,10 @@ class Reader(Protocol):
         """Number of columns of `actions`; 0 without actions."""
         ...
 
+    def only(self, names: Sequence[str]) -> "Reader":
+        """A reader of these episodes alone, which is as small as it can be."""
+        ...
+
     def count(self, name: str) -> int:
         """Number of pictures of an episode, without decoding them. It may be an estimate.
 
@@ -103,3 +107,30 @@ class Source:
     env: str | None = None
     action_space: Mapping[str, Json] | None = None
     telemetry: tuple[str, ...] = ()
+
+    def only(self, names: Sequence[str]) -> "Source":
+        """The source of these episodes alone."""
+        return dataclasses.replace(self, names=tuple(names), reader=self.reader.only(names))
+
+
+def as_float32(name: str, found: Shaped[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
+    """Numbers as float32. Only floating point numbers may be rounded.
+
+    Args:
+        name: name of the array, for messages.
+        found: numbers or booleans.
+
+    Raises:
+        BrokenEpisodeError: float32 cannot hold them.
+
+    Example:
+        >>> as_float32("actions", np.array([1, 2]))
+        array([1., 2.], dtype=float32)
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = found.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise BrokenEpisodeError(f"{name} holds numbers that are not finite in float32")
+    if found.dtype.kind != "f" and (values.astype(np.float64) != found).any():
+        raise BrokenEpisodeError(f"{name} holds whole numbers that are too large for float32")
+    return values

@@ -29,7 +29,7 @@ from world_models.runtime.cli import to_yaml
 from world_models.runtime.errors import Stopped
 
 NUM_FIRST_FRAMES = 8
-IDENTITY = ("every", "keys", "episodes_per_shard")
+IDENTITY = ("every", "keys", "camera", "episodes_per_shard")
 """Settings that define an import, besides the attributes of its shards."""
 MAX_WARNINGS = 10
 BYTES_PER_SHARD = 30_000
@@ -86,10 +86,13 @@ def prepare(config: ConvertConfig) -> ImportJob:
     )
     name, source = formats.find(config)
     config.check_unused("minari", reason="it is for writing a Minari data set")
+    config.check_unused("lerobot", reason="it is for writing a LeRobot data set")
     if name != "video":
         config.check_unused("every", reason=f"it is for videos, and this is {name}")
     if name not in ("npz", "minari"):
         config.check_unused("keys", reason=f"it is for npz files and Minari, and this is {name}")
+    if name != "lerobot":
+        config.check_unused("camera", reason=f"it is for LeRobot data sets, and this is {name}")
     spec = Preprocess(parse_crop(config.crop, None))
     first = _first_frames(source, spec, config.skip_broken)
     size, out = config.episodes_per_shard, Path(str(config.out))
@@ -97,9 +100,7 @@ def prepare(config: ConvertConfig) -> ImportJob:
     attributes = _attributes(config, name, source, spec)
     finished = _finished_shards(config, planned, attributes)
     tasks = tuple(
-        shard_import.ImportTask(
-            shard_path(out, index), dataclasses.replace(source, names=names), spec, name, attributes, config.skip_broken
-        )
+        shard_import.ImportTask(shard_path(out, index), source.only(names), spec, name, attributes, config.skip_broken)
         for index, names in enumerate(planned)
         if index not in finished
     )

@@ -124,7 +124,8 @@ def prepare(config: ConvertConfig) -> MergeJob:
     Raises:
         ValueError, OSError: the input is bad, or `out` holds another data set. Nothing was written.
     """
-    config.check_unused("env", "crop", "every", "keys", reason="the data are rollouts, whose frames stay as they are")
+    kept = "the data are rollouts, whose frames stay as they are"
+    config.check_unused("env", "crop", "every", "keys", "camera", reason=kept)
     config.check_unused("skip_broken", reason="a damaged shard of rollouts is made again by the command that made it")
     config.check_unused("episodes_per_shard", reason="shards of rollouts that are merged keep their episodes")
     if len(config.sources) == 1 and not (config.keep or config.drop):

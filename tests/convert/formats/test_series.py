@@ -188,6 +188,18 @@ def test_another_file_of_the_same_name_is_kept(data: Path, out: Path, other: str
     assert out.read_bytes() == before
 
 
+def test_a_series_of_fewer_episodes_says_what_to_delete(data: Path, out: Path):
+    last = shard_path(data, 1)
+    whole = last.read_bytes()
+    last.unlink()
+    export(data, out)
+    last.write_bytes(whole)
+    assert refusal(data, out).endswith(
+        f"a series of other episodes than {data} holds now; delete it and initial_z.json to write all of them, or "
+        "choose another --out"
+    )
+
+
 def test_other_initial_latents_are_kept(data: Path, out: Path):
     out.parent.mkdir()
     (out.parent / "initial_z.json").write_text("mine")

@@ -5,6 +5,7 @@ pictures become RGB of 8 bits, and a photo is turned as its EXIF data say.
 """
 
 import dataclasses
+import io
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -32,6 +33,10 @@ class ImagesReader:
 
     root: Path
     num_actions = 0
+
+    def only(self, names: Sequence[str]) -> "ImagesReader":
+        """The same reader, which knows no single episodes."""
+        return self
 
     def count(self, name: str) -> int:
         """Number of pictures in the folder."""
@@ -76,17 +81,27 @@ def _pictures(folder: Path, files: Sequence[str]) -> Iterator[np.ndarray]:
 def _picture(path: Path) -> np.ndarray:
     try:
         untrusted.is_file(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # such as odd EXIF data
-            with Image.open(path, formats=KINDS) as image:
-                _check_size(image.width * image.height)
-                ImageOps.exif_transpose(image, in_place=True)
-                return _rgb(image)
+        return decoded(path)
     except BrokenEpisodeError as error:
         raise BrokenEpisodeError(error.reason, path.name) from None
     except Exception as error:  # Pillow raises whatever a damaged file makes it trip over
         reason = " ".join(str(error).split()).replace(str(path), path.name) or type(error).__name__
         raise BrokenEpisodeError(f"cannot be read as a picture ({reason})", path.name) from None
+
+
+def decoded(source: Path | io.BytesIO) -> np.ndarray:
+    """The picture in a file, as RGB or grey.
+
+    Raises:
+        BrokenEpisodeError: it is too large.
+        Exception: Pillow raises whatever a damaged file makes it trip over.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # such as odd EXIF data
+        with Image.open(source, formats=KINDS) as image:
+            _check_size(image.width * image.height)
+            ImageOps.exif_transpose(image, in_place=True)
+            return _rgb(image)
 
 
 def _check_size(num_pixels: int) -> None:

@@ -33,7 +33,7 @@ from PIL import Image
 
 from world_models.convert import hdf5_arrays
 from world_models.convert.config import ConvertConfig, Keys
-from world_models.convert.foreign import MAX_PIXELS, BrokenEpisodeError, ForeignEpisode, Source
+from world_models.convert.foreign import MAX_PIXELS, BrokenEpisodeError, ForeignEpisode, Source, as_float32
 from world_models.envs import action_columns
 from world_models.runtime import untrusted
 from world_models.runtime.terminal import printable
@@ -67,6 +67,10 @@ class MinariReader:
     shape: tuple[int, ...]
     num_actions: int
     telemetry: tuple[str, ...] = ()
+
+    def only(self, names: Sequence[str]) -> "MinariReader":
+        """The same reader, which knows no single episodes."""
+        return self
 
     def count(self, name: str) -> int:
         """Number of images. The shapes of all arrays are checked."""
@@ -135,19 +139,8 @@ class MinariReader:
 
 
 def _numbers(episode: h5py.Group, key: str) -> Float32[np.ndarray, "..."]:
-    """An array as float32.
-
-    Raises:
-        BrokenEpisodeError: float32 cannot hold it. Only floating point numbers may be rounded.
-    """
-    found = hdf5_arrays.array(episode, key)[()]
-    with np.errstate(over="ignore", invalid="ignore"):
-        values = found.astype(np.float32)
-    if not np.isfinite(values).all():
-        raise BrokenEpisodeError(f"{key} holds numbers that are not finite in float32")
-    if found.dtype.kind != "f" and (values.astype(np.float64) != found).any():
-        raise BrokenEpisodeError(f"{key} holds whole numbers that are too large for float32")
-    return values
+    """An array as float32."""
+    return as_float32(key, hdf5_arrays.array(episode, key)[()])
 
 
 def _end(episode: h5py.Group, key: str, steps: int) -> bool:

@@ -45,14 +45,14 @@ def plan(data: Rollouts | Latents, out: Path, config: ConvertConfig) -> FolderEx
     if not isinstance(data, Rollouts):
         raise ValueError(f"{data.path}: holds latents, and npz takes rollouts; name the folder of rollouts as --data")
     config.check_unused("rows", reason="whole episodes are written")
-    record = folders.record("npz", data.path, data.digest())
-    folders.check_folder(out, record)
-    firsts = np.cumsum([0, *(len(shard.starts) for shard in data.shards)]).tolist()
-    tasks = (ShardTask(shard, out / shard.path.stem, first) for shard, first in zip(data.shards, firsts, strict=False))
+    record = folders.record("npz", data)
+    earlier = folders.check_folder(out, record, data)
+    tasks = folders.shard_tasks(data, lambda shard: out / shard.path.stem)
     return FolderExport(
         folder=out,
         record=record,
-        tasks=tuple(task for task in tasks if not all(path.exists() for path, _, _ in _episodes(task))),
+        earlier=earlier,
+        tasks=folders.missing(tasks, earlier, _is_written),
         write_shard=write_shard,
         pages={},
         row_bytes=ROW_BYTES,
@@ -85,6 +85,10 @@ def _episodes(task: ShardTask) -> Iterator[tuple[Path, int, int]]:
     source = task.source
     for number, (start, rows) in enumerate(zip(source.starts.tolist(), source.lengths.tolist(), strict=True)):
         yield task.target / f"episode-{task.first_episode + number:06d}.npz", start, rows
+
+
+def _is_written(task: ShardTask) -> bool:
+    return all(path.exists() for path, _, _ in _episodes(task))
 
 
 def write_shard(task: ShardTask, report: executors.Report) -> None:

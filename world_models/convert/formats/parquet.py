@@ -30,7 +30,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from world_models.convert import dataset_card, folders
+from world_models.convert import dataset_card, folders, parquet_arrays
 from world_models.convert.config import ConvertConfig
 from world_models.convert.folders import FolderExport, ShardTask
 from world_models.data.latents import Latents
@@ -60,41 +60,27 @@ def plan(data: Rollouts | Latents, out: Path, config: ConvertConfig) -> FolderEx
     Raises:
         ValueError: pyarrow is not installed, or `out` holds something else.
     """
-    check()
+    parquet_arrays.check_installed("parquet")
     config.check_unused("rows", reason="whole episodes are written")
-    record = folders.record("parquet", data.path, data.digest())
-    folders.check_folder(out, record)
-    firsts = np.cumsum([0, *(len(shard.starts) for shard in data.shards)]).tolist()
-    tasks = (
-        ShardTask(shard, out / DATA_FOLDER / f"{shard.path.stem}.parquet", first)
-        for shard, first in zip(data.shards, firsts, strict=False)
-    )
+    pages = {CARD_FILE: dataset_card.text(data, schema(data.shards[0]))}
+    record = folders.record("parquet", data, pages)
+    earlier = folders.check_folder(out, record, data)
+    tasks = folders.shard_tasks(data, lambda shard: out / DATA_FOLDER / f"{shard.path.stem}.parquet")
     is_rollouts = isinstance(data, Rollouts)
     latents_bytes = 0 if is_rollouts else 8 * data.z_dim
     return FolderExport(
         folder=out,
         record=record,
-        tasks=tuple(task for task in tasks if not task.target.exists()),
+        earlier=earlier,
+        tasks=folders.missing(tasks, earlier, lambda task: task.target.exists()),
         write_shard=write_shard,
-        pages={CARD_FILE: dataset_card.text(data, schema(data.shards[0]))},
+        pages=pages,
         row_bytes=INDEX_BYTES + 4 * data.num_actions + (FRAME_BYTES if is_rollouts else latents_bytes),
         summary=f"{out}: {len(data):,} episodes, {data.num_rows:,} lines in {len(data.shards):,} Parquet files",
         warnings=(),
         executor=config.executor,
         num_workers=config.num_workers,
     )
-
-
-def check() -> None:
-    """Check that pyarrow is installed.
-
-    Raises:
-        ValueError: it is not.
-    """
-    try:
-        import pyarrow as pyarrow
-    except ImportError:
-        raise ValueError("format parquet needs pyarrow; pip install 'world_models[parquet]'") from None
 
 
 def write_shard(task: ShardTask, report: executors.Report) -> None:
@@ -137,7 +123,7 @@ def schema(shard: Shard) -> "pa.Schema":
     }
     if _holds_frames(shard):
         kinds["frame"] = pa.struct({"bytes": pa.binary(), "path": pa.string()})
-    features = {name: _feature(kind) for name, kind in kinds.items()}
+    features = {name: feature(kind) for name, kind in kinds.items()}
     ours = {
         "format": shard.format.name,
         "attributes": {name: value for name, value in shard.attributes.items() if isinstance(value, str | int)},
@@ -149,14 +135,14 @@ def schema(shard: Shard) -> "pa.Schema":
     return pa.schema(kinds).with_metadata({"huggingface": json.dumps(theirs), "world_models": json.dumps(ours)})
 
 
-def _feature(kind: "pa.DataType") -> dict[str, Json]:
+def feature(kind: "pa.DataType") -> dict[str, Json]:
     """The feature of Hugging Face's `datasets` that decodes an Arrow type of ours."""
     import pyarrow as pa
 
     if pa.types.is_struct(kind):
         return {"_type": "Image"}
     if isinstance(kind, pa.FixedSizeListType):
-        return {"feature": _feature(kind.value_type), "length": kind.list_size, "_type": "Sequence"}
+        return {"feature": feature(kind.value_type), "length": kind.list_size, "_type": "Sequence"}
     return {"dtype": FEATURE_TYPES[str(kind)], "_type": "Value"}
 
 
@@ -192,14 +178,15 @@ def _lines(task: ShardTask, start: int, stop: int) -> "pa.RecordBatch":
         telemetry = shard.read("telemetry", start, stop)
         named = enumerate(_telemetry_columns(shard))
         columns |= {name: pa.array(np.ascontiguousarray(telemetry[:, number])) for number, name in named}
-        pictures = [_png(frame) for frame in shard.read("frames", start, stop)]
+        pictures = [png(frame) for frame in shard.read("frames", start, stop)]
         paths = pa.nulls(len(pictures), pa.string())
         columns["frame"] = pa.StructArray.from_arrays([pa.array(pictures, pa.binary()), paths], ["bytes", "path"])
     kind = schema(shard)
     return pa.RecordBatch.from_arrays([columns[name] for name in kind.names], schema=kind)
 
 
-def _png(frame: UInt8[np.ndarray, "64 64 3"]) -> bytes:
+def png(frame: UInt8[np.ndarray, "64 64 3"]) -> bytes:
+    """A frame as the bytes of a PNG file."""
     packed, picture = cv2.imencode(".png", frame[..., ::-1])
     assert packed, "a frame is a picture"
     return picture.tobytes()

@@ -32,6 +32,7 @@ from world_models.convert.npz_writer import read_comment, write_npz
 from world_models.data.latents import Latents
 from world_models.data.rollouts import Rollouts
 from world_models.runtime import executors, files, untrusted
+from world_models.runtime.typed_json import Json
 
 INITIAL_FILE = "initial_z.json"
 NUM_INITIAL, INITIAL_SCALE = 1000, 10_000
@@ -110,7 +111,7 @@ class SeriesExport:
         files.remove_partials(self.folder, names=(self.path.name[: files.LONGEST_NAME], INITIAL_FILE))
         if not self.has_series:
             count = 0
-            with write_npz(self.path, _record(self.data, self.rows)) as npz:
+            with write_npz(self.path, json.dumps(_record(self.data, self.rows))) as npz:
                 for array, column in ARRAYS.items():
                     shape = (len(self.episodes), self.rows, *self.data.shards[0].row_shapes[column])
                     with npz.array(array, "float16", shape) as append:
@@ -156,16 +157,24 @@ def _has_series(path: Path, data: Latents, rows: int) -> bool:
     """
     if not untrusted.is_file(path):
         return False
-    if read_comment(path) != _record(data, rows):
+    wanted = _record(data, rows)
+    try:
+        found = untrusted.from_json(read_comment(path) or "")
+    except ValueError:
+        found = None
+    if found == wanted:
+        return True
+    if isinstance(found, dict) and {**found, "digest": wanted["digest"]} == wanted:
         raise ValueError(
-            f"{path}: exists already and is no series of {rows:,} rows of {data.path}; choose another --out"
+            f"{path}: a series of other episodes than {data.path} holds now; delete it and {INITIAL_FILE} to write all "
+            "of them, or choose another --out"
         )
-    return True
+    raise ValueError(f"{path}: exists already and is no series of {rows:,} rows of {data.path}; choose another --out")
 
 
-def _record(data: Latents, rows: int) -> str:
-    """The comment of the npz file: which data it was made from."""
-    return json.dumps({"format": "series", "digest": data.digest(), "rows": rows})
+def _record(data: Latents, rows: int) -> dict[str, Json]:
+    """The comment of the npz file, as JSON: which data it was made from."""
+    return {"format": "series", "digest": data.digest(), "rows": rows}
 
 
 def _read(data: Latents, episode: int, column: str, rows: int) -> Float16[np.ndarray, "rows width"]:
