@@ -44,7 +44,7 @@ def test_a_node_keeps_no_file(task: recording.ShardTask, temporary: Path):
     assert list(temporary.iterdir()) == [] and not task.path.parent.exists()
 
 
-def test_a_node_that_stops_keeps_no_file(task: recording.ShardTask, temporary: Path):
-    with pytest.raises(Stopped):
+def test_a_node_that_cannot_make_the_policy_stops_and_keeps_no_file(task: recording.ShardTask, temporary: Path):
+    with pytest.raises(Stopped, match=r"node .*: policy 'no\.such:policy' cannot be imported"):
         remote.record_and_send(dataclasses.replace(task, policies=("no.such:policy",)), lambda steps: None)
     assert list(temporary.iterdir()) == []

@@ -22,6 +22,9 @@ class Here(ray_cluster.Shared[Any]):
     def get(self) -> Any:
         return self.reference
 
+    def __hash__(self) -> int:
+        return id(self)
+
 
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -42,10 +42,6 @@ def test_a_package_that_is_not_installed_is_missing():
     assert facts("no-such-package")["no-such-package"] == "missing"
 
 
-def test_a_machine_without_this_package_differs_in_nothing_else():
-    assert node_facts.differences({}, facts("numpy")) == [f"world_models is missing there and {__version__} here"]
-
-
 def test_the_same_version_with_other_code_differs():
     here = facts()
     (line,) = node_facts.differences(here | {"the code of world_models": "sha256 000000000000"}, here)
@@ -71,18 +67,3 @@ def test_a_module_with_another_text_differs(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(("module", "fact"), [("sys", "found"), ("no_such.module", "missing"), ("json.no", "missing")])
 def test_modules_without_a_file_are_found_or_missing(module: str, fact: str):
     assert facts(modules=(module,))[f"module {module}"] == fact
-
-
-def test_the_probe_gives_the_facts_of_its_machine():
-    names = node_facts.names(["numpy"])
-    assert node_facts.probe()(names) == node_facts.collect(tuple(names))
-
-
-@pytest.mark.parametrize(
-    ("absent", "found"), [("world_models.version", {}), ("world_models.runtime", {"world_models": __version__})]
-)
-def test_the_probe_needs_nothing_of_this_package(
-    absent: str, found: node_facts.Facts, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setitem(__import__("sys").modules, absent, None)
-    assert node_facts.probe()(node_facts.names(["numpy"])) == found

@@ -5,6 +5,7 @@ So the nodes need no disk in common with this machine. A node records into its t
 
 import contextlib
 import dataclasses
+import platform
 import tempfile
 from collections.abc import Generator, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from jaxtyping import UInt8
 from world_models.collect.config import CollectConfig
 from world_models.collect.recording import ShardResult, ShardTask, record_shard
 from world_models.runtime import executors, files, node_facts, ray_cluster, ray_work
+from world_models.runtime.errors import Stopped
 
 PACKAGES = ("numpy", "gymnasium", "box2d", "opencv-python", "h5py")
 """Packages on which frames, actions, and the files that hold them depend."""
@@ -66,9 +68,12 @@ def record_and_send(task: ShardTask, report: executors.Report) -> Sent:
     """Record a shard into a temporary folder. Returns the result and the file's bytes.
 
     Raises:
-        Stopped: as `record_shard`.
+        Stopped: as `record_shard`, or this node cannot make the policy.
     """
     with files.temporary_folder(Path(tempfile.gettempdir()), FOLDER) as folder:
         path = folder / task.path.name
-        recorded = record_shard(dataclasses.replace(task, path=path), report)
+        try:
+            recorded = record_shard(dataclasses.replace(task, path=path), report)
+        except ValueError as error:  # the driver has made it, but something that it imports may be missing here
+            raise Stopped(f"node {platform.node()}: {error}") from error
         return recorded, np.fromfile(path, np.uint8)

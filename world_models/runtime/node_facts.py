@@ -6,7 +6,7 @@ Facts are texts by name, such as `gymnasium`: `1.2.2`. Two machines fit together
 import functools
 import importlib.util
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -29,6 +29,11 @@ def names(packages: Sequence[str], modules: Sequence[str] = ()) -> list[str]:
         modules: names of modules of the user, such as `my_package.policies`.
     """
     return [PACKAGE, CODE, PYTHON, *packages, *(f"{MODULE}{name}" for name in modules)]
+
+
+def collect_facts(names: tuple[str, ...]) -> Facts:
+    """The facts of this machine, by their names. As `collect`, without its memory, so that Ray can send it."""
+    return collect(names)
 
 
 @functools.lru_cache(maxsize=8)
@@ -86,26 +91,4 @@ def differences(found: Mapping[str, str], wanted: Mapping[str, str]) -> list[str
         ['gymnasium is 1.1.0 there and 1.2.2 here']
     """
     there = {name: found.get(name, MISSING) for name in wanted}
-    if there.get(PACKAGE, wanted.get(PACKAGE)) != wanted.get(PACKAGE):
-        there = {PACKAGE: there[PACKAGE]}  # the rest follows from it
     return [f"{name} is {value} there and {wanted[name]} here" for name, value in there.items() if value != wanted[name]]
-
-
-def probe() -> Callable[[Sequence[str]], Facts]:
-    """A function that gives the facts of the machine on which it runs, also if this package is missing there.
-
-    It is made inside a function, so Ray sends its code instead of its name.
-    """
-
-    def facts(names: Sequence[str]) -> dict[str, str]:
-        try:
-            from world_models.version import __version__ as version
-        except ImportError:
-            return {}
-        try:
-            from world_models.runtime import node_facts
-        except ImportError:  # a version without this module
-            return {"world_models": version}
-        return node_facts.collect(tuple(names))
-
-    return facts

@@ -27,7 +27,7 @@ ITEMS_PER_CORE = 2
 """A core works on one item while another one waits, so that no core is idle."""
 STORE_SHARE = 0.25
 """Data of items in flight take at most this share of the object store on the driver's node."""
-QUIET = {"log_to_driver": False, "logging_level": "ERROR"}
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
 def check_setting(address: str | None, executor: str) -> None:
@@ -139,8 +139,8 @@ class Cluster:
             ValueError: a node differs. The message names the node and what differs.
         """
         nodes = [node for node in self._nodes() if node["Resources"].get("CPU", 0) >= 1]
-        probe = self.ray.remote(max_retries=0)(node_facts.probe())
-        asked = {self._on(node["NodeID"], probe).remote(list(facts)): node for node in nodes}
+        collect = self.ray.remote(max_retries=0)(node_facts.collect_facts)
+        asked = {self._on(node["NodeID"], collect).remote(tuple(facts)): node for node in nodes}
         give_up_s = time.monotonic() + ANSWER_WITHIN_S
         while asked:
             answered, _ = self.ray.wait(list(asked), timeout=max(0.0, give_up_s - time.monotonic()))
@@ -152,10 +152,11 @@ class Cluster:
     def _check(self, node: Mapping[str, Any], reference: Any, facts: Mapping[str, str]) -> None:
         try:
             found = self.ray.get(reference)
-        except self.ray.exceptions.RayError as error:
+        except self.ray.exceptions.RayError as error:  # the node has died, or cannot import this package
             reason = str(error).strip().splitlines()[-1]
             is_alive = node["NodeID"] in [each["NodeID"] for each in self._nodes()]
-            require(not is_alive, f"{_name(node)} cannot say which versions it has ({reason}); repair or remove it")
+            wanted = f"install world_models {facts.get(node_facts.PACKAGE, '')} there, or remove the node"
+            require(not is_alive, f"{_name(node)} cannot run this package ({reason}); {wanted}")
             return
         listed = "; ".join(node_facts.differences(found, facts))
         require(not listed, f"{_name(node)} is not like this machine: {listed}; install the same on both")
@@ -235,13 +236,12 @@ def _connect(ray: Any, address: str | None) -> None:
     given = address or os.environ.get("RAY_ADDRESS") or "auto"
     if given == "local":
         return
-    name = "ray_address" if address else "RAY_ADDRESS"
+    name, loopback = "ray_address" if address else "RAY_ADDRESS", False
     if given != "auto":
         check_address(given)
-        _check_answers(name, given)
+        loopback = _answers_on_loopback_only(ray, name, given)
     try:
-        with _own_signal_handlers():
-            ray.init(given, **QUIET)
+        _init(ray, given, loopback)
     except (ConnectionError, RuntimeError, ValueError) as error:
         if given == "auto" and isinstance(error, ConnectionError) and address is None:
             return  # no cluster runs here
@@ -249,25 +249,50 @@ def _connect(ray: Any, address: str | None) -> None:
         raise ValueError(f"{name} is {given}, and Ray cannot connect ({reason}); start a cluster: ray start") from None
 
 
-def _check_answers(name: str, address: str) -> None:
-    """Check that a server answers at HOST:PORT. Ray itself would try for a minute.
+def _answers_on_loopback_only(ray: Any, name: str, address: str) -> bool:
+    """Check that a server answers at HOST:PORT. Ray itself would try for minutes.
+
+    Returns:
+        Whether the server answers at this machine's loopback address, but not at its address in the network.
 
     Raises:
-        ValueError: none does.
+        ValueError: none answers.
     """
     host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), CONNECT_WITHIN_S).close()
-    except OSError as error:
+    if problem := _problem_of(host.strip("[]"), int(port)):
         raise ValueError(
-            f"{name} is {address}, and nothing answers there ({error}); give the address that ray start --head printed"
-        ) from None
+            f"{name} is {address}, and nothing answers there ({problem}); give the address that ray start --head "
+            "printed"
+        )
+    return host in LOOPBACK and _problem_of(ray.util.get_node_ip_address(), int(port)) is not None
+
+
+def _problem_of(host: str, port: int) -> OSError | None:
+    try:
+        socket.create_connection((host, port), CONNECT_WITHIN_S).close()
+    except OSError as error:
+        return error
+    return None
 
 
 def _start(ray: Any, num_cores: int) -> None:
     """Start a cluster on this machine. It ends with the connection, or with this process."""
-    with _own_signal_handlers():
-        ray.init("local", num_cpus=num_cores, include_dashboard=False, _node_ip_address="127.0.0.1", **QUIET)
+    _init(ray, "local", loopback=True, num_cpus=num_cores, include_dashboard=False)
+
+
+def _init(ray: Any, address: str, loopback: bool, **options: Any) -> None:
+    """Connect. With `loopback`, all addresses of the cluster are 127.0.0.1.
+
+    Ray replaces 127.0.0.1 by the machine's address in the network, except on systems where firewalls would ask.
+    """
+    constants: Any = importlib.import_module("ray._private.ray_constants")
+    before = constants.ENABLE_RAY_CLUSTER
+    constants.ENABLE_RAY_CLUSTER = before and not loopback
+    try:
+        with _own_signal_handlers():
+            ray.init(address, log_to_driver=False, logging_level="ERROR", **options)
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
 
 
 @contextlib.contextmanager
