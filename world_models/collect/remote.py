@@ -56,6 +56,8 @@ def record(
         Stopped: a policy or the environment gives a value that cannot be stored, nodes died too often, or the disk is
             full.
     """
+    if not tasks:
+        return
     with ray_cluster.connected(config.ray_address, config.num_workers) as cluster:
         work = ray_work.Work(record_and_send, _facts(config))
         with contextlib.closing(ray_work.run(cluster, work, tasks, watch)) as run:

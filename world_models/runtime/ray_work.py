@@ -4,6 +4,7 @@ The results come back through Ray's object store, and only a few of them are in 
 worker or node dies is done again by another one.
 """
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -59,7 +60,7 @@ def run(
         Stopped: the workers of an item died too often, or a node has other versions.
     """
     ray, in_flight = cluster.ray, cluster.in_flight(work.item_bytes, work.on_gpu)
-    counter = cluster.beside_the_driver(ray.remote(max_restarts=-1, max_task_retries=-1)(ray_worker.Counter)).remote()
+    counter = cluster.beside_the_driver(ray.remote(max_restarts=-1)(ray_worker.Counter)).remote()
     progress = _Progress(ray, counter, watch)
     remote = _remote(ray, work.on_gpu)
     order = ray.put(ray_worker.Order(work.task, dict(work.facts), max(REPORT_EVERY_S, in_flight / REPORTS_PER_S)))
@@ -82,7 +83,6 @@ def run(
         progress.watch()
     finally:
         _cancel(ray, waiting)
-        ray.kill(counter)
 
 
 def _remote(ray: Any, on_gpu: bool) -> Any:
@@ -134,7 +134,8 @@ class _Progress:
     def watch(self) -> None:
         """Report the total. The counter's answers are never waited for."""
         if self._ray.wait([self._asked], timeout=0)[0]:
-            self._last = self._ray.get(self._asked)
+            with contextlib.suppress(self._ray.exceptions.RayActorError):  # it has died, and is started again
+                self._last = self._ray.get(self._asked)
             self._asked = self._counter.total.remote()
         self._watch(max(self._last, self._finished_units))
 
