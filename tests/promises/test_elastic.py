@@ -21,10 +21,11 @@ import pytest
 
 from world_models import train_vae
 from world_models.runs import checkpoints, resume
+from world_models.runtime import distributed
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
-NUM_FRAMES, BATCH, VAL_EVERY = 1600, 16, 160
+NUM_FRAMES, BATCH, VAL_EVERY = 640, 16, 128
 SETTINGS = (
     f"--num_frames {NUM_FRAMES} --batch_size {BATCH} --lr 1e-4 --lr_warmup_frames 0 --val_every_frames {VAL_EVERY} "
     "--num_val_frames 20 --log_every_steps 1 --vae.z_dim 4 --device cpu --wandb.mode disabled --resume true"
@@ -52,10 +53,10 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def start(disk: Path, out: Path, port: int) -> subprocess.Popen[str]:
-    """The agent of one machine, with one process."""
+def start(disk: Path, out: Path, port: int, is_first: bool) -> subprocess.Popen[str]:
+    """The agent of one machine, with one process. The agents meet at the first one."""
     meeting = f"--rdzv_backend=c10d --rdzv_id=test --rdzv_endpoint=127.0.0.1:{port} --local_addr=127.0.0.1"
-    waiting = "--rdzv_conf=last_call_timeout=2,keep_alive_interval=1,keep_alive_max_attempt=3"
+    waiting = f"--rdzv_conf=is_host={is_first},last_call_timeout=2,keep_alive_interval=1,keep_alive_max_attempt=3"
     argv = f"-m torch.distributed.run --nnodes=1:2 --nproc_per_node=1 --max_restarts=5 {meeting} {waiting}"
     command = [sys.executable, *f"{argv} -m world_models.train_vae --data {disk} --out {out} {SETTINGS}".split()]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -66,7 +67,7 @@ def start(disk: Path, out: Path, port: int) -> subprocess.Popen[str]:
 @contextlib.contextmanager
 def two_machines(disks: list[Path], out: Path) -> Iterator[list[subprocess.Popen[str]]]:
     port = free_port()
-    agents = [start(disk, out, port) for disk in disks]
+    agents = [start(disk, out, port, is_first=disk is disks[0]) for disk in disks]
     try:
         yield agents
     finally:
@@ -119,21 +120,11 @@ def test_a_machine_that_dies_costs_the_steps_since_the_last_checkpoint(disks: li
     assert all(float((weights[name] - each).abs().max()) < 1e-3 for name, each in wanted.items())
 
 
-def test_machines_with_different_data_are_refused_before_the_first_step(disks: list[Path], tmp_path: Path):
-    old = shutil.copytree(disks[1], tmp_path / "old/rollouts")
-    (old / "shard-00002.h5").unlink()
-    with two_machines([disks[0], old], tmp_path / "run") as agents:
-        errors = [agent.communicate(timeout=PATIENCE_S)[1] for agent in agents]
-        assert all(agent.returncode for agent in agents)
-    assert any("the processes have different training data; copy the same files" in text for text in errors)
-    assert not (tmp_path / "run/config.yaml").exists()
-
-
 def test_a_request_to_stop_saves_the_run(disks: list[Path], tmp_path: Path):
     with two_machines(disks, tmp_path / "run") as agents:
-        wait_until(lambda: len(lines(tmp_path / "run")) > 20)
+        wait_until(lambda: len(lines(tmp_path / "run")) > 10)
         for agent in agents:
             agent.send_signal(signal.SIGTERM)
         errors = "".join(agent.communicate(timeout=PATIENCE_S)[1] for agent in agents)
-    assert "stopped at" in errors
-    assert saved_step(tmp_path / "run") % (VAL_EVERY // BATCH) != 0 or "Traceback" not in errors
+    assert "frames; the same command continues from there" in errors
+    assert saved_step(tmp_path / "run") % distributed.ASK_EVERY_STEPS == 0

@@ -1,18 +1,18 @@
 """A Ray cluster of several nodes makes the same shards as one process, also if a node or the driver dies.
 
-The cluster is real: Ray's servers and workers, a head and two more nodes, on this machine. All tests share it. Nodes that
-only one test needs are added and removed.
+The cluster is real: Ray's servers and workers, a head and two more nodes, on this machine. All tests share it. Nodes
+that only one test needs are added and removed.
 """
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -123,7 +123,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray's workers find modules in the driver's folder. It is not the checkout, so that they come from a node's path."""
+    """Workers find modules in the driver's folder. It is not the checkout, so they find this package by a node's path."""
     monkeypatch.chdir(tmp_path)
 
 
@@ -305,7 +305,7 @@ def test_progress_of_all_nodes_is_reported_at_least_once_a_second(nodes: Nodes):
     seen: list[tuple[float, int]] = []
     found = run(nodes, "count", [30] * 3, lambda units: seen.append((time.monotonic(), units)))
     times, units = zip(*seen, strict=True)
-    assert max(later - sooner for sooner, later in zip(times[1:], times[2:], strict=False)) < 1.5
+    assert max(later - sooner for sooner, later in itertools.pairwise(times[1:])) < 1.5
     assert len(set(units)) >= 4 and units[-1] == 90
     assert len(set(found.values())) == 3
 

@@ -14,7 +14,9 @@ def test_addresses_of_clusters_are_accepted(address: str | None):
     ray_cluster.check_setting(address, "ray")
 
 
-@pytest.mark.parametrize("address", ["", "node", "node:", ":6379", "node:0", "node:65536", "node:6x", "ray://node:10001"])
+@pytest.mark.parametrize(
+    "address", ["", "node", "node:", ":6379", "node:0", "node:65536", "node:6x", "ray://node:10001"]
+)
 def test_other_addresses_are_refused(address: str):
     with pytest.raises(ValueError, match=r"ray_address is .*; give HOST:PORT, local .* or null"):
         ray_cluster.check_setting(address, "ray")
@@ -47,7 +49,7 @@ def test_an_address_where_nothing_answers_is_refused(closed_port: int):
 def test_the_environments_address_is_named_by_its_variable(closed_port: int, monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("ray")
     monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{closed_port}")
-    with pytest.raises(ValueError, match="RAY_ADDRESS is .*, and nothing answers there"):
+    with pytest.raises(ValueError, match=r"RAY_ADDRESS is .*, and nothing answers there"):
         ray_cluster.check(None, {})
 
 

@@ -13,6 +13,7 @@ crash, or after collecting more, run the same command again: it encodes only the
 import collections
 import contextlib
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -207,7 +208,7 @@ def encode(job: Job) -> None:
         if job.config.executor == "ray":
             from world_models.encode import remote
 
-            remote.encode_shards(job, mine, lambda rows: bar.update(rows - bar.n))
+            remote.encode_shards(job, mine, functools.partial(progress.move, bar))
         else:
             for count in stack.enter_context(contextlib.closing(encode_shards(job, mine))):
                 bar.update(count)

@@ -55,7 +55,9 @@ def _fact(name: str) -> str:
     if name == CODE:
         root = Path(__file__).parents[1]
         sources = sorted(root.rglob("*.py"))
-        return _digest(*(part for path in sources for part in (path.relative_to(root).as_posix().encode(), _code(path))))
+        return _digest(
+            *(part for path in sources for part in (path.relative_to(root).as_posix().encode(), _code(path)))
+        )
     if name.startswith(MODULE):
         return _module(name.removeprefix(MODULE))
     try:
@@ -65,7 +67,7 @@ def _fact(name: str) -> str:
 
 
 def _module(name: str) -> str:
-    """The digest of a module's file, or that it is missing. A module without a file, such as a built-in one, is found."""
+    """The digest of a module's file, or that it is missing. A built-in module has no file, and is found."""
     try:
         spec = importlib.util.find_spec(name)
     except Exception:  # the import of its package runs the user's code
@@ -91,4 +93,6 @@ def differences(found: Mapping[str, str], wanted: Mapping[str, str]) -> list[str
         ['gymnasium is 1.1.0 there and 1.2.2 here']
     """
     there = {name: found.get(name, MISSING) for name in wanted}
-    return [f"{name} is {value} there and {wanted[name]} here" for name, value in there.items() if value != wanted[name]]
+    return [
+        f"{name} is {value} there and {wanted[name]} here" for name, value in there.items() if value != wanted[name]
+    ]
