@@ -123,7 +123,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers find modules in the driver's folder. It is not the checkout, so they find this package by a node's path."""
+    """Workers find modules in the driver's folder. It is not the checkout, so nodes find this package by their path."""
     monkeypatch.chdir(tmp_path)
 
 
