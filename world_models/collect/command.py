@@ -94,7 +94,8 @@ def prepare(config: CollectConfig) -> Job | Verification:
         data = Rollouts(config.verify, verify=True)
         untrusted.is_file(overview.sheet_path(data))
         return Verification(data)
-    strings.check_size("the config", to_yaml(config))
+    text = to_yaml(config)  # once, because it takes as long as everything else for 100 shards
+    strings.check_size("the config", text)
     finished_shards = _finished_shards(config)
     num_finished = {index: shard.num_planned for index, shard in finished_shards.items()}
     files.check_room(Path(config.out), _missing_bytes(config, num_finished))  # before millions of episodes are planned
@@ -107,7 +108,7 @@ def prepare(config: CollectConfig) -> Job | Verification:
     names_by_shard = [tuple(names[first : first + size]) for first in range(0, config.num_episodes, size)]
     renderer = config.renderer if config.executor == "ray" else env.simulator.renderer  # each node tries its own
     tasks = tuple(
-        shard_task(config, index, names, renderer)
+        shard_task(config, index, names, renderer, text)
         for index, names in enumerate(names_by_shard)
         if num_finished.get(index, 0) < len(names)
     )
@@ -129,8 +130,10 @@ def _missing_bytes(config: CollectConfig, num_finished: Mapping[int, int]) -> in
     return frames * BYTES_PER_FRAME + (-(-config.num_episodes // size) - len(complete)) * BYTES_PER_SHARD
 
 
-def shard_task(config: CollectConfig, index: int, names: tuple[str, ...], renderer: str) -> ShardTask:
-    """The task of recording shard `index`. `names` gives the policy of each of its episodes."""
+def shard_task(
+    config: CollectConfig, index: int, names: tuple[str, ...], renderer: str, text: str | None = None
+) -> ShardTask:
+    """The task of recording shard `index`. `names` gives the policy of each episode, `text` the config as YAML."""
     return ShardTask(
         path=shard_path(Path(config.out), index),
         env=config.env,
@@ -141,7 +144,7 @@ def shard_task(config: CollectConfig, index: int, names: tuple[str, ...], render
         max_steps=config.max_steps,
         first_seed=config.seed + index * config.episodes_per_shard,
         policies=names,
-        config=to_yaml(config),
+        config=to_yaml(config) if text is None else text,
     )
 
 
