@@ -34,6 +34,7 @@ LINKS = [(page, link) for page in PAGES for link in re.findall(r"\]\((?!http)([^
 NAMED = [(page, name) for page in PAGES for name in re.findall(r"`([\w/-]+/[\w-]+\.(?:py|c|md|yaml))`", TEXT[page])]
 FLAGS = [(page, flag) for page in PAGES for flag in re.findall(r"`--([\w.]+)", TEXT[page])]
 OTHER_FLAGS = {"config", "help", "print_config", "cov", "memory", "processes"}  # the parser's, pytest's, the examples'
+OTHER_FLAGS |= {"signal", "requeue", "rdzv_backend", "max_restarts"}  # SLURM's, torchrun's
 SCHEMAS = {
     "__main__": "PipelineConfig",
     "bench.command": "BenchConfig",
