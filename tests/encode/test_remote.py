@@ -1,5 +1,6 @@
 """What a node of a cluster does with a shard. `tests/promises/test_ray.py` has the cluster itself."""
 
+import dataclasses
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from world_models import encode
 from world_models.data.latents import Latents
@@ -14,6 +16,7 @@ from world_models.encode import remote
 from world_models.encode.command import EncodeConfig, prepare
 from world_models.runs import layout
 from world_models.runtime import files, ray_cluster
+from world_models.runtime.errors import Stopped
 
 
 class Here(ray_cluster.Shared[Any]):
@@ -24,6 +27,16 @@ class Here(ray_cluster.Shared[Any]):
 
     def __hash__(self) -> int:
         return id(self)
+
+
+def test_a_node_without_the_gpu_that_was_promised_stops(
+    make_rollouts: Callable[..., Path], run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    task = task_of(make_rollouts([9, 5], [6]), run_dir, tmp_path / "latents")
+    task = dataclasses.replace(task, config=dataclasses.replace(task.config, device="cuda"))
+    with pytest.raises(Stopped, match=r"node .*: device is cuda, and torch finds no GPU"):
+        remote.encode_and_send(task, lambda rows: None)
 
 
 @pytest.fixture

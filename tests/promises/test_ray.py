@@ -203,14 +203,6 @@ def test_three_nodes_collect_what_one_process_collects(nodes: Nodes, tmp_path: P
     assert not ray.is_initialized()
 
 
-def test_a_data_set_of_one_machine_can_be_extended_by_a_cluster(
-    nodes: Nodes, tmp_path: Path, unbroken: list[dict[str, str]]
-):
-    collect.main(["--out", str(tmp_path / "out"), *FLAGS, "--num_episodes", "4", "--executor", "serial"])
-    collect.main(on_cluster(nodes, tmp_path / "out"))
-    assert digests(tmp_path / "out") == unbroken
-
-
 def test_a_finished_data_set_needs_no_cluster(nodes: Nodes, rollouts_dir: Path, capsys: Any):
     flags = f"--out {rollouts_dir} --num_episodes 6 --max_steps 40 --episodes_per_shard 2 --executor ray"
     collect.main([*flags.split(), "--ray_address", "127.0.0.1:1"])
@@ -225,6 +217,13 @@ def test_three_nodes_encode_what_one_process_encodes(nodes: Nodes, rollouts_dir:
     assert [shard.digests for shard in three.shards] == [shard.digests for shard in one.shards]
     names = [{path.name for path in (tmp_path / name).iterdir()} for name in ("one", "three")]
     assert names[0] == names[1]
+
+
+def test_device_cuda_is_refused_if_no_node_has_a_gpu(nodes: Nodes, rollouts_dir: Path, run_dir: Path, tmp_path: Path):
+    flags = f"--data {rollouts_dir} --vae {run_dir} --out {tmp_path / 'out'} --device cuda --executor ray"
+    with pytest.raises(ValueError, match="device is cuda, and no node has a GPU; give --device auto or cpu"):
+        encode.main([*flags.split(), "--ray_address", nodes.address])
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_node_without_the_c_library_draws_the_same_with_pygame(
@@ -296,6 +295,27 @@ def run(nodes: Nodes, task: str, items: list[Any], watch: Callable[[int], None] 
 
     with ray_cluster.connected(nodes.address) as cluster:
         return dict(ray_work.run(cluster, ray_work.Work(getattr(tasks_of_test_ray, task), {}), items, watch))
+
+
+def test_work_that_the_nodes_cannot_import_stops(nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/task_only_here.py").write_text("def task(item, report):\n    return item\n")
+    monkeypatch.syspath_prepend(tmp_path / "here")
+    import task_only_here  # pyright: ignore[reportMissingImports]: it was just written
+
+    with ray_cluster.connected(nodes.address) as cluster:
+        work = ray_work.Work(task_only_here.task, {})
+        with pytest.raises(Stopped, match=r"a node cannot run the work: .*No module named 'task_only_here'"):
+            list(ray_work.run(cluster, work, [1], lambda units: None))
+
+
+def test_a_connection_of_the_caller_is_used_and_stays(nodes: Nodes):
+    with ray_cluster.connected(nodes.address) as cluster:
+        with ray_cluster.connected("127.0.0.1:1") as same:
+            assert same.ray is cluster.ray
+            assert same.share([1, 2]).get() == [1, 2]
+        assert ray.is_initialized()
+    assert not ray.is_initialized()
 
 
 # --- progress

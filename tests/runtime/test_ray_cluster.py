@@ -3,6 +3,9 @@
 import signal
 import socket
 import sys
+import threading
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -33,6 +36,17 @@ def test_without_ray_the_line_says_how_to_install_it(monkeypatch: pytest.MonkeyP
         ray_cluster.check(None, {})
 
 
+def test_a_cluster_without_cores_is_refused():
+    without = SimpleNamespace(cluster_resources=lambda: {"memory": 1e9})
+    with pytest.raises(ValueError, match="the Ray cluster has no core for work; add a node with one or more"):
+        ray_cluster.Cluster(without)
+
+
+def test_ray_on_this_machine_needs_no_check():
+    pytest.importorskip("ray")
+    ray_cluster.check("local", {"module json.no": "found"})
+
+
 @pytest.fixture
 def closed_port() -> int:
     with socket.socket() as listener:
@@ -51,6 +65,15 @@ def test_the_environments_address_is_named_by_its_variable(closed_port: int, mon
     monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{closed_port}")
     with pytest.raises(ValueError, match=r"RAY_ADDRESS is .*, and nothing answers there"):
         ray_cluster.check(None, {})
+
+
+def test_ray_can_be_imported_in_a_thread():
+    pytest.importorskip("ray")
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(ray_cluster.installed()))
+    thread.start()
+    thread.join()
+    assert found == [sys.modules["ray"]]
 
 
 def test_importing_ray_keeps_the_handlers_of_signals():

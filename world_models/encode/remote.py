@@ -7,6 +7,7 @@ sent once. So the nodes need no disk in common with this machine.
 import contextlib
 import dataclasses
 import functools
+import platform
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from world_models.encode.command import EncodeConfig, Job
 from world_models.runs import checkpoints, layout
 from world_models.runtime import executors, files, node_facts, ray_cluster, ray_work
 from world_models.runtime.distributed import Device, torch_device
+from world_models.runtime.errors import Stopped
 from world_models.vae.model import VAE
 
 FOLDER = "world_models-encode-"
@@ -65,7 +67,7 @@ def check(config: EncodeConfig) -> None:
     Raises:
         ValueError: they cannot, or a node has other versions.
     """
-    ray_cluster.check(config.ray_address, _facts(config))
+    ray_cluster.check(config.ray_address, _facts(config), on_gpu=config.device == "cuda")
 
 
 def _facts(config: EncodeConfig) -> node_facts.Facts:
@@ -95,6 +97,8 @@ def encode_shards(job: Job, indices: Sequence[int], watch: executors.Report) -> 
         return
     with ray_cluster.connected(job.config.ray_address) as cluster:
         on_gpu = job.config.backend == "torch" and job.config.device != "cpu" and cluster.has_gpus
+        if job.config.device == "cuda" and not on_gpu:
+            raise Stopped(ray_cluster.NO_GPU)
         config = dataclasses.replace(job.config, device="cuda" if on_gpu else "cpu")
         model = cluster.share(_model(job))
         tasks = [ShardTask(config, model, sources[index].path) for index in filled]
@@ -119,9 +123,16 @@ def _with_rollouts(task: ShardTask) -> ShardTask:
 
 
 def encode_and_send(task: ShardTask, report: executors.Report) -> Bytes:
-    """Encode a shard in a temporary folder. Returns the bytes of the file of latents."""
+    """Encode a shard in a temporary folder. Returns the bytes of the file of latents.
+
+    Raises:
+        Stopped: this node cannot load the model, for example because PyTorch finds no GPU.
+    """
     assert task.rollouts is not None
-    vae, sha256 = _loaded(task.model, task.config.weights, task.config.device)
+    try:
+        vae, sha256 = _loaded(task.model, task.config.weights, task.config.device)
+    except ValueError as error:
+        raise Stopped(f"node {platform.node()}: {error}") from error
     with files.temporary_folder(Path(tempfile.gettempdir()), FOLDER) as folder:
         source = folder / f"rollouts-{task.source.name}"
         task.rollouts.tofile(source)

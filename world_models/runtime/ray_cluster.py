@@ -27,6 +27,7 @@ ITEMS_PER_CORE = 2
 """A core works on one item while another one waits, so that no core is idle."""
 STORE_SHARE = 0.25
 """Data of items in flight take at most this share of the object store on the driver's node."""
+NO_GPU = "device is cuda, and no node has a GPU; give --device auto or cpu"
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -203,17 +204,24 @@ def connected(address: str | None, num_workers: int = 0) -> Iterator[Cluster]:
         yield Cluster(ray, num_workers)
 
 
-def check(address: str | None, facts: Mapping[str, str]) -> None:
+def check(address: str | None, facts: Mapping[str, str], on_gpu: bool = False) -> None:
     """Check that Ray is installed, that a cluster can be reached, and that its nodes are like this machine.
 
     If there is no cluster, Ray will be started on this machine, and nothing can differ.
+
+    Args:
+        address: as in `connected`.
+        facts: those of this process, from `node_facts.collect`.
+        on_gpu: whether a node has to have a GPU.
 
     Raises:
         ValueError: something is wrong. The message says what to do.
     """
     with _connection(address) as ray:
         if ray.is_initialized():
-            Cluster(ray).check_nodes(facts)
+            cluster = Cluster(ray)
+            require(cluster.has_gpus or not on_gpu, NO_GPU)
+            cluster.check_nodes(facts)
 
 
 @contextlib.contextmanager
