@@ -304,7 +304,7 @@ def test_work_that_the_nodes_cannot_import_stops(nodes: Nodes, tmp_path: Path, m
     import task_only_here  # pyright: ignore[reportMissingImports]: it was just written
 
     with ray_cluster.connected(nodes.address) as cluster:
-        work = ray_work.Work(task_only_here.task, {})
+        work: Any = ray_work.Work(task_only_here.task, {})
         with pytest.raises(Stopped, match=r"a node cannot run the work: .*No module named 'task_only_here'"):
             list(ray_work.run(cluster, work, [1], lambda units: None))
 
