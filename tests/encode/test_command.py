@@ -424,3 +424,24 @@ def test_the_required_disk_space_is_the_size_of_the_files(
     encode.encode(job)
     held = sum(path.stat().st_size for path in (tmp_path / "l").iterdir())
     assert held <= asked[0] <= 1.4 * held
+
+
+def test_executor_ray_is_refused_if_torchrun_has_started_several_processes(
+    data: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name, value in {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
+    said = "executor is ray, and torchrun has started several processes; start one, or leave --executor out"
+    assert _refused(data, run, tmp_path / "latents", "--executor ray") == said
+
+
+def test_an_executor_that_encode_does_not_have_is_refused(data: Path, run: Path, tmp_path: Path):
+    said = _refused(data, run, tmp_path / "latents", "--executor processes")
+    assert "executor" in said and "ray" in said and "serial" in said
+
+
+def test_a_cluster_that_cannot_be_reached_is_refused_before_work(data: Path, run: Path, tmp_path: Path):
+    pytest.importorskip("ray")
+    said = _refused(data, run, tmp_path / "latents", "--executor ray --ray_address 127.0.0.1:1")
+    assert said.startswith("ray_address is 127.0.0.1:1, and nothing answers there")
+    assert not (tmp_path / "latents").exists()

@@ -38,6 +38,7 @@ BASH = {page: "".join(re.findall(r"```bash\n(.*?)```", text, re.S)) for page, te
 OWN_CONTROLLER = next(block for _, block in PYTHON if "def drive(env, seed)" in block)
 FLAGS = [(page, flag) for page in PAGES for flag in re.findall(r"`--([\w.]+)", TEXT[page])]
 OTHER_FLAGS = {"config", "help", "print_config", "cov", "memory", "processes"}  # the parser's, pytest's, the examples'
+OTHER_FLAGS |= {"signal", "requeue", "rdzv_backend", "max_restarts"}  # SLURM's, torchrun's
 SMALL = {
     "collect": "--num_episodes 2 --max_steps 20 --episodes_per_shard 2 --executor serial",
     "train_vae": "--num_frames 40 --batch_size 20 --lr_warmup_frames 5 --val_every_frames 1000 --wandb.mode disabled",

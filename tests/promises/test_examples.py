@@ -17,6 +17,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from world_models.runtime import workers
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
@@ -320,3 +322,13 @@ def test_ctrl_c_ends_a_search_in_a_line_that_says_how_to_continue(
         search(1)
     assert ended.value.code == 130
     assert capsys.readouterr().err.endswith(": stopped; the same command continues\n")
+
+
+@pytest.mark.slow
+def test_the_driver_of_a_cluster_is_measured(capsys: Any, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("ray")
+    monkeypatch.setattr(workers, "TASKS_OF_A_WORKER", workers.TASKS_OF_A_WORKER)  # restored after the example
+    _load("ray_driver").main(["--items", "20", "--in_flight", "4", "--shards", "2", "--megabytes", "1"])
+    items, shards = capsys.readouterr().out.splitlines()
+    assert float(items.split(" ms ")[0]) > 0 and items.endswith("for each item without work")
+    assert float(shards.split(" ms ")[0]) > 0 and shards.endswith("for each shard of 1 MB")

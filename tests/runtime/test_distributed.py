@@ -18,6 +18,7 @@ from world_models import train_vae
 from world_models.runs import checkpoints, resume
 from world_models.runtime import distributed
 from world_models.runtime.distributed import World
+from world_models.runtime.errors import Stopped
 from world_models.train_vae.learner import Learner
 
 CPU = torch.device("cpu")
@@ -108,6 +109,19 @@ def test_the_sum_over_a_single_process_is_the_tensor_itself():
     assert all(map(torch.equal, tensors, before))
 
 
+def test_a_single_process_has_the_same_digest_as_itself():
+    assert distributed.is_same_everywhere("0f" * 32, CPU)
+
+
+def test_training_on_different_data_is_refused_before_anything_is_written(
+    rollouts_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(distributed, "is_same_everywhere", lambda digest, device: False)
+    with pytest.raises(Stopped, match="the processes have different training data; copy the same files"):
+        _train(rollouts_dir, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("step", [0, 1, 15, 16, 17])
 @pytest.mark.parametrize("asked", [False, True])
 def test_a_single_process_answers_at_every_step(step: int, asked: bool):
@@ -132,8 +146,10 @@ with distributed.connected(torch.device("cpu")) as here:
     cpu = torch.device("cpu")
     answers = [distributed.is_true_anywhere(here.rank == 1 and step >= 20, step, cpu) for step in range(40)]
     nobody = [distributed.is_true_anywhere(False, step, cpu) for step in range(20)]
+    same = [distributed.is_same_everywhere(digest, cpu) for digest in ("ab" * 32, f"0{here.rank}" * 32)]
     met = torch.distributed.is_initialized()
 answer = {"mine": mine, "sums": tensors, "doubles": doubles, "answers": answers, "nobody": nobody, "met": met}
+answer["same"] = same
 answer["left"] = not torch.distributed.is_initialized()
 torch.save(answer, Path(sys.argv[1]) / f"{here.rank}.pt")
 """
@@ -183,6 +199,10 @@ def test_a_request_to_one_process_is_answered_by_all_at_the_next_16th_step(talk:
 
 def test_without_a_request_no_process_answers(talk: list[dict[str, Any]]):
     assert not any(talk[0]["nobody"] + talk[1]["nobody"])
+
+
+def test_processes_know_whether_all_have_the_same_digest(talk: list[dict[str, Any]]):
+    assert [answer["same"] for answer in talk] == [[True, False]] * 2
 
 
 # training

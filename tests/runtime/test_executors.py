@@ -6,7 +6,6 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 from world_models.runtime import executors
 from world_models.runtime.errors import Stopped
 from world_models.runtime.executors import Executor, Report
+from world_models.runtime.workers import MAX_ATTEMPTS
 
 # --- tasks: workers import them by name
 
@@ -140,8 +140,8 @@ def test_a_killed_worker_costs_only_a_retry(tmp_path: Path):
 
 
 def test_killed_workers_are_counted_for_each_item_separately(tmp_path: Path):
-    markers = [tmp_path / str(i) for i in range(executors.MAX_ATTEMPTS)]
-    assert len(list(executors.run(die_once, markers, "processes", 1, ignore))) == executors.MAX_ATTEMPTS
+    markers = [tmp_path / str(i) for i in range(MAX_ATTEMPTS)]
+    assert len(list(executors.run(die_once, markers, "processes", 1, ignore))) == MAX_ATTEMPTS
 
 
 def test_an_item_whose_worker_always_dies_stops_the_work():
@@ -189,18 +189,3 @@ def test_other_child_processes_are_not_ended():
 
 def test_a_worker_ignores_ctrl_c():
     assert list(executors.run(interrupt_itself, [0], "processes", 1, ignore)) == [(0, "went on")]
-
-
-# --- Ray
-
-
-@pytest.fixture
-def ray_here() -> Iterator[None]:
-    ray = pytest.importorskip("ray", reason="ray is an optional extra: pip install world_models[ray]")
-    yield
-    ray.shutdown()
-
-
-def test_ray_gives_the_same_results_as_one_process(ray_here: None):
-    found = executors.run(square, range(6), "ray", 2, ignore)
-    assert sorted(found) == list(executors.run(square, range(6), "serial", 1, ignore))

@@ -4,6 +4,7 @@ command    the command: checks the input, and gives the shards to workers
 config     the settings of a collection, and which of them define the data set
 trial      some first steps with every policy, before anything is stored
 recording  records one shard: drives its episodes one after the other
+remote     records shards on the nodes of a Ray cluster
 overview   describes a data set: as text, and as a contact sheet
 """
 

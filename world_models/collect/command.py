@@ -14,11 +14,11 @@ shard depend only on the config and on the shard's number, not on workers or int
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 
 from world_models import envs
-from world_models.collect import overview, trial
+from world_models.collect import overview, remote, trial
 from world_models.collect.config import IDENTITY, CollectConfig, identity
 from world_models.collect.recording import ShardResult, ShardTask, record_shard
 from world_models.data.rollouts import FORMAT, Rollouts, telemetry_names
@@ -94,8 +94,8 @@ def prepare(config: CollectConfig) -> Job | Verification:
         data = Rollouts(config.verify, verify=True)
         untrusted.is_file(overview.sheet_path(data))
         return Verification(data)
-    executors.check(config.executor)
-    strings.check_size("the config", to_yaml(config))
+    text = to_yaml(config)  # once, because it takes as long as everything else for 100 shards
+    strings.check_size("the config", text)
     finished_shards = _finished_shards(config)
     num_finished = {index: shard.num_planned for index, shard in finished_shards.items()}
     files.check_room(Path(config.out), _missing_bytes(config, num_finished))  # before millions of episodes are planned
@@ -106,11 +106,14 @@ def prepare(config: CollectConfig) -> Job | Verification:
     names = policies.deal(config.weights, config.num_episodes)
     size = config.episodes_per_shard
     names_by_shard = [tuple(names[first : first + size]) for first in range(0, config.num_episodes, size)]
+    renderer = config.renderer if config.executor == "ray" else env.simulator.renderer  # each node tries its own
     tasks = tuple(
-        shard_task(config, index, names, env.simulator.renderer)
+        shard_task(config, index, names, renderer, text)
         for index, names in enumerate(names_by_shard)
         if num_finished.get(index, 0) < len(names)
     )
+    if tasks and config.executor == "ray":
+        remote.check(config)
     return Job(config, tasks, note, first_frames)
 
 
@@ -127,8 +130,10 @@ def _missing_bytes(config: CollectConfig, num_finished: Mapping[int, int]) -> in
     return frames * BYTES_PER_FRAME + (-(-config.num_episodes // size) - len(complete)) * BYTES_PER_SHARD
 
 
-def shard_task(config: CollectConfig, index: int, names: tuple[str, ...], renderer: str) -> ShardTask:
-    """The task of recording shard `index`. `names` gives the policy of each of its episodes."""
+def shard_task(
+    config: CollectConfig, index: int, names: tuple[str, ...], renderer: str, text: str | None = None
+) -> ShardTask:
+    """The task of recording shard `index`. `names` gives the policy of each episode, `text` the config as YAML."""
     return ShardTask(
         path=shard_path(Path(config.out), index),
         env=config.env,
@@ -139,7 +144,7 @@ def shard_task(config: CollectConfig, index: int, names: tuple[str, ...], render
         max_steps=config.max_steps,
         first_seed=config.seed + index * config.episodes_per_shard,
         policies=names,
-        config=to_yaml(config),
+        config=to_yaml(config) if text is None else text,
     )
 
 
@@ -241,9 +246,7 @@ def _make_shards(job: Job, lock: locks.Lock) -> list[ShardResult]:
         def watch(frames: int) -> None:
             bar.update(frames - bar.n)
 
-        with contextlib.closing(
-            executors.run(record_shard, job.tasks, job.config.executor, job.config.num_workers, watch)
-        ) as run:
+        with contextlib.closing(_run(job, watch)) as run:
             for index, recorded in run:
                 lock.check()
                 made.append(recorded)
@@ -253,6 +256,13 @@ def _make_shards(job: Job, lock: locks.Lock) -> list[ShardResult]:
                     terminal.say(f"{name} was made again, drawn by Gymnasium: {recorded.mismatch}")
         bar.update(bar.total - bar.n)
     return made
+
+
+def _run(job: Job, watch: executors.Report) -> Generator[tuple[int, ShardResult], None, None]:
+    config = job.config
+    if config.executor == "ray":
+        return remote.record(config, job.tasks, watch)
+    return executors.run(record_shard, job.tasks, config.executor, config.num_workers, watch)
 
 
 def _report(job: Job, recorded: Sequence[ShardResult]) -> None:

@@ -2,11 +2,12 @@
 
 import dataclasses
 import json
-from typing import Any
+from typing import Any, Literal
 
 from world_models import envs
 from world_models.envs import RendererName
-from world_models.runtime import executors
+from world_models.runtime import ray_cluster
+from world_models.runtime.cli import ONLY_IF_SET
 from world_models.runtime.errors import require, require_bounds
 from world_models.runtime.paths import PATH, resolve_fields
 from world_models.runtime.typed_json import Json
@@ -46,10 +47,11 @@ class CollectConfig:
         warmup_steps: number of steps with zero actions at the start of an episode; they are not stored.
         crop: rows of the observation to keep: auto, none, or TOP:BOTTOM; they are resized to 64x64, the paper's size.
         renderer: renderer of CarRacing: auto, c, pygame, or gymnasium; all give the same frames.
-        num_workers: number of processes; 0 for one per core.
-        executor: where the work runs: processes, serial, or ray.
+        num_workers: number of processes; 0 for one per core. With ray, number of shards that are made at a time.
+        executor: where the work runs: processes, serial, or ray, the nodes of a Ray cluster.
         episodes_per_shard: number of episodes in a file.
         verify: data set to check and describe, instead of collecting.
+        ray_address: with executor ray, HOST:PORT of the cluster, or local; null takes RAY_ADDRESS, else Ray's choice.
     """
 
     out: str = dataclasses.field(default="rollouts/carracing", metadata=PATH)
@@ -64,9 +66,10 @@ class CollectConfig:
     crop: str = "auto"
     renderer: RendererName = "auto"
     num_workers: int = 0
-    executor: executors.Executor = "processes"
+    executor: Literal["processes", "serial", "ray"] = "processes"
     episodes_per_shard: int = 10
     verify: str | None = dataclasses.field(default=None, metadata=PATH)
+    ray_address: str | None = dataclasses.field(default=None, metadata=ONLY_IF_SET)
 
     def __post_init__(self):
         resolve_fields(self)
@@ -83,6 +86,7 @@ class CollectConfig:
         require(
             self.seed + self.num_episodes <= 2**63, f"seed is {self.seed}; the last episode's seed must be below 2^63"
         )
+        ray_cluster.check_setting(self.ray_address, self.executor)
         envs.check_arguments(self.env_args)
         good = self.mixture and all(0 < weight <= MAX_WEIGHT for weight in self.mixture.values())
         require(bool(good), f"mixture is {self.mixture}; give each policy a weight above 0, {MAX_WEIGHT:,} at most")

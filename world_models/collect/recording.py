@@ -28,7 +28,7 @@ class ShardTask:
     Attributes:
         path: the file to write.
         env, env_args, crop, warmup_steps, max_steps: as in the collection's config.
-        renderer: name of the renderer; not `auto`.
+        renderer: name of the renderer, or `auto` for the fastest of the machine that records.
         first_seed: seed of the first episode; episode i of the shard has first_seed + i.
         policies: name of the policy of each episode.
         config: the collection's config, as YAML.

@@ -27,7 +27,7 @@ from world_models.convert.config import ConvertConfig
 from world_models.data.latents import FORMAT as LATENTS
 from world_models.data.rollouts import FORMAT as ROLLOUTS
 from world_models.data.shards import opening, shard_paths, strings
-from world_models.runtime import executors, untrusted
+from world_models.runtime import untrusted
 from world_models.runtime.cli import run_command
 
 
@@ -56,7 +56,6 @@ def prepare(config: ConvertConfig) -> Job:
     Raises:
         ValueError, OSError: the input is bad, or `out` holds something else. Nothing was written.
     """
-    executors.check(config.executor)
     kinds = {_format_of_shards(Path(source)) for source in config.sources}
     if None in kinds:
         from world_models.convert import importing

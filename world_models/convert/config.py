@@ -98,7 +98,7 @@ class ConvertConfig:
         rows: number of rows of each sequence that series holds. Longer episodes are cut, shorter ones left out.
         episodes_per_shard: number of episodes in a file of rollouts.
         num_workers: number of processes; 0 for one per core.
-        executor: where the work runs: processes, serial, or ray.
+        executor: where the work runs: processes or serial.
     """
 
     data: tuple[str, ...] | str = dataclasses.field(default=(), metadata=PATH)

@@ -7,11 +7,13 @@ Examples:
 Each shard of rollouts becomes a shard of latents: mu and logvar of every row, with actions, rewards and ends. After a
 crash, or after collecting more, run the same command again: it encodes only the missing shards. With several GPUs:
   torchrun --nproc_per_node=8 -m world_models.encode ...                    each GPU encodes some of the shards
+  python -m world_models.encode --executor ray                              on the nodes of a Ray cluster
 """
 
 import collections
 import contextlib
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,8 +33,8 @@ from world_models.data.shards.reader import Shard
 from world_models.encode import summary
 from world_models.runs import checkpoints, layout, provenance, tracking
 from world_models.runs.artifacts import Product
-from world_models.runtime import distributed, files, host, locks, progress, terminal, threads, untrusted
-from world_models.runtime.cli import run_command, to_yaml
+from world_models.runtime import distributed, files, host, locks, progress, ray_cluster, terminal, threads, untrusted
+from world_models.runtime.cli import ONLY_IF_SET, run_command, to_yaml
 from world_models.runtime.distributed import Device, torch_device
 from world_models.runtime.errors import require
 from world_models.runtime.paths import PATH, resolve_fields
@@ -60,6 +62,8 @@ class EncodeConfig:
         wandb: Weights & Biases, off by default: it shows from which data and model the latents were made.
         backend: torch, or onnx for ONNX Runtime on the CPU (needs the extra onnx), which is faster if the C library
             was not built.
+        executor: serial, this process with one thread per core; or ray, the nodes of a Ray cluster.
+        ray_address: with executor ray, HOST:PORT of the cluster, or local; null takes RAY_ADDRESS, else Ray's choice.
     """
 
     data: str = dataclasses.field(default="rollouts/carracing", metadata=PATH)
@@ -71,9 +75,12 @@ class EncodeConfig:
     device: Device = "auto"
     backend: Literal["torch", "onnx"] = "torch"
     wandb: tracking.WandbConfig = dataclasses.field(default_factory=lambda: tracking.WandbConfig("disabled"))
+    executor: Literal["serial", "ray"] = dataclasses.field(default="serial", metadata=ONLY_IF_SET)
+    ray_address: str | None = dataclasses.field(default=None, metadata=ONLY_IF_SET)
 
     def __post_init__(self):
         resolve_fields(self)
+        ray_cluster.check_setting(self.ray_address, self.executor)
         require((self.backend, self.device) != ("onnx", "cuda"), "backend onnx computes on the CPU; give --device cpu")
         require(
             self.batch_size is None or self.batch_size >= 1, f"batch_size is {self.batch_size}; give 1 or more, or null"
@@ -98,6 +105,7 @@ class Job:
         vae_sha256: sha256 of its weights.
         val_sse: the run's `val/sse` for these weights, on other frames; None if it is not found in the run's folder.
         missing_shards: numbers of the missing shards, for all processes together.
+        folder: where shards are written; None for `out` of the config.
     """
 
     config: EncodeConfig
@@ -106,6 +114,7 @@ class Job:
     vae_sha256: str
     val_sse: float | None
     missing_shards: tuple[int, ...]
+    folder: Path | None = None
 
     @property
     def is_finished(self) -> bool:
@@ -124,10 +133,14 @@ def prepare(config: EncodeConfig) -> Job:
     Raises:
         ValueError, OSError: the input is bad, or `out` holds other latents. Nothing was written.
     """
+    require(
+        config.executor != "ray" or distributed.world().size == 1,
+        "executor is ray, and torchrun has started several processes; start one, or leave --executor out",
+    )
     data = Rollouts(config.data)
     if config.backend == "onnx":
         onnx_encoder.check()
-    device = distributed.own_device(torch_device("cpu" if config.backend == "onnx" else config.device))
+    device = distributed.own_device(torch_device(_own_device(config)))
     vae = checkpoints.load_vae(config.vae, config.weights, device)
     provenance.check_preprocess(data.preprocess, data.path, vae, config.vae)
     vae_sha256 = files.file_sha256(layout.weights_path(config.vae, config.weights))
@@ -140,7 +153,18 @@ def prepare(config: EncodeConfig) -> Job:
     untrusted.is_file(Path(config.out) / latent_summary.SUMMARY_FILE)
     need_bytes = sum(latents_bytes(data.shards[index], vae.config.z_dim, config.dtype) for index in missing_shards)
     files.check_room(Path(config.out), need_bytes)
+    if missing_shards and config.executor == "ray":
+        from world_models.encode import remote  # it imports this module
+
+        remote.check(config)
     return dataclasses.replace(job, missing_shards=missing_shards)
+
+
+def _own_device(config: EncodeConfig) -> Device:
+    """The device of this process. With executor ray, the nodes have other devices, and this one only checks."""
+    if config.backend == "onnx":
+        return "cpu"
+    return "auto" if config.executor == "ray" else config.device
 
 
 def _finished_shards(job: Job) -> set[int]:
@@ -181,8 +205,13 @@ def encode(job: Job) -> None:
         mine = job.missing_shards[world.rank :: world.size]
         rows = sum(job.data.shards[index].num_rows for index in mine)
         bar = stack.enter_context(progress.bar(rows, "frames", "encode", shown=world.is_first))
-        for count in stack.enter_context(contextlib.closing(encode_shards(job, mine))):
-            bar.update(count)
+        if job.config.executor == "ray":
+            from world_models.encode import remote
+
+            remote.encode_shards(job, mine, functools.partial(progress.move, bar))
+        else:
+            for count in stack.enter_context(contextlib.closing(encode_shards(job, mine))):
+                bar.update(count)
         distributed.wait_for_all(job.vae.device)
         if world.is_first:
             _finish(job, Latents(out))
@@ -211,13 +240,18 @@ def _outcome(job: Job, latents: Latents) -> tracking.Outcome:
     return tracking.Outcome(sources, Product("latents", job.config.out, latents.digest(), {"rows": latents.num_rows}))
 
 
-def encode_shards(job: Job, indices: Sequence[int]) -> Generator[int, None, None]:
+def encode_shards(job: Job, indices: Sequence[int], cores: int = 0) -> Generator[int, None, None]:
     """Encode the shards with these numbers. Yields the number of rows of each batch after it was written.
 
     Three stages run at the same time: threads that unpack frames, threads that encode (one per core on a CPU, a single
     one on a GPU), and the calling thread, which writes. Batches are written in order, and only a few are in memory.
+
+    Args:
+        job: the checked encoding.
+        indices: the shards.
+        cores: number of cores to use; 0 for all of them.
     """
-    on_cpu, cores = job.vae.device.type == "cpu", host.available_cores()
+    on_cpu, cores = job.vae.device.type == "cpu", cores or host.available_cores()
     batch_size = job.config.batch_size or (CPU_BATCH if on_cpu else GPU_BATCH)
     encode_batch = _encoder_of_frames(job)
 
@@ -254,7 +288,7 @@ def _encoder_of_frames(job: Job) -> Callable[[UInt8[torch.Tensor, "batch 64 64 3
 
 
 def _write(job: Job, index: int, latents: Iterator[tuple[np.ndarray, np.ndarray]]) -> Iterator[int]:
-    path, source = shard_path(Path(job.config.out), index), job.data.shards[index]
+    path, source = shard_path(job.folder or Path(job.config.out), index), job.data.shards[index]
     attributes = {"vae_sha256": job.vae_sha256, "config": to_yaml(job.config)}
     with write_latents(path, source, job.vae.config.z_dim, job.config.dtype, attributes) as writer:
         for mu, logvar in latents:

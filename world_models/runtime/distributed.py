@@ -116,6 +116,18 @@ def sum_up(tensors: Iterable[Tensor]) -> None:
         tensor.copy_(total.view_as(tensor))
 
 
+def is_same_everywhere(digest: str, device: torch.device) -> bool:
+    """Whether all processes have the same digest, a hexadecimal sha256. All processes get the same answer.
+
+    Each machine may have the data on its own disk, and a copy may be old.
+    """
+    here = world()
+    rows = torch.zeros(here.size, 32, device=device)
+    rows[here.rank] = torch.tensor(list(bytes.fromhex(digest)), device=device)
+    sum_up([rows])
+    return bool((rows == rows[0]).all())
+
+
 def is_true_anywhere(is_true_here: bool, step: int, device: torch.device) -> bool:
     """Whether `is_true_here` is true in any process. All processes get the same answer.
 

@@ -50,6 +50,11 @@ def bar(total: int, unit: str, label: str, start: int = 0, shown: bool = True) -
     )
 
 
+def move(bar: tqdm, done: int) -> None:
+    """Move a bar to a number of units. It may be lower than before, if work is done again."""
+    bar.update(done - bar.n)
+
+
 class Meter:
     """Measures frames/s of training, without the time of validations."""
 

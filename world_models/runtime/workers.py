@@ -99,11 +99,12 @@ def run_processes(
                 else:
                     team.pop(worker.pipe).dismiss()
                 watch(sum(progress))
-                yield index, _result(*outcome)
+                yield index, result_of(*outcome)
             watch(sum(progress))
 
 
-def _result(result: Any, error: Exception | None, where: str) -> Any:
+def result_of(result: Any, error: Exception | None, where: str) -> Any:
+    """The result of a task, or its error raised. `where` is the traceback in the worker."""
     if error is not None:
         raise error from _InWorkerError(where)
     return result
@@ -157,18 +158,19 @@ def _work(task: Task, pipe: connection.Connection, progress: Any) -> None:
     with contextlib.suppress(EOFError):
         while True:
             index, item = pipe.recv()
-            outcome = _attempt(task, item, lambda units, slot=index: progress.__setitem__(slot, units))
-            pipe.send(_sendable(*outcome))
+            outcome = attempt(task, item, lambda units, slot=index: progress.__setitem__(slot, units))
+            pipe.send(sendable(*outcome))
 
 
-def _attempt(task: Task, item: Any, report: Report) -> tuple[Any, Exception | None, str]:
+def attempt(task: Task, item: Any, report: Report) -> tuple[Any, Exception | None, str]:
+    """Do one task. Returns its result, or its error with its traceback as text."""
     try:
         return task(item, report), None, ""
     except Exception as error:
         return None, error, traceback.format_exc()
 
 
-def _sendable(result: Any, error: Exception | None, where: str) -> tuple[Any, Exception | None, str]:
+def sendable(result: Any, error: Exception | None, where: str) -> tuple[Any, Exception | None, str]:
     """The outcome; or an error that describes it, if it cannot be sent through the pipe."""
     pipe_format: Any = reduction.ForkingPickler
     try:

@@ -119,6 +119,7 @@ def train(job: Job) -> None:
         cudnn_mode(job.device, config.deterministic),
         contextlib.ExitStack() as stack,
     ):
+        _check_same_data(job)
         run = _open_run(job) if world.is_first else None
         if run:
             stack.callback(run.close)
@@ -129,6 +130,12 @@ def train(job: Job) -> None:
             _begin(job, learner, run)
         held_out = training_data.sample(job.data.held_out, config.num_val_frames, _binarise_seed(config))
         _loop(Training(job, learner, run, held_out, _as_saved(job)))
+
+
+def _check_same_data(job: Job) -> None:
+    digest = job.data.trained_on.data_digest
+    if digest is not None and not distributed.is_same_everywhere(digest, job.device):
+        raise Stopped("the processes have different training data; copy the same files to the disk of every machine")
 
 
 @contextlib.contextmanager
