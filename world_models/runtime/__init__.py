@@ -11,6 +11,7 @@ host         cores and signals
 executors    runs one function over many inputs: in this process, in several (workers), or on a Ray cluster
 threads      runs PyTorch in several threads
 distributed  processes that train together
+gpu          work on a GPU that the CPU does not wait for
 progress     progress bars
 terminal     prints lines
 """
