@@ -70,13 +70,16 @@ class Ring:
         vae: the model, on its device.
         batch_size: largest number of frames of a batch.
         num_readers: number of threads that read batches.
+
+    Attributes:
+        num_slots: largest number of batches that are in memory at a time.
     """
 
     def __init__(self, vae: VAE, batch_size: int, num_readers: int):
         bytes_per_slot = batch_size * vae.num_values
-        num_slots = IN_FLIGHT + max(1, min(num_readers, MAX_BYTES // bytes_per_slot - IN_FLIGHT))
+        self.num_slots = IN_FLIGHT + max(1, min(num_readers, MAX_BYTES // bytes_per_slot - IN_FLIGHT))
         memory = GraphMemory(vae.device)  # the graphs run one after the other
-        self._slots = [_Slot(vae, batch_size, memory) for _ in range(num_slots)]
+        self._slots = [_Slot(vae, batch_size, memory) for _ in range(self.num_slots)]
         self._copies, self._computations = Queue(vae.device), Queue(vae.device)
 
     def encode(self, batches: Iterable[Batch], readers: ThreadPoolExecutor) -> Iterator[Float32[np.ndarray, "rows 2 z"]]:
@@ -137,7 +140,7 @@ class _Slot:
         self.device_frames = torch.empty(*frames, dtype=torch.uint8, device=vae.device)
         self.device_latents = torch.empty(*latents, device=vae.device)
         self.latents = host_memory(latents, torch.float32, vae.device)
-        self.done = Mark(None)
+        self.done = Mark()
         self._encoders: dict[int, Captured] = {}
 
     def encoder(self, num_rows: int) -> Captured:

@@ -60,7 +60,10 @@ class Queue:
 
     def mark(self) -> "Mark":
         """Mark the end of the work that is in the queue now."""
-        return Mark(self._stream.record_event() if self._stream else None)
+        mark = Mark()
+        if self._stream:
+            mark.event = self._stream.record_event()
+        return mark
 
     def wait_for(self, mark: "Mark") -> None:
         """Let later work of this queue begin after a mark of another queue. The CPU does not wait."""
@@ -71,12 +74,12 @@ class Queue:
 class Mark:
     """A place in a queue.
 
-    Args:
+    Attributes:
         event: the CUDA event; None on a CPU, where all work is done already.
     """
 
-    def __init__(self, event: torch.cuda.Event | None):
-        self.event = event
+    def __init__(self):
+        self.event: torch.cuda.Event | None = None
 
     def wait(self) -> None:
         """Wait until the work before the mark is done."""
@@ -127,30 +130,30 @@ class Captured:
 
     def __call__(self) -> None:
         """Do the work once."""
-        stream = self._memory.stream
         self._num_calls += 1
-        if stream is None:
+        if self._memory.stream is None:
             self._work()
         elif self._num_calls <= WARM_UP_CALLS:
-            self._warm_up(stream)
+            self._warm_up()
         else:
-            self._graph = self._graph or self._capture(stream)
+            if self._graph is None:
+                self._capture()
             self._graph.replay()
 
-    def _warm_up(self, stream: torch.cuda.Stream) -> None:
+    def _warm_up(self) -> None:
         """Do the work in the stream of the capture, because autograd remembers the stream of a weight's gradient."""
-        current = torch.cuda.current_stream(self._memory.device)
-        stream.wait_stream(current)
-        with torch.cuda.stream(stream):
+        memory = self._memory
+        current = torch.cuda.current_stream(memory.device)
+        memory.stream.wait_stream(current)
+        with torch.cuda.stream(memory.stream):
             self._work()
-        current.wait_stream(stream)
+        current.wait_stream(memory.stream)
 
-    def _capture(self, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
+    def _capture(self) -> None:
         """Record the work without doing it. Other threads, which load frames, may use the GPU in the meantime."""
-        graph = torch.cuda.CUDAGraph()
+        memory, self._graph = self._memory, torch.cuda.CUDAGraph()
         with (
-            torch.cuda.device(self._memory.device),
-            torch.cuda.graph(graph, self._memory.pool, stream, capture_error_mode="thread_local"),
+            torch.cuda.device(memory.device),
+            torch.cuda.graph(self._graph, memory.pool, memory.stream, capture_error_mode="thread_local"),
         ):
             self._work()
-        return graph

@@ -100,21 +100,37 @@ class Learner:
             draws: the step's random numbers.
             rates: the step's rates.
         """
+        sums, error = self.find_gradient(frames, labels, size, draws, rates.beta_share)
+        self.descend(error, rates)
+        self._sums[:-1] += sums
+        self._sums[-1] += len(frames)
+
+    def find_gradient(
+        self, frames: Tensor, labels: Tensor, size: int, draws: noise.Draws, beta_share: float | Float[Tensor, ""]
+    ) -> tuple[Float[Tensor, " names"], Float[Tensor, ""]]:
+        """Set each weight's gradient to that of the batch's mean loss, clipped. The arguments are those of `update`.
+
+        Returns:
+            The losses that `LOSS_NAMES` names, summed over these frames, and the mean squared error per value of the
+            whole batch.
+        """
         if draws.thresholds is not None:
             frames = noise.black_and_white(frames, draws.thresholds)
-        self._optimizer.zero_grad(set_to_none=True)
-        sums = self._backward(frames, labels, size, draws.normal, rates.beta_share)
-        error = sums[LOSS_NAMES.index("sse")].to(self.vae.variance.dtype)[None]
-        distributed.sum_up([*(weight.grad for weight in self.vae.parameters() if weight.grad is not None), error])
+        for weight in self.vae.parameters():
+            weight.grad = None
+        sums = self._backward(frames, labels, size, draws.normal, beta_share)
+        sse = sums[LOSS_NAMES.index("sse")].to(self.vae.variance.dtype)[None]
+        distributed.sum_up([*(weight.grad for weight in self.vae.parameters() if weight.grad is not None), sse])
         if self._grad_clip:
             torch.nn.utils.clip_grad_norm_(self.vae.parameters(), self._grad_clip)
+        return sums, sse[0] / (size * self.vae.num_values)
+
+    def descend(self, error: Float[Tensor, ""], rates: Rates) -> None:
+        """Change each weight by Adam, and the variance towards the mean squared error, if it is the optimal one."""
         self._optimizer.param_groups[0]["lr"] = rates.lr
         self._optimizer.step()
         if self.vae.config.variance is None:
-            mean_squared_error = error[0] / (size * self.vae.num_values)
-            self.vae.variance.lerp_(mean_squared_error.clamp(min=MIN_VARIANCE), rates.variance)
-        self._sums[:-1] += sums
-        self._sums[-1] += len(frames)
+            self.vae.variance.lerp_(error.clamp(min=MIN_VARIANCE), rates.variance)
 
     def _backward(
         self, frames: Tensor, labels: Tensor, size: int, eps: Tensor, beta_share: float | Float[Tensor, ""]
@@ -143,6 +159,8 @@ class Learner:
 
     def state(self) -> TrainingState:
         """The state for resuming."""
+        group = self._optimizer.param_groups[0]
+        group["lr"] = float(group["lr"])  # in a step with fixed inputs it is a tensor
         return TrainingState(
             step=self.step,
             best_loss_nats=self.best_loss_nats,

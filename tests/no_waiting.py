@@ -1,0 +1,90 @@
+"""Refuses what makes the CPU wait for a GPU. With `FakeTensorMode` it needs no GPU."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+aten = torch.ops.aten
+WAITING = {
+    *(aten._local_scalar_dense, aten.item, aten.is_nonzero, aten.equal, aten.allclose),  # a number for Python
+    *(aten.nonzero, aten.masked_select, aten._unique2, aten.unique_dim, aten.unique_consecutive),  # a size for Python
+    *(aten.bincount, aten.repeat_interleave, aten._assert_async, aten.record_stream),
+}
+"""Operations whose result, or the size of it, the CPU needs. `repeat_interleave` here takes its counts from a tensor."""
+
+
+class Waits(RuntimeError):
+    """An operation makes the CPU wait for the device."""
+
+
+class NoWaiting(TorchDispatchMode):
+    """In this block, an operation that makes the CPU wait for a GPU raises `Waits`.
+
+    Args:
+        device_type: type of the device that stands for the GPU.
+
+    Refused are operations of `WAITING` on tensors of a GPU, indexing with truth values, copies from a GPU to the host,
+    and copies to a GPU from memory that is not pinned or without `non_blocking`.
+
+    Attributes:
+        num_operations: number of operations on tensors of a GPU so far.
+        is_strict: whether anything is refused. Pinned memory is known in either case.
+    """
+
+    def __init__(self, device_type: str = "cuda"):
+        super().__init__()
+        self._device_type = device_type
+        self.num_operations, self.is_strict = 0, True
+        self._pinned: list[Tensor] = []  # kept, so that no other tensor gets the place of one
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func.overloadpacket in (aten.pin_memory, aten._pin_memory):
+            self._pinned.append(args[0].clone())
+            return self._pinned[-1]
+        if func.overloadpacket is aten.is_pinned:
+            return self._is_pinned(args[0])
+        if self.is_strict:
+            self._check(func, args, kwargs)
+        if func is aten._fused_adam_.tensor_lr and self._on_gpu(args[0][0]):
+            return None  # it changes its arguments; PyTorch lacks the variant for tensors without memory
+        return func(*args, **kwargs)
+
+    def _check(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        tensors = [leaf for leaf in _pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        if any(map(self._on_gpu, tensors)):
+            self.num_operations += 1
+            if func.overloadpacket in WAITING:
+                raise Waits(f"{func}: the CPU waits for its result")
+            if func.overloadpacket in (aten.index, aten.index_put, aten.index_put_):
+                _check_index(func, args[1])
+            if func is aten._fused_adam_.tensor_lr and not self._on_gpu(kwargs["lr"]):
+                raise Waits(f"{func}: the CPU waits for the learning rate")
+        if func.overloadpacket is aten._to_copy:
+            self._check_copy(func, args[0], kwargs.get("device"), kwargs.get("non_blocking", False))
+        if func.overloadpacket is aten.copy_:
+            self._check_copy(func, args[1], args[0].device, (*args, *kwargs.values())[2:] == (True,))
+
+    def _check_copy(self, func: Any, source: Tensor, device: torch.device | None, non_blocking: bool) -> None:
+        to_gpu = device is not None and torch.device(device).type == self._device_type
+        if self._on_gpu(source) and device is not None and not to_gpu:
+            raise Waits(f"{func}: a copy from the device to the host")
+        if to_gpu and not self._on_gpu(source) and not (non_blocking and self._is_pinned(source)):
+            raise Waits(f"{func}: a copy to the device from memory that is not pinned, or one that is waited for")
+
+    def _on_gpu(self, tensor: Tensor) -> bool:
+        return tensor.device.type == self._device_type
+
+    def _is_pinned(self, tensor: Tensor) -> bool:
+        return any(tensor is pinned for pinned in self._pinned)
+
+
+def _check_index(func: Any, indices: Sequence[Tensor | None]) -> None:
+    if any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in indices):
+        raise Waits(f"{func}: the CPU waits for the number of true values")
