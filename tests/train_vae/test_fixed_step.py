@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from recording import Recorded
 from torch import Tensor
 
 from world_models.data.batch import AnyBatch, Batch
 from world_models.data.batches import Batches
 from world_models.data.frames import ImageSet
+from world_models.train_vae import fixed_step
 from world_models.train_vae.learner import Learner
 from world_models.vae.config import VAEConfig
 from world_models.vae.fast import forms
@@ -70,14 +72,24 @@ def test_steps_with_fixed_inputs_give_the_same_losses_and_weights(generator: Gen
 
 @pytest.fixture
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """The form of the networks that a GPU computes."""
+    """The form of the networks that a GPU computes, and steps that are recorded once and then repeated."""
     monkeypatch.setattr(forms, "choose", lambda device: "rewritten")
+    monkeypatch.setattr(fixed_step, "Captured", Recorded)
     return monkeypatch
+
+
+@pytest.mark.parametrize("is_held", [True, False], ids=["by_position", "as_frames"])
+def test_a_recorded_step_that_is_repeated_gives_the_losses_of_plain_steps(
+    as_on_a_gpu: pytest.MonkeyPatch, is_held: bool
+):
+    more: dict[str, Any] = {"generator": "philox", "binarise": True, "dtype": torch.float64}
+    fixed = _losses(_learner(DIGITS, **more, fixed_size=SIZE), 60, is_held)
+    torch.testing.assert_close(fixed, _losses(_learner(DIGITS, **more), 60), rtol=1e-9, atol=0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
-def test_a_hundred_steps_as_on_a_gpu_give_the_losses_of_a_hundred_plain_steps(
+def test_a_hundred_repeated_steps_give_the_losses_of_a_hundred_plain_steps(
     as_on_a_gpu: pytest.MonkeyPatch, dtype: torch.dtype, tolerance: float
 ):
     fixed = _losses(_learner(FRAMES, dtype=dtype, generator="philox", fixed_size=SIZE), 100)
