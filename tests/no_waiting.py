@@ -14,15 +14,15 @@ WAITING = {
     *(aten.nonzero, aten.masked_select, aten._unique2, aten.unique_dim, aten.unique_consecutive),  # a size for Python
     *(aten.bincount, aten.repeat_interleave, aten._assert_async, aten.record_stream),
 }
-"""Operations whose result, or the size of it, the CPU needs. `repeat_interleave` here takes its counts from a tensor."""
+"""Operations whose result the CPU needs, or its size. This `repeat_interleave` takes its counts from a tensor."""
 
 
-class Waits(RuntimeError):
+class WaitingError(RuntimeError):
     """An operation makes the CPU wait for the device."""
 
 
 class NoWaiting(TorchDispatchMode):
-    """In this block, an operation that makes the CPU wait for a GPU raises `Waits`.
+    """In this block, an operation that makes the CPU wait for a GPU raises `WaitingError`.
 
     Args:
         device_type: type of the device that stands for the GPU.
@@ -61,11 +61,11 @@ class NoWaiting(TorchDispatchMode):
         if any(map(self._on_gpu, tensors)):
             self.num_operations += 1
             if func.overloadpacket in WAITING:
-                raise Waits(f"{func}: the CPU waits for its result")
+                raise WaitingError(f"{func}: the CPU waits for its result")
             if func.overloadpacket in (aten.index, aten.index_put, aten.index_put_):
                 _check_index(func, args[1])
             if func is aten._fused_adam_.tensor_lr and not self._on_gpu(kwargs["lr"]):
-                raise Waits(f"{func}: the CPU waits for the learning rate")
+                raise WaitingError(f"{func}: the CPU waits for the learning rate")
         if func.overloadpacket is aten._to_copy:
             self._check_copy(func, args[0], kwargs.get("device"), kwargs.get("non_blocking", False))
         if func.overloadpacket is aten.copy_:
@@ -74,9 +74,11 @@ class NoWaiting(TorchDispatchMode):
     def _check_copy(self, func: Any, source: Tensor, device: torch.device | None, non_blocking: bool) -> None:
         to_gpu = device is not None and torch.device(device).type == self._device_type
         if self._on_gpu(source) and device is not None and not to_gpu:
-            raise Waits(f"{func}: a copy from the device to the host")
+            raise WaitingError(f"{func}: a copy from the device to the host")
         if to_gpu and not self._on_gpu(source) and not (non_blocking and self._is_pinned(source)):
-            raise Waits(f"{func}: a copy to the device from memory that is not pinned, or one that is waited for")
+            raise WaitingError(
+                f"{func}: a copy to the device from memory that is not pinned, or one that is waited for"
+            )
 
     def _on_gpu(self, tensor: Tensor) -> bool:
         return tensor.device.type == self._device_type
@@ -87,4 +89,4 @@ class NoWaiting(TorchDispatchMode):
 
 def _check_index(func: Any, indices: Sequence[Tensor | None]) -> None:
     if any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in indices):
-        raise Waits(f"{func}: the CPU waits for the number of true values")
+        raise WaitingError(f"{func}: the CPU waits for the number of true values")

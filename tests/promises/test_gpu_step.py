@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from no_waiting import NoWaiting, Waits
+from no_waiting import NoWaiting, WaitingError
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -72,7 +72,9 @@ def _stream(config: VAEConfig) -> Iterator[AnyBatch]:
 
 
 CASES = [
-    pytest.param(config, generator, fixed_size, marks=() if (config, generator, fixed_size) == QUICK else pytest.mark.slow)
+    pytest.param(
+        config, generator, fixed_size, marks=() if (config, generator, fixed_size) == QUICK else pytest.mark.slow
+    )
     for config in (FRAMES, DIGITS)
     for generator in ("mersenne", "philox")
     for fixed_size in (0, SIZE)
@@ -134,7 +136,7 @@ WAITING: dict[str, Callable[[], object]] = {
 
 @pytest.mark.parametrize("what", WAITING)
 def test_what_makes_the_cpu_wait_is_refused(fake_gpu: None, what: str):
-    with NoWaiting(), pytest.raises(Waits):
+    with NoWaiting(), pytest.raises(WaitingError):
         WAITING[what]()
 
 

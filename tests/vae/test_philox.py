@@ -64,7 +64,13 @@ def test_numbers_depend_only_on_seed_step_row_and_column(draw):
 @pytest.mark.parametrize("draw", [philox.normal, philox.thresholds])
 def test_another_seed_step_row_or_column_gives_other_numbers(draw):
     one = draw(3, 10, 2, 2, 64, CPU)
-    for other in (draw(4, 10, 2, 2, 64, CPU), draw(3 + 2**32, 10, 2, 2, 64, CPU), one.flip(0), one.flip(1), one.flip(2)):
+    for other in (
+        draw(4, 10, 2, 2, 64, CPU),
+        draw(3 + 2**32, 10, 2, 2, 64, CPU),
+        one.flip(0),
+        one.flip(1),
+        one.flip(2),
+    ):
         assert (one == other).float().mean() < 0.05
 
 

@@ -44,34 +44,34 @@ class HeldBatch(NamedTuple):
     Attributes:
         held: all frames of this process, on the device.
         held_labels: their classes.
-        index: positions in `held` of the batch's frames, on the device.
+        positions: positions in `held` of the batch's frames, on the device.
         rows: positions of these frames in the whole batch, ascending.
         size: number of frames of the whole batch.
     """
 
     held: UInt8[Tensor, "_ height width channels"]
     held_labels: Int64[Tensor, " _"]
-    index: Int64[Tensor, " part"]
+    positions: Int64[Tensor, " part"]
     rows: Int64[Tensor, " part"]
     size: int
 
     @property
     def frames(self) -> UInt8[Tensor, "part height width channels"]:
         """The frames, on the device."""
-        # Six times as fast as held[index]. The index has 64-bit numbers, because 10 million frames exceed 2^31 bytes.
-        return self.held.index_select(0, self.index)
+        # Six times as fast as held[positions]. Positions are 64-bit numbers, because 10 million frames exceed 2^31 bytes.
+        return self.held.index_select(0, self.positions)
 
     @property
     def labels(self) -> Int64[Tensor, " part"]:
         """Classes of the frames."""
-        return self.held_labels.index_select(0, self.index)
+        return self.held_labels.index_select(0, self.positions)
 
     def cut(self, size: int) -> "HeldBatch":
         """The batch with only its first `size` frames."""
         if size >= self.size:
             return self
         kept = int((self.rows < size).sum())
-        return self._replace(index=self.index[:kept], rows=self.rows[:kept], size=size)
+        return self._replace(positions=self.positions[:kept], rows=self.rows[:kept], size=size)
 
 
 AnyBatch = Batch | HeldBatch

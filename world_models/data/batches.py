@@ -59,7 +59,7 @@ class _ResidentWindow(NamedTuple):
         is_mine: whether each frame belongs to this process, in the window's order.
         frames: all frames of this process, of all windows.
         labels: their classes.
-        index: positions in `frames` of this process's frames of the window, in order.
+        places: positions in `frames` of this process's frames of the window, in order.
         device: the device of the batches.
     """
 
@@ -67,16 +67,16 @@ class _ResidentWindow(NamedTuple):
     is_mine: Bool[np.ndarray, " drawn"]
     frames: UInt8[Tensor, "_ height width channels"]
     labels: Int64[Tensor, " _"]
-    index: Int64[Tensor, " part"]
+    places: Int64[Tensor, " part"]
     device: torch.device
 
     def take(self, start: int, stop: int) -> tuple[Tensor, ...]:
         """The positions in `frames` of the frames start..stop among this process's frames of the window, in order."""
-        return (self.index[start:stop],)
+        return (self.places[start:stop],)
 
-    def batch(self, size: int, rows: Tensor, index: Tensor) -> AnyBatch:
+    def batch(self, size: int, rows: Tensor, places: Tensor) -> AnyBatch:
         """A batch of the frames at these positions in `frames`."""
-        held = HeldBatch(self.frames, self.labels, index, rows, size)
+        held = HeldBatch(self.frames, self.labels, places, rows, size)
         if self.frames.device == self.device:
             return held
         return Batch(to_device(held.frames, self.device), rows, size, to_device(held.labels, self.device))
@@ -98,8 +98,8 @@ class ResidentLoader(WindowLoader):
         skipped = np.repeat(self.frames.block_offsets[:-1] - np.cumsum(lengths * mine) + lengths * mine, lengths)
         for window in windows:
             is_mine, positions = self.is_mine(window), window.positions[window.order]
-            index = torch.from_numpy((positions - skipped[positions])[is_mine])
-            yield _ResidentWindow(window, is_mine, held, labels, to_device(index, held.device), self.device)
+            places = torch.from_numpy((positions - skipped[positions])[is_mine])
+            yield _ResidentWindow(window, is_mine, held, labels, to_device(places, held.device), self.device)
 
 
 class _StreamedWindow(NamedTuple):
@@ -247,9 +247,7 @@ def _skip_windows(windows: Iterator[ShuffleWindow], frames: int) -> tuple[Iterat
     raise AssertionError("windows never end")
 
 
-def _rebatch(
-    loaded: Iterable[_ResidentWindow | _StreamedWindow], batch_size: int, skip: int
-) -> Iterator[AnyBatch]:
+def _rebatch(loaded: Iterable[_ResidentWindow | _StreamedWindow], batch_size: int, skip: int) -> Iterator[AnyBatch]:
     """Cut windows into batches. A batch may span two windows, but never two epochs."""
     pieces: list[tuple[Tensor, ...]] = []
     filled = 0

@@ -82,7 +82,9 @@ class Ring:
         self._slots = [_Slot(vae, batch_size, memory) for _ in range(self.num_slots)]
         self._copies, self._computations = Queue(vae.device), Queue(vae.device)
 
-    def encode(self, batches: Iterable[Batch], readers: ThreadPoolExecutor) -> Iterator[Float32[np.ndarray, "rows 2 z"]]:
+    def encode(
+        self, batches: Iterable[Batch], readers: ThreadPoolExecutor
+    ) -> Iterator[Float32[np.ndarray, "rows 2 z"]]:
         """Yield mu and logvar of each batch, in order. An array is valid until the next one is requested.
 
         Args:

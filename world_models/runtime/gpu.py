@@ -79,7 +79,7 @@ class Mark:
     """
 
     def __init__(self):
-        self.event: torch.cuda.Event | None = None
+        self.event: torch.Event | None = None
 
     def wait(self) -> None:
         """Wait until the work before the mark is done."""
@@ -131,29 +131,28 @@ class Captured:
     def __call__(self) -> None:
         """Do the work once."""
         self._num_calls += 1
-        if self._memory.stream is None:
+        stream = self._memory.stream
+        if stream is None:
             self._work()
-        elif self._num_calls <= WARM_UP_CALLS:
-            self._warm_up()
-        else:
-            if self._graph is None:
-                self._capture()
+        elif self._graph is not None:
             self._graph.replay()
-
-    def _warm_up(self) -> None:
-        """Do the work in the stream of the capture, because autograd remembers the stream of a weight's gradient."""
-        memory = self._memory
-        current = torch.cuda.current_stream(memory.device)
-        memory.stream.wait_stream(current)
-        with torch.cuda.stream(memory.stream):
-            self._work()
-        current.wait_stream(memory.stream)
+        elif self._num_calls <= WARM_UP_CALLS:
+            # In the stream of the capture, because autograd remembers the stream of a weight's gradient.
+            current = torch.cuda.current_stream(self._memory.device)
+            stream.wait_stream(current)
+            with torch.cuda.stream(stream):
+                self._work()
+            current.wait_stream(stream)
+        else:
+            self._capture()
 
     def _capture(self) -> None:
-        """Record the work without doing it. Other threads, which load frames, may use the GPU in the meantime."""
-        memory, self._graph = self._memory, torch.cuda.CUDAGraph()
+        """Record the work, and do it. Other threads, which load frames, may use the GPU in the meantime."""
+        memory, graph = self._memory, torch.cuda.CUDAGraph()
         with (
             torch.cuda.device(memory.device),
-            torch.cuda.graph(self._graph, memory.pool, memory.stream, capture_error_mode="thread_local"),
+            torch.cuda.graph(graph, memory.pool, memory.stream, capture_error_mode="thread_local"),
         ):
             self._work()
+        graph.replay()
+        self._graph = graph

@@ -17,7 +17,6 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import get_args
 
 import torch
 
@@ -38,7 +37,7 @@ from world_models.vae import gradient, metrics
 from world_models.vae.labelled_frames import LabelledFrames
 from world_models.vae.model import VAE
 from world_models.vae.networks import initialise_he
-from world_models.vae.noise import Generator, noise
+from world_models.vae.noise import GENERATORS, Generator, noise
 from world_models.vae.standardise import standardised
 
 FREE_ON_RESUME = (
@@ -116,7 +115,7 @@ def _generator(config: TrainConfig, device: torch.device) -> Generator:
         return config.noise
     saved = resume.saved_setting(Path(config.out), "noise")
     own: Generator = "philox" if device.type == "cuda" else "mersenne"
-    return saved if saved in get_args(Generator) else own
+    return next((name for name in GENERATORS if name == saved), own)
 
 
 def train(job: Job) -> None:

@@ -52,9 +52,11 @@ class FixedStep:
         else:
             self._frames, self._labels = torch.empty_like(batch.frames), torch.empty_like(batch.labels)
         self._is_held = isinstance(batch, HeldBatch)
-        self._index = torch.arange(batch.size, device=vae.device)
-        self._draws = Draws(*(None if each is None else torch.empty_like(each) for each in draws))
-        self._rates = Rates(*torch.zeros(len(Rates._fields), dtype=vae.variance.dtype, device=vae.device))
+        self._positions = torch.arange(batch.size, device=vae.device)
+        self._draws = Draws(
+            torch.empty_like(draws.normal), None if draws.thresholds is None else torch.empty_like(draws.thresholds)
+        )
+        self._rates = torch.zeros(len(Rates._fields), dtype=vae.variance.dtype, device=vae.device)
         self._repeat = Captured(self._step, GraphMemory(vae.device))
 
     def suits(self, batch: AnyBatch) -> bool:
@@ -65,17 +67,17 @@ class FixedStep:
     def __call__(self, batch: AnyBatch, draws: Draws, rates: Rates) -> None:
         """Take one step on a batch."""
         if isinstance(batch, HeldBatch):
-            self._index.copy_(batch.index)
+            self._positions.copy_(batch.positions)
         else:
             self._frames.copy_(batch.frames)
             self._labels.copy_(batch.labels)
-        for fixed, drawn in zip(self._draws, draws, strict=True):
-            if fixed is not None:
-                fixed.copy_(drawn)
+        self._draws.normal.copy_(draws.normal)
+        if self._draws.thresholds is not None and draws.thresholds is not None:
+            self._draws.thresholds.copy_(draws.thresholds)
         for fixed, rate in zip(self._rates, rates, strict=True):
             fixed.fill_(rate)
         self._repeat()
 
     def _step(self) -> None:
-        frames, labels = (each.index_select(0, self._index) for each in (self._frames, self._labels))
-        self._update(frames, labels, self._size, self._draws, self._rates)
+        frames, labels = (each.index_select(0, self._positions) for each in (self._frames, self._labels))
+        self._update(frames, labels, self._size, self._draws, Rates(*self._rates))

@@ -73,7 +73,7 @@ def _backward_in_threads(
         weights = tuple(tensor.detach().requires_grad_() for tensor in (*encoder, *decoder))
         posterior = Posterior(*forms.run_encoder(weights[: len(encoder)], pixels))
         logits = forms.run_decoder(weights[len(encoder) :], vae.sampled(posterior, eps))
-        terms = vae.terms(to_images(pixels), posterior, logits, beta_share)
+        terms = vae.terms(to_images(pixels, logits.dtype), posterior, logits, beta_share)
         return torch.autograd.grad(terms.loss_nats.sum() / size, weights), _sums(terms)
 
     parts = list(zip(forms.split(frames), forms.split(noise), strict=True))

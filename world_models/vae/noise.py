@@ -9,6 +9,7 @@ A run uses the same one from its first step to its last.
 """
 
 import abc
+import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -25,6 +26,7 @@ MAX_STEPS_AHEAD = 64
 MAX_NUMBERS_AHEAD = 1 << 20
 
 Generator = Literal["mersenne", "philox"]
+GENERATORS: tuple[Generator, ...] = ("mersenne", "philox")
 
 
 def noise(seed: int, step: int, batch_size: int, noise_dim: int) -> Tensor:
@@ -104,9 +106,7 @@ class MersenneNoise(StepNoise):
         """The numbers of `noise` and `binarised`."""
         normal, shape = noise(self.seed, step, batch_size, self.noise_dim)[rows], self.frame_shape
         thresholds = None if shape is None else _thresholds(self.seed, step, batch_size, shape)[rows]
-        return Draws(
-            to_device(normal, self.device), None if thresholds is None else to_device(thresholds, self.device)
-        )
+        return Draws(to_device(normal, self.device), None if thresholds is None else to_device(thresholds, self.device))
 
 
 class PhiloxNoise(StepNoise):
@@ -115,7 +115,7 @@ class PhiloxNoise(StepNoise):
     def __init__(self, seed: int, noise_dim: int, frame_shape: tuple[int, int, int] | None, device: torch.device):
         super().__init__(seed, noise_dim, frame_shape, device)
         self._normal = _Ahead(philox.normal, seed, noise_dim, device)
-        self._thresholds = None if frame_shape is None else _Ahead(philox.thresholds, seed, int(np.prod(frame_shape)), device)
+        self._thresholds = _Ahead(philox.thresholds, seed, math.prod(frame_shape or ()), device)
 
     def draw(self, step: int, rows: Int64[Tensor, " part"], batch_size: int) -> Draws:
         """The numbers of this step in the tables. They stay the same until a step of another table is drawn."""
@@ -125,9 +125,8 @@ class PhiloxNoise(StepNoise):
             whole = table.at(step, batch_size)
             return whole if place is None else whole.index_select(0, place)
 
-        if self._thresholds is None:
-            return Draws(of(self._normal), None)
-        return Draws(of(self._normal), of(self._thresholds).unflatten(1, self.frame_shape))
+        shape = self.frame_shape
+        return Draws(of(self._normal), None if shape is None else of(self._thresholds).unflatten(1, shape))
 
 
 class _Ahead:
