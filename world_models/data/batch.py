@@ -58,7 +58,7 @@ class HeldBatch(NamedTuple):
     @property
     def frames(self) -> UInt8[Tensor, "part height width channels"]:
         """The frames, on the device."""
-        # Six times as fast as held[positions]. Positions are 64-bit numbers, because 10 million frames exceed 2^31 bytes.
+        # Six times as fast as held[positions]. They are 64-bit numbers, because 10 million frames exceed 2^31 bytes.
         return self.held.index_select(0, self.positions)
 
     @property

@@ -114,8 +114,8 @@ def _generator(config: TrainConfig, device: torch.device) -> Generator:
     if config.noise != "auto":
         return config.noise
     saved = resume.saved_setting(Path(config.out), "noise")
-    own: Generator = "philox" if device.type == "cuda" else "mersenne"
-    return next((name for name in GENERATORS if name == saved), own)
+    known: list[Generator] = [name for name in GENERATORS if name == saved]
+    return known[0] if known else "philox" if device.type == "cuda" else "mersenne"
 
 
 def train(job: Job) -> None:
