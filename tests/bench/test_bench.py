@@ -123,10 +123,11 @@ def _samples(*pairs, dropped=0, quiet=True):
 
 def test_the_ratio_is_the_median_of_the_ratios_of_all_pairs():
     rounds = _samples((10, 5), (30, 10), (8, 8))
-    found = result.of_samples(("train", "default", "plain"), rounds, 20.0, torch.device("cpu"))
+    found = result.of_samples(("train", "default", "plain"), rounds, result.Limit("GEMM", 20.0), torch.device("cpu"))
     assert found.ratio == 2
     assert found.frames_per_s == (8, 10, 30)
-    assert found.limit_fraction == 0.5
+    assert (found.limit, found.limit_fraction) == ("GEMM", 0.5)
+    assert ", 50% of the GEMM limit" in found.line()
     assert found.gflop_per_s == pytest.approx(10 * result.GFLOP_PER_FRAME["train"])
 
 

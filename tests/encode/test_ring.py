@@ -15,7 +15,7 @@ from world_models.data.latents import Latents
 from world_models.data.rollouts import Rollouts
 from world_models.encode import command as encode
 from world_models.encode import ring
-from world_models.encode.ring import Batch, Ring
+from world_models.encode.ring import UnreadBatch, Ring
 from world_models.vae.config import VAEConfig
 from world_models.vae.model import VAE
 
@@ -44,12 +44,12 @@ def _frames(number: int, num_rows: int) -> np.ndarray:
     return np.random.default_rng(number).integers(0, 256, (num_rows, 64, 64, 3), np.uint8)
 
 
-def _batch(number: int, num_rows: int, delay_s: float = 0.0) -> Batch:
+def _batch(number: int, num_rows: int, delay_s: float = 0.0) -> UnreadBatch:
     def read_into(frames: np.ndarray) -> None:
         time.sleep(delay_s)
         frames[:] = _frames(number, num_rows)
 
-    return Batch(num_rows, read_into)
+    return UnreadBatch(num_rows, read_into)
 
 
 @DEVICES
@@ -73,7 +73,7 @@ def test_batches_are_read_ahead_but_never_more_than_there_are_slots(vae: VAE, re
         with lock:
             counts.append(next(read))
 
-    latents = Ring(vae, 1, 3).encode((Batch(1, read_into) for _ in range(50)), readers)
+    latents = Ring(vae, 1, 3).encode((UnreadBatch(1, read_into) for _ in range(50)), readers)
     for used in range(50):
         next(latents)
         assert max(counts) <= used + 3 + ring.IN_FLIGHT
@@ -88,7 +88,7 @@ def test_an_error_of_a_reader_is_raised(vae: VAE, readers: ThreadPoolExecutor):
     def fail(frames: np.ndarray) -> None:
         raise ValueError("damaged")
 
-    latents = Ring(vae, 2, 2).encode([_batch(0, 2), Batch(2, fail), _batch(1, 2)], readers)
+    latents = Ring(vae, 2, 2).encode([_batch(0, 2), UnreadBatch(2, fail), _batch(1, 2)], readers)
     with pytest.raises(ValueError, match="damaged"):
         list(latents)
 

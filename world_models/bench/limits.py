@@ -117,5 +117,5 @@ def names_of(stage: str, variant: str) -> tuple[str, ...]:
         return ("memory",) if variant == "resident" else ("pcie",)
     if stage not in GEMM_FRAMES:
         return ()
-    is_copied = variant == "h5_to_h5" or variant.endswith("from_shards")
+    is_copied = variant in ("h5_to_h5", "from_host_memory") or variant.endswith("from_shards")
     return ("layers", "pcie") if is_copied else ("layers",)

@@ -3,6 +3,7 @@
 import functools
 import itertools
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from world_models.data.frames import FrameSet
 from world_models.data.rollouts import Rollouts
 from world_models.data.shards import opening
 from world_models.encode import command as encode
+from world_models.encode.ring import Ring, UnreadBatch
 from world_models.runtime.gpu import Captured, GraphMemory
+from world_models.runtime.host import available_cores
 from world_models.train_vae.command import TrainConfig
 from world_models.train_vae.learner import Learner
 from world_models.vae.config import VAEConfig
@@ -186,4 +189,21 @@ def encode_works(data: Rollouts, folder: Path, device: torch.device) -> dict[str
     def from_memory() -> tuple[int, float]:
         return len(resident), seconds_of(encode_batches, device)
 
-    return {"whole_rollouts": whole_rollouts, "h5_to_h5": h5_to_h5, "resident": from_memory}
+    works: dict[str, Work] = {"whole_rollouts": whole_rollouts, "h5_to_h5": h5_to_h5, "resident": from_memory}
+    return works if device.type == "cpu" else works | {"from_host_memory": _through_ring(vae, resident.cpu().numpy())}
+
+
+def _through_ring(vae: VAE, frames: UInt8[np.ndarray, "frames 64 64 3"]) -> Work:
+    """Encode frames in the host's memory on a GPU; the latents come back to the host."""
+    ring, readers = Ring(vae, encode.GPU_BATCH, available_cores()), ThreadPoolExecutor(available_cores())
+    parts = [frames[start : start + encode.GPU_BATCH] for start in range(0, len(frames), encode.GPU_BATCH)]
+    batches = [UnreadBatch(len(part), functools.partial(_copy_to, part)) for part in parts]
+
+    def work() -> int:
+        return sum(len(latents) for latents in ring.encode(itertools.chain(*[batches] * 8), readers))
+
+    return work
+
+
+def _copy_to(source: np.ndarray, target: np.ndarray) -> None:
+    target[:] = source

@@ -43,15 +43,15 @@ def latents_of(
         yield mu, logvar
 
 
-def _unread(shard: Shard, start: int, batch_size: int) -> "Batch":
+def _unread(shard: Shard, start: int, batch_size: int) -> "UnreadBatch":
     def read_into(frames: UInt8[np.ndarray, "rows 64 64 3"]) -> None:
         for row, piece in shard.pieces("frames", start, start + len(frames)):
             frames[row - start : row - start + len(piece)] = piece
 
-    return Batch(min(batch_size, shard.num_rows - start), read_into)
+    return UnreadBatch(min(batch_size, shard.num_rows - start), read_into)
 
 
-class Batch(NamedTuple):
+class UnreadBatch(NamedTuple):
     """A batch that has not been read yet.
 
     Attributes:
@@ -83,7 +83,7 @@ class Ring:
         self._copies, self._computations = Queue(vae.device), Queue(vae.device)
 
     def encode(
-        self, batches: Iterable[Batch], readers: ThreadPoolExecutor
+        self, batches: Iterable[UnreadBatch], readers: ThreadPoolExecutor
     ) -> Iterator[Float32[np.ndarray, "rows 2 z"]]:
         """Yield mu and logvar of each batch, in order. An array is valid until the next one is requested.
 
