@@ -5,14 +5,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-aten = torch.ops.aten
 WAITING = {
-    *(aten._local_scalar_dense, aten.item, aten.is_nonzero, aten.equal, aten.allclose),  # a number for Python
-    *(aten.nonzero, aten.masked_select, aten._unique2, aten.unique_dim, aten.unique_consecutive),  # a size for Python
-    *(aten.bincount, aten.repeat_interleave, aten._assert_async, aten.record_stream),
+    *("_local_scalar_dense", "item", "is_nonzero", "equal", "allclose"),  # a number for Python
+    *("nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive"),  # a size for Python
+    *("bincount", "repeat_interleave", "record_stream"),
 }
 """Operations whose result the CPU needs, or its size. This `repeat_interleave` takes its counts from a tensor."""
 
@@ -45,30 +44,31 @@ class NoWaiting(TorchDispatchMode):
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = dict(kwargs or {})
-        if func.overloadpacket in (aten.pin_memory, aten._pin_memory):
+        name = _name(func)
+        if name in ("pin_memory", "_pin_memory"):
             self._pinned.append(args[0].clone())
             return self._pinned[-1]
-        if func.overloadpacket is aten.is_pinned:
+        if name == "is_pinned":
             return self._is_pinned(args[0])
         if self.is_strict:
             self._check(func, args, kwargs)
-        if func is aten._fused_adam_.tensor_lr and self._on_gpu(args[0][0]):
+        if name == "_fused_adam_" and "lr" in kwargs and isinstance(kwargs["lr"], Tensor) and self._on_gpu(args[0][0]):
             return None  # it changes its arguments; PyTorch lacks the variant for tensors without memory
         return func(*args, **kwargs)
 
     def _check(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        tensors = [leaf for leaf in _pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        if any(map(self._on_gpu, tensors)):
+        name = _name(func)
+        if any(self._on_gpu(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)):
             self.num_operations += 1
-            if func.overloadpacket in WAITING:
+            if name in WAITING:
                 raise WaitingError(f"{func}: the CPU waits for its result")
-            if func.overloadpacket in (aten.index, aten.index_put, aten.index_put_):
+            if name in ("index", "index_put", "index_put_"):
                 _check_index(func, args[1])
-            if func is aten._fused_adam_.tensor_lr and not self._on_gpu(kwargs["lr"]):
+            if name == "_fused_adam_" and isinstance(kwargs["lr"], Tensor) and not self._on_gpu(kwargs["lr"]):
                 raise WaitingError(f"{func}: the CPU waits for the learning rate")
-        if func.overloadpacket is aten._to_copy:
+        if name == "_to_copy":
             self._check_copy(func, args[0], kwargs.get("device"), kwargs.get("non_blocking", False))
-        if func.overloadpacket is aten.copy_:
+        if name == "copy_":
             self._check_copy(func, args[1], args[0].device, (*args, *kwargs.values())[2:] == (True,))
 
     def _check_copy(self, func: Any, source: Tensor, device: torch.device | None, non_blocking: bool) -> None:
@@ -85,6 +85,11 @@ class NoWaiting(TorchDispatchMode):
 
     def _is_pinned(self, tensor: Tensor) -> bool:
         return any(tensor is pinned for pinned in self._pinned)
+
+
+def _name(func: Any) -> str:
+    """The name of an operation without its variant: `copy_` of `aten.copy_.default`."""
+    return str(func.overloadpacket).rpartition(".")[2]
 
 
 def _check_index(func: Any, indices: Sequence[Tensor | None]) -> None:

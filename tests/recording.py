@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from world_models.runtime.gpu import WARM_UP_CALLS, GraphMemory
 
@@ -34,7 +34,7 @@ class Recording(TorchDispatchMode):
         """Do the operations again. Each result goes to the memory that it had in the recording."""
         for func, args, kwargs, result in self._operations:
             again = func(*args, **kwargs)
-            for before, now in zip(_pytree.tree_leaves(result), _pytree.tree_leaves(again), strict=True):
+            for before, now in zip(tree_leaves(result), tree_leaves(again), strict=True):
                 if isinstance(before, Tensor) and before.data_ptr() != now.data_ptr():
                     before.copy_(now)
 

@@ -15,7 +15,7 @@ from world_models.data.latents import Latents
 from world_models.data.rollouts import Rollouts
 from world_models.encode import command as encode
 from world_models.encode import ring
-from world_models.encode.ring import UnreadBatch, Ring
+from world_models.encode.ring import Ring, UnreadBatch
 from world_models.vae.config import VAEConfig
 from world_models.vae.model import VAE
 

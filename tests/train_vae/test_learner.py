@@ -214,9 +214,9 @@ def _backward(vae: VAE, rows: slice, size: int) -> tuple[Tensor, Tensor]:
 
 def _plainly(vae: VAE, size: int) -> tuple[Tensor, Tensor]:
     """The result of `_backward` for a whole batch, computed by the definitions of networks and objective."""
-    frames = _frames(0, size).permute(0, 3, 1, 2)
-    mu, logvar = vae.encoder(frames.to(vae.encoder.mu.weight.dtype) / 255)
-    logits, images = vae.decoder(mu + torch.exp(logvar / 2) * noise(0, 0, size, 3)), frames.float() / 255
+    images = _frames(0, size).permute(0, 3, 1, 2).to(vae.encoder.mu.weight.dtype) / 255
+    mu, logvar = vae.encoder(images)
+    logits = vae.decoder(mu + torch.exp(logvar / 2) * noise(0, 0, size, 3))
     kl = 0.5 * (mu.square() + logvar.exp() - logvar - 1).sum(1)
     sse = (images - logits.sigmoid()).square().sum((1, 2, 3))
     entropy = -(images * F.logsigmoid(logits) + (1 - images) * F.logsigmoid(-logits)).sum((1, 2, 3))
