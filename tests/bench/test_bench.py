@@ -195,6 +195,12 @@ def test_the_baseline_of_sequences_gives_the_same_windows(rollouts_dir, tmp_path
         assert all(torch.equal(one[name], other[name]) for name in ("actions", "rewards", "terminated", "truncated"))
 
 
+def test_frames_in_the_hosts_memory_are_all_encoded(monkeypatch):
+    monkeypatch.setattr(stages.encode, "GPU_BATCH", 3)
+    work = stages.through_ring(VAE(VAEConfig()), np.zeros((7, 64, 64, 3), np.uint8))
+    assert work() == work() == 8 * 7
+
+
 @pytest.fixture
 def short(monkeypatch):
     """Episodes of five steps, and the renderers that every machine has."""

@@ -329,6 +329,18 @@ def test_the_noise_of_a_frame_belongs_to_its_row_in_the_whole_batch():
     assert part.means()["sse"] == pytest.approx(float(terms.sse[rows].detach().mean()), rel=1e-5)
 
 
+def test_a_process_without_a_frame_of_the_batch_takes_the_step_of_the_others(monkeypatch: pytest.MonkeyPatch):
+    part, whole, none = _learner(), _learner(), torch.zeros(0, dtype=torch.int64)
+    frames, eps = _frames(), noise(0, 0, 5, 3)
+    backward(part.vae, frames, eps, 1.0, 5, _no_classes(frames))
+    gradients = [parameter.grad.clone() for parameter in part.vae.parameters() if parameter.grad is not None]
+    with monkeypatch.context() as patch:
+        patch.setattr("world_models.runtime.distributed.sum_up", _Summed([*gradients, torch.ones(1)]))
+        part.learn(Batch(frames[:0], none, 5, none), 1e-3, 1.0)
+    whole.learn(Batch.whole(frames), 1e-3, 1.0)
+    assert torch.equal(_weights(part), _weights(whole))
+
+
 # the likelihood's variance
 
 

@@ -190,10 +190,10 @@ def encode_works(data: Rollouts, folder: Path, device: torch.device) -> dict[str
         return len(resident), seconds_of(encode_batches, device)
 
     works: dict[str, Work] = {"whole_rollouts": whole_rollouts, "h5_to_h5": h5_to_h5, "resident": from_memory}
-    return works if device.type == "cpu" else works | {"from_host_memory": _through_ring(vae, resident.cpu().numpy())}
+    return works if device.type == "cpu" else works | {"from_host_memory": through_ring(vae, resident.cpu().numpy())}
 
 
-def _through_ring(vae: VAE, frames: UInt8[np.ndarray, "frames 64 64 3"]) -> Work:
+def through_ring(vae: VAE, frames: UInt8[np.ndarray, "frames 64 64 3"]) -> Work:
     """Encode frames in the host's memory on a GPU; the latents come back to the host."""
     ring, readers = Ring(vae, encode.GPU_BATCH, available_cores()), ThreadPoolExecutor(available_cores())
     parts = [frames[start : start + encode.GPU_BATCH] for start in range(0, len(frames), encode.GPU_BATCH)]

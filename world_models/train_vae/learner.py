@@ -75,7 +75,7 @@ class Learner:
         """Take one step. The losses stay on the device until `means` reads them."""
         draws = self._noise.draw(self.step, batch.rows, batch.size)
         rates = Rates(lr, beta_share, variance=max(VARIANCE_RATE, 1 / (self.step + 1)))
-        if len(batch.rows) == self._fixed_size:
+        if self._fixed_size and len(batch.rows) == self._fixed_size:
             if self._fixed is None or not self._fixed.suits(batch):
                 self._fixed = FixedStep(self.update, batch, draws, self.vae)
             self._fixed(batch, draws, rates)
@@ -137,7 +137,7 @@ class Learner:
     ) -> Float[Tensor, " names"]:
         """`gradient.backward`, in the precision that was asked for, compiled if that was asked for."""
         with torch.autocast(frames.device.type, torch.bfloat16, enabled=self._bf16):
-            if len(frames) != self._compiled_size:
+            if not self._compiled_size or len(frames) != self._compiled_size:
                 return backward(self.vae, frames, eps, beta_share, size, labels)
             share = torch.full((), float(beta_share), device=frames.device)  # a float would be compiled as a constant
             loss, sums = self._compiled(self.vae, frames, eps, share, size, labels)
