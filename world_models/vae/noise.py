@@ -130,7 +130,7 @@ class PhiloxNoise(StepNoise):
 
 
 class _Ahead:
-    """A table of the random numbers of several steps. The generator has 150 small operations, so it is called rarely."""
+    """A table of the random numbers of several steps. The generator has 150 operations, so it is called rarely."""
 
     def __init__(self, draw: Callable[..., Tensor], seed: int, width: int, device: torch.device):
         self._draw, self._seed, self._width, self._device = draw, seed, width, device
