@@ -127,10 +127,11 @@ def _samples(*pairs, dropped=0, quiet=True):
 
 def test_the_ratio_is_the_median_of_the_ratios_of_all_pairs():
     rounds = _samples((10, 5), (30, 10), (8, 8))
-    found = result.of_samples(("train", "default", "plain"), rounds, 20.0, torch.device("cpu"))
+    found = result.of_samples(("train", "default", "plain"), rounds, result.Limit("GEMM", 20.0), torch.device("cpu"))
     assert found.ratio == 2
     assert found.frames_per_s == (8, 10, 30)
-    assert found.limit_fraction == 0.5
+    assert (found.limit, found.limit_fraction) == ("GEMM", 0.5)
+    assert ", 50% of the GEMM limit" in found.line()
     assert found.gflop_per_s == pytest.approx(10 * result.GFLOP_PER_FRAME["train"])
 
 
@@ -196,6 +197,12 @@ def test_the_baseline_of_sequences_gives_the_same_windows(rollouts_dir, tmp_path
     assert len(shared) == len(theirs) == len(ours)  # episodes of 40 steps
     for one, other in zip(map(theirs.__getitem__, shared), map(ours.__getitem__, shared), strict=True):
         assert all(torch.equal(one[name], other[name]) for name in ("actions", "rewards", "terminated", "truncated"))
+
+
+def test_frames_in_the_hosts_memory_are_all_encoded(monkeypatch):
+    monkeypatch.setattr(stages.encode, "GPU_BATCH", 3)
+    work = stages.through_ring(VAE(VAEConfig()), np.zeros((7, 64, 64, 3), np.uint8))
+    assert work() == work() == 8 * 7
 
 
 @pytest.fixture

@@ -224,7 +224,8 @@ def test_frames_beyond_two_gigabytes_are_found():
     marked = np.array([int(np.flatnonzero(positions == row)[0]) for row in Marked.marks])
     order = np.concatenate([marked, np.setdiff1d(np.arange(len(positions)), marked)])
     (window,) = ResidentLoader(frames, CPU).load(iter([ShuffleWindow(blocks, positions, order, True)]))
-    assert [taken.unique().tolist() for taken in window.take(1, 4)] == [[2], [3], [4]]
+    taken = window.batch(3, torch.arange(3), *window.take(1, 4)).frames
+    assert [frame.unique().tolist() for frame in taken] == [[2], [3], [4]]
 
 
 # several processes

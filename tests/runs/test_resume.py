@@ -120,6 +120,16 @@ def test_a_run_with_other_settings_is_not_resumed(tmp_path: Path, changed: str, 
         resume.load_run(tmp_path, changed, USUAL, (), TrainedOn(data_digest="digest"))
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("seed: 1\n", "mersenne"), ("noise: philox\n", "philox"), ("noise: [1]\n", [1]), (None, None)],
+)
+def test_a_runs_setting_is_that_of_its_config_or_of_its_time(tmp_path: Path, text: str | None, found: Any):
+    if text is not None:
+        (tmp_path / "config.yaml").write_text(text)
+    assert resume.saved_setting(tmp_path, "noise") == found
+
+
 # states from strangers
 
 

@@ -542,3 +542,63 @@ def test_resume_starts_again_a_run_that_never_saved(data: Path, tmp_path: Path, 
 def test_resume_starts_a_new_run_if_there_is_none(data: Path, tmp_path: Path):
     run = _train(data, tmp_path / "run", "--num_frames 16 --resume true")
     assert _lines(run)[-1]["frames_seen"] == 16
+
+
+# the generator of the noise
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    """The device of commands that only prepare."""
+    device = torch.device("cuda", 0)
+    monkeypatch.setattr(command, "torch_device", lambda name: device)
+    monkeypatch.setattr("world_models.runtime.distributed.own_device", lambda device: device)
+    return device
+
+
+def _noise(data: Path, out: Path, **more: Any) -> str:
+    return command.prepare(TrainConfig(data=str(data), out=str(out), precision="float32", **more)).config.noise
+
+
+def test_a_new_run_has_the_generator_of_its_device(data: Path, tmp_path: Path, gpu: torch.device):
+    assert _noise(data, tmp_path / "run") == "philox"
+    assert _noise(data, tmp_path / "run", noise="mersenne") == "mersenne"
+
+
+def test_a_new_run_on_a_cpu_has_the_generator_of_earlier_versions(data: Path, tmp_path: Path):
+    assert _noise(data, tmp_path / "run", device="cpu") == "mersenne"
+
+
+@pytest.mark.parametrize(
+    ("line", "noise"), [("", "mersenne"), ("noise: mersenne\n", "mersenne"), ("noise: philox\n", "philox")]
+)
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_a_resumed_run_keeps_its_generator_on_another_device(
+    data: Path, tmp_path: Path, request: pytest.FixtureRequest, line: str, noise: str, on_gpu: bool
+):
+    (tmp_path / "config.yaml").write_text(
+        f"{line}precision: float32\ninit: he\nstandardise: true\nvae:\n  variance: 0.003\n"
+    )
+    if on_gpu:
+        request.getfixturevalue("gpu")
+    assert _noise(data, tmp_path, resume=True, device="cuda" if on_gpu else "cpu") == noise
+
+
+def test_a_run_is_not_resumed_with_another_generator(data: Path, tmp_path: Path):
+    _train(data, tmp_path / "run", "--num_frames 16")
+    said = _refused(data, tmp_path / "run", "--num_frames 16 --resume true --noise philox")
+    assert "a run with noise mersenne, not philox" in said
+
+
+@pytest.mark.slow
+def test_philox_on_a_cpu_is_resumed_bit_for_bit(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    whole = _train(data, tmp_path / "whole", "--noise philox")
+    assert yaml.safe_load((whole / "config.yaml").read_text())["noise"] == "philox"
+    with monkeypatch.context() as patch:
+        learn = Learner.learn
+        stop: Callable[..., None] = lambda self, *args: learn(self, *args) or os.kill(os.getpid(), signal.SIGINT)  # noqa: E731
+        patch.setattr(Learner, "learn", stop)
+        _stopped(data, tmp_path / "run", "--noise philox")
+    _train(data, tmp_path / "run", "--resume true")
+    ours, theirs = (files.file_sha256(run / "model.safetensors") for run in (tmp_path / "run", whole))
+    assert ours == theirs

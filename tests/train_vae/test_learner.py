@@ -214,9 +214,9 @@ def _backward(vae: VAE, rows: slice, size: int) -> tuple[Tensor, Tensor]:
 
 def _plainly(vae: VAE, size: int) -> tuple[Tensor, Tensor]:
     """The result of `_backward` for a whole batch, computed by the definitions of networks and objective."""
-    frames = _frames(0, size).permute(0, 3, 1, 2)
-    mu, logvar = vae.encoder(frames.to(vae.encoder.mu.weight.dtype) / 255)
-    logits, images = vae.decoder(mu + torch.exp(logvar / 2) * noise(0, 0, size, 3)), frames.float() / 255
+    images = _frames(0, size).permute(0, 3, 1, 2).to(vae.encoder.mu.weight.dtype) / 255
+    mu, logvar = vae.encoder(images)
+    logits = vae.decoder(mu + torch.exp(logvar / 2) * noise(0, 0, size, 3))
     kl = 0.5 * (mu.square() + logvar.exp() - logvar - 1).sum(1)
     sse = (images - logits.sigmoid()).square().sum((1, 2, 3))
     entropy = -(images * F.logsigmoid(logits) + (1 - images) * F.logsigmoid(-logits)).sum((1, 2, 3))
@@ -327,6 +327,18 @@ def test_the_noise_of_a_frame_belongs_to_its_row_in_the_whole_batch():
     part.learn(Batch(_frames()[rows], rows, 5, torch.zeros_like(rows)), 0.0, 1.0)
     terms = whole.vae.objective(to_images(_frames()), noise(0, 0, 5, 3))
     assert part.means()["sse"] == pytest.approx(float(terms.sse[rows].detach().mean()), rel=1e-5)
+
+
+def test_a_process_without_a_frame_of_the_batch_takes_the_step_of_the_others(monkeypatch: pytest.MonkeyPatch):
+    part, whole, none = _learner(), _learner(), torch.zeros(0, dtype=torch.int64)
+    frames, eps = _frames(), noise(0, 0, 5, 3)
+    backward(part.vae, frames, eps, 1.0, 5, _no_classes(frames))
+    gradients = [parameter.grad.clone() for parameter in part.vae.parameters() if parameter.grad is not None]
+    with monkeypatch.context() as patch:
+        patch.setattr("world_models.runtime.distributed.sum_up", _Summed([*gradients, torch.ones(1)]))
+        part.learn(Batch(frames[:0], none, 5, none), 1e-3, 1.0)
+    whole.learn(Batch.whole(frames), 1e-3, 1.0)
+    assert torch.equal(_weights(part), _weights(whole))
 
 
 # the likelihood's variance

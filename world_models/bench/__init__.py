@@ -2,6 +2,7 @@
 
 command    the command: checks the input, and measures the stages
 result     one result, as text and as JSON
+limits     what limits the speed of a stage, measured in the same run
 measuring  times pieces of work in interleaved rounds
 stages     the work of reading, loading, training and encoding, and their baselines
 sequences  the work of reading sequences of latents

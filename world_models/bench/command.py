@@ -3,10 +3,12 @@
 Examples:
   python -m world_models.bench                                     all stages, on frames that it collects itself
   python -m world_models.bench --stages train,encode --data rollouts/carracing --json bench.json
+  python -m world_models.bench --device cuda --stages load,train,encode --json gpu.json
 
 Absolute rates drift with the machine, so compare the ratios of the interleaved pairs. Rounds in which other processes
-were busy are dropped, counted, and repeated; `quiet` is false if no round was quiet. `limit_fraction` is the rate of
-the paper's multiplications, divided by the rate of a large matrix product in the same run. It can exceed 1 with
+were busy are dropped, counted, and repeated; `quiet` is false if no round was quiet. `limit_fraction` is the rate
+divided by that of `limit` in the same run. On a CPU this is a large matrix product with the paper's multiplications. On
+a GPU it is the matrix products of the layers, or the copy of the frames in its memory or to it. It can exceed 1 with
 algorithms that need fewer multiplications.
 
   stage     baseline         what the baseline does
@@ -33,9 +35,9 @@ from pathlib import Path
 
 import torch
 
-from world_models.bench import acting, converting, driving, sequences, stages
-from world_models.bench.measuring import Work, gemm_gflop_per_s, interleave
-from world_models.bench.result import GFLOP_PER_FRAME, Result, dtype, of_samples
+from world_models.bench import acting, converting, driving, limits, sequences, stages
+from world_models.bench.measuring import Work, interleave
+from world_models.bench.result import Result, of_samples
 from world_models.collect import command as collect
 from world_models.data.rollouts import Rollouts
 from world_models.runtime import executors, files, terminal
@@ -210,9 +212,8 @@ def _measure_each(stage: str, comparisons: Iterator[dict[str, Work]], job: Job) 
 
 def _compare(stage: str, works: Mapping[str, Work], job: Job) -> Iterator[Result]:
     baseline = next(iter(works))
-    gflop = GFLOP_PER_FRAME.get(stage)
     for index, (variant, samples) in enumerate(interleave(works, job.config.repeats).items()):
-        limit = gemm_gflop_per_s(job.device, dtype(stage, job.device)) / gflop if gflop else None
+        limit = limits.of_variant(stage, variant, job.device)
         result = of_samples((stage, variant, baseline), samples, limit, job.device)
         yield dataclasses.replace(result, default=index == 0)
 

@@ -4,6 +4,7 @@ import dataclasses
 import resource
 import statistics
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -12,6 +13,19 @@ from world_models.runtime import files, host
 
 GFLOP_PER_FRAME = {"train": 0.2297, "encode": 0.0296}
 """Multiplications and additions of the paper's layers, for the stages that matrix products limit."""
+
+
+class Limit(NamedTuple):
+    """A rate that a stage cannot exceed, as long as it does the same operations.
+
+    Attributes:
+        name: what limits it.
+        frames_per_s: the rate.
+    """
+
+    name: str
+    frames_per_s: float
+
 
 MinMedianMax = tuple[float, float, float]
 """Minimum, median and maximum."""
@@ -29,7 +43,9 @@ class Result:
         baseline_frames_per_s: rate of the baseline, in the same rounds.
         ratio: rate of the variant divided by that of the baseline, median over the rounds.
         gflop_per_s: rate of the paper's operations at the variant's median rate; None for stages without a known limit.
-        limit_fraction: that rate divided by the rate of a large matrix product; None for stages without a known limit.
+        limit: what limits the variant: a large matrix product (GEMM), those of the layers (layer GEMM), or a copy of
+            the frames (memory copy, PCIe copy); None for stages without a known limit.
+        limit_fraction: the variant's rate divided by its rate at this limit; None for stages without a known limit.
         device: name of the GPU, or number of cores of the CPU.
         dtype: dtype of the computation.
         quiet: whether the machine was otherwise idle in all counted rounds.
@@ -47,6 +63,7 @@ class Result:
     baseline_frames_per_s: MinMedianMax
     ratio: float
     gflop_per_s: float | None
+    limit: str | None
     limit_fraction: float | None
     device: str
     dtype: str
@@ -65,7 +82,7 @@ class Result:
     def line(self) -> str:
         """The result as one line of text."""
         low, middle, high = self.frames_per_s
-        limit = f", {self.limit_fraction:.0%} of the GEMM limit" if self.limit_fraction else ""
+        limit = f", {self.limit_fraction:.0%} of the {self.limit} limit" if self.limit_fraction else ""
         busy = f", {self.dropped} busy rounds dropped" if self.dropped else ""
         busy = busy if self.quiet else ", machine was busy"
         rate = f"{middle:10,.0f} frames/s ({low:,.0f} .. {high:,.0f})"
@@ -73,13 +90,13 @@ class Result:
         return f"{self.stage:9} {self.variant:22} {rate}, {baseline}{limit}{busy}"
 
 
-def of_samples(names: tuple[str, str, str], samples: Samples, limit: float | None, device: torch.device) -> Result:
+def of_samples(names: tuple[str, str, str], samples: Samples, limit: Limit | None, device: torch.device) -> Result:
     """Make the result of interleaved rounds.
 
     Args:
         names: stage, variant and baseline.
         samples: the rounds.
-        limit: frames/s at the rate of a large matrix product; None if matrix products do not limit the stage.
+        limit: what limits the variant; None if it is not known.
         device: the device of the stage.
     """
     stage, variant, baseline = names
@@ -93,7 +110,8 @@ def of_samples(names: tuple[str, str, str], samples: Samples, limit: float | Non
         baseline_frames_per_s=_min_median_max(theirs),
         ratio=statistics.median(s.ours / s.theirs for s in samples.pairs),
         gflop_per_s=statistics.median(ours) * gflop if gflop else None,
-        limit_fraction=statistics.median(ours) / limit if limit else None,
+        limit=limit.name if limit else None,
+        limit_fraction=statistics.median(ours) / limit.frames_per_s if limit else None,
         device=_device_name(device),
         dtype=str(dtype(stage, device)).removeprefix("torch."),
         quiet=samples.quiet,

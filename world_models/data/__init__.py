@@ -13,5 +13,6 @@ mnist             handwritten digits
 split             episodes for training and for validation
 frames            frames by position, in the order of training
 weighted          frames of several data sets, drawn by weight
-batches           batches of frames on the device
+batch             one batch of frames on the device
+batches           the batches of a training, in order
 """

@@ -2,6 +2,7 @@
 
 command  the command: checks the input, and encodes shards
 remote   encodes shards on the nodes of a Ray cluster
+ring     encodes batches on a GPU, and copies others to it in the meantime
 summary  counts and moments of a data set of latents, and a check that its latents decode
 """
 

@@ -30,7 +30,7 @@ from world_models.data.latents import FORMAT, Latents, latents_bytes, write_late
 from world_models.data.rollouts import Rollouts
 from world_models.data.shards import shard_path, shard_paths
 from world_models.data.shards.reader import Shard
-from world_models.encode import summary
+from world_models.encode import ring, summary
 from world_models.runs import checkpoints, layout, provenance, tracking
 from world_models.runs.artifacts import Product
 from world_models.runtime import distributed, files, host, locks, progress, ray_cluster, terminal, threads, untrusted
@@ -243,8 +243,8 @@ def _outcome(job: Job, latents: Latents) -> tracking.Outcome:
 def encode_shards(job: Job, indices: Sequence[int], cores: int = 0) -> Generator[int, None, None]:
     """Encode the shards with these numbers. Yields the number of rows of each batch after it was written.
 
-    Three stages run at the same time: threads that unpack frames, threads that encode (one per core on a CPU, a single
-    one on a GPU), and the calling thread, which writes. Batches are written in order, and only a few are in memory.
+    Three stages run at the same time: threads that unpack frames, the GPU or a thread per core of the CPU that encode,
+    and the calling thread, which writes. Batches are written in order, and only a few are in memory.
 
     Args:
         job: the checked encoding.
@@ -266,11 +266,15 @@ def encode_shards(job: Job, indices: Sequence[int], cores: int = 0) -> Generator
     with (
         threads.single_threaded(),
         ThreadPoolExecutor(cores) as readers,
-        threads.pool(cores if on_cpu else 1) as encoders,
+        threads.pool(cores) as encoders,
     ):
         shards = [job.data.shards[index] for index in indices]
         batches = ((shard, start) for shard in shards for start in range(0, shard.num_rows, batch_size))
-        latents = _ahead(encoders, latents_of, _ahead(readers, frames_from, batches, 2 * cores), 2 * cores)
+        if on_cpu:
+            latents = _ahead(encoders, latents_of, _ahead(readers, frames_from, batches, 2 * cores), 2 * cores)
+        else:
+            largest = min(batch_size, max((shard.num_rows for shard in shards), default=1))
+            latents = ring.latents_of(job.vae, batches, largest, readers, job.config.dtype)
         for index, shard in zip(indices, shards, strict=True):
             yield from _write(job, index, itertools.islice(latents, -(-shard.num_rows // batch_size)))
 

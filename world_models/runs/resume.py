@@ -27,7 +27,7 @@ from world_models.vae.model import VAE
 
 MAX_STEPS = 10**12
 NUM_SUMS = 4  # sums of the three losses of a `Learner`, and their number of frames
-OLDER_RUN_DEFAULTS = {"vae.variance": PAPER_VARIANCE, "standardise": False, "init": "torch"}
+OLDER_RUN_DEFAULTS = {"vae.variance": PAPER_VARIANCE, "standardise": False, "init": "torch", "noise": "mersenne"}
 """Values in force before these settings existed; used for older configs that lack them."""
 
 
@@ -195,10 +195,7 @@ def load_run(out: Path, config: str, defaults: str, free: Sequence[str], trained
     """
     if not (out / CONFIG_FILE).exists():
         return None
-    saved, new, usual = (
-        _fixed(out, text, free)
-        for text in (untrusted.read_text(out / CONFIG_FILE, untrusted.MAX_YAML_BYTES) or "", config, defaults)
-    )
+    saved, new, usual = (_fixed(out, text, free) for text in (_config_text(out), config, defaults))
     old = usual | OLDER_RUN_DEFAULTS | saved
     changed = [name for name, value in new.items() if old.get(name) != value]
     if changed:
@@ -214,6 +211,21 @@ def load_run(out: Path, config: str, defaults: str, free: Sequence[str], trained
     if digest != trained_on.data_digest:
         raise ValueError(f"{out}: its training data have changed since (were they extended?); choose another --out")
     return load_state(out)
+
+
+def saved_setting(out: Path, name: str) -> Json | None:
+    """The value of a setting in the run of a folder, by its dotted name. None if there is no run, or it is not set.
+
+    Raises:
+        ValueError: the run's config cannot be read.
+    """
+    if not (out / CONFIG_FILE).exists():
+        return None
+    return (OLDER_RUN_DEFAULTS | _fixed(out, _config_text(out), free=())).get(name)
+
+
+def _config_text(out: Path) -> str:
+    return untrusted.read_text(out / CONFIG_FILE, untrusted.MAX_YAML_BYTES) or ""
 
 
 def _fixed(out: Path, text: str, free: Sequence[str]) -> dict[str, Json]:

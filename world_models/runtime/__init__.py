@@ -13,6 +13,7 @@ ray_work     runs one function over many inputs on the nodes of a Ray cluster; i
 node_facts, the versions that all nodes must have; and ray_worker, the code that runs there
 threads      runs PyTorch in several threads
 distributed  processes that train together
+gpu          work on a GPU that the CPU does not wait for
 progress     progress bars
 terminal     prints lines
 """

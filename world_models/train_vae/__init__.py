@@ -4,6 +4,7 @@ command     the command: checks the input, and runs the training loop
 config      the settings: data, length, schedule, model and objective
 data        the frames for training and those for validation
 learner     a V model, its optimizer, and one step of training
+fixed_step  the step with its inputs in fixed memory, for a CUDA graph
 run_writer  writes the run's folder
 """
 

@@ -37,10 +37,12 @@ from world_models.vae import gradient, metrics
 from world_models.vae.labelled_frames import LabelledFrames
 from world_models.vae.model import VAE
 from world_models.vae.networks import initialise_he
-from world_models.vae.noise import noise
+from world_models.vae.noise import GENERATORS, Generator, noise
 from world_models.vae.standardise import standardised
 
-FREE_ON_RESUME = ("out", "data", "device", "memory_gb", "resume", "wandb", "tensorboard", "log_every_steps")
+FREE_ON_RESUME = (
+    *("out", "data", "device", "cuda_graph", "memory_gb", "resume", "wandb", "tensorboard", "log_every_steps"),
+)
 VAL_NOISE_SEED = 0x7A1
 NUM_STANDARDISE_FRAMES = 4096
 RESULT = (
@@ -94,6 +96,7 @@ def prepare(config: TrainConfig) -> Job:
         raise ValueError("compile is for a GPU, but this is a CPU, whose code is compiled already; leave --compile out")
     config.bf16_on(device)  # checks that the GPU has this precision
     resume.check_new(Path(config.out), config.resume)
+    config = dataclasses.replace(config, noise=_generator(config, device))
     data = KINDS[config.dataset].read(config.folders, config.split_seed, config.data_weights)
     memory_bytes = int(config.memory_gb * 1e9)
     order = (config.batch_size, config.seed, config.shuffle_frames)
@@ -104,6 +107,15 @@ def prepare(config: TrainConfig) -> Job:
     state = None if saved is None else resume.check_state(Path(config.out), saved, config.vae)
     files.check_room(Path(config.out), 200_000_000)
     return Job(config, device, data, batches, state)
+
+
+def _generator(config: TrainConfig, device: torch.device) -> Generator:
+    """The generator of the noise. A resumed run keeps its own, also on another device."""
+    if config.noise != "auto":
+        return config.noise
+    saved = resume.saved_setting(Path(config.out), "noise")
+    known: list[Generator] = [name for name in GENERATORS if name == saved]
+    return known[0] if known else "philox" if device.type == "cuda" else "mersenne"
 
 
 def train(job: Job) -> None:
@@ -161,9 +173,19 @@ def _learner(job: Job) -> Learner:
         vae = VAE(config.vae, job.data.preprocess)
         if config.init == "he":
             initialise_he(vae)
-    compiled_size = config.batch_size if config.compile else 0
-    bf16 = config.bf16_on(job.device)
-    return Learner(vae.to(job.device), config.seed, config.grad_clip, bf16, compiled_size, config.binarise)
+    # The parts of a batch that several processes learn from have no fixed size.
+    is_fixed = config.cuda_graph and job.device.type == "cuda" and distributed.world().size == 1 and not config.compile
+    assert config.noise != "auto"
+    return Learner(
+        vae.to(job.device),
+        config.seed,
+        config.grad_clip,
+        config.bf16_on(job.device),
+        compiled_size=config.batch_size if config.compile else 0,
+        binarise=config.binarise,
+        generator=config.noise,
+        fixed_size=config.batch_size if is_fixed else 0,
+    )
 
 
 def _begin(job: Job, learner: Learner, run: RunWriter) -> None:

@@ -14,6 +14,7 @@ from world_models.runtime.paths import PATH, one_or_several, resolve_fields
 from world_models.train_vae.data import DEFAULT_FOLDER, KINDS, Dataset
 from world_models.vae.config import VAEConfig
 from world_models.vae.networks import IMAGE_SHAPES
+from world_models.vae.noise import Generator
 
 MAX_FRAMES, MAX_BATCH, MAX_WEIGHT = 1_000_000_000_000, 1_048_576, 1_000_000_000_000
 
@@ -39,6 +40,8 @@ class TrainConfig:
         init: first weights: he (convolutions by He et al. 2015, biases 0) or torch (PyTorch's own).
         grad_clip: largest norm of the whole gradient; 0 for no clipping.
         seed: seed of weights, order and noise.
+        noise: generator of the noise: mersenne (PyTorch's on the CPU) or philox (computed on the device); auto takes
+            philox on a GPU, mersenne on a CPU, and a resumed run's own.
         split_seed: seed of the split into training and held-out episodes; MNIST has its own test images.
         shuffle_frames: size of the shuffle buffer, in frames.
         binarise: train on black and white pixels, drawn anew in each step with the grey value as probability; only for
@@ -51,7 +54,8 @@ class TrainConfig:
         log_every_steps: number of steps between lines of training metrics.
         device: auto takes a GPU if there is one.
         precision: auto is bfloat16 autocast on a GPU that has bfloat16 in hardware, else float32.
-        compile: on a GPU, compile the step into CUDA graphs; it takes a minute and helps small batches most.
+        cuda_graph: on a GPU, repeat the step as a CUDA graph; false starts its operations one by one.
+        compile: on a GPU, compile loss and gradient instead; it takes a minute.
         deterministic: on a GPU, compute so that the same run gives the same weights bit for bit; slower.
         memory_gb: memory for frames on the host, in 10^9 bytes; a larger data set is streamed.
         resume: continue the run in out, or start it if there is none.
@@ -73,6 +77,7 @@ class TrainConfig:
     init: Literal["he", "torch"] = "he"
     grad_clip: float = 100.0
     seed: int = 0
+    noise: Literal["auto", Generator] = "auto"
     split_seed: int = 0
     shuffle_frames: int = 16_384
     binarise: bool = False
@@ -82,6 +87,7 @@ class TrainConfig:
     log_every_steps: int = 50
     device: Device = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    cuda_graph: bool = True
     compile: bool = False
     deterministic: bool = False
     memory_gb: float = 4.0

@@ -8,6 +8,7 @@ posterior           q(z|x)
 likelihoods         p(x|z), and errors
 gradient            the gradient of the objective, in several threads if that is faster
 noise               random numbers of a training step
+philox              random numbers that every device computes the same
 inputs              checks of the model's inputs
 labelled_frames     frames and their classes as one value
 metrics             measures of a model: SSE, KL, ELBO, IWAE, ...

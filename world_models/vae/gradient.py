@@ -21,7 +21,7 @@ def backward(  # the model, and what the loss of a batch depends on
     vae: VAE,
     frames: UInt8[Tensor, "part height width channels"],
     noise: Float[Tensor, "part noise"],
-    beta_share: float,
+    beta_share: float | Float[Tensor, ""],
     size: int,
     labels: Int64[Tensor, " part"],
 ) -> Float[Tensor, " names"]:
@@ -54,7 +54,7 @@ def mean_loss(  # as `backward`; torch.compile traces it, so it takes plain tens
     labels: Tensor,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, " names"]]:
     """The frames' share of the mean loss of a batch, and the sums that `backward` returns."""
-    terms = vae.objective(to_images(frames), noise, beta_share, labels)
+    terms = vae.objective(to_images(frames, vae.encoder.mu.weight.dtype), noise, beta_share, labels)
     return terms.loss_nats.sum() / size, _sums(terms)
 
 
@@ -62,7 +62,9 @@ def _sums(terms: Terms) -> Float[Tensor, " names"]:
     return torch.stack([getattr(terms, name).detach().double().sum() for name in LOSS_NAMES])
 
 
-def _backward_in_threads(vae: VAE, frames: Tensor, noise: Tensor, beta_share: float, size: int) -> Tensor:
+def _backward_in_threads(
+    vae: VAE, frames: Tensor, noise: Tensor, beta_share: float | Float[Tensor, ""], size: int
+) -> Tensor:
     """Prepare the weights once, compute the gradients of a part of the frames in each thread, and add them up."""
     encoder, decoder = forms.prepare_encoder(vae.paper[0]), forms.prepare_decoder(vae.paper[1])
 
@@ -71,7 +73,7 @@ def _backward_in_threads(vae: VAE, frames: Tensor, noise: Tensor, beta_share: fl
         weights = tuple(tensor.detach().requires_grad_() for tensor in (*encoder, *decoder))
         posterior = Posterior(*forms.run_encoder(weights[: len(encoder)], pixels))
         logits = forms.run_decoder(weights[len(encoder) :], vae.sampled(posterior, eps))
-        terms = vae.terms(to_images(pixels), posterior, logits, beta_share)
+        terms = vae.terms(to_images(pixels, logits.dtype), posterior, logits, beta_share)
         return torch.autograd.grad(terms.loss_nats.sum() / size, weights), _sums(terms)
 
     parts = list(zip(forms.split(frames), forms.split(noise), strict=True))

@@ -73,7 +73,8 @@ class VAE(nn.Module):
             inputs.check_batch("images", images, (channels, height, width), self.encoder.mu.weight)
             mu, logvar = self.encoder(images, self._one_hot(labels, len(images)))
         if logvar is None:
-            return PointPosterior(mu.float(), torch.full_like(mu, -math.inf, dtype=torch.float32))
+            mu = _float32_or_more(mu)
+            return PointPosterior(mu, torch.full_like(mu, -math.inf))
         return _float_posterior(mu, logvar)
 
     def logits(
@@ -85,9 +86,9 @@ class VAE(nn.Module):
             ValueError: z has another shape, dtype or device.
         """
         if isinstance(self.decoder, Decoder):
-            return forms.decode(self.decoder, z).float()
+            return _float32_or_more(forms.decode(self.decoder, z))
         inputs.check_batch("z", z, (self.config.z_dim,), self.decoder.linear.weight)
-        return self.decoder(z, self._one_hot(labels, len(z))).float()
+        return _float32_or_more(self.decoder(z, self._one_hot(labels, len(z))))
 
     def _one_hot(self, labels: Tensor | None, num_rows: int) -> Float[Tensor, "rows classes"]:
         """One-hot labels. An unconditional model knows no classes, so its rows are empty."""
@@ -223,8 +224,12 @@ class VAE(nn.Module):
 
 
 def _float_posterior(mu: Tensor, logvar: Tensor) -> Posterior:
-    """The posterior in float32, also under autocast."""
-    return Posterior(mu.float(), logvar.float())
+    """The posterior in float32, also under autocast; in float64 if the weights are."""
+    return Posterior(_float32_or_more(mu), _float32_or_more(logvar))
+
+
+def _float32_or_more(values: Tensor) -> Tensor:
+    return values if values.dtype == torch.float64 else values.float()
 
 
 def to_images(
