@@ -38,9 +38,8 @@ def observation_space(data: Rollouts | Latents, settings: MinariSettings) -> gym
 
 def action_space(data: Rollouts | Latents) -> gymnasium.Space:
     """The environment's action space; a Box without bounds if the data set does not know it exactly."""
-    known = data.action_space if isinstance(data, Rollouts) else {}
     try:
-        space = _described_space(known)
+        space = _described_space(data.action_space)
     except Exception:  # Gymnasium raises whatever a wrong description makes it trip over
         space = None
     if space is not None and action_columns.num_columns(space) == data.num_actions:

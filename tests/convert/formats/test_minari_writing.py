@@ -19,7 +19,7 @@ from world_models import convert  # noqa: E402
 from world_models.convert import minari_metadata  # noqa: E402
 from world_models.convert.config import ConvertConfig  # noqa: E402
 from world_models.convert.formats.minari_writing import plan  # noqa: E402
-from world_models.data.latents import Latents  # noqa: E402
+from world_models.data.latents import Latents, write_latents  # noqa: E402
 from world_models.data.rollouts import Rollouts, write_rollouts  # noqa: E402
 from world_models.data.shards import shard_path  # noqa: E402
 from world_models.runtime.errors import Stopped  # noqa: E402
@@ -222,6 +222,17 @@ def test_actions_of_any_space_are_read_back(tmp_path: Path, out: Path, space: di
     else:
         assert after.action_space == space
     assert read.action_space.contains(read[0].actions[0])
+
+
+def test_latents_have_the_action_space_of_their_rollouts(tmp_path: Path, out: Path):
+    data = write_discrete(tmp_path / "data", {"type": "Discrete", "n": 3, "start": 1}, [[1], [3]])
+    (tmp_path / "latents").mkdir()
+    source, attributes = Rollouts(data).shards[0], {"vae_sha256": "ab" * 32, "config": ""}
+    with write_latents(shard_path(tmp_path / "latents", 0), source, 2, "float32", attributes) as latents:
+        latents.append(*np.zeros((2, source.num_rows, 2), np.float32))
+    read = minari.load_dataset(export(tmp_path / "latents", out).name)
+    assert str(read.action_space) == "Discrete(3, start=1)"
+    assert read[0].actions.tolist() == [1, 3]
 
 
 # where it is written
