@@ -107,7 +107,7 @@ def test_skill_limits_the_top_speed_of_the_expert():
     "env", [Stub(names=()), Stub(spaces.Discrete(5)), Stub(spaces.Box(-1.0, 1.0, (2,)))], ids=["none", "keys", "two"]
 )
 def test_expert_is_refused_for_an_environment_without_one(env: Stub):
-    with pytest.raises(ValueError, match=r"no expert for this environment.*choose another policy"):
+    with pytest.raises(ValueError, match=r"no expert for this environment.*use random or repeated"):
         Expert(env, 0)
 
 
