@@ -105,7 +105,7 @@ def test_shards_have_the_latents_of_the_cpus_way(
 ):
     shards = Rollouts(make_rollouts([9, 5], [6])).shards
     places = [(shard, start) for shard in shards for start in range(0, shard.num_rows, batch_size)]
-    found = list(ring.latents_of(vae, places, batch_size, readers, dtype))
+    found = list(ring.latents_of(vae, places, batch_size, readers, 2, dtype))
     mu, logvar = (np.concatenate(column) for column in zip(*found, strict=True))
     posterior = vae.encode(np.concatenate([shard.read("frames") for shard in shards]))
     assert mu.dtype == logvar.dtype == np.dtype(dtype)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from world_models.runtime import host, ray_cluster
+from world_models.runtime.errors import Stopped
 
 
 @pytest.mark.parametrize("address", [None, "local", "auto", "127.0.0.1:6379", "node-1.example.org:1", "[::1]:65535"])
@@ -58,6 +59,11 @@ def test_an_address_where_nothing_answers_is_refused(closed_port: int):
     pytest.importorskip("ray")
     with pytest.raises(ValueError, match=rf"ray_address is 127\.0\.0\.1:{closed_port}, and nothing answers there"):
         ray_cluster.check(f"127.0.0.1:{closed_port}", {})
+
+
+def test_a_cluster_that_has_gone_since_the_check_ends_the_work_in_one_line(closed_port: int):
+    with pytest.raises(Stopped, match="nothing answers"), ray_cluster.connected(f"127.0.0.1:{closed_port}"):
+        pass
 
 
 def test_the_environments_address_is_named_by_its_variable(closed_port: int, monkeypatch: pytest.MonkeyPatch):

@@ -18,7 +18,7 @@ from world_models.collect.recording import ShardResult, ShardTask, record_shard
 from world_models.runtime import executors, files, node_facts, ray_cluster, ray_work
 from world_models.runtime.errors import Stopped
 
-PACKAGES = ("numpy", "gymnasium", "box2d", "opencv-python", "h5py")
+PACKAGES = ("numpy", "gymnasium", "box2d", "vizdoom", "opencv-python", "h5py")
 """Packages on which frames, actions, and the files that hold them depend."""
 FOLDER = "world_models-collect-"
 """Beginning of the name of a node's temporary folder."""
@@ -52,9 +52,8 @@ def record(
         watch: called at least once a second with the number of steps so far.
 
     Raises:
-        ValueError: the cluster cannot be reached any more.
-        Stopped: a policy or the environment gives a value that cannot be stored, nodes died too often, or the disk is
-            full.
+        Stopped: the cluster cannot be reached any more, a policy or the environment gives a value that cannot be
+            stored, nodes died too often, or the disk is full.
     """
     if not tasks:
         return

@@ -9,6 +9,7 @@
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -52,7 +53,7 @@ class Feature:
     @property
     def width(self) -> int:
         """How many numbers a row has."""
-        return int(np.prod(self.shape, dtype=np.int64))
+        return math.prod(self.shape)
 
     def labels(self, name: str) -> tuple[str, ...]:
         """A name for each number of a row: those of the data set, or `name` with a number."""
@@ -230,7 +231,7 @@ def places(info: Info, camera: str) -> list[Place]:
         ValueError: the list of episodes is damaged, or has another length than `info.json` says.
     """
     found = sorted(_own_files(info, camera) if info.has_own_files else _shared_files(info, camera), key=_number)
-    if [place.number for place in found] != list(range(info.num_episodes)):
+    if len(found) != info.num_episodes or any(place.number != number for number, place in enumerate(found)):
         raise ValueError(
             f"{info.root}: its list holds {len(found):,} episodes, and {INFO_FILE} says {info.num_episodes:,} from 0 "
             f"on; {AGAIN}"

@@ -16,6 +16,7 @@ from world_models.data.rollouts import FRAME_SHAPE, Rollouts
 from world_models.data.shards.reader import Shard
 from world_models.data.step_tables import numbered
 from world_models.runtime import files
+from world_models.runtime.errors import Stopped
 from world_models.runtime.terminal import printable
 from world_models.runtime.typed_json import Json
 from world_models.version import __version__
@@ -134,17 +135,29 @@ def _listed(stats: lerobot_stats.Stats) -> dict[str, Json]:
 
 def _stats_of_episodes(folder: Path, data: Rollouts) -> Iterator[dict[str, dict[str, np.ndarray]]]:
     """The statistics of each episode, read from the files of episodes one after the other."""
-    from pyarrow import parquet
-
     for shard in data.shards:
         if shard.num_rows:
-            for row in parquet.read_table(folder / place_of(shard, EPISODES_PATH)).to_pylist():
+            for row in _episodes(folder / place_of(shard, EPISODES_PATH)):
                 episode: dict[str, dict[str, np.ndarray]] = {}
                 for column, values in row.items():
                     if column.startswith(STATS):
                         name, _, key = column.removeprefix(STATS).rpartition("/")
                         episode.setdefault(name, {})[key] = np.array(values)
                 yield episode
+
+
+def _episodes(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file of episodes, which an earlier export may have written.
+
+    Raises:
+        Stopped: it is damaged.
+    """
+    from pyarrow import lib, parquet
+
+    try:
+        return parquet.read_table(path).to_pylist()
+    except (lib.ArrowException, OSError, ValueError) as error:
+        raise Stopped(f"{path}: cannot be read as Parquet; delete it and run the same command again") from error
 
 
 def _task_table(text: str) -> "pa.Table":

@@ -274,7 +274,7 @@ def encode_shards(job: Job, indices: Sequence[int], cores: int = 0) -> Generator
             latents = _ahead(encoders, latents_of, _ahead(readers, frames_from, batches, 2 * cores), 2 * cores)
         else:
             largest = min(batch_size, max((shard.num_rows for shard in shards), default=1))
-            latents = ring.latents_of(job.vae, batches, largest, readers, job.config.dtype)
+            latents = ring.latents_of(job.vae, batches, largest, readers, cores, job.config.dtype)
         for index, shard in zip(indices, shards, strict=True):
             yield from _write(job, index, itertools.islice(latents, -(-shard.num_rows // batch_size)))
 

@@ -85,8 +85,7 @@ def encode_shards(job: Job, indices: Sequence[int], watch: executors.Report) -> 
         watch: called at least once a second with the number of rows so far.
 
     Raises:
-        ValueError: the cluster cannot be reached any more.
-        Stopped: nodes died too often, or the disk is full.
+        Stopped: the cluster cannot be reached any more, nodes died too often, or the disk is full.
     """
     sources = {index: job.data.shards[index] for index in indices}
     empty = [index for index, source in sources.items() if not source.num_rows]

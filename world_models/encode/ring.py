@@ -16,7 +16,6 @@ from jaxtyping import Float, Float32, UInt8
 
 from world_models.data.shards.reader import Shard
 from world_models.runtime.gpu import Captured, GraphMemory, Mark, Queue, host_memory
-from world_models.runtime.host import available_cores
 from world_models.vae.model import VAE
 
 IN_FLIGHT = 2
@@ -26,7 +25,12 @@ MAX_BYTES = 2_000_000_000
 
 
 def latents_of(
-    vae: VAE, batches: Iterable[tuple[Shard, int]], batch_size: int, readers: ThreadPoolExecutor, dtype: str
+    vae: VAE,
+    batches: Iterable[tuple[Shard, int]],
+    batch_size: int,
+    readers: ThreadPoolExecutor,
+    num_readers: int,
+    dtype: str,
 ) -> Iterator[tuple[Float[np.ndarray, "rows z"], Float[np.ndarray, "rows z"]]]:
     """Yield mu and logvar of each batch, in order.
 
@@ -35,9 +39,10 @@ def latents_of(
         batches: the shard and the first row of each batch. A batch ends after `batch_size` rows, or with its shard.
         batch_size: largest number of rows of a batch.
         readers: threads that read frames.
+        num_readers: number of these threads.
         dtype: dtype of the latents.
     """
-    ring = Ring(vae, batch_size, available_cores())
+    ring = Ring(vae, batch_size, num_readers)
     for latents in ring.encode((_unread(shard, start, batch_size) for shard, start in batches), readers):
         mu, logvar = latents.swapaxes(0, 1).astype(dtype, order="C")  # a copy
         yield mu, logvar

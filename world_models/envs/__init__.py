@@ -201,30 +201,33 @@ def make_env(
     """
     make = recipe(env_id, renderer, env_args or {})
     env = make()
-    if len(names := observations.pictures_in(env.observation_space)) > 1:
-        raise ValueError(
-            f"{env_id} observes {len(names)} pictures: {', '.join(names)}; choose an env that observes one of them, "
-            "for example by gymnasium.wrappers.FilterObservation"
-        )
-    no_pictures = observations.why_no_pictures(env)
-    preprocessing = Preprocess(parse_crop(crop, None if no_pictures else simulator_of(env).auto_crop(make)))
-    if no_pictures:
-        if "rgb_array" not in env.metadata.get("render_modes", ()):
+    with contextlib.ExitStack() as if_refused:
+        if_refused.callback(lambda: env.close())  # of the variable, which may hold another environment by then
+        if len(names := observations.pictures_in(env.observation_space)) > 1:
             raise ValueError(
-                f"{env_id} has neither image observations nor render_mode rgb_array: its observations are "
-                f"{no_pictures}; choose an env that observes {observations.WANTED}"
+                f"{env_id} observes {len(names)} pictures: {', '.join(names)}; choose an env that observes one of "
+                "them, for example by gymnasium.wrappers.FilterObservation"
             )
-        env.close()
-        env = make(render_mode="rgb_array")
-    elif preprocessing.crop is not None:
-        _, space = observations.picture_in(env.observation_space)
-        rows, last = space.shape[0], preprocessing.crop[1]  # type: ignore[index]
-        if last > rows:
-            raise ValueError(f"crop {crop} keeps rows to {last}, {env_id} has {rows}")
-    num_columns(env.action_space)
-    frames = FrameEnv(env, bool(no_pictures), preprocessing)
-    if not make.renderer:  # otherwise `make` has passed it to the environment
-        frames.simulator.use_renderer(renderer, make)
+        no_pictures = observations.why_no_pictures(env)
+        preprocessing = Preprocess(parse_crop(crop, None if no_pictures else simulator_of(env).auto_crop(make)))
+        if no_pictures:
+            if "rgb_array" not in env.metadata.get("render_modes", ()):
+                raise ValueError(
+                    f"{env_id} has neither image observations nor render_mode rgb_array: its observations are "
+                    f"{no_pictures}; choose an env that observes {observations.WANTED}"
+                )
+            env.close()
+            env = make(render_mode="rgb_array")
+        elif preprocessing.crop is not None:
+            _, space = observations.picture_in(env.observation_space)
+            rows, last = space.shape[0], preprocessing.crop[1]  # type: ignore[index]
+            if last > rows:
+                raise ValueError(f"crop {crop} keeps rows to {last}, {env_id} has {rows}")
+        num_columns(env.action_space)
+        frames = FrameEnv(env, bool(no_pictures), preprocessing)
+        if not make.renderer:  # otherwise `make` has passed it to the environment
+            frames.simulator.use_renderer(renderer, make)
+        if_refused.pop_all()
     return frames
 
 

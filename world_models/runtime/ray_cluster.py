@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 from world_models.runtime import node_facts
-from world_models.runtime.errors import require
+from world_models.runtime.errors import Stopped, require
 from world_models.runtime.host import ENDING, available_cores
 
 Value = TypeVar("Value")
@@ -196,12 +196,17 @@ def connected(address: str | None, num_workers: int = 0) -> Iterator[Cluster]:
         num_workers: number of items that are worked on at a time; 0 for one per core of the cluster.
 
     Raises:
-        ValueError: Ray is not installed, nothing answers at the address, or no node takes work.
+        Stopped: Ray is not installed or does not start, nothing answers at the address, or no node takes work.
     """
-    with _connection(address) as ray:
-        if not ray.is_initialized():
-            _start(ray, num_workers or available_cores())
-        yield Cluster(ray, num_workers)
+    with contextlib.ExitStack() as stack:
+        try:
+            ray = stack.enter_context(_connection(address))
+            if not ray.is_initialized():
+                _start(ray, num_workers or available_cores())
+            cluster = Cluster(ray, num_workers)
+        except (ConnectionError, RuntimeError, ValueError) as error:  # it was there when the input was checked
+            raise Stopped(" ".join(str(error).split())) from error
+        yield cluster
 
 
 def check(address: str | None, facts: Mapping[str, str], on_gpu: bool = False) -> None:

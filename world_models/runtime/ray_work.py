@@ -110,8 +110,8 @@ def _fetched(ray: Any, references: list[Any], progress: "_Progress") -> Sequence
     except ray.exceptions.RayError as error:
         reason = str(error).strip().partition("\n")[0]
         raise Stopped(
-            f"workers or nodes died {MAX_ATTEMPTS} times during the same task ({reason}); too little memory? Give "
-            "fewer --num_workers, or more memory for each core"
+            f"workers or nodes died {MAX_ATTEMPTS} times during the same task ({reason}); too little memory? "
+            "Give each core more of it"
         ) from None
 
 

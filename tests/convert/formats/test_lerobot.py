@@ -282,6 +282,8 @@ def test_settings_for_writing_are_refused(tmp_path):
         ({"features": {}}, "no camera (image or video) among its features"),
         ({"features": {"action": {"dtype": "float32"}}}, "the shape of action is None, wanted sizes"),
         ({"total_episodes": 4}, "its list holds 3 episodes, and meta/info.json says 4 from 0 on"),
+        ({"total_episodes": 10**30}, "its list holds 3 episodes"),
+        ({"features": {"action": {"dtype": "float32", "shape": [2**70]}}}, "no camera (image or video)"),
         ({"data_path": "../{chunk_index}.parquet"}, "which leaves the folder of the data set; do not trust"),
         ({"data_path": "/etc/passwd"}, "data_path is /etc/passwd, which leaves the folder"),
         ({"data_path": ""}, "which leaves the folder"),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import yaml
@@ -18,6 +19,7 @@ from pyarrow import parquet
 
 from world_models import convert
 from world_models.data.rollouts import Rollouts
+from world_models.data.shards import shard_path
 from world_models.runtime.errors import Stopped
 
 Make = Callable[..., Path]
@@ -229,6 +231,25 @@ def test_latents_are_refused(make_latents: Make, tmp_path: Path):
     with pytest.raises(ValueError, match="holds latents, and lerobot takes rollouts"):
         export(make_latents([3]), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_telemetry_that_is_not_finite_is_refused_before_anything_is_written(data: Path, tmp_path: Path):
+    with h5py.File(shard_path(data, 0), "r+") as file:
+        file["telemetry"][2, 1] = np.nan  # type: ignore[index]
+    with pytest.raises(
+        ValueError, match=r"the telemetry column .* holds numbers that are not finite, .* choose another"
+    ):
+        export(data, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_file_of_an_earlier_export_ends_the_work_with_its_name(data: Path, tmp_path: Path):
+    out = export(data, tmp_path / "out")
+    path = next((out / "meta/episodes").rglob("*.parquet"))
+    path.write_bytes(b"no Parquet")
+    (out / "meta/info.json").unlink()
+    with pytest.raises(Stopped, match=r"\.parquet: cannot be read as Parquet; delete it"):
+        export(data, tmp_path / "out")
 
 
 def test_a_full_disk_leaves_no_data_set(make_rollouts: Make, tmp_path: Path):

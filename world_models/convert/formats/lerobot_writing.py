@@ -90,7 +90,8 @@ def plan(data: Rollouts | Latents, out: Path, config: ConvertConfig) -> LerobotE
     """Check the data and the output, and find the shards that are missing.
 
     Raises:
-        ValueError: pyarrow is not installed, the data are no rollouts, or `out` holds something else.
+        ValueError: pyarrow is not installed, the data are no rollouts, their telemetry is not finite, or `out` holds
+            something else.
     """
     parquet_arrays.check_installed("lerobot")
     config.check_unused("rows", reason="whole episodes are written")
@@ -98,6 +99,7 @@ def plan(data: Rollouts | Latents, out: Path, config: ConvertConfig) -> LerobotE
         raise ValueError(
             f"{data.path}: holds latents, and lerobot takes rollouts; name the folder of rollouts as --data"
         )
+    _check_finite(data)
     fps, task = config.lerobot.fps, config.lerobot.task
     pages = {CARD_FILE: lerobot_summary.card(data, fps, task)}
     record = folders.record("lerobot", data, pages, fps=fps, task=task)
@@ -121,6 +123,22 @@ def plan(data: Rollouts | Latents, out: Path, config: ConvertConfig) -> LerobotE
         fps=fps,
         task=task,
     )
+
+
+def _check_finite(data: Rollouts) -> None:
+    """Check that statistics of the telemetry can be computed.
+
+    Raises:
+        ValueError: they cannot. LeRobot normalises by these statistics, and they have no place for missing values.
+    """
+    for shard in data.shards:
+        bad = ~np.isfinite(shard.read("telemetry")).all(0)
+        if bad.any():
+            name = data.telemetry_names[int(bad.argmax())]
+            raise ValueError(
+                f"{shard.path}: the telemetry column {name} holds numbers that are not finite, and LeRobot cannot "
+                "normalise by them; choose another --format"
+            )
 
 
 def _is_written(out: Path, task: ShardTask) -> bool:

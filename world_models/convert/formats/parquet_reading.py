@@ -108,6 +108,8 @@ def find(root: Path, files: Sequence[str], config: ConvertConfig) -> Source:
         for file, described in found.items()
         for number, start, count in described.lines
     }
+    if len(lines) != sum(len(described.lines) for described in found.values()):
+        raise ValueError(f"{root}: a file has an episode in two places; write the export again")
     return Source(
         root=root,
         names=tuple(lines),
