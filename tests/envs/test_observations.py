@@ -139,6 +139,19 @@ def test_a_dict_with_several_pictures_is_refused_by_their_names(make: Callable[.
         make(several, draws=draws)
 
 
+def test_a_refused_environment_is_closed(make: Callable[..., envs.FrameEnv]):
+    closed: list[bool] = []
+
+    class Closes(gymnasium.Wrapper):
+        def close(self) -> None:
+            closed.append(True)
+            super().close()
+
+    with pytest.raises(ValueError, match="observes 2 pictures"):
+        make(spaces.Dict(left=RGB, right=RGB), Closes)
+    assert closed == [True]
+
+
 def test_a_wrapper_may_leave_one_of_several_pictures(make: Callable[..., envs.FrameEnv]):
     env = make(spaces.Dict(left=RGB, right=RGB), lambda env: FilterObservation(env, ["right"]))
     assert env.picture_name == "right"

@@ -152,11 +152,12 @@ def _episodes(path: Path) -> list[dict[str, Any]]:
     Raises:
         Stopped: it is damaged.
     """
-    from pyarrow import lib, parquet
+    import pyarrow as pa
+    from pyarrow import parquet
 
     try:
         return parquet.read_table(path).to_pylist()
-    except (lib.ArrowException, OSError, ValueError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise Stopped(f"{path}: cannot be read as Parquet; delete it and run the same command again") from error
 
 
