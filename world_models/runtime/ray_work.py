@@ -106,7 +106,7 @@ def _fetched(ray: Any, references: list[Any], progress: "_Progress") -> Sequence
         return ray.get(references)
     except ray.exceptions.RayTaskError as error:  # `do_item` raises nothing; so the node cannot import it
         reason = str(error.cause or error).strip().splitlines()[-1]
-        raise Stopped(f"a node cannot run the work: {reason}; install this package and its version there") from None
+        raise Stopped(f"a node cannot run the work: {reason}; install the same version of this package there") from None
     except ray.exceptions.RayError as error:
         reason = str(error).strip().partition("\n")[0]
         raise Stopped(
