@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from world_models.runtime import files, ray_cluster, ray_work, workers
+from world_models.runtime import files, ray_cluster, ray_connection, ray_work, workers
 
 
 def nothing(item: int, report: workers.Report) -> None:
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--megabytes", type=int, default=8)
     flags = parser.parse_args(argv)
     workers.TASKS_OF_A_WORKER = 0  # workers are not replaced; real items take seconds, so that replacing costs little
-    with ray_cluster.connected("local") as cluster:
+    with ray_connection.connected("local") as cluster:
         _count(_run(cluster.ray, nothing, range(flags.in_flight)))  # Ray starts its workers
         since_s = time.process_time()
         _count(_run(cluster.ray, nothing, range(flags.items), flags.in_flight))

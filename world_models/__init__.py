@@ -24,8 +24,9 @@ import gymnasium
 from world_models.version import __version__
 
 if TYPE_CHECKING:
+    from world_models.data.episode import Episode
     from world_models.data.latents import Latents
-    from world_models.data.rollouts import Episode, Rollouts
+    from world_models.data.rollouts import Rollouts
     from world_models.data.sequences import LatentSequences
     from world_models.envs.preprocessing import preprocess
     from world_models.envs.telemetry_info import TelemetryInfo
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from world_models.vae.latent_observation import LatentObservation
 
 _PUBLIC = {
-    "Episode": "data.rollouts",
+    "Episode": "data.episode",
     "LatentObservation": "vae.latent_observation",
     "Latents": "data.latents",
     "LatentSequences": "data.sequences",

@@ -28,7 +28,7 @@ from world_models.data.latents import Latents
 from world_models.data.rollouts import FORMAT, Rollouts
 from world_models.data.shards import shard_paths
 from world_models.data.shards.reader import Shard
-from world_models.runtime import ray_cluster, ray_work
+from world_models.runtime import ray_connection, ray_work
 from world_models.runtime.errors import Stopped
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install world_models[ray]")
@@ -293,7 +293,7 @@ def test_an_item_whose_workers_always_die_stops_the_work(nodes: Nodes):
 def run(nodes: Nodes, task: str, items: list[Any], watch: Callable[[int], None] = lambda units: None) -> dict[int, Any]:
     import tasks_of_test_ray  # pyright: ignore[reportMissingImports]: the fixture writes it
 
-    with ray_cluster.connected(nodes.address) as cluster:
+    with ray_connection.connected(nodes.address) as cluster:
         return dict(ray_work.run(cluster, ray_work.Work(getattr(tasks_of_test_ray, task), {}), items, watch))
 
 
@@ -303,15 +303,15 @@ def test_work_that_the_nodes_cannot_import_stops(nodes: Nodes, tmp_path: Path, m
     monkeypatch.syspath_prepend(tmp_path / "here")
     import task_only_here  # pyright: ignore[reportMissingImports]: it was just written
 
-    with ray_cluster.connected(nodes.address) as cluster:
+    with ray_connection.connected(nodes.address) as cluster:
         work: Any = ray_work.Work(task_only_here.task, {})
         with pytest.raises(Stopped, match=r"a node cannot run the work: .*No module named 'task_only_here'"):
             list(ray_work.run(cluster, work, [1], lambda units: None))
 
 
 def test_a_connection_of_the_caller_is_used_and_stays(nodes: Nodes):
-    with ray_cluster.connected(nodes.address) as cluster:
-        with ray_cluster.connected("127.0.0.1:1") as same:
+    with ray_connection.connected(nodes.address) as cluster:
+        with ray_connection.connected("127.0.0.1:1") as same:
             assert same.ray is cluster.ray
             assert same.share([1, 2]).get() == [1, 2]
         assert ray.is_initialized()

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from world_models import envs
 from world_models.envs import RendererName
-from world_models.runtime import ray_cluster
+from world_models.runtime import ray_connection
 from world_models.runtime.cli import ONLY_IF_SET
 from world_models.runtime.errors import require, require_bounds
 from world_models.runtime.paths import PATH, resolve_fields
@@ -86,7 +86,7 @@ class CollectConfig:
         require(
             self.seed + self.num_episodes <= 2**63, f"seed is {self.seed}; the last episode's seed must be below 2^63"
         )
-        ray_cluster.check_setting(self.ray_address, self.executor)
+        ray_connection.check_setting(self.ray_address, self.executor)
         envs.check_arguments(self.env_args)
         good = self.mixture and all(0 < weight <= MAX_WEIGHT for weight in self.mixture.values())
         require(bool(good), f"mixture is {self.mixture}; give each policy a weight above 0, {MAX_WEIGHT:,} at most")

@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 
 from world_models.collect.config import CollectConfig
 from world_models.collect.recording import ShardResult, ShardTask, record_shard
-from world_models.runtime import executors, files, node_facts, ray_cluster, ray_work
+from world_models.runtime import executors, files, node_facts, ray_connection, ray_work
 from world_models.runtime.errors import Stopped
 
 PACKAGES = ("numpy", "gymnasium", "box2d", "vizdoom", "opencv-python", "h5py")
@@ -32,7 +32,7 @@ def check(config: CollectConfig) -> None:
     Raises:
         ValueError: they cannot, or a node has other versions or lacks a module.
     """
-    ray_cluster.check(config.ray_address, _facts(config))
+    ray_connection.check(config.ray_address, _facts(config))
 
 
 def _facts(config: CollectConfig) -> node_facts.Facts:
@@ -57,7 +57,7 @@ def record(
     """
     if not tasks:
         return
-    with ray_cluster.connected(config.ray_address, config.num_workers) as cluster:
+    with ray_connection.connected(config.ray_address, config.num_workers) as cluster:
         work = ray_work.Work(record_and_send, _facts(config))
         with contextlib.closing(ray_work.run(cluster, work, tasks, watch)) as run:
             for index, (recorded, shard) in run:

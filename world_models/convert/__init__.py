@@ -19,7 +19,9 @@ npz_writer       writes npz files block by block
 dataset_card     the README.md of a Parquet export
 minari_arrays    writes the arrays of a Minari data set
 minari_metadata  its spaces and metadata
-lerobot_metadata reads the metadata of a LeRobot data set
+minari_description reads what a Minari data set says about itself
+lerobot_metadata reads what a LeRobot data set says about itself
+lerobot_places   finds its episodes
 lerobot_summary  writes them
 lerobot_stats    statistics of its episodes
 formats/         one module for each format

@@ -2,6 +2,7 @@
 
 shards/           HDF5 files of flat columns: the format, its reader and its writer
 rollouts          shards of frames, actions, rewards, ends and telemetry
+episode           one episode of rollouts, in memory
 several           several data sets of rollouts as one
 latents           shards of mu and logvar instead of frames
 step_tables       a pandas table of the rows of rollouts or latents

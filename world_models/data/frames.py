@@ -18,7 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from world_models.data.rollouts import FRAME_SHAPE, Episode, Rollouts
+from world_models.data.episode import FRAME_SHAPE, Episode
+from world_models.data.rollouts import Rollouts
 from world_models.data.shards.reader import Shard
 from world_models.runtime.host import available_cores
 

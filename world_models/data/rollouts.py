@@ -6,15 +6,15 @@ and `Episode` does not hand them out. See `rollouts/README.md` for every column.
 """
 
 import contextlib
-import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, UInt8
+from jaxtyping import Float32, Float64
 
 from world_models.data import step_tables
+from world_models.data.episode import FRAME_SHAPE, Episode, Frame
 from world_models.data.shards import Column, Format, reader, writer
 from world_models.data.shards.episodes import ShardedEpisodes
 from world_models.data.step_tables import DataFrame
@@ -22,7 +22,6 @@ from world_models.runtime import files
 from world_models.runtime.terminal import printable
 from world_models.runtime.typed_json import Json
 
-FRAME_SHAPE = (64, 64, 3)
 FRAME_BYTES = 64 * 64 * 3
 BLOCK_ROWS = 64
 
@@ -46,43 +45,6 @@ FORMAT = Format(
     gzip=4,
     whole_numbers=("warmup_steps",),
 )
-
-Frame = UInt8[np.ndarray, "64 64 3"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Episode:
-    """One episode of T transitions and T + 1 frames.
-
-    Attributes:
-        actions: a_0 .. a_{T-1}; `actions[t]` was chosen after seeing `frames[t]`.
-        rewards: the reward of each action.
-        terminated, truncated: whether each action terminated or truncated the episode.
-        frames: x_0 .. x_T.
-        telemetry: simulator state at each frame.
-        seed: seed of the environment.
-        policy: name of the policy that drove.
-
-    Example:
-        >>> episode = world_models.Rollouts("rollouts/carracing")[0]
-        >>> len(episode), episode.actions.shape, episode.frames.shape
-        (40, (40, 3), (41, 64, 64, 3))
-    """
-
-    actions: Float32[np.ndarray, "T A"]
-    rewards: Float32[np.ndarray, " T"]
-    terminated: Bool[np.ndarray, " T"]
-    truncated: Bool[np.ndarray, " T"]
-    frames: UInt8[np.ndarray, "T+1 64 64 3"]
-    telemetry: Float32[np.ndarray, "T+1 S"]
-    seed: int
-    policy: str
-
-    def __len__(self) -> int:
-        return len(self.actions)
-
-    def __repr__(self) -> str:
-        return f"Episode(steps={len(self)}, return={self.rewards.sum():.1f}, seed={self.seed}, policy={self.policy!r})"
 
 
 def env_name(env_id: str) -> str:

@@ -1,6 +1,7 @@
 """Encode rollouts with a trained V model: latents/<name>/shard-*.h5, the training data of a memory model.
 
 command  the command: checks the input, and encodes shards
+config   the settings of an encoding
 remote   encodes shards on the nodes of a Ray cluster
 ring     encodes batches on a GPU, and copies others to it in the meantime
 summary  counts and moments of a data set of latents, and a check that its latents decode

@@ -20,7 +20,7 @@ from world_models.data.shards import shard_path
 from world_models.encode import command
 from world_models.encode.command import EncodeConfig, Job
 from world_models.runs import checkpoints, layout
-from world_models.runtime import executors, files, node_facts, ray_cluster, ray_work
+from world_models.runtime import executors, files, node_facts, ray_cluster, ray_connection, ray_work
 from world_models.runtime.distributed import Device, torch_device
 from world_models.runtime.errors import Stopped
 from world_models.vae.model import VAE
@@ -67,7 +67,7 @@ def check(config: EncodeConfig) -> None:
     Raises:
         ValueError: they cannot, or a node has other versions.
     """
-    ray_cluster.check(config.ray_address, _facts(config), on_gpu=config.device == "cuda")
+    ray_connection.check(config.ray_address, _facts(config), on_gpu=config.device == "cuda")
 
 
 def _facts(config: EncodeConfig) -> node_facts.Facts:
@@ -94,10 +94,10 @@ def encode_shards(job: Job, indices: Sequence[int], watch: executors.Report) -> 
     filled = [index for index in indices if index not in empty]
     if not filled:
         return
-    with ray_cluster.connected(job.config.ray_address) as cluster:
+    with ray_connection.connected(job.config.ray_address) as cluster:
         on_gpu = job.config.backend == "torch" and job.config.device != "cpu" and cluster.has_gpus
         if job.config.device == "cuda" and not on_gpu:
-            raise Stopped(ray_cluster.NO_GPU)
+            raise Stopped(ray_connection.NO_GPU)
         config = dataclasses.replace(job.config, device="cuda" if on_gpu else "cpu")
         model = cluster.share(_model(job))
         tasks = [ShardTask(config, model, sources[index].path) for index in filled]

@@ -203,19 +203,9 @@ def make_env(
     env = make()
     with contextlib.ExitStack() as if_refused:
         if_refused.callback(lambda: env.close())  # of the variable, which may hold another environment by then
-        if len(names := observations.pictures_in(env.observation_space)) > 1:
-            raise ValueError(
-                f"{env_id} observes {len(names)} pictures: {', '.join(names)}; choose an env that observes one of "
-                "them, for example by gymnasium.wrappers.FilterObservation"
-            )
-        no_pictures = observations.why_no_pictures(env)
+        no_pictures = _why_drawn(env_id, env)
         preprocessing = Preprocess(parse_crop(crop, None if no_pictures else simulator_of(env).auto_crop(make)))
         if no_pictures:
-            if "rgb_array" not in env.metadata.get("render_modes", ()):
-                raise ValueError(
-                    f"{env_id} has neither image observations nor render_mode rgb_array: its observations are "
-                    f"{no_pictures}; choose an env that observes {observations.WANTED}"
-                )
             env.close()
             env = make(render_mode="rgb_array")
         elif preprocessing.crop is not None:
@@ -229,6 +219,26 @@ def make_env(
             frames.simulator.use_renderer(renderer, make)
         if_refused.pop_all()
     return frames
+
+
+def _why_drawn(env_id: str, env: gymnasium.Env) -> str | None:
+    """What the environment observes instead of a picture, so that frames are made of what it draws; else None.
+
+    Raises:
+        ValueError: it observes several pictures, or it neither observes nor draws one.
+    """
+    if len(names := observations.pictures_in(env.observation_space)) > 1:
+        raise ValueError(
+            f"{env_id} observes {len(names)} pictures: {', '.join(names)}; choose an env that observes one of them, "
+            "for example by gymnasium.wrappers.FilterObservation"
+        )
+    no_pictures = observations.why_no_pictures(env)
+    if no_pictures and "rgb_array" not in env.metadata.get("render_modes", ()):
+        raise ValueError(
+            f"{env_id} has neither image observations nor render_mode rgb_array: its observations are {no_pictures}; "
+            f"choose an env that observes {observations.WANTED}"
+        )
+    return no_pictures
 
 
 def preprocess_spec(preprocessing: Preprocess) -> dict[str, Json]:

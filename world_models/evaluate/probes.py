@@ -72,12 +72,9 @@ def fit_and_score(
         rows = getattr(fitted, features), fitted.telemetry, getattr(scored, features), scored.telemetry
         return dict(zip(names, probe(*rows), strict=True))
 
-    # The longest fits come first, so that no thread ends much later. Two fits of pixels would wait for memory if they
-    # ran at the same time, so a fit of a network lies between them.
-    probes = list(PROBES)
-    order = sorted(itertools.product(range(len(samples)), probes), key=lambda fit: (probes.index(fit[1]) // 2, fit[0]))
-    found = dict(zip(order, threads.in_threads(r2, [(name, samples[index]) for index, name in order]), strict=True))
-    return [{name: found[index, name] for name in PROBES} for index in range(len(samples))]
+    fits = list(itertools.product(PROBES, samples))  # the longest fits come first, so that no thread ends much later
+    found = dict(zip([*itertools.product(PROBES, range(len(samples)))], threads.in_threads(r2, fits), strict=True))
+    return [{name: found[name, index] for name in PROBES} for index in range(len(samples))]
 
 
 def _pixels_r2(
@@ -191,7 +188,7 @@ def _r2(predicted: Rows, target: Rows) -> list[float | None]:
 
 
 PROBES: Mapping[str, tuple[Callable[..., list[float | None]], str]] = {
-    "pixels_linear": (_pixels_r2, "pixels"),  # the one that takes longest comes first
+    "pixels_linear": (_pixels_r2, "pixels"),  # first, because it takes as long as both networks
     "mu_mlp": (mlp_r2, "mu"),
     "pca_mlp": (mlp_r2, "pca"),
     "mu_linear": (linear_r2, "mu"),

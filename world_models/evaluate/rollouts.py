@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from world_models.data.episode import Episode
 from world_models.data.frames import FrameSet
-from world_models.data.rollouts import Episode
 from world_models.drawing import charts, grids, model_views
 from world_models.envs import car_frames
 from world_models.evaluate import breakdown, page, probes, rollout_job

@@ -1,6 +1,7 @@
 """Train the V model on rollouts, or on MNIST: runs/<name>/ with weights, metrics and pictures.
 
-command     the command: checks the input, and runs the training loop
+command     the command: checks the input, and starts the training
+loop        the training loop: steps, logging, validation, saving
 config      the settings: data, length, schedule, model and objective
 data        the frames for training and those for validation
 learner     a V model, its optimizer, and one step of training

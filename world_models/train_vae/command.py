@@ -14,7 +14,6 @@ weights as one without interruption. `metrics.jsonl` has all metrics, and so has
 
 import contextlib
 import dataclasses
-import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -23,36 +22,26 @@ import torch
 from world_models.data.batches import Batches
 from world_models.runs import resume, tracking
 from world_models.runs.resume import TrainingState
-from world_models.runtime import distributed, files, progress
+from world_models.runtime import distributed, files
 from world_models.runtime.cli import run_command, to_yaml
 from world_models.runtime.distributed import torch_device
 from world_models.runtime.errors import Stopped
-from world_models.runtime.host import stop_requests
 from world_models.train_vae import data as training_data
 from world_models.train_vae.config import TrainConfig
 from world_models.train_vae.data import KINDS, TrainingData
 from world_models.train_vae.learner import Learner, cudnn_mode
-from world_models.train_vae.run_writer import Position, RunWriter
-from world_models.vae import gradient, metrics
-from world_models.vae.labelled_frames import LabelledFrames
+from world_models.train_vae.loop import VAL_NOISE_SEED, Training, loop
+from world_models.train_vae.run_writer import RunWriter
+from world_models.vae import gradient
 from world_models.vae.model import VAE
 from world_models.vae.networks import initialise_he
-from world_models.vae.noise import GENERATORS, Generator, noise
+from world_models.vae.noise import GENERATORS, Generator
 from world_models.vae.standardise import standardised
 
 FREE_ON_RESUME = (
     *("out", "data", "device", "cuda_graph", "memory_gb", "resume", "wandb", "tensorboard", "log_every_steps"),
 )
-VAL_NOISE_SEED = 0x7A1
 NUM_STANDARDISE_FRAMES = 4096
-RESULT = (
-    "SSE {scores.sse:.2f}, {kl}{scores.active_units} active units, loss {scores.loss_nats:,.2f} nats, on held-out "
-    "frames, after {frames_seen:,} frames; pictures are in figures/"
-)
-COLLAPSED = (
-    "posterior collapse after {frames_seen:,} frames: no latent dimension is used, so z has no information about the "
-    "frame; lower --vae.beta, or give --beta_warmup_frames"
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +130,7 @@ def train(job: Job) -> None:
         if run:
             _begin(job, learner, run)
         held_out = training_data.sample(job.data.held_out, config.num_val_frames, _binarise_seed(config))
-        _loop(Training(job, learner, run, held_out, _as_saved(job)))
+        loop(Training(config, job.device, job.batches, learner, run, held_out, _as_saved(job)))
 
 
 def _check_same_data(job: Job) -> None:
@@ -198,59 +187,6 @@ def _begin(job: Job, learner: Learner, run: RunWriter) -> None:
     run.track(learner)
 
 
-@dataclasses.dataclass(frozen=True)
-class Training:
-    """A running training.
-
-    Attributes:
-        job: the checked training run.
-        learner: the model and its optimizer.
-        run: the run's folder; None in all processes but the first, which alone writes.
-        held_out: validation frames.
-        as_saved: turns the learner's model into the model that is scored and saved.
-    """
-
-    job: Job
-    learner: Learner
-    run: RunWriter | None
-    held_out: LabelledFrames
-    as_saved: Callable[[VAE], VAE]
-
-    def position(self, frames_seen: int) -> Position:
-        """The position after `frames_seen` frames."""
-        return Position(self.learner.step, frames_seen, frames_seen / len(self.job.batches.frames))
-
-
-def _loop(training: Training) -> None:
-    """Train batch after batch, from the learner's step on, until `num_frames` frames were seen."""
-    job, learner, config = training.job, training.learner, training.job.config
-    frames_seen, scores = job.batches.frames_at(learner.step), None
-    meter = progress.Meter(frames_seen)
-    stream = job.batches(job.device, learner.step)
-    shown = distributed.world().is_first
-    with progress.bar(config.num_frames, "frames", "train", frames_seen, shown) as bar, stop_requests() as stop:
-        while frames_seen < config.num_frames:
-            batch = next(stream).cut(config.num_frames - frames_seen)
-            learner.learn(batch, config.lr_at(frames_seen), config.beta_share_at(frames_seen))
-            validate = frames_seen // config.val_every_frames < (frames_seen + batch.size) // config.val_every_frames
-            frames_seen += batch.size
-            bar.update(batch.size)
-            is_last = frames_seen >= config.num_frames
-            if learner.step % config.log_every_steps == 0 or is_last:
-                _log(training, frames_seen, meter)
-            if validate or is_last:
-                with meter.paused():
-                    scores = _validate(training, frames_seen)
-            if distributed.is_true_anywhere(stop.is_set(), learner.step, job.device) and not is_last:
-                _save(training, training.as_saved(learner.vae))
-                command = "the same command" if config.resume else "the same command with --resume true"
-                raise Stopped(f"stopped at {frames_seen:,} frames; {command} continues from there")
-    if scores and training.run:
-        training.run.log_final_model()
-        kl = "" if scores.kl_nats is None else f"KL {scores.kl_nats:.1f} nats, "
-        training.run.say(RESULT.format(frames_seen=frames_seen, kl=kl, scores=scores))
-
-
 def _binarise_seed(config: TrainConfig) -> int | None:
     return VAL_NOISE_SEED if config.binarise else None
 
@@ -261,62 +197,6 @@ def _as_saved(job: Job) -> Callable[[VAE], VAE]:
         return lambda vae: vae
     sample = training_data.sample(job.data.train, NUM_STANDARDISE_FRAMES, _binarise_seed(job.config))
     return lambda vae: standardised(vae, sample)
-
-
-def _log(training: Training, frames_seen: int, meter: progress.Meter) -> None:
-    """Log the mean training metrics since the last call."""
-    means, config = training.learner.means(), training.job.config
-    _check_finite(means["loss_nats"], frames_seen, config.out)
-    rates = {"frames_per_s": meter.frames_per_s(frames_seen), "lr": config.lr_at(frames_seen)}
-    if training.run:
-        training.run.log(training.position(frames_seen), "train", means | rates)
-
-
-def _check_finite(loss: float, frames_seen: int, out: str) -> None:
-    if not math.isfinite(loss):
-        raise Stopped(
-            f"the loss is {loss} after {frames_seen:,} frames; lower --lr or --grad_clip. {out} keeps its last "
-            "checkpoint"
-        )
-
-
-def _validate(training: Training, frames_seen: int) -> metrics.Validation:
-    """Score the current model on held-out frames, draw its pictures, and save the run."""
-    learner, run, config, held_out = training.learner, training.run, training.job.config, training.held_out
-    vae = training.as_saved(learner.vae)
-    eps = noise(VAL_NOISE_SEED, 0, len(held_out), config.vae.noise_dim)
-    scores = metrics.validate(vae, held_out, eps)
-    _check_finite(scores.loss_nats, frames_seen, config.out)
-    warm = frames_seen >= min(config.num_frames, max(config.beta_warmup_frames, config.lr_warmup_frames))
-    is_best = warm and scores.loss_nats < learner.best_loss_nats
-    if is_best:
-        learner.best_loss_nats = scores.loss_nats
-    position = training.position(frames_seen)
-    if run:
-        if is_best:
-            run.save_best(learner, vae)
-        if warm and scores.dims_used == 0:
-            run.warn(COLLAPSED.format(frames_seen=frames_seen))
-        run.log(position, "val", scores.known())
-    _check_weights(training, vae)
-    if run:  # before the state is saved, so that a run that is killed in between draws these pictures again
-        finished = frames_seen >= config.num_frames
-        run.draw(KINDS[config.dataset].draw(vae, held_out, position, finished), frames_seen)
-    _save(training, vae)
-    return scores
-
-
-def _check_weights(training: Training, vae: VAE) -> None:
-    if not (training.learner.vae.is_finite and vae.is_finite):
-        out = training.job.config.out
-        raise Stopped(f"some weights are not finite any more; {out} keeps its last checkpoint: lower --lr")
-
-
-def _save(training: Training, vae: VAE) -> None:
-    _check_weights(training, vae)
-    training.learner.gather_sums()
-    if training.run:
-        training.run.save(training.learner, vae)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from world_models.data.rollouts import Episode, Rollouts
+from world_models.data.episode import Episode
+from world_models.data.rollouts import Rollouts
 from world_models.evaluate.foresight import codes, memory
 from world_models.evaluate.foresight import study as foresight
 from world_models.evaluate.foresight.memory import FORMS, EncodedEpisode, Memory

@@ -37,10 +37,11 @@ from typing import Any
 
 import numpy as np
 
-from world_models.convert import lerobot_metadata, parquet_arrays, timed_video
+from world_models.convert import lerobot_metadata, lerobot_places, parquet_arrays, timed_video
 from world_models.convert.config import ConvertConfig
 from world_models.convert.foreign import BrokenEpisodeError, ForeignEpisode, Source, as_float32
-from world_models.convert.lerobot_metadata import INFO_FILE, Feature, Info, Place
+from world_models.convert.lerobot_metadata import INFO_FILE, Feature, Info
+from world_models.convert.lerobot_places import Place
 from world_models.runtime.terminal import printable
 
 SUFFIXES = (f"/{INFO_FILE}",)
@@ -182,7 +183,7 @@ def find(root: Path, files: Sequence[str], config: ConvertConfig) -> Source:
     if is_video:
         timed_video.check_installed()
     widths = _widths(info)
-    places = lerobot_metadata.places(info, camera if is_video else "")
+    places = lerobot_places.places(info, camera if is_video else "")
     named = {f"episode_{place.number:06d}": place for place in places}
     return Source(
         root=info.root,

@@ -29,7 +29,8 @@ import numpy as np
 
 from world_models.convert import minari_arrays, minari_metadata
 from world_models.convert.config import ConvertConfig, MinariSettings
-from world_models.convert.formats.minari import DATA_FOLDER, MAIN_FILE, MAX_METADATA_BYTES, METADATA_FILE
+from world_models.convert.formats.minari import DATA_FOLDER, MAIN_FILE
+from world_models.convert.minari_description import MAX_METADATA_BYTES, METADATA_FILE
 from world_models.data.latents import Latents
 from world_models.data.rollouts import Rollouts
 from world_models.runtime import disks, executors, files, locks, untrusted

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from world_models.data.rollouts import Episode
+from world_models.data.episode import Episode
 from world_models.evaluate.foresight.memory import EncodedEpisode
 from world_models.vae.baselines import Baselines
 from world_models.vae.metrics import batches

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from world_models.data.rollouts import Episode
+from world_models.data.episode import Episode
 from world_models.evaluate.foresight import memory
 from world_models.evaluate.foresight.codes import Code, Frames, Images, code_of_pca, code_of_vae, encode_episode
 from world_models.evaluate.foresight.memory import FORMS, EncodedEpisode, Form, Memory, State
