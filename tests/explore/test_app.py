@@ -119,6 +119,23 @@ def test_zero_is_the_mean_and_a_sample_is_not(reader: Reader):
     assert set(reader.sliders()) == {"0.00"}
 
 
+def test_playing_starts_at_the_first_frame_if_the_browser_gives_an_earlier_time(reader: Reader):
+    """A browser gives the time at which it began to draw, which may lie before the click."""
+    reader.show("Episode")
+    reader.page.evaluate("""() => {
+        window.shown = [];
+        Explorer.player.seek(0);
+        Explorer.player.onFrame((index) => window.shown.push(index));
+        const ask = window.requestAnimationFrame;
+        window.requestAnimationFrame = (draw) => ask(() => draw(performance.now() - 100));
+        Explorer.player.play();
+        window.requestAnimationFrame = ask;
+    }""")
+    reader.wait("window.shown.length > 3")
+    reader.page.evaluate("Explorer.player.pause()")
+    assert min(reader.page.evaluate("window.shown")) >= 0
+
+
 def test_an_episode_plays_and_is_steered_by_the_keyboard(reader: Reader):
     reader.show("Episode")
     first = [

@@ -14,6 +14,7 @@ from jaxtyping import Float32, Shaped
 
 from world_models.runtime.typed_json import Json
 
+MEND = "mend it, or leave such episodes out by --skip_broken true"
 MAX_PIXELS = 100_000_000
 """Largest number of pixels of a picture. It keeps a small broken file from taking all memory."""
 

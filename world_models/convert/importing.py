@@ -11,7 +11,7 @@ from isal import isal_zlib
 
 from world_models.convert import formats, shard_import, shard_jobs
 from world_models.convert.config import ConvertConfig
-from world_models.convert.foreign import BrokenEpisodeError, Source
+from world_models.convert.foreign import MEND, BrokenEpisodeError, Source
 from world_models.data.rollouts import FORMAT, Rollouts
 from world_models.data.shards import (
     SKIPPED_SOURCES,
@@ -168,7 +168,7 @@ def _first_frames(source: Source, spec: Preprocess, skip_broken: bool) -> _First
             return found
         broken.append(shard_import.broken_line(source, name, found))
         if not skip_broken:
-            raise ValueError(f"{broken[0]}; {shard_import.MEND}")
+            raise ValueError(f"{broken[0]}; {MEND}")
     raise ValueError(f"none of the {len(source.names)} episodes can be read; the first: {broken[0]}")
 
 
@@ -195,7 +195,7 @@ def _count(task: shard_import.ImportTask, name: str) -> int:
         return task.source.reader.count(name)
     except BrokenEpisodeError as error:
         if not task.skip_broken:
-            raise ValueError(f"{shard_import.broken_line(task.source, name, error)}; {shard_import.MEND}") from None
+            raise ValueError(f"{shard_import.broken_line(task.source, name, error)}; {MEND}") from None
         return 0
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from world_models.convert.foreign import BrokenEpisodeError, ForeignEpisode, Source
+from world_models.convert.foreign import MEND, BrokenEpisodeError, ForeignEpisode, Source
 from world_models.data.rollouts import Frame, RolloutWriter, write_rollouts
 from world_models.data.shards import SKIPPED_SEEDS, SKIPPED_SOURCES, SOURCES, little_endian
 from world_models.envs.preprocessing import Preprocess, preprocess
@@ -22,7 +22,6 @@ from world_models.runtime.errors import Stopped
 
 NO_TELEMETRY = np.zeros(0, np.float32)
 TOO_SHORT = "fewer than 2 frames, wanted 2 or more"
-MEND = "mend it, or leave such episodes out by --skip_broken true"
 
 
 @dataclasses.dataclass(frozen=True)

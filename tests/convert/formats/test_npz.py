@@ -255,7 +255,7 @@ def file(tmp_path: Path) -> Path:
 
 def test_a_file_that_is_no_zip_archive_is_refused(file, tmp_path):
     file.write_bytes(b"no zip")
-    assert "rollout_0.npz: cannot be read as npz (File is not a zip file)" in other_file(tmp_path)
+    assert "rollout_0.npz: cannot be read as npz (File is not a zip file); mend it" in other_file(tmp_path)
 
 
 def test_a_small_file_that_claims_a_huge_array_takes_no_memory(file, tmp_path):

@@ -31,7 +31,7 @@ import numpy as np
 
 from world_models.convert import npz_arrays
 from world_models.convert.config import ConvertConfig, Keys
-from world_models.convert.foreign import MAX_PIXELS, BrokenEpisodeError, ForeignEpisode, Source
+from world_models.convert.foreign import MAX_PIXELS, MEND, BrokenEpisodeError, ForeignEpisode, Source
 
 SUFFIXES = (".npz",)
 MAX_ACTIONS = 10_000
@@ -181,7 +181,9 @@ def find(root: Path, files: Sequence[str], config: ConvertConfig) -> Source:
         if isinstance(reader, NpzReader):
             return Source(root, tuple(files), reader, f"npz files, {_described(reader.layout)}")
         errors.append(f"{root / file}: {reader}")
-    raise ValueError(errors[0])
+    if config.skip_broken:
+        raise ValueError(f"{root}: none of its npz files can be read, for example {errors[0]}; choose another --data")
+    raise ValueError(f"{errors[0]}; {MEND}")
 
 
 def _reader_for(root: Path, file: str, config: ConvertConfig) -> NpzReader | BrokenEpisodeError:

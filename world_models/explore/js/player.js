@@ -77,7 +77,8 @@
   function advance(now) {
     if (!player.isPlaying) return;
     const rate = (episodes[player.episode].fps || IMAGES_PER_S) * player.speed;
-    position += (Math.min(now - before, 250) / 1000) * rate; // a window in the background does not jump ahead
+    // A window in the background does not jump ahead. `now` may lie before the click, so time never goes backwards here.
+    position += (Math.min(Math.max(0, now - before), 250) / 1000) * rate;
     before = now;
     const last = player.count() - 1;
     const index = Math.min(Math.floor(position), last);
